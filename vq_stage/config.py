@@ -1,0 +1,109 @@
+"""Configuration of a vision tokenizer, read from either published naming."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from shared.errors import CheckpointError
+
+GROUPS = 32
+TEMPORAL_FACTOR = 4
+
+# Field of VQConfig -> (Hugging Face `emu3_vqgan` key, BAAI `Emu3VisionVQ` key).
+_KEYS = {
+    "base_channels": ("base_channels", "ch"),
+    "channel_multiplier": ("channel_multiplier", "ch_mult"),
+    "num_res_blocks": ("num_res_blocks", "num_res_blocks"),
+    "attn_resolutions": ("attn_resolutions", "attn_resolutions"),
+    "latent_channels": ("latent_channels", "z_channels"),
+    "embed_dim": ("embed_dim", "embed_dim"),
+    "codebook_size": ("codebook_size", "codebook_size"),
+    "temporal_downsample_factor": ("temporal_downsample_factor", "temporal_downsample_factor"),
+    "in_channels": ("in_channels", "in_channels"),
+    "out_channels": ("out_channels", "out_channels"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class VQConfig:
+    """Shape of a vision tokenizer; the defaults are the published Emu3 model.
+
+    `attn_resolutions` holds the levels (0 = full size) whose blocks are followed by attention.
+    """
+
+    base_channels: int = 256
+    channel_multiplier: tuple[int, ...] = (1, 2, 2, 4)
+    num_res_blocks: int = 2
+    attn_resolutions: tuple[int, ...] = (3,)
+    latent_channels: int = 4
+    embed_dim: int = 4
+    codebook_size: int = 32768
+    temporal_downsample_factor: int = TEMPORAL_FACTOR
+    in_channels: int = 3
+    out_channels: int = 3
+
+    def __post_init__(self) -> None:
+        problems = []
+        for level, multiplier in enumerate(self.channel_multiplier):
+            if (self.base_channels * multiplier) % GROUPS:
+                problems.append(f"level {level}: channels must be a multiple of {GROUPS}")
+        if self.temporal_downsample_factor != TEMPORAL_FACTOR:
+            problems.append(f"temporal_downsample_factor must be {TEMPORAL_FACTOR}")
+        if not 1 <= self.codebook_size <= 65536:
+            problems.append("codebook_size must lie in [1, 65536]: codes are stored as uint16")
+        if (self.in_channels, self.out_channels) != (3, 3):
+            problems.append("in_channels and out_channels must be 3")
+        if problems:
+            raise CheckpointError(f"vision tokenizer config not supported: {'; '.join(problems)}; got {self}")
+
+    @property
+    def spatial_factor(self) -> int:
+        """Pixels a code along each side of an image: 8 for the published model."""
+        return int(2 ** (len(self.channel_multiplier) - 1))
+
+    def level_channels(self, level: int) -> int:
+        return self.base_channels * self.channel_multiplier[level]
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any], where: str = "config") -> VQConfig:
+        """Reads Hugging Face `emu3_vqgan` or BAAI `Emu3VisionVQ` keys.
+
+        Raises CheckpointError if a key is missing or asks for something that is not built.
+        """
+        naming = 1 if "ch" in raw else 0
+        missing = [names[naming] for names in _KEYS.values() if names[naming] not in raw]
+        if missing:
+            raise CheckpointError(f"{where}: expected a vision tokenizer config, missing {', '.join(missing)}")
+        if raw.get("double_latent") or raw.get("double_z"):
+            raise CheckpointError(f"{where}: double latents are not supported, expected false")
+        if raw.get("num_attention_heads", 1) != 1:
+            raise CheckpointError(f"{where}: num_attention_heads: expected 1, got {raw['num_attention_heads']}")
+        values = {field: raw[names[naming]] for field, names in _KEYS.items()}
+        for field in ("channel_multiplier", "attn_resolutions"):
+            values[field] = tuple(values[field] or ())
+        return cls(**values)
+
+    @classmethod
+    def from_directory(cls, directory: str | Path) -> VQConfig:
+        path = Path(directory) / "config.json"
+        try:
+            raw = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, json.JSONDecodeError) as error:
+            raise CheckpointError(f"{path}: expected the tokenizer's config.json: {error}") from error
+        return cls.from_dict(raw, str(path))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The Hugging Face keys, complete enough for transformers' `Emu3VQVAE` to load."""
+        hidden_size = self.level_channels(-1)
+        return {
+            "model_type": "emu3_vqgan",
+            "architectures": ["Emu3VQVAE"],
+            **{key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()},
+            "double_latent": False,
+            "hidden_size": hidden_size,
+            "num_attention_heads": 1,
+            "attention_dropout": 0.0,
+        }

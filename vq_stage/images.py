@@ -1,0 +1,94 @@
+"""One image file to RGB pixels, or the reason why not."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from shared.errors import RefusedInput
+
+MAX_PIXELS = 178_956_970  # where Pillow itself speaks of a decompression bomb
+MIN_SIDE = 8
+MAX_ASPECT_RATIO = 5.0  # limit of the published image processor
+
+Image.MAX_IMAGE_PIXELS = None  # our own limit is checked on the header, before any pixel is decoded
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """Content of an image file. Raises RefusedInput: `missing`, `unreadable` or `empty`."""
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError as error:
+        raise RefusedInput("missing", "the file is not there") from error
+    except OSError as error:
+        raise RefusedInput("unreadable", error.strerror or str(error)) from error
+    if not data:
+        raise RefusedInput("empty", "the file has no bytes")
+    return data
+
+
+def read_size(path: str | Path) -> tuple[int, int]:
+    """(height, width) as displayed, from the header alone. Raises RefusedInput."""
+    try:
+        with _open(path) as image:
+            return _displayed_size(image)
+    except FileNotFoundError as error:
+        raise RefusedInput("missing", "the file is not there") from error
+    except OSError as error:
+        if Path(path).is_file() and not Path(path).stat().st_size:
+            raise RefusedInput("empty", "the file has no bytes") from error
+        raise RefusedInput("unreadable", error.strerror or str(error)) from error
+
+
+def decode_rgb(data: bytes) -> Image.Image:
+    """An upright 8-bit RGB image of encoded bytes; transparency is laid on white, 16 bits are scaled to 8.
+
+    Raises RefusedInput: `not_an_image`, `truncated`, `animated`, `too_large`, `too_small`, `aspect_ratio`
+    or `unsupported_mode`.
+    """
+    with _open(io.BytesIO(data)) as image:
+        _displayed_size(image)
+        try:
+            image.load()
+        except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
+            raise RefusedInput("truncated", f"cannot be decoded to its end: {error}") from error
+        return _to_rgb(ImageOps.exif_transpose(image))
+
+
+def _open(source: str | Path | io.BytesIO) -> Image.Image:
+    try:
+        return Image.open(source)
+    except UnidentifiedImageError as error:
+        raise RefusedInput("not_an_image", "no image format that Pillow knows") from error
+    except (SyntaxError, ValueError, EOFError, IndexError, TypeError) as error:
+        raise RefusedInput("not_an_image", f"malformed header: {error}") from error
+
+
+def _displayed_size(image: Image.Image) -> tuple[int, int]:
+    width, height = image.size
+    if width * height > MAX_PIXELS:
+        raise RefusedInput("too_large", f"{height}×{width} pixels, at most {MAX_PIXELS} in all")
+    if min(height, width) < MIN_SIDE:
+        raise RefusedInput("too_small", f"{height}×{width} pixels, expected sides of at least {MIN_SIDE}")
+    if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
+        raise RefusedInput("aspect_ratio", f"{height}×{width} pixels, expected at most 1:{MAX_ASPECT_RATIO:g}")
+    if getattr(image, "is_animated", False):
+        raise RefusedInput("animated", f"{getattr(image, 'n_frames', 2)} frames, expected a still image")
+    is_turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+    return (width, height) if is_turned else (height, width)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode == "F":
+        raise RefusedInput("unsupported_mode", "floating-point pixels have no known range")
+    if image.mode.startswith("I"):
+        wide = np.asarray(image).astype(np.int64)
+        return Image.fromarray((wide.clip(0, 65535) >> 8).astype(np.uint8), "L").convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        canvas = Image.new("RGBA", image.size, (255, 255, 255, 255))
+        return Image.alpha_composite(canvas, image).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")

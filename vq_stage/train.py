@@ -1,0 +1,250 @@
+"""Training of a vision tokenizer: reconstruction and commitment loss, codebook by moving averages.
+
+Method: van den Oord et al. 2017 (VQ-VAE, appendix A.1) with restart of dead codes as in Jukebox
+(Dhariwal et al. 2020). The batch statistics of the temporal layers stay as they are, frozen.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+from safetensors.numpy import load_file, save
+from tqdm import tqdm
+
+from shared.atomic import write_file
+from shared.device import setup_device
+from shared.errors import CheckpointError, ConfigMismatchError, UsageError
+from shared.fingerprint import settings_diff
+from shared.signals import stop_on_signals
+from vq_stage.codebook import CodebookAverage
+from vq_stage.config import VQConfig
+from vq_stage.model import VQModel
+from vq_stage.sources import list_source
+from vq_stage.tokenizer import to_uint8
+from vq_stage.train_data import check_pictures, training_batches
+from vq_stage.weights import codec_fingerprint, load_weights
+from vq_stage.sheet import save_rows
+
+
+@dataclass(frozen=True, slots=True)
+class TrainVQOptions:
+    """Settings of a training run; all but the last three groups must be the same on resume."""
+
+    source: str
+    out: str
+    config: str | None = None
+    init_from: str | None = None
+    steps: int = 20_000
+    crop: int = 64
+    batch: int = 8
+    clip_share: float = 0.2
+    learning_rate: float = 1e-3
+    warmup: int = 200
+    commitment: float = 0.25
+    codebook_decay: float = 0.99
+    seed: int = 0
+    save_every: int = 200
+    readers: int = 2
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        problems = []
+        if (self.config is None) == (self.init_from is None):
+            problems.append("give either --config (train from random weights) or --init-from (fine-tune)")
+        if self.crop < 32 or self.crop % 8:
+            problems.append(f"--crop {self.crop}: expected a multiple of 8, at least 32")
+        if not 0.0 <= self.clip_share <= 1.0:
+            problems.append(f"--clip-share {self.clip_share}: expected 0 to 1")
+        if min(self.steps, self.batch, self.save_every, self.readers) < 1:
+            problems.append("--steps, --batch, --save-every and --readers must be at least 1")
+        if problems:
+            raise UsageError("; ".join(problems))
+
+    def recorded(self) -> dict[str, Any]:
+        """What a resumed run must share with the run that began."""
+        free = {"source", "out", "save_every", "readers", "device"}
+        values = {name: value for name, value in asdict(self).items() if name not in free}
+        if self.init_from is not None:
+            values["init_from"] = codec_fingerprint(self.init_from)
+        return values
+
+
+class TrainStep(nn.Cell):
+    """One compiled step: forward, gradient, Adam. The codebook is moved by CodebookAverage, not here."""
+
+    def __init__(self, model: VQModel, options: TrainVQOptions):
+        super().__init__()
+        self.model = model
+        self.commitment = options.commitment
+        self.weights = ms.ParameterTuple([p for p in model.trainable_params() if not p.name.startswith("quantize.")])
+        self.adam = nn.Adam(self.weights, learning_rate_schedule(options), beta1=0.9, beta2=0.99)
+        self.gradient = ms.value_and_grad(self.loss, None, self.weights, has_aux=True)
+
+    def loss(self, pixels_BTCHW: Tensor) -> tuple[Tensor, ...]:
+        """Total loss; then squared error, latents (B, 1, C, h, w), codes and reconstruction."""
+        latents = self.model.latents(pixels_BTCHW)
+        codes = self.model.quantize.nearest_codes(ops.stop_gradient(latents))
+        entries = ops.stop_gradient(self.model.quantize.entries(codes))
+        straight_through = latents + ops.stop_gradient(entries - latents)
+        recon = self.model.reconstruct(straight_through, pixels_BTCHW.shape[1] == 1)
+        error = ops.square(recon - pixels_BTCHW).mean()
+        total = error + self.commitment * ops.square(latents - entries).mean()
+        return total, error, latents, codes, recon
+
+    @ms.jit(jit_level="O0")
+    def construct(self, pixels_BTCHW: Tensor) -> tuple[Tensor, ...]:
+        outputs, gradients = self.gradient(pixels_BTCHW)
+        self.adam(gradients)
+        return outputs
+
+
+def learning_rate_schedule(options: TrainVQOptions) -> list[float]:
+    """Linear warm-up, then a cosine to a hundredth of the peak."""
+    rates = []
+    for step in range(options.steps):
+        warm = min(1.0, (step + 1) / max(1, options.warmup))
+        cosine = 0.5 * (1 + math.cos(math.pi * step / options.steps))
+        rates.append(options.learning_rate * warm * (0.01 + 0.99 * cosine))
+    return rates
+
+
+def train_vq(options: TrainVQOptions) -> Path:
+    """Trains to the end, from the last checkpoint if there is one; returns the directory of the tokenizer.
+
+    Writes `config.json`, `model.safetensors`, `train_state.safetensors`, `train_log.jsonl` and
+    `samples/step-N.png` into `options.out`. Raises Interrupted after a checkpoint on SIGINT and SIGTERM.
+    """
+    config, out = _config(options), Path(options.out)
+    state_file = out / "train_state.safetensors"
+    _check_resumable(options, out)
+    source = list_source(options.source)
+    pictures = check_pictures(source)
+    device = setup_device(options.device)
+    model = VQModel(config)
+    if state_file.is_file():
+        load_weights(model, out)
+    elif options.init_from is not None:
+        load_weights(model, options.init_from)
+    else:
+        initialize(model, options.seed)
+    model.set_train(True)
+    step_cell, average = TrainStep(model, options), CodebookAverage(model.quantize, options.codebook_decay, options.seed)
+    first = _load_state(state_file, step_cell, average) if state_file.is_file() else 0
+    (out / "samples").mkdir(parents=True, exist_ok=True)
+    log = _Log(out / "train_log.jsonl", first)
+    batches = training_batches(
+        source, pictures, options.crop, options.batch, options.clip_share, options.seed, first, options.readers
+    )
+    bar = tqdm(total=options.steps, initial=first, unit="step", disable=None, desc=f"train-vq on {device.kind}")
+    with stop_on_signals() as stop, bar:
+        for step in range(first, options.steps):
+            pixels = next(batches)
+            total, error, latents, codes, recon = step_cell(_to_model(pixels))
+            usage = average.update(latents.asnumpy(), codes.asnumpy(), step)
+            psnr = 10 * math.log10(4.0 / max(float(error.asnumpy()), 1e-12))
+            log.add(step=step, loss=float(total.asnumpy()), psnr_db=psnr, frames=pixels.shape[1], codebook_use=usage)
+            bar.set_postfix(loss=f"{float(total.asnumpy()):.4f}", psnr=f"{psnr:.1f} dB", codes=f"{usage:.0%}")
+            bar.update()
+            is_last = step + 1 == options.steps or stop.is_set()
+            if is_last or (step + 1) % options.save_every == 0:
+                _save(out, config, options, step + 1, step_cell, average)
+                log.flush()
+                save_rows(out / "samples" / f"step-{step + 1:07d}.png", [pixels[:, 0], _to_pixels(recon)[:, 0]])
+            stop.raise_if_set(f"checkpoint of step {step + 1} written to {out}")
+    return out
+
+
+def initialize(model: VQModel, seed: int) -> None:
+    """Random weights: uniform by fan-in; modulation starts at identity, temporal layers pass frames through."""
+    random = np.random.default_rng(seed)
+    for name, p in model.parameters_and_names():
+        if p.ndim < 2:
+            if name.endswith("conv_y.bias") or ".time_conv." in name:
+                p.set_data(Tensor(np.ones(p.shape, np.float32)))
+            continue
+        value = random.uniform(-1, 1, p.shape) / math.sqrt(np.prod(p.shape[1:]))
+        if p.ndim == 5:
+            value = 0.1 * value
+            if ".time_res_stack." not in name:
+                centre = p.shape[3] // 2
+                value[range(p.shape[0]), range(p.shape[0]), -1, centre, centre] += 1.0
+        p.set_data(Tensor(value.astype(np.float32)))
+
+
+def _config(options: TrainVQOptions) -> VQConfig:
+    if options.init_from is not None:
+        return VQConfig.from_directory(options.init_from)
+    path = Path(options.config or "")
+    try:
+        return VQConfig.from_dict(json.loads(path.read_text(encoding="utf-8")), str(path))
+    except (OSError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path}: expected a tokenizer config in JSON: {error}") from error
+
+
+def _check_resumable(options: TrainVQOptions, out: Path) -> None:
+    record = out / "train_options.json"
+    if record.is_file():
+        diff = settings_diff(json.loads(record.read_text(encoding="utf-8")), options.recorded())
+        if diff:
+            raise ConfigMismatchError(f"{out}: this run was begun with other settings:\n  " + "\n  ".join(diff))
+
+
+def _to_model(pixels_BTHWC: np.ndarray) -> Tensor:
+    return Tensor(np.ascontiguousarray(pixels_BTHWC.transpose(0, 1, 4, 2, 3), np.float32) * (2.0 / 255.0) - 1.0)
+
+
+def _to_pixels(pixels_BTCHW: Tensor) -> np.ndarray:
+    return to_uint8(pixels_BTCHW.asnumpy().transpose(0, 1, 3, 4, 2))
+
+
+def _save(
+    out: Path, config: VQConfig, options: TrainVQOptions, step: int, cell: TrainStep, average: CodebookAverage
+) -> None:
+    """Writes weights, then state; the state names the weights it belongs to, so a kill between is noticed."""
+    weights = {name: p.asnumpy() for name, p in cell.model.parameters_and_names()}
+    state = {f"adam.{p.name}": p.asnumpy() for p in cell.adam.get_parameters() if not p.name.startswith(_MODEL_PARTS)}
+    state |= {f"codebook.{name}": value for name, value in average.state().items()}
+    state |= {f"weights.{name}": value for name, value in weights.items()}
+    write_file(out / "config.json", (json.dumps(config.to_dict(), indent=2) + "\n").encode())
+    write_file(out / "train_options.json", (json.dumps(options.recorded(), indent=2) + "\n").encode())
+    write_file(out / "train_state.safetensors", save(state | {"step": np.array([step])}))
+    write_file(out / "model.safetensors", save(weights, metadata={"format": "pt"}))
+
+
+_MODEL_PARTS = ("encoder.", "decoder.", "quantize.", "quant_conv.", "post_quant_conv.")
+
+
+def _load_state(path: Path, cell: TrainStep, average: CodebookAverage) -> int:
+    """Restores weights, moments and codebook averages of one step; returns how many steps are done."""
+    state = load_file(path)
+    for name, p in cell.model.parameters_and_names():
+        p.set_data(Tensor(state[f"weights.{name}"]))
+    for p in cell.adam.get_parameters():
+        if not p.name.startswith(_MODEL_PARTS):
+            p.set_data(Tensor(state[f"adam.{p.name}"]))
+    average.restore({name.removeprefix("codebook."): v for name, v in state.items() if name.startswith("codebook.")})
+    return int(state["step"][0])
+
+
+class _Log:
+    """One JSON line a step; what a killed run wrote after its last checkpoint is dropped on resume."""
+
+    def __init__(self, path: Path, first_step: int):
+        self.path = path
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        self.lines = lines[:first_step]
+        self.began = time.monotonic()
+
+    def add(self, **values: float) -> None:
+        self.lines.append(json.dumps({**values, "elapsed_s": round(time.monotonic() - self.began, 2)}))
+
+    def flush(self) -> None:
+        write_file(self.path, ("\n".join(self.lines) + "\n").encode())
