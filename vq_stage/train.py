@@ -49,7 +49,9 @@ class TrainVQOptions:
     learning_rate: float = 1e-3
     warmup: int = 200
     commitment: float = 0.25
-    codebook_decay: float = 0.99
+    codebook_decay: float = 0.98
+    quantize_from: int = 400
+    quantize_fully_from: int = 800
     seed: int = 0
     save_every: int = 200
     readers: int = 2
@@ -88,20 +90,24 @@ class TrainStep(nn.Cell):
         self.adam = nn.Adam(self.weights, learning_rate_schedule(options), beta1=0.9, beta2=0.99)
         self.gradient = ms.value_and_grad(self.loss, None, self.weights, has_aux=True)
 
-    def loss(self, pixels_BTCHW: Tensor) -> tuple[Tensor, ...]:
-        """Total loss; then squared error, latents (B, 1, C, h, w), codes and reconstruction."""
+    def loss(self, pixels_BTCHW: Tensor, quantized: Tensor) -> tuple[Tensor, ...]:
+        """Total loss; then squared error, latents (B, 1, C, h, w), codes and reconstruction.
+
+        `quantized` in [0, 1] blends latents (0) into codebook entries (1): a network that has learned to use all
+        latent dimensions first does not collapse onto a few codes.
+        """
         latents = self.model.latents(pixels_BTCHW)
         codes = self.model.quantize.nearest_codes(ops.stop_gradient(latents))
         entries = ops.stop_gradient(self.model.quantize.entries(codes))
-        straight_through = latents + ops.stop_gradient(entries - latents)
+        straight_through = latents + quantized * ops.stop_gradient(entries - latents)
         recon = self.model.reconstruct(straight_through, pixels_BTCHW.shape[1] == 1)
         error = ops.square(recon - pixels_BTCHW).mean()
-        total = error + self.commitment * ops.square(latents - entries).mean()
+        total = error + quantized * self.commitment * ops.square(latents - entries).mean()
         return total, error, latents, codes, recon
 
     @ms.jit(jit_level="O0")
-    def construct(self, pixels_BTCHW: Tensor) -> tuple[Tensor, ...]:
-        outputs, gradients = self.gradient(pixels_BTCHW)
+    def construct(self, pixels_BTCHW: Tensor, quantized: Tensor) -> tuple[Tensor, ...]:
+        outputs, gradients = self.gradient(pixels_BTCHW, quantized)
         self.adam(gradients)
         return outputs
 
@@ -114,6 +120,14 @@ def learning_rate_schedule(options: TrainVQOptions) -> list[float]:
         cosine = 0.5 * (1 + math.cos(math.pi * step / options.steps))
         rates.append(options.learning_rate * warm * (0.01 + 0.99 * cosine))
     return rates
+
+
+def quantized_share(step: int, options: TrainVQOptions) -> float:
+    """0 up to `quantize_from`, then linearly to 1 at `quantize_fully_from`; always 1 when fine-tuning."""
+    if options.init_from is not None:
+        return 1.0
+    length = max(1, options.quantize_fully_from - options.quantize_from)
+    return min(1.0, max(0.0, (step - options.quantize_from) / length))
 
 
 def train_vq(options: TrainVQOptions) -> Path:
@@ -147,7 +161,9 @@ def train_vq(options: TrainVQOptions) -> Path:
     with stop_on_signals() as stop, bar:
         for step in range(first, options.steps):
             pixels = next(batches)
-            total, error, latents, codes, recon = step_cell(_to_model(pixels))
+            total, error, latents, codes, recon = step_cell(
+                _to_model(pixels), Tensor(quantized_share(step, options), ms.float32)
+            )
             usage = average.update(latents.asnumpy(), codes.asnumpy(), step)
             psnr = 10 * math.log10(4.0 / max(float(error.asnumpy()), 1e-12))
             log.add(step=step, loss=float(total.asnumpy()), psnr_db=psnr, frames=pixels.shape[1], codebook_use=usage)

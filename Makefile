@@ -1,0 +1,38 @@
+# Two commands do everything, set-up included: `make demo` and `make test`.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+export GLOG_v := 3
+
+.PHONY: demo test lint bench clean
+
+demo: $(VENV)/installed
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/emu3 demo demo
+
+test: $(VENV)/test-installed lint
+	$(BIN)/python -m pytest -m "not slow"
+
+lint: $(VENV)/test-installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(VENV)/bench-installed
+	$(BIN)/python -m tests.benchmarks.bench_vision
+
+$(VENV)/installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+$(VENV)/test-installed: $(VENV)/installed
+	$(BIN)/pip install --quiet --editable ".[test]"
+	touch $@
+
+$(VENV)/bench-installed: $(VENV)/installed
+	$(BIN)/pip install --quiet --editable ".[bench]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo build *.egg-info

@@ -1,0 +1,44 @@
+"""Pictures whose codes are known: shows wrong weights or a faulty device before hours of bad codes."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from shared.atomic import create_file
+from shared.dataset import Dataset
+from shared.errors import DatasetError
+from shared.sealed import dump_sealed, load_sealed
+from vq_stage.tokenizer import VisionTokenizer
+
+MIN_EQUAL_SHARE = 0.99
+
+
+def canary_picture(height: int, width: int) -> np.ndarray:
+    """uint8 (height, width, 3): gradients, rings and fixed noise."""
+    y, x = np.mgrid[0:height, 0:width].astype(np.float64)
+    rings = 127 + 120 * np.sin(np.hypot(y - height / 3, x - width / 2) / 5)
+    noise = np.random.Generator(np.random.PCG64(7)).integers(0, 256, (height, width))
+    planes = (255 * x / max(1, width - 1), rings, np.where(y + x > (height + width) / 2, noise, 64))
+    return np.stack(planes, axis=2).astype(np.uint8)
+
+
+def check_canary(dataset: Dataset, tokenizer: VisionTokenizer, batch: int, height: int, width: int) -> None:
+    """Encodes the canary at a size the job will compile anyway and compares with the dataset's first worker.
+
+    Raises DatasetError if fewer than 99 % of the codes are equal.
+    """
+    pixels = np.repeat(canary_picture(height, width)[None], batch, axis=0)
+    codes = tokenizer.encode_images(pixels)[0]
+    path = dataset.root / f"canary-{height}x{width}.json"
+    found = {"codes": codes.reshape(-1).tolist(), "sha256": hashlib.sha256(codes.tobytes()).hexdigest()}
+    if create_file(path, dump_sealed(found)):
+        return
+    expected = np.array(load_sealed(path.read_bytes(), str(path))["codes"])
+    equal = float(np.mean(expected == codes.reshape(-1)))
+    if equal < MIN_EQUAL_SHARE:
+        raise DatasetError(
+            f"{path}: canary: {equal:.1%} of the codes equal the dataset's, expected at least {MIN_EQUAL_SHARE:.0%};"
+            " this device or these weights compute something else: nothing was encoded"
+        )

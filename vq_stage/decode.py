@@ -1,0 +1,181 @@
+"""The decode job: code shards to image files, named by key.
+
+The way of one image: record → batch of one size → pixels → encoded file, written whole or not at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from shared.ahead import map_ahead
+from shared.atomic import create_file, write_file
+from shared.dataset import Dataset
+from shared.errors import ConfigMismatchError, DatasetError, UsageError
+from shared.fingerprint import canonical_json, settings_diff
+from shared.records import CodeRecord
+from shared.signals import StopFlag, stop_on_signals
+from vq_stage.encode import EMBEDDED_TOKENIZER
+from vq_stage.weights import codec_fingerprint
+
+FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}
+RECORD_NAME = ".emu3-decode.json"
+MAX_NAME_BYTES = 200
+WRITERS, WRITE_BEHIND = 2, 64
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeOptions:
+    """Settings of a decode job. `quality` is of JPEG and WebP, 1 to 100."""
+
+    dataset: str
+    out: str
+    vision_tokenizer: str = str(EMBEDDED_TOKENIZER)
+    format: str = "png"
+    quality: int = 95
+    batch_pixels: int = 512 * 512
+    device: str = "auto"
+    dtype: str | None = None
+    backend: str = "native"
+
+    def __post_init__(self) -> None:
+        if self.format not in FORMATS:
+            raise UsageError(f"--format {self.format!r}: expected one of {', '.join(FORMATS)}")
+        if not 1 <= self.quality <= 100:
+            raise UsageError(f"--quality {self.quality}: expected 1 to 100")
+        if self.batch_pixels < 1:
+            raise UsageError(f"--batch-pixels {self.batch_pixels}: expected at least 1")
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeResult:
+    """Files written by this run and files that were there already."""
+
+    written: int
+    skipped: int
+
+
+def check_codec(dataset: Dataset, vision_tokenizer: str | Path) -> None:
+    """Raises ConfigMismatchError, before a model loads, if the codes were made by another tokenizer."""
+    expected = dataset.plan().settings["codec"]["fingerprint"]
+    found = codec_fingerprint(vision_tokenizer)
+    if found != expected:
+        raise ConfigMismatchError(
+            f"{vision_tokenizer}: tokenizer {found[:12]}, but {dataset.root} was encoded by {expected[:12]};"
+            " give the one it was encoded with by --vision-tokenizer"
+        )
+
+
+def decode(options: DecodeOptions) -> DecodeResult:
+    """Decodes every committed row that has no file yet; the same call resumes.
+
+    Raises ConfigMismatchError if the tokenizer is not the dataset's or `out` holds pictures of another dataset.
+    """
+    dataset, out = Dataset.open(options.dataset), Path(options.out)
+    check_codec(dataset, options.vision_tokenizer)
+    _claim_directory(dataset, options, out)
+    records = [record for record in dataset.commit_records() if record.rows]
+    total, skipped = sum(record.rows for record in records), 0
+
+    def missing() -> Iterator[CodeRecord]:
+        nonlocal skipped
+        for record in records:
+            for row in dataset.rows(record):
+                if picture_path(out, row.key, options.format).is_file():
+                    skipped += 1
+                    bar.update()
+                else:
+                    yield row
+
+    def save(picture: tuple[str, np.ndarray]) -> None:
+        key, pixels_HWC = picture
+        path = picture_path(out, key, options.format)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_file(path, _encoded(pixels_HWC, options))
+
+    written = 0
+    with stop_on_signals() as stop, tqdm(total=total, unit="image", desc="decode", disable=None) as bar:
+        with closing(map_ahead(save, _decoded(options, missing(), stop), WRITERS, WRITE_BEHIND)) as saved:
+            for _ in saved:
+                written += 1
+                bar.update()
+        stop.raise_if_set(f"{written} pictures written to {out}")
+    return DecodeResult(written, skipped)
+
+
+def _decoded(options: DecodeOptions, rows: Iterable[CodeRecord], stop: StopFlag) -> Iterator[tuple[str, np.ndarray]]:
+    """(key, pixels) of every row until the stop flag is set; loads the tokenizer when the first row comes."""
+    tokenizer = None
+    for (t, h, w), group in groupby(rows, key=lambda row: row.codes_THW.shape):
+        if tokenizer is None:
+            from vq_stage.tokenizer import VisionTokenizer
+
+            tokenizer = VisionTokenizer.from_pretrained(
+                options.vision_tokenizer, options.device, options.dtype, options.backend
+            )
+        size = max(1, options.batch_pixels // (t * h * w * tokenizer.spatial_factor**2))
+        while batch := list(islice(group, size)):
+            codes = np.concatenate([row.codes_THW for row in batch])
+            padding = np.repeat(codes[-1:], size - len(batch), axis=0)
+            pixels = tokenizer.decode_images(np.concatenate([codes, padding]))
+            yield from ((row.key, picture) for row, picture in zip(batch, pixels))
+            if stop.is_set():
+                return
+
+
+def picture_path(out: Path, key: str, suffix: str) -> Path:
+    """Where the picture of a key is written: folders are kept, nothing leads out of `out`, names fit the disk.
+
+    Distinct keys have distinct paths: a component that had to be changed ends in a hash of its original.
+    """
+    return out.joinpath(*(_safe_name(component) for component in f"{key}.{suffix}".split("/")))
+
+
+def _safe_name(component: str) -> str:
+    name = re.sub(r"[\x00-\x1f\\:*?\"<>|~]", "_", component)
+    if name == component and name.strip(".") and len(name.encode()) <= MAX_NAME_BYTES:
+        return name
+    stem, dot, suffix = name.rpartition(".")
+    kept = (stem or suffix).encode()[:MAX_NAME_BYTES].decode(errors="ignore").strip(".")
+    digest = hashlib.sha256(component.encode()).hexdigest()[:8]
+    return f"{kept}~{digest}{dot}{suffix if stem else ''}"
+
+
+def _encoded(pixels_HWC: np.ndarray, options: DecodeOptions) -> bytes:
+    buffer = io.BytesIO()
+    quality = {} if options.format == "png" else {"quality": options.quality}
+    Image.fromarray(pixels_HWC).save(buffer, FORMATS[options.format], **quality)
+    return buffer.getvalue()
+
+
+def _claim_directory(dataset: Dataset, options: DecodeOptions, out: Path) -> None:
+    """Marks `out` as this dataset's, or refuses one that holds something else under the same names."""
+    out.mkdir(parents=True, exist_ok=True)
+    belongs: dict[str, Any] = {
+        "plan_sha256": dataset.plan().sha256,
+        "format": options.format,
+        "quality": None if options.format == "png" else options.quality,
+    }
+    path = out / RECORD_NAME
+    if create_file(path, canonical_json(belongs).encode()):
+        return
+    try:
+        recorded = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise DatasetError(f"{path}: damaged: {error}; delete it to decode into this folder again") from error
+    if diff := settings_diff(recorded, belongs):
+        raise ConfigMismatchError(
+            f"{out} holds pictures of another dataset or format:\n  " + "\n  ".join(diff) + "\nuse another folder"
+        )
