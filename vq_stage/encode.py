@@ -233,13 +233,15 @@ class EncodeJob:
     def _accepted(self, work: UnitWork, inputs: Iterable[Prepared], bar: tqdm) -> Iterator[Prepared]:
         """Inputs that have pixels and no record yet; the others are noted as refused."""
         for prepared in inputs:
-            if prepared.refusal is not None:
+            if prepared.planned.src_index in work.records:
+                continue
+            if prepared.refusal is None:
+                self.refused_in_a_row = 0
+                yield prepared
+            else:
                 work.refusals.append(prepared.refusal)
                 bar.update()
                 self._count_refusal(prepared)
-            elif prepared.planned.src_index not in work.records:
-                self.refused_in_a_row = 0
-                yield prepared
 
     def _count_refusal(self, prepared: Prepared) -> None:
         if prepared.planned.refused_reason is None:
