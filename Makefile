@@ -20,6 +20,7 @@ lint: $(VENV)/test-installed
 
 bench: $(VENV)/bench-installed
 	$(BIN)/python -m tests.benchmarks.bench_vision
+	$(BIN)/python -m tests.benchmarks.bench_jobs
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

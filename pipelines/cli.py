@@ -43,7 +43,9 @@ def model_options(command: Any) -> Any:
     """Options of every command that loads the vision tokenizer."""
     for option in reversed(
         [
-            click.option("--vision-tokenizer", metavar="DIR", help="Tokenizer directory.  [default: embedded emu3-tiny]"),
+            click.option(
+                "--vision-tokenizer", metavar="DIR", help="Tokenizer directory.  [default: embedded emu3-tiny]"
+            ),
             click.option("--device", type=click.Choice(["auto", "cpu", "ascend"]), default="auto"),
             click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), default="float32"),
             click.option("--backend", type=click.Choice(["native", "mindone"]), default="native"),
@@ -136,9 +138,22 @@ def verify(dataset: str) -> None:
     for problem in report.problems:
         say(f"damaged: {problem}")
     state = "complete" if report.is_complete else "NOT complete: run the encode command again"
-    say(f"{report.units} of {report.planned_units} units, {report.rows} rows, {report.quarantined} quarantined; {state}")
+    say(
+        f"{report.units} of {report.planned_units} units, {report.rows} rows, {report.quarantined} quarantined; {state}"
+    )
     click.echo(report.digest)
     sys.exit(1 if report.problems else 0)
+
+
+@main.command()
+@click.argument("out", default="demo")
+def demo(out: str) -> None:
+    """Encode, verify and decode the embedded pictures into OUT, and draw a contact sheet."""
+    from pathlib import Path
+
+    from pipelines.demo import run_demo
+
+    run_demo(Path(out), say)
 
 
 @main.command("train-vq")

@@ -193,9 +193,7 @@ class Dataset:
         content = sink.getvalue().to_pybytes()
         write_file(path, hashlib.sha256(content).digest() + content)
 
-    def load_partial(
-        self, unit: int, plan: Plan, numerics: Any
-    ) -> tuple[list[CodeRecord], list[dict[str, Any]]]:
+    def load_partial(self, unit: int, plan: Plan, numerics: Any) -> tuple[list[CodeRecord], list[dict[str, Any]]]:
         """Rows and quality kept by `save_partial`; nothing if there are none or they are damaged or foreign."""
         path = self.partial_path(unit)
         content = path.read_bytes() if path.is_file() else b""

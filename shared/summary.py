@@ -81,7 +81,9 @@ def summarize(dataset: Dataset) -> Summary:
 
 def _code_counts(dataset: Dataset, records: list[CommitRecord], codebook_size: int) -> tuple[np.ndarray, int]:
     filled = [record for record in records if record.rows]
-    chosen = [filled[i] for i in sorted(set(np.linspace(0, len(filled) - 1, min(SAMPLED_PARTS, len(filled))).astype(int)))]
+    chosen = [
+        filled[i] for i in sorted(set(np.linspace(0, len(filled) - 1, min(SAMPLED_PARTS, len(filled))).astype(int)))
+    ]
     counts_K = np.zeros(codebook_size, np.int64)
     for record in chosen:
         for batch in dataset.batches(record):

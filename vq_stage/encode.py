@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -48,7 +48,7 @@ class EncodeOptions:
     source: str
     dataset: str
     vision_tokenizer: str = str(EMBEDDED_TOKENIZER)
-    preprocessing: Preprocessing = Preprocessing()
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
     unit_rows: int = 256
     batch_pixels: int = 512 * 512
     quality_samples: int = 1
@@ -221,7 +221,9 @@ class EncodeJob:
             bar.update(len(batch))
             if self.stop.is_set():
                 self.dataset.save_partial(unit.unit, work.sorted_records(), work.quality, self.plan, self.numerics)
-                self.stop.raise_if_set(f"{len(self.records)} units committed, {len(work.records)} rows of the next kept")
+                self.stop.raise_if_set(
+                    f"{len(self.records)} units committed, {len(work.records)} rows of the next kept"
+                )
         record = self.dataset.commit(
             unit.unit, work.sorted_records(), work.refusals, self.plan, self.numerics, work.quality
         )

@@ -200,14 +200,33 @@ class Downsample(nn.Cell):
 
 
 class Upsample(nn.Cell):
-    """Doubles both sides by nearest neighbour, then convolves."""
+    """Doubles both sides by nearest neighbour, then convolves 3×3 — without building the doubled picture.
+
+    Every output pixel of even or odd row and column sees only 2×2 source pixels, so one 2×2 convolution with
+    the kernel's taps summed up four ways gives the same sums for 4/9 of the multiplications.
+    """
 
     def __init__(self, channels: int):
         super().__init__()
+        self.channels = channels
         self.conv = Conv2d(channels, channels, 3, pad=1)
+        self.convolve = ops.Conv2D(4 * channels, 2, pad_mode="pad", pad=1)
+        self.add_bias = ops.BiasAdd()
 
     def construct(self, x_BCHW: Tensor) -> Tensor:
-        return self.conv(upsample_nearest(x_BCHW, 2))
+        B, C, H, W = x_BCHW.shape
+        phases = self.convolve(x_BCHW, self.phase_weight()).reshape(B, 2, 2, C, H + 1, W + 1)
+        top = ops.stack((phases[:, 0, 0, :, :H, :W], phases[:, 0, 1, :, :H, 1:]), 4)
+        bottom = ops.stack((phases[:, 1, 0, :, 1:, :W], phases[:, 1, 1, :, 1:, 1:]), 4)
+        return self.add_bias(ops.stack((top, bottom), 3).reshape(B, C, 2 * H, 2 * W), self.conv.bias)
+
+    def phase_weight(self) -> Tensor:
+        """Kernels (4·C, C, 2, 2) for (even, odd) rows × (even, odd) columns."""
+        first, middle, last = self.conv.weight[:, :, 0], self.conv.weight[:, :, 1], self.conv.weight[:, :, 2]
+        rows = ops.stack((ops.stack((first, middle + last), 2), ops.stack((first + middle, last), 2)), 0)
+        first, middle, last = rows[..., 0], rows[..., 1], rows[..., 2]
+        taps = ops.stack((ops.stack((first, middle + last), 4), ops.stack((first + middle, last), 4)), 1)
+        return taps.reshape(4 * self.channels, self.channels, 2, 2)
 
 
 def upsample_nearest(x_BCHW: Tensor, factor: int) -> Tensor:
@@ -234,7 +253,7 @@ class CausalConv3d(nn.Cell):
         B, T, C, H, W = x_BTCHW.shape
         x = ops.concat((ops.zeros((B, 2, C, H, W), x_BTCHW.dtype), x_BTCHW), 1)
         T_out = (T + 2 - self.taps) // self.stride + 1
-        windows = ()
+        windows: tuple[Tensor, ...] = ()
         for t in range(T_out):
             start = t * self.stride
             windows += (x[:, start : start + self.taps].reshape(B, 1, self.taps * C, H, W),)

@@ -9,6 +9,8 @@ Source: Emu3 vision tokenizer (BAAI); parameter names of Hugging Face `Emu3VQVAE
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
@@ -52,12 +54,12 @@ class Level(nn.Cell):
 
     def __init__(self, widths: list[int], has_attention: bool, latent_channels: int | None = None):
         super().__init__()
-        self.block = nn.CellList([ResnetBlock(a, b, latent_channels) for a, b in zip(widths, widths[1:])])
+        self.block = nn.CellList([ResnetBlock(a, b, latent_channels) for a, b in pairwise(widths)])
         self.attn = nn.CellList([Attention(b) for b in widths[1:] if has_attention])
         self.attn_norms = nn.CellList([make_norm(b, latent_channels) for b in widths[1:] if has_attention])
         self.has_attention = has_attention
 
-    def construct(self, x_BCHW: Tensor, latents_BCHW: Tensor | None = None) -> Tensor:
+    def run_blocks(self, x_BCHW: Tensor, latents_BCHW: Tensor | None = None) -> Tensor:
         x = x_BCHW
         for i in range(len(self.block)):
             x = self.block[i](x, latents_BCHW)
@@ -76,7 +78,7 @@ class DownLevel(Level):
             self.downsample = Downsample(c_out)
 
     def construct(self, x_BCHW: Tensor) -> Tensor:
-        x = super().construct(x_BCHW)
+        x = self.run_blocks(x_BCHW)
         return x if self.is_last else self.downsample(x)
 
 
@@ -92,7 +94,7 @@ class UpLevel(Level):
             self.upsample = Upsample(c_out)
 
     def construct(self, x_BCHW: Tensor, latents_BCHW: Tensor) -> Tensor:
-        x = super().construct(x_BCHW, upsample_nearest(latents_BCHW, self.latent_scale))
+        x = self.run_blocks(x_BCHW, upsample_nearest(latents_BCHW, self.latent_scale))
         return x if self.is_first else self.upsample(x)
 
 

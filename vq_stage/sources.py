@@ -13,7 +13,8 @@ from pathlib import Path, PurePosixPath
 from shared.errors import UsageError
 
 IMAGE_SUFFIXES = frozenset(
-    ".png .jpg .jpeg .jpe .jfif .webp .gif .bmp .tif .tiff .ppm .pgm .pbm .pnm .jp2 .avif .apng .tga .ico".split()
+    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"}
+    | {".pnm", ".jp2", ".avif", ".apng", ".tga", ".ico"}
 )
 METADATA_FILES = ("metadata.jsonl", "captions.csv")
 

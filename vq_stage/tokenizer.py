@@ -107,7 +107,9 @@ class VisionTokenizer:
             raise ShapeError(f"pixels: expected uint8 ({shape}), got {pixels.dtype} {pixels.shape}")
         height, width, factor = pixels.shape[1], pixels.shape[2], self.spatial_factor
         if not height or not width or height % factor or width % factor:
-            raise ShapeError(f"pixels: expected sides that are multiples of {factor}, got {height}×{width}: resize first")
+            raise ShapeError(
+                f"pixels: expected sides that are multiples of {factor}, got {height}×{width}: resize first"
+            )
         return pixels
 
     def _check_codes(self, codes: np.ndarray, shape: str) -> np.ndarray:

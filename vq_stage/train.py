@@ -27,11 +27,11 @@ from shared.signals import stop_on_signals
 from vq_stage.codebook import CodebookAverage
 from vq_stage.config import VQConfig
 from vq_stage.model import VQModel
+from vq_stage.sheet import save_rows
 from vq_stage.sources import list_source
 from vq_stage.tokenizer import to_uint8
 from vq_stage.train_data import check_pictures, training_batches
 from vq_stage.weights import codec_fingerprint, load_weights
-from vq_stage.sheet import save_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +150,10 @@ def train_vq(options: TrainVQOptions) -> Path:
     else:
         initialize(model, options.seed)
     model.set_train(True)
-    step_cell, average = TrainStep(model, options), CodebookAverage(model.quantize, options.codebook_decay, options.seed)
+    step_cell, average = (
+        TrainStep(model, options),
+        CodebookAverage(model.quantize, options.codebook_decay, options.seed),
+    )
     first = _load_state(state_file, step_cell, average) if state_file.is_file() else 0
     (out / "samples").mkdir(parents=True, exist_ok=True)
     log = _Log(out / "train_log.jsonl", first)

@@ -23,7 +23,9 @@ def check_pictures(source: Source) -> list[str]:
     uris = [item.uri for item in source.items if item.refusal is None]
     usable = [uri for uri in uris if _is_usable(source, uri)]
     if not usable:
-        raise UsageError(f"{source.root}: none of {len(uris)} pictures can be decoded; try `emu3 encode` for the reasons")
+        raise UsageError(
+            f"{source.root}: none of {len(uris)} pictures can be decoded; try `emu3 encode` for the reasons"
+        )
     return usable
 
 

@@ -41,7 +41,10 @@ def read_weights(directory: str | Path) -> dict[str, StoredTensor]:
 
 
 def load_weights(model: nn.Cell, directory: str | Path) -> None:
-    """Copies a checkpoint into the model. Raises CheckpointError naming tensors that are missing, extra or misshapen."""
+    """Copies a checkpoint into the model.
+
+    Raises CheckpointError naming tensors that are missing, extra or misshapen.
+    """
     from mindspore import Tensor
 
     tensors = read_weights(directory)

@@ -34,8 +34,11 @@ def read_labels(emojibase_tgz: Path) -> dict[str, tuple[str, str]]:
     """Match key to (label, match key of the base emoji); skin variants share a base."""
     with tarfile.open(emojibase_tgz) as tar:
         entries = json.load(tar.extractfile("package/en/data.json"))
-    return {match_key(variant["hexcode"]): (variant["label"], match_key(base["hexcode"]))
-            for base in entries for variant in [base, *base.get("skins", [])]}
+    return {
+        match_key(variant["hexcode"]): (variant["label"], match_key(base["hexcode"]))
+        for base in entries
+        for variant in [base, *base.get("skins", [])]
+    }
 
 
 def hold_out(pictures: dict[str, bytes], base_of: dict[str, str]) -> set[str]:
@@ -70,8 +73,10 @@ def main(fluent_tgz: Path, emojibase_tgz: Path, out: Path) -> None:
         for code in codes:
             (out / side / f"{code}.webp").write_bytes(pictures[code])
             (out / side / f"{code}.txt").write_text(labelled[code][0] + "\n", encoding="utf-8")
-    (out / "README").write_text(f"train: {len(labelled) - len(held)}\nheldout: {len(held)}\n"
-                                f"unlabelled, left out: {len(pictures) - len(labelled)}\n")
+    (out / "README").write_text(
+        f"train: {len(labelled) - len(held)}\nheldout: {len(held)}\n"
+        f"unlabelled, left out: {len(pictures) - len(labelled)}\n"
+    )
 
 
 if __name__ == "__main__":

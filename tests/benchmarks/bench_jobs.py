@@ -1,0 +1,103 @@
+"""The jobs around the model: how much of its rate the encode job keeps, bytes a code, and answers over many units.
+
+python -m tests.benchmarks.bench_jobs
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import click
+import numpy as np
+from PIL import Image
+
+from shared.dataset import Dataset
+from shared.plan import PlannedInput, Unit, freeze_plan
+from shared.records import CodeRecord
+from shared.summary import summarize
+from vq_stage import VisionTokenizer
+from vq_stage.encode import EMBEDDED_TOKENIZER, EncodeOptions, encode
+from vq_stage.preprocess import Preprocessing
+from vq_stage.reading import InputReader
+from vq_stage.sources import list_source
+
+
+def write_photos(folder: Path, count: int, side: int) -> None:
+    """JPEG files of smooth noise at one and a half times the size they are encoded at."""
+    for index in range(count):
+        coarse = np.random.default_rng(index).integers(0, 256, (24, 24, 3), dtype=np.uint8)
+        image = Image.fromarray(coarse).resize((side * 3 // 2, side * 3 // 2), Image.Resampling.BICUBIC)
+        image.save(folder / f"photo-{index:04d}.jpg", quality=90)
+
+
+def bench_encode_job(count: int, side: int) -> None:
+    """Images a second of whole units of the job (reading, resizing, quality, committing) over the model's own."""
+    with tempfile.TemporaryDirectory() as root:
+        pictures, dataset = Path(root) / "pictures", Path(root) / "dataset"
+        pictures.mkdir()
+        write_photos(pictures, count, side)
+        area = Preprocessing("area", side * side)
+        options = EncodeOptions(str(pictures), str(dataset), preprocessing=area, unit_rows=count // 2)
+        tokenizer = VisionTokenizer.from_pretrained(EMBEDDED_TOKENIZER)
+        batch = max(1, options.batch_pixels // side**2)
+        source = list_source(pictures)
+        unit = Unit(0, side, side, tuple(PlannedInput(i, item.key, item.uri) for i, item in enumerate(source.items)))
+        reader = InputReader(source, area)
+        pixels = np.stack([reader.prepare((unit, planned)).pixels_HWC for planned in unit.inputs[:batch]])
+        tokenizer.encode_images(pixels)
+        began = time.perf_counter()
+        for _ in range(count // batch):
+            tokenizer.encode_images(pixels)
+        model_rate = count // batch * batch / (time.perf_counter() - began)
+        encode(options)
+        opened = Dataset.open(dataset)
+        first, second = (json.loads(line) for line in opened.events_path.read_text().splitlines())
+        job_rate = second["rows"] / second["elapsed_s"]
+        click.echo(
+            f"encode job, {count} photos of {side}²: {job_rate:.2f} images/s in its second unit,"
+            f" model alone {model_rate:.2f}: {job_rate / model_rate:.1%}"
+            f" (first unit, with compiling: {first['elapsed_s']:.1f} s)"
+        )
+        summary = summarize(opened)
+        click.echo(f"on disk: {summary.bytes_per_code} bytes a code for pictures of {side}²")
+
+
+def bench_many_units(units: int) -> None:
+    """Seconds that `inspect` and a resume with nothing left to do take over many committed units."""
+    with tempfile.TemporaryDirectory() as root:
+        pictures, dataset = Path(root) / "pictures", Dataset(Path(root) / "dataset")
+        pictures.mkdir()
+        for index in range(units):
+            Image.new("RGB", (64, 64), (index % 256, index // 256, 0)).save(pictures / f"{index:05d}.png")
+        options = EncodeOptions(str(pictures), str(dataset.root), preprocessing=Preprocessing("none"), unit_rows=1)
+        dataset.root.mkdir()
+        items = list_source(pictures).items
+        planned = [Unit(i, 64, 64, (PlannedInput(i, item.key, item.uri),)) for i, item in enumerate(items)]
+        freeze_plan(dataset.plan_path, planned, options.recorded(), units)
+        plan = dataset.plan()
+        for unit in planned:
+            codes = np.random.default_rng(unit.unit).integers(0, 256, (1, 8, 8), dtype=np.uint16)
+            key, uri = unit.inputs[0].key, unit.inputs[0].uri
+            row = CodeRecord(key, unit.unit, "image", codes, None, uri, bytes(32), 64, 64)
+            dataset.commit(unit.unit, [row], [], plan, {}, [])
+        for name, run in (("inspect", lambda: summarize(dataset)), ("resume", lambda: encode(options))):
+            began = time.perf_counter()
+            run()
+            click.echo(f"{name} over {units} committed units: {time.perf_counter() - began:.2f} s")
+
+
+@click.command()
+@click.option("--count", type=int, default=64, help="Photos of the encode job.")
+@click.option("--side", type=int, default=512, help="Pixels a side.")
+@click.option("--units", type=int, default=1000)
+def main(count: int, side: int, units: int) -> None:
+    """Runs all three with the embedded tokenizer."""
+    bench_many_units(units)
+    bench_encode_job(count, side)
+
+
+if __name__ == "__main__":
+    main()
