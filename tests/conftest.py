@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import shared  # noqa: F401  quiets MindSpore before a test module imports it
+
 GOLDEN = Path(__file__).parent / "golden"
 
 

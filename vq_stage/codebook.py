@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from mindspore import Tensor
+from mindspore import Tensor, ops
 
 from vq_stage.model import Quantizer
 
@@ -45,7 +45,8 @@ class CodebookAverage:
         usage = 1.0 - dead.mean()
         if step % RESTART_EVERY == RESTART_EVERY - 1 and dead.any():
             self._restart(np.flatnonzero(dead), latents_NC, random)
-        self.parameter.set_data(Tensor((self.sums_KC / np.maximum(self.counts_K, 1e-12)[:, None]).astype(np.float32)))
+        means_KC = self.sums_KC / np.maximum(self.counts_K, 1e-12)[:, None]
+        ops.assign(self.parameter, Tensor(means_KC.astype(np.float32)))  # set_data is not seen by a compiled graph
         return float(usage)
 
     def _restart(self, codes: np.ndarray, latents_NC: np.ndarray, random: np.random.Generator) -> None:

@@ -86,7 +86,8 @@ class TrainStep(nn.Cell):
         super().__init__()
         self.model = model
         self.commitment = options.commitment
-        self.weights = ms.ParameterTuple([p for p in model.trainable_params() if not p.name.startswith("quantize.")])
+        trained = [p for name, p in model.parameters_and_names() if p.requires_grad and not name.startswith("quantize.")]
+        self.weights = ms.ParameterTuple(trained)
         self.adam = nn.Adam(self.weights, learning_rate_schedule(options), beta1=0.9, beta2=0.99)
         self.gradient = ms.value_and_grad(self.loss, None, self.weights, has_aux=True)
 
@@ -227,30 +228,31 @@ def _to_pixels(pixels_BTCHW: Tensor) -> np.ndarray:
 def _save(
     out: Path, config: VQConfig, options: TrainVQOptions, step: int, cell: TrainStep, average: CodebookAverage
 ) -> None:
-    """Writes weights, then state; the state names the weights it belongs to, so a kill between is noticed."""
+    """Writes a checkpoint. The state is one file and holds the weights too, so that both are of one step."""
     weights = {name: p.asnumpy() for name, p in cell.model.parameters_and_names()}
-    state = {f"adam.{p.name}": p.asnumpy() for p in cell.adam.get_parameters() if not p.name.startswith(_MODEL_PARTS)}
+    state = {f"weights.{name}": value for name, value in weights.items()}
+    state |= {f"adam.{name}": p.asnumpy() for name, p in _adam_state(cell).items()}
     state |= {f"codebook.{name}": value for name, value in average.state().items()}
-    state |= {f"weights.{name}": value for name, value in weights.items()}
     write_file(out / "config.json", (json.dumps(config.to_dict(), indent=2) + "\n").encode())
     write_file(out / "train_options.json", (json.dumps(options.recorded(), indent=2) + "\n").encode())
     write_file(out / "train_state.safetensors", save(state | {"step": np.array([step])}))
     write_file(out / "model.safetensors", save(weights, metadata={"format": "pt"}))
 
 
-_MODEL_PARTS = ("encoder.", "decoder.", "quantize.", "quant_conv.", "post_quant_conv.")
-
-
 def _load_state(path: Path, cell: TrainStep, average: CodebookAverage) -> int:
     """Restores weights, moments and codebook averages of one step; returns how many steps are done."""
     state = load_file(path)
-    for name, p in cell.model.parameters_and_names():
-        p.set_data(Tensor(state[f"weights.{name}"]))
-    for p in cell.adam.get_parameters():
-        if not p.name.startswith(_MODEL_PARTS):
-            p.set_data(Tensor(state[f"adam.{p.name}"]))
+    for prefix, parameters in (("weights", dict(cell.model.parameters_and_names())), ("adam", _adam_state(cell))):
+        for name, p in parameters.items():
+            p.set_data(Tensor(state[f"{prefix}.{name}"]))
     average.restore({name.removeprefix("codebook."): v for name, v in state.items() if name.startswith("codebook.")})
     return int(state["step"][0])
+
+
+def _adam_state(cell: TrainStep) -> dict[str, ms.Parameter]:
+    """Moments, bias-correction powers and step count; not the weights, nor the fixed schedule."""
+    weights = {id(p) for p in cell.weights}
+    return {p.name: p for p in cell.adam.get_parameters() if id(p) not in weights and not p.name.endswith("learning_rate")}
 
 
 class _Log:

@@ -1,0 +1,35 @@
+"""Pictures and the dataset that an unbroken run makes of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import save_picture
+from tests.faults.command import encode, verified_digest
+
+PICTURES = 32
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Thirty-two pictures of 16 × 24 pixels with captions; not to be changed."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for index in range(PICTURES):
+        save_picture(folder / f"picture-{index:02d}.png", index)
+        (folder / f"picture-{index:02d}.txt").write_text(f"caption {index}")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def unbroken(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The dataset of one run that nothing disturbed; not to be changed."""
+    dataset = tmp_path_factory.mktemp("unbroken") / "dataset"
+    encode(pictures, dataset)
+    return dataset
+
+
+@pytest.fixture(scope="session")
+def unbroken_digest(unbroken: Path) -> str:
+    return verified_digest(unbroken)

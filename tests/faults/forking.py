@@ -1,0 +1,55 @@
+"""The command in a forked child: milliseconds a run, and a crash of the child is only a number.
+
+Used by scripts that tests start as processes of their own: forking a process with threads is not safe.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Exit code (negative: killed by that signal) and everything that was printed."""
+
+    exit_code: int
+    printed: str
+
+    @property
+    def has_crashed(self) -> bool:
+        return self.exit_code < 0 or "Traceback" in self.printed
+
+
+def run_forked(arguments: Sequence[str], prepare: Callable[[], None] = lambda: None) -> Outcome:
+    """`emu3 arguments…` in a child; `prepare` is called there first."""
+    with tempfile.TemporaryFile() as output:
+        child = os.fork()
+        if not child:
+            os.dup2(output.fileno(), 1)
+            os.dup2(output.fileno(), 2)
+            os._exit(_run(arguments, prepare))
+        status = os.waitpid(child, 0)[1]
+        output.seek(0)
+        return Outcome(os.waitstatus_to_exitcode(status), output.read().decode(errors="replace"))
+
+
+def _run(arguments: Sequence[str], prepare: Callable[[], None]) -> int:
+    import sys
+    import traceback
+
+    from pipelines.cli import main
+
+    code = 1
+    try:
+        prepare()
+        main(args=list(arguments), prog_name="emu3")
+    except SystemExit as ended:
+        code = int(ended.code or 0)
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    return code

@@ -1,0 +1,115 @@
+"""Runs a command again and again, and disturbs each run at its next change to the disk; prints one JSON line a step.
+
+    python -m tests.faults.step_by_step (kill|fail|SIGTERM|SIGINT) WORKDIR ROOT emu3-arguments…
+
+In the arguments, `{}` stands for a new folder in WORKDIR, a copy of ROOT if that is not `-`. A tokenizer without
+MindSpore stands in for the real one, so that every step can be tried. `fail` makes the change fail with ENOSPC.
+Every line has the exit codes of the disturbed run and of the same command run again, and that folder's files.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import signal
+import sys
+import types
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import vq_stage.decode
+import vq_stage.encode
+from shared.device import Device
+from tests.faults.forking import run_forked
+
+ADDING, REMOVING = ("os.rename", "os.link", "os.mkdir"), ("os.remove", "os.rmdir")
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+
+
+class StandInTokenizer:
+    """Codes are means of 8 × 8 pixels, pixels are codes repeated."""
+
+    spatial_factor = 8
+
+    @classmethod
+    def from_pretrained(cls, *arguments: object) -> StandInTokenizer:
+        return cls()
+
+    def encode_images(self, pixels_BHWC: np.ndarray) -> np.ndarray:
+        B, H, W, _ = pixels_BHWC.shape
+        return pixels_BHWC.reshape(B, H // 8, 8, W // 8, 24).mean(axis=(2, 4)).astype(np.uint16)
+
+    def decode_images(self, codes_BHW: np.ndarray) -> np.ndarray:
+        return codes_BHW.astype(np.uint8).repeat(8, axis=1).repeat(8, axis=2)[..., None].repeat(3, axis=3)
+
+
+def stand_in() -> None:
+    """Replaces the tokenizer and the device in this process."""
+    module = types.ModuleType("vq_stage.tokenizer")
+    module.VisionTokenizer = StandInTokenizer  # type: ignore[attr-defined]
+    sys.modules["vq_stage.tokenizer"] = module
+    vq_stage.encode.setup_device = lambda *arguments: Device("CPU", "float32", "none")
+
+
+def disturb_at(step: int, folder: Path, disturb: Callable[[], None], changes: Sequence[str]) -> None:
+    """Calls `disturb` right before the step-th change that this process makes below the folder."""
+    inside, steps = f"{folder}{os.sep}", itertools.count()
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        is_change = event in changes or (event == "open" and arguments[2] & WRITING)
+        if is_change and str(arguments[0]).startswith(inside) and next(steps) == step:
+            print(f"at {event} {str(arguments[0]).removeprefix(inside)}", file=sys.stderr, flush=True)
+            disturb()
+
+    sys.addaudithook(watch)
+
+
+def disk_full() -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def disturbance(name: str) -> Callable[[], None]:
+    if name == "fail":
+        return disk_full
+    number = signal.SIGKILL if name == "kill" else signal.Signals[name]
+    return lambda: os.kill(os.getpid(), number)
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Every file below the folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def run_steps(name: str, work: Path, root: str, arguments: Sequence[str]) -> None:
+    disturb = disturbance(name)
+    changes = ADDING if name == "fail" else ADDING + REMOVING  # a full disk stops nobody from removing
+
+    def prepare(step: int, folder: Path) -> None:
+        disturb_at(step, folder, disturb, changes)
+
+    for step in itertools.count():
+        folder = work / f"step-{step}"
+        shutil.copytree(root, folder) if root != "-" else folder.mkdir()
+        filled = [argument.replace("{}", str(folder)) for argument in arguments]
+        first = run_forked(filled, partial(prepare, step, folder))
+        was_disturbed = "at o" in first.printed
+        between, again = hashes(folder), run_forked(filled)
+        line = {"step": step, "first": first.exit_code, "first_printed": first.printed, "between": between}
+        print(json.dumps({**line, "again": again.exit_code, "printed": again.printed, "after": hashes(folder)}))
+        shutil.rmtree(folder)
+        if not was_disturbed:
+            return
+
+
+if __name__ == "__main__":
+    stand_in()
+    run_steps(sys.argv[1], Path(sys.argv[2]), sys.argv[3], sys.argv[4:])

@@ -1,0 +1,162 @@
+"""Every call of a commit that can fail, failing: the unit is there whole or not at all, and can be committed again."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from shared.dataset import Dataset, Refusal
+from shared.errors import NondeterminismError
+from shared.plan import Plan
+from shared.verify import verify_dataset
+from tests.faults.command import leftovers
+from tests.faults.handmade import NUMERICS, freeze, record, refusal
+
+KEYS = ("one", "two", "three", "four")
+
+
+class Full:
+    """Stands in for a function; raises ENOSPC at one of its calls."""
+
+    def __init__(self, function: Callable[..., Any], fails_at: int):
+        self.function = function
+        self.fails_at = fails_at
+        self.calls = 0
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        self.calls += 1
+        if self.calls == self.fails_at:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return self.function(*arguments, **named)
+
+
+class FullFile(io.FileIO):
+    """A file for Arrow that takes what fits and then has no space."""
+
+    def __init__(self, path: str, mode: str, take: Full):
+        super().__init__(path, mode)
+        self.take = take
+
+    def write(self, data: Any) -> int:
+        return int(self.take(super().write, data))
+
+
+def full_arrow_file(fails_at: int) -> tuple[Callable[..., FullFile], Full]:
+    take = Full(lambda write, data: write(data), fails_at)
+    return lambda path, mode: FullFile(path, mode, take), take
+
+
+def install(monkeypatch: pytest.MonkeyPatch, target: str, fails_at: int) -> Full:
+    if target == "pyarrow.OSFile":
+        opened, counter = full_arrow_file(fails_at)
+        monkeypatch.setattr(pa, "OSFile", opened)
+        return counter
+    counter = Full(getattr(os, target.removeprefix("os.")), fails_at)
+    monkeypatch.setattr(target, counter)
+    return counter
+
+
+def commit(dataset: Dataset, plan: Plan) -> None:
+    """Four rows and a refusal: part, quarantine file and record."""
+    records = [record(index, key) for index, key in enumerate(KEYS[:3])]
+    dataset.commit(0, records, [Refusal("four", 3, "3.png", "empty", "no bytes")], plan, NUMERICS, [])
+
+
+def contents(dataset: Dataset) -> dict[str, str]:
+    files = (path for path in dataset.root.rglob("*") if path.is_file())
+    return {str(p.relative_to(dataset.root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
+
+
+def expected_contents(tmp_path: Path) -> dict[str, str]:
+    dataset, plan = freeze(tmp_path / "expected", KEYS)
+    commit(dataset, plan)
+    return contents(dataset)
+
+
+def attempts(tmp_path: Path) -> Iterator[tuple[int, Dataset, Plan]]:
+    """A fresh dataset for every call that might fail."""
+    for fails_at in range(1, 100):
+        dataset, plan = freeze(tmp_path / f"attempt-{fails_at}", KEYS)
+        yield fails_at, dataset, plan
+    raise AssertionError("no end of calls")
+
+
+@pytest.mark.parametrize("target", ["os.replace", "os.link", "os.fsync", "pyarrow.OSFile"])
+def test_no_space_at_every_call(target: str, tmp_path: Path) -> None:
+    expected, failures = expected_contents(tmp_path), 0
+    for fails_at, dataset, plan in attempts(tmp_path):
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            counter = install(monkeypatch, target, fails_at)
+            try:
+                commit(dataset, plan)
+                assert counter.calls < fails_at, "the failure was passed over in silence"
+                break
+            except OSError as error:
+                assert error.errno == errno.ENOSPC
+        failures += 1
+        where = f"call {fails_at} of {target}"
+        assert leftovers(dataset.root) == [], where
+        if dataset.is_committed(0):
+            assert contents(dataset) == expected, where
+            assert verify_dataset(dataset).problems == [], where
+        else:
+            dataset.sweep()
+            assert set(contents(dataset)) == {"plan.arrow"}, where
+        commit(dataset, plan)
+        assert contents(dataset) == expected, where
+    assert failures >= {"os.replace": 2, "os.link": 1, "os.fsync": 6, "pyarrow.OSFile": 5}[target]
+
+
+@pytest.mark.parametrize("target", ["os.link", "os.fsync"])
+def test_no_space_for_the_plan(target: str, tmp_path: Path) -> None:
+    for fails_at in range(1, 10):
+        root = tmp_path / f"attempt-{fails_at}"
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            counter = install(monkeypatch, target, fails_at)
+            try:
+                freeze(root, KEYS)
+                assert counter.calls < fails_at
+                break
+            except OSError:
+                assert leftovers(root) == []
+                assert {path.name for path in root.iterdir()} <= {"plan.arrow"}
+    assert fails_at > 1
+
+
+def test_second_commit_of_other_rows_changes_nothing(tmp_path: Path) -> None:
+    dataset, plan = freeze(tmp_path / "dataset", KEYS)
+    commit(dataset, plan)
+    before = contents(dataset)
+    other = [record(index + 100, key) for index, key in enumerate(KEYS)]
+    with pytest.raises(NondeterminismError, match="first stays"):
+        dataset.commit(0, other, [], plan, NUMERICS, [])
+    assert contents(dataset) == before
+
+
+def test_second_commit_of_other_refusals_changes_nothing(tmp_path: Path) -> None:
+    """An input that was unreadable the first time only: the loser's quarantine file must not stay."""
+    dataset, plan = freeze(tmp_path / "dataset", KEYS)
+    commit(dataset, plan)
+    before = contents(dataset)
+    records = [record(index, key) for index, key in enumerate(KEYS[:3])]
+    with pytest.raises(NondeterminismError):
+        dataset.commit(0, records, [refusal(3)], plan, NUMERICS, [])
+    assert contents(dataset) == before
+
+
+def test_refusals_come_back_as_they_were(tmp_path: Path) -> None:
+    """Names may hold what Python's splitlines takes for line ends."""
+    dataset, plan = freeze(tmp_path / "dataset", KEYS)
+    given = [
+        Refusal(f"k{n}{text}", n, f"{text}.png", "empty", text) for n, text in enumerate("\u2028\u0085\n\r\x0b\x1c")
+    ]
+    made = dataset.commit(1, [], given, plan, {}, [])
+    assert dataset.refusals(made) == given

@@ -1,0 +1,112 @@
+"""`emu3 verify` on damaged datasets: every damage is noticed and named, none crashes it."""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults import handmade
+from tests.faults.command import REPOSITORY, emu3, environment, verified_digest
+
+STRIDE = 97
+
+
+def verify_damaged(dataset: Path, stride: int) -> list[dict[str, Any]]:
+    command = [sys.executable, "-m", "tests.faults.damage", str(dataset), str(stride)]
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def is_named(line: dict[str, Any]) -> bool:
+    """The file itself, or the unit it belongs to."""
+    name, printed = line["file"], line["printed"]
+    unit = re.match(r"part-(\d+)", name)
+    return name in printed or (unit is not None and (unit[0] in printed or f"unit {int(unit[1])}:" in printed))
+
+
+def assert_all_noticed(lines: list[dict[str, Any]]) -> None:
+    """The manifest may be deleted: a run that was killed before it wrote one has none either."""
+    expected = [line for line in lines if (line["file"], line["what"]) != ("manifest.json", "deleted")]
+    crashed = [line for line in expected if line["crashed"]]
+    assert not crashed, f"{len(crashed)} of {len(expected)}: {some(crashed)}"
+    silent = [line for line in expected if line["exit"] != 1]
+    assert not silent, f"{len(silent)} of {len(expected)}: {some(silent)}"
+    unnamed = [line for line in expected if not is_named(line)]
+    assert not unnamed, f"{len(unnamed)} of {len(expected)}: {some(unnamed)}"
+
+
+def some(lines: list[dict[str, Any]]) -> str:
+    """How many of which kind, with an example of each."""
+    examples = {(line["file"], line["exit"], line["printed"][-70:].strip()): line["what"] for line in lines}
+    counts = Counter((line["file"], line["exit"], line["printed"][-70:].strip()) for line in lines)
+    return "\n" + "\n".join(f"{count} × {kind}: {examples[kind]}" for kind, count in counts.most_common(12))
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Path:
+    """Parts, records, quarantine, plan and manifest; verifies clean."""
+    dataset = handmade.make(tmp_path / "dataset").root
+    assert verified_digest(dataset)
+    assert len(list(dataset.rglob("*.*"))) == 7
+    return dataset
+
+
+def test_every_97th_byte_of_every_file(small: Path) -> None:
+    lines = verify_damaged(small, STRIDE)
+    assert len({line["file"] for line in lines}) == 7
+    assert_all_noticed(lines)
+
+
+@pytest.mark.slow
+def test_every_byte_of_every_file(small: Path) -> None:
+    assert_all_noticed(verify_damaged(small, 1))
+
+
+@pytest.mark.parametrize("pattern", ["parts/part-000000.*.arrow", "plan.arrow"])
+def test_wild_string_offsets_do_not_crash_it(pattern: str, small: Path) -> None:
+    """Arrow trusts the offsets of strings in a file: reading before checking reads anywhere in memory."""
+    (path,) = small.glob(pattern)
+    data, offsets = path.read_bytes(), struct.pack("<4i", 0, 3, 6, 11)  # of the keys one, two, three
+    assert offsets in data
+    path.write_bytes(data.replace(offsets, struct.pack("<4i", 0, 0x7000_0000, 0x7100_0000, 0x7200_0000)))
+    assert path.name in emu3("verify", small, exit_code=1).stderr
+
+
+def test_exchanged_parts_are_noticed(small: Path, tmp_path: Path) -> None:
+    """A whole, valid part of another dataset under this one's name."""
+    other = handmade.make(tmp_path / "other", ("one", "two", "other")).root
+    (mine,), (theirs,) = (list((root / "parts").glob("part-000000.*.arrow")) for root in (small, other))
+    mine.write_bytes(theirs.read_bytes())
+    assert mine.name in emu3("verify", small, exit_code=1).stderr
+
+
+def test_damaged_rows_are_listed(small: Path) -> None:
+    """A flipped code: the row is named, so that the user knows what is lost."""
+    (part,) = (small / "parts").glob("part-000000.*.arrow")
+    data, codes = part.read_bytes(), handmade.record(1, "two").codes_bytes
+    assert data.count(codes) == 1
+    place = data.index(codes)
+    part.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+    printed = emu3("verify", small, exit_code=1).stderr
+    assert "'two'" in printed
+    assert "'one'" not in printed
+
+
+def test_unknown_part_is_noticed(small: Path) -> None:
+    stray = small / "parts" / "part-000007.0123456789ab.arrow"
+    stray.write_bytes(b"")
+    assert stray.name in emu3("verify", small, exit_code=1).stderr
+
+
+def test_no_dataset_at_all(tmp_path: Path) -> None:
+    assert "plan.arrow" in emu3("verify", tmp_path, exit_code=1).stderr
+    assert "plan.arrow" in emu3("verify", tmp_path / "nowhere", exit_code=1).stderr

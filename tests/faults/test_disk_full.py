@@ -1,0 +1,48 @@
+"""A disk that is really full: a small file system in memory, made larger once the job has failed."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from shared.dataset import Dataset
+from shared.verify import verify_dataset
+from tests.faults.command import assert_rows_once, encode, leftovers, verified_digest
+from tests.faults.conftest import PICTURES
+
+SMALL_KIB, LARGE_KIB = 72, 4096  # the plan, and about five of sixteen units; far more than all
+
+
+def mount(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["mount", *map(str, arguments)], capture_output=True, text=True)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = mount("-t", "tmpfs", "-o", f"size={SMALL_KIB}k", "tmpfs", place)
+    if mounted.returncode:
+        pytest.skip(f"mounting a file system in memory is not permitted here: {mounted.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", str(place)], check=True)
+
+
+def test_disk_full_and_then_larger(small_disk: Path, pictures: Path, unbroken_digest: str) -> None:
+    dataset = small_disk / "dataset"
+    failed = encode(pictures, dataset, exit_code=1)
+    assert "No space left" in failed.stderr
+    assert "run it again" in failed.stderr
+    report = verify_dataset(Dataset.open(dataset))
+    assert 0 < report.units < report.planned_units
+    assert [problem for problem in report.problems if "belongs to none" not in problem] == []
+    assert not list(dataset.rglob("*.tmp"))
+
+    assert mount("-o", f"remount,size={LARGE_KIB}k", small_disk).returncode == 0
+    encode(pictures, dataset)
+    assert verified_digest(dataset) == unbroken_digest
+    assert_rows_once(dataset, PICTURES)
+    assert leftovers(dataset) == []

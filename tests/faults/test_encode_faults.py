@@ -1,0 +1,187 @@
+"""`emu3 encode` in processes of its own: bad pictures, SIGKILL, SIGTERM, SIGINT, and several jobs at once."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import random
+import re
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from shared.dataset import Dataset
+from tests.faults.bad_pictures import fill_folder
+from tests.faults.command import (
+    ENCODE,
+    INTERRUPTED,
+    ONE_UNIT,
+    SMALL_UNITS,
+    assert_rows_once,
+    encode,
+    finish,
+    leftovers,
+    start,
+    verified_digest,
+    wait_until,
+)
+from tests.faults.conftest import PICTURES
+
+UNITS = PICTURES // 2
+MINDSPORE = importlib.metadata.version("mindspore")
+NUMERICS = {"backend": "native", "batch_pixels": 768, "device": "CPU", "dtype": "float32", "mindspore": MINDSPORE}
+
+
+def start_encode(pictures: Path, dataset: Path, *options: str) -> subprocess.Popen[str]:
+    return start("encode", pictures, dataset, *ENCODE, *(options or SMALL_UNITS))
+
+
+def committed(dataset: Path) -> int:
+    return len(Dataset(dataset).committed_units())
+
+
+def rows_and_reasons(dataset: Path) -> tuple[list[str], dict[str, str]]:
+    """uris of the rows; reason of every quarantined uri."""
+    opened = Dataset.open(dataset)
+    records = list(opened.commit_records())
+    refusals = [refusal for record in records for refusal in opened.refusals(record)]
+    assert len({refusal.uri for refusal in refusals}) == len(refusals), "quarantined twice"
+    rows = [row.src_uri for record in records for row in opened.rows(record)]
+    return rows, {refusal.uri: refusal.reason for refusal in refusals}
+
+
+def test_every_bad_picture_is_quarantined_with_its_reason(tmp_path: Path) -> None:
+    expected = fill_folder(tmp_path / "pictures")
+    dataset = tmp_path / "dataset"
+    done = encode(tmp_path / "pictures", dataset)
+    rows, reasons = rows_and_reasons(dataset)
+    assert sorted(rows) == sorted(uri for uri, reason in expected.items() if reason is None)
+    allowed = {uri: reason for uri, reason in expected.items() if reason is not None}
+    assert set(reasons) == set(allowed)
+    wrong = {uri: (reason, allowed[uri]) for uri, reason in reasons.items() if reason not in allowed[uri].split("|")}
+    assert not wrong, "uri: (found, allowed)"
+    assert f"{len(rows)} images encoded, {len(reasons)} quarantined" in done.stderr
+    assert verified_digest(dataset)
+    assert leftovers(dataset) == []
+
+
+class Killer:
+    """Starts the same encode again and again and kills it at a chosen moment."""
+
+    def __init__(self, pictures: Path, dataset: Path):
+        self.pictures = pictures
+        self.dataset = dataset
+        self.exit_codes: list[int] = []
+
+    def kill_when(self, is_time: Callable[[subprocess.Popen[str]], None]) -> None:
+        process = start_encode(self.pictures, self.dataset)
+        is_time(process)
+        process.kill()
+        self.exit_codes.append(finish(process).returncode)
+
+    def kill_after(self, delay_s: float) -> None:
+        """May come after the job has ended: that is one of the moments too."""
+
+        def wait(process: subprocess.Popen[str]) -> None:
+            try:
+                process.wait(delay_s)
+            except subprocess.TimeoutExpired:
+                return
+
+        self.kill_when(wait)
+
+    def kill_at_unit(self, units: int, delay_s: float) -> None:
+        """Once so many units are committed, and a fraction of a unit's time later."""
+
+        def wait(process: subprocess.Popen[str]) -> None:
+            wait_until(lambda: committed(self.dataset) >= units or process.poll() == 0, process)
+            time.sleep(delay_s)
+
+        self.kill_when(wait)
+
+
+def kill_and_finish(pictures: Path, dataset: Path, digest: str, seed: int, starts: int, units: list[int]) -> None:
+    chooser, killer = random.Random(seed), Killer(pictures, dataset)
+    for _ in range(starts):
+        killer.kill_after(chooser.uniform(0.1, 6.0))
+    for unit in units:
+        killer.kill_at_unit(unit, chooser.uniform(0.0, 0.08))
+    assert -signal.SIGKILL in killer.exit_codes
+    assert set(killer.exit_codes) <= {0, -signal.SIGKILL}
+    encode(pictures, dataset)
+    assert verified_digest(dataset) == digest
+    assert_rows_once(dataset, PICTURES)
+    assert leftovers(dataset) == []
+
+
+def test_sigkill_at_many_moments(pictures: Path, unbroken_digest: str, tmp_path: Path) -> None:
+    kill_and_finish(pictures, tmp_path / "dataset", unbroken_digest, seed=1, starts=3, units=[1, 3, 5, 9])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2, 8))
+def test_sigkill_at_many_more_moments(seed: int, pictures: Path, unbroken_digest: str, tmp_path: Path) -> None:
+    units = list(range(1, UNITS + 1))
+    kill_and_finish(pictures, tmp_path / "dataset", unbroken_digest, seed, starts=8, units=units)
+
+
+def interrupt(process: subprocess.Popen[str], number: signal.Signals) -> str:
+    process.send_signal(number)
+    done = finish(process)
+    assert done.returncode == INTERRUPTED, f"{done.returncode}: {done.stderr[-2000:]}"
+    assert "Traceback" not in done.stderr
+    # MindSpore's own SIGINT handler, native and installed once it computes, sends SIGTERM instead
+    assert re.search(f"stopped by ({number.name}|SIGTERM)", done.stderr)
+    assert "resumes" in done.stderr
+    return done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signal_while_the_model_loads(number: signal.Signals, pictures: Path, tmp_path: Path) -> None:
+    """The plan is there, MindSpore is on its way in: nothing is encoded yet, and that is no success."""
+    dataset = tmp_path / "dataset"
+    process = start_encode(pictures, dataset)
+    wait_until((dataset / "plan.arrow").exists, process)
+    interrupt(process, number)
+    assert committed(dataset) == 0
+
+
+def interrupt_inside_the_unit(pictures: Path, dataset: Path, number: signal.Signals) -> int:
+    """Signals a run as soon as it has claimed the only unit. Returns the rows that it kept for the next run."""
+    process = start_encode(pictures, dataset, *ONE_UNIT)
+    wait_until(lambda: any((dataset / "claims").glob("part-*")), process)
+    interrupt(process, number)
+    opened = Dataset.open(dataset)
+    return len(opened.load_partial(0, opened.plan(), NUMERICS)[0])
+
+
+def test_interrupted_twice_inside_a_unit(pictures: Path, unbroken_digest: str, tmp_path: Path) -> None:
+    """SIGTERM, then SIGINT, then to the end. A picture whose row was kept is not needed again."""
+    source, dataset = tmp_path / "pictures", tmp_path / "dataset"
+    shutil.copytree(pictures, source)
+    first = interrupt_inside_the_unit(source, dataset, signal.SIGTERM)
+    assert 0 < first < PICTURES
+    (source / "picture-00.png").unlink()
+    assert first < interrupt_inside_the_unit(source, dataset, signal.SIGINT) < PICTURES
+    encode(source, dataset, *ONE_UNIT)
+    assert verified_digest(dataset) == unbroken_digest
+    assert leftovers(dataset) == []
+
+
+def test_three_jobs_on_one_dataset(pictures: Path, unbroken_digest: str, tmp_path: Path) -> None:
+    """Two begin together, one comes when the first unit is committed."""
+    dataset = tmp_path / "dataset"
+    jobs = [start_encode(pictures, dataset), start_encode(pictures, dataset)]
+    wait_until(lambda: committed(dataset) > 0, jobs[0])
+    jobs.append(start_encode(pictures, dataset))
+    for job in jobs:
+        done = finish(job)
+        assert done.returncode == 0, done.stderr[-2000:]
+    assert verified_digest(dataset) == unbroken_digest
+    assert_rows_once(dataset, PICTURES)
+    assert leftovers(dataset) == []
+    assert Dataset.open(dataset).manifest()["rows"] == PICTURES

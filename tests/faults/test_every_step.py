@@ -1,0 +1,98 @@
+"""Encode and decode, disturbed at every single change they make to the disk, and then run again."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import save_picture
+from tests.faults import handmade
+from tests.faults.command import ENCODE, INTERRUPTED, MODEL, REPOSITORY, SMALL_UNITS, environment
+
+NOT_COMPARED = ("events.jsonl", ".lock")  # a log with times; an empty file that is only locked
+
+
+def steps(disturbance: str, work: Path, root: Path | None, *arguments: object) -> list[dict[str, Any]]:
+    """What `step_by_step` found: a line for every step, the last one undisturbed."""
+    work.mkdir()
+    command = [sys.executable, "-m", "tests.faults.step_by_step", disturbance, work, root or "-", *arguments]
+    done = subprocess.run(
+        [str(word) for word in command], cwd=REPOSITORY, env=environment(), capture_output=True, text=True, timeout=240
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert len(lines) > 5, "hardly anything was written: is the hook alive?"
+    return lines
+
+
+def compared(files: dict[str, str]) -> dict[str, str]:
+    return {name: digest for name, digest in files.items() if name not in NOT_COMPARED}
+
+
+def problems(lines: list[dict[str, Any]], allowed: set[int]) -> list[str]:
+    """Steps after which an exit code, the printed text or the files are not as they should be."""
+    undisturbed = lines[-1]
+    assert (undisturbed["first"], undisturbed["again"]) == (0, 0), undisturbed["first_printed"][-2000:]
+    found = []
+    for line in lines[:-1]:
+        where = f"step {line['step']} {line['first_printed'].splitlines()[0]}"
+        if line["first"] not in allowed:
+            found.append(f"{where}: exit {line['first']}: {line['first_printed'][-300:]}")
+        if line["first"] == 0 and compared(line["between"]) != compared(undisturbed["after"]):
+            found.append(f"{where}: exit 0, but not done: {line['first_printed'][-300:]}")
+        if "Traceback" in line["first_printed"] + line["printed"]:
+            found.append(f"{where}: traceback: {line['first_printed'][-300:]} {line['printed'][-300:]}")
+        if line["again"] != 0:
+            found.append(f"{where}: run again, exit {line['again']}: {line['printed'][-300:]}")
+        if compared(line["after"]) != compared(undisturbed["after"]):
+            differing = set(compared(line["after"]).items()) ^ set(compared(undisturbed["after"]).items())
+            found.append(f"{where}: other files in the end: {sorted(name for name, _ in differing)}")
+    return found
+
+
+@pytest.fixture(scope="module")
+def five_inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four pictures of one size, so two units, and one input that is refused."""
+    folder = tmp_path_factory.mktemp("five")
+    for index in range(4):
+        save_picture(folder / f"sub/picture-{index}.png", index)
+    (folder / "broken.png").write_text("not a picture")
+    return folder
+
+
+DISTURBANCES = [
+    pytest.param("kill", {-9}, id="SIGKILL"),
+    pytest.param("fail", {1, 0}, id="ENOSPC"),
+    pytest.param("SIGTERM", {INTERRUPTED, 0}, id="SIGTERM"),
+    pytest.param("SIGINT", {INTERRUPTED, 0}, id="SIGINT"),
+]
+
+
+@pytest.mark.parametrize(("disturbance", "allowed"), DISTURBANCES)
+def test_encode_disturbed_at_every_step(disturbance: str, allowed: set[int], five_inputs: Path, tmp_path: Path) -> None:
+    """The same files, byte for byte, as an undisturbed run; 0 only if everything was done after all."""
+    lines = steps(disturbance, tmp_path / "work", None, "encode", five_inputs, "{}", *ENCODE, *SMALL_UNITS)
+    assert sum(name.endswith(".arrow") for name in lines[-1]["after"]) == 4, "plan, two units, and the refused one"
+    assert problems(lines, allowed) == []
+
+
+@pytest.mark.parametrize(("disturbance", "allowed"), DISTURBANCES)
+def test_encode_disturbed_at_every_step_of_one_unit(
+    disturbance: str, allowed: set[int], five_inputs: Path, tmp_path: Path
+) -> None:
+    """One unit of two batches: what is kept in `partial/` leaves no trace."""
+    lines = steps(disturbance, tmp_path / "work", None, "encode", five_inputs, "{}", *ENCODE, "--unit-rows", "64")
+    assert problems(lines, allowed) == []
+
+
+@pytest.mark.parametrize(("disturbance", "allowed"), DISTURBANCES)
+def test_decode_disturbed_at_every_step(disturbance: str, allowed: set[int], tmp_path: Path) -> None:
+    dataset = handmade.make(tmp_path / "dataset").root
+    lines = steps(disturbance, tmp_path / "work", None, "decode", dataset, "{}", *MODEL)
+    assert sum(name.endswith(".png") for name in lines[-1]["after"]) == 3
+    assert problems(lines, allowed) == []

@@ -1,0 +1,150 @@
+"""What must be refused, or answered, before MindSpore is even imported."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from click import Group
+
+from pipelines.cli import main
+from shared.dataset import Dataset
+from tests.faults.command import ENCODE, MODEL, REPOSITORY, SMALL_UNITS, TOKENIZER, emu3
+from tests.faults.test_commit_faults import contents
+
+HELP_LIMIT_S = 0.5
+COMMANDS = sorted(main.commands) if isinstance(main, Group) else []
+
+
+@pytest.fixture(scope="session")
+def without_mindspore(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """An environment in which importing MindSpore, mindone or torch is an error."""
+    folder = tmp_path_factory.mktemp("without")
+    for name in ("mindspore", "mindone", "torch", "transformers"):
+        (folder / f"{name}.py").write_text(f"raise SystemError('{name} was imported')\n")
+    return {"PYTHONPATH": f"{folder}:{REPOSITORY}"}
+
+
+@pytest.fixture(scope="session")
+def other_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The golden tokenizer with one bit of one weight changed."""
+    folder = tmp_path_factory.mktemp("other") / "tokenizer"
+    shutil.copytree(TOKENIZER, folder)
+    weights = folder / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-2] ^= 1
+    weights.write_bytes(data)
+    return folder
+
+
+@pytest.fixture
+def dataset(unbroken: Path, tmp_path: Path) -> Path:
+    shutil.copytree(unbroken, tmp_path / "dataset")
+    for path in (tmp_path / "dataset" / "parts").glob("part-000002.*"):
+        path.unlink()  # so that there is work to do
+    return tmp_path / "dataset"
+
+
+def replaced(options: Sequence[str], name: str, value: str) -> list[str]:
+    place = list(options).index(name) + 1
+    return [*options[:place], value, *options[place + 1 :]]
+
+
+def test_the_trap_works(dataset: Path, pictures: Path, without_mindspore: dict[str, str]) -> None:
+    """With the right settings the model is needed, and its import is what fails."""
+    with pytest.raises(AssertionError, match="mindspore was imported"):
+        emu3("encode", pictures, dataset, *ENCODE, *SMALL_UNITS, **without_mindspore)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "shown"),
+    [
+        ("--vision-tokenizer", "other", "codec.fingerprint: recorded"),
+        ("--resize", "processor", 'preprocessing.rule: recorded "none", given "processor"'),
+        ("--unit-rows", "3", "units.rows: recorded 2, given 3"),
+    ],
+)
+def test_other_settings_are_refused_with_the_difference(
+    name: str,
+    value: str,
+    shown: str,
+    dataset: Path,
+    pictures: Path,
+    other_tokenizer: Path,
+    without_mindspore: dict[str, str],
+) -> None:
+    before = contents(Dataset(dataset))
+    options = replaced([*ENCODE, *SMALL_UNITS], name, str(other_tokenizer) if value == "other" else value)
+    done = emu3("encode", pictures, dataset, *options, exit_code=2, **without_mindspore)
+    assert shown in done.stderr
+    assert "new dataset" in done.stderr
+    assert contents(Dataset(dataset)) == before
+
+
+def test_nothing_left_to_do_needs_no_mindspore(
+    unbroken: Path, pictures: Path, without_mindspore: dict[str, str], tmp_path: Path
+) -> None:
+    """And a manifest that was lost is written again, byte for byte."""
+    shutil.copytree(unbroken, tmp_path / "dataset")
+    (tmp_path / "dataset" / "manifest.json").unlink()
+    emu3("encode", pictures, tmp_path / "dataset", *ENCODE, *SMALL_UNITS, **without_mindspore)
+    written = (tmp_path / "dataset" / "manifest.json").read_bytes()
+    assert written == (unbroken / "manifest.json").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "shown"),
+    [
+        (["{pictures}", "{out}", "--unit-rows", "0"], "--unit-rows 0"),
+        (["{pictures}", "{out}", "--round-to", "12"], "--round-to 12"),
+        (["{pictures}", "{out}", "--resize", "area", "--area", "0"], "--area 0"),
+        (["{pictures}", "{out}", "--readers", "0"], "--readers 0"),
+        (["{pictures}", "{out}", "--vision-tokenizer", "{out}/nowhere"], "nowhere"),
+        (["{out}/nowhere", "{out}", *MODEL], "nowhere"),
+        (["{pictures}"], "DATASET"),
+    ],
+)
+def test_bad_usage(
+    arguments: list[str], shown: str, pictures: Path, without_mindspore: dict[str, str], tmp_path: Path
+) -> None:
+    filled = [argument.format(pictures=pictures, out=tmp_path / "out") for argument in arguments]
+    assert shown in emu3("encode", *filled, exit_code=2, **without_mindspore).stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_reading_commands_need_no_mindspore(
+    unbroken: Path, without_mindspore: dict[str, str], other_tokenizer: Path, tmp_path: Path
+) -> None:
+    emu3("verify", unbroken, **without_mindspore)
+    emu3("inspect", unbroken, "--json", **without_mindspore)
+    refused = emu3(
+        "decode", unbroken, tmp_path / "out", "--vision-tokenizer", other_tokenizer, exit_code=2, **without_mindspore
+    )
+    assert "encoded by" in refused.stderr
+    assert not list(tmp_path.rglob("*.png"))
+
+
+def best_of_three_s(*arguments: str, environment: dict[str, str]) -> float:
+    took_s = []
+    for _ in range(3):
+        began = time.monotonic()
+        assert "Usage:" in emu3(*arguments, **environment).stdout
+        took_s.append(time.monotonic() - began)
+    return min(took_s)
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)], ids=lambda words: " ".join(words) or "emu3")
+def test_help_is_quick_and_light(command: list[str], without_mindspore: dict[str, str]) -> None:
+    assert best_of_three_s(*command, "--help", environment=without_mindspore) < HELP_LIMIT_S
+
+
+def test_commands_are_known() -> None:
+    assert {"encode", "decode", "inspect", "verify", "train-vq"} <= set(COMMANDS)
+
+
+def test_decode_of_a_broken_model_option(unbroken: Path, without_mindspore: dict[str, str], tmp_path: Path) -> None:
+    done = emu3("decode", unbroken, tmp_path / "out", *MODEL, "--quality", "0", exit_code=2, **without_mindspore)
+    assert "--quality 0" in done.stderr

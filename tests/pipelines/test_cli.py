@@ -1,0 +1,95 @@
+"""The command line: help, documentation, exit codes; and the whole way there and back."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from pipelines.cli import main
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*arguments: str) -> tuple[int, str, str]:
+    result = CliRunner().invoke(main, list(arguments))
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result.exit_code, result.stdout, result.stderr
+
+
+@pytest.mark.parametrize("command", sorted(main.commands))
+def test_every_command_is_in_the_readme_and_has_help(command: str) -> None:
+    assert f"emu3 {command}" in (ROOT / "README.md").read_text(encoding="utf-8") or command == "demo"
+    code, out, _ = run(command, "--help")
+    assert code == 0
+    assert len(out.splitlines()) > 5
+
+
+def test_help_is_quick_and_needs_no_mindspore() -> None:
+    """Best of three under half a second, with a `mindspore` that cannot be imported."""
+    script = "import sys; sys.modules['mindspore'] = None; sys.argv = ['emu3', '--help']; import pipelines.cli as c; c.main()"
+    seconds = []
+    for _ in range(3):
+        began = time.perf_counter()
+        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=False)
+        seconds.append(time.perf_counter() - began)
+        assert done.returncode == 0
+        assert "encode" in done.stdout
+    assert min(seconds) < 0.5
+
+
+def test_there_and_back(picture_folder: Path, golden_vq: Path, tmp_path: Path) -> None:
+    dataset, out, sheet = str(tmp_path / "codes"), tmp_path / "out", tmp_path / "sheet.png"
+    tokenizer = ("--vision-tokenizer", str(golden_vq))
+    (picture_folder / "broken.png").write_bytes(b"no picture")
+    encode = ("encode", str(picture_folder), dataset, *tokenizer, "--resize", "none", "--unit-rows", "5")
+    code, _, err = run(*encode)
+    assert (code, "12 images encoded, 1 quarantined" in err) == (0, True), err
+
+    code, stdout, _ = run("inspect", dataset, "--json", "--sheet", str(sheet), *tokenizer)
+    summary = json.loads(stdout)
+    assert code == 0
+    assert (summary["rows"], summary["planned_rows"], summary["captions"]) == (12, 13, 12)
+    assert summary["sizes"] == {"2x3": 12}
+    assert summary["quarantined"] == {"not_an_image": 1}
+    assert summary["quality_samples"] == 3
+    assert Image.open(sheet).size[0] > 200
+    assert "not_an_image (1)" in run("inspect", dataset)[1]
+
+    code, digest, err = run("verify", dataset)
+    assert (code, len(digest.strip())) == (0, 64)
+    assert "complete" in err
+
+    code, _, err = run(*encode)
+    assert (code, "0 images encoded" in err) == (0, True)
+    assert run("verify", dataset)[1] == digest
+
+    code, _, err = run("decode", dataset, str(out), *tokenizer, "--format", "webp")
+    assert (code, "12 pictures written" in err) == (0, True)
+    assert np.asarray(Image.open(out / "picture-03.webp")).shape == (16, 24, 3)
+    (out / "picture-03.webp").unlink()
+    assert "1 pictures written, 11 were there" in run("decode", dataset, str(out), *tokenizer, "--format", "webp")[2]
+
+
+def test_refusals_exit_with_2_and_say_why(picture_folder: Path, golden_vq: Path, tmp_path: Path) -> None:
+    dataset = str(tmp_path / "codes")
+    base = ("encode", str(picture_folder), dataset, "--vision-tokenizer", str(golden_vq), "--resize", "none")
+    assert run(*base)[0] == 0
+    code, _, err = run(*base, "--unit-rows", "7")
+    assert (code, "units.rows: recorded 256, given 7" in err) == (2, True), err
+    code, _, err = run("encode", str(tmp_path / "nowhere"), dataset)
+    assert (code, "neither" in err) == (2, True)
+    code, _, err = run("decode", dataset, str(tmp_path / "out"))
+    assert (code, "was encoded by" in err) == (2, True), err
+    code, _, err = run(*base, "--batch-pixels", "0")
+    assert (code, "at least 1" in err) == (2, True)
+    code, _, err = run("verify", str(tmp_path))
+    assert (code, "expected a dataset" in err) == (1, True)
