@@ -173,6 +173,7 @@ def demo(out: str) -> None:
 @click.option("--quantize-fully-from", type=int, default=800, help="Step from which all latents are quantised.")
 @click.option("--seed", type=int, default=0)
 @click.option("--save-every", type=int, default=200, help="Steps between checkpoints and sample pictures.")
+@click.option("--save-dtype", type=click.Choice(["float32", "float16"]), default="float32", help="Of the weights.")
 @click.option("--readers", type=int, default=2, help="Threads that read and crop ahead of the device.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "ascend"]), default="auto")
 def train_vq(source: str, out: str, **others: Any) -> None:

@@ -69,6 +69,7 @@ class Dataset:
         self.quarantine = self.root / "quarantine"
         self.plan_path = self.root / "plan.arrow"
         self.manifest_path = self.root / "manifest.json"
+        self.canary_path = self.root / "canary.json"
         self.events_path = self.root / "events.jsonl"
 
     @classmethod

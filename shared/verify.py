@@ -13,6 +13,7 @@ from shared.dataset import CommitRecord, Dataset
 from shared.errors import DatasetError
 from shared.plan import Plan
 from shared.records import SCHEMA, DatasetDigest, damaged_keys, from_record_batch
+from shared.sealed import load_sealed
 
 
 @dataclass(slots=True)
@@ -50,6 +51,7 @@ def verify_dataset(dataset: Dataset, on_unit: Callable[[], None] = lambda: None)
             report.problems.append(f"unit {unit}: {error}")
         report.units += 1
         on_unit()
+    report.problems += _check_canary(dataset)
     report.problems += _check_manifest(dataset, report, plan)
     report.problems += [
         f"{path}: expected to belong to a commit record, belongs to none"
@@ -103,6 +105,14 @@ def _check_rows(dataset: Dataset, plan: Plan, record: CommitRecord) -> Iterator[
     planned = len(plan.unit(record.unit).inputs)
     if rows != record.rows or rows + sum(record.quarantined.values()) != planned:
         yield f"{record.part}: {rows} rows and {sum(record.quarantined.values())} quarantined, planned {planned}"
+
+
+def _check_canary(dataset: Dataset) -> Iterator[str]:
+    if dataset.canary_path.is_file():
+        try:
+            load_sealed(dataset.canary_path.read_bytes(), str(dataset.canary_path))
+        except DatasetError as error:
+            yield str(error)
 
 
 def _check_manifest(dataset: Dataset, report: VerifyReport, plan: Plan) -> Iterator[str]:

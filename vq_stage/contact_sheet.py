@@ -9,8 +9,8 @@ import numpy as np
 from shared.dataset import Dataset
 from shared.records import CodeRecord
 from vq_stage.decode import check_codec
-from vq_stage.encode import EMBEDDED_TOKENIZER
 from vq_stage.sheet import save_sheet
+from vq_stage.weights import EMBEDDED_TOKENIZER
 
 
 def draw_contact_sheet(

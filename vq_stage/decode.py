@@ -27,8 +27,7 @@ from shared.errors import ConfigMismatchError, DatasetError, UsageError
 from shared.fingerprint import canonical_json, settings_diff
 from shared.records import CodeRecord
 from shared.signals import StopFlag, stop_on_signals
-from vq_stage.encode import EMBEDDED_TOKENIZER
-from vq_stage.weights import codec_fingerprint
+from vq_stage.weights import EMBEDDED_TOKENIZER, codec_fingerprint
 
 FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}
 RECORD_NAME = ".emu3-decode.json"
@@ -118,7 +117,9 @@ def decode(options: DecodeOptions) -> DecodeResult:
 def _decoded(options: DecodeOptions, rows: Iterable[CodeRecord], stop: StopFlag) -> Iterator[tuple[str, np.ndarray]]:
     """(key, pixels) of every row until the stop flag is set; loads the tokenizer when the first row comes."""
     tokenizer = None
-    for (t, h, w), group in groupby(rows, key=lambda row: row.codes_THW.shape):
+    for (kind, (t, h, w)), group in groupby(rows, key=lambda row: (row.kind, row.codes_THW.shape)):
+        if kind != "image":
+            raise DatasetError(f"{options.dataset}: holds rows of kind {kind}; expected images only")
         if tokenizer is None:
             from vq_stage.tokenizer import VisionTokenizer
 

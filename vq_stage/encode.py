@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import groupby, islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,13 +31,12 @@ from vq_stage.preprocess import Preprocessing
 from vq_stage.quality import psnr_db, ssim
 from vq_stage.reading import InputReader, Prepared
 from vq_stage.sources import Source, list_source
-from vq_stage.weights import codec_fingerprint
+from vq_stage.weights import EMBEDDED_TOKENIZER, codec_fingerprint
 
 if TYPE_CHECKING:
     from vq_stage.tokenizer import VisionTokenizer
 
 READ_AHEAD = 64  # images read and resized before the device needs them
-EMBEDDED_TOKENIZER = Path(__file__).parent / "embedded" / "emu3-tiny"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +106,9 @@ def encode(options: EncodeOptions) -> EncodeResult:
         if missing:
             job.run(missing)
         left = len(dataset.missing_units(plan))
-        if not left:
+        if left:
+            stop.raise_if_set(f"{len(job.records)} units committed")
+        else:
             dataset.write_manifest(plan)
     return EncodeResult(
         rows=sum(record.rows for record in job.records),
@@ -125,9 +125,8 @@ def _open_plan(
 ) -> Plan:
     if not dataset.plan_path.is_file():
         units = plan_units(
-            source, options.preprocessing, options.unit_rows, options.readers, options.max_refused_in_a_row
+            source, options.preprocessing, options.unit_rows, options.readers, options.max_refused_in_a_row, stop
         )
-        stop.raise_if_set("nothing was planned yet")
         freeze_plan(dataset.plan_path, units, settings, len(source.items))
     plan = dataset.plan()
     plan.check_settings(settings, dataset.root)
@@ -143,6 +142,8 @@ class EncodeJob:
         self.plan = plan
         self.stop = stop
         self.reader = InputReader(source, options.preprocessing)
+        self.tokenizer: VisionTokenizer | None = None
+        self.numerics: dict[str, Any] = {}
         self.records: list[CommitRecord] = []
         self.claims: dict[int, Claim] = {}
         self.refused_in_a_row = 0
@@ -150,7 +151,8 @@ class EncodeJob:
     def run(self, missing: Sequence[int]) -> None:
         """Encodes and commits the missing units that no other job works on."""
         sizes = self.plan.sizes()
-        self.numerics, self.tokenizer = self._load_tokenizer([sizes[number] for number in missing])
+        if any(sizes[number].height for number in missing):  # units of refused inputs need no model
+            self._load_tokenizer(next(size for size in sizes if size.height))
         done = self.plan.input_count - sum(sizes[number].inputs for number in missing)
         units = self._claimed(missing)
         tasks = ((unit, planned) for unit in units for planned in unit.inputs)
@@ -164,28 +166,26 @@ class EncodeJob:
             for claim in self.claims.values():
                 claim.release()
 
-    def _load_tokenizer(self, sizes: Sequence[UnitSize]) -> tuple[dict[str, Any], VisionTokenizer | None]:
-        """Refuses other numerics before the model loads; units without a readable input need no model."""
-        sized = next((size for size in sizes if size.height), None)
-        if sized is None:
-            return {}, None
+    def _load_tokenizer(self, canary_size: UnitSize) -> None:
+        """Refuses other numerics before the model loads, and a device that computes other codes after."""
         options = self.options
         device = setup_device(options.device, options.dtype)
-        numerics = {**device.numerics(), "backend": options.backend, "batch_pixels": options.batch_pixels}
+        self.numerics = {**device.numerics(), "backend": options.backend, "batch_pixels": options.batch_pixels}
         if not options.allow_numerics_change:
-            self._check_numerics(numerics)
+            self._check_numerics()
         from vq_stage.canary import check_canary
         from vq_stage.tokenizer import VisionTokenizer
 
-        tokenizer = VisionTokenizer.from_pretrained(
+        self.tokenizer = VisionTokenizer.from_pretrained(
             options.vision_tokenizer, options.device, options.dtype, options.backend
         )
-        check_canary(self.dataset, tokenizer, self._batch_size(sized), sized.height, sized.width)
-        return numerics, tokenizer
+        batch = self._batch_size(canary_size)
+        check_canary(self.dataset, self.tokenizer, batch, canary_size.height, canary_size.width)
 
-    def _check_numerics(self, numerics: dict[str, Any]) -> None:
-        recorded = next((record.numerics for record in self.dataset.commit_records() if record.numerics), numerics)
-        if diff := settings_diff(recorded, numerics, "numerics."):
+    def _check_numerics(self) -> None:
+        records = self.dataset.commit_records()
+        recorded = next((record.numerics for record in records if record.numerics), self.numerics)
+        if diff := settings_diff(recorded, self.numerics, "numerics."):
             raise ConfigMismatchError(
                 f"{self.dataset.root} was begun with other numerics, codes may differ in places:\n  "
                 + "\n  ".join(diff)

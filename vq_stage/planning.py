@@ -10,6 +10,7 @@ from tqdm import tqdm
 from shared.ahead import map_ahead
 from shared.errors import JobStoppedError, RefusedInput
 from shared.plan import PlannedInput, Unit
+from shared.signals import StopFlag
 from vq_stage.images import read_size
 from vq_stage.preprocess import Preprocessing
 from vq_stage.sources import MediaItem, Source
@@ -19,12 +20,18 @@ REFUSED: Size = (0, 0)
 
 
 def plan_units(
-    source: Source, preprocessing: Preprocessing, unit_rows: int, readers: int, max_refused_in_a_row: int
+    source: Source,
+    preprocessing: Preprocessing,
+    unit_rows: int,
+    readers: int,
+    max_refused_in_a_row: int,
+    stop: StopFlag,
 ) -> list[Unit]:
     """Cuts a source into units of at most `unit_rows` inputs of one target size, largest sizes first.
 
     Inputs refused here (unreadable header, duplicate key, …) make units of size 0 × 0 that hold no rows.
-    Raises JobStoppedError if too many inputs in a row are refused: then it is the source that is broken.
+    Raises Interrupted once `stop` is set, and JobStoppedError if too many inputs in a row are refused: then it
+    is the source that is broken.
     """
 
     def measure(item: MediaItem) -> tuple[MediaItem, Size]:
@@ -39,6 +46,7 @@ def plan_units(
     in_a_row = 0
     measured = map_ahead(measure, source.items, readers, 64 * readers)
     for index, (item, size) in enumerate(tqdm(measured, "plan", len(source.items), unit="image", disable=None)):
+        stop.raise_if_set("nothing was planned yet")
         reason, detail = item.refusal or (None, None)
         by_size[size].append(PlannedInput(index, item.key, item.uri, item.text, reason, detail))
         in_a_row = in_a_row + 1 if reason else 0

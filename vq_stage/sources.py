@@ -141,6 +141,16 @@ def _json_lines(path: Path, lines: Iterable[str]) -> Iterator[object]:
 
 def _refuse_duplicates(items: Iterable[MediaItem]) -> Iterator[MediaItem]:
     seen: dict[str, str] = {}
-    for item in items:
+    for item in map(_as_text, items):
         first = seen.setdefault(item.key, item.uri)
         yield item if first is item.uri else item.refused("duplicate_key", f"key {item.key!r} is taken by {first}")
+
+
+def _as_text(item: MediaItem) -> MediaItem:
+    """The item; refused, with escapes in its name, if the name or caption is not valid Unicode."""
+    try:
+        "".join((item.key, item.uri, item.text or "")).encode()
+    except UnicodeEncodeError as error:
+        key, uri = (name.encode(errors="backslashreplace").decode() for name in (item.key, item.uri))
+        return MediaItem(key, uri).refused("bad_name", f"name or caption is not valid Unicode: {error.reason}")
+    return item

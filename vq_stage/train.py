@@ -36,7 +36,7 @@ from vq_stage.weights import codec_fingerprint, load_weights
 
 @dataclass(frozen=True, slots=True)
 class TrainVQOptions:
-    """Settings of a training run; all but the last three groups must be the same on resume."""
+    """Settings of a training run. `recorded` ones must be the same on resume."""
 
     source: str
     out: str
@@ -54,6 +54,7 @@ class TrainVQOptions:
     quantize_fully_from: int = 800
     seed: int = 0
     save_every: int = 200
+    save_dtype: str = "float32"
     readers: int = 2
     device: str = "auto"
 
@@ -63,6 +64,8 @@ class TrainVQOptions:
             problems.append("give either --config (train from random weights) or --init-from (fine-tune)")
         if self.crop < 32 or self.crop % 8:
             problems.append(f"--crop {self.crop}: expected a multiple of 8, at least 32")
+        if self.save_dtype not in ("float32", "float16"):
+            problems.append(f"--save-dtype {self.save_dtype}: expected float32 or float16")
         if not 0.0 <= self.clip_share <= 1.0:
             problems.append(f"--clip-share {self.clip_share}: expected 0 to 1")
         if min(self.steps, self.batch, self.save_every, self.readers) < 1:
@@ -72,7 +75,7 @@ class TrainVQOptions:
 
     def recorded(self) -> dict[str, Any]:
         """What a resumed run must share with the run that began."""
-        free = {"source", "out", "save_every", "readers", "device"}
+        free = {"source", "out", "save_every", "save_dtype", "readers", "device"}
         values = {name: value for name, value in asdict(self).items() if name not in free}
         if self.init_from is not None:
             values["init_from"] = codec_fingerprint(self.init_from)
@@ -86,7 +89,9 @@ class TrainStep(nn.Cell):
         super().__init__()
         self.model = model
         self.commitment = options.commitment
-        trained = [p for name, p in model.parameters_and_names() if p.requires_grad and not name.startswith("quantize.")]
+        trained = [
+            p for name, p in model.parameters_and_names() if p.requires_grad and not name.startswith("quantize.")
+        ]
         self.weights = ms.ParameterTuple(trained)
         self.adam = nn.Adam(self.weights, learning_rate_schedule(options), beta1=0.9, beta2=0.99)
         self.gradient = ms.value_and_grad(self.loss, None, self.weights, has_aux=True)
@@ -236,7 +241,8 @@ def _save(
     write_file(out / "config.json", (json.dumps(config.to_dict(), indent=2) + "\n").encode())
     write_file(out / "train_options.json", (json.dumps(options.recorded(), indent=2) + "\n").encode())
     write_file(out / "train_state.safetensors", save(state | {"step": np.array([step])}))
-    write_file(out / "model.safetensors", save(weights, metadata={"format": "pt"}))
+    stored = {name: value.astype(options.save_dtype) for name, value in weights.items()}
+    write_file(out / "model.safetensors", save(stored, metadata={"format": "pt"}))
 
 
 def _load_state(path: Path, cell: TrainStep, average: CodebookAverage) -> int:
@@ -252,7 +258,9 @@ def _load_state(path: Path, cell: TrainStep, average: CodebookAverage) -> int:
 def _adam_state(cell: TrainStep) -> dict[str, ms.Parameter]:
     """Moments, bias-correction powers and step count; not the weights, nor the fixed schedule."""
     weights = {id(p) for p in cell.weights}
-    return {p.name: p for p in cell.adam.get_parameters() if id(p) not in weights and not p.name.endswith("learning_rate")}
+    return {
+        p.name: p for p in cell.adam.get_parameters() if id(p) not in weights and not p.name.endswith("learning_rate")
+    }
 
 
 class _Log:

@@ -13,6 +13,8 @@ from vq_stage.config import VQConfig
 if TYPE_CHECKING:
     from mindspore import nn
 
+EMBEDDED_TOKENIZER = Path(__file__).parent / "embedded" / "emu3-tiny"
+
 # BAAI `Emu3VisionVQ` names on the left; applied in order. Hugging Face names pass through unchanged.
 _RENAMES = [
     (r"^(?:model\.)?vqmodel\.", ""),

@@ -19,10 +19,11 @@ from shared.plan import PlannedInput, Unit, freeze_plan
 from shared.records import CodeRecord
 from shared.summary import summarize
 from vq_stage import VisionTokenizer
-from vq_stage.encode import EMBEDDED_TOKENIZER, EncodeOptions, encode
+from vq_stage.encode import EncodeOptions, encode
 from vq_stage.preprocess import Preprocessing
 from vq_stage.reading import InputReader
 from vq_stage.sources import list_source
+from vq_stage.weights import EMBEDDED_TOKENIZER
 
 
 def write_photos(folder: Path, count: int, side: int) -> None:

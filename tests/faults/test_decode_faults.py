@@ -166,4 +166,3 @@ components = st.one_of(
 @given(st.sets(st.lists(components, min_size=1, max_size=4).map("/".join), min_size=1, max_size=4))
 def test_paths_of_any_keys(keys: set[str]) -> None:
     assert_safe(Path("/out"), keys)
-
