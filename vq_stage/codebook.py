@@ -28,6 +28,11 @@ class CodebookAverage:
     def restore(self, state: dict[str, np.ndarray]) -> None:
         self.counts_K, self.sums_KC, self.is_started = state["counts"].copy(), state["sums"].copy(), True
 
+    def start_from_codebook(self) -> None:
+        """Keeps the codebook as it is, as if every code had been used once a step: for fine-tuning."""
+        codebook_KC = self.parameter.asnumpy().astype(np.float64)
+        self.restore({"counts": np.ones(len(codebook_KC)), "sums": codebook_KC})
+
     def update(self, latents_BTCHW: np.ndarray, codes_BTHW: np.ndarray, step: int) -> float:
         """Takes in one batch; returns the share of the codebook in use, by the averages."""
         K, C = self.sums_KC.shape

@@ -26,6 +26,7 @@ from shared.fingerprint import settings_diff
 from shared.signals import stop_on_signals
 from vq_stage.codebook import CodebookAverage
 from vq_stage.config import VQConfig
+from vq_stage.initialize import initialize
 from vq_stage.model import VQModel
 from vq_stage.sheet import save_rows
 from vq_stage.sources import list_source
@@ -160,6 +161,8 @@ def train_vq(options: TrainVQOptions) -> Path:
         TrainStep(model, options),
         CodebookAverage(model.quantize, options.codebook_decay, options.seed),
     )
+    if options.init_from is not None:
+        average.start_from_codebook()
     first = _load_state(state_file, step_cell, average) if state_file.is_file() else 0
     (out / "samples").mkdir(parents=True, exist_ok=True)
     log = _Log(out / "train_log.jsonl", first)
@@ -185,23 +188,6 @@ def train_vq(options: TrainVQOptions) -> Path:
                 save_rows(out / "samples" / f"step-{step + 1:07d}.png", [pixels[:, 0], _to_pixels(recon)[:, 0]])
             stop.raise_if_set(f"checkpoint of step {step + 1} written to {out}")
     return out
-
-
-def initialize(model: VQModel, seed: int) -> None:
-    """Random weights: uniform by fan-in; modulation starts at identity, temporal layers pass frames through."""
-    random = np.random.default_rng(seed)
-    for name, p in model.parameters_and_names():
-        if p.ndim < 2:
-            if name.endswith("conv_y.bias") or ".time_conv." in name:
-                p.set_data(Tensor(np.ones(p.shape, np.float32)))
-            continue
-        value = random.uniform(-1, 1, p.shape) / math.sqrt(np.prod(p.shape[1:]))
-        if p.ndim == 5:
-            value = 0.1 * value
-            if ".time_res_stack." not in name:
-                centre = p.shape[3] // 2
-                value[range(p.shape[0]), range(p.shape[0]), -1, centre, centre] += 1.0
-        p.set_data(Tensor(value.astype(np.float32)))
 
 
 def _config(options: TrainVQOptions) -> VQConfig:

@@ -14,7 +14,7 @@ from vq_stage.config import TEMPORAL_FACTOR
 from vq_stage.images import decode_rgb, read_bytes
 from vq_stage.sources import Source
 
-SCALES = (0.7, 2.7)  # short side of a picture before cropping, in units of the crop
+SCALES = (0.7, 4.0)  # short side of a picture before cropping, in units of the crop
 MAX_PAN = 0.08  # motion of a synthetic clip from frame to frame, in units of the crop
 
 

@@ -26,8 +26,8 @@ from transformers import Emu3VQVAE, Emu3VQVAEConfig
 from shared.device import setup_device
 from vq_stage import VisionTokenizer
 from vq_stage.config import VQConfig
+from vq_stage.initialize import initialize
 from vq_stage.model import VQModel
-from vq_stage.train import initialize
 
 
 def write_random_tokenizer(directory: Path, width: int) -> None:

@@ -70,6 +70,14 @@ def commit(dataset: Dataset, plan: Plan) -> None:
     dataset.commit(0, records, [Refusal("four", 3, "3.png", "empty", "no bytes")], plan, NUMERICS, [])
 
 
+def os_error(call: Callable[[], object]) -> OSError | None:
+    try:
+        call()
+    except OSError as error:
+        return error
+    return None
+
+
 def contents(dataset: Dataset) -> dict[str, str]:
     files = (path for path in dataset.root.rglob("*") if path.is_file())
     return {str(p.relative_to(dataset.root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
@@ -95,12 +103,12 @@ def test_no_space_at_every_call(target: str, tmp_path: Path) -> None:
     for fails_at, dataset, plan in attempts(tmp_path):
         with pytest.MonkeyPatch.context() as monkeypatch:
             counter = install(monkeypatch, target, fails_at)
-            try:
-                commit(dataset, plan)
-                assert counter.calls < fails_at, "the failure was passed over in silence"
-                break
-            except OSError as error:
-                assert error.errno == errno.ENOSPC
+            error = os_error(lambda dataset=dataset, plan=plan: commit(dataset, plan))
+        if counter.calls < fails_at:
+            assert error is None
+            break
+        assert error is not None, "the failure was passed over in silence"
+        assert error.errno == errno.ENOSPC
         failures += 1
         where = f"call {fails_at} of {target}"
         assert leftovers(dataset.root) == [], where
@@ -121,13 +129,13 @@ def test_no_space_for_the_plan(target: str, tmp_path: Path) -> None:
         root = tmp_path / f"attempt-{fails_at}"
         with pytest.MonkeyPatch.context() as monkeypatch:
             counter = install(monkeypatch, target, fails_at)
-            try:
-                freeze(root, KEYS)
-                assert counter.calls < fails_at
-                break
-            except OSError:
-                assert leftovers(root) == []
-                assert {path.name for path in root.iterdir()} <= {"plan.arrow"}
+            error = os_error(lambda root=root: freeze(root, KEYS))
+        if counter.calls < fails_at:
+            assert error is None
+            break
+        assert error is not None
+        assert leftovers(root) == []
+        assert {path.name for path in root.iterdir()} <= {"plan.arrow"}
     assert fails_at > 1
 
 

@@ -67,8 +67,9 @@ def test_every_97th_byte_of_every_file(small: Path) -> None:
 
 
 @pytest.mark.slow
-def test_every_byte_of_every_file(small: Path) -> None:
-    assert_all_noticed(verify_damaged(small, 1))
+def test_every_7th_byte_of_every_file(small: Path) -> None:
+    """Seven is prime to the sizes of all fields, so every field is hit somewhere."""
+    assert_all_noticed(verify_damaged(small, 7))
 
 
 @pytest.mark.parametrize("pattern", ["parts/part-000000.*.arrow", "plan.arrow"])

@@ -44,6 +44,14 @@ def halves(left: tuple[int, int, int], right: tuple[int, int, int]) -> np.ndarra
     return expected
 
 
+def refusal_of(call: Callable[[], object]) -> RefusedInput | None:
+    try:
+        call()
+    except RefusedInput as refused:
+        return refused
+    return None
+
+
 def reason_of(call: Callable[[], object]) -> str:
     with pytest.raises(RefusedInput) as refused:
         call()
@@ -65,12 +73,11 @@ def test_size_of_a_refused_picture(name: str, tmp_path: Path) -> None:
     content, reasons = REFUSED[name]
     path = tmp_path / name
     path.write_bytes(content())
-    try:
-        read_size(path)
-    except RefusedInput as refused:
-        assert refused.reason in reasons.split("|")
-    else:
+    found = refusal_of(lambda: read_size(path))
+    if found is None:
         assert set(reasons.split("|")) <= {"truncated", "not_an_image", "unsupported_mode"}
+    else:
+        assert found.reason in reasons.split("|")
 
 
 @pytest.mark.parametrize("name", ACCEPTED)

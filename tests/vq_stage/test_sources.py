@@ -54,7 +54,7 @@ def test_metadata_jsonl_in_any_folder(tmp_path: Path) -> None:
     touch(tmp_path, "a.png", "sub/b.png", "sub/c.png")
     (tmp_path / "metadata.jsonl").write_text('{"file_name":"a.png","text":"top"}\n\n', encoding="utf-8")
     lines = '{"file_name":"b.png","text":"漢字"}\n{"file_name":"gone.png","text":"passed over"}\n'
-    (tmp_path / "sub" / "metadata.jsonl").write_text(lines, encoding="utf-8")
+    (tmp_path / "sub/metadata.jsonl").write_text(lines, encoding="utf-8")
     assert captions(tmp_path) == {"a.png": "top", "sub/b.png": "漢字", "sub/c.png": None}
 
 
@@ -113,8 +113,7 @@ def test_byte_order_mark_of_a_list(tmp_path: Path) -> None:
 def test_sidecar_that_is_not_utf8_is_refused_alone(tmp_path: Path) -> None:
     touch(tmp_path, "a.png", "b.png")
     (tmp_path / "a.txt").write_bytes(b"caf\xe9")
-    items = list_source(tmp_path).items
-    assert reasons(items) == ["caption_unreadable", None]
+    assert reasons(list_source(tmp_path).items) == ["caption_unreadable", None]
 
 
 def test_only_pictures_are_listed(tmp_path: Path) -> None:
@@ -247,7 +246,6 @@ def test_bad_lists_stop_the_run(name: str, content: bytes, tmp_path: Path) -> No
 def test_empty_folder_and_wrong_path(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no images"):
         list_source(touch(tmp_path / "folder", "notes.txt"))
-    with pytest.raises(UsageError, match="neither"):
-        list_source(tmp_path / "nowhere")
-    with pytest.raises(UsageError, match="neither"):
-        list_source(tmp_path / "nowhere.json")
+    for name in ("nowhere", "nowhere.json"):
+        with pytest.raises(UsageError, match="neither"):
+            list_source(tmp_path / name)
