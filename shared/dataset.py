@@ -121,7 +121,9 @@ class Dataset:
         try:
             reader = pa.ipc.open_file(pa.memory_map(str(path)))
             for index in range(reader.num_record_batches):
-                yield reader.get_batch(index)
+                batch = reader.get_batch(index)
+                batch.validate(full=True)  # Arrow trusts offsets: a damaged file would be read out of bounds
+                yield batch
         except (OSError, pa.ArrowInvalid) as error:
             raise DatasetError(f"{path}: cannot be read: {error}; run `emu3 verify`") from error
 

@@ -72,6 +72,7 @@ class Plan:
     """A frozen plan, memory-mapped; units are read one at a time."""
 
     def __init__(self, path: Path):
+        self._path = path
         try:
             content = pa.memory_map(str(path)).read_buffer()
             self.sha256 = hashlib.sha256(content).hexdigest()
@@ -85,15 +86,23 @@ class Plan:
     def __len__(self) -> int:
         return int(self._reader.num_record_batches)
 
+    def _batch(self, index: int) -> pa.RecordBatch:
+        try:
+            batch = self._reader.get_batch(index)
+            batch.validate(full=True)  # Arrow trusts offsets: a damaged file would be read out of bounds
+        except (OSError, pa.ArrowInvalid) as error:
+            raise DatasetError(f"{self._path}: unit {index} cannot be read: {error}; run `emu3 verify`") from error
+        return batch
+
     def unit(self, index: int) -> Unit:
-        row = self._reader.get_batch(index).to_pylist()[0]
+        row = self._batch(index).to_pylist()[0]
         return Unit(row["unit"], row["height"], row["width"], tuple(PlannedInput(**item) for item in row["inputs"]))
 
     def sizes(self) -> list[UnitSize]:
         """Sizes of all units in order, read without their inputs."""
         return [
             UnitSize(batch["height"][0].as_py(), batch["width"][0].as_py(), len(batch["inputs"][0]))
-            for batch in (self._reader.get_batch(index) for index in range(len(self)))
+            for batch in map(self._batch, range(len(self)))
         ]
 
     def units(self) -> Iterator[Unit]:
