@@ -21,7 +21,7 @@ from shared.atomic import create_file, sync_directory, sync_file, temporary_besi
 from shared.errors import DatasetError, NondeterminismError
 from shared.fingerprint import canonical_json
 from shared.plan import Plan
-from shared.records import FORMAT, SCHEMA, CodeRecord, from_record_batch, to_record_batches
+from shared.records import FORMAT, SCHEMA, CodeRecord, damaged_keys, from_record_batch, to_record_batches
 from shared.sealed import dump_sealed, load_sealed
 
 _HASH_DIGITS = 12
@@ -128,14 +128,30 @@ class Dataset:
             raise DatasetError(f"{path}: cannot be read: {error}; run `emu3 verify`") from error
 
     def rows(self, record: CommitRecord) -> Iterator[CodeRecord]:
+        """Rows of a committed part. Raises DatasetError, before the first, if the part is damaged."""
+        if (found := sha256_of(self.parts / record.part)) != record.part_sha256:
+            raise DatasetError(
+                f"{self.parts / record.part}: sha256 {found[:12]} expected {record.part_sha256[:12]};"
+                f" {self.damage(record)}; run `emu3 verify`"
+            )
         for batch in self.batches(record):
             yield from from_record_batch(batch)
+
+    def damage(self, record: CommitRecord) -> str:
+        """Which rows of a part that does not match its checksum are damaged."""
+        try:
+            keys = [key for batch in self.batches(record) for key in damaged_keys(batch)]
+        except (DatasetError, pa.ArrowException, ValueError, LookupError, TypeError, AttributeError) as error:
+            return f"its rows cannot be read: {error}"
+        if not keys:
+            return "all codes match their checksums, the damage is elsewhere in the file"
+        return f"damaged rows: {', '.join(repr(key) for key in keys[:8])}{' …' if len(keys) > 8 else ''}"
 
     def refusals(self, record: CommitRecord) -> list[Refusal]:
         if record.quarantine is None:
             return []
-        lines = (self.quarantine / record.quarantine).read_text(encoding="utf-8").splitlines()
-        return [Refusal(**json.loads(line)) for line in lines]
+        lines = (self.quarantine / record.quarantine).read_text(encoding="utf-8").split("\n")
+        return [Refusal(**json.loads(line)) for line in lines if line]
 
     def fingerprints(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """The settings that decide the codes; they stand in every part and in the dataset's digest."""
@@ -232,6 +248,8 @@ class Dataset:
         if (winner.part_sha256, winner.quarantine_sha256) != (record.part_sha256, record.quarantine_sha256):
             if record.part != winner.part:
                 (self.parts / record.part).unlink(missing_ok=True)
+            if record.quarantine and record.quarantine != winner.quarantine:
+                (self.quarantine / record.quarantine).unlink(missing_ok=True)
             raise NondeterminismError(
                 f"{self.record_path(record.unit)}: another attempt committed part {winner.part},"
                 f" this one computed {record.part}; the first stays; check device and inputs"
@@ -293,3 +311,8 @@ def _write_rows(sink: Any, records: Sequence[CodeRecord], metadata: Mapping[str,
 
 def _sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file, or `missing`."""
+    return _sha256(path.read_bytes()) if path.is_file() else "missing"

@@ -15,7 +15,8 @@ from pathlib import Path
 
 @contextmanager
 def job_lock(dataset: Path, sweep: Callable[[], None]) -> Iterator[None]:
-    """Held by every job while it runs. `sweep` is called before and after, but only when no other job runs."""
+    """Held by every job while it runs; makes the directory. `sweep` is called before and after, if no other runs."""
+    dataset.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(dataset / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         _sweep_if_alone(descriptor, sweep)

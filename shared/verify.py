@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
-from shared.dataset import CommitRecord, Dataset
+from shared.dataset import CommitRecord, Dataset, sha256_of
 from shared.errors import DatasetError
 from shared.plan import Plan
 from shared.records import SCHEMA, DatasetDigest, damaged_keys, from_record_batch
@@ -64,7 +61,7 @@ def verify_dataset(dataset: Dataset, on_unit: Callable[[], None] = lambda: None)
 
 
 def _checked_plan(dataset: Dataset, records: Sequence[CommitRecord], report: VerifyReport) -> Plan | None:
-    found = _sha256(dataset.plan_path)
+    found = sha256_of(dataset.plan_path)
     for record in records:
         if record.plan_sha256 != found:
             report.problems.append(
@@ -80,27 +77,17 @@ def _checked_plan(dataset: Dataset, records: Sequence[CommitRecord], report: Ver
 
 def _check_unit(dataset: Dataset, plan: Plan | None, record: CommitRecord) -> Iterator[str]:
     path = dataset.parts / record.part
-    found = _sha256(path)
+    found = sha256_of(path)
     if found == "missing":
         yield f"{path}: missing"
     elif found != record.part_sha256:
-        yield f"{path}: sha256 {found[:12]} expected {record.part_sha256[:12]}; {_damage(dataset, record)}"
+        yield f"{path}: sha256 {found[:12]} expected {record.part_sha256[:12]}; {dataset.damage(record)}"
     else:
         yield from _check_rows(dataset, plan, record)
     if record.quarantine is not None:
         listed = dataset.quarantine / record.quarantine
-        if (found := _sha256(listed)) != record.quarantine_sha256:
+        if (found := sha256_of(listed)) != record.quarantine_sha256:
             yield f"{listed}: sha256 {found[:12]} expected {str(record.quarantine_sha256)[:12]}"
-
-
-def _damage(dataset: Dataset, record: CommitRecord) -> str:
-    try:
-        keys = [key for batch in dataset.batches(record) for key in damaged_keys(batch)]
-    except (DatasetError, pa.ArrowException, ValueError, LookupError, TypeError, AttributeError) as error:
-        return f"its rows cannot be read: {error}"
-    if not keys:
-        return "all codes match their checksums, the damage is elsewhere in the file"
-    return f"damaged rows: {', '.join(repr(key) for key in keys[:8])}{' …' if len(keys) > 8 else ''}"
 
 
 def _check_rows(dataset: Dataset, plan: Plan | None, record: CommitRecord) -> Iterator[str]:
@@ -135,7 +122,3 @@ def _strays(dataset: Dataset, records: Sequence[CommitRecord]) -> Iterator[str]:
     for path in sorted(dataset.parts.glob("part-*.arrow")):
         if path.name not in named:
             yield f"{path}: expected to belong to a commit record, belongs to none; the next encode clears it away"
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "missing"

@@ -25,6 +25,7 @@ from shared.atomic import create_file, write_file
 from shared.dataset import Dataset
 from shared.errors import ConfigMismatchError, DatasetError, UsageError
 from shared.fingerprint import canonical_json, settings_diff
+from shared.locks import job_lock
 from shared.records import CodeRecord
 from shared.signals import StopFlag, stop_on_signals
 from vq_stage.weights import EMBEDDED_TOKENIZER, codec_fingerprint
@@ -84,9 +85,17 @@ def decode(options: DecodeOptions) -> DecodeResult:
     """
     dataset, out = Dataset.open(options.dataset), Path(options.out)
     check_codec(dataset, options.vision_tokenizer)
-    _claim_directory(dataset, options, out)
+    with stop_on_signals() as stop, job_lock(out, lambda: _sweep(out)):
+        _claim_directory(dataset, options, out)
+        result = _decode_missing(dataset, options, out, stop)
+        stop.raise_if_set(f"{result.written} pictures written to {out}")
+    return result
+
+
+def _decode_missing(dataset: Dataset, options: DecodeOptions, out: Path, stop: StopFlag) -> DecodeResult:
     records = [record for record in dataset.commit_records() if record.rows]
-    total, skipped = sum(record.rows for record in records), 0
+    bar = tqdm(total=sum(record.rows for record in records), unit="image", desc="decode", disable=None)
+    written = skipped = 0
 
     def missing() -> Iterator[CodeRecord]:
         nonlocal skipped
@@ -104,14 +113,18 @@ def decode(options: DecodeOptions) -> DecodeResult:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_file(path, _encoded(pixels_HWC, options))
 
-    written = 0
-    with stop_on_signals() as stop, tqdm(total=total, unit="image", desc="decode", disable=None) as bar:
-        with closing(map_ahead(save, _decoded(options, missing(), stop), WRITERS, WRITE_BEHIND)) as saved:
-            for _ in saved:
-                written += 1
-                bar.update()
-        stop.raise_if_set(f"{written} pictures written to {out}")
+    with bar, closing(map_ahead(save, _decoded(options, missing(), stop), WRITERS, WRITE_BEHIND)) as saved:
+        for _ in saved:
+            written += 1
+            bar.update()
     return DecodeResult(written, skipped)
+
+
+def _sweep(out: Path) -> None:
+    """Removes temporary files of killed jobs; only called while no other job decodes into `out`."""
+    for path in out.rglob("*.tmp") if (out / RECORD_NAME).is_file() else out.glob(f"{RECORD_NAME}.*.tmp"):
+        if re.search(r"\.\d+-[0-9a-f]{8}\.tmp$", path.name):
+            path.unlink(missing_ok=True)
 
 
 def _decoded(options: DecodeOptions, rows: Iterable[CodeRecord], stop: StopFlag) -> Iterator[tuple[str, np.ndarray]]:
@@ -139,19 +152,21 @@ def _decoded(options: DecodeOptions, rows: Iterable[CodeRecord], stop: StopFlag)
 def picture_path(out: Path, key: str, suffix: str) -> Path:
     """Where the picture of a key is written: folders are kept, nothing leads out of `out`, names fit the disk.
 
-    Distinct keys have distinct paths: a component that had to be changed ends in a hash of its original.
+    Distinct keys have distinct paths: a component that had to be changed ends in a hash of its original. So do
+    folders that look like a picture's name, or like the files of this job.
     """
-    return out.joinpath(*(_safe_name(component) for component in f"{key}.{suffix}".split("/")))
+    *folders, name = key.split("/")
+    reserved = re.compile(rf"\.{suffix}$|^{re.escape(RECORD_NAME)}|^\.lock$", re.IGNORECASE)
+    places = [_safe_name(folder, is_reserved=bool(reserved.search(folder))) for folder in folders]
+    return out.joinpath(*places, f"{_safe_name(name)}.{suffix}")
 
 
-def _safe_name(component: str) -> str:
+def _safe_name(component: str, is_reserved: bool = False) -> str:
     name = re.sub(r"[\x00-\x1f\\:*?\"<>|~]", "_", component)
-    if name == component and name.strip(".") and len(name.encode()) <= MAX_NAME_BYTES:
+    if name == component and name.strip(".") and len(name.encode()) <= MAX_NAME_BYTES and not is_reserved:
         return name
-    stem, dot, suffix = name.rpartition(".")
-    kept = (stem or suffix).encode()[:MAX_NAME_BYTES].decode(errors="ignore").strip(".")
-    digest = hashlib.sha256(component.encode()).hexdigest()[:8]
-    return f"{kept}~{digest}{dot}{suffix if stem else ''}"
+    kept = name.encode()[:MAX_NAME_BYTES].decode(errors="ignore").strip(".")
+    return f"{kept}~{hashlib.sha256(component.encode()).hexdigest()[:8]}"
 
 
 def _encoded(pixels_HWC: np.ndarray, options: DecodeOptions) -> bytes:
@@ -163,13 +178,14 @@ def _encoded(pixels_HWC: np.ndarray, options: DecodeOptions) -> bytes:
 
 def _claim_directory(dataset: Dataset, options: DecodeOptions, out: Path) -> None:
     """Marks `out` as this dataset's, or refuses one that holds something else under the same names."""
-    out.mkdir(parents=True, exist_ok=True)
+    path = out / RECORD_NAME
+    if not path.is_file() and (others := [entry.name for entry in out.iterdir() if entry.name != ".lock"]):
+        raise UsageError(f"{out}: holds {others[0]!r} and is not a folder of decoded pictures; use an empty folder")
     belongs: dict[str, Any] = {
         "plan_sha256": dataset.plan().sha256,
         "format": options.format,
         "quality": None if options.format == "png" else options.quality,
     }
-    path = out / RECORD_NAME
     if create_file(path, canonical_json(belongs).encode()):
         return
     try:

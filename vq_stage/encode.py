@@ -98,7 +98,6 @@ def encode(options: EncodeOptions) -> EncodeResult:
     settings = options.recorded()
     source = list_source(options.source)
     dataset = Dataset(options.dataset)
-    dataset.root.mkdir(parents=True, exist_ok=True)
     with stop_on_signals() as stop, job_lock(dataset.root, dataset.sweep):
         plan = _open_plan(options, settings, source, dataset, stop)
         missing = dataset.missing_units(plan)
@@ -224,9 +223,8 @@ class EncodeJob:
                 self.stop.raise_if_set(
                     f"{len(self.records)} units committed, {len(work.records)} rows of the next kept"
                 )
-        record = self.dataset.commit(
-            unit.unit, work.sorted_records(), work.refusals, self.plan, self.numerics, work.quality
-        )
+        numerics = self.numerics if unit.height else {}
+        record = self.dataset.commit(unit.unit, work.sorted_records(), work.refusals, self.plan, numerics, work.quality)
         self.records.append(record)
         self.claims.pop(unit.unit).release()
         elapsed_s = round(time.monotonic() - began, 3)

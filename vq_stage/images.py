@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -32,14 +34,20 @@ def read_bytes(path: str | Path) -> bytes:
 
 def read_size(path: str | Path) -> tuple[int, int]:
     """(height, width) as displayed, from the header alone. Raises RefusedInput."""
+    path = Path(path)
     try:
-        with _open(path) as image:
-            return _displayed_size(image)
+        if not path.is_file():
+            path.stat()
+            raise RefusedInput("unreadable", "not a regular file")
+        with path.open("rb") as file:
+            if not file.read(1):
+                raise RefusedInput("empty", "the file has no bytes")
+            file.seek(0)
+            with _refusing("not_an_image"), Image.open(file) as image:
+                return _displayed_size(image)
     except FileNotFoundError as error:
         raise RefusedInput("missing", "the file is not there") from error
     except OSError as error:
-        if Path(path).is_file() and not Path(path).stat().st_size:
-            raise RefusedInput("empty", "the file has no bytes") from error
         raise RefusedInput("unreadable", error.strerror or str(error)) from error
 
 
@@ -49,22 +57,25 @@ def decode_rgb(data: bytes) -> Image.Image:
     Raises RefusedInput: `not_an_image`, `truncated`, `animated`, `too_large`, `too_small`, `aspect_ratio`
     or `unsupported_mode`.
     """
-    with _open(io.BytesIO(data)) as image:
+    with _refusing("not_an_image"), Image.open(io.BytesIO(data)) as image:
         _displayed_size(image)
-        try:
+        with _refusing("truncated"):
             image.load()
-        except (OSError, SyntaxError, ValueError, EOFError, IndexError) as error:
-            raise RefusedInput("truncated", f"cannot be decoded to its end: {error}") from error
-        return _to_rgb(ImageOps.exif_transpose(image))
+            return _to_rgb(ImageOps.exif_transpose(image))
 
 
-def _open(source: str | Path | io.BytesIO) -> Image.Image:
+@contextmanager
+def _refusing(reason: str) -> Iterator[None]:
+    """Whatever Pillow raises on a damaged file, of whatever type, refuses that file and not the job."""
     try:
-        return Image.open(source)
+        yield
+    except (RefusedInput, MemoryError):
+        raise
     except UnidentifiedImageError as error:
         raise RefusedInput("not_an_image", "no image format that Pillow knows") from error
-    except (SyntaxError, ValueError, EOFError, IndexError, TypeError) as error:
-        raise RefusedInput("not_an_image", f"malformed header: {error}") from error
+    except Exception as error:
+        is_cut = isinstance(error, OSError | EOFError)
+        raise RefusedInput("truncated" if is_cut else reason, f"cannot be read to its end: {error!r:.200}") from error
 
 
 def _displayed_size(image: Image.Image) -> tuple[int, int]:
@@ -75,8 +86,10 @@ def _displayed_size(image: Image.Image) -> tuple[int, int]:
         raise RefusedInput("too_small", f"{height}×{width} pixels, expected sides of at least {MIN_SIDE}")
     if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
         raise RefusedInput("aspect_ratio", f"{height}×{width} pixels, expected at most 1:{MAX_ASPECT_RATIO:g}")
-    if getattr(image, "is_animated", False):
+    if getattr(image, "is_animated", False) and image.format != "MPO":  # a phone's JPEG with a preview behind it
         raise RefusedInput("animated", f"{getattr(image, 'n_frames', 2)} frames, expected a still image")
+    if image.format == "TIFF":  # Pillow has turned the size already, newer versions only: take the stored one
+        width, height = image.tag_v2[256], image.tag_v2[257]  # type: ignore[attr-defined]
     is_turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
     return (width, height) if is_turned else (height, width)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 from collections import Counter
@@ -74,11 +75,11 @@ def _list_folder(root: Path) -> Iterator[MediaItem]:
         for name in METADATA_FILES:
             if name in files:
                 captions |= {str(place / file): text for file, text in _read_captions(Path(folder) / name)}
-    stems = Counter(_stem(uri) for uri in images)
+    stems, uris = Counter(_stem(uri) for uri in images), set(images)
     items = []
     for uri in sorted(images):
         stem = _stem(uri)
-        item = MediaItem(stem if stems[stem] == 1 else uri, uri, captions.get(uri))
+        item = MediaItem(stem if stems[stem] == 1 and stem not in uris else uri, uri, captions.get(uri))
         if item.text is None and f"{stem}.txt" in sidecars:
             item = _with_sidecar(item, root / f"{stem}.txt")
         items.append(item)
@@ -91,32 +92,37 @@ def _stem(uri: str) -> str:
 
 def _with_sidecar(item: MediaItem, path: Path) -> MediaItem:
     try:
-        return replace(item, text=path.read_text(encoding="utf-8").strip())
+        return replace(item, text=path.read_text(encoding="utf-8-sig").strip())
     except (OSError, UnicodeDecodeError) as error:
         return item.refused("caption_unreadable", f"{path.name}: {error}")
 
 
 def _read_captions(path: Path) -> Iterator[tuple[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        rows: Iterable[object] = csv.DictReader(file) if path.suffix == ".csv" else _json_lines(path, file)
-        for number, row in enumerate(rows, 1):
-            if not isinstance(row, dict) or not isinstance(row.get("file_name"), str) or "text" not in row:
-                raise UsageError(f"{path}: row {number}: expected `file_name` and `text`, got {row!r:.100}")
+    text = _read_text(path)
+    rows = csv.DictReader(io.StringIO(text, newline="")) if path.suffix == ".csv" else _json_lines(path, text)
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict) or not isinstance(row.get("file_name"), str) or "text" not in row:
+            raise UsageError(f"{path}: row {number}: expected `file_name` and `text`, got {row!r:.100}")
+        if row["text"] is not None:
             yield row["file_name"], str(row["text"])
 
 
 def _list_entries(path: Path) -> Iterator[MediaItem]:
-    text = path.read_text(encoding="utf-8")
-    if path.suffix == ".jsonl":
-        entries = list(_json_lines(path, text.splitlines()))
-    else:
-        try:
-            entries = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise UsageError(f"{path}: not JSON: {error}") from error
+    text = _read_text(path)
+    try:
+        entries = list(_json_lines(path, text)) if path.suffix == ".jsonl" else json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UsageError(f"{path}: not JSON: {error}") from error
     if not isinstance(entries, list):
         raise UsageError(f"{path}: expected a list of {{name|key, image, text}}, got {type(entries).__name__}")
     return _refuse_duplicates([_entry_item(number, entry) for number, entry in enumerate(entries, 1)])
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{path}: expected UTF-8: {error}; save it as UTF-8") from error
 
 
 def _entry_item(number: int, entry: object) -> MediaItem:
@@ -130,8 +136,8 @@ def _entry_item(number: int, entry: object) -> MediaItem:
     return MediaItem(str(key) if key else _stem(image), image, text)
 
 
-def _json_lines(path: Path, lines: Iterable[str]) -> Iterator[object]:
-    for number, line in enumerate(lines, 1):
+def _json_lines(path: Path, text: str) -> Iterator[object]:
+    for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             try:
                 yield json.loads(line)
@@ -142,8 +148,10 @@ def _json_lines(path: Path, lines: Iterable[str]) -> Iterator[object]:
 def _refuse_duplicates(items: Iterable[MediaItem]) -> Iterator[MediaItem]:
     seen: dict[str, str] = {}
     for item in map(_as_text, items):
-        first = seen.setdefault(item.key, item.uri)
-        yield item if first is item.uri else item.refused("duplicate_key", f"key {item.key!r} is taken by {first}")
+        if item.key in seen:
+            item = item.refused("duplicate_key", f"key {item.key!r} is taken by {seen[item.key]}")
+        seen.setdefault(item.key, item.uri)
+        yield item
 
 
 def _as_text(item: MediaItem) -> MediaItem:

@@ -47,12 +47,12 @@ class TrainVQOptions:
     crop: int = 64
     batch: int = 8
     clip_share: float = 0.2
-    learning_rate: float = 1e-3
-    warmup: int = 200
+    learning_rate: float = 3e-4
+    warmup: int = 100
     commitment: float = 0.25
     codebook_decay: float = 0.98
-    quantize_from: int = 400
-    quantize_fully_from: int = 800
+    quantize_from: int = 20
+    quantize_fully_from: int = 200
     seed: int = 0
     save_every: int = 200
     save_dtype: str = "float32"

@@ -109,7 +109,7 @@ def test_schedules() -> None:
     assert rates[0] == pytest.approx(0.1, rel=1e-2)
     assert max(rates) == pytest.approx(1.0, abs=0.03)
     assert rates[-1] == pytest.approx(0.01, abs=0.002)
-    shares = [quantized_share(step, chosen) for step in (0, 400, 600, 800, 9999)]
+    shares = [quantized_share(step, chosen) for step in (0, 20, 110, 200, 9999)]
     assert shares == [0, 0, 0.5, 1, 1]
 
 
