@@ -279,9 +279,8 @@ class UnitWork:
         self.records: dict[int, CodeRecord] = {}
         self.refusals: list[Refusal] = []
         self.quality: list[dict[str, Any]] = []
-        count = len(unit.inputs)
-        places = {index * count // max(1, quality_samples) for index in range(min(count, quality_samples))}
-        self.sampled = {unit.inputs[place].src_index for place in places}
+        count, samples = len(unit.inputs), min(len(unit.inputs), quality_samples)
+        self.sampled = {unit.inputs[index * count // samples].src_index for index in range(samples)}
 
     def restore(self, partial: tuple[list[CodeRecord], list[dict[str, Any]]]) -> None:
         records, self.quality = partial
