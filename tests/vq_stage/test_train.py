@@ -128,12 +128,17 @@ def test_settings_that_cannot_work_are_refused(changes: dict[str, object], messa
 
 
 def test_gradient_reaches_every_weight(tmp_path: Path) -> None:
-    """Straight-through: the encoder learns from the reconstruction although codes are discrete."""
+    """Straight-through: the encoder learns from the reconstruction although codes are discrete.
+
+    Noise on every weight, since branches that begin at zero hide those before them from the first gradient.
+    """
     from vq_stage.model import VQModel
     from vq_stage.train import TrainStep, initialize
 
-    model = VQModel(TINY)
+    model, random = VQModel(TINY), np.random.default_rng(0)
     initialize(model, 0)
+    for p in model.trainable_params():
+        p.set_data(p + Tensor(random.normal(scale=0.05, size=p.shape).astype(np.float32)))
     step = TrainStep(model, options(tmp_path))
     pixels = Tensor(np.random.default_rng(0).uniform(-1, 1, (2, 4, 3, 32, 32)).astype(np.float32))
     _, gradients = step.gradient(pixels, Tensor(1.0, ms.float32))
