@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,9 +104,6 @@ class Plan:
             UnitSize(batch["height"][0].as_py(), batch["width"][0].as_py(), len(batch["inputs"][0]))
             for batch in map(self._batch, range(len(self)))
         ]
-
-    def units(self) -> Iterator[Unit]:
-        return (self.unit(index) for index in range(len(self)))
 
     def check_settings(self, given: Mapping[str, Any], where: Path, allowed: Iterable[str] = ()) -> None:
         """Raises ConfigMismatchError with the diff if a group of settings differs that is not `allowed` to."""
