@@ -100,6 +100,8 @@ def decode(dataset: str, out: str, **others: Any) -> None:
 
     result = run(DecodeOptions(dataset, out, **_given(others)))
     say(f"{out}: {result.written} pictures written, {result.skipped} were there")
+    for key, error in result.invalid:
+        say(f"{key}: no picture: {error}")
 
 
 @main.command()
@@ -137,13 +139,111 @@ def verify(dataset: str) -> None:
         report = verify_dataset(opened, on_unit=bar.update)
     for problem in report.problems:
         say(f"damaged: {problem}")
-    state = "complete" if report.is_complete else "NOT complete: run the encode command again"
+    state = "complete" if report.is_complete else "NOT complete: run the same command again"
     say(
         f"{report.units} of {report.planned_units} units, {report.rows} rows, {report.quarantined} quarantined; {state}"
     )
     if report.digest:
         click.echo(report.digest)
     sys.exit(1 if report.problems else 0)
+
+
+def language_options(command: Any) -> Any:
+    """Options of every command that runs the language model and draws from it."""
+    for option in reversed(
+        [
+            click.option("--model", metavar="DIR", required=True, help="Language model directory."),
+            click.option("--layout", metavar="FILE.json", help="Token ids by name, if the checkpoint has none."),
+            click.option("--temperature", type=float, default=1.0),
+            click.option("--top-k", type=int, default=2048, help="Draw from the best so many; 0: from all."),
+            click.option("--top-p", type=float, default=1.0, help="Draw from the smallest set of this probability."),
+            click.option("--seed", type=int, default=0),
+            click.option("--slots", type=int, default=8, help="Sequences written at once."),
+            click.option("--device", type=click.Choice(["auto", "cpu", "ascend"]), default="auto"),
+            click.option(
+                "--dtype",
+                type=click.Choice(["float32", "float16", "bfloat16"]),
+                help="[default: bfloat16 on Ascend, float32 on CPU]",
+            ),
+            click.option("--backend", type=click.Choice(["native", "mindone"]), default="native"),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+def _sampling(options: dict[str, Any]) -> dict[str, Any]:
+    """The options with those of sampling gathered into one object."""
+    from lm_stage.sampling import Sampling
+
+    names = ("temperature", "top_k", "top_p", "greedy")
+    others = {name: value for name, value in options.items() if name not in names}
+    return {**others, "sampling": Sampling(**{name: options[name] for name in names})}
+
+
+@main.command()
+@click.argument("prompts")
+@click.argument("dataset")
+@language_options
+@click.option("--greedy", is_flag=True, help="Always the best token.")
+@click.option("--ratio", default="1:1", help="Width:height.")
+@click.option("--area", type=int, help="Pixels of an image.  [default: the model's, else 720²]")
+@click.option("--height", type=int, help="Pixels; with --width instead of ratio and area.")
+@click.option("--width", type=int)
+@click.option("--prompting", type=click.Choice(["plain", "emu3"]), default="plain", help="emu3: as published.")
+@click.option("--suffix", help="Text after every prompt.")
+@click.option("--negative-prompt", help="Text to guide away from.")
+@click.option("--guidance-scale", type=float, default=3.0, help="1: no guidance.")
+@click.option("--samples", type=int, default=1, help="Images a prompt.")
+@click.option("--images", metavar="DATASET", help="Codes dataset of the images that prompts hold.")
+@click.option("--vision-tokenizer", metavar="DIR", help="Its codes are written, if the checkpoint does not say.")
+@click.option("--unit-rows", type=int, default=64, help="Images a unit of work, committed together.")
+@click.option("--journal-rows", type=int, default=4, help="Rows of codes between two notes in the journal.")
+@click.option("--allow-numerics-change", is_flag=True, help="Resume on another device, dtype or MindSpore.")
+def generate(prompts: str, dataset: str, prompting: str, vision_tokenizer: str | None, **others: Any) -> None:
+    """Generate images for PROMPTS into token shards in DATASET; the same command resumes, inside an image too.
+
+    PROMPTS is a .txt (a prompt a line), .json or .jsonl of {prompt, key, ratio, height, width, negative_prompt, seed,
+    samples, images}, or a codes dataset whose captions are the prompts. `emu3 decode` makes the pictures.
+    """
+    from lm_stage.generate import GenerateOptions
+    from lm_stage.generate import generate as run
+    from lm_stage.templates import EMU3_NEGATIVE_PROMPT, EMU3_SUFFIX
+
+    if prompting == "emu3":
+        published = {"suffix": EMU3_SUFFIX, "negative_prompt": EMU3_NEGATIVE_PROMPT}
+        others = {**others, **{name: text for name, text in published.items() if others[name] is None}}
+    result = run(GenerateOptions(prompts, dataset, codec=_codec(vision_tokenizer), **_given(_sampling(others))))
+    say(f"{dataset}: {result.rows} images generated, {result.quarantined} refused in {result.elapsed_s:.1f} s")
+    if result.units_missing:
+        say(f"{result.units_missing} units are still worked on by other jobs")
+
+
+@main.command()
+@click.argument("dataset")
+@click.argument("answers")
+@language_options
+@click.option("--greedy/--sample", default=True, help="Always the best token, or draw.  [default: greedy]")
+@click.option("--question", help="Asked about every image.  [default: Please describe the image.]")
+@click.option("--questions", metavar="FILE.jsonl", help="{question, key, images} a line instead; images may be none.")
+@click.option("--template", type=click.Choice(["chat", "stage1"]), default="chat")
+@click.option("--max-new-tokens", type=int, default=1024)
+def understand(dataset: str, answers: str, **others: Any) -> None:
+    """Answer questions about the images of DATASET into ANSWERS (JSON lines); the same command resumes.
+
+    Captions every image unless asked something else. Questions without images need no dataset: give `-`.
+    """
+    from lm_stage.understand import UnderstandOptions
+    from lm_stage.understand import understand as run
+
+    result = run(UnderstandOptions(None if dataset == "-" else dataset, answers, **_given(_sampling(others))))
+    say(f"{answers}: {result.answered} answered, {result.kept} were there, {result.refused} refused")
+
+
+def _codec(vision_tokenizer: str | None) -> str | None:
+    from vq_stage.weights import codec_fingerprint
+
+    return codec_fingerprint(vision_tokenizer) if vision_tokenizer else None
 
 
 @main.command()

@@ -20,9 +20,14 @@ def summary_text(summary: Summary) -> str:
         f" ({summary.quality_samples} samples)",
         "quarantine": refused or "none",
         "speed": _number(summary.images_per_s, "images/s"),
-        "codec": summary.settings["codec"]["fingerprint"][:12],
-        "resize": ", ".join(f"{name} {value}" for name, value in summary.settings["preprocessing"].items()),
+        "codec": (summary.settings["codec"]["fingerprint"] or "not known")[:12],
     }
+    if "preprocessing" in summary.settings:
+        lines["resize"] = ", ".join(f"{name} {value}" for name, value in summary.settings["preprocessing"].items())
+    if generation := summary.settings.get("generation"):
+        lines["model"] = generation["model"][:12]
+        lines["sampling"] = ", ".join(f"{name} {value}" for name, value in generation["sampling"].items())
+        lines["guidance"] = str(generation["guidance_scale"])
     return "\n".join(f"{name:<11}{value}" for name, value in lines.items())
 
 

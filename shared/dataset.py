@@ -21,12 +21,12 @@ from shared.atomic import create_file, sync_directory, sync_file, temporary_besi
 from shared.errors import DatasetError, NondeterminismError
 from shared.fingerprint import canonical_json
 from shared.plan import Plan
-from shared.records import FORMAT, SCHEMA, CodeRecord, damaged_keys, from_record_batch, to_record_batches
+from shared.records import CODES_FORMAT, SCHEMAS, CodeRecord, damaged_keys, from_record_batch, to_record_batches
 from shared.sealed import dump_sealed, load_sealed
 
 _HASH_DIGITS = 12
 _METADATA_KEY = b"emu3"
-FINGERPRINTS = ("codec", "preprocessing")
+FINGERPRINTS = ("codec", "preprocessing", "generation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,9 @@ class Dataset:
         """Raises DatasetError if there is no dataset."""
         dataset = cls(root)
         if not dataset.plan_path.is_file():
-            raise DatasetError(f"{root}: expected a dataset (plan.arrow); found none; `emu3 encode` makes one")
+            raise DatasetError(
+                f"{root}: expected a dataset (plan.arrow); found none; `emu3 encode` and `emu3 generate` make one"
+            )
         return dataset
 
     def plan(self) -> Plan:
@@ -155,7 +157,7 @@ class Dataset:
 
     def fingerprints(self, settings: Mapping[str, Any]) -> dict[str, Any]:
         """The settings that decide the codes; they stand in every part and in the dataset's digest."""
-        return {"format": FORMAT, **{name: settings[name] for name in FINGERPRINTS}}
+        return {"format": format_of(settings), **{name: settings[name] for name in FINGERPRINTS if name in settings}}
 
     def commit(
         self,
@@ -175,7 +177,7 @@ class Dataset:
         if quarantine:
             write_file(self.quarantine / quarantine, lines)
         reasons = [refusal.reason for refusal in refusals]
-        shape = records[0].codes_THW.shape if records else (0, 0, 0)
+        shape = next((record.codes_THW.shape for record in records if record.has_grid), (0, 0, 0))
         record = CommitRecord(
             unit=unit,
             rows=len(records),
@@ -200,6 +202,10 @@ class Dataset:
     def partial_path(self, unit: int) -> Path:
         return self.root / "partial" / f"part-{unit:06d}.arrow"
 
+    def journal_path(self, unit: int) -> Path:
+        """Where the language stage keeps what it wrote of a unit so far."""
+        return self.root / "partial" / f"part-{unit:06d}.journal"
+
     def save_partial(
         self, unit: int, records: Sequence[CodeRecord], quality: list[dict[str, Any]], plan: Plan, numerics: Any
     ) -> None:
@@ -208,7 +214,7 @@ class Dataset:
         path.parent.mkdir(exist_ok=True)
         sink = pa.BufferOutputStream()
         belongs = {"plan_sha256": plan.sha256, "numerics": numerics, "quality": quality}
-        _write_rows(sink, records, belongs)
+        _write_rows(sink, records, plan.settings, belongs)
         content = sink.getvalue().to_pybytes()
         write_file(path, hashlib.sha256(content).digest() + content)
 
@@ -229,7 +235,7 @@ class Dataset:
         temporary = temporary_beside(self.parts / f"part-{unit:06d}.arrow")
         try:
             with pa.OSFile(str(temporary), "wb") as sink:
-                _write_rows(sink, records, self.fingerprints(plan.settings))
+                _write_rows(sink, records, plan.settings, self.fingerprints(plan.settings))
             sync_file(temporary)
             content = temporary.read_bytes()
             rows = sum(batch.num_rows for batch in pa.ipc.open_file(content).read_all().to_batches())
@@ -259,7 +265,7 @@ class Dataset:
         """Lists what exists, once every unit of the plan is committed."""
         records = list(self.commit_records())
         manifest = {
-            "format": FORMAT,
+            "format": format_of(plan.settings),
             "plan_sha256": plan.sha256,
             "settings": plan.settings,
             "rows": sum(record.rows for record in records),
@@ -302,8 +308,15 @@ class Dataset:
             file.write(canonical_json(values) + "\n")
 
 
-def _write_rows(sink: Any, records: Sequence[CodeRecord], metadata: Mapping[str, Any]) -> None:
-    schema = SCHEMA.with_metadata({_METADATA_KEY: canonical_json(metadata).encode()})
+def format_of(settings: Mapping[str, Any]) -> str:
+    """Row format of a dataset with these settings."""
+    return str(settings.get("format", CODES_FORMAT))
+
+
+def _write_rows(
+    sink: Any, records: Sequence[CodeRecord], settings: Mapping[str, Any], metadata: Mapping[str, Any]
+) -> None:
+    schema = SCHEMAS[format_of(settings)].with_metadata({_METADATA_KEY: canonical_json(metadata).encode()})
     with pa.ipc.new_file(sink, schema) as writer:
         for batch in to_record_batches(records):
             writer.write_batch(batch)

@@ -1,6 +1,6 @@
 """The one place that knows which device MindSpore runs on, and how it is set up there.
 
-What differs by device: the default number type, the batch of an encode job, and how kernels are launched.
+What differs by device: the default number type, fused attention, and how kernels are launched.
 Nothing here has run on an NPU yet.
 """
 
@@ -22,15 +22,21 @@ class Device:
     dtype: str
     mindspore_version: str
 
+    @property
+    def has_fused_attention(self) -> bool:
+        """Whether `ops.flash_attention_score` can be taken: on Ascend, in half precision only."""
+        return self.kind == "Ascend" and self.dtype != "float32"
+
     def numerics(self) -> dict[str, str]:
         """What can change the last bit of a result; recorded with every dataset."""
         return {"device": self.kind, "dtype": self.dtype, "mindspore": self.mindspore_version}
 
 
-def setup_device(device: str = "auto", dtype: str | None = None) -> Device:
+def setup_device(device: str = "auto", dtype: str | None = None, ascend_dtype: str = "float32") -> Device:
     """Points MindSpore at a device. Idempotent; `auto` takes an NPU if there is one, else the CPU.
 
-    dtype defaults to float32 on both devices: codes are compared bit by bit, and half precision moves them.
+    dtype defaults to float32 on CPU and to `ascend_dtype` on Ascend: float32 for the vision tokenizer, whose codes
+    are compared bit by bit and moved by half precision; bfloat16 for the language model.
     Raises DeviceError if the device is not there, or the CPU is asked for half precision, which it computes
     many times slower where it can at all.
     """
@@ -43,7 +49,8 @@ def setup_device(device: str = "auto", dtype: str | None = None) -> Device:
     has_npu = ms.device_context.ascend.is_available()
     if device == "ascend" and not has_npu:
         raise DeviceError("device ascend: no NPU found; check npu-smi and CANN, or take --device cpu")
-    chosen = Device("Ascend" if has_npu and device != "cpu" else "CPU", dtype or "float32", ms.__version__)
+    kind = "Ascend" if has_npu and device != "cpu" else "CPU"
+    chosen = Device(kind, dtype or (ascend_dtype if kind == "Ascend" else "float32"), ms.__version__)
     if chosen.kind == "CPU" and chosen.dtype != "float32":
         raise DeviceError(f"dtype {dtype} on CPU: expected float32; half precision needs --device ascend")
     ms.set_device(chosen.kind)

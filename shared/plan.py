@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ _INPUT = pa.struct(
         pa.field("text", pa.string()),
         pa.field("refused_reason", pa.string()),
         pa.field("refused_detail", pa.string()),
+        pa.field("extra_json", pa.string()),
     ]
 )
 _SCHEMA = pa.schema(
@@ -39,7 +40,10 @@ _SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class PlannedInput:
-    """One input of a unit; `refused_reason` is set if it was refused while planning."""
+    """One input of a unit; `refused_reason` is set if it was refused while planning.
+
+    `extra_json` holds what a job must know of this input beside its text, as canonical JSON.
+    """
 
     src_index: int
     key: str
@@ -47,6 +51,7 @@ class PlannedInput:
     text: str | None = None
     refused_reason: str | None = None
     refused_detail: str | None = None
+    extra_json: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +118,18 @@ class Plan:
             raise ConfigMismatchError(
                 f"{where} was begun with other settings:\n  "
                 + "\n  ".join(diff)
-                + "\nuse the recorded settings, or encode into a new dataset"
+                + "\nuse the recorded settings, or write a new dataset"
             )
+
+
+def cut_units(by_size: Mapping[tuple[int, int], Sequence[PlannedInput]], unit_rows: int) -> list[Unit]:
+    """Units of at most `unit_rows` inputs of one (height, width), largest sizes first; (0, 0) holds the refused."""
+    chunks = (
+        (size, by_size[size][start : start + unit_rows])
+        for size in sorted(by_size, key=lambda size: (-size[0] * size[1], size))
+        for start in range(0, len(by_size[size]), unit_rows)
+    )
+    return [Unit(number, *size, tuple(inputs)) for number, (size, inputs) in enumerate(chunks)]
 
 
 def freeze_plan(path: Path, units: Iterable[Unit], settings: Mapping[str, Any], input_count: int) -> None:

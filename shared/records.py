@@ -1,4 +1,7 @@
-"""Rows of a code shard, format `emu3.codes/1`: one image or video, its codes and where they come from."""
+"""Rows of a shard: one image or video, its codes and where they come from.
+
+`emu3.codes/1` holds what the vision stage encoded; `emu3.seq/1`, a superset, what the language stage wrote.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import hashlib
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +17,8 @@ import pyarrow as pa
 from shared.errors import ShapeError
 from shared.fingerprint import canonical_json
 
-FORMAT = "emu3.codes/1"
+CODES_FORMAT = "emu3.codes/1"
+SEQUENCE_FORMAT = "emu3.seq/1"
 KINDS = ("image", "video")
 MAX_ROWS_PER_BATCH = 256
 
@@ -39,6 +43,21 @@ SCHEMA = pa.schema(
         pa.field("extra_json", pa.string()),
     ]
 )
+SEQUENCE_SCHEMA = pa.schema(
+    [
+        *SCHEMA,
+        pa.field("prompt", pa.string(), nullable=False),
+        pa.field("negative_prompt", pa.string()),
+        pa.field("seed", pa.int64(), nullable=False),
+        pa.field("guidance_scale", pa.float64(), nullable=False),
+        pa.field("sampling_json", pa.string(), nullable=False),
+        pa.field("finish_reason", pa.string(), nullable=False),
+        pa.field("valid", pa.bool_(), nullable=False),
+        pa.field("error", pa.string()),
+        pa.field("tokens", pa.large_list(pa.field("item", pa.uint32(), nullable=False))),
+    ]
+)
+SCHEMAS = {CODES_FORMAT: SCHEMA, SEQUENCE_FORMAT: SEQUENCE_SCHEMA}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +66,8 @@ class CodeRecord:
 
     Raises ShapeError on construction if the codes are not such an array or the kind is unknown.
     """
+
+    schema: ClassVar[pa.Schema] = SCHEMA
 
     key: str
     src_index: int
@@ -64,10 +85,15 @@ class CodeRecord:
 
     def __post_init__(self) -> None:
         codes = self.codes_THW
-        if codes.ndim != 3 or codes.dtype != np.uint16 or not codes.size:
+        if codes.ndim != 3 or codes.dtype != np.uint16 or (self.has_grid and not codes.size):
             raise ShapeError(f"{self.key}: codes: expected uint16 (t, h, w), got {codes.dtype} {codes.shape}")
         if self.kind not in KINDS:
             raise ShapeError(f"{self.key}: kind {self.kind!r}: expected one of {', '.join(KINDS)}")
+
+    @property
+    def has_grid(self) -> bool:
+        """Whether there is a picture in the codes: always, but for sequences that went wrong."""
+        return True
 
     @property
     def codes_bytes(self) -> bytes:
@@ -86,8 +112,33 @@ class CodeRecord:
 
     def _scalars(self) -> dict[str, Any]:
         t, h, w = self.codes_THW.shape
-        values = {name: getattr(self, name) for name in SCHEMA.names if name not in ("t", "h", "w", "codes")}
+        values = {name: getattr(self, name) for name in self.schema.names if name not in ("t", "h", "w", "codes")}
         return {**values, "t": t, "h": h, "w": w}
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceRecord(CodeRecord):
+    """One sequence that the language stage wrote. `text` is the caption as given, `prompt` all the text around it.
+
+    `tokens` holds the raw token ids only where the sequence is not a plain valid image; then `valid` is false,
+    `error` says why and the grid is empty.
+    """
+
+    schema: ClassVar[pa.Schema] = SEQUENCE_SCHEMA
+
+    prompt: str = ""
+    negative_prompt: str | None = None
+    seed: int = 0
+    guidance_scale: float = 1.0
+    sampling_json: str = "{}"
+    finish_reason: str = "complete"
+    valid: bool = True
+    error: str | None = None
+    tokens: tuple[int, ...] | list[int] | None = None
+
+    @property
+    def has_grid(self) -> bool:
+        return self.valid
 
 
 def to_record_batches(records: Sequence[CodeRecord]) -> Iterator[pa.RecordBatch]:
@@ -101,20 +152,22 @@ def _record_batch(records: Sequence[CodeRecord]) -> pa.RecordBatch:
     offsets = np.cumsum([0, *(record.codes_THW.size for record in records)], dtype=np.int64)
     values = pa.array(np.concatenate([record.codes_THW.reshape(-1) for record in records]))
     codes = pa.LargeListArray.from_arrays(offsets, values, type=SCHEMA.field("codes").type)
+    schema = records[0].schema
     columns = [
-        codes if field.name == "codes" else pa.array([row[field.name] for row in rows], field.type) for field in SCHEMA
+        codes if field.name == "codes" else pa.array([row[field.name] for row in rows], field.type) for field in schema
     ]
-    return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 def from_record_batch(batch: pa.RecordBatch) -> Iterator[CodeRecord]:
-    """The rows of a batch; codes are views of its memory. The stored checksum is compared by `check_crc32`."""
+    """The rows of a batch; codes are views of its memory. The stored checksum is compared by `damaged_keys`."""
+    record_class = SequenceRecord if "prompt" in batch.schema.names else CodeRecord
     codes = batch.column("codes")
     offsets, values = codes.offsets.to_numpy(), codes.values.to_numpy()
     others = batch.select([name for name in batch.schema.names if name not in ("codes", "codes_crc32")])
     for index, row in enumerate(others.to_pylist()):
         shape = (row.pop("t"), row.pop("h"), row.pop("w"))
-        yield CodeRecord(codes_THW=values[offsets[index] : offsets[index + 1]].reshape(shape), **row)
+        yield record_class(codes_THW=values[offsets[index] : offsets[index + 1]].reshape(shape), **row)
 
 
 def damaged_keys(batch: pa.RecordBatch) -> list[str]:

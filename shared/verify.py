@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from shared.dataset import CommitRecord, Dataset, sha256_of
+from shared.dataset import CommitRecord, Dataset, format_of, sha256_of
 from shared.errors import DatasetError
 from shared.plan import Plan
-from shared.records import SCHEMA, DatasetDigest, damaged_keys, from_record_batch
+from shared.records import SCHEMAS, DatasetDigest, damaged_keys, from_record_batch
 from shared.sealed import load_sealed
 
 
@@ -94,7 +94,7 @@ def _check_rows(dataset: Dataset, plan: Plan | None, record: CommitRecord) -> It
     rows = 0
     for batch in dataset.batches(record):
         rows += batch.num_rows
-        if not batch.schema.equals(SCHEMA):
+        if plan and not batch.schema.equals(SCHEMAS[format_of(plan.settings)]):
             yield f"{record.part}: columns differ from the format's"
         for key in damaged_keys(batch):
             yield f"{record.part}: row {key!r}: codes do not match their checksum"
@@ -121,4 +121,4 @@ def _strays(dataset: Dataset, records: Sequence[CommitRecord]) -> Iterator[str]:
     named = {record.part for record in records}
     for path in sorted(dataset.parts.glob("part-*.arrow")):
         if path.name not in named:
-            yield f"{path}: expected to belong to a commit record, belongs to none; the next encode clears it away"
+            yield f"{path}: expected to belong to a commit record, belongs to none; the next run clears it away"

@@ -1,12 +1,14 @@
-"""What tests share: the golden tokenizer and small folders of pictures."""
+"""What tests share: the golden models and small folders of pictures."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 
 import shared  # noqa: F401  quiets MindSpore before a test module imports it
 
@@ -17,6 +19,12 @@ GOLDEN = Path(__file__).parent / "golden"
 def golden_vq() -> Path:
     """A BAAI-named tokenizer with random weights; see golden/PROVENANCE.md."""
     return GOLDEN / "baai_vq_small"
+
+
+@pytest.fixture(scope="session")
+def golden_lm() -> Path:
+    """A decoder with random weights; see golden/PROVENANCE.md."""
+    return GOLDEN / "lm_small"
 
 
 @pytest.fixture(scope="session")
@@ -44,3 +52,32 @@ def picture_folder(tmp_path: Path) -> Path:
         save_picture(folder / f"picture-{index:02d}.png", index)
         (folder / f"picture-{index:02d}.txt").write_text(f"caption {index}")
     return folder
+
+
+@pytest.fixture(scope="session")
+def small_lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A decoder with random weights, a text vocabulary and the embedded vision tokenizer's codec."""
+    return write_language_model(tmp_path_factory.mktemp("models") / "small")
+
+
+def write_language_model(directory: Path, codebook_size: int = 2048, positions: int = 400, **config: int) -> Path:
+    """A checkpoint directory as users have them; the weights come from a fixed seed."""
+    from lm_stage.config import DecoderConfig
+    from lm_stage.text_tokenizer import train_text_tokenizer
+    from lm_stage.weights import parameter_shapes
+    from vq_stage.weights import EMBEDDED_TOKENIZER, codec_fingerprint
+
+    directory.mkdir(parents=True)
+    vocabulary = train_text_tokenizer(["a red apple", "a green pear"] * 3, 280, codebook_size)
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": positions}
+    shape = DecoderConfig(vocab_size=vocabulary.vocab_size, **{**sizes, **heads, **config})
+    described = {**shape.to_dict(), "token_layout": vocabulary.layout.to_dict(), "image_area": 32 * 32}
+    described["codec_fingerprint"] = codec_fingerprint(EMBEDDED_TOKENIZER)
+    (directory / "config.json").write_text(json.dumps(described))
+    (directory / "tokenizer.json").write_text(vocabulary.tokenizer_json, encoding="utf-8")
+    random, tensors = np.random.default_rng(0), {}
+    for name, size in parameter_shapes(shape).items():
+        tensors[name] = np.ones(size, np.float32) if len(size) == 1 else random.normal(0, 0.3, size).astype(np.float32)
+    save_file(tensors, directory / "model.safetensors")
+    return directory

@@ -28,6 +28,7 @@ from shared.fingerprint import canonical_json, settings_diff
 from shared.locks import job_lock
 from shared.records import CodeRecord
 from shared.signals import StopFlag, stop_on_signals
+from vq_stage.config import VQConfig
 from vq_stage.weights import EMBEDDED_TOKENIZER, codec_fingerprint
 
 FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}
@@ -61,20 +62,29 @@ class DecodeOptions:
 
 @dataclass(frozen=True, slots=True)
 class DecodeResult:
-    """Files written by this run and files that were there already."""
+    """Files written by this run, files that were there already, and sequences that are no picture (key, error)."""
 
     written: int
     skipped: int
+    invalid: tuple[tuple[str, str], ...] = ()
 
 
 def check_codec(dataset: Dataset, vision_tokenizer: str | Path) -> None:
-    """Raises ConfigMismatchError, before a model loads, if the codes were made by another tokenizer."""
-    expected = dataset.plan().settings["codec"]["fingerprint"]
-    found = codec_fingerprint(vision_tokenizer)
-    if found != expected:
+    """Raises ConfigMismatchError, before a model loads, if the codes were made by another tokenizer.
+
+    Generated codes may name none, if the language model's checkpoint did not: then the codebook's size must do.
+    """
+    codec = dataset.plan().settings["codec"]
+    expected, size = codec["fingerprint"], VQConfig.from_directory(vision_tokenizer).codebook_size
+    if expected is None and codec["codebook_size"] != size:
         raise ConfigMismatchError(
-            f"{vision_tokenizer}: tokenizer {found[:12]}, but {dataset.root} was encoded by {expected[:12]};"
-            " give the one it was encoded with by --vision-tokenizer"
+            f"{vision_tokenizer}: codebook of {size}, but {dataset.root} holds codes of one of {codec['codebook_size']}"
+        )
+    found = codec_fingerprint(vision_tokenizer)
+    if expected is not None and found != expected:
+        raise ConfigMismatchError(
+            f"{vision_tokenizer}: tokenizer {found[:12]}, but {dataset.root} holds codes of {expected[:12]};"
+            " give that one by --vision-tokenizer"
         )
 
 
@@ -96,12 +106,16 @@ def _decode_missing(dataset: Dataset, options: DecodeOptions, out: Path, stop: S
     records = [record for record in dataset.commit_records() if record.rows]
     bar = tqdm(total=sum(record.rows for record in records), unit="image", desc="decode", disable=None)
     written = skipped = 0
+    invalid: list[tuple[str, str]] = []
 
     def missing() -> Iterator[CodeRecord]:
         nonlocal skipped
         for record in records:
             for row in dataset.rows(record):
-                if picture_path(out, row.key, options.format).is_file():
+                if not row.has_grid:
+                    invalid.append((row.key, getattr(row, "error", None) or "no image"))
+                    bar.update()
+                elif picture_path(out, row.key, options.format).is_file():
                     skipped += 1
                     bar.update()
                 else:
@@ -117,7 +131,7 @@ def _decode_missing(dataset: Dataset, options: DecodeOptions, out: Path, stop: S
         for _ in saved:
             written += 1
             bar.update()
-    return DecodeResult(written, skipped)
+    return DecodeResult(written, skipped, tuple(invalid))
 
 
 def _sweep(out: Path) -> None:

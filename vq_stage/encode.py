@@ -17,11 +17,11 @@ import numpy as np
 from tqdm import tqdm
 
 from shared.ahead import map_ahead
-from shared.dataset import CommitRecord, Dataset, Refusal
+from shared.dataset import Dataset, Refusal
 from shared.device import setup_device
-from shared.errors import ConfigMismatchError, JobStoppedError, UsageError
-from shared.fingerprint import settings_diff
-from shared.locks import Claim, job_lock, try_claim
+from shared.errors import JobStoppedError, UsageError
+from shared.job import UnitQueue, check_numerics
+from shared.locks import job_lock
 from shared.plan import Plan, Unit, UnitSize, freeze_plan
 from shared.records import CodeRecord
 from shared.signals import StopFlag, stop_on_signals
@@ -101,18 +101,18 @@ def encode(options: EncodeOptions) -> EncodeResult:
     with stop_on_signals() as stop, job_lock(dataset.root, dataset.sweep):
         plan = _open_plan(options, settings, source, dataset, stop)
         missing = dataset.missing_units(plan)
-        job = EncodeJob(options, source, dataset, plan, stop)
-        if missing:
-            job.run(missing)
+        with UnitQueue(dataset, plan, stop) as queue:
+            if missing:
+                EncodeJob(options, source, queue).run(missing)
         left = len(dataset.missing_units(plan))
         if left:
-            stop.raise_if_set(f"{len(job.records)} units committed")
+            stop.raise_if_set(f"{len(queue.committed)} units committed")
         else:
             dataset.write_manifest(plan)
     return EncodeResult(
-        rows=sum(record.rows for record in job.records),
-        quarantined=sum(sum(record.quarantined.values()) for record in job.records),
-        units=len(job.records),
+        rows=sum(record.rows for record in queue.committed),
+        quarantined=sum(sum(record.quarantined.values()) for record in queue.committed),
+        units=len(queue.committed),
         units_missing=left,
         inputs_added_since=max(0, len(source.items) - plan.input_count),
         elapsed_s=time.monotonic() - began,
@@ -135,16 +135,13 @@ def _open_plan(
 class EncodeJob:
     """One run over the missing units of a plan."""
 
-    def __init__(self, options: EncodeOptions, source: Source, dataset: Dataset, plan: Plan, stop: StopFlag):
+    def __init__(self, options: EncodeOptions, source: Source, queue: UnitQueue):
         self.options = options
-        self.dataset = dataset
-        self.plan = plan
-        self.stop = stop
+        self.queue = queue
+        self.dataset, self.plan, self.stop = queue.dataset, queue.plan, queue.stop
         self.reader = InputReader(source, options.preprocessing)
         self.tokenizer: VisionTokenizer | None = None
         self.numerics: dict[str, Any] = {}
-        self.records: list[CommitRecord] = []
-        self.claims: dict[int, Claim] = {}
         self.refused_in_a_row = 0
 
     def run(self, missing: Sequence[int]) -> None:
@@ -153,17 +150,12 @@ class EncodeJob:
         if any(sizes[number].height for number in missing):  # units of refused inputs need no model
             self._load_tokenizer(next(size for size in sizes if size.height))
         done = self.plan.input_count - sum(sizes[number].inputs for number in missing)
-        units = self._claimed(missing)
-        tasks = ((unit, planned) for unit in units for planned in unit.inputs)
+        tasks = ((unit, planned) for unit in self.queue.take(missing) for planned in unit.inputs)
         prepared = map_ahead(self.reader.prepare, tasks, self.options.readers, READ_AHEAD)
         bar = tqdm(total=self.plan.input_count, initial=done, unit="image", desc="encode", disable=None)
-        try:
-            with bar, closing(prepared):
-                for unit, inputs in groupby(prepared, key=lambda item: item.unit):
-                    self._encode_unit(unit, inputs, bar)
-        finally:
-            for claim in self.claims.values():
-                claim.release()
+        with bar, closing(prepared):
+            for unit, inputs in groupby(prepared, key=lambda item: item.unit):
+                self._encode_unit(unit, inputs, bar)
 
     def _load_tokenizer(self, canary_size: UnitSize) -> None:
         """Refuses other numerics before the model loads, and a device that computes other codes after."""
@@ -171,7 +163,7 @@ class EncodeJob:
         device = setup_device(options.device, options.dtype)
         self.numerics = {**device.numerics(), "backend": options.backend, "batch_pixels": options.batch_pixels}
         if not options.allow_numerics_change:
-            self._check_numerics()
+            check_numerics(self.dataset, self.numerics)
         from vq_stage.canary import check_canary
         from vq_stage.tokenizer import VisionTokenizer
 
@@ -181,35 +173,12 @@ class EncodeJob:
         batch = self._batch_size(canary_size)
         check_canary(self.dataset, self.tokenizer, batch, canary_size.height, canary_size.width)
 
-    def _check_numerics(self) -> None:
-        records = self.dataset.commit_records()
-        recorded = next((record.numerics for record in records if record.numerics), self.numerics)
-        if diff := settings_diff(recorded, self.numerics, "numerics."):
-            raise ConfigMismatchError(
-                f"{self.dataset.root} was begun with other numerics, codes may differ in places:\n  "
-                + "\n  ".join(diff)
-                + "\nuse the recorded settings, or --allow-numerics-change"
-            )
-
     def _batch_size(self, size: Unit | UnitSize) -> int:
         """Images a batch. Always filled up to it, so that each size is compiled once."""
         return max(1, min(self.options.batch_pixels // (size.height * size.width), self.options.unit_rows))
 
-    def _claimed(self, missing: Sequence[int]) -> Iterator[Unit]:
-        for number in missing:
-            if self.stop.is_set():
-                return
-            claim = try_claim(self.dataset.claim_path(number))
-            if claim is None:
-                continue
-            self.claims[number] = claim
-            if self.dataset.is_committed(number):
-                self.claims.pop(number).release()
-                continue
-            yield self.plan.unit(number)
-
     def _encode_unit(self, unit: Unit, inputs: Iterable[Prepared], bar: tqdm) -> None:
-        began = time.monotonic()
+        self.queue.begin(unit.unit)
         work = UnitWork(unit, self.options.quality_samples)
         if unit.height:
             work.restore(self.dataset.load_partial(unit.unit, self.plan, self.numerics))
@@ -221,14 +190,12 @@ class EncodeJob:
             if self.stop.is_set():
                 self.dataset.save_partial(unit.unit, work.sorted_records(), work.quality, self.plan, self.numerics)
                 self.stop.raise_if_set(
-                    f"{len(self.records)} units committed, {len(work.records)} rows of the next kept"
+                    f"{len(self.queue.committed)} units committed, {len(work.records)} rows of the next kept"
                 )
         numerics = self.numerics if unit.height else {}
-        record = self.dataset.commit(unit.unit, work.sorted_records(), work.refusals, self.plan, numerics, work.quality)
-        self.records.append(record)
-        self.claims.pop(unit.unit).release()
-        elapsed_s = round(time.monotonic() - began, 3)
-        self.dataset.add_event(event="unit", unit=unit.unit, rows=record.rows, elapsed_s=elapsed_s, time=time.time())
+        self.queue.done(
+            self.dataset.commit(unit.unit, work.sorted_records(), work.refusals, self.plan, numerics, work.quality)
+        )
 
     def _accepted(self, work: UnitWork, inputs: Iterable[Prepared], bar: tqdm) -> Iterator[Prepared]:
         """Inputs that have pixels and no record yet; the others are noted as refused."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
 
 from tqdm import tqdm
 
 from shared.ahead import map_ahead
 from shared.errors import JobStoppedError, RefusedInput
-from shared.plan import PlannedInput, Unit
+from shared.plan import PlannedInput, Unit, cut_units
 from shared.signals import StopFlag
 from vq_stage.images import read_size
 from vq_stage.preprocess import Preprocessing
@@ -55,16 +54,4 @@ def plan_units(
                 f"{source.root}: more than {max_refused_in_a_row} inputs in a row refused, the last: {item.uri}:"
                 f" {reason}: {detail}; nothing was planned; check the source or raise --max-refused-in-a-row"
             )
-    return list(_cut(by_size, unit_rows))
-
-
-def _cut(by_size: dict[Size, list[PlannedInput]], unit_rows: int) -> Iterator[Unit]:
-    number = 0
-    for size in sorted(by_size, key=lambda size: (-size[0] * size[1], size)):
-        for inputs in _chunks(by_size[size], unit_rows):
-            yield Unit(number, *size, tuple(inputs))
-            number += 1
-
-
-def _chunks(items: list[PlannedInput], size: int) -> Iterable[list[PlannedInput]]:
-    return (items[start : start + size] for start in range(0, len(items), size))
+    return cut_units(by_size, unit_rows)

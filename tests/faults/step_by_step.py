@@ -2,8 +2,9 @@
 
     python -m tests.faults.step_by_step (kill|fail|SIGTERM|SIGINT) WORKDIR ROOT emu3-arguments…
 
-In the arguments, `{}` stands for a new folder in WORKDIR, a copy of ROOT if that is not `-`. A tokenizer without
-MindSpore stands in for the real one, so that every step can be tried. `fail` makes the change fail with ENOSPC.
+In the arguments, `{}` stands for a new folder in WORKDIR, a copy of ROOT if that is not `-`. Models without MindSpore
+stand in for the real ones, so that every step can be tried; every token written counts as a change too. `fail` makes
+the change fail with ENOSPC.
 Every line has the exit codes of the disturbed run and of the same command run again, and that folder's files.
 """
 
@@ -18,6 +19,7 @@ import shutil
 import signal
 import sys
 import types
+import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -25,12 +27,18 @@ from typing import Any
 
 import numpy as np
 
+import lm_stage.generate
 import vq_stage.decode
 import vq_stage.encode
+from lm_stage.image_generator import ImageGenerator
+from lm_stage.sampling import Sampling
+from lm_stage.text_generator import TextGenerator
 from shared.device import Device
+from shared.layout import TokenLayout
 from tests.faults.forking import run_forked
 
 ADDING, REMOVING = ("os.rename", "os.link", "os.mkdir"), ("os.remove", "os.rmdir")
+TOKEN_WRITTEN = "tests.token_written"
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
@@ -51,12 +59,55 @@ class StandInTokenizer:
         return codes_BHW.astype(np.uint8).repeat(8, axis=1).repeat(8, axis=2)[..., None].repeat(3, axis=3)
 
 
+class StandInCache:
+    """Logits are noise keyed by all tokens of the row, as a model's depend on all of them."""
+
+    def __init__(self, rows: int, outputs: int):
+        self.rows, self.outputs = rows, outputs
+        self.tokens: list[list[int]] = [[] for _ in range(rows)]
+
+    def prefill(self, row: int, token_ids: Sequence[int]) -> None:
+        self.tokens[row] = list(token_ids)
+
+    def decode_step(self, token_ids_R: np.ndarray, positions_R: np.ndarray) -> np.ndarray:
+        sys.audit(TOKEN_WRITTEN)
+        logits = np.zeros((self.rows, self.outputs), np.float32)
+        for row, (token, position) in enumerate(zip(token_ids_R, positions_R)):
+            assert position <= len(self.tokens[row]), "a place was left out"
+            self.tokens[row][position:] = [int(token)]
+            seed = zlib.crc32(repr(self.tokens[row]).encode())
+            logits[row] = np.random.default_rng(seed).normal(size=self.outputs)
+        return logits
+
+
+class StandInLanguageModel:
+    """The real generators over the stand-in's logits."""
+
+    def __init__(self, layout: TokenLayout):
+        self.layout = layout
+
+    @classmethod
+    def from_pretrained(cls, directory: object, device: str, dtype: None, layout: TokenLayout, backend: str) -> Any:
+        return cls(layout)
+
+    def image_generator(self, slots: int, length: int, sampling: Sampling, guidance_scale: float) -> ImageGenerator:
+        cache = StandInCache(slots if guidance_scale == 1 else 2 * slots, self.layout.codebook_size)
+        return ImageGenerator(cache, self.layout, sampling, guidance_scale)
+
+    def text_generator(self, slots: int, length: int, sampling: Sampling) -> TextGenerator:
+        return TextGenerator(StandInCache(slots, self.layout.first_visual_token), self.layout, sampling)
+
+
 def stand_in() -> None:
-    """Replaces the tokenizer and the device in this process."""
-    module = types.ModuleType("vq_stage.tokenizer")
-    module.VisionTokenizer = StandInTokenizer  # type: ignore[attr-defined]
-    sys.modules["vq_stage.tokenizer"] = module
-    vq_stage.encode.setup_device = lambda *arguments: Device("CPU", "float32", "none")
+    """Replaces the models and the device in this process."""
+    for module, name, replacement in (
+        ("vq_stage.tokenizer", "VisionTokenizer", StandInTokenizer),
+        ("lm_stage.language_model", "LanguageModel", StandInLanguageModel),
+    ):
+        sys.modules[module] = types.ModuleType(module)
+        setattr(sys.modules[module], name, replacement)
+    for job in (vq_stage.encode, lm_stage.generate):
+        job.setup_device = lambda *arguments, **options: Device("CPU", "float32", "none")  # type: ignore[attr-defined]
 
 
 def disturb_at(step: int, folder: Path, disturb: Callable[[], None], changes: Sequence[str]) -> None:
@@ -64,9 +115,10 @@ def disturb_at(step: int, folder: Path, disturb: Callable[[], None], changes: Se
     inside, steps = f"{folder}{os.sep}", itertools.count()
 
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        place = str(arguments[0]) if arguments else ""
         is_change = event in changes or (event == "open" and arguments[2] & WRITING)
-        if is_change and str(arguments[0]).startswith(inside) and next(steps) == step:
-            print(f"at {event} {str(arguments[0]).removeprefix(inside)}", file=sys.stderr, flush=True)
+        if ((is_change and place.startswith(inside)) or event == TOKEN_WRITTEN) and next(steps) == step:
+            print(f"at {event} {place.removeprefix(inside)}", file=sys.stderr, flush=True)
             disturb()
 
     sys.addaudithook(watch)
@@ -101,7 +153,7 @@ def run_steps(name: str, work: Path, root: str, arguments: Sequence[str]) -> Non
         shutil.copytree(root, folder) if root != "-" else folder.mkdir()
         filled = [argument.replace("{}", str(folder)) for argument in arguments]
         first = run_forked(filled, partial(prepare, step, folder))
-        was_disturbed = "at o" in first.printed
+        was_disturbed = first.printed.startswith("at ") or "\nat " in first.printed
         between, again = hashes(folder), run_forked(filled)
         line = {"step": step, "first": first.exit_code, "first_printed": first.printed, "between": between}
         print(json.dumps({**line, "again": again.exit_code, "printed": again.printed, "after": hashes(folder)}))

@@ -1,4 +1,4 @@
-"""Encode and decode, disturbed at every single change they make to the disk, and then run again."""
+"""Every job, disturbed at every single change it makes to the disk and at every token, and then run again."""
 
 from __future__ import annotations
 
@@ -95,4 +95,34 @@ def test_decode_disturbed_at_every_step(disturbance: str, allowed: set[int], tmp
     dataset = handmade.make(tmp_path / "dataset").root
     lines = steps(disturbance, tmp_path / "work", None, "decode", dataset, "{}", *MODEL)
     assert sum(name.endswith(".png") for name in lines[-1]["after"]) == 3
+    assert problems(lines, allowed) == []
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three prompts of one size, so two units, and one that is refused."""
+    path = tmp_path_factory.mktemp("prompts") / "prompts.jsonl"
+    path.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in ("one", "two", "three", "")))
+    return path
+
+
+@pytest.mark.parametrize(("disturbance", "allowed"), DISTURBANCES)
+def test_generate_disturbed_at_every_step(
+    disturbance: str, allowed: set[int], prompts: Path, small_lm: Path, tmp_path: Path
+) -> None:
+    options = ("--unit-rows", "2", "--slots", "2", "--journal-rows", "1", "--height", "16", "--width", "24")
+    lines = steps(disturbance, tmp_path / "work", None, "generate", prompts, "{}", "--model", small_lm, *options)
+    assert sum(name.endswith(".arrow") for name in lines[-1]["after"]) == 4, "plan, two units, and the refused one"
+    assert problems(lines, allowed) == []
+
+
+@pytest.mark.parametrize(("disturbance", "allowed"), DISTURBANCES)
+def test_understand_disturbed_at_every_step(
+    disturbance: str, allowed: set[int], small_lm: Path, tmp_path: Path
+) -> None:
+    questions = tmp_path / "questions.jsonl"
+    questions.write_text("".join(json.dumps({"question": text}) + "\n" for text in ("one", "two", "three", "")))
+    options = ("--model", small_lm, "--questions", questions, "--max-new-tokens", "5", "--slots", "2", "--sample")
+    lines = steps(disturbance, tmp_path / "work", None, "understand", "-", "{}/answers.jsonl", *options)
+    assert list(compared(lines[-1]["after"])) == ["answers.jsonl", "answers.jsonl.settings.json"]
     assert problems(lines, allowed) == []

@@ -1,0 +1,129 @@
+"""Configuration of a decoder, read from either published naming, with the token layout it was made for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from shared.errors import CheckpointError
+from shared.layout import SURFACES, TokenLayout
+
+# Role in TokenLayout -> key of BAAI's config.json.
+_BAAI_IDS = {
+    "pad": "pad_token_id",
+    "bos": "bos_token_id",
+    "eos": "eos_token_id",
+    "img": "img_token_id",
+    "boi": "boi_token_id",
+    "eoi": "eoi_token_id",
+    "eol": "eol_token_id",
+    "eof": "eof_token_id",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderConfig:
+    """Shape of a decoder; the defaults are the published Emu3-Gen model."""
+
+    vocab_size: int = 184622
+    hidden_size: int = 4096
+    intermediate_size: int = 14336
+    num_hidden_layers: int = 32
+    num_attention_heads: int = 32
+    num_key_value_heads: int = 8
+    max_position_embeddings: int = 9216
+    rope_theta: float = 1_000_000.0
+    rms_norm_eps: float = 1e-5
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.hidden_size % self.num_attention_heads or self.head_dim % 2:
+            problems.append("hidden_size must be an even multiple of num_attention_heads")
+        if self.num_attention_heads % self.num_key_value_heads:
+            problems.append("num_attention_heads must be a multiple of num_key_value_heads")
+        if problems:
+            raise CheckpointError(f"decoder config not supported: {'; '.join(problems)}; got {self}")
+
+    @property
+    def head_dim(self) -> int:
+        return self.hidden_size // self.num_attention_heads
+
+    @classmethod
+    def from_dict(cls, raw: Mapping[str, Any], where: str = "config") -> DecoderConfig:
+        """Reads BAAI's keys or Hugging Face's (`text_config`).
+
+        Raises CheckpointError if a key is missing or asks for something that is not built.
+        """
+        raw = raw.get("text_config", raw)
+        optional = ("rope_theta", "rms_norm_eps", "tie_word_embeddings")
+        if missing := [name for name in cls.__slots__ if name not in raw and name not in optional]:
+            raise CheckpointError(f"{where}: expected a decoder config, missing {', '.join(missing)}")
+        unsupported = {
+            "rope_scaling": raw.get("rope_scaling"),
+            "attention_bias": raw.get("attention_bias"),
+            "mlp_bias": raw.get("mlp_bias"),
+            "hidden_act": None if raw.get("hidden_act", "silu") == "silu" else raw["hidden_act"],
+            "head_dim": None if raw.get("head_dim") in (None, _head_dim(raw)) else raw["head_dim"],
+        }
+        if asked := {name: value for name, value in unsupported.items() if value}:
+            raise CheckpointError(f"{where}: asks for what the Emu3 decoder has not: {asked}")
+        return cls(**{name: raw[name] for name in cls.__slots__ if name in raw})
+
+    @classmethod
+    def from_directory(cls, directory: str | Path) -> DecoderConfig:
+        return cls.from_dict(read_config(directory), str(Path(directory) / "config.json"))
+
+    def to_dict(self) -> dict[str, Any]:
+        """BAAI's keys, complete enough for transformers' `Emu3ForCausalLM` to load."""
+        return {
+            "model_type": "Emu3",
+            "architectures": ["Emu3ForCausalLM"],
+            **asdict(self),
+            "hidden_act": "silu",
+            "attention_bias": False,
+            "mlp_bias": False,
+            "rope_scaling": None,
+            "attention_dropout": 0.0,
+        }
+
+
+def _head_dim(raw: Mapping[str, Any]) -> int:
+    return int(raw["hidden_size"]) // int(raw["num_attention_heads"])
+
+
+def read_config(directory: str | Path) -> dict[str, Any]:
+    """The `config.json` of a checkpoint. Raises CheckpointError if it is not there or not an object."""
+    path = Path(directory) / "config.json"
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: expected the model's config.json: {error}") from error
+    if not isinstance(raw, dict):
+        raise CheckpointError(f"{path}: expected a JSON object, got {type(raw).__name__}")
+    return raw
+
+
+def read_layout(directory: str | Path) -> TokenLayout:
+    """The token layout a checkpoint names in `config.json`.
+
+    Looks for `token_layout` (written by this project), then BAAI's `img_token_id` and its kin (visual tokens from
+    the one after EOI to the end of the vocabulary), then Hugging Face's `vocabulary_map`.
+    Raises CheckpointError if there is none, as for a model without visual tokens.
+    """
+    raw, where = read_config(directory), str(Path(directory) / "config.json")
+    if "token_layout" in raw:
+        return TokenLayout.from_mapping(raw["token_layout"], where)
+    if all(key in raw for key in _BAAI_IDS.values()):
+        ids = {role: int(raw[key]) for role, key in _BAAI_IDS.items()}
+        first = ids["eoi"] + 1
+        return TokenLayout(**ids, first_visual_token=first, codebook_size=int(raw["vocab_size"]) - first)
+    if SURFACES["eoi"] in (vocabulary := raw.get("vocabulary_map") or {}):
+        return TokenLayout.from_surfaces(vocabulary, where)
+    raise CheckpointError(
+        f"{where}: names no token layout (token_layout, img_token_id …, or vocabulary_map), so this model has no"
+        " visual tokens or does not say which; pass layout= or --layout FILE.json"
+    )

@@ -1,0 +1,107 @@
+"""Token layout: which id means what in the one vocabulary of text and visual tokens, as data.
+
+A visual token is a code plus `first_visual_token`; everything else about a vocabulary is text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from shared.errors import CheckpointError
+
+# Field of TokenLayout -> surface form in the published vocabulary.
+SURFACES = {
+    "pad": "<|endoftext|>",
+    "eol": "<|extra_200|>",
+    "eof": "<|extra_201|>",
+    "bos": "<|extra_203|>",
+    "eos": "<|extra_204|>",
+    "img": "<|image token|>",
+    "boi": "<|image start|>",
+    "eoi": "<|image end|>",
+    "first_visual_token": "<|visual token 000000|>",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLayout:
+    """Ids of the control tokens, and the range of the visual ones.
+
+    eol ends a row of codes, eof a frame, boi and eoi enclose an image, img stands between its size and its codes.
+    Raises CheckpointError if two roles share an id.
+    """
+
+    pad: int
+    bos: int
+    eos: int
+    img: int
+    boi: int
+    eoi: int
+    eol: int
+    eof: int
+    first_visual_token: int
+    codebook_size: int
+
+    def __post_init__(self) -> None:
+        control = self.control_ids
+        if self.codebook_size < 1:
+            raise CheckpointError(f"token layout: codebook_size {self.codebook_size}: the model has no visual tokens")
+        if len(set(control.values())) != len(control) or min(control.values()) < 0:
+            raise CheckpointError(f"token layout: expected distinct ids from 0, got {control}")
+        inside = [name for name, token in control.items() if self.is_visual(token)]
+        if inside:
+            raise CheckpointError(f"token layout: {', '.join(inside)} lie within the visual tokens: {self.to_dict()}")
+
+    @property
+    def control_ids(self) -> dict[str, int]:
+        """Role to id of everything that is not a visual token."""
+        return {name: getattr(self, name) for name in SURFACES if name != "first_visual_token"}
+
+    @property
+    def end_of_visual(self) -> int:
+        """One past the last visual token."""
+        return self.first_visual_token + self.codebook_size
+
+    def is_visual(self, token: int) -> bool:
+        return self.first_visual_token <= token < self.end_of_visual
+
+    def check_vocabulary(self, vocab_size: int, where: str) -> None:
+        """Raises CheckpointError if an id of the layout lies outside a model's vocabulary."""
+        last = max(self.end_of_visual - 1, *self.control_ids.values())
+        if last >= vocab_size:
+            raise CheckpointError(
+                f"{where}: the token layout reaches id {last}, the model's vocabulary ends at {vocab_size - 1};"
+                " give the tokenizer and layout that belong to this model"
+            )
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any], where: str = "layout") -> TokenLayout:
+        """From the fields by name. Raises CheckpointError if one is missing or unknown."""
+        missing, extra = sorted(set(cls.__slots__) - set(values)), sorted(set(values) - set(cls.__slots__))
+        if missing or extra:
+            raise CheckpointError(
+                f"{where}: token layout: missing {missing or 'nothing'}, unknown {extra or 'nothing'}"
+            )
+        return cls(**{name: int(value) for name, value in values.items()})
+
+    @classmethod
+    def from_surfaces(cls, ids: Mapping[str, int], where: str) -> TokenLayout:
+        """From a vocabulary's control and visual tokens by their published surface forms.
+
+        Raises CheckpointError if a control token is missing or the visual tokens are not consecutive.
+        """
+        if missing := [surface for surface in SURFACES.values() if surface not in ids]:
+            raise CheckpointError(f"{where}: the vocabulary lacks {', '.join(missing)}: not one with visual tokens?")
+        first = ids[SURFACES["first_visual_token"]]
+        count = 0
+        while ids.get(f"<|visual token {count:06d}|>") == first + count:
+            count += 1
+        visual = sum(surface.startswith("<|visual token ") for surface in ids)
+        if visual != count:
+            raise CheckpointError(f"{where}: {visual} visual tokens, but only the first {count} have consecutive ids")
+        return cls(**{name: ids[surface] for name, surface in SURFACES.items()}, codebook_size=count)
+
+    def to_dict(self) -> dict[str, int]:
+        return asdict(self)

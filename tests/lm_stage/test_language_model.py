@@ -1,0 +1,183 @@
+"""Parity with the upstream PyTorch model, and equivalence of every way to the same tokens."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lm_stage import LanguageModel
+from lm_stage.config import DecoderConfig
+from lm_stage.image_generator import ImageRequest
+from lm_stage.sampling import Sampling
+from shared.errors import CheckpointError, JobStoppedError, ShapeError, UsageError
+from shared.visual_tokens import image_tokens
+
+TOLERANCE = 1e-3  # of logits; measured 2.4e-5
+
+
+@pytest.fixture(scope="module")
+def golden(golden_lm: Path) -> dict[str, Any]:
+    return json.loads((golden_lm / "expected.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def arrays(golden_lm: Path) -> dict[str, np.ndarray]:
+    with np.load(golden_lm / "expected.npz") as file:
+        return {name: file[name] for name in file.files}
+
+
+@pytest.fixture(scope="module")
+def model(golden_lm: Path, golden: dict[str, Any]) -> LanguageModel:
+    return LanguageModel.from_pretrained(golden_lm, layout=golden["layout"])
+
+
+def generate(model: LanguageModel, golden: dict[str, Any], prompts: list[list[int]], **options: Any) -> np.ndarray:
+    given = {"negative_prompt": golden["negative"], "height": 3, "width": 4, "top_k": 50, **options}
+    return model.generate_images(prompts, **given)
+
+
+@pytest.mark.parametrize("sample", [0, 1, 2])
+def test_logits_are_those_of_upstream(
+    model: LanguageModel, golden: dict[str, Any], arrays: dict[str, np.ndarray], sample: int
+) -> None:
+    logits = model.logits([*golden["prompts"][sample], *arrays[f"tokens_{sample}"]])
+    np.testing.assert_allclose(logits, arrays[f"logits_{sample}"], atol=TOLERANCE, rtol=0)
+
+
+def test_greedy_images_with_guidance_are_those_of_upstream(
+    model: LanguageModel, golden: dict[str, Any], arrays: dict[str, np.ndarray]
+) -> None:
+    codes = model.generate_images(
+        golden["prompts"],
+        height=golden["height"],
+        width=golden["width"],
+        negative_prompt=golden["negative"],
+        guidance_scale=golden["guidance_scale"],
+        greedy=True,
+    )
+    for sample, codes_HW in enumerate(codes):
+        tokens = [*image_tokens(codes_HW, model.layout), model.layout.eos]
+        np.testing.assert_array_equal(tokens, arrays[f"tokens_{sample}"])
+
+
+def test_decode_steps_equal_the_forward_over_the_whole_sequence(model: LanguageModel, golden: dict[str, Any]) -> None:
+    first, end = model.layout.first_visual_token, model.layout.end_of_visual
+    ids = np.random.default_rng(0).integers(0, model.config.vocab_size, 90)
+    whole = model.logits(ids)[:, first:end]
+    cache = model.backend.cached(2, 100, first, end)
+    cache.prefill(1, list(ids[:70]))
+    for position in range(70, 90):
+        step = cache.decode_step(np.array([0, ids[position]]), np.array([0, position]))
+        np.testing.assert_allclose(step[1], whole[position], atol=TOLERANCE, rtol=0)
+
+
+def test_a_long_prefill_runs_in_chunks(model: LanguageModel) -> None:
+    first, end = model.layout.first_visual_token, model.layout.end_of_visual
+    ids = np.random.default_rng(1).integers(0, model.config.vocab_size, 700)
+    cache = model.backend.cached(1, 701, first, end)
+    cache.prefill(0, list(ids[:-1]))
+    step = cache.decode_step(ids[-1:], np.array([699]))
+    np.testing.assert_allclose(step[0], model.logits(ids)[-1, first:end], atol=TOLERANCE, rtol=0)
+
+
+def test_a_row_forgets_its_last_occupant(model: LanguageModel) -> None:
+    random = np.random.default_rng(2)
+    first, end = model.layout.first_visual_token, model.layout.end_of_visual
+    cache = model.backend.cached(1, 100, first, end)
+    cache.prefill(0, random.integers(0, 300, 99).tolist())
+    ids = random.integers(0, 300, 12)
+    cache.prefill(0, ids[:-1].tolist())
+    step = cache.decode_step(ids[-1:], np.array([11]))
+    np.testing.assert_allclose(step[0], model.logits(ids)[-1, first:end], atol=TOLERANCE, rtol=0)
+
+
+def test_a_batch_gives_what_one_by_one_gives(model: LanguageModel, golden: dict[str, Any]) -> None:
+    prompts = [golden["prompts"][index % 3] for index in range(16)]
+    together = generate(model, golden, prompts, seed=7)
+    assert len({codes.tobytes() for codes in together}) > 10, "sixteen draws should differ"
+    fewer_slots = generate(model, golden, prompts, seed=7, batch=3)
+    np.testing.assert_array_equal(together, fewer_slots)
+    alone = generate(model, golden, prompts[:2], seed=7, batch=1)
+    np.testing.assert_array_equal(together[:2], alone)
+
+
+def test_guidance_of_one_is_the_conditional_model_alone(model: LanguageModel, golden: dict[str, Any]) -> None:
+    prompts = golden["prompts"][:1]
+    one = generate(model, golden, prompts, guidance_scale=1.0, greedy=True)
+    two_rows = model.image_generator(1, 60, Sampling(greedy=True), 1.0000001)
+    two_rows.add(ImageRequest("0", prompts[0], golden["negative"], 3, 4, 0))
+    while two_rows.running:
+        finished = two_rows.step()
+    np.testing.assert_array_equal(one[0], finished[0].codes_HW())
+
+
+def test_seeds_and_guidance_matter(model: LanguageModel, golden: dict[str, Any]) -> None:
+    prompts = golden["prompts"][:1]
+    base = generate(model, golden, prompts, seed=1)
+    assert not np.array_equal(base, generate(model, golden, prompts, seed=2))
+    assert not np.array_equal(
+        generate(model, golden, prompts, greedy=True), generate(model, golden, prompts, greedy=True, guidance_scale=9.0)
+    )
+
+
+@pytest.mark.parametrize("written", [1, 4, 5, 11])
+def test_an_image_goes_on_where_it_was_left(model: LanguageModel, golden: dict[str, Any], written: int) -> None:
+    generator = model.image_generator(1, 60, Sampling(top_k=50), 3.0)
+    request = ImageRequest("key", golden["prompts"][0], golden["negative"], 3, 4, 5)
+    codes = []
+    for begun in (request, replace(request, codes=())):
+        generator.add(begun)
+        while generator.running:
+            finished = generator.step()
+        codes.append(finished[0].codes)
+    assert codes[0] == codes[1]
+    generator.add(replace(request, codes=tuple(codes[0][:written])))
+    while generator.running:
+        finished = generator.step()
+    assert finished[0].codes == codes[0]
+
+
+def test_logits_that_are_not_finite_stop_with_key_and_place(
+    model: LanguageModel, golden: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = model.image_generator(1, 60, Sampling(), 1.0)
+    generator.add(ImageRequest("the key", golden["prompts"][0], None, 3, 4, 0))
+    generator.step()
+    broken = np.full((1, model.layout.codebook_size), np.nan, np.float32)
+    monkeypatch.setattr(generator.cache, "decode_step", lambda tokens, positions: broken)
+    with pytest.raises(JobStoppedError, match=r"the key.*offset 1"):
+        generator.step()
+
+
+def test_bad_calls_are_refused(model: LanguageModel, golden: dict[str, Any], golden_lm: Path) -> None:
+    with pytest.raises(UsageError, match="IMG"):
+        generate(model, golden, [[303, 108]])
+    with pytest.raises(UsageError, match="IMG"):
+        generate(model, golden, [[]])
+    with pytest.raises(UsageError, match="positions"):
+        generate(model, golden, golden["prompts"][:1], height=64, width=64)
+    with pytest.raises(ShapeError, match="820"):
+        model.logits([820])
+    with pytest.raises(CheckpointError, match="819"):
+        LanguageModel.from_pretrained(golden_lm, layout={**golden["layout"], "codebook_size": 513})
+    with pytest.raises(CheckpointError, match="layout"):
+        LanguageModel.from_pretrained(golden_lm)
+
+
+def test_the_negative_prompt_defaults_to_no_caption(model: LanguageModel, golden: dict[str, Any]) -> None:
+    prompt = golden["prompts"][0]
+    assert model.without_caption(prompt) == [303, 306, 56, 42, 54, 305]
+
+
+def test_config_reads_nested_keys_and_refuses_what_is_not_built(golden_lm: Path) -> None:
+    raw = json.loads((golden_lm / "config.json").read_text())
+    assert DecoderConfig.from_dict({"text_config": raw}) == DecoderConfig.from_dict(raw)
+    with pytest.raises(CheckpointError, match="rope_scaling"):
+        DecoderConfig.from_dict({**raw, "rope_scaling": {"type": "linear"}})
+    with pytest.raises(CheckpointError, match="hidden_size"):
+        DecoderConfig.from_dict({name: value for name, value in raw.items() if name != "hidden_size"})
