@@ -21,6 +21,7 @@ lint: $(VENV)/test-installed
 bench: $(VENV)/bench-installed
 	$(BIN)/python -m tests.benchmarks.bench_vision
 	$(BIN)/python -m tests.benchmarks.bench_jobs
+	$(BIN)/python -m tests.benchmarks.bench_language
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

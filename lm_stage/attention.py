@@ -27,23 +27,23 @@ class Attention(nn.Cell):
         self.softmax = ops.Softmax(-1)
 
     def mask(self, is_hidden_B1LS: Tensor) -> Tensor:
-        """What `construct` takes as its mask, made once for all layers: True where a key must not be seen."""
+        """What `construct` takes as its mask, made once for all layers: True where a key must not be seen.
+
+        In the plain form one line a query head, because on CPU a sum that repeats lines takes a multiple of the time.
+        """
         if self.is_fused:
             return is_hidden_B1LS
-        return is_hidden_B1LS.astype(ms.float32) * HIDDEN_SCORE
+        B, _, L, S = is_hidden_B1LS.shape
+        added = ops.broadcast_to(is_hidden_B1LS.astype(ms.float32) * HIDDEN_SCORE, (B, self.N, L, S))
+        return added.reshape(B, self.G, self.N // self.G * L, S)
 
-    def construct(self, q_BNLD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor, mask_B1LS: Tensor) -> Tensor:
-        """Attended values (B, N, L, D)."""
+    def construct(self, q_BNLD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor, mask: Tensor) -> Tensor:
+        """Attended values (B, N, L, D); `mask` is what the method of that name made."""
         if self.is_fused:
             return ops.flash_attention_score(
-                q_BNLD, k_BGSD, v_BGSD, self.N, attn_mask=mask_B1LS, scalar_value=self.scale, input_layout="BNSD"
+                q_BNLD, k_BGSD, v_BGSD, self.N, attn_mask=mask, scalar_value=self.scale, input_layout="BNSD"
             )
         B, _, L, _ = q_BNLD.shape
-        S = k_BGSD.shape[2]
         q = q_BNLD.reshape(B, self.G, self.N // self.G * L, self.D) * self.scale
-        scores = self.scores(q, k_BGSD)
-        if L > 1:
-            scores = (scores.reshape(B, self.N, L, S) + mask_B1LS).reshape(B, self.G, self.N // self.G * L, S)
-        else:
-            scores = scores + mask_B1LS
+        scores = self.scores(q, k_BGSD) + mask
         return self.weighted(self.softmax(scores), v_BGSD).reshape(B, self.N, L, self.D)

@@ -1,0 +1,538 @@
+"""`emu3 generate` and `emu3 understand` killed, resumed, given other settings, bad prompts and broken models."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+from safetensors.numpy import load_file, save_file
+
+from pipelines.cli import main
+from shared.dataset import Dataset
+from shared.verify import verify_dataset
+from tests.faults.command import (
+    INTERRUPTED,
+    TOKENIZER,
+    assert_rows_once,
+    emu3,
+    finish,
+    leftovers,
+    start,
+    verified_digest,
+    wait_until,
+)
+from tests.faults.test_commit_faults import contents
+from vq_stage.weights import EMBEDDED_TOKENIZER, codec_fingerprint
+
+HEIGHT, WIDTH = 12, 16  # codes of an image that takes long enough to be killed inside
+CODES = HEIGHT * WIDTH
+PROMPTS = {f"k{index}": "a red apple " * index + "and a pear" for index in range(5)}
+GENERATE = ("--height", HEIGHT * 8, "--width", WIDTH * 8, "--slots", 2, "--unit-rows", 2, "--journal-rows", 1)
+SMALL = ("--height", "16", "--width", "24")
+QUESTIONS = {f"q{index}": "what is " * (index + 1) + "an apple?" for index in range(8)}
+UNDERSTAND = ("--max-new-tokens", 100, "--slots", 1)
+
+Damage = Callable[[Path], None]
+
+
+def write_lines(path: Path, entries: Iterable[Mapping[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    return path
+
+
+def write_prompts(folder: Path, prompts: Mapping[str, str] = PROMPTS) -> Path:
+    return write_lines(folder / "prompts.jsonl", ({"key": key, "prompt": text} for key, text in prompts.items()))
+
+
+def run(*arguments: object, exit_code: int = 0) -> str:
+    """`emu3 …` in this process: what it printed. Our errors only; any other is raised."""
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == exit_code, result.output
+    return result.output
+
+
+@pytest.fixture
+def without_mindspore(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Setting up a device imports MindSpore; here that fails, so no model can load."""
+    monkeypatch.setitem(sys.modules, "mindspore", None)
+
+
+def codes_by_key(dataset: Path) -> dict[str, list[int]]:
+    opened = Dataset.open(dataset)
+    return {
+        row.key: row.codes_THW.flatten().tolist() for record in opened.commit_records() for row in opened.rows(record)
+    }
+
+
+def reasons_by_key(dataset: Path) -> dict[str, tuple[str, str]]:
+    opened = Dataset.open(dataset)
+    refusals = (refusal for record in opened.commit_records() for refusal in opened.refusals(record))
+    return {refusal.uri: (refusal.reason, refusal.detail) for refusal in refusals}
+
+
+def digest(dataset: Path) -> str:
+    report = verify_dataset(Dataset.open(dataset))
+    assert report.is_complete
+    assert report.problems == []
+    return report.digest
+
+
+def copy_model(model: Path, folder: Path, **config: Any) -> Path:
+    """A copy with other values in config.json; None leaves a key out."""
+    shutil.copytree(model, folder)
+    described = {**json.loads((model / "config.json").read_text()), **config}
+    described = {name: value for name, value in described.items() if value is not None}
+    (folder / "config.json").write_text(json.dumps(described))
+    return folder
+
+
+def journal(dataset: Path, unit: int = 0) -> Path:
+    return Dataset(dataset).journal_path(unit)
+
+
+def journaled_codes(dataset: Path, unit: int = 0) -> dict[int, int]:
+    """Number of codes by `src_index`, of the lines that are whole."""
+    counts: dict[int, int] = {}
+    for line in journal(dataset, unit).read_bytes().split(b"\n")[1:-1]:
+        entry = json.loads(line.partition(b" ")[2])
+        counts[entry["src_index"]] = entry["begin"] + len(entry["codes"]) * 3 // 4 // 2
+    return counts
+
+
+def has_lines(path: Path, lines: int) -> bool:
+    return path.is_file() and path.read_bytes().count(b"\n") >= lines
+
+
+@pytest.fixture(scope="module")
+def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_prompts(tmp_path_factory.mktemp("prompts"))
+
+
+@pytest.fixture(scope="module")
+def generated(small_lm: Path, prompts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The dataset of one run that nothing disturbed; not to be changed."""
+    dataset = tmp_path_factory.mktemp("generated") / "dataset"
+    emu3("generate", prompts, dataset, "--model", small_lm, *GENERATE)
+    return dataset
+
+
+def stop_when(
+    condition: Callable[[], bool], number: signal.Signals, *arguments: object
+) -> subprocess.CompletedProcess[str]:
+    """`emu3 …`, sent a signal once the condition holds."""
+    process = start(*arguments)
+    wait_until(condition, process)
+    process.send_signal(number)
+    done = finish(process)
+    assert done.returncode == (-number if number == signal.SIGKILL else INTERRUPTED), done.stderr[-2000:]
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def killed(small_lm: Path, prompts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset whose job was killed inside the images of its first unit; not to be changed."""
+    dataset = tmp_path_factory.mktemp("killed") / "dataset"
+    command = ("generate", prompts, dataset, "--model", small_lm, *GENERATE)
+    stop_when(lambda: has_lines(journal(dataset), 8), signal.SIGKILL, *command)
+    assert any(0 < count < CODES for count in journaled_codes(dataset).values())
+    assert not Dataset(dataset).is_committed(0)
+    return dataset
+
+
+def test_killed_inside_images_and_run_again(
+    killed: Path, generated: Path, small_lm: Path, prompts: Path, tmp_path: Path
+) -> None:
+    """Killed in the first unit and in the second, stopped by SIGTERM in the last, then to the end."""
+    dataset = tmp_path / "dataset"
+    shutil.copytree(killed, dataset)
+    before = journaled_codes(dataset)
+    command = ("generate", prompts, dataset, "--model", small_lm, *GENERATE)
+    stop_when(lambda: has_lines(journal(dataset, 1), 5), signal.SIGKILL, *command)
+    assert Dataset(dataset).committed_units() == [0]
+    stopped = stop_when(lambda: has_lines(journal(dataset, 2), 3), signal.SIGTERM, *command)
+    assert "stopped by SIGTERM" in stopped.stderr
+    assert "resumes" in stopped.stderr
+    assert 0 < journaled_codes(dataset, 2)[4] < CODES
+    emu3(*command)
+    assert sum(before.values()) > 0
+    assert verified_digest(dataset) == verified_digest(generated)
+    assert_rows_once(dataset, len(PROMPTS))
+    assert leftovers(dataset) == []
+    assert not (dataset / "partial").exists()
+
+
+def entry_line(entry: Mapping[str, Any]) -> bytes:
+    text = json.dumps(entry, sort_keys=True, separators=(",", ":"))
+    return f"{zlib.crc32(text.encode()):08x} {text}\n".encode()
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def flip_a_byte(path: Path) -> None:
+    lines = path.read_bytes().splitlines(keepends=True)
+    lines[2] = lines[2].replace(b'"codes":"', b'"codes":"AA', 1)
+    path.write_bytes(b"".join(lines))
+
+
+def of_another_plan(path: Path) -> None:
+    """Codes that would be wrong here, behind a header of another plan."""
+    header, *lines = path.read_bytes().splitlines(keepends=True)
+    described = json.loads(header.partition(b" ")[2])
+    described["belongs"]["plan_sha256"] = "0" * 64
+    entry = json.loads(lines[0].partition(b" ")[2])
+    path.write_bytes(entry_line(described) + entry_line({**entry, "codes": "A" * len(entry["codes"])}))
+
+
+@pytest.mark.parametrize("damage", [cut_short, flip_a_byte, of_another_plan], ids=lambda damage: damage.__name__)
+def test_damaged_journal_is_not_believed(
+    damage: Damage, killed: Path, generated: Path, small_lm: Path, prompts: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(killed, tmp_path / "dataset")
+    damage(journal(tmp_path / "dataset"))
+    run("generate", prompts, tmp_path / "dataset", "--model", small_lm, *GENERATE)
+    assert digest(tmp_path / "dataset") == digest(generated)
+    assert leftovers(tmp_path / "dataset") == []
+
+
+def test_journaled_codes_are_not_written_again(killed: Path, small_lm: Path, prompts: Path, tmp_path: Path) -> None:
+    """A row of zeros that this model did not write stays, and what follows is written after it."""
+    shutil.copytree(killed, tmp_path / "dataset")
+    path = journal(tmp_path / "dataset")
+    header, first, *_ = path.read_bytes().splitlines(keepends=True)
+    entry = json.loads(first.partition(b" ")[2])
+    path.write_bytes(header + entry_line({**entry, "codes": "A" * len(entry["codes"])}))
+    run("generate", prompts, tmp_path / "dataset", "--model", small_lm, *GENERATE)
+    codes = codes_by_key(tmp_path / "dataset")[f"k{entry['src_index']}"]
+    assert codes[:WIDTH] == [0] * WIDTH
+    assert any(codes[WIDTH:])
+
+
+def generate_in(slots: int, prompts: Mapping[str, str], model: Path, folder: Path) -> dict[str, list[int]]:
+    folder.mkdir()
+    dataset = folder / "dataset"
+    run("generate", write_prompts(folder, prompts), dataset, "--model", model, *GENERATE, "--slots", slots)
+    return codes_by_key(dataset)
+
+
+def test_codes_do_not_depend_on_what_is_beside_them(generated: Path, small_lm: Path, tmp_path: Path) -> None:
+    together = codes_by_key(generated)
+    assert len(set(map(tuple, together.values()))) == len(PROMPTS), "every image is another"
+    assert generate_in(1, PROMPTS, small_lm, tmp_path / "one") == together
+    assert generate_in(4, PROMPTS, small_lm, tmp_path / "four") == together
+    assert generate_in(2, {"k3": PROMPTS["k3"]}, small_lm, tmp_path / "alone") == {"k3": together["k3"]}
+
+
+# Prompt, and the reason it is refused for with a part of the detail.
+MIXED: list[tuple[dict[str, Any], tuple[str, str] | None]] = [
+    ({"key": "plain", "prompt": "a red apple"}, None),
+    ({"key": "empty", "prompt": "  "}, ("empty_prompt", "'  '")),
+    ({"key": "none"}, ("empty_prompt", "None")),
+    ({"key": "flat", "prompt": "x", "ratio": "0:1"}, ("bad_ratio", "0.0:1.0|two positive")),
+    ({"key": "odd", "prompt": "x", "height": 17, "width": 24}, ("bad_size", "17×24")),
+    ({"key": "long", "prompt": "y" * 500}, ("too_long", "400 positions")),
+    ({"key": "unknown", "prompt": "x", "sede": 1}, ("bad_entry", "'sede'")),
+    ({"key": "plain", "prompt": "a green pear"}, ("duplicate_key", "taken by prompts.jsonl#1")),
+    ({"key": "special", "prompt": "<|image start|>2*3<|image token|><|extra_204|>"}, None),
+    ({"key": "image", "prompt": "like this", "images": ["k0"]}, ("missing_image", "--images")),
+    ({"key": "marked", "prompt": "like <image>"}, ("bad_images", "0 images")),
+    ({"key": "seed", "prompt": "x", "seed": "1"}, ("bad_entry", "`seed`")),
+    ({"key": "folder/last", "prompt": "日本 \u0000"}, None),
+]
+
+
+def test_bad_prompts_are_quarantined_and_the_others_become_pictures(small_lm: Path, tmp_path: Path) -> None:
+    entries = write_lines(tmp_path / "prompts.jsonl", (fields for fields, _ in MIXED))
+    dataset, good = tmp_path / "dataset", [fields["key"] for fields, refusal in MIXED if refusal is None]
+    printed = run("generate", entries, dataset, "--model", small_lm, *SMALL, "--slots", 2)
+    assert f"{len(good)} images generated, {len(MIXED) - len(good)} refused" in printed
+    assert sorted(codes_by_key(dataset)) == sorted(good)
+    reasons = reasons_by_key(dataset)
+    expected = {f"prompts.jsonl#{number}": refusal for number, (_, refusal) in enumerate(MIXED, 1) if refusal}
+    assert set(reasons) == set(expected)
+    for uri, (reason, shown) in expected.items():
+        assert reasons[uri][0] == reason, uri
+        assert any(part in reasons[uri][1] for part in shown.split("|")), reasons[uri]
+    assert digest(dataset)
+    assert leftovers(dataset) == []
+    run("decode", dataset, tmp_path / "out", "--batch-pixels", 1)
+    written = {path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*.png")}
+    assert written == {Path(f"{key}.png") for key in good}
+    pixels = [np.asarray(Image.open(tmp_path / "out" / path)) for path in written]
+    assert {picture.shape for picture in pixels} == {(16, 24, 3)}
+    assert len({picture.tobytes() for picture in pixels}) == len(good)
+
+
+def begin(*arguments: object) -> None:
+    """A job that gets as far as the model, which cannot load."""
+    with pytest.raises(ImportError, match="mindspore"):
+        run(*arguments)
+
+
+def other_weights(model: Path, folder: Path) -> Path:
+    """The same model with one bit of one weight changed."""
+    copy_model(model, folder)
+    data = bytearray((folder / "model.safetensors").read_bytes())
+    data[-2] ^= 1
+    (folder / "model.safetensors").write_bytes(data)
+    return folder
+
+
+OTHER_GENERATION = {
+    "--seed 1": "generation.defaults.seed: recorded 0, given 1",
+    "--guidance-scale 2": "generation.guidance_scale: recorded 3.0, given 2.0",
+    "--temperature 0.5": "generation.sampling.temperature: recorded 1.0, given 0.5",
+    "--top-k 5": "generation.sampling.top_k: recorded 2048, given 5",
+    "--top-p 0.5": "generation.sampling.top_p: recorded 1.0, given 0.5",
+    "--greedy": "generation.sampling.greedy: recorded false, given true",
+    "--suffix best": 'generation.suffix: recorded "", given "best"',
+    "--negative-prompt bad": 'generation.defaults.negative_prompt: recorded "", given "bad"',
+    "--height 24": "generation.defaults.height: recorded 16, given 24",
+    "--samples 2": "generation.defaults.samples: recorded 1, given 2",
+    "--unit-rows 3": "units.rows: recorded 64, given 3",
+    "prompts": "generation.prompts_sha256: recorded",
+    "model": "generation.model: recorded",
+}
+
+
+@pytest.mark.usefixtures("without_mindspore")
+@pytest.mark.parametrize("change", OTHER_GENERATION)
+def test_other_generation_settings_are_refused_with_the_difference(
+    change: str, small_lm: Path, tmp_path: Path
+) -> None:
+    dataset, entries = tmp_path / "dataset", write_prompts(tmp_path)
+    begin("generate", entries, dataset, "--model", small_lm, *SMALL)
+    before, model, options = contents(Dataset(dataset)), small_lm, change.split()
+    if change == "prompts":
+        write_prompts(tmp_path, {**PROMPTS, "k0": "a green pear"})
+    if change == "model":
+        model = other_weights(small_lm, tmp_path / "model")
+    given = options if change.startswith("--") else []
+    printed = run("generate", entries, dataset, "--model", model, *SMALL, *given, exit_code=2)
+    differences = [line for line in printed.splitlines() if ": recorded " in line]
+    assert len(differences) == 1, printed
+    assert OTHER_GENERATION[change] in differences[0]
+    assert "new dataset" in printed
+    assert contents(Dataset(dataset)) == before
+    begin("generate", write_prompts(tmp_path), dataset, "--model", small_lm, *SMALL)
+
+
+def test_other_numerics_are_refused_or_allowed(generated: Path, small_lm: Path, prompts: Path, tmp_path: Path) -> None:
+    """The number of slots is one of them; here it changes no code."""
+    dataset = tmp_path / "dataset"
+    shutil.copytree(generated, dataset)
+    for path in (dataset / "parts").glob("part-000001.*"):
+        path.unlink()
+    command = ("generate", prompts, dataset, "--model", small_lm, *GENERATE, "--slots", 3)
+    assert "numerics.slots: recorded 2, given 3" in run(*command, exit_code=2)
+    assert Dataset(dataset).committed_units() == [0, 2]
+    run(*command, "--allow-numerics-change")
+    assert digest(dataset) == digest(generated)
+
+
+def test_weights_that_are_no_numbers_stop_the_job(generated: Path, small_lm: Path, tmp_path: Path) -> None:
+    """NaN in the embedding of the second token that an image is going to hold: the third finds it."""
+    entries, dataset = write_prompts(tmp_path, {"k2": PROMPTS["k2"]}), tmp_path / "dataset"
+    model = copy_model(small_lm, tmp_path / "model")
+    tensors = load_file(small_lm / "model.safetensors")
+    first, second, third = codes_by_key(generated)["k2"][:3]
+    assert first != second
+    layout = json.loads((model / "config.json").read_text())["token_layout"]
+    tensors["model.embed_tokens.weight"][layout["first_visual_token"] + second] = np.nan
+    save_file(tensors, model / "model.safetensors")
+    printed = run("generate", entries, dataset, "--model", model, *GENERATE, exit_code=1)
+    assert "k2: logits are not finite at offset 2 of the image" in printed
+    assert "weights" in printed
+    assert Dataset(dataset).committed_units() == []
+    assert journaled_codes(dataset) == {0: 2}
+    assert third != second
+
+
+def surfaces_without(described: dict[str, Any], word: str) -> dict[str, Any]:
+    kept = [token for token in described["added_tokens"] if word not in token["content"]]
+    return {**described, "added_tokens": kept}
+
+
+@pytest.mark.usefixtures("without_mindspore")
+@pytest.mark.parametrize(
+    ("config", "layout", "missing_surface", "shown"),
+    [
+        ({"token_layout": None}, {}, "", "no token layout"),
+        ({"vocab_size": 2000}, {}, "", "vocabulary ends at 1999"),
+        ({}, {"codebook_size": 0}, "", "no visual tokens"),
+        ({}, {"codebook_size": 2000}, "", "different token layouts"),
+        ({}, {"first_visual_token": 100}, "", "lie within the visual tokens"),
+        ({}, {"eoi": 272}, "", "distinct ids"),
+        ({}, {}, "visual token", "lacks <|visual token 000000|>"),
+        ({}, {}, "image start", "lacks <|image start|>"),
+    ],
+)
+@pytest.mark.parametrize("command", ["generate", "understand"])
+def test_model_that_cannot_write_images(
+    command: str,
+    config: dict[str, Any],
+    layout: dict[str, int],
+    missing_surface: str,
+    shown: str,
+    small_lm: Path,
+    tmp_path: Path,
+) -> None:
+    described = json.loads((small_lm / "config.json").read_text())["token_layout"]
+    model = copy_model(small_lm, tmp_path / "model", **{"token_layout": {**described, **layout}, **config})
+    if missing_surface:
+        vocabulary = json.loads((model / "tokenizer.json").read_text())
+        (model / "tokenizer.json").write_text(json.dumps(surfaces_without(vocabulary, missing_surface)))
+    out = tmp_path / "out" / "here"
+    questions = write_lines(tmp_path / "questions.jsonl", [{"question": "why?"}])
+    given = (write_prompts(tmp_path), out) if command == "generate" else ("-", out, "--questions", questions)
+    printed = run(command, *given, "--model", model, exit_code=2)
+    assert shown in printed
+    assert str(model) in printed or "token layout:" in printed
+    assert not out.parent.exists()
+
+
+@pytest.mark.usefixtures("without_mindspore")
+def test_decode_with_another_tokenizer_names_both(generated: Path, tmp_path: Path) -> None:
+    printed = run("decode", generated, tmp_path / "out", "--vision-tokenizer", TOKENIZER, exit_code=2)
+    assert codec_fingerprint(TOKENIZER)[:12] in printed
+    assert codec_fingerprint(EMBEDDED_TOKENIZER)[:12] in printed
+    assert not (tmp_path / "out").exists()
+    begin("decode", generated, tmp_path / "out")
+
+
+def answers(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def write_questions(folder: Path, questions: Mapping[str, str] = QUESTIONS) -> Path:
+    lines = ({"key": key, "question": text} for key, text in questions.items())
+    return write_lines(folder / "questions.jsonl", lines)
+
+
+def test_understand_killed_and_interrupted_resumes(small_lm: Path, tmp_path: Path) -> None:
+    """Questions about text only, so there is no dataset: `-`."""
+    folders = [tmp_path / "unbroken", tmp_path / "broken"]
+    for folder in folders:
+        folder.mkdir()
+    questions = write_questions(tmp_path)
+    unbroken, out = (folder / "answers.jsonl" for folder in folders)
+    options = ("--questions", questions, "--model", small_lm, *UNDERSTAND)
+    printed = run("understand", "-", unbroken, *options)
+    assert f"{len(QUESTIONS)} answered, 0 were there, 0 refused" in printed
+    partial = out.with_name("answers.jsonl.partial")
+    stop_when(lambda: has_lines(partial, 2), signal.SIGKILL, "understand", "-", out, *options)
+    assert not out.exists()
+    partial.write_bytes(partial.read_bytes()[:-5])  # a line that the kill cut short
+    kept = partial.read_bytes().count(b"\n")
+    wanted = kept + 2
+    stopped = stop_when(lambda: has_lines(partial, wanted), signal.SIGTERM, "understand", "-", out, *options)
+    kept = partial.read_bytes().count(b"\n")
+    assert wanted <= kept < len(QUESTIONS)
+    assert f"stopped by SIGTERM: {kept} of {len(QUESTIONS)} answers kept" in stopped.stderr
+    done = emu3("understand", "-", out, *options)
+    assert f"{len(QUESTIONS) - kept} answered, {kept} were there" in done.stderr
+    assert out.read_bytes() == unbroken.read_bytes()
+    assert [answer["key"] for answer in answers(out)] == list(QUESTIONS)
+    assert len({answer["answer"] for answer in answers(out)}) > 1
+    assert sorted(path.name for path in out.parent.iterdir()) == ["answers.jsonl", "answers.jsonl.settings.json"]
+
+
+def test_questions_that_cannot_be_asked_get_a_line(generated: Path, small_lm: Path, tmp_path: Path) -> None:
+    entries = [
+        {"key": "image", "question": "what is it?", "images": ["k1"]},
+        {"key": "nowhere", "question": "what is it?", "images": ["k1", "k9"]},
+        {"key": "empty", "question": " "},
+        {"key": "two", "question": "<image> or <image>?", "images": ["k1"]},
+        {"key": "long", "question": "y" * 500},
+        {"key": "other image", "question": "what is it?", "images": ["k2"]},
+        {"key": "text", "question": "what is it?"},
+    ]
+    errors = {"nowhere": "'k9'", "empty": "line 3", "two": "2 <image> marks", "long": "400 positions"}
+    questions = write_lines(tmp_path / "questions.jsonl", entries)
+    options = ("--questions", questions, "--model", small_lm, "--max-new-tokens", 12)
+    printed = run("understand", generated, tmp_path / "answers.jsonl", *options)
+    assert "3 answered, 0 were there, 4 refused" in printed
+    written = answers(tmp_path / "answers.jsonl")
+    assert [answer["key"] for answer in written] == [entry["key"] for entry in entries]
+    for answer in written:
+        if answer["key"] in errors:
+            assert errors[answer["key"]] in answer["error"]
+            assert answer["answer"] is None
+        else:
+            assert answer["error"] is None
+            assert answer["answer"]
+    by_key = {answer["key"]: answer["answer"] for answer in written}
+    assert len({by_key["image"], by_key["other image"], by_key["text"]}) == 3, "the image is seen"
+
+
+@pytest.mark.usefixtures("without_mindspore")
+def test_image_questions_without_a_dataset_get_a_line(small_lm: Path, tmp_path: Path) -> None:
+    questions = write_lines(tmp_path / "questions.jsonl", [{"question": "what is it?", "image": "k1"}])
+    printed = run("understand", "-", tmp_path / "answers.jsonl", "--questions", questions, "--model", small_lm)
+    assert "0 answered, 0 were there, 1 refused" in printed
+    assert "DATASET" in answers(tmp_path / "answers.jsonl")[0]["error"]
+
+
+OTHER_UNDERSTANDING = {
+    "--seed 1": "seed: recorded 0, given 1",
+    "--template stage1": 'template: recorded "chat", given "stage1"',
+    "--max-new-tokens 5": "max_new_tokens: recorded 1024, given 5",
+    "--sample": "sampling.greedy: recorded true, given false",
+    "--top-k 5": "sampling.top_k: recorded 2048, given 5",
+    "questions": "questions_sha256: recorded",
+    "dataset": "images: recorded",
+    "model": "model: recorded",
+}
+
+
+@pytest.mark.usefixtures("without_mindspore")
+@pytest.mark.parametrize("change", OTHER_UNDERSTANDING)
+def test_other_understanding_settings_are_refused_with_the_difference(
+    change: str, generated: Path, small_lm: Path, tmp_path: Path
+) -> None:
+    out, questions = tmp_path / "answers" / "answers.jsonl", write_questions(tmp_path)
+    command: Sequence[object] = ("understand", generated, out, "--questions", questions, "--model", small_lm)
+    begin(*command)
+    before = {path.name: path.read_bytes() for path in out.parent.iterdir()}
+    if change == "questions":
+        write_questions(tmp_path, {**QUESTIONS, "q0": "why?"})
+    replacement = {
+        "dataset": (1, "-"),
+        "model": (6, other_weights(small_lm, tmp_path / "model")),
+    }.get(change, (0, "understand"))
+    changed = [*command[: replacement[0]], replacement[1], *command[replacement[0] + 1 :]]
+    printed = run(*changed, *(change.split() if change.startswith("--") else []), exit_code=2)
+    differences = [line for line in printed.splitlines() if ": recorded " in line]
+    assert len(differences) == 1, printed
+    assert differences[0].strip().startswith(OTHER_UNDERSTANDING[change])
+    assert "another file" in printed
+    assert {path.name: path.read_bytes() for path in out.parent.iterdir()} == before
+
+
+@pytest.mark.usefixtures("without_mindspore")
+def test_damaged_part_is_named_before_anything_is_answered(generated: Path, small_lm: Path, tmp_path: Path) -> None:
+    dataset = tmp_path / "dataset"
+    shutil.copytree(generated, dataset)
+    (part,) = (dataset / "parts").glob("part-000001.*.arrow")
+    data, codes = part.read_bytes(), np.array(codes_by_key(generated)["k2"], "<u2").tobytes()
+    place = data.index(codes)
+    part.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+    printed = run("understand", dataset, tmp_path / "answers.jsonl", "--model", small_lm, exit_code=1)
+    assert part.name in printed
+    assert "damaged rows: 'k2'" in printed
+    assert not (tmp_path / "answers.jsonl").exists()
