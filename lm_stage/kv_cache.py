@@ -85,12 +85,14 @@ class CachedDecoder(nn.Cell):
     @ms.jit(jit_level="O0")
     def _prefill_chunk(self, token_ids_BL: Tensor, positions_BL: Tensor, row_B: Tensor) -> Tensor:
         model = self.decoder.model
-        x_BLC = model.embed_tokens(token_ids_BL)
+        x_BLC = model.embed(token_ids_BL)
+        L = positions_BL.shape[1]
         cos, sin = ops.gather(self.cos_SD, positions_BL, 0), ops.gather(self.sin_SD, positions_BL, 0)
+        rotary = model.rotary.tables(cos.reshape(1, 1, L, -1), sin.reshape(1, 1, L, -1))
         mask = model.attention.mask(self.all_positions > positions_BL.reshape(1, 1, -1, 1))
         places = (ops.gather(self.first_lines, row_B, 0) + positions_BL.reshape(1, 1, -1)).reshape(-1)
         for block, cache in zip(model.layers, self.caches):
-            q, k, v = block.attention_inputs(x_BLC, cos, sin)
+            q, k, v = block.attention_inputs(x_BLC, rotary)
             keys, values = cache(k, v, places)
             x_BLC = block.finish(
                 x_BLC, model.attention(q, ops.gather(keys, row_B, 0), ops.gather(values, row_B, 0), mask)
@@ -100,13 +102,13 @@ class CachedDecoder(nn.Cell):
     @ms.jit(jit_level="O0")
     def _decode_step(self, token_ids_R: Tensor, positions_R: Tensor) -> Tensor:
         model = self.decoder.model
-        x_RLC = model.embed_tokens(token_ids_R.reshape(-1, 1))
-        cos = ops.gather(self.cos_SD, positions_R, 0).reshape(self.rows, 1, 1, -1)
-        sin = ops.gather(self.sin_SD, positions_R, 0).reshape(self.rows, 1, 1, -1)
+        x_RLC = model.embed(token_ids_R.reshape(-1, 1))
+        cos, sin = ops.gather(self.cos_SD, positions_R, 0), ops.gather(self.sin_SD, positions_R, 0)
+        rotary = model.rotary.tables(cos.reshape(self.rows, 1, 1, -1), sin.reshape(self.rows, 1, 1, -1))
         mask = model.attention.mask(self.all_positions > positions_R.reshape(-1, 1, 1, 1))
         places = (self.first_lines + positions_R.reshape(-1, 1, 1)).reshape(-1)
         for block, cache in zip(model.layers, self.caches):
-            q, k, v = block.attention_inputs(x_RLC, cos, sin)
+            q, k, v = block.attention_inputs(x_RLC, rotary)
             keys, values = cache(k, v, places)
             x_RLC = block.finish(x_RLC, model.attention(q, keys, values, mask))
         hidden_RC = model.norm(x_RLC).reshape(self.rows, -1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 import signal
@@ -35,13 +36,16 @@ from tests.faults.command import (
 from tests.faults.test_commit_faults import contents
 from vq_stage.weights import EMBEDDED_TOKENIZER, codec_fingerprint
 
-HEIGHT, WIDTH = 12, 16  # codes of an image that takes long enough to be killed inside
+HEIGHT, WIDTH = 8, 16  # codes of an image that takes long enough to be killed inside
 CODES = HEIGHT * WIDTH
 PROMPTS = {f"k{index}": "a red apple " * index + "and a pear" for index in range(5)}
-GENERATE = ("--height", HEIGHT * 8, "--width", WIDTH * 8, "--slots", 2, "--unit-rows", 2, "--journal-rows", 1)
+PLACES = ("--height", HEIGHT * 8, "--width", WIDTH * 8, "--slots", 2, "--unit-rows", 2, "--journal-rows", 1)
+# Where an image resumes, its logits move by up to 4e-5: the prefill of its codes rounds unlike their steps. With these
+# draws no choice is nearer than 4e-4 to another one, in probability, and 1e-3 in logits.
+GENERATE = (*PLACES, "--seed", 10, "--top-k", 4)
 SMALL = ("--height", "16", "--width", "24")
 QUESTIONS = {f"q{index}": "what is " * (index + 1) + "an apple?" for index in range(8)}
-UNDERSTAND = ("--max-new-tokens", 100, "--slots", 1)
+UNDERSTAND = ("--max-new-tokens", 80, "--slots", 1)
 
 Damage = Callable[[Path], None]
 
@@ -108,7 +112,7 @@ def journaled_codes(dataset: Path, unit: int = 0) -> dict[int, int]:
     counts: dict[int, int] = {}
     for line in journal(dataset, unit).read_bytes().split(b"\n")[1:-1]:
         entry = json.loads(line.partition(b" ")[2])
-        counts[entry["src_index"]] = entry["begin"] + len(entry["codes"]) * 3 // 4 // 2
+        counts[entry["src_index"]] = entry["begin"] + len(base64.b64decode(entry["codes"])) // 2
     return counts
 
 
@@ -159,7 +163,8 @@ def test_killed_inside_images_and_run_again(
     """Killed in the first unit and in the second, stopped by SIGTERM in the last, then to the end."""
     dataset = tmp_path / "dataset"
     shutil.copytree(killed, dataset)
-    before = journaled_codes(dataset)
+    path = journal(dataset)
+    path.write_bytes(path.read_bytes()[:-7])  # a line that the kill cut short
     command = ("generate", prompts, dataset, "--model", small_lm, *GENERATE)
     stop_when(lambda: has_lines(journal(dataset, 1), 5), signal.SIGKILL, *command)
     assert Dataset(dataset).committed_units() == [0]
@@ -168,38 +173,41 @@ def test_killed_inside_images_and_run_again(
     assert "resumes" in stopped.stderr
     assert 0 < journaled_codes(dataset, 2)[4] < CODES
     emu3(*command)
-    assert sum(before.values()) > 0
     assert verified_digest(dataset) == verified_digest(generated)
     assert_rows_once(dataset, len(PROMPTS))
     assert leftovers(dataset) == []
     assert not (dataset / "partial").exists()
 
 
-def entry_line(entry: Mapping[str, Any]) -> bytes:
+def with_checksum(entry: Mapping[str, Any]) -> bytes:
     text = json.dumps(entry, sort_keys=True, separators=(",", ":"))
     return f"{zlib.crc32(text.encode()):08x} {text}\n".encode()
 
 
-def cut_short(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-7])
+def entry_of(line: bytes) -> dict[str, Any]:
+    return json.loads(line.partition(b" ")[2])
 
 
-def flip_a_byte(path: Path) -> None:
-    lines = path.read_bytes().splitlines(keepends=True)
-    lines[2] = lines[2].replace(b'"codes":"', b'"codes":"AA', 1)
-    path.write_bytes(b"".join(lines))
+def zeros(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """The same entry with codes that this model did not write."""
+    return {**entry, "codes": base64.b64encode(bytes(2 * WIDTH)).decode()}
 
 
-def of_another_plan(path: Path) -> None:
-    """Codes that would be wrong here, behind a header of another plan."""
-    header, *lines = path.read_bytes().splitlines(keepends=True)
-    described = json.loads(header.partition(b" ")[2])
+def other_codes(path: Path) -> None:
+    """A row of zeros under the checksum of what stood there; and the last line is cut short."""
+    header, first, *lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(header + first[:9] + with_checksum(zeros(entry_of(first)))[9:] + b"".join(lines)[:-7])
+
+
+def other_plan(path: Path) -> None:
+    """A row of zeros that was written for another plan."""
+    header, first, *_ = path.read_bytes().splitlines(keepends=True)
+    described = entry_of(header)
     described["belongs"]["plan_sha256"] = "0" * 64
-    entry = json.loads(lines[0].partition(b" ")[2])
-    path.write_bytes(entry_line(described) + entry_line({**entry, "codes": "A" * len(entry["codes"])}))
+    path.write_bytes(with_checksum(described) + with_checksum(zeros(entry_of(first))))
 
 
-@pytest.mark.parametrize("damage", [cut_short, flip_a_byte, of_another_plan], ids=lambda damage: damage.__name__)
+@pytest.mark.parametrize("damage", [other_codes, other_plan], ids=lambda damage: damage.__name__)
 def test_damaged_journal_is_not_believed(
     damage: Damage, killed: Path, generated: Path, small_lm: Path, prompts: Path, tmp_path: Path
 ) -> None:
@@ -215,10 +223,9 @@ def test_journaled_codes_are_not_written_again(killed: Path, small_lm: Path, pro
     shutil.copytree(killed, tmp_path / "dataset")
     path = journal(tmp_path / "dataset")
     header, first, *_ = path.read_bytes().splitlines(keepends=True)
-    entry = json.loads(first.partition(b" ")[2])
-    path.write_bytes(header + entry_line({**entry, "codes": "A" * len(entry["codes"])}))
+    path.write_bytes(header + with_checksum(zeros(entry_of(first))))
     run("generate", prompts, tmp_path / "dataset", "--model", small_lm, *GENERATE)
-    codes = codes_by_key(tmp_path / "dataset")[f"k{entry['src_index']}"]
+    codes = codes_by_key(tmp_path / "dataset")[f"k{entry_of(first)['src_index']}"]
     assert codes[:WIDTH] == [0] * WIDTH
     assert any(codes[WIDTH:])
 
@@ -312,9 +319,7 @@ OTHER_GENERATION = {
 
 @pytest.mark.usefixtures("without_mindspore")
 @pytest.mark.parametrize("change", OTHER_GENERATION)
-def test_other_generation_settings_are_refused_with_the_difference(
-    change: str, small_lm: Path, tmp_path: Path
-) -> None:
+def test_other_generation_settings_are_refused_with_the_difference(change: str, small_lm: Path, tmp_path: Path) -> None:
     dataset, entries = tmp_path / "dataset", write_prompts(tmp_path)
     begin("generate", entries, dataset, "--model", small_lm, *SMALL)
     before, model, options = contents(Dataset(dataset)), small_lm, change.split()

@@ -127,6 +127,11 @@ def test_areas_below_one_code_are_refused(area: int) -> None:
         grid_size("1:1", area)
 
 
+def test_areas_beyond_any_image_are_refused() -> None:
+    with pytest.raises(RefusedInput, match="area 1000000000000"):
+        grid_size("1:1", 10**12)
+
+
 @pytest.mark.parametrize(
     "changes", [{"samples": 0}, {"ratio": "0:1"}, {"area": 0}, {"height": 64}, {"height": 60, "width": 64}]
 )
