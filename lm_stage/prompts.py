@@ -29,6 +29,8 @@ FIELDS = frozenset(
         "images",
     }
 )
+SEED_BITS = 63
+MAX_SIDE = 65535 // 8  # codes; a plan holds sides of up to 65535 pixels
 SPATIAL_FACTOR = 8  # pixels a code along each side, of every Emu3 vision tokenizer
 
 
@@ -51,6 +53,8 @@ class PromptDefaults:
     def __post_init__(self) -> None:
         if self.samples < 1:
             raise UsageError(f"--samples {self.samples}: expected at least 1")
+        if self.seed.bit_length() > SEED_BITS:
+            raise UsageError(f"--seed {self.seed}: expected a number of 64 bits")
         try:
             grid_size(self.ratio, self.area, self.height, self.width)
         except RefusedInput as refusal:
@@ -82,7 +86,7 @@ def grid_size(ratio: str, area: int, height: int | None = None, width: int | Non
     if height is not None and width is not None:
         if height < SPATIAL_FACTOR or width < SPATIAL_FACTOR or height % SPATIAL_FACTOR or width % SPATIAL_FACTOR:
             raise RefusedInput("bad_size", f"{height}×{width} pixels: expected multiples of {SPATIAL_FACTOR}")
-        return height // SPATIAL_FACTOR, width // SPATIAL_FACTOR
+        return _within_plan((height // SPATIAL_FACTOR, width // SPATIAL_FACTOR))
     try:
         across, down = (float(number) for number in ratio.split(":"))
     except (ValueError, AttributeError):
@@ -91,10 +95,19 @@ def grid_size(ratio: str, area: int, height: int | None = None, width: int | Non
         raise RefusedInput("bad_ratio", f"ratio {ratio!r}: expected two positive numbers")
     if area < SPATIAL_FACTOR**2:
         raise RefusedInput("bad_size", f"area {area}: expected at least {SPATIAL_FACTOR**2} pixels")
-    scale = math.sqrt(area / (across * down))
-    size = round(down * scale / SPATIAL_FACTOR), round(across * scale / SPATIAL_FACTOR)
-    if min(size) < 1 or max(size) > 65535:
+    try:
+        scale = math.sqrt(area / (across * down))
+        size = round(down * scale / SPATIAL_FACTOR), round(across * scale / SPATIAL_FACTOR)
+    except (ZeroDivisionError, OverflowError):
+        raise RefusedInput("bad_ratio", f"ratio {ratio!r} and area {area} give no size") from None
+    if min(size) < 1:
         raise RefusedInput("bad_ratio", f"ratio {ratio!r} and area {area} give {size[0]}×{size[1]} codes")
+    return _within_plan(size)
+
+
+def _within_plan(size: tuple[int, int]) -> tuple[int, int]:
+    if max(size) > MAX_SIDE:
+        raise RefusedInput("bad_size", f"{size[0]}×{size[1]} codes: expected at most {MAX_SIDE} a side")
     return size
 
 
@@ -115,7 +128,7 @@ def list_prompts(location: str | Path, defaults: PromptDefaults) -> list[Prompt]
             prompts = list(_from_entries(path.name, _json_entries(path), defaults))
         else:
             raise UsageError(f"{path}: expected prompts as .txt, .json or .jsonl, or a codes dataset")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{path}: cannot be read as prompts: {error}") from error
     if not prompts:
         raise UsageError(f"{path}: holds no prompt")
@@ -140,7 +153,7 @@ def _from_entries(name: str, entries: Iterable[tuple[int, Any]], defaults: Promp
         try:
             if not isinstance(fields, dict):
                 raise RefusedInput("bad_entry", f"expected text or an object, got {type(fields).__name__}")
-            key = str(fields.get("key", fields.get("name", key)))
+            key = _key(fields.get("key", fields.get("name", key)))
             yield from _samples(_prompt(key, uri, fields, defaults), fields.get("samples", defaults.samples))
         except RefusedInput as refusal:
             yield Prompt(key, uri, "", refusal=(refusal.reason, refusal.detail))
@@ -154,18 +167,39 @@ def _prompt(key: str, uri: str, fields: Mapping[str, Any], defaults: PromptDefau
     text = fields.get("prompt", fields.get("text"))
     if not isinstance(text, str) or not text.strip():
         raise RefusedInput("empty_prompt", f"expected `prompt` with some text, got {text!r:.100}")
+    _utf8("prompt", text)
     images = fields.get("images", [])
     if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
         raise RefusedInput("bad_entry", f"`images`: expected a list of keys, got {images!r:.100}")
+    _utf8("images", "".join(images))
     size = [_whole(fields, name, getattr(defaults, name)) for name in ("area", "height", "width")]
-    if "ratio" in fields and "height" not in fields:
+    if ("ratio" in fields or "area" in fields) and "height" not in fields and "width" not in fields:
         size[1:] = [None, None]
-    height, width = grid_size(fields.get("ratio", defaults.ratio), size[0] or defaults.area, size[1], size[2])
-    seed = _whole(fields, "seed", defaults.seed)
+    area = defaults.area if size[0] is None else size[0]
+    height, width = grid_size(fields.get("ratio", defaults.ratio), area, size[1], size[2])
+    seed = _whole(fields, "seed", defaults.seed) or 0
+    if seed.bit_length() > SEED_BITS:
+        raise RefusedInput("bad_entry", f"`seed`: expected a number of 64 bits, got {seed}")
     negative = fields.get("negative_prompt", defaults.negative_prompt)
     if not isinstance(negative, str):
         raise RefusedInput("bad_entry", f"`negative_prompt`: expected text, got {negative!r:.100}")
-    return Prompt(key, uri, text, negative, height, width, seed or 0, tuple(images))
+    return Prompt(key, uri, text, _utf8("negative_prompt", negative), height, width, seed, tuple(images))
+
+
+def _key(value: object) -> str:
+    """A key as given: text, or a whole number."""
+    if not isinstance(value, (str, int)) or isinstance(value, bool) or value == "":
+        raise RefusedInput("bad_entry", f"`key`: expected text, got {value!r:.100}")
+    return _utf8("key", str(value))
+
+
+def _utf8(name: str, text: str) -> str:
+    """JSON can spell half a surrogate pair, which is no text."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise RefusedInput("bad_entry", f"`{name}`: not text: {error}") from None
+    return text
 
 
 def _whole(fields: Mapping[str, Any], name: str, default: int | None) -> int | None:
@@ -194,7 +228,11 @@ def _from_dataset(dataset: Dataset, defaults: PromptDefaults) -> Iterator[Prompt
         fields: dict[str, Any] = {"prompt": row.text}
         if not defaults.is_size_given:
             fields |= {name: size * SPATIAL_FACTOR for name, size in zip(("height", "width"), row.codes_THW.shape[1:])}
-        yield from _samples(_prompt(key, f"{dataset.root.name}#{key}", fields, defaults), defaults.samples)
+        uri = f"{dataset.root.name}#{key}"
+        try:
+            yield from _samples(_prompt(key, uri, fields, defaults), defaults.samples)
+        except RefusedInput as refusal:
+            yield Prompt(key, uri, row.text, refusal=(refusal.reason, refusal.detail))
 
 
 def _refuse_duplicates(prompts: Iterable[Prompt]) -> Iterator[Prompt]:

@@ -149,7 +149,7 @@ def _questions(options: UnderstandOptions, index: CodeIndex | None) -> Iterator[
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
         entries = [(number, json.loads(line)) for number, line in enumerate(lines, 1) if line.strip()]
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{path}: cannot be read as questions: {error}") from error
     for number, entry in entries:
         question = _question(number, entry)

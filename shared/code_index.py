@@ -13,12 +13,13 @@ from shared.records import CodeRecord
 
 
 class CodeIndex:
-    """Key to row over all committed units. Parts are checked against their checksums when first read."""
+    """Key to row over all committed units. Raises DatasetError if a part does not match its checksum."""
 
     def __init__(self, dataset: Dataset):
         self.dataset = dataset
         self._places: dict[str, tuple[int, int]] = {}
         for record in dataset.commit_records():
+            dataset.check_part(record)
             row = 0
             for batch in dataset.batches(record):
                 for key in batch.column("key").to_pylist():

@@ -126,18 +126,22 @@ class Dataset:
                 batch = reader.get_batch(index)
                 batch.validate(full=True)  # Arrow trusts offsets: a damaged file would be read out of bounds
                 yield batch
-        except (OSError, pa.ArrowInvalid) as error:
+        except (OSError, pa.ArrowException) as error:
             raise DatasetError(f"{path}: cannot be read: {error}; run `emu3 verify`") from error
 
     def rows(self, record: CommitRecord) -> Iterator[CodeRecord]:
         """Rows of a committed part. Raises DatasetError, before the first, if the part is damaged."""
+        self.check_part(record)
+        for batch in self.batches(record):
+            yield from from_record_batch(batch)
+
+    def check_part(self, record: CommitRecord) -> None:
+        """Raises DatasetError, naming the damaged rows, if a part does not match its checksum."""
         if (found := sha256_of(self.parts / record.part)) != record.part_sha256:
             raise DatasetError(
                 f"{self.parts / record.part}: sha256 {found[:12]} expected {record.part_sha256[:12]};"
                 f" {self.damage(record)}; run `emu3 verify`"
             )
-        for batch in self.batches(record):
-            yield from from_record_batch(batch)
 
     def damage(self, record: CommitRecord) -> str:
         """Which rows of a part that does not match its checksum are damaged."""

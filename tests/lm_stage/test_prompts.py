@@ -128,8 +128,46 @@ def test_areas_below_one_code_are_refused(area: int) -> None:
 
 
 def test_areas_beyond_any_image_are_refused() -> None:
-    with pytest.raises(RefusedInput, match="area 1000000000000"):
+    with pytest.raises(RefusedInput, match="125000×125000 codes"):
         grid_size("1:1", 10**12)
+
+
+@pytest.mark.parametrize(("ratio", "area"), [("1e-200:1e-200", 518400), ("1e308:1e-308", 518400), ("1:1", 10**400)])
+def test_numbers_beyond_arithmetic_are_refused(ratio: str, area: int) -> None:
+    with pytest.raises(RefusedInput, match="bad_ratio"):
+        grid_size(ratio, area)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"seed": 2**70},
+        {"height": 8, "width": 80000},
+        {"ratio": "2:1", "width": 8},
+        {"area": 0},
+        {"key": None},
+        {"key": [1]},
+        {"key": ""},
+        {"key": "\ud800"},
+        {"prompt": "\ud800"},
+        {"negative_prompt": "\ud800"},
+        {"images": ["\ud800"]},
+    ],
+)
+def test_values_that_no_plan_can_hold_are_refused(fields: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(json.dumps({"prompt": "a", **fields}))
+    (prompt,) = list_prompts(path, PromptDefaults(32 * 32))
+    assert prompt.refusal is not None
+    assert prompt.refusal[0] in ("bad_entry", "bad_size")
+
+
+def test_a_row_whose_caption_is_blank_is_refused_alone(tmp_path: Path) -> None:
+    dataset, plan = handmade.freeze(tmp_path / "codes", ["one", "two"])
+    rows = [replace(handmade.record(0, "one"), text="  "), handmade.record(1, "two")]
+    dataset.commit(0, rows, [], plan, handmade.NUMERICS, [])
+    refusals = [prompt.refusal and prompt.refusal[0] for prompt in list_prompts(dataset.root, PromptDefaults(32 * 32))]
+    assert refusals == ["empty_prompt", None]
 
 
 @pytest.mark.parametrize(
