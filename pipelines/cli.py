@@ -257,6 +257,71 @@ def demo(out: str) -> None:
     run_demo(Path(out), say)
 
 
+@main.command("init-lm")
+@click.argument("dataset")
+@click.argument("out")
+@click.option("--text-ids", type=int, default=2000, help="Text tokens at most, learned from the captions.")
+@click.option("--hidden-size", type=int, default=256)
+@click.option("--intermediate-size", type=int, default=768)
+@click.option("--layers", type=int, default=6)
+@click.option("--heads", type=int, default=8)
+@click.option("--kv-heads", type=int, default=4)
+@click.option("--positions", type=int, default=1024)
+@click.option("--tied/--untied", default=True, help="Whether the output head is the embedding.")
+@click.option("--seed", type=int, default=0)
+def init_lm(**options: Any) -> None:
+    """Make a small language model with random weights in OUT, for the codes and captions of DATASET."""
+    from lm_stage.initialize import InitOptions, initialize
+
+    say(f"language model written to {initialize(InitOptions(**options))}")
+
+
+@main.command()
+@click.argument("datasets", nargs=-1, required=True)
+@click.argument("run")
+@click.option("--model", metavar="DIR", required=True, help="Language model to start from.")
+@click.option("--held-out", multiple=True, metavar="DATASET", help="Never trained on; its loss is watched.")
+@click.option("--steps", type=int, default=1000)
+@click.option("--row-tokens", type=int, default=1024, help="Tokens of a row, into which samples are packed.")
+@click.option("--rows", type=int, default=4, help="Rows a batch.")
+@click.option("--accumulate", type=int, default=1, help="Batches a step.")
+@click.option("--learning-rate", type=float, default=1e-4)
+@click.option("--warmup", type=int, default=50, help="Steps of linear warm-up; a cosine follows.")
+@click.option("--floor", type=float, default=0.1, help="Share of the learning rate at the end.")
+@click.option("--weight-decay", type=float, default=0.1, help="Of matrices; norms do not decay.")
+@click.option("--clip-norm", type=float, default=1.0, help="Largest norm of a gradient; 0: any.")
+@click.option("--loss", type=click.Choice(["after_prompt", "visual", "text"]), default="after_prompt")
+@click.option("--visual-weight", type=float, default=1.0, help="Weight of a visual token in the loss.")
+@click.option("--caption-dropout", type=float, default=0.05, help="Share of captions left out, for guidance.")
+@click.option("--freeze", multiple=True, metavar="NAME", help="Parameters whose name holds NAME do not move.")
+@click.option("--seed", type=int, default=0)
+@click.option("--skip-damaged", is_flag=True, help="Leave damaged samples out and list them, instead of stopping.")
+@click.option("--max-bad-steps", type=int, default=5, help="Stop after so many steps in a row without a finite loss.")
+@click.option("--save-every", type=int, default=200, help="Steps between checkpoints.")
+@click.option("--keep", type=int, default=2, help="Checkpoints kept.")
+@click.option("--evaluate-every", type=int, default=200, help="Steps between looks at the held-out loss.")
+@click.option("--save-dtype", type=click.Choice(["float32", "float16"]), default="float32", help="Of RUN/model.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "ascend"]), default="auto")
+@click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), help="Of computing; weights stay float32.")
+def sft(datasets: tuple[str, ...], run: str, **others: Any) -> None:
+    """Fine-tune a language model on the shards of DATASETS into RUN; the same command resumes.
+
+    A dataset is PATH[,task=image|understand|text][,weight=W]: caption to image (default), image to caption or answer,
+    text alone (also a .jsonl of {text} or {question, answer}). RUN/model is the result.
+    """
+    from lm_stage.sft import SftOptions
+    from lm_stage.sft import sft as run_sft
+
+    result = run_sft(SftOptions(datasets, run, **_given(others)))
+    held_out = "" if result.held_out_loss is None else f", held-out loss {result.held_out_loss:.4f}"
+    say(f"{result.model}: {result.steps} steps, loss {result.loss:.4f}{held_out}")
+    if result.too_long or result.damaged or result.bad_steps:
+        say(
+            f"left out: {result.too_long} samples too long for a row, {result.damaged} damaged (RUN/left_out.jsonl);"
+            f" {result.bad_steps} steps without a finite loss"
+        )
+
+
 @main.command("train-vq")
 @click.argument("source")
 @click.argument("out")

@@ -1,0 +1,109 @@
+"""AdamW over accumulated gradients (arXiv:1711.05101), with the bias correction that ready-made ones here lack.
+
+`ops.AdamWeightDecay` has none; given a step's own learning rate, epsilon and decay, it is the published rule:
+
+    p ← p − lr·λ·p − lr·m̂/(√v̂ + ε),   m̂ = m/c₁,  v̂ = v/c₂,  c₁ = 1 − β₁ᵗ,  c₂ = 1 − β₂ᵗ
+      = p − lr′·(m/(√v + ε′) + λ′·p)    lr′ = lr·√c₂/c₁,  ε′ = ε·√c₂,  λ′ = λ·lr/lr′
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import mindspore as ms
+from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """Linear warm-up, then a cosine to `floor` times the peak at the last step."""
+
+    peak: float
+    warmup: int
+    steps: int
+    floor: float
+
+    def learning_rate(self, step: int) -> float:
+        """Of step 0, 1, …"""
+        if step < self.warmup:
+            return self.peak * (step + 1) / self.warmup
+        done = (step - self.warmup) / max(1, self.steps - 1 - self.warmup)
+        return self.peak * (self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+
+
+class AdamW(nn.Cell):
+    """Moments and accumulated gradients of some parameters. Matrices decay, vectors (norms) do not."""
+
+    def __init__(self, parameters: Sequence[Parameter], beta1: float, beta2: float, eps: float, weight_decay: float):
+        super().__init__()
+        self.names = [p.name for p in parameters]
+        self.parameters_ = ParameterTuple(parameters)
+        self.gradients = _zeros_like(parameters, "gradient")
+        self.m, self.v = _zeros_like(parameters, "m"), _zeros_like(parameters, "v")
+        self.decays = tuple(len(p.shape) > 1 for p in parameters)
+        self.beta1, self.beta2, self.eps, self.weight_decay = beta1, beta2, eps, weight_decay
+        self.update = ops.AdamWeightDecay()
+
+    def add(self, gradients: tuple[Tensor, ...]) -> Tensor:
+        """Adds to the accumulated gradients; to be called within a compiled function."""
+        done = 0.0
+        for kept, new in zip(self.gradients, gradients):
+            done = ops.assign_add(kept, new)
+        return done
+
+    @ms.jit(jit_level="O0")
+    def norm(self) -> Tensor:
+        """Global norm of the accumulated gradients, float32."""
+        total = 0.0
+        for gradient in self.gradients:
+            total = total + ops.square(gradient).sum()
+        return ops.sqrt(total)
+
+    def step(self, number: int, learning_rate: float, scale: float) -> None:
+        """Moves the parameters by the accumulated gradients times `scale`, and forgets the gradients.
+
+        `number` counts from 1.
+        """
+        c1, c2 = 1 - self.beta1**number, 1 - self.beta2**number
+        rate = learning_rate * math.sqrt(c2) / c1
+        decay = self.weight_decay * c1 / math.sqrt(c2)
+        values = (rate, self.eps * math.sqrt(c2), decay, scale)
+        self._apply(*(Tensor(value, ms.float32) for value in values))
+
+    def clear(self) -> None:
+        """Forgets the accumulated gradients."""
+        self._clear()
+
+    @ms.jit(jit_level="O0")
+    def _apply(self, rate: Tensor, eps: Tensor, decay: Tensor, scale: Tensor) -> Tensor:
+        done = 0.0
+        for index in range(len(self.decays)):
+            gradient = self.gradients[index]
+            moved = self.update(
+                self.parameters_[index],
+                self.m[index],
+                self.v[index],
+                rate,
+                self.beta1,
+                self.beta2,
+                eps,
+                decay if self.decays[index] else 0.0,
+                gradient * scale,
+            )
+            done = ops.depend(ops.assign(gradient, ops.zeros_like(gradient)), moved)
+        return done
+
+    @ms.jit(jit_level="O0")
+    def _clear(self) -> Tensor:
+        done = 0.0
+        for gradient in self.gradients:
+            done = ops.assign(gradient, ops.zeros_like(gradient))
+        return done
+
+
+def _zeros_like(parameters: Sequence[Parameter], prefix: str) -> ParameterTuple:
+    return ParameterTuple(
+        [Parameter(ops.zeros(p.shape, ms.float32), name=f"{prefix}.{p.name}", requires_grad=False) for p in parameters]
+    )

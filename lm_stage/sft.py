@@ -1,0 +1,312 @@
+"""Fine-tuning from shards: packed samples of one or more datasets to a model; no vision model in memory.
+
+The way of one sample: shard → sequence (training_sequences.py) → row (sample_order.py) → batch → step → log.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import mindspore as ms
+from tqdm import tqdm
+
+from lm_stage.checkpoints import Checkpoints, save_model
+from lm_stage.config import read_config
+from lm_stage.model import Decoder
+from lm_stage.optimizer import AdamW, Schedule
+from lm_stage.sample_order import packed_rows
+from lm_stage.source import ModelSource
+from lm_stage.train_step import TrainStep
+from lm_stage.training_batch import TrainingBatch, build_batch
+from lm_stage.training_data import Mixture, Source
+from lm_stage.training_sequences import LOSSES, LossWeights, SequenceBuilder
+from lm_stage.weights import load_weights
+from shared.ahead import map_ahead
+from shared.atomic import write_file
+from shared.device import setup_device
+from shared.errors import ConfigMismatchError, JobStoppedError, UsageError
+from shared.fingerprint import settings_diff
+from shared.locks import job_lock
+from shared.signals import StopFlag, stop_on_signals
+from shared.train_log import TrainLog
+
+BATCHES_AHEAD = 4
+FREE = ("datasets", "held_out", "run", "model", "save_every", "keep", "evaluate_every", "save_dtype", "device")
+
+
+@dataclass(frozen=True, slots=True)
+class SftOptions:
+    """Settings of a fine-tuning run; all but FREE must be the same on resume.
+
+    A step sees `accumulate` batches of `rows` rows of `row_tokens` tokens.
+    """
+
+    datasets: tuple[str, ...]
+    run: str
+    model: str
+    held_out: tuple[str, ...] = ()
+    steps: int = 1000
+    row_tokens: int = 1024
+    rows: int = 4
+    accumulate: int = 1
+    learning_rate: float = 1e-4
+    warmup: int = 50
+    floor: float = 0.1
+    weight_decay: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-6
+    clip_norm: float = 1.0
+    loss: str = "after_prompt"
+    visual_weight: float = 1.0
+    caption_dropout: float = 0.05
+    seed: int = 0
+    freeze: tuple[str, ...] = ()
+    skip_damaged: bool = False
+    max_bad_steps: int = 5
+    save_every: int = 200
+    keep: int = 2
+    evaluate_every: int = 200
+    save_dtype: str = "float32"
+    device: str = "auto"
+    dtype: str | None = None
+
+    def __post_init__(self) -> None:
+        problems = []
+        whole = ("steps", "row_tokens", "rows", "accumulate", "save_every", "keep", "evaluate_every", "max_bad_steps")
+        problems += [f"--{_flag(name)} must be at least 1" for name in whole if getattr(self, name) < 1]
+        if self.loss not in LOSSES:
+            problems.append(f"--loss {self.loss}: expected one of {', '.join(LOSSES)}")
+        if not 0 <= self.caption_dropout <= 1:
+            problems.append(f"--caption-dropout {self.caption_dropout}: expected 0 to 1")
+        if not self.learning_rate > 0 or self.weight_decay < 0 or self.warmup < 0 or self.visual_weight < 0:
+            problems.append("--learning-rate must be above 0; decay, warm-up and weights not below 0")
+        if self.save_dtype not in ("float32", "float16"):
+            problems.append(f"--save-dtype {self.save_dtype}: expected float32 or float16")
+        if not self.datasets:
+            problems.append("expected at least one DATASET")
+        if problems:
+            raise UsageError("; ".join(problems))
+
+
+def _flag(name: str) -> str:
+    return name.replace("_", "-")
+
+
+@dataclass(frozen=True, slots=True)
+class SftResult:
+    """Where the model is, and what the run saw in all."""
+
+    model: Path
+    steps: int
+    loss: float
+    held_out_loss: float | None
+    bad_steps: int
+    too_long: int
+    damaged: int
+
+
+def sft(options: SftOptions, on_checkpoint: Callable[[Path, int], None] | None = None) -> SftResult:
+    """Trains to the end, from the last checkpoint if there is one.
+
+    Writes into `options.run`: `model/`, `checkpoints/`, `train_log.jsonl`, `loss.png`, `tensorboard/`,
+    `options.json` and `left_out.jsonl` (samples too long for a row, or damaged). `on_checkpoint` is called with
+    every checkpoint's directory and step.
+    Raises ConfigMismatchError, before the model loads, for other settings than the run was begun with or a dataset
+    of another codec; Interrupted, after a checkpoint, on SIGINT and SIGTERM.
+    """
+    source = ModelSource.from_directory(options.model)
+    if options.row_tokens > source.config.max_position_embeddings:
+        raise UsageError(
+            f"--row-tokens {options.row_tokens}: the model has {source.config.max_position_embeddings} positions"
+        )
+    builder = SequenceBuilder(source.text_tokenizer, source.layout, LossWeights(options.loss, options.visual_weight))
+    mixture = Mixture([Source.parse(text) for text in options.datasets], builder, options.row_tokens)
+    held_out = None
+    if options.held_out:
+        held_out = Mixture([Source.parse(text) for text in options.held_out], builder, options.row_tokens)
+    codec = _codec(source, [*mixture.samples, *(held_out.samples if held_out else [])])
+    run = Path(options.run)
+    run.mkdir(parents=True, exist_ok=True)
+    recorded = _recorded(options, source, mixture)
+    _check_resumable(run, recorded)
+    config = {**read_config(options.model), "token_layout": source.layout.to_dict(), "codec_fingerprint": codec}
+    with stop_on_signals() as stop, job_lock(run, Checkpoints(run, options.keep).sweep):
+        write_file(run / "options.json", (json.dumps(recorded, indent=2) + "\n").encode())
+        return SftJob(options, source, mixture, held_out, config, stop).train(on_checkpoint)
+
+
+def _codec(source: ModelSource, samples: list[Any]) -> str | None:
+    """The one fingerprint of model and datasets. Raises ConfigMismatchError if there are two."""
+    expected, size = source.codec_fingerprint, source.layout.codebook_size
+    for one in samples:
+        if one.codec is None:
+            continue
+        found = one.codec["fingerprint"]
+        if one.codec["codebook_size"] != size or (expected and found and found != expected):
+            raise ConfigMismatchError(
+                f"{one.rows.dataset.root}: {one.codec['codebook_size']} codes of tokenizer {str(found)[:12]}; expected"
+                f" {size} codes of {str(expected)[:12]}; encode with one tokenizer"
+            )
+        expected = expected or found
+    return expected
+
+
+def _recorded(options: SftOptions, source: ModelSource, mixture: Mixture) -> dict[str, Any]:
+    values = {name: value for name, value in asdict(options).items() if name not in FREE}
+    return json.loads(json.dumps({**values, "data": mixture.fingerprints(), "start": source.recorded()}))
+
+
+def _check_resumable(run: Path, recorded: dict[str, Any]) -> None:
+    path = run / "options.json"
+    if path.is_file() and (diff := settings_diff(json.loads(path.read_bytes()), recorded)):
+        raise ConfigMismatchError(
+            f"{run} was begun with other settings:\n  " + "\n  ".join(diff) + "\nuse those, or another RUN"
+        )
+
+
+class SftJob:
+    """One run from its last checkpoint to its end."""
+
+    def __init__(
+        self,
+        options: SftOptions,
+        source: ModelSource,
+        mixture: Mixture,
+        held_out: Mixture | None,
+        config: dict[str, Any],
+        stop: StopFlag,
+    ):
+        self.options, self.source, self.mixture, self.config, self.stop = options, source, mixture, config, stop
+        self.run = Path(options.run)
+        self.checkpoints = Checkpoints(self.run, options.keep)
+        self.damaged: list[str] = []
+        device = setup_device(options.device, options.dtype, ascend_dtype="bfloat16")
+        decoder = Decoder(source.config, ms.float32, device.has_fused_attention, getattr(ms, device.dtype))
+        newest = self.checkpoints.newest()
+        load_weights(decoder, newest or options.model)
+        decoder.set_train(True)
+        trained = [p for p in decoder.trainable_params() if not any(part in p.name for part in options.freeze)]
+        if not trained:
+            raise UsageError(f"--freeze {' '.join(options.freeze)}: leaves nothing to train")
+        self.decoder = decoder
+        self.optimizer = AdamW(trained, options.beta1, options.beta2, options.eps, options.weight_decay)
+        self.cell = TrainStep(decoder, options.row_tokens, self.optimizer, options.clip_norm)
+        counters = self.checkpoints.restore(newest, self.optimizer) if newest else {}
+        self.first = counters.get("step", 0)
+        self.bad_steps, self.bad_in_a_row = counters.get("bad_steps", 0), counters.get("bad_in_a_row", 0)
+        self.log = TrainLog(self.run, self.first)
+        self.held_out = self._held_out_batches(held_out) if held_out else []
+
+    def train(self, on_checkpoint: Callable[[Path, int], None] | None) -> SftResult:
+        options = self.options
+        schedule = Schedule(options.learning_rate, options.warmup, options.steps, options.floor)
+        steps = self._batches()
+        bar = tqdm(total=options.steps, initial=self.first, unit="step", desc="sft", disable=None)
+        held_out_loss = None
+        with bar:
+            for step in range(self.first, options.steps):
+                batches = next(steps)
+                result = self.cell.take(batches, step + 1 - self.bad_steps, schedule.learning_rate(step))
+                tokens = sum(batch.useful_tokens for batch in batches)
+                entry = {"loss": result.loss, "gradient_norm": result.gradient_norm} if result.is_taken else {"bad": 1}
+                if not result.is_taken:
+                    self._note_bad(step, batches)
+                else:
+                    self.bad_in_a_row = 0
+                is_last = step + 1 == options.steps
+                if self.held_out and (is_last or (step + 1) % options.evaluate_every == 0):
+                    held_out_loss = self.cell.evaluate(self.held_out)
+                    entry["held_out_loss"] = held_out_loss
+                self.log.add(step=step, **entry, learning_rate=schedule.learning_rate(step), tokens=tokens)
+                bar.set_postfix(loss=f"{result.loss:.4f}", tokens_s=self._rate(), refresh=False)
+                bar.update()
+                if is_last or self.stop.is_set() or (step + 1) % options.save_every == 0:
+                    directory = self._save(step + 1)
+                    if on_checkpoint and not self.stop.is_set():
+                        on_checkpoint(directory, step + 1)
+                if not is_last:
+                    self.stop.raise_if_set(f"checkpoint of step {step + 1} written to {self.run}")
+        return self._finish(held_out_loss)
+
+    def _finish(self, held_out_loss: float | None) -> SftResult:
+        self._list_left_out()
+        model = self.run / "model"
+        save_model(model, self.decoder, self.config, self.source.directory, self.options.save_dtype)
+        self.log.draw(self.run / "loss.png")
+        self.log.close()
+        losses = [entry["loss"] for entry in self.log.entries if "loss" in entry]
+        recent = losses[-max(1, len(losses) // 20) :]
+        return SftResult(
+            model,
+            self.options.steps,
+            sum(recent) / max(1, len(recent)),
+            held_out_loss,
+            self.bad_steps,
+            len(self.mixture.too_long),
+            len(set(self.damaged)),
+        )
+
+    def _batches(self) -> Iterator[list[TrainingBatch]]:
+        """The batches of each step, built ahead of the device."""
+        options = self.options
+        a_step = options.rows * options.accumulate
+        rows = packed_rows(self.mixture, options.seed, options.caption_dropout, self.first * a_step)
+        chunks = iter(lambda: list(islice(rows, options.rows)), [])
+        damaged = self.damaged if options.skip_damaged else None
+        built = map_ahead(lambda chunk: build_batch(chunk, self.mixture, damaged), chunks, 1, BATCHES_AHEAD)
+        while True:
+            yield list(islice(built, options.accumulate))
+
+    def _held_out_batches(self, held_out: Mixture) -> list[TrainingBatch]:
+        """One pass over all held-out samples."""
+        rows, left = [], sum(map(len, held_out.members))
+        for row in packed_rows(held_out, 0, 0.0):
+            rows.append(row)
+            left -= len(row)
+            if left <= 0:
+                break
+        rows += [[]] * (-len(rows) % self.options.rows)
+        return [
+            build_batch(rows[begin : begin + self.options.rows], held_out)
+            for begin in range(0, len(rows), self.options.rows)
+        ]
+
+    def _note_bad(self, step: int, batches: list[TrainingBatch]) -> None:
+        """Counts a step whose loss or gradient is not finite. Raises JobStoppedError after too many in a row."""
+        self.bad_steps += 1
+        self.bad_in_a_row += 1
+        keys = [key for batch in batches for key in batch.keys]
+        tqdm.write(f"step {step}: loss not finite, nothing moved; samples {', '.join(keys[:8])} …")
+        if self.bad_in_a_row >= self.options.max_bad_steps:
+            raise JobStoppedError(
+                f"{self.run}: {self.bad_in_a_row} steps in a row without a finite loss, the last (step {step}) with"
+                f" samples {', '.join(keys)}; lower --learning-rate or check them; the last checkpoint stays"
+            )
+
+    def _save(self, step: int) -> Path:
+        counters = {"bad_steps": self.bad_steps, "bad_in_a_row": self.bad_in_a_row}
+        directory = self.checkpoints.save(
+            step, self.decoder, self.optimizer, counters, self.config, self.source.directory
+        )
+        self.log.flush()
+        return directory
+
+    def _list_left_out(self) -> None:
+        lines = [
+            {"dataset": path, "key": key, "reason": f"{length} tokens, a row has {self.mixture.row_length}"}
+            for path, key, length in self.mixture.too_long
+        ]
+        lines += [{"reason": reason} for reason in sorted(set(self.damaged))]
+        write_file(self.run / "left_out.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
+
+    def _rate(self) -> str:
+        """Useful tokens a second over the last steps."""
+        recent = self.log.entries[-20:]
+        elapsed = recent[-1]["elapsed_s"] - recent[0]["elapsed_s"]
+        return f"{sum(entry['tokens'] for entry in recent[1:]) / elapsed:.0f}" if elapsed > 0 else "?"

@@ -1,0 +1,124 @@
+"""One training step: gradients of some batches, clipped, to AdamW. Compiled; all shapes static.
+
+Shape suffixes: B rows, L tokens, S positions, D head size.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor, nn, ops
+
+from lm_stage.model import Decoder, rotary_tables
+from lm_stage.optimizer import AdamW
+from lm_stage.training_batch import TrainingBatch
+from lm_stage.training_loss import ChunkedCrossEntropy
+
+LOSS_CHUNK = 1024  # positions whose logits exist at once
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """Mean loss a supervised weight, norm of the gradient before clipping, and whether the step was taken."""
+
+    loss: float
+    gradient_norm: float
+    is_taken: bool
+
+
+class BatchLoss(nn.Cell):
+    """Loss of one batch of packed rows."""
+
+    def __init__(self, decoder: Decoder, row_length: int):
+        super().__init__()
+        self.decoder = decoder
+        dtype = decoder.model.compute_dtype
+        cos, sin = rotary_tables(decoder.config, row_length)
+        self.cos_SD, self.sin_SD = Tensor(cos, dtype=dtype), Tensor(sin, dtype=dtype)
+        self.is_later_LL = Tensor(np.triu(np.ones((1, 1, row_length, row_length), bool), 1))
+        self.L = row_length
+        self.loss = ChunkedCrossEntropy(decoder.config.vocab_size, _chunk(row_length))
+
+    def construct(
+        self, token_ids_BL: Tensor, targets_BL: Tensor, weights_BL: Tensor, positions_BL: Tensor, segments_BL: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """What to differentiate, and the weighted sum of losses."""
+        B = token_ids_BL.shape[0]
+        cos = ops.gather(self.cos_SD, positions_BL, 0).reshape(B, 1, self.L, -1)
+        sin = ops.gather(self.sin_SD, positions_BL, 0).reshape(B, 1, self.L, -1)
+        is_other = segments_BL.reshape(B, 1, self.L, 1) != segments_BL.reshape(B, 1, 1, self.L)
+        hidden_BLC = self.decoder.model(token_ids_BL, cos, sin, ops.logical_or(is_other, self.is_later_LL))
+        hidden_MC = hidden_BLC.reshape(B * self.L, -1)
+        return self.loss(hidden_MC, self.decoder.head_weight, targets_BL.reshape(-1), weights_BL.reshape(-1))
+
+
+def _chunk(row_length: int) -> int:
+    """A divisor of every batch's positions, near LOSS_CHUNK."""
+    parts = -(-row_length // LOSS_CHUNK)
+    while row_length % parts:
+        parts += 1
+    return row_length // parts
+
+
+class TrainStep(nn.Cell):
+    """Gradients and their application. `trained` are the parameters that move."""
+
+    def __init__(
+        self,
+        decoder: Decoder,
+        row_length: int,
+        optimizer: AdamW,
+        clip_norm: float,
+        loss_scale: float = 1.0,
+    ):
+        super().__init__()
+        self.batch_loss = BatchLoss(decoder, row_length)
+        self.optimizer = optimizer
+        self.clip_norm = clip_norm
+        self.loss_scale = loss_scale
+        self.gradient = ms.value_and_grad(self._loss, None, optimizer.parameters_, has_aux=True)
+
+    def _loss(self, scale: Tensor, *arrays: Tensor) -> tuple[Tensor, Tensor]:
+        to_differentiate, loss = self.batch_loss(*arrays)
+        return to_differentiate * scale, loss
+
+    @ms.jit(jit_level="O0")
+    def _accumulate(self, scale: Tensor, *arrays: Tensor) -> Tensor:
+        (_, loss), gradients = self.gradient(scale, *arrays)
+        return ops.depend(loss, self.optimizer.add(gradients))
+
+    @ms.jit(jit_level="O0")
+    def _evaluate(self, *arrays: Tensor) -> Tensor:
+        return self.batch_loss(*arrays)[1]
+
+    def take(self, batches: Sequence[TrainingBatch], number: int, learning_rate: float) -> StepResult:
+        """One optimizer step over the sum of the batches; `number` counts from 1.
+
+        A loss or gradient that is not finite moves nothing.
+        """
+        total_weight = sum(batch.total_weight for batch in batches)
+        scale = Tensor(self.loss_scale / max(total_weight, 1e-9), ms.float32)
+        loss = 0.0
+        for batch in batches:
+            loss += float(self._accumulate(scale, *_tensors(batch)).asnumpy())
+        norm = float(self.optimizer.norm().asnumpy()) / self.loss_scale
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            self.optimizer.clear()
+            return StepResult(loss / max(total_weight, 1e-9), norm, False)
+        clip = min(1.0, self.clip_norm / (norm + 1e-6)) if self.clip_norm else 1.0
+        self.optimizer.step(number, learning_rate, clip / self.loss_scale)
+        return StepResult(loss / max(total_weight, 1e-9), norm, True)
+
+    def evaluate(self, batches: Sequence[TrainingBatch]) -> float:
+        """Mean loss a supervised weight; nothing moves."""
+        total = sum(float(self._evaluate(*_tensors(batch)).asnumpy()) for batch in batches)
+        return total / max(sum(batch.total_weight for batch in batches), 1e-9)
+
+
+def _tensors(batch: TrainingBatch) -> tuple[Tensor, ...]:
+    arrays = (batch.token_ids_BL, batch.targets_BL, batch.weights_BL, batch.positions_BL, batch.segments_BL)
+    return tuple(Tensor(array) for array in arrays)

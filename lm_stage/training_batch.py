@@ -1,0 +1,78 @@
+"""Rows of packed samples as arrays, each sample blind to the others.
+
+Shape suffixes: B rows, L tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lm_stage.sample_order import PlacedSample
+from lm_stage.training_data import Mixture
+from lm_stage.training_sequences import TrainingSequence
+from shared.errors import DatasetError
+
+PADDING = -1  # segment of places that hold no sample
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingBatch:
+    """int32 token ids, targets, positions and segments (B, L), float32 weights (B, L), and the samples' keys."""
+
+    token_ids_BL: np.ndarray
+    targets_BL: np.ndarray
+    weights_BL: np.ndarray
+    positions_BL: np.ndarray
+    segments_BL: np.ndarray
+    keys: tuple[str, ...]
+
+    @property
+    def useful_tokens(self) -> int:
+        """Tokens that are no padding."""
+        return int((self.segments_BL != PADDING).sum())
+
+    @property
+    def total_weight(self) -> float:
+        return float(self.weights_BL.sum(dtype=np.float64))
+
+
+def build_batch(
+    rows: Sequence[Sequence[PlacedSample]], mixture: Mixture, damaged: list[str] | None = None
+) -> TrainingBatch:
+    """Arrays of some rows. A damaged sample is left out and named in `damaged`, or raises DatasetError without it."""
+    shape = len(rows), mixture.row_length
+    batch = TrainingBatch(
+        np.full(shape, mixture.builder.layout.pad, np.int32),
+        np.full(shape, mixture.builder.layout.pad, np.int32),
+        np.zeros(shape, np.float32),
+        np.zeros(shape, np.int32),
+        np.full(shape, PADDING, np.int32),
+        tuple(mixture.samples[s.source].keys[s.index] for row in rows for s in row),
+    )
+    for number, row in enumerate(rows):
+        begin = 0
+        for segment, placed in enumerate(row):
+            try:
+                sequence = mixture.samples[placed.source].sequence(placed.index, placed.is_bare)
+            except DatasetError as error:
+                if damaged is None:
+                    raise
+                damaged.append(str(error))
+                continue
+            begin = _place(batch, number, begin, segment, sequence)
+    return batch
+
+
+def _place(batch: TrainingBatch, row: int, begin: int, segment: int, sequence: TrainingSequence) -> int:
+    """Writes a sample behind `begin`; the last token predicts nothing. Returns where it ends."""
+    length = len(sequence.token_ids)
+    end = begin + length
+    batch.token_ids_BL[row, begin:end] = sequence.token_ids
+    batch.targets_BL[row, begin : end - 1] = sequence.token_ids[1:]
+    batch.weights_BL[row, begin : end - 1] = sequence.weights[1:]
+    batch.positions_BL[row, begin:end] = np.arange(length)
+    batch.segments_BL[row, begin:end] = segment
+    return end
