@@ -40,7 +40,14 @@ class DecoderConfig:
     tie_word_embeddings: bool = False
 
     def __post_init__(self) -> None:
-        problems = []
+        problems = [
+            f"{name} {getattr(self, name)!r}: expected a whole number from 1"
+            for name in self.__slots__
+            if name.startswith(("vocab", "hidden", "inter", "num_", "max_"))
+            and (not isinstance(getattr(self, name), int) or getattr(self, name) < 1)
+        ]
+        if problems:
+            raise CheckpointError(f"decoder config: {'; '.join(problems)}")
         if self.hidden_size % self.num_attention_heads or self.head_dim % 2:
             problems.append("hidden_size must be an even multiple of num_attention_heads")
         if self.num_attention_heads % self.num_key_value_heads:
@@ -59,6 +66,8 @@ class DecoderConfig:
         Raises CheckpointError if a key is missing or asks for something that is not built.
         """
         raw = raw.get("text_config", raw)
+        if not isinstance(raw, Mapping):
+            raise CheckpointError(f"{where}: text_config: expected an object, got {raw!r}")
         optional = ("rope_theta", "rms_norm_eps", "tie_word_embeddings")
         if missing := [name for name in cls.__slots__ if name not in raw and name not in optional]:
             raise CheckpointError(f"{where}: expected a decoder config, missing {', '.join(missing)}")
@@ -92,7 +101,12 @@ class DecoderConfig:
 
 
 def _head_dim(raw: Mapping[str, Any]) -> int:
-    return int(raw["hidden_size"]) // int(raw["num_attention_heads"])
+    try:
+        return int(raw["hidden_size"]) // int(raw["num_attention_heads"])
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise CheckpointError(
+            f"config: hidden_size and num_attention_heads: expected whole numbers: {error}"
+        ) from error
 
 
 def read_config(directory: str | Path) -> dict[str, Any]:
@@ -118,9 +132,11 @@ def read_layout(directory: str | Path) -> TokenLayout:
     if "token_layout" in raw:
         return TokenLayout.from_mapping(raw["token_layout"], where)
     if all(key in raw for key in _BAAI_IDS.values()):
-        ids = {role: int(raw[key]) for role, key in _BAAI_IDS.items()}
+        if not all(isinstance(raw[key], int) for key in (*_BAAI_IDS.values(), "vocab_size")):
+            raise CheckpointError(f"{where}: {', '.join(_BAAI_IDS.values())}, vocab_size: expected whole numbers")
+        ids = {role: raw[key] for role, key in _BAAI_IDS.items()}
         first = ids["eoi"] + 1
-        return TokenLayout(**ids, first_visual_token=first, codebook_size=int(raw["vocab_size"]) - first)
+        return TokenLayout(**ids, first_visual_token=first, codebook_size=raw["vocab_size"] - first)
     if SURFACES["eoi"] in (vocabulary := raw.get("vocabulary_map") or {}):
         return TokenLayout.from_surfaces(vocabulary, where)
     raise CheckpointError(

@@ -27,7 +27,7 @@ from lm_stage.templates import Templates
 from shared.code_index import CodeIndex
 from shared.dataset import Dataset, Refusal
 from shared.device import setup_device
-from shared.errors import ConfigMismatchError, UsageError
+from shared.errors import CheckpointError, ConfigMismatchError, UsageError
 from shared.fingerprint import canonical_json
 from shared.job import UnitQueue, check_numerics
 from shared.locks import job_lock
@@ -47,6 +47,8 @@ class GenerateOptions:
     """Settings of a generation job. `slots` is the number of images written at once.
 
     `codec` is the fingerprint of the vision tokenizer whose codes the model writes, if its checkpoint does not say.
+    `resume` is how journaled codes of a half-written image are taken in: `replay` gives the codes of an unbroken run,
+    `prefill` is faster and may differ where two candidates are near.
     """
 
     prompts: str
@@ -68,6 +70,7 @@ class GenerateOptions:
     unit_rows: int = 64
     slots: int = 8
     journal_rows: int = 4
+    resume: str = "replay"
     device: str = "auto"
     dtype: str | None = None
     backend: str = "native"
@@ -77,12 +80,16 @@ class GenerateOptions:
         for name in ("unit_rows", "slots", "journal_rows"):
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected at least 1")
+        if self.resume not in ("replay", "prefill"):
+            raise UsageError(f"--resume {self.resume}: expected replay or prefill")
         if not 0 <= self.guidance_scale < float("inf"):
             raise UsageError(f"--guidance-scale {self.guidance_scale}: expected a number from 0; 1 is no guidance")
 
     def defaults(self) -> PromptDefaults:
         """Of prompts that do not give their own; the area is the model's unless one is asked for."""
-        area = self.area or int(read_config(self.model).get("image_area", PUBLISHED_AREA))
+        area = self.area or read_config(self.model).get("image_area", PUBLISHED_AREA)
+        if not isinstance(area, int):
+            raise CheckpointError(f"{self.model}: config.json: image_area {area!r}: expected a whole number of pixels")
         return PromptDefaults(
             area,
             self.ratio,
@@ -161,6 +168,7 @@ def _recorded(options: GenerateOptions, source: ModelSource, images: CodeIndex |
         "suffix": options.suffix,
         "defaults": asdict(options.defaults()),
         "prompts_sha256": _sha256_of_prompts(options),
+        "images": images.dataset.plan().sha256 if images else None,
     }
     return {"format": SEQUENCE_FORMAT, "codec": codec, "generation": generation, "units": {"rows": options.unit_rows}}
 
@@ -206,10 +214,9 @@ class GenerateJob:
 
     def run(self, missing: Sequence[int]) -> None:
         """Generates and commits the missing units that no other job works on."""
-        device = setup_device(self.options.device, self.options.dtype, ascend_dtype="bfloat16")
-        self.numerics = {**device.numerics(), "backend": self.options.backend, "slots": self.options.slots}
-        if not self.options.allow_numerics_change:
-            check_numerics(self.dataset, self.numerics)
+        sizes = self.plan.sizes()
+        if any(sizes[number].height for number in missing):
+            self._set_up()
         total, written = token_counts(self.plan, missing)
         images_done = 0
         with tqdm(total=total, initial=written, unit="token", desc="generate", disable=None) as self.bar:
@@ -221,6 +228,12 @@ class GenerateJob:
                 images_done += self._run_size(self._generator(height, width), units, images_done)
                 if self.stop.is_set():
                     break
+
+    def _set_up(self) -> None:
+        device = setup_device(self.options.device, self.options.dtype, ascend_dtype="bfloat16")
+        self.numerics = {**device.numerics(), "backend": self.options.backend, "slots": self.options.slots}
+        if not self.options.allow_numerics_change:
+            check_numerics(self.dataset, self.numerics)
 
     def _generator(self, height: int, width: int) -> ImageGenerator:
         """For all prompts of one size; loads the model when the first is needed."""
@@ -272,7 +285,10 @@ class GenerateJob:
                     self._record(item.key, np.array(codes, np.uint16).reshape(prompt.height, prompt.width))
                     continue
                 ids, negative = self.renderer.prompt_ids(prompt), self.renderer.negative_ids(prompt)
-                yield ImageRequest(item.key, ids, negative, prompt.height, prompt.width, prompt.seed, tuple(codes))
+                is_replayed = self.options.resume == "replay"
+                yield ImageRequest(
+                    item.key, ids, negative, prompt.height, prompt.width, prompt.seed, tuple(codes), is_replayed
+                )
 
     def _open(self, unit: Unit) -> UnitWork:
         self.queue.begin(unit.unit)

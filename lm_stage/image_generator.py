@@ -23,7 +23,11 @@ from shared.visual_tokens import VISUAL, image_length, image_template
 
 @dataclass(frozen=True, slots=True)
 class ImageRequest:
-    """One image to write. `prompt_ids` and `negative_ids` end with IMG; `codes` are those that exist already."""
+    """One image to write. `prompt_ids` and `negative_ids` end with IMG; `codes` are those that exist already.
+
+    `is_replayed` writes existing codes again step by step, so that what follows is bit by bit that of an unbroken
+    run; else they are taken in by one prefill, which rounds differently.
+    """
 
     key: str
     prompt_ids: Sequence[int]
@@ -32,6 +36,7 @@ class ImageRequest:
     width: int
     seed: int
     codes: Sequence[int] = ()
+    is_replayed: bool = True
 
     @property
     def length(self) -> int:
@@ -95,17 +100,18 @@ class ImageGenerator:
         return [slot for slot in self.slots if slot is not None]
 
     def add(self, request: ImageRequest) -> None:
-        """Begins an image, or goes on with one that has codes already, by one prefill a row."""
+        """Begins an image, or goes on with one that has codes already."""
         index = self.slots.index(None)
         template = image_template(request.height, request.width, self.layout)
-        body = _written(request, template, self.layout)
+        codes = [] if request.is_replayed else list(request.codes)
+        body = _written(codes, template, self.layout)
         numbers = uniforms(request.seed, request.key, len(template))
         for row, prompt in self._rows(index, request):
             sequence = [*prompt, *body]
             self.cache.prefill(row, sequence[:-1])
             self.positions_R[row] = len(sequence) - 1
         last = body[-1] if body else self.layout.img
-        self.slots[index] = Slot(request, template, numbers, list(request.codes), len(body), last)
+        self.slots[index] = Slot(request, template, numbers, codes, len(body), last)
 
     def _rows(self, index: int, request: ImageRequest) -> list[tuple[int, Sequence[int]]]:
         rows = [(index, request.prompt_ids)]
@@ -149,23 +155,24 @@ class ImageGenerator:
         if sampled:
             numbers = np.array([slot.uniforms[slot.place] for _, slot in sampled])
             chosen = self.sampling.choose(logits_BK[[index for index, _ in sampled]], numbers)
-            for (_, slot), code in zip(sampled, chosen):
-                slot.codes.append(int(code))
-                slot.last_token = int(code) + self.layout.first_visual_token
+            for (_, slot), choice in zip(sampled, chosen):
+                place, known = len(slot.codes), slot.request.codes
+                code = int(known[place] if place < len(known) else choice)
+                slot.codes.append(code)
+                slot.last_token = code + self.layout.first_visual_token
         for _, slot in self._running():
             if slot.template[slot.place] != VISUAL:
                 slot.last_token = int(slot.template[slot.place])
             slot.place += 1
 
 
-def _written(request: ImageRequest, template: np.ndarray, layout: TokenLayout) -> list[int]:
+def _written(codes: Sequence[int], template: np.ndarray, layout: TokenLayout) -> list[int]:
     """The body's tokens that stand already: the given codes, and the forced tokens between them."""
-    count = len(request.codes)
-    if not count:
+    if not codes:
         return []
-    end = int(np.flatnonzero(template == VISUAL)[count - 1]) + 1
+    end = int(np.flatnonzero(template == VISUAL)[len(codes) - 1]) + 1
     body = template[:end].copy()
-    body[body == VISUAL] = np.asarray(request.codes) + layout.first_visual_token
+    body[body == VISUAL] = np.asarray(codes) + layout.first_visual_token
     return [int(token) for token in body]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lm_stage.config import DecoderConfig, read_config, read_layout
 from lm_stage.text_tokenizer import TextTokenizer, load_text_tokenizer
-from lm_stage.weights import model_fingerprint
+from lm_stage.weights import check_weights, model_fingerprint
 from shared.errors import CheckpointError
 from shared.layout import TokenLayout
 
@@ -41,12 +41,15 @@ class ModelSource:
         tokenizer = load_text_tokenizer(directory)
         chosen = _layout_from_file(Path(layout)) if layout else read_layout(directory)
         chosen.check_vocabulary(config.vocab_size, str(directory))
+        check_weights(directory, config)
         if tokenizer.layout != chosen:
             raise CheckpointError(
                 f"{directory}: config.json and the text tokenizer name different token layouts:\n"
                 f"  {chosen.to_dict()}\n  {tokenizer.layout.to_dict()}"
             )
         recorded = read_config(directory).get("codec_fingerprint")
+        if not isinstance(recorded, (str, type(None))):
+            raise CheckpointError(f"{directory}: config.json: codec_fingerprint {recorded!r}: expected hex digits")
         if codec and recorded and codec != recorded:
             raise CheckpointError(
                 f"{directory}: writes codes of tokenizer {recorded[:12]}, the one given is {codec[:12]};"

@@ -104,8 +104,13 @@ class HuggingFaceTokenizer:
     def __init__(self, described: Mapping[str, Any], fingerprint: str, where: str):
         from tokenizers import Tokenizer
 
-        added = {token["content"]: int(token["id"]) for token in described.get("added_tokens", [])}
-        vocabulary = described.get("model", {}).get("vocab", {})
+        try:
+            added = {token["content"]: int(token["id"]) for token in described.get("added_tokens", [])}
+            vocabulary = described["model"].get("vocab", {})
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{where}: expected a tokenizer.json with a model and added tokens: {error!r}"
+            ) from error
         ids = {**vocabulary, **added} if isinstance(vocabulary, dict) else added
         self.layout = TokenLayout.from_surfaces(ids, where)
         self.vocab_size = max(ids.values()) + 1

@@ -25,7 +25,7 @@ from lm_stage.text_generator import TextGenerator, TextRequest
 from shared.atomic import write_file
 from shared.code_index import CodeIndex
 from shared.dataset import Dataset
-from shared.errors import ConfigMismatchError, RefusedInput, UsageError
+from shared.errors import ConfigMismatchError, DatasetError, RefusedInput, UsageError
 from shared.fingerprint import canonical_json, settings_diff
 from shared.locks import try_claim
 from shared.signals import StopFlag, stop_on_signals
@@ -106,8 +106,10 @@ def understand(options: UnderstandOptions) -> UnderstandResult:
         try:
             file = AnswerFile(out, _recorded(options, source, index))
             kept = dict(file.answers)
-            job = UnderstandJob(options, source, index, file, stop)
-            job.run([question for question in questions if question.key not in file.answers])
+            missing = [question for question in questions if question.key not in file.answers]
+            if missing and file.is_finished:
+                raise DatasetError(f"{out}: damaged: {len(missing)} answers are missing; remove it to answer again")
+            UnderstandJob(options, source, index, file, stop).run(missing)
             if len(file.answers) < len(questions):
                 stop.raise_if_set(f"{len(file.answers)} of {len(questions)} answers kept")
             file.finish([question.key for question in questions])
@@ -167,6 +169,10 @@ def _question(number: int, entry: Any) -> Question:
         return Question(key, "", refusal=f"bad_entry: line {number}: expected `question` with some text")
     if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
         return Question(key, text, refusal=f"bad_entry: line {number}: `images`: expected a list of keys")
+    try:
+        "".join((key, text, *images)).encode()
+    except UnicodeEncodeError as error:  # JSON can spell half a surrogate pair, which is no text
+        return Question(f"{number:06d}", "", refusal=f"bad_entry: line {number}: not text: {error}")
     return Question(key, text, tuple(images))
 
 
@@ -182,7 +188,7 @@ class AnswerFile:
         for left_by_a_kill in path.parent.glob(f"{escape(path.name)}.*.tmp"):
             left_by_a_kill.unlink(missing_ok=True)
         if self.settings_path.is_file():
-            recorded = json.loads(self.settings_path.read_bytes())
+            recorded = self._recorded_settings()
             if diff := settings_diff(recorded, settings):
                 raise ConfigMismatchError(
                     f"{path} was begun with other settings:\n  " + "\n  ".join(diff) + "\nwrite another file"
@@ -192,10 +198,26 @@ class AnswerFile:
         else:
             write_file(self.settings_path, canonical_json(settings).encode())
         source = path if path.is_file() else self.partial
-        end = self._read(source.read_bytes() if source.is_file() else b"")
+        content = source.read_bytes() if source.is_file() else b""
+        end = self._read(content)
+        if source == path and end < len(content):
+            raise DatasetError(f"{path}: damaged behind byte {end}; remove it to answer again")
         self._file = None if path.is_file() else self.partial.open("ab")
         if self._file:
             self._file.truncate(end)
+
+    @property
+    def is_finished(self) -> bool:
+        return self._file is None
+
+    def _recorded_settings(self) -> dict[str, Any]:
+        try:
+            recorded = json.loads(self.settings_path.read_bytes())
+        except ValueError:
+            recorded = None
+        if not isinstance(recorded, dict):
+            raise DatasetError(f"{self.settings_path}: damaged; remove it and {self.path.name}* to begin anew")
+        return recorded
 
     def _read(self, content: bytes) -> int:
         """Notes all whole lines; returns where the last of them ends. A line cut short counts as not written."""
@@ -203,11 +225,12 @@ class AnswerFile:
         for line in content.splitlines(keepends=True):
             try:
                 answer = json.loads(line)
-            except ValueError:
+                key = answer["key"]
+            except (ValueError, LookupError, TypeError):
                 break
             if not line.endswith(b"\n"):
                 break
-            self.answers[answer["key"]] = answer
+            self.answers[key] = answer
             end += len(line)
         return end
 

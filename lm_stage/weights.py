@@ -57,6 +57,11 @@ def parameter_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
     return {"model.embed_tokens.weight": (config.vocab_size, C), **layers, "model.norm.weight": (C,), **head}
 
 
+def check_weights(directory: str | Path, config: DecoderConfig) -> None:
+    """Raises CheckpointError naming tensors that are missing, extra or misshapen; needs no MindSpore."""
+    check_tensors(str(directory), read_weights(directory), parameter_shapes(config))
+
+
 def load_weights(decoder: nn.Cell, directory: str | Path) -> None:
     """Copies a checkpoint into the decoder, one tensor at a time.
 

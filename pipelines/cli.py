@@ -199,6 +199,12 @@ def _sampling(options: dict[str, Any]) -> dict[str, Any]:
 @click.option("--vision-tokenizer", metavar="DIR", help="Its codes are written, if the checkpoint does not say.")
 @click.option("--unit-rows", type=int, default=64, help="Images a unit of work, committed together.")
 @click.option("--journal-rows", type=int, default=4, help="Rows of codes between two notes in the journal.")
+@click.option(
+    "--resume",
+    type=click.Choice(["replay", "prefill"]),
+    default="replay",
+    help="How a half-written image goes on: replay gives the codes of an unbroken run, prefill is faster.",
+)
 @click.option("--allow-numerics-change", is_flag=True, help="Resume on another device, dtype or MindSpore.")
 def generate(prompts: str, dataset: str, prompting: str, vision_tokenizer: str | None, **others: Any) -> None:
     """Generate images for PROMPTS into token shards in DATASET; the same command resumes, inside an image too.

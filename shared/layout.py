@@ -78,13 +78,15 @@ class TokenLayout:
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], where: str = "layout") -> TokenLayout:
-        """From the fields by name. Raises CheckpointError if one is missing or unknown."""
+        """From the fields by name. Raises CheckpointError if one is missing, unknown or no number."""
+        if not isinstance(values, Mapping) or not all(isinstance(value, int) for value in values.values()):
+            raise CheckpointError(f"{where}: token layout: expected whole numbers by name, got {values!r:.100}")
         missing, extra = sorted(set(cls.__slots__) - set(values)), sorted(set(values) - set(cls.__slots__))
         if missing or extra:
             raise CheckpointError(
                 f"{where}: token layout: missing {missing or 'nothing'}, unknown {extra or 'nothing'}"
             )
-        return cls(**{name: int(value) for name, value in values.items()})
+        return cls(**values)
 
     @classmethod
     def from_surfaces(cls, ids: Mapping[str, int], where: str) -> TokenLayout:
