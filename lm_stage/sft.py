@@ -290,12 +290,9 @@ class SftJob:
             )
 
     def _save(self, step: int) -> Path:
+        self.log.flush()  # before the checkpoint: what a log has beyond one is dropped, what it lacks is lost
         counters = {"bad_steps": self.bad_steps, "bad_in_a_row": self.bad_in_a_row}
-        directory = self.checkpoints.save(
-            step, self.decoder, self.optimizer, counters, self.config, self.source.directory
-        )
-        self.log.flush()
-        return directory
+        return self.checkpoints.save(step, self.decoder, self.optimizer, counters, self.config, self.source.directory)
 
     def _list_left_out(self) -> None:
         lines = [

@@ -228,15 +228,15 @@ class Mixture:
         self.too_long: list[tuple[str, str, int]] = []
         for source, samples in zip(sources, self.samples):
             fits = samples.lengths <= row_length
+            if not fits.any():
+                raise UsageError(
+                    f"{source.path}: no sample fits a row of {row_length} tokens, the shortest has"
+                    f" {samples.lengths.min()}: give --row-tokens"
+                )
             self.members.append(np.flatnonzero(fits))
             self.too_long += [
                 (source.path, samples.keys[i], int(samples.lengths[i])) for i in np.flatnonzero(~fits).tolist()
             ]
-        if not sum(map(len, self.members)):
-            raise UsageError(
-                f"no sample fits a row of {row_length} tokens, the shortest has"
-                f" {min(int(samples.lengths.min()) for samples in self.samples)}: give --row-tokens"
-            )
 
     def fingerprints(self) -> list[dict[str, Any]]:
         """What decides the samples and their order, for the run's record."""

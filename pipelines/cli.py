@@ -253,6 +253,32 @@ def _codec(vision_tokenizer: str | None) -> str | None:
 
 
 @main.command()
+@click.argument("pipeline", metavar="PIPELINE.yaml")
+@click.option("--out", metavar="DIR", help="Where the steps write.  [default: the file's `out`, else its name]")
+@click.option("--set", "changes", multiple=True, metavar="NAME=VALUE", help="A variable, or STEP.OPTION.")
+@click.option("--from", "start_from", metavar="STEP", help="Do this step and all that need it again.")
+@click.option("--dry-run", is_flag=True, help="Only show what would be done.")
+def run(pipeline: str, out: str | None, changes: tuple[str, ...], start_from: str | None, dry_run: bool) -> None:
+    """Run the steps of a pipeline that are not done or have changed; the same command resumes.
+
+    PIPELINE.yaml is a file, or the name of a packaged example.
+    """
+    from pipelines.pipeline import load_pipeline
+    from pipelines.run import plan_steps, run_pipeline, table
+
+    if bad := [change for change in changes if "=" not in change]:
+        raise click.UsageError(f"--set {bad[0]}: expected NAME=VALUE")
+    loaded = load_pipeline(pipeline, dict(change.split("=", 1) for change in changes), out, main)
+    if start_from and start_from not in {step.name for step in loaded.steps}:
+        raise click.UsageError(f"--from {start_from}: no such step")
+    if dry_run:
+        for state in plan_steps(loaded, start_from):
+            click.echo(f"{state.state:<10} {state.step.name}: emu3 {' '.join(state.step.arguments)}")
+        return
+    say(table(run_pipeline(loaded, start_from, say)))
+
+
+@main.command()
 @click.argument("out", default="demo")
 def demo(out: str) -> None:
     """Encode, verify and decode the embedded pictures into OUT, and draw a contact sheet."""

@@ -1,0 +1,217 @@
+"""A pipeline file: named steps, each a command of this program, joined by `${step}` references.
+
+    variables: {pictures: photos/}
+    steps:
+      codes:  {run: encode, source: "${pictures}", resize: area, area: 4096}
+      tuned:  {run: sft, datasets: ["${codes}"], model: embedded}
+      images: {run: generate, prompts: prompts.txt, model: "${tuned}/model"}
+
+Everything that can be wrong with it is found before a step starts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Any
+
+import click
+import yaml
+
+from shared.errors import UsageError
+
+EXAMPLES = Path(__file__).parent / "examples"
+# Command -> the parameter it writes to, and those that must exist before it starts.
+OUTPUTS: dict[str, str | None] = {
+    "encode": "dataset",
+    "sft": "run",
+    "generate": "dataset",
+    "understand": "answers",
+    "decode": "out",
+}
+OUTPUTS |= {"init-lm": "out", "train-vq": "out", "verify": None, "inspect": "sheet"}
+INPUTS = ["source", "dataset", "datasets", "held_out", "model", "prompts", "images", "questions", "vision_tokenizer"]
+INPUTS += ["layout", "config"]
+SUFFIXES = {"understand": ".jsonl", "inspect": ".png"}
+_REFERENCE = re.compile(r"\$\{([^}]+)\}")
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step: its command line without the program's name, where it writes, and the steps it needs."""
+
+    name: str
+    command: str
+    arguments: tuple[str, ...]
+    output: Path | None
+    inputs: tuple[str, ...]
+    needs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """Steps in an order in which they can run; outputs lie below `out`."""
+
+    name: str
+    out: Path
+    steps: tuple[Step, ...]
+
+
+def load_pipeline(location: str, changes: Mapping[str, str], out: str | None, commands: click.Group) -> Pipeline:
+    """Reads a file, or a packaged example by its name, and checks it whole.
+
+    `changes` are `variable=value` or `step.option=value`. Raises UsageError with every problem found.
+    """
+    path = Path(location) if Path(location).suffix in (".yaml", ".yml") else EXAMPLES / f"{location}.yaml"
+    try:
+        described = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        packaged = ", ".join(sorted(example.stem for example in EXAMPLES.glob("*.yaml")))
+        raise UsageError(f"{path}: cannot be read as a pipeline: {error}; packaged are {packaged}") from error
+    if problems := _shape_problems(described):
+        raise UsageError(f"{path}:\n  " + "\n  ".join(problems))
+    variables = {"package": str(Path(__file__).parents[1]), **(described.get("variables") or {})}
+    steps = {name: dict(step) for name, step in described["steps"].items()}
+    problems = _apply_changes(changes, variables, steps)
+    folder = Path(out or described.get("out") or path.stem)
+    outputs = {name: _output(folder, name, step) for name, step in steps.items()}
+    built: dict[str, Step] = {}
+    order = TopologicalSorter({name: _references(step) & set(steps) for name, step in steps.items()})
+    for name, step in steps.items():
+        try:
+            built[name] = _step(name, step, variables, outputs, commands)
+        except UsageError as error:
+            problems.append(str(error))
+    try:
+        names = list(order.static_order())
+    except CycleError as error:
+        problems.append(f"steps need each other in a circle: {' → '.join(error.args[1])}")
+        names = []
+    problems += [problem for name in names if name in built for problem in _missing_files(built[name], outputs)]
+    if problems:
+        raise UsageError(f"{path}:\n  " + "\n  ".join(problems))
+    return Pipeline(path.stem, folder, tuple(built[name] for name in names))
+
+
+def _shape_problems(described: Any) -> list[str]:
+    if not isinstance(described, dict) or not isinstance(described.get("steps"), dict) or not described["steps"]:
+        return ["expected `steps`, a mapping of names to steps"]
+    problems = [
+        f"unknown {key!r}; known are steps, variables, out" for key in set(described) - {"steps", "variables", "out"}
+    ]
+    if not isinstance(described.get("variables") or {}, dict):
+        problems.append("`variables`: expected a mapping")
+    if both := set(described["steps"]) & set(described.get("variables") or {}):
+        problems.append(f"{', '.join(sorted(both))}: a variable and a step of one name")
+    for name, step in described["steps"].items():
+        if not isinstance(step, dict) or step.get("run") not in OUTPUTS:
+            problems.append(f"step {name!r}: expected `run: COMMAND`, one of {', '.join(OUTPUTS)}")
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", str(name)) or name == "package":
+            problems.append(f"step {name!r}: expected a name of letters, digits, - and _")
+    return problems
+
+
+def _apply_changes(
+    changes: Mapping[str, str], variables: dict[str, Any], steps: dict[str, dict[str, Any]]
+) -> list[str]:
+    problems = []
+    for key, value in changes.items():
+        step, _, option = key.partition(".")
+        if option and step in steps:
+            steps[step][option] = value
+        elif key in variables:
+            variables[key] = value
+        else:
+            problems.append(f"--set {key}: no such variable or step; known are {', '.join([*variables, *steps])}")
+    return problems
+
+
+def _output(folder: Path, name: str, step: Mapping[str, Any]) -> Path | None:
+    return folder / (name + SUFFIXES.get(step["run"], "")) if OUTPUTS[step["run"]] else None
+
+
+def _references(step: Mapping[str, Any]) -> set[str]:
+    return {name for value in step.values() for one in _listed(value) for name in _REFERENCE.findall(str(one))}
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
+def _step(
+    name: str,
+    step: Mapping[str, Any],
+    variables: Mapping[str, Any],
+    outputs: Mapping[str, Path | None],
+    commands: click.Group,
+) -> Step:
+    """Builds the command line and lets the command itself check its options."""
+    places = {**variables, **{other: path for other, path in outputs.items() if path is not None}}
+    values = {key.replace("-", "_"): value for key, value in step.items() if key != "run"}
+    command = commands.commands[step["run"]]
+    output = outputs[name]
+    if output is not None:
+        values[OUTPUTS[step["run"]] or ""] = str(output)
+    known = {_spelled(parameter): parameter for parameter in command.params}
+    if unknown := sorted(set(values) - set(known)):
+        raise UsageError(f"step {name}: unknown {', '.join(unknown)}; {step['run']} knows {', '.join(known)}")
+    filled: dict[str, list[str]] = {}
+    for key, value in values.items():
+        filled[key] = [_fill(name, str(one), places) for one in _listed(value)]
+    arguments: list[str] = []
+    for key, parameter in known.items():
+        if key in filled and isinstance(parameter, click.Option):
+            arguments += _option(parameter, filled[key], values[key])
+    positional = [
+        one for key, parameter in known.items() if isinstance(parameter, click.Argument) for one in filled.get(key, [])
+    ]
+    try:
+        command.make_context(step["run"], [*arguments, "--", *positional])
+    except click.ClickException as error:
+        raise UsageError(f"step {name}: {error.format_message()}") from error
+    inputs = tuple(one for key in INPUTS if key in filled and key != OUTPUTS[step["run"]] for one in filled[key])
+    return Step(
+        name,
+        step["run"],
+        (step["run"], *arguments, "--", *positional),
+        output,
+        inputs,
+        tuple(sorted(_references(step) & set(outputs))),
+    )
+
+
+def _spelled(parameter: click.Parameter) -> str:
+    """An option's name as on the command line, with _ for -."""
+    return max(parameter.opts, key=len).removeprefix("--").replace("-", "_")
+
+
+def _option(parameter: click.Option, texts: list[str], value: Any) -> list[str]:
+    flag = max(parameter.opts, key=len)
+    if parameter.is_flag:
+        off = parameter.secondary_opts[:1]
+        return [flag] if value is True or value == "true" else off
+    return [word for text in texts for word in (flag, text)]
+
+
+def _fill(step: str, text: str, places: Mapping[str, Any]) -> str:
+    if missing := [name for name in _REFERENCE.findall(text) if name not in places]:
+        raise UsageError(f"step {step}: {', '.join(missing)}: no such step or variable; known are {', '.join(places)}")
+    return _REFERENCE.sub(lambda match: str(places[match[1]]), text)
+
+
+def _missing_files(step: Step, outputs: Mapping[str, Path | None]) -> list[str]:
+    """Inputs that no step makes and that are not there."""
+    made = [str(path) for path in outputs.values() if path is not None]
+    problems = []
+    for text in step.inputs:
+        path = text.split(",")[0]
+        if (
+            path != "-"
+            and not any(path == one or path.startswith(one + "/") for one in made)
+            and not Path(path).exists()
+        ):
+            problems.append(f"step {step.name}: {path}: no such file or folder, and no step makes it")
+    return problems

@@ -1,0 +1,219 @@
+"""`emu3 sft` killed, resumed, given other settings, damaged shards and losses that are not finite."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from lm_stage.sft import SftOptions, SftResult, sft
+from shared.dataset import Dataset
+from shared.errors import ConfigMismatchError, DatasetError, JobStoppedError, UsageError
+from shared.plan import PlannedInput, Unit, freeze_plan
+from shared.records import CodeRecord
+from tests.conftest import write_language_model
+from tests.faults.command import INTERRUPTED, emu3, finish, start, wait_until
+from vq_stage.encode import EncodeOptions
+from vq_stage.preprocess import Preprocessing
+
+STEPS = 12
+SETTINGS = ("--steps", STEPS, "--row-tokens", 64, "--rows", 2, "--save-every", 2, "--learning-rate", "1e-3")
+
+
+def write_codes(root: Path, rows: int = 30, units: int = 2, codebook_size: int = 2048) -> Path:
+    """A codes dataset of the embedded tokenizer: small images with captions."""
+    root.mkdir(parents=True)
+    settings = EncodeOptions("", "", preprocessing=Preprocessing("none")).recorded()
+    per_unit = rows // units
+    inputs = [PlannedInput(i, f"image-{i}", f"{i}.png", "a red apple") for i in range(rows)]
+    cut = [Unit(u, 24, 32, tuple(inputs[u * per_unit : (u + 1) * per_unit])) for u in range(units)]
+    freeze_plan(root / "plan.arrow", cut, settings, rows)
+    dataset, random = Dataset(root), np.random.default_rng(0)
+    plan = dataset.plan()
+    for unit in cut:
+        records = [
+            CodeRecord(
+                item.key,
+                item.src_index,
+                "image",
+                random.integers(0, codebook_size, (1, 3, 4)).astype(np.uint16),
+                "a red apple " * (1 + item.src_index % 3),
+                item.uri,
+                bytes(32),
+                24,
+                32,
+            )
+            for item in unit.inputs
+        ]
+        dataset.commit(unit.unit, records, [], plan, {"device": "CPU"}, [])
+    dataset.write_manifest(plan)
+    return root
+
+
+@pytest.fixture(scope="module")
+def codes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_codes(tmp_path_factory.mktemp("training") / "codes")
+
+
+@pytest.fixture(scope="module")
+def unbroken(codes: Path, small_lm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nothing disturbed; not to be changed."""
+    run = tmp_path_factory.mktemp("unbroken") / "run"
+    emu3("sft", codes, run, "--model", small_lm, *SETTINGS)
+    return run
+
+
+def losses(run: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (run / "train_log.jsonl").read_text().splitlines()]
+
+
+def assert_same_run(run: Path, unbroken: Path) -> None:
+    assert losses(run) == losses(unbroken)
+    assert len(losses(run)) == STEPS
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        assert (run / "model" / name).read_bytes() == (unbroken / "model" / name).read_bytes()
+    newest = f"checkpoints/step-{STEPS:08d}/train_state.safetensors"
+    assert (run / newest).read_bytes() == (unbroken / newest).read_bytes()
+    assert not [path for path in run.rglob("*") if path.name.endswith(".tmp")]
+
+
+def run_in_process(codes: Path | Sequence[str], run: Path, model: Path, **changes: object) -> SftResult:
+    datasets = tuple(codes) if not isinstance(codes, Path) else (str(codes),)
+    small = {"steps": 3, "row_tokens": 64, "rows": 2}
+    return sft(SftOptions(datasets, str(run), str(model), **{**small, **changes}))
+
+
+def test_a_run_learns_and_writes_what_others_load(unbroken: Path) -> None:
+    assert losses(unbroken)[-1] < losses(unbroken)[0] - 0.5
+    from lm_stage import LanguageModel
+
+    assert LanguageModel.from_pretrained(unbroken / "model").logits([1, 2, 3]).shape[0] == 3
+    assert (unbroken / "loss.png").read_bytes().startswith(b"\x89PNG")
+    assert list((unbroken / "tensorboard").iterdir())
+    assert len(list((unbroken / "checkpoints").iterdir())) == 2
+
+
+@pytest.mark.parametrize(("steps_done", "number"), [(2, signal.SIGKILL), (6, signal.SIGKILL), (4, signal.SIGTERM)])
+def test_a_stopped_run_resumes_exactly(
+    steps_done: int, number: signal.Signals, codes: Path, small_lm: Path, unbroken: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    process = start("sft", codes, run, "--model", small_lm, *SETTINGS)
+    wait_until(lambda: (run / f"checkpoints/step-{steps_done:08d}").is_dir(), process)
+    process.send_signal(number)
+    stopped = finish(process)
+    assert stopped.returncode in (-9, INTERRUPTED, 0)
+    emu3("sft", codes, run, "--model", small_lm, *SETTINGS)
+    assert_same_run(run, unbroken)
+
+
+def test_another_run_in_the_same_place_is_refused_with_the_difference(
+    codes: Path, small_lm: Path, unbroken: Path
+) -> None:
+    done = emu3("sft", codes, unbroken, "--model", small_lm, *SETTINGS, "--learning-rate", "2e-3", exit_code=2)
+    assert "learning_rate: recorded 0.001, given 0.002" in done.stderr
+
+
+def test_a_changed_dataset_is_refused(small_lm: Path, tmp_path: Path) -> None:
+    run_in_process(write_codes(tmp_path / "codes"), tmp_path / "run", small_lm)
+    with pytest.raises(ConfigMismatchError, match="data"):
+        run_in_process(write_codes(tmp_path / "other", rows=40), tmp_path / "run", small_lm)
+
+
+def test_codes_of_another_tokenizer_are_refused(codes: Path, tmp_path: Path) -> None:
+    model = write_language_model(tmp_path / "model")
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "codec_fingerprint": "0" * 64}))
+    with pytest.raises(ConfigMismatchError, match="encode with one tokenizer"):
+        run_in_process(codes, tmp_path / "run", model)
+    with pytest.raises(ConfigMismatchError, match="2048 codes"):
+        run_in_process(codes, tmp_path / "run", write_language_model(tmp_path / "small", codebook_size=512))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"row_tokens": 4000}, "positions"),
+        ({"row_tokens": 8}, "no sample fits"),
+        ({"freeze": ("model", "lm_head")}, "nothing to train"),
+        ({"learning_rate": 0.0}, "--learning-rate"),
+        ({"rows": 0}, "--rows"),
+        ({"caption_dropout": 2.0}, "--caption-dropout"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(
+    changes: dict[str, object], match: str, codes: Path, small_lm: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=match):
+        run_in_process(codes, tmp_path / "run", small_lm, **changes)
+
+
+def damage_one_row(codes: Path) -> str:
+    """Flips a bit in the codes of the second unit and mends the part's checksum: only the row's own is left."""
+    dataset = Dataset(codes)
+    record = dataset.record(1)
+    row = next(iter(dataset.rows(record)))
+    path = dataset.parts / record.part
+    content = bytearray(path.read_bytes())
+    place = content.index(row.codes_bytes)
+    content[place] ^= 1
+    path.write_bytes(content)
+    return row.key
+
+
+def test_a_damaged_part_stops_the_run_before_the_first_step(small_lm: Path, tmp_path: Path) -> None:
+    codes = write_codes(tmp_path / "codes")
+    key = damage_one_row(codes)
+    with pytest.raises(DatasetError, match=f"damaged rows: '{key}'"):
+        run_in_process(codes, tmp_path / "run", small_lm)
+
+
+def test_a_shard_damaged_while_training_is_named_or_left_out(
+    small_lm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The part was whole when it was opened; its rows are compared again whenever they are read."""
+    codes = write_codes(tmp_path / "codes")
+    key = damage_one_row(codes)
+    monkeypatch.setattr(Dataset, "check_part", lambda self, record: None)
+    with pytest.raises(DatasetError, match=key):
+        run_in_process(codes, tmp_path / "run", small_lm, steps=8)
+    result = run_in_process(codes, tmp_path / "skipping", small_lm, steps=8, skip_damaged=True)
+    assert result.damaged == 1
+    assert key in (tmp_path / "skipping/left_out.jsonl").read_text()
+
+
+def test_samples_too_long_for_a_row_are_counted_and_listed(codes: Path, small_lm: Path, tmp_path: Path) -> None:
+    result = run_in_process(codes, tmp_path / "run", small_lm, row_tokens=30)
+    lines = (tmp_path / "run/left_out.jsonl").read_text().splitlines()
+    assert 0 < result.too_long == len(lines) < 30
+
+
+def test_losses_that_stay_not_finite_stop_the_run_and_name_the_samples(codes: Path, tmp_path: Path) -> None:
+    model = write_language_model(tmp_path / "model")
+    tensors = load_file(model / "model.safetensors")
+    tensors["model.norm.weight"][:] = np.nan
+    save_file(tensors, model / "model.safetensors")
+    with pytest.raises(JobStoppedError, match=r"2 steps in a row.*image-"):
+        run_in_process(codes, tmp_path / "run", model, steps=9, max_bad_steps=2)
+
+
+def test_frozen_parameters_stay_and_others_move(codes: Path, small_lm: Path, tmp_path: Path) -> None:
+    result = run_in_process(codes, tmp_path / "run", small_lm, freeze=("mlp", "embed_tokens"))
+    before, after = load_file(small_lm / "model.safetensors"), load_file(result.model / "model.safetensors")
+    same = {name for name in before if np.array_equal(before[name], after[name])}
+    assert same == {name for name in before if "mlp" in name or "embed_tokens" in name}
+
+
+def test_a_mixture_with_held_out_loss(codes: Path, small_lm: Path, tmp_path: Path) -> None:
+    text = tmp_path / "chat.jsonl"
+    text.write_text('{"question": "what is red?", "answer": "an apple"}\n{"text": "a green pear"}\n')
+    datasets = [str(codes), f"{codes},task=understand,weight=0.5", f"{text},task=text,weight=3"]
+    result = run_in_process(datasets, tmp_path / "run", small_lm, row_tokens=160, held_out=(str(codes),))
+    assert result.held_out_loss is not None
+    assert np.isfinite(result.held_out_loss)
