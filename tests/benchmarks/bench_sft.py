@@ -1,0 +1,224 @@
+"""Training speed against transformers' PyTorch `Emu3ForCausalLM` with AdamW and padded batches, as upstream trains.
+
+    python -m tests.benchmarks.bench_sft
+
+Same weights, same samples of mixed lengths, one run, one machine. Useful tokens are those that are no padding.
+Also the reader alone, against one file a sample as upstream stores them.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+import time
+from itertools import islice
+from pathlib import Path
+
+import click
+import mindspore as ms
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from transformers import Emu3ForCausalLM, Emu3TextConfig
+
+from lm_stage.config import DecoderConfig
+from lm_stage.initialize import InitOptions, initialize
+from lm_stage.model import Decoder
+from lm_stage.optimizer import AdamW
+from lm_stage.sample_order import PlacedSample, packed_rows
+from lm_stage.source import ModelSource
+from lm_stage.train_step import TrainStep
+from lm_stage.training_batch import TrainingBatch, build_batch
+from lm_stage.training_data import Mixture, Source
+from lm_stage.training_sequences import LossWeights, SequenceBuilder, TrainingSequence
+from lm_stage.weights import load_weights
+from shared.dataset import Dataset
+from shared.device import setup_device
+from shared.plan import PlannedInput, Unit, freeze_plan
+from shared.records import CodeRecord
+from vq_stage.encode import EncodeOptions
+from vq_stage.preprocess import Preprocessing
+
+SIZES = ((8, 8), (8, 12), (12, 12), (6, 16), (10, 14))  # codes; upstream pads all to the longest
+WORDS = "a small red apple on the old wooden table beside two green pears and one lemon".split()
+
+
+def write_codes(root: Path, rows: int) -> None:
+    """Captioned random codes of mixed sizes, under the settings of an encode job."""
+    root.mkdir(parents=True)
+    random = np.random.default_rng(0)
+    by_size: dict[tuple[int, int], list[PlannedInput]] = {size: [] for size in SIZES}
+    for index in range(rows):
+        caption = " ".join(WORDS[: 2 + int(random.integers(len(WORDS) - 2))])
+        by_size[SIZES[index % len(SIZES)]].append(PlannedInput(index, f"{index:06d}", f"{index}.png", caption))
+    units = [Unit(number, 8 * h, 8 * w, tuple(inputs)) for number, ((h, w), inputs) in enumerate(by_size.items())]
+    settings = EncodeOptions("", "", preprocessing=Preprocessing("none")).recorded()
+    freeze_plan(root / "plan.arrow", units, settings, rows)
+    dataset = Dataset(root)
+    plan = dataset.plan()
+    for unit in units:
+        size = (1, unit.height // 8, unit.width // 8)
+        records = [
+            CodeRecord(
+                item.key,
+                item.src_index,
+                "image",
+                random.integers(0, 2048, size).astype(np.uint16),
+                item.text,
+                item.uri,
+                bytes(32),
+                unit.height,
+                unit.width,
+            )
+            for item in unit.inputs
+        ]
+        dataset.commit(unit.unit, records, [], plan, {}, [])
+    dataset.write_manifest(plan)
+
+
+class TorchPeer:
+    """Padded batches, cross-entropy over all logits at once, AdamW."""
+
+    def __init__(self, directory: Path, pad: int):
+        torch.set_num_threads(os.cpu_count() or 1)
+        raw = DecoderConfig.from_directory(directory).to_dict()
+        names = DecoderConfig.__slots__
+        self.model = Emu3ForCausalLM(Emu3TextConfig(**{name: raw[name] for name in names}, pad_token_id=pad))
+        weights = load_file(directory / "model.safetensors")
+        self.model.load_state_dict(weights, strict="lm_head.weight" in weights)
+        self.model.tie_weights()
+        self.model.train()
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), 1e-4, (0.9, 0.95), 1e-6, weight_decay=0.1)
+        self.pad = pad
+
+    def step(self, sequences: list[TrainingSequence], length: int) -> float:
+        ids = np.full((len(sequences), length), self.pad, np.int64)
+        labels = np.full((len(sequences), length), -100, np.int64)
+        mask = np.zeros((len(sequences), length), np.int64)
+        for row, sequence in enumerate(sequences):
+            size = len(sequence.token_ids)
+            ids[row, :size], mask[row, :size] = sequence.token_ids, 1
+            labels[row, :size] = np.where(sequence.weights > 0, sequence.token_ids, -100)
+        arrays = (torch.from_numpy(array) for array in (ids, mask, labels))
+        ids_BL, mask_BL, labels_BL = arrays
+        loss = self.model(ids_BL, attention_mask=mask_BL, labels=labels_BL).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return loss.item()
+
+
+@click.command()
+@click.option("--rounds", type=int, default=5)
+@click.option("--row-tokens", type=int, default=384)
+@click.option("--rows", type=int, default=6)
+@click.option("--hidden", type=int, default=256)
+@click.option("--layers", type=int, default=6)
+def main(rounds: int, row_tokens: int, rows: int, hidden: int, layers: int) -> None:
+    with tempfile.TemporaryDirectory() as text:
+        folder = Path(text)
+        write_codes(folder / "codes", 2000)
+        model = initialize(
+            InitOptions(
+                str(folder / "codes"),
+                str(folder / "model"),
+                hidden_size=hidden,
+                intermediate_size=3 * hidden,
+                layers=layers,
+                heads=hidden // 32,
+                kv_heads=hidden // 64,
+            )
+        )
+        source = ModelSource.from_directory(model)
+        builder = SequenceBuilder(source.text_tokenizer, source.layout, LossWeights())
+        mixture = Mixture([Source(str(folder / "codes"))], builder, row_tokens)
+        compare_readers(mixture, folder)
+        compare_steps(mixture, source, model, rounds, rows)
+
+
+def compare_readers(mixture: Mixture, folder: Path) -> None:
+    """Samples a second from shards, and from one .npy a sample with its ids as text, as upstream keeps them."""
+    samples = mixture.samples[0]
+    count = len(samples.keys)
+    began = time.perf_counter()
+    for index in range(count):
+        samples.sequence(index, False)
+    ours = count / (time.perf_counter() - began)
+    (folder / "files").mkdir()
+    for index in range(count):
+        torch.save(
+            torch.from_numpy(samples.sequence(index, False).token_ids.astype(np.int64)), folder / f"files/{index}.pth"
+        )
+    began = time.perf_counter()
+    for index in range(count):
+        torch.load(folder / f"files/{index}.pth", weights_only=True)
+    theirs = count / (time.perf_counter() - began)
+    click.echo(f"reader: {ours:,.0f} sequences/s from shards, {theirs:,.0f} from a file a sample: {ours / theirs:.1f}×")
+
+
+def compare_steps(mixture: Mixture, source: ModelSource, model: Path, rounds: int, rows: int) -> None:
+    setup_device("cpu")
+    decoder = Decoder(source.config)
+    load_weights(decoder, model)
+    optimizer = AdamW(decoder.trainable_params(), 0.9, 0.95, 1e-6, 0.1)
+    ours, peer = TrainStep(decoder, mixture.row_length, optimizer, 1.0), TorchPeer(model, source.layout.pad)
+    stream = packed_rows(mixture, 0, 0.0)
+    chunks = [list(islice(stream, rows)) for _ in range(rounds + 1)]
+    longest = int(mixture.samples[0].lengths.max())
+    seconds: dict[str, list[float]] = {"emu3-relay": [], "transformers": []}
+    for number, chunk in enumerate(chunks):
+        batch = build_batch(chunk, mixture)
+        sequences = _sequences(chunk, mixture)
+        began = time.perf_counter()
+        loss = ours.take([batch], number + 1, 1e-4).loss
+        middle = time.perf_counter()
+        theirs = peer.step(sequences, longest)
+        ended = time.perf_counter()
+        if number == 0:
+            click.echo(f"first loss {loss:.4f} and {theirs:.4f}; first step with compilation {middle - began:.1f} s")
+        else:
+            seconds["emu3-relay"].append(batch.useful_tokens / (middle - began))
+            seconds["transformers"].append(batch.useful_tokens / (ended - middle))
+            last = batch, len(sequences) * longest
+    ratio = statistics.median(a / b for a, b in zip(seconds["emu3-relay"], seconds["transformers"]))
+    useful, padded = last[0].useful_tokens, last[1]
+    click.echo(
+        f"useful tokens: {useful / last[0].token_ids_BL.size:.0%} of a packed batch, {useful / padded:.0%} of a padded one"
+    )
+    for name, rates in seconds.items():
+        click.echo(f"training  {name:<14} {statistics.median(rates):8.0f} useful tokens/s")
+    click.echo(f"training, ours over the peer's: {ratio:.2f}×")
+    print_parts(ours, last[0])
+
+
+def _sequences(chunk: list[list[PlacedSample]], mixture: Mixture) -> list[TrainingSequence]:
+    return [mixture.samples[s.source].sequence(s.index, s.is_bare) for row in chunk for s in row]
+
+
+def print_parts(step: TrainStep, batch: TrainingBatch) -> None:
+    """Where the time of a step goes."""
+    parts = {
+        "forward and loss": lambda: step.evaluate([batch]),
+        "with gradients": lambda: step._accumulate(ms.Tensor(1e-3, ms.float32), *_tensors(batch)).asnumpy(),
+        "norm": lambda: step.optimizer.norm().asnumpy(),
+        "AdamW": lambda: step.optimizer.step(1, 1e-9, 1.0),
+    }
+    for name, run in parts.items():
+        run()
+        times = []
+        for _ in range(5):
+            began = time.perf_counter()
+            run()
+            times.append(time.perf_counter() - began)
+        click.echo(f"  {name:<18} {statistics.median(times) * 1000:7.1f} ms")
+
+
+def _tensors(batch: TrainingBatch) -> tuple[ms.Tensor, ...]:
+    arrays = (batch.token_ids_BL, batch.targets_BL, batch.weights_BL, batch.positions_BL, batch.segments_BL)
+    return tuple(map(ms.Tensor, arrays))
+
+
+if __name__ == "__main__":
+    main()
