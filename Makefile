@@ -7,7 +7,7 @@ export GLOG_v := 3
 .PHONY: demo test lint bench clean
 
 demo: $(VENV)/installed
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/emu3 demo demo
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/emu3 run demo
 
 test: $(VENV)/test-installed lint
 	$(BIN)/python -m pytest -m "not slow"

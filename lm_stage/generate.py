@@ -22,7 +22,7 @@ from lm_stage.journal import Journal
 from lm_stage.planning import PromptRenderer, longest_prompt, plan_prompts, planned_prompt, token_counts
 from lm_stage.prompts import SPATIAL_FACTOR, PromptDefaults, list_prompts
 from lm_stage.sampling import Sampling
-from lm_stage.source import ModelSource
+from lm_stage.source import EMBEDDED_MODEL, ModelSource
 from lm_stage.templates import Templates
 from shared.code_index import CodeIndex
 from shared.dataset import Dataset, Refusal
@@ -53,7 +53,7 @@ class GenerateOptions:
 
     prompts: str
     dataset: str
-    model: str
+    model: str = str(EMBEDDED_MODEL)
     images: str | None = None
     ratio: str = "1:1"
     area: int | None = None

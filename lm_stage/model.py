@@ -220,7 +220,7 @@ class Projection(nn.Cell):
     The operator takes a thirtieth of the time of `ops.dense` for one row.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.product, self.product_bt = ops.MatMul(), ops.MatMul(transpose_b=True)
         self.product_at = ops.MatMul(transpose_a=True)

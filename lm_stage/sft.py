@@ -20,7 +20,7 @@ from lm_stage.config import read_config
 from lm_stage.model import Decoder
 from lm_stage.optimizer import AdamW, Schedule
 from lm_stage.sample_order import packed_rows
-from lm_stage.source import ModelSource
+from lm_stage.source import EMBEDDED_MODEL, ModelSource
 from lm_stage.train_step import TrainStep
 from lm_stage.training_batch import TrainingBatch, build_batch
 from lm_stage.training_data import Mixture, Source
@@ -48,7 +48,7 @@ class SftOptions:
 
     datasets: tuple[str, ...]
     run: str
-    model: str
+    model: str = str(EMBEDDED_MODEL)
     held_out: tuple[str, ...] = ()
     steps: int = 1000
     row_tokens: int = 1024

@@ -16,6 +16,7 @@ from shared.layout import TokenLayout
 if TYPE_CHECKING:
     from lm_stage.language_model import LanguageModel
 
+EMBEDDED_MODEL = Path(__file__).parent / "embedded" / "emu3-tiny"
 EMU3_FACTORS = {"spatial_factor": 8, "temporal_factor": 4}
 
 

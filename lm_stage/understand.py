@@ -19,7 +19,7 @@ from typing import Any
 from tqdm import tqdm
 
 from lm_stage.sampling import Sampling
-from lm_stage.source import ModelSource
+from lm_stage.source import EMBEDDED_MODEL, ModelSource
 from lm_stage.templates import UNDERSTANDING_TEMPLATES, Templates, interleave
 from lm_stage.text_generator import TextGenerator, TextRequest
 from shared.atomic import write_file
@@ -40,7 +40,7 @@ class UnderstandOptions:
 
     dataset: str | None
     answers: str
-    model: str
+    model: str = str(EMBEDDED_MODEL)
     question: str | None = None
     questions: str | None = None
     template: str = "chat"

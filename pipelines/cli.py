@@ -152,7 +152,7 @@ def language_options(command: Any) -> Any:
     """Options of every command that runs the language model and draws from it."""
     for option in reversed(
         [
-            click.option("--model", metavar="DIR", required=True, help="Language model directory."),
+            click.option("--model", metavar="DIR", help="Language model directory.  [default: embedded emu3-tiny]"),
             click.option("--layout", metavar="FILE.json", help="Token ids by name, if the checkpoint has none."),
             click.option("--temperature", type=float, default=1.0),
             click.option("--top-k", type=int, default=2048, help="Draw from the best so many; 0: from all."),
@@ -263,6 +263,7 @@ def run(pipeline: str, out: str | None, changes: tuple[str, ...], start_from: st
 
     PIPELINE.yaml is a file, or the name of a packaged example.
     """
+    from pipelines.html_report import write_report
     from pipelines.pipeline import load_pipeline
     from pipelines.run import plan_steps, run_pipeline, table
 
@@ -275,18 +276,18 @@ def run(pipeline: str, out: str | None, changes: tuple[str, ...], start_from: st
         for state in plan_steps(loaded, start_from):
             click.echo(f"{state.state:<10} {state.step.name}: emu3 {' '.join(state.step.arguments)}")
         return
-    say(table(run_pipeline(loaded, start_from, say)))
+    done = run_pipeline(loaded, start_from, say)
+    say(table(done))
+    write_report(loaded, done, loaded.out / "report.html")
+    say(f"look at {loaded.out / 'report.html'}")
 
 
 @main.command()
 @click.argument("out", default="demo")
-def demo(out: str) -> None:
-    """Encode, verify and decode the embedded pictures into OUT, and draw a contact sheet."""
-    from pathlib import Path
-
-    from pipelines.demo import run_demo
-
-    run_demo(Path(out), say)
+@click.pass_context
+def demo(context: click.Context, out: str) -> None:
+    """The whole relay on embedded pictures and models: `emu3 run demo --out OUT`."""
+    context.invoke(run, pipeline="demo", out=out)
 
 
 @main.command("init-lm")
@@ -311,7 +312,7 @@ def init_lm(**options: Any) -> None:
 @main.command()
 @click.argument("datasets", nargs=-1, required=True)
 @click.argument("run")
-@click.option("--model", metavar="DIR", required=True, help="Language model to start from.")
+@click.option("--model", metavar="DIR", help="Language model to start from.  [default: embedded emu3-tiny]")
 @click.option("--held-out", multiple=True, metavar="DATASET", help="Never trained on; its loss is watched.")
 @click.option("--steps", type=int, default=1000)
 @click.option("--row-tokens", type=int, default=1024, help="Tokens of a row, into which samples are packed.")

@@ -76,6 +76,8 @@ def load_pipeline(location: str, changes: Mapping[str, str], out: str | None, co
     variables = {"package": str(Path(__file__).parents[1]), **(described.get("variables") or {})}
     steps = {name: dict(step) for name, step in described["steps"].items()}
     problems = _apply_changes(changes, variables, steps)
+    for name, value in variables.items():
+        variables[name] = _fill(f"variable {name}", str(value), variables)
     folder = Path(out or described.get("out") or path.stem)
     outputs = {name: _output(folder, name, step) for name, step in steps.items()}
     built: dict[str, Step] = {}
@@ -86,11 +88,13 @@ def load_pipeline(location: str, changes: Mapping[str, str], out: str | None, co
         except UsageError as error:
             problems.append(str(error))
     try:
-        names = list(order.static_order())
+        order.prepare()
+        names = _in_file_order({name: _references(step) & set(steps) for name, step in steps.items()})
     except CycleError as error:
         problems.append(f"steps need each other in a circle: {' → '.join(error.args[1])}")
         names = []
     problems += [problem for name in names if name in built for problem in _missing_files(built[name], outputs)]
+    problems += _codec_problems([built[name] for name in names if name in built])
     if problems:
         raise UsageError(f"{path}:\n  " + "\n  ".join(problems))
     return Pipeline(path.stem, folder, tuple(built[name] for name in names))
@@ -129,6 +133,37 @@ def _apply_changes(
     return problems
 
 
+def _in_file_order(needs: Mapping[str, set[str]]) -> list[str]:
+    """Steps behind those they need, else as they stand in the file. There is no circle."""
+    names: list[str] = []
+    while len(names) < len(needs):
+        names.append(next(name for name in needs if name not in names and needs[name] <= set(names)))
+    return names
+
+
+def _codec_problems(steps: list[Step]) -> list[str]:
+    """Codes of one vision tokenizer that would be decoded, or trained on, with those of another."""
+    problems: list[str] = []
+    codecs: dict[str, str] = {}
+    for step in steps:
+        found = {codecs[name] for name in step.needs if name in codecs}
+        own = _vision_tokenizer(step)
+        if own is not None:
+            found |= {own}
+        if len(found) > 1:
+            problems.append(f"step {step.name}: two vision tokenizers come together: {', '.join(sorted(found))}")
+        if found:
+            codecs[step.name] = min(found)
+    return problems
+
+
+def _vision_tokenizer(step: Step) -> str | None:
+    """The one given to a step, or the embedded one where a step takes that by default."""
+    if "--vision-tokenizer" in step.arguments:
+        return str(Path(step.arguments[step.arguments.index("--vision-tokenizer") + 1]))
+    return "the embedded emu3-tiny" if step.command in ("encode", "decode") else None
+
+
 def _output(folder: Path, name: str, step: Mapping[str, Any]) -> Path | None:
     return folder / (name + SUFFIXES.get(step["run"], "")) if OUTPUTS[step["run"]] else None
 
@@ -160,7 +195,7 @@ def _step(
         raise UsageError(f"step {name}: unknown {', '.join(unknown)}; {step['run']} knows {', '.join(known)}")
     filled: dict[str, list[str]] = {}
     for key, value in values.items():
-        filled[key] = [_fill(name, str(one), places) for one in _listed(value)]
+        filled[key] = [_fill(f"step {name}", str(one), places) for one in _listed(value)]
     arguments: list[str] = []
     for key, parameter in known.items():
         if key in filled and isinstance(parameter, click.Option):
@@ -196,9 +231,9 @@ def _option(parameter: click.Option, texts: list[str], value: Any) -> list[str]:
     return [word for text in texts for word in (flag, text)]
 
 
-def _fill(step: str, text: str, places: Mapping[str, Any]) -> str:
+def _fill(where: str, text: str, places: Mapping[str, Any]) -> str:
     if missing := [name for name in _REFERENCE.findall(text) if name not in places]:
-        raise UsageError(f"step {step}: {', '.join(missing)}: no such step or variable; known are {', '.join(places)}")
+        raise UsageError(f"{where}: {', '.join(missing)}: no such step or variable; known are {', '.join(places)}")
     return _REFERENCE.sub(lambda match: str(places[match[1]]), text)
 
 

@@ -41,7 +41,23 @@ from vq_stage.encode import EncodeOptions
 from vq_stage.preprocess import Preprocessing
 
 SIZES = ((8, 8), (8, 12), (12, 12), (6, 16), (10, 14))  # codes; upstream pads all to the longest
-WORDS = "a small red apple on the old wooden table beside two green pears and one lemon".split()
+WORDS = [
+    "a",
+    "small",
+    "red",
+    "apple",
+    "on",
+    "the",
+    "old",
+    "table",
+    "beside",
+    "two",
+    "green",
+    "pears",
+    "and",
+    "a",
+    "lemon",
+]
 
 
 def write_codes(root: Path, rows: int) -> None:
@@ -185,7 +201,8 @@ def compare_steps(mixture: Mixture, source: ModelSource, model: Path, rounds: in
     ratio = statistics.median(a / b for a, b in zip(seconds["emu3-relay"], seconds["transformers"]))
     useful, padded = last[0].useful_tokens, last[1]
     click.echo(
-        f"useful tokens: {useful / last[0].token_ids_BL.size:.0%} of a packed batch, {useful / padded:.0%} of a padded one"
+        f"useful tokens: {useful / last[0].token_ids_BL.size:.0%} of a packed batch,"
+        f" {useful / padded:.0%} of a padded one"
     )
     for name, rates in seconds.items():
         click.echo(f"training  {name:<14} {statistics.median(rates):8.0f} useful tokens/s")

@@ -16,6 +16,7 @@ from lm_stage.training_batch import PADDING, TrainingBatch, build_batch
 from lm_stage.training_data import Mixture, Source
 from lm_stage.training_sequences import LossWeights, SequenceBuilder, TrainingSequence
 from shared.errors import DatasetError
+from shared.records import CodeRecord
 from tests.faults import handmade
 
 ROW = 100
@@ -29,29 +30,30 @@ ROWS = [[IMAGE_1, TEXT, BARE_1], [ANSWER], [], [TEXT, TEXT]]
 
 @pytest.fixture
 def mixture(tmp_path: Path) -> Mixture:
-    handmade.make(tmp_path / "codes", KEYS)
-    (tmp_path / "lines.jsonl").write_text("".join(json.dumps(line) + "\n" for line in LINES))
+    return open_mixture(tmp_path, [handmade.record(index, key) for index, key in enumerate(KEYS)])
+
+
+@pytest.fixture
+def with_damage(tmp_path: Path) -> Mixture:
+    """The same, but that the second picture has a code that no codebook has."""
+    rows = [handmade.record(index, key) for index, key in enumerate(KEYS)]
+    rows[1].codes_THW[0, 1, 2] = handmade.CODEBOOK_SIZE
+    return open_mixture(tmp_path, rows)
+
+
+def open_mixture(root: Path, rows: Sequence[CodeRecord]) -> Mixture:
+    dataset, plan = handmade.freeze(root / "codes", KEYS)
+    dataset.commit(0, rows, [], plan, handmade.NUMERICS, [])
+    dataset.commit(1, [], [handmade.refusal(len(KEYS))], plan, {}, [])
+    (root / "lines.jsonl").write_text("".join(json.dumps(line) + "\n" for line in LINES))
     vocabulary = train_text_tokenizer(["a red apple"] * 3, 280, handmade.CODEBOOK_SIZE)
     text_tokenizer = HuggingFaceTokenizer(json.loads(vocabulary.tokenizer_json), "", "here")
     builder = SequenceBuilder(text_tokenizer, vocabulary.layout, LossWeights(visual=0.5))
-    return Mixture([Source(str(tmp_path / "codes")), Source(str(tmp_path / "lines.jsonl"), "text")], builder, ROW)
+    return Mixture([Source(str(root / "codes")), Source(str(root / "lines.jsonl"), "text")], builder, ROW)
 
 
 def sequences(mixture: Mixture, row: Sequence[PlacedSample]) -> list[TrainingSequence]:
     return [mixture.samples[placed.source].sequence(placed.index, placed.is_bare) for placed in row]
-
-
-def damage_codes(mixture: Mixture, index: int) -> str:
-    """Changes the codes of a picture under the open dataset; returns the part's name."""
-    samples = mixture.samples[0]
-    codes = np.random.default_rng(index).integers(0, handmade.CODEBOOK_SIZE, (1, 2, 3)).astype(np.uint16).tobytes()
-    [path] = Path(mixture.sources[0].path).glob("parts/part-000000.*.arrow")
-    place = path.read_bytes().index(codes)
-    with path.open("r+b") as file:
-        file.seek(place)
-        file.write(bytes([codes[0] ^ 1]))
-    assert samples.keys[index] == KEYS[index]
-    return path.name
 
 
 def test_a_row_is_its_samples_and_padding(mixture: Mixture) -> None:
@@ -113,27 +115,25 @@ def test_totals_count_what_is_there(mixture: Mixture) -> None:
     assert (empty.useful_tokens, empty.total_weight, empty.keys) == (0, 0.0, ())
 
 
-def test_a_damaged_sample_is_named(mixture: Mixture) -> None:
-    part = damage_codes(mixture, 1)
-    with pytest.raises(DatasetError, match=rf"{part}.*'two'"):
-        build_batch([[IMAGE_0, IMAGE_1, TEXT]], mixture)
-    assert build_batch([[IMAGE_0, TEXT, IMAGE_2]], mixture).keys == ("one", "lines.jsonl#1", "three")
+def test_a_damaged_sample_is_named(with_damage: Mixture) -> None:
+    with pytest.raises(DatasetError, match=rf"{with_damage.sources[0].path}.*'two'.*512"):
+        build_batch([[IMAGE_0, IMAGE_1, TEXT]], with_damage)
+    assert build_batch([[IMAGE_0, TEXT, IMAGE_2]], with_damage).keys == ("one", "lines.jsonl#1", "three")
 
 
-def test_a_damaged_sample_is_left_out(mixture: Mixture) -> None:
-    part = damage_codes(mixture, 1)
+def test_a_damaged_sample_is_left_out(with_damage: Mixture) -> None:
     damaged: list[str] = []
-    found = build_batch([[IMAGE_0, IMAGE_1, TEXT], [BARE_1], [IMAGE_2]], mixture, damaged)
+    found = build_batch([[IMAGE_0, IMAGE_1, TEXT], [BARE_1], [IMAGE_2]], with_damage, damaged)
     assert len(damaged) == 2
-    assert all(part in line and "'two'" in line for line in damaged)
-    expected = build_batch([[IMAGE_0, TEXT], [], [IMAGE_2]], mixture)
+    assert all(with_damage.sources[0].path in line and "'two'" in line for line in damaged)
+    expected = build_batch([[IMAGE_0, TEXT], [], [IMAGE_2]], with_damage)
     for name in ("token_ids_BL", "targets_BL", "weights_BL", "positions_BL"):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
-    first, text = (len(part.token_ids) for part in sequences(mixture, [IMAGE_0, TEXT]))
+    first, text = (len(part.token_ids) for part in sequences(with_damage, [IMAGE_0, TEXT]))
     segments = found.segments_BL[0].tolist()
     assert len(set(segments[:first])) == len(set(segments[first : first + text])) == 1
     assert len({segments[0], segments[first], PADDING}) == 3
-    assert (found.segments_BL == PADDING).tolist() == (expected.segments_BL == PADDING).tolist()
+    np.testing.assert_array_equal(found.segments_BL == PADDING, expected.segments_BL == PADDING)
     assert (found.useful_tokens, found.total_weight) == (expected.useful_tokens, expected.total_weight)
 
 

@@ -1,0 +1,174 @@
+"""One self-contained page about a pipeline's run: pictures beside their captions, the loss curve, figures, steps.
+
+Only reads what the steps wrote; no model is loaded and the page needs no network.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import platform
+from collections.abc import Sequence
+from html import escape
+from importlib.metadata import version
+from pathlib import Path
+
+from PIL import Image
+
+from pipelines.pipeline import Pipeline, Step
+from pipelines.run import StepState
+from shared.atomic import write_file
+from shared.dataset import Dataset
+from shared.summary import summarize
+from vq_stage.decode import picture_path
+
+MAX_CARDS = 48
+FORMATS = ("png", "jpg", "webp")
+
+STYLE = """
+:root { color-scheme: light dark; --ink: #1b1f24; --dim: #667085; --line: #e4e7ec; --card: #fff; --page: #f6f7f9; }
+@media (prefers-color-scheme: dark) {
+  :root { --ink: #e6e8eb; --dim: #98a2b3; --line: #2c323a; --card: #1c2128; --page: #14181d; } }
+* { box-sizing: border-box }
+body { margin: 0 auto; max-width: 1180px; padding: 40px 24px 80px; background: var(--page); color: var(--ink);
+  font: 15px/1.5 system-ui, sans-serif }
+h1 { font-size: 30px; margin: 0 } h2 { font-size: 20px; margin: 48px 0 12px } p { color: var(--dim); margin: 4px 0 }
+.cards { display: grid; gap: 16px; grid-template-columns: repeat(auto-fill, minmax(var(--wide), 1fr)) }
+.card { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 12px }
+.card b { display: block; min-height: 45px; font-weight: 600 }
+.shots { display: flex; gap: 8px; margin: 8px 0 } figure { margin: 0; flex: 1; min-width: 0; text-align: center }
+img { width: 100%; border-radius: 6px; background: #fff; image-rendering: auto; display: block }
+figcaption { color: var(--dim); font-size: 12px; margin-top: 3px }
+.curve { max-width: 820px; border: 1px solid var(--line) }
+.scroll { overflow-x: auto }
+table { border-collapse: collapse; width: 100%; background: var(--card); border: 1px solid var(--line) }
+td, th { padding: 7px 12px; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top }
+td.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap }
+code { font-size: 12.5px; color: var(--dim); overflow-wrap: anywhere }
+"""
+
+
+def write_report(pipeline: Pipeline, done: Sequence[tuple[StepState, float]], path: Path) -> None:
+    """Writes the page; `done` are the steps of this run with their seconds."""
+    sections = [_cards(pipeline), _curves(pipeline), _figures(pipeline), _steps(done)]
+    machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+    versions = f"emu3-relay {version('emu3-relay')}, MindSpore {version('mindspore')}"
+    page = (
+        "<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
+        f"<title>{escape(pipeline.name)}</title><style>{STYLE}</style>"
+        f"<h1>{escape(pipeline.name)}</h1><p>{escape(machine)}; {escape(versions)}</p>{''.join(sections)}</html>"
+    )
+    write_file(path, page.encode())
+
+
+def _steps_of(pipeline: Pipeline, command: str) -> list[Step]:
+    return [step for step in pipeline.steps if step.command == command and step.output and step.output.exists()]
+
+
+def _cards(pipeline: Pipeline) -> str:
+    """A card a key: its caption, the picture of every decode step, what the model said of it."""
+    columns = {step.name: _pictures(step) for step in _steps_of(pipeline, "decode")}
+    answers = {step.name: _answers(step.output) for step in _steps_of(pipeline, "understand") if step.output}
+    captions = _captions(pipeline)
+    keys = [key for key in captions if sum(key in pictures for pictures in columns.values()) == len(columns)]
+    if not columns or not keys:
+        return ""
+    shown = keys[:: max(1, -(-len(keys) // MAX_CARDS))]
+    cards = []
+    for key in shown:
+        shots = "".join(
+            f"<figure><img src='{_inline(pictures[key])}' alt='{escape(captions[key], quote=True)}'>"
+            f"<figcaption>{escape(name.replace('_', ' '))}</figcaption></figure>"
+            for name, pictures in columns.items()
+        )
+        said = "".join(
+            f"<p>{escape(name.replace('_', ' '))}: “{escape(found[key])}”</p>"
+            for name, found in answers.items()
+            if key in found
+        )
+        cards.append(f"<div class=card><b>{escape(captions[key])}</b><div class=shots>{shots}</div>{said}</div>")
+    heading = f"<h2>Pictures</h2><p>{len(shown)} of {len(keys)}, decoded from tokens</p>"
+    return f"{heading}<div class=cards style='--wide: {120 * len(columns) + 40}px'>{''.join(cards)}</div>"
+
+
+def _pictures(step: Step) -> dict[str, Path]:
+    """Picture by key, of a decode step."""
+    assert step.output is not None
+    dataset = Dataset.open(step.inputs[0])
+    keys = [
+        key
+        for record in dataset.commit_records()
+        for batch in dataset.batches(record)
+        for key in batch["key"].to_pylist()
+    ]
+    found = ((key, picture_path(step.output, key, kind)) for key in keys for kind in FORMATS)
+    return {key: path for key, path in found if path.is_file()}
+
+
+def _captions(pipeline: Pipeline) -> dict[str, str]:
+    captions: dict[str, str] = {}
+    for step in [*_steps_of(pipeline, "encode"), *_steps_of(pipeline, "generate")]:
+        dataset = Dataset.open(str(step.output))
+        for record in dataset.commit_records():
+            for batch in dataset.batches(record):
+                for key, text in zip(batch["key"].to_pylist(), batch["text"].to_pylist()):
+                    captions.setdefault(key, text or key)
+    return captions
+
+
+def _answers(path: Path) -> dict[str, str]:
+    entries = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    return {entry["key"]: entry["answer"] or entry["error"] for entry in entries}
+
+
+def _inline(path: Path) -> str:
+    buffer = io.BytesIO()
+    with Image.open(path) as image:
+        image.convert("RGB").save(buffer, "WEBP", quality=90)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+def _curves(pipeline: Pipeline) -> str:
+    parts = []
+    for step in _steps_of(pipeline, "sft"):
+        assert step.output is not None
+        curve = base64.b64encode((step.output / "loss.png").read_bytes()).decode()
+        parts.append(
+            f"<h2>Loss of {escape(step.name)}</h2><img class=curve src='data:image/png;base64,{curve}' alt=loss>"
+        )
+    return "".join(parts)
+
+
+def _figures(pipeline: Pipeline) -> str:
+    """Datasets and training runs in figures."""
+    rows: list[tuple[str, str, str]] = []
+    for step in [*_steps_of(pipeline, "encode"), *_steps_of(pipeline, "generate")]:
+        summary = summarize(Dataset.open(str(step.output)))
+        rows.append((step.name, "rows", f"{summary.rows} of {summary.planned_rows}"))
+        rows.append((step.name, "grids", ", ".join(f"{size} ({count})" for size, count in summary.sizes.items())))
+        rows.append((step.name, "codebook in use", f"{summary.codebook_used} of {summary.codebook_size}"))
+        if summary.psnr_db is not None:
+            rows.append((step.name, "restored", f"PSNR {summary.psnr_db:.1f} dB ({summary.quality_samples} samples)"))
+        if summary.images_per_s:
+            rows.append((step.name, "speed", f"{summary.images_per_s:.1f} images/s"))
+    for step in _steps_of(pipeline, "sft"):
+        assert step.output is not None
+        log = [json.loads(line) for line in (step.output / "train_log.jsonl").read_text().splitlines()]
+        losses = [entry["loss"] for entry in log if "loss" in entry]
+        rows.append((step.name, "steps", str(len(log))))
+        rows.append((step.name, "loss", f"{losses[0]:.3f} → {losses[-1]:.3f}"))
+        tokens = sum(entry["tokens"] for entry in log)
+        rows.append((step.name, "speed", f"{tokens / max(log[-1]['elapsed_s'], 0.01):.0f} useful tokens/s"))
+    lines = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in row)}</tr>" for row in rows)
+    return f"<h2>Figures</h2><div class=scroll><table>{lines}</table></div>" if rows else ""
+
+
+def _steps(done: Sequence[tuple[StepState, float]]) -> str:
+    lines = "".join(
+        f"<tr><td>{escape(state.step.name)}</td><td><code>emu3 {escape(' '.join(state.step.arguments))}</code></td>"
+        f"<td class=number>{'was done' if state.state == 'done' else f'{seconds:.0f} s'}</td></tr>"
+        for state, seconds in done
+    )
+    return f"<h2>Steps</h2><div class=scroll><table>{lines}</table></div>"

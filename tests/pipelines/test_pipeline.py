@@ -1,0 +1,203 @@
+"""Pipelines: what is refused before anything starts, what is done again and what is not."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from pipelines import run as runner
+from pipelines.cli import main
+from pipelines.pipeline import EXAMPLES, Pipeline, Step, load_pipeline
+from pipelines.run import StepFailed, plan_steps, run_pipeline
+from shared.errors import UsageError
+from tests.faults.command import ENCODE, INTERRUPTED, REPOSITORY, environment
+
+CHAIN = {
+    "steps": {
+        "pictures": {"run": "decode", "dataset": "${codes}"},
+        "codes": {"run": "encode", "source": "${here}/photos", "resize": "none"},
+    },
+    "variables": {"here": "."},
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/one.png").write_bytes(b"picture")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def load(described: object, changes: dict[str, str] | None = None) -> Pipeline:
+    Path("p.yaml").write_text(described if isinstance(described, str) else yaml.safe_dump(described))
+    return load_pipeline("p.yaml", changes or {}, None, main)
+
+
+def steps(**named: dict[str, object]) -> dict[str, object]:
+    return {"steps": named}
+
+
+def test_steps_run_behind_what_they_need_else_as_they_stand(folder: Path) -> None:
+    pipeline = load(CHAIN)
+    assert [step.name for step in pipeline.steps] == ["codes", "pictures"]
+    assert pipeline.steps[0].arguments == ("encode", "--resize", "none", "--", "./photos", "p/codes")
+    assert pipeline.steps[1].arguments == ("decode", "--", "p/codes", "p/pictures")
+    assert pipeline.steps[1].needs == ("codes",)
+
+
+@pytest.mark.parametrize(
+    ("described", "match"),
+    [
+        ("steps: [", "cannot be read"),
+        ({}, "expected `steps`"),
+        ({"stages": {}, **CHAIN}, "unknown 'stages'"),
+        (steps(a={"run": "paint"}), "expected `run: COMMAND`"),
+        ({"steps": {"a b": {"run": "verify"}}}, "expected a name"),
+        ({**CHAIN, "variables": {"codes": "x", "here": "."}}, "a variable and a step"),
+        (steps(a={"run": "encode", "source": "photos", "sizes": 3}), "unknown sizes"),
+        (steps(a={"run": "encode", "source": "photos", "resize": "cut"}), "not one of"),
+        (steps(a={"run": "encode", "source": "photos", "unit-rows": "many"}), "not a valid integer"),
+        (steps(a={"run": "encode"}), "Missing argument"),
+        (steps(a={"run": "encode", "source": "nowhere"}), "nowhere: no such file"),
+        (steps(a={"run": "verify", "dataset": "${b}"}), "b: no such step or variable"),
+        (
+            steps(a={"run": "decode", "dataset": "${b}"}, b={"run": "generate", "prompts": "${a}"}),
+            "in a circle",
+        ),
+        (
+            steps(
+                a={"run": "encode", "source": "photos", "vision-tokenizer": "photos"},
+                b={"run": "decode", "dataset": "${a}"},
+            ),
+            "two vision tokenizers",
+        ),
+    ],
+)
+def test_what_cannot_work_is_refused(described: object, match: str, folder: Path) -> None:
+    with pytest.raises(UsageError, match=match):
+        load(described)
+
+
+def test_all_problems_are_named_at_once(folder: Path) -> None:
+    with pytest.raises(UsageError) as refused:
+        load(steps(a={"run": "encode", "source": "nowhere"}, b={"run": "verify"}), {"x": "1"})
+    assert all(text in str(refused.value) for text in ("nowhere", "step b: Missing argument", "--set x"))
+
+
+def test_variables_and_options_can_be_set(folder: Path) -> None:
+    pipeline = load(CHAIN, {"here": str(folder), "codes.resize": "area", "codes.allow-numerics-change": "true"})
+    assert pipeline.steps[0].arguments[:4] == ("encode", "--resize", "area", "--allow-numerics-change")
+    assert f"{folder}/photos" in pipeline.steps[0].arguments
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_packaged_examples_are_sound_but_for_the_users_files(path: Path, folder: Path) -> None:
+    names = yaml.safe_load(path.read_text())["variables"]
+    for name in set(names) - {"steps"}:
+        if not str(names[name]).startswith("$"):
+            Path(names[name]).parent.mkdir(parents=True, exist_ok=True)
+            Path(names[name]).mkdir(exist_ok=True)
+    assert len(load_pipeline(path.stem, {}, None, main).steps) > 2
+
+
+class Worker:
+    """Stands in for the commands: writes a file into each step's output and notes the order."""
+
+    def __init__(self) -> None:
+        self.ran: list[str] = []
+        self.fails: str | None = None
+
+    def __call__(self, step: Step) -> None:
+        self.ran.append(step.name)
+        if step.name == self.fails:
+            raise StepFailed(f"step {step.name} failed", 1)
+        if step.output is not None:
+            step.output.mkdir(parents=True, exist_ok=True)
+            (step.output / "made").write_text(" ".join(step.arguments))
+
+
+@pytest.fixture
+def worker(monkeypatch: pytest.MonkeyPatch) -> Worker:
+    worker = Worker()
+    monkeypatch.setattr(runner, "_run", worker)
+    return worker
+
+
+def ran(worker: Worker, pipeline: Pipeline, start_from: str | None = None) -> Sequence[str]:
+    worker.ran.clear()
+    run_pipeline(pipeline, start_from, lambda text: None)
+    return list(worker.ran)
+
+
+def test_only_what_is_not_done_or_has_changed_runs(folder: Path, worker: Worker) -> None:
+    assert ran(worker, load(CHAIN)) == ["codes", "pictures"]
+    assert ran(worker, load(CHAIN)) == []
+    assert ran(worker, load(CHAIN, {"pictures.format": "webp"})) == ["pictures"]
+    assert (folder / "p/stale/pictures-0/pictures/made").is_file()
+    (folder / "photos/two.png").write_bytes(b"another")
+    assert ran(worker, load(CHAIN, {"pictures.format": "webp"})) == ["codes", "pictures"]
+    assert ran(worker, load(CHAIN, {"pictures.format": "webp"}), "pictures") == ["pictures"]
+    assert len(list((folder / "p/stale").iterdir())) == 4
+
+
+def test_a_step_that_failed_is_gone_on_with_where_it_stands(folder: Path, worker: Worker) -> None:
+    worker.fails = "pictures"
+    with pytest.raises(StepFailed):
+        ran(worker, load(CHAIN))
+    (folder / "p/pictures").mkdir()
+    worker.fails = None
+    assert [state.state for state in plan_steps(load(CHAIN))] == ["done", "unfinished"]
+    assert ran(worker, load(CHAIN)) == ["pictures"]
+    assert not (folder / "p/stale").exists()
+
+
+def test_a_lost_output_is_made_again(folder: Path, worker: Worker) -> None:
+    ran(worker, load(CHAIN))
+    (folder / "p/codes").rename(folder / "elsewhere")
+    assert ran(worker, load(CHAIN))[0] == "codes"
+
+
+def test_dry_run_changes_nothing(folder: Path) -> None:
+    load(CHAIN)
+    result = CliRunner().invoke(main, ["run", "p.yaml", "--dry-run"])
+    assert (result.exit_code, result.output.count("new  ")) == (0, 2)
+    assert not (folder / "p").exists()
+    assert CliRunner().invoke(main, ["run", "p.yaml", "--from", "nothing"]).exit_code == 2
+    assert CliRunner().invoke(main, ["run", "p.yaml", "--set", "nothing"]).exit_code == 2
+
+
+def test_a_real_run_stopped_and_resumed(picture_folder: Path, golden_vq: Path, tmp_path: Path) -> None:
+    """SIGTERM to the run stops the step under way; the same command ends with the page."""
+    options = dict(zip(ENCODE[::2], ENCODE[1::2]))
+    encode = {name.removeprefix("--"): value for name, value in options.items()}
+    described = {
+        "codes": {"run": "encode", "source": str(picture_folder), "unit-rows": 2, **encode},
+        "checked": {"run": "verify", "dataset": "${codes}"},
+        "pictures": {"run": "decode", "dataset": "${codes}", "vision-tokenizer": str(golden_vq)},
+    }
+    path = tmp_path / "p.yaml"
+    path.write_text(yaml.safe_dump({"steps": described}))
+    command = [sys.executable, "-m", "pipelines.cli", "run", str(path), "--out", str(tmp_path / "out")]
+    process = subprocess.Popen(command, cwd=REPOSITORY, env=environment(), stderr=subprocess.PIPE, text=True)
+    while not (tmp_path / "out/codes/parts").is_dir():
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate()[1] is not None
+    assert process.returncode in (INTERRUPTED, 0)
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "pictures  decode" in done.stderr
+    page = (tmp_path / "out/report.html").read_text(encoding="utf-8")
+    assert page.count("<figure>") == 12
+    assert "caption 3" in page
+    assert "http" not in page.replace("data:", "")
+    assert json.loads((tmp_path / "out/.pipeline/pictures.json").read_text())["done"]
