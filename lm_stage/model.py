@@ -192,15 +192,33 @@ class Normalize(nn.Cell):
 
 
 class Linear(nn.Cell):
-    """Linear layer without bias; weight (out, in)."""
+    """Linear layer without bias; weight (out, in). `adapter`, if there is one, adds to it (lora.py)."""
 
     def __init__(self, c_in: int, c_out: int, dtype: ms.Type):
         super().__init__()
         self.weight = Parameter(initializer("zeros", (c_out, c_in), dtype))
+        self.adapter: LowRank | None = None
 
     def construct(self, x_BLC: Tensor) -> Tensor:
         B, L, C = x_BLC.shape
-        return project(x_BLC.reshape(B * L, C), self.weight.astype(x_BLC.dtype)).reshape(B, L, -1)
+        x_MC = x_BLC.reshape(B * L, C)
+        y_MC = project(x_MC, self.weight.astype(x_BLC.dtype))
+        if self.adapter is not None:
+            y_MC = y_MC + self.adapter(x_MC)
+        return y_MC.reshape(B, L, -1)
+
+
+class LowRank(nn.Cell):
+    """The two thin matrices of an adapter, float32; their product times `scale` is what it adds to a weight."""
+
+    def __init__(self, c_in: int, c_out: int, rank: int, scale: float):
+        super().__init__()
+        self.scale = scale
+        self.lora_A = Parameter(initializer("zeros", (rank, c_in), ms.float32))
+        self.lora_B = Parameter(initializer("zeros", (c_out, rank), ms.float32))
+
+    def construct(self, x_MC: Tensor) -> Tensor:
+        return project(project(x_MC, self.lora_A.astype(x_MC.dtype)), self.lora_B.astype(x_MC.dtype)) * self.scale
 
 
 class Embedding(nn.Cell):

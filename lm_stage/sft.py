@@ -19,7 +19,7 @@ from lm_stage.checkpoints import Checkpoints, save_model
 from lm_stage.config import read_config
 from lm_stage.model import Decoder
 from lm_stage.optimizer import AdamW, Schedule
-from lm_stage.sample_order import packed_rows
+from lm_stage.sample_order import epoch_members, packed_rows
 from lm_stage.source import EMBEDDED_MODEL, ModelSource
 from lm_stage.train_step import TrainStep
 from lm_stage.training_batch import TrainingBatch, build_batch
@@ -265,7 +265,7 @@ class SftJob:
 
     def _held_out_batches(self, held_out: Mixture) -> list[TrainingBatch]:
         """One pass over all held-out samples."""
-        rows, left = [], sum(map(len, held_out.members))
+        rows, left = [], len(epoch_members(held_out, 0, 0))
         for row in packed_rows(held_out, 0, 0.0):
             rows.append(row)
             left -= len(row)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -119,7 +120,9 @@ class ImageSamples(DatasetSamples):
 
     def __init__(self, path: Path, builder: SequenceBuilder):
         super().__init__(path, builder)
-        self.captions = EncodedTexts((text or "" for text in self.column("text")), len(self.keys), builder, path.name)
+        self.captions = EncodedTexts(
+            (text or "" for text in self.column("text")), len(self.keys), builder.encode, path.name
+        )
         self.bare_lengths = self.image_lengths() + 2
         self.lengths = self.bare_lengths + self.captions.lengths
 
@@ -133,16 +136,16 @@ class AnswerSamples(DatasetSamples):
     def __init__(self, path: Path, builder: SequenceBuilder, with_image: bool):
         super().__init__(path, builder)
         self.with_image = with_image
-        pairs = [
-            _question_and_answer(extra, text) for extra, text in zip(self.column("extra_json"), self.column("text"))
-        ]
+        columns = zip(self.keys, self.column("extra_json"), self.column("text"))
+        pairs = [_question_and_answer(f"{path}: row {key!r}", extra, text) for key, extra, text in columns]
         kept = [index for index, (_, answer) in enumerate(pairs) if answer]
         self.numbers, self.shapes_HW = self.numbers[kept], self.shapes_HW[kept]
         self.keys, pairs = [self.keys[index] for index in kept], [pairs[index] for index in kept]
-        self.questions = EncodedTexts((pair[0] for pair in pairs), len(pairs), builder, path.name)
-        self.answers = EncodedTexts((pair[1] for pair in pairs), len(pairs), builder, path.name)
+        encode = partial(builder.asked, with_image=True)
+        self.asked = EncodedTexts((pair[0] for pair in pairs), len(pairs), encode, path.name)
+        self.answers = EncodedTexts((pair[1] for pair in pairs), len(pairs), builder.encode, path.name)
         if with_image:
-            around = builder.understand_overhead() + self.image_lengths() + self.questions.lengths
+            around = builder.understand_overhead(True) + self.image_lengths() + self.asked.lengths
         else:
             around = np.full(len(pairs), 2, np.int64)
         self.lengths = around + self.answers.lengths
@@ -151,12 +154,19 @@ class AnswerSamples(DatasetSamples):
     def sequence(self, index: int, is_bare: bool) -> TrainingSequence:
         if not self.with_image:
             return self.builder.text(self.answers[index])
-        return self.builder.understand(self.questions[index], self.answers[index], self.codes_HW(index))
+        return self.builder.understand(self.asked[index], self.answers[index], self.codes_HW(index))
 
 
-def _question_and_answer(extra_json: str | None, caption: str | None) -> tuple[str, str]:
-    extra = json.loads(extra_json) if extra_json else {}
-    return extra.get("question", DEFAULT_QUESTION), extra.get("answer", caption or "")
+def _question_and_answer(where: str, extra_json: str | None, caption: str | None) -> tuple[str, str]:
+    """Raises DatasetError if `extra_json` is not what an encode job writes."""
+    try:
+        extra = json.loads(extra_json) if extra_json else {}
+        question, answer = extra.get("question") or DEFAULT_QUESTION, extra.get("answer") or caption or ""
+    except (ValueError, AttributeError) as error:
+        raise DatasetError(f"{where}: extra_json: expected a JSON object: {error}") from error
+    if not isinstance(question, str) or not isinstance(answer, str):
+        raise DatasetError(f"{where}: extra_json: expected `question` and `answer` as text")
+    return question, answer
 
 
 class TextSamples:
@@ -168,20 +178,19 @@ class TextSamples:
         content = path.read_bytes()
         self.fingerprint = hashlib.sha256(content).hexdigest()
         self.builder = builder
-        entries = [
-            _text_entry(path, number, line) for number, line in enumerate(content.split(b"\n"), 1) if line.strip()
-        ]
-        self.keys = [f"{path.name}#{number}" for number in range(1, len(entries) + 1)]
+        lines = [(number, line) for number, line in enumerate(content.split(b"\n"), 1) if line.strip()]
+        entries = [_text_entry(path, number, line) for number, line in lines]
+        self.keys = [f"{path.name}#{number}" for number, _ in lines]
         self.has_question = [question is not None for question, _ in entries]
-        self.questions = EncodedTexts((question or "" for question, _ in entries), len(entries), builder, path.name)
-        self.answers = EncodedTexts((answer for _, answer in entries), len(entries), builder, path.name)
-        overhead = np.where(self.has_question, builder.understand_overhead(), 2)
-        self.lengths = self.questions.lengths + self.answers.lengths + overhead
+        encode = partial(builder.asked, with_image=False)
+        self.asked = EncodedTexts((question or "" for question, _ in entries), len(entries), encode, path.name)
+        self.answers = EncodedTexts((answer for _, answer in entries), len(entries), builder.encode, path.name)
+        self.lengths = self.answers.lengths + 2 + np.where(self.has_question, self.asked.lengths, 0)
         self.bare_lengths = self.lengths
 
     def sequence(self, index: int, is_bare: bool) -> TrainingSequence:
         if self.has_question[index]:
-            return self.builder.understand(self.questions[index], self.answers[index], None)
+            return self.builder.understand(self.asked[index], self.answers[index], None)
         return self.builder.text(self.answers[index])
 
 
@@ -189,6 +198,7 @@ def _text_entry(path: Path, number: int, line: bytes) -> tuple[str | None, str]:
     try:
         entry = json.loads(line)
         question, text = entry.get("question"), entry["answer" if "question" in entry else "text"]
+        f"{question}{text}".encode()  # JSON can spell half a surrogate pair, which is no text
     except (ValueError, LookupError, AttributeError) as error:
         raise UsageError(f"{path}: line {number}: expected {{text}} or {{question, answer}}: {error!r}") from error
     if not isinstance(text, str) or not text or not isinstance(question, (str, type(None))):
@@ -199,12 +209,12 @@ def _text_entry(path: Path, number: int, line: bytes) -> tuple[str | None, str]:
 class EncodedTexts:
     """Token ids of many texts in one array; index −1 is no text."""
 
-    def __init__(self, texts: Iterator[str], count: int, builder: SequenceBuilder, name: str):
+    def __init__(self, texts: Iterator[str], count: int, encode: Callable[[str], np.ndarray], name: str):
         known: dict[str, np.ndarray] = {}
         parts = []
         for text in tqdm(texts, f"texts of {name}", count, unit="text", disable=None, leave=False):
             if text not in known:
-                known[text] = builder.encode(text)
+                known[text] = encode(text)
             parts.append(known[text])
         self.lengths = np.array([len(part) for part in parts], np.int64)
         self._ends = np.concatenate(([0], np.cumsum(self.lengths)))

@@ -51,7 +51,7 @@ class SequenceBuilder:
         self.text_tokenizer = text_tokenizer
         self.layout = layout
         self.loss = loss
-        self.before, self.after = self.encode(CHAT_BEFORE), self.encode(CHAT_AFTER)
+        self.before = self.encode(CHAT_BEFORE)
         self._openings: dict[tuple[int, int], np.ndarray] = {}
         self._bodies: dict[tuple[int, int], np.ndarray] = {}
 
@@ -69,14 +69,18 @@ class SequenceBuilder:
         token_ids = np.concatenate(([self.layout.bos], caption_ids, opening, body, [self.layout.eos])).astype(np.int32)
         return self._supervised(token_ids, len(token_ids) - len(body) - 1)
 
+    def asked(self, question: str, with_image: bool) -> np.ndarray:
+        """Ids of a question and the template around it that is one text with it, as templates.py renders it."""
+        return self.encode(question + CHAT_AFTER if with_image else CHAT_BEFORE + question + CHAT_AFTER)
+
     def understand(
-        self, question_ids: np.ndarray, answer_ids: np.ndarray, codes_HW: np.ndarray | None
+        self, asked_ids: np.ndarray, answer_ids: np.ndarray, codes_HW: np.ndarray | None
     ) -> TrainingSequence:
-        """Question and answer about an image, or about nothing but text."""
+        """Question (from `asked`) and answer about an image, or about nothing but text."""
         image: list[np.ndarray] = []
         if codes_HW is not None:
-            image = [self._opening(*codes_HW.shape), image_tokens(codes_HW, self.layout)]
-        prompt = np.concatenate(([self.layout.bos], self.before, *image, question_ids, self.after))
+            image = [self.before, self._opening(*codes_HW.shape), image_tokens(codes_HW, self.layout)]
+        prompt = np.concatenate(([self.layout.bos], *image, asked_ids))
         token_ids = np.concatenate((prompt, answer_ids, [self.layout.eos])).astype(np.int32)
         return self._supervised(token_ids, len(prompt))
 
@@ -84,9 +88,9 @@ class SequenceBuilder:
         token_ids = np.concatenate(([self.layout.bos], text_ids, [self.layout.eos])).astype(np.int32)
         return self._supervised(token_ids, 1)
 
-    def understand_overhead(self) -> int:
-        """Tokens of the chat template around question, image and answer, with BOS and EOS."""
-        return len(self.before) + len(self.after) + 2
+    def understand_overhead(self, with_image: bool) -> int:
+        """Tokens around what was asked, image and answer: BOS, EOS, and the template before an image."""
+        return 2 + (len(self.before) if with_image else 0)
 
     def _opening(self, height: int, width: int) -> np.ndarray:
         if (height, width) not in self._openings:

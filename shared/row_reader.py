@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import zlib
 from bisect import bisect_right
+from itertools import accumulate
 
 import numpy as np
 import pyarrow as pa
@@ -57,15 +58,18 @@ class Part:
         dataset.check_part(record)
         self.path = dataset.parts / record.part
         self.table = pa.Table.from_batches(list(dataset.batches(record)))
-        codes = self.table.column("codes").combine_chunks()
-        self._values, self._begins = codes.values.to_numpy(), codes.offsets.to_numpy()
+        chunks = self.table.column("codes").chunks  # combined they would be copied
+        self._chunks = [(chunk.values.to_numpy(), chunk.offsets.to_numpy()) for chunk in chunks]
+        self._starts = list(accumulate((len(chunk) for chunk in chunks), initial=0))
         self.shapes_THW = np.stack([self.table.column(name).to_numpy() for name in ("t", "h", "w")], axis=1)
         self._checksums = self.table.column("codes_crc32").to_pylist()
 
     def codes_THW(self, row: int) -> np.ndarray:
         shape = self.shapes_THW[row].tolist()
-        begin = self._begins[row]
-        codes = self._values[begin : begin + shape[0] * shape[1] * shape[2]]
+        index = bisect_right(self._starts, row) - 1
+        values, begins = self._chunks[index]
+        begin = begins[row - self._starts[index]]
+        codes = values[begin : begin + shape[0] * shape[1] * shape[2]]
         if zlib.crc32(codes) != self._checksums[row]:
             key = self.table.column("key")[row].as_py()
             raise DatasetError(f"{self.path}: row {key!r}: codes do not match their checksum; run `emu3 verify`")

@@ -204,7 +204,7 @@ def test_what_a_killed_run_left_is_not_the_newest_and_is_swept(tmp_path: Path, t
         (checkpoints.root / name).mkdir()
         (checkpoints.root / name / "model.safetensors").write_bytes(b"half")
     (checkpoints.root / "step-00000009-mine").mkdir()
-    (checkpoints.root / "notes.tmp").write_text("the user's")
+    (checkpoints.root / "notes.tmp").mkdir()
     assert checkpoints.newest() == whole
     checkpoints.sweep()
     assert names(checkpoints.root) == ["notes.tmp", "step-00000005", "step-00000009-mine"]

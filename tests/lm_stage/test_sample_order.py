@@ -204,6 +204,7 @@ def test_the_order_is_a_function_of_datasets_and_seed(root: Path, builder: Seque
     assert first_rows(mixture, 5) == first_rows(again, 5)
     orders = {str(places(first_rows(mixture, seed))) for seed in range(6)}
     assert len(orders) == 6
+    assert len({str(epoch_members(mixture, seed, 0)) for seed in range(6)}) == 6
 
 
 @pytest.fixture(scope="module")

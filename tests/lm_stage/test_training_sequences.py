@@ -163,7 +163,7 @@ def test_computed_lengths_are_those_of_the_sequences(
 def test_sizes_of_more_digits_have_longer_openings(builder: SequenceBuilder) -> None:
     assert builder.image_length(2, 3) == 5 + 10
     assert builder.image_length(12, 3) == 6 + 50
-    assert builder.image_length(3, 12) == 6 + 41
+    assert builder.image_length(2, 12) == 6 + 28
     assert builder.image_length(2, 3) == 5 + 10, "an opening is of its own size, not of the last one's"
 
 
