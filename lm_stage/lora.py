@@ -37,8 +37,8 @@ def add_adapters(decoder: Decoder, rank: int, alpha: float, targets: Sequence[st
             adapter = LowRank(c_in, c_out, rank, alpha / rank)
             bound = 1 / c_in**0.5
             adapter.lora_A.set_data(Tensor(random.uniform(-bound, bound, (rank, c_in)).astype(np.float32)))
-            adapter.lora_A.name, adapter.lora_B.name = f"{name}.lora_A.weight", f"{name}.lora_B.weight"
             layer.adapter = adapter
+            adapter.lora_A.name, adapter.lora_B.name = f"{name}.lora_A.weight", f"{name}.lora_B.weight"
     return [p for cell in _adapters(decoder).values() for p in (cell.lora_A, cell.lora_B)]
 
 

@@ -9,10 +9,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import mindspore as ms
+import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 
@@ -45,6 +46,17 @@ class AdamW(nn.Cell):
         self.decays = tuple(len(p.shape) > 1 for p in parameters)
         self.beta1, self.beta2, self.eps, self.weight_decay = beta1, beta2, eps, weight_decay
         self.update = ops.AdamWeightDecay()
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Moments by name."""
+        moments = (("m", self.m), ("v", self.v))
+        return {f"{kind}.{name}": p.asnumpy() for kind, kept in moments for name, p in zip(self.names, kept)}
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Puts moments back. Raises KeyError if one is missing."""
+        for kind, kept in (("m", self.m), ("v", self.v)):
+            for name, p in zip(self.names, kept):
+                p.set_data(Tensor(state[f"{kind}.{name}"]))
 
     def add(self, gradients: tuple[Tensor, ...]) -> Tensor:
         """Adds to the accumulated gradients; to be called within a compiled function."""

@@ -13,10 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import mindspore as ms
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
 from tqdm import tqdm
 
-from lm_stage.checkpoints import Checkpoints, save_model
+from lm_stage.checkpoints import STATE_FILE, Checkpoints, model_files, write_directory
 from lm_stage.config import read_config
+from lm_stage.lora import WEIGHTS_FILE, adapter_files, add_adapters, merged_weights, restore_adapters
 from lm_stage.model import Decoder
 from lm_stage.optimizer import AdamW, Schedule
 from lm_stage.sample_order import epoch_members, packed_rows
@@ -29,7 +33,7 @@ from lm_stage.weights import load_weights
 from shared.ahead import map_ahead
 from shared.atomic import write_file
 from shared.device import setup_device
-from shared.errors import ConfigMismatchError, JobStoppedError, UsageError
+from shared.errors import CheckpointError, ConfigMismatchError, JobStoppedError, UsageError
 from shared.fingerprint import settings_diff
 from shared.locks import job_lock
 from shared.signals import StopFlag, stop_on_signals
@@ -67,6 +71,9 @@ class SftOptions:
     caption_dropout: float = 0.05
     seed: int = 0
     freeze: tuple[str, ...] = ()
+    lora_rank: int = 0
+    lora_alpha: float = 16.0
+    lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
     skip_damaged: bool = False
     max_bad_steps: int = 5
     save_every: int = 200
@@ -88,6 +95,8 @@ class SftOptions:
             problems.append("--learning-rate must be above 0; decay, warm-up and weights not below 0")
         if self.save_dtype not in ("float32", "float16"):
             problems.append(f"--save-dtype {self.save_dtype}: expected float32 or float16")
+        if self.lora_rank < 0 or not self.lora_alpha > 0 or (self.lora_rank and self.freeze):
+            problems.append("--lora-rank must not be below 0, --lora-alpha above 0, and neither goes with --freeze")
         if not self.datasets:
             problems.append("expected at least one DATASET")
         if problems:
@@ -114,9 +123,9 @@ class SftResult:
 def sft(options: SftOptions, on_checkpoint: Callable[[Path, int], None] | None = None) -> SftResult:
     """Trains to the end, from the last checkpoint if there is one.
 
-    Writes into `options.run`: `model/`, `checkpoints/`, `train_log.jsonl`, `loss.png`, `tensorboard/`,
-    `options.json` and `left_out.jsonl` (samples too long for a row, or damaged). `on_checkpoint` is called with
-    every checkpoint's directory and step.
+    Writes into `options.run`: `model/` (with `lora_rank` also `adapter/`), `checkpoints/`, `train_log.jsonl`,
+    `loss.png`, `tensorboard/`, `options.json` and `left_out.jsonl` (samples too long for a row, or damaged).
+    `on_checkpoint` is called with every checkpoint's directory and step.
     Raises ConfigMismatchError, before the model loads, for other settings than the run was begun with or a dataset
     of another codec; Interrupted, after a checkpoint, on SIGINT and SIGTERM.
     """
@@ -189,19 +198,41 @@ class SftJob:
         device = setup_device(options.device, options.dtype, ascend_dtype="bfloat16")
         decoder = Decoder(source.config, ms.float32, device.has_fused_attention, getattr(ms, device.dtype))
         newest = self.checkpoints.newest()
-        load_weights(decoder, newest or options.model)
+        load_weights(decoder, options.model if options.lora_rank or newest is None else newest)
         decoder.set_train(True)
-        trained = [p for p in decoder.trainable_params() if not any(part in p.name for part in options.freeze)]
-        if not trained:
-            raise UsageError(f"--freeze {' '.join(options.freeze)}: leaves nothing to train")
         self.decoder = decoder
+        trained = self._trained()
         self.optimizer = AdamW(trained, options.beta1, options.beta2, options.eps, options.weight_decay)
         self.cell = TrainStep(decoder, options.row_tokens, self.optimizer, options.clip_norm)
-        counters = self.checkpoints.restore(newest, self.optimizer) if newest else {}
+        counters = self._restore(newest) if newest else {}
         self.first = counters.get("step", 0)
         self.bad_steps, self.bad_in_a_row = counters.get("bad_steps", 0), counters.get("bad_in_a_row", 0)
         self.log = TrainLog(self.run, self.first)
         self.held_out = self._held_out_batches(held_out) if held_out else []
+
+    def _trained(self) -> list[ms.Parameter]:
+        """The parameters that move: those of adapters, or all that are not frozen."""
+        options = self.options
+        if options.lora_rank:
+            targets = options.lora_targets
+            return add_adapters(self.decoder, options.lora_rank, options.lora_alpha, targets, options.seed)
+        trained = [p for p in self.decoder.trainable_params() if not any(part in p.name for part in options.freeze)]
+        if not trained:
+            raise UsageError(f"--freeze {' '.join(options.freeze)}: leaves nothing to train")
+        return trained
+
+    def _restore(self, directory: Path) -> dict[str, int]:
+        """Puts the optimizer's moments, and adapters, back; returns the counters."""
+        try:
+            state = load_file(directory / STATE_FILE)
+            self.optimizer.restore(state)
+            if self.options.lora_rank:
+                restore_adapters(self.decoder, (directory / WEIGHTS_FILE).read_bytes(), str(directory))
+        except (OSError, KeyError, SafetensorError) as error:
+            raise CheckpointError(
+                f"{directory}: cannot be resumed from: {error!r}; remove it to go back to the one before"
+            ) from error
+        return {name: int(value[0]) for name, value in state.items() if value.size == 1 and "." not in name}
 
     def train(self, on_checkpoint: Callable[[Path, int], None] | None) -> SftResult:
         options = self.options
@@ -237,7 +268,9 @@ class SftJob:
     def _finish(self, held_out_loss: float | None) -> SftResult:
         self._list_left_out()
         model = self.run / "model"
-        save_model(model, self.decoder, self.config, self.source.directory, self.options.save_dtype)
+        write_directory(model, self._model_files(self.options.save_dtype))
+        if self.options.lora_rank:
+            write_directory(self.run / "adapter", self._adapter_files())
         self.log.draw(self.run / "loss.png")
         self.log.close()
         losses = [entry["loss"] for entry in self.log.entries if "loss" in entry]
@@ -291,8 +324,17 @@ class SftJob:
 
     def _save(self, step: int) -> Path:
         self.log.flush()  # before the checkpoint: what a log has beyond one is dropped, what it lacks is lost
-        counters = {"bad_steps": self.bad_steps, "bad_in_a_row": self.bad_in_a_row}
-        return self.checkpoints.save(step, self.decoder, self.optimizer, counters, self.config, self.source.directory)
+        counters = {"step": step, "bad_steps": self.bad_steps, "bad_in_a_row": self.bad_in_a_row}
+        state = {**self.optimizer.state(), **{name: np.array([value]) for name, value in counters.items()}}
+        files = self._adapter_files() if self.options.lora_rank else self._model_files()
+        return self.checkpoints.save(step, {**files, STATE_FILE: save(state)})
+
+    def _model_files(self, dtype: str = "float32") -> dict[str, bytes]:
+        return model_files(merged_weights(self.decoder), self.config, self.source.directory, dtype)
+
+    def _adapter_files(self) -> dict[str, bytes]:
+        options = self.options
+        return adapter_files(self.decoder, options.lora_rank, options.lora_alpha, options.lora_targets, options.model)
 
     def _list_left_out(self) -> None:
         lines = [

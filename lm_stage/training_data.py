@@ -161,9 +161,10 @@ def _question_and_answer(where: str, extra_json: str | None, caption: str | None
     """Raises DatasetError if `extra_json` is not what an encode job writes."""
     try:
         extra = json.loads(extra_json) if extra_json else {}
-        question, answer = extra.get("question") or DEFAULT_QUESTION, extra.get("answer") or caption or ""
+        question, answer = extra.get("question"), extra.get("answer")
     except (ValueError, AttributeError) as error:
         raise DatasetError(f"{where}: extra_json: expected a JSON object: {error}") from error
+    question, answer = DEFAULT_QUESTION if question is None else question, caption or "" if answer is None else answer
     if not isinstance(question, str) or not isinstance(answer, str):
         raise DatasetError(f"{where}: extra_json: expected `question` and `answer` as text")
     return question, answer

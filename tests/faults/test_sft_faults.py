@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from collections.abc import Sequence
 from pathlib import Path
@@ -217,3 +218,36 @@ def test_a_mixture_with_held_out_loss(codes: Path, small_lm: Path, tmp_path: Pat
     result = run_in_process(datasets, tmp_path / "run", small_lm, row_tokens=160, held_out=(str(codes),))
     assert result.held_out_loss is not None
     assert np.isfinite(result.held_out_loss)
+
+
+def test_adapters_move_alone_are_kept_and_merged(codes: Path, small_lm: Path, tmp_path: Path) -> None:
+    """The merged model is the base plus alpha / rank · B·A in the layers named, and nothing else."""
+    lora = {"lora_rank": 2, "lora_alpha": 4.0, "lora_targets": ("q_proj", "down_proj")}
+    result = run_in_process(codes, tmp_path / "run", small_lm, learning_rate=0.01, save_every=2, **lora)
+    before, after = load_file(small_lm / "model.safetensors"), load_file(result.model / "model.safetensors")
+    adapter = load_file(tmp_path / "run/adapter/adapter_model.safetensors")
+    assert json.loads((tmp_path / "run/adapter/adapter_config.json").read_text())["r"] == 2
+    assert len(adapter) == 2 * 2 * 2
+    for name, weight in before.items():
+        change = np.zeros_like(weight)
+        if "q_proj" in name or "down_proj" in name:
+            layer = "base_model.model." + name.removesuffix(".weight")
+            change = 4.0 / 2 * adapter[f"{layer}.lora_B.weight"] @ adapter[f"{layer}.lora_A.weight"]
+            assert np.abs(change).max() > 1e-4
+        np.testing.assert_allclose(after[name], weight + change, atol=1e-6)
+
+
+def test_a_run_of_adapters_resumes_exactly(codes: Path, small_lm: Path, tmp_path: Path) -> None:
+    lora = {"lora_rank": 2, "steps": 6, "save_every": 2, "keep": 9}
+    whole = run_in_process(codes, tmp_path / "whole", small_lm, **lora)
+    for name in ("step-00000004", "step-00000006"):
+        shutil.rmtree(tmp_path / "whole" / "checkpoints" / name)
+    expected = (whole.model / "model.safetensors").read_bytes()
+    assert (
+        run_in_process(codes, tmp_path / "whole", small_lm, **lora).model / "model.safetensors"
+    ).read_bytes() == expected
+
+
+def test_adapters_for_layers_that_are_not_there_are_refused(codes: Path, small_lm: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"w_q: no such layers; there are .*q_proj"):
+        run_in_process(codes, tmp_path / "run", small_lm, lora_rank=2, lora_targets=("w_q",))

@@ -4,43 +4,26 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from lm_stage.checkpoints import STATE_FILE, Checkpoints, save_model, write_directory
+from lm_stage.checkpoints import Checkpoints, model_files, write_directory
 
 OLD = {"config.json": b"old", "weights": b"old weights", "gone": b"only in the old one"}
 NEW = {"config.json": b"new", "weights": b"new weights " * 1000}
 CONFIG = {"hidden_size": 2}
 
 
-class Stored:
-    """A parameter as checkpoints see it."""
-
-    def __init__(self, values: Sequence[float]):
-        self.values = np.array(values, np.float32)
-
-    def asnumpy(self) -> np.ndarray:
-        return self.values
+def weights(value: float = 1.0) -> dict[str, np.ndarray]:
+    return {"a": np.array([value, 2.0], np.float32), "b": np.array([3.0], np.float32)}
 
 
-def decoder(value: float = 1.0) -> Any:
-    return SimpleNamespace(parameters_and_names=lambda: [("a", Stored([value, 2.0])), ("b", Stored([3.0]))])
-
-
-def optimizer() -> Any:
-    """It trains `a` alone."""
-    return SimpleNamespace(names=["a"], m=[Stored([0.1, 0.2])], v=[Stored([0.3, 0.4])])
-
-
-def save(checkpoints: Checkpoints, step: int, text: Path, **counters: int) -> Path:
-    return checkpoints.save(step, decoder(step), optimizer(), counters, CONFIG, text)
+def save(checkpoints: Checkpoints, step: int, text: Path) -> Path:
+    return checkpoints.save(step, model_files(weights(step), CONFIG, text))
 
 
 def files(directory: Path) -> dict[str, bytes]:
@@ -131,31 +114,32 @@ def test_everything_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatc
     assert seen[-1] == ((), True), "the rename itself comes last"
 
 
-def test_a_checkpoint_holds_model_state_and_text_tokenizer(tmp_path: Path, text: Path) -> None:
-    directory = save(Checkpoints(tmp_path / "run", 2), 7, text, bad_steps=3, bad_in_a_row=1)
+def test_a_checkpoint_holds_a_model_with_its_text_tokenizer(tmp_path: Path, text: Path) -> None:
+    directory = save(Checkpoints(tmp_path / "run", 2), 7, text)
     assert directory == tmp_path / "run" / "checkpoints" / "step-00000007"
-    assert names(directory) == ["config.json", "model.safetensors", "tokenizer.json", STATE_FILE]
+    assert names(directory) == ["config.json", "model.safetensors", "tokenizer.json"]
     assert json.loads((directory / "config.json").read_bytes()) == CONFIG
     model = load_file(directory / "model.safetensors")
     assert {name: values.tolist() for name, values in model.items()} == {"a": [7.0, 2.0], "b": [3.0]}
-    state = load_file(directory / STATE_FILE)
-    assert {name: state.pop(name).item() for name in ("step", "bad_steps", "bad_in_a_row")} == {
-        "step": 7,
-        "bad_steps": 3,
-        "bad_in_a_row": 1,
-    }
-    assert {name: values.tolist() for name, values in state.items()} == {
-        "m.a": pytest.approx([0.1, 0.2]),
-        "v.a": pytest.approx([0.3, 0.4]),
-    }
+
+
+def test_a_rename_that_fails_leaves_the_old_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = tmp_path / "run" / "model"
+    write_directory(directory, OLD)
+    with monkeypatch.context() as patch:
+        patch.setattr("os.rename", fail_at(1, os.rename))
+        with pytest.raises(OSError, match="No space left"):
+            write_directory(directory, NEW)
+    assert files(directory) == OLD
+    assert names(directory.parent) == ["model"]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_a_model_is_saved_without_state(tmp_path: Path, text: Path, dtype: str) -> None:
-    save_model(tmp_path / "model", decoder(), CONFIG, text, dtype)
+def test_a_model_is_saved_in_its_number_type(tmp_path: Path, text: Path, dtype: str) -> None:
+    write_directory(tmp_path / "model", model_files(weights(), CONFIG, text, dtype))
     assert names(tmp_path / "model") == ["config.json", "model.safetensors", "tokenizer.json"]
-    weights = load_file(tmp_path / "model" / "model.safetensors")
-    assert {name: (str(values.dtype), values.tolist()) for name, values in weights.items()} == {
+    stored = load_file(tmp_path / "model" / "model.safetensors")
+    assert {name: (str(values.dtype), values.tolist()) for name, values in stored.items()} == {
         "a": (dtype, [1.0, 2.0]),
         "b": (dtype, [3.0]),
     }

@@ -93,11 +93,12 @@ def test_an_answer_behind_its_question(
     builder: SequenceBuilder, has_image: bool, loss: LossWeights, visual: float, other: float
 ) -> None:
     image = [*opening_ids(builder), *body_ids(builder)] if has_image else []
-    before, question, after = (text_ids(builder, text) for text in (CHAT_BEFORE, QUESTION, CHAT_AFTER))
-    prompt = [builder.layout.bos, *before, *image, *question, *after]
+    texts = [CHAT_BEFORE, QUESTION + CHAT_AFTER] if has_image else ["", CHAT_BEFORE + QUESTION + CHAT_AFTER]
+    before, asked = (text_ids(builder, text) for text in texts)
+    prompt = [builder.layout.bos, *before, *image, *asked]
     answer = text_ids(builder, "a red apple")
     sequence = with_loss(builder, loss).understand(
-        np.array(question, np.int32), np.array(answer, np.int32), CODES_HW if has_image else None
+        builder.asked(QUESTION, has_image), np.array(answer, np.int32), CODES_HW if has_image else None
     )
     assert_is(sequence, [*prompt, *answer, builder.layout.eos], [0.0] * len(prompt) + [other] * (len(answer) + 1))
 
@@ -122,12 +123,12 @@ def test_an_image_is_trained_behind_the_prompt_it_is_generated_from(
     assert sequence.weights.tolist() == [0.0] * len(prompt) + [1.0] * (len(sequence.token_ids) - len(prompt))
 
 
-@pytest.mark.parametrize("codes_HW", [CODES_HW, None], ids=["image", "no image"])
+@given(question=texts, codes_HW=st.none() | grids)
 def test_an_answer_is_trained_behind_the_prompt_it_is_asked_with(
-    builder: SequenceBuilder, codes_HW: np.ndarray | None
+    builder: SequenceBuilder, question: str, codes_HW: np.ndarray | None
 ) -> None:
-    sequence = builder.understand(builder.encode(QUESTION), builder.encode("a"), codes_HW)
-    parts = [QUESTION] if codes_HW is None else [codes_HW, QUESTION]
+    sequence = builder.understand(builder.asked(question, codes_HW is not None), builder.encode("a"), codes_HW)
+    parts = [question] if codes_HW is None else [codes_HW, question]
     prompt = Templates(builder.text_tokenizer, builder.layout).understanding_prompt(parts)
     assert sequence.token_ids.tolist() == [*prompt, *text_ids(builder, "a"), builder.layout.eos]
 
@@ -139,7 +140,7 @@ def test_prompts_and_the_images_within_are_never_supervised(
     supervised = with_loss(builder, loss)
     answer_ids = builder.encode(answer)
     for codes in (codes_HW, None):
-        sequence = supervised.understand(builder.encode(question), answer_ids, codes)
+        sequence = supervised.understand(builder.asked(question, codes is not None), answer_ids, codes)
         prompt = len(sequence.token_ids) - len(answer_ids) - 1
         assert not sequence.weights[:prompt].any()
         assert sequence.weights[prompt:].all() == (loss.over != "visual")
@@ -155,9 +156,10 @@ def test_computed_lengths_are_those_of_the_sequences(
     caption_ids, answer_ids = builder.encode(caption), builder.encode(answer)
     image = builder.image_length(*codes_HW.shape)
     assert len(builder.image(caption_ids, codes_HW).token_ids) == 2 + len(caption_ids) + image
-    spoken = builder.understand_overhead() + len(caption_ids) + len(answer_ids)
-    assert len(builder.understand(caption_ids, answer_ids, None).token_ids) == spoken
-    assert len(builder.understand(caption_ids, answer_ids, codes_HW).token_ids) == spoken + image
+    spoken = len(caption_ids) + len(answer_ids)
+    alone, beside = builder.understand_overhead(False) + spoken, builder.understand_overhead(True) + spoken
+    assert len(builder.understand(caption_ids, answer_ids, None).token_ids) == alone
+    assert len(builder.understand(caption_ids, answer_ids, codes_HW).token_ids) == beside + image
 
 
 def test_sizes_of_more_digits_have_longer_openings(builder: SequenceBuilder) -> None:
