@@ -1,0 +1,57 @@
+"""What commands share: printing, options of models, and the step from options given to an options object."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+
+def say(text: str) -> None:
+    """Prints to stderr: stdout is for results that other programs read."""
+    click.echo(text, err=True)
+
+
+def model_options(command: Any) -> Any:
+    """Options of every command that loads the vision tokenizer."""
+    for option in reversed(
+        [
+            click.option(
+                "--vision-tokenizer", metavar="DIR", help="Tokenizer directory.  [default: embedded emu3-tiny]"
+            ),
+            click.option("--device", type=click.Choice(["auto", "cpu", "ascend"]), default="auto"),
+            click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), default="float32"),
+            click.option("--backend", type=click.Choice(["native", "mindone"]), default="native"),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+def language_options(command: Any) -> Any:
+    """Options of every command that runs the language model and draws from it."""
+    for option in reversed(
+        [
+            click.option("--model", metavar="DIR", help="Language model directory.  [default: embedded emu3-tiny]"),
+            click.option("--layout", metavar="FILE.json", help="Token ids by name, if the checkpoint has none."),
+            click.option("--temperature", type=float, default=1.0),
+            click.option("--top-k", type=int, default=2048, help="Draw from the best so many; 0: from all."),
+            click.option("--top-p", type=float, default=1.0, help="Draw from the smallest set of this probability."),
+            click.option("--seed", type=int, default=0),
+            click.option("--slots", type=int, default=8, help="Sequences written at once."),
+            click.option("--device", type=click.Choice(["auto", "cpu", "ascend"]), default="auto"),
+            click.option(
+                "--dtype",
+                type=click.Choice(["float32", "float16", "bfloat16"]),
+                help="[default: bfloat16 on Ascend, float32 on CPU]",
+            ),
+            click.option("--backend", type=click.Choice(["native", "mindone"]), default="native"),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+def given(options: dict[str, Any]) -> dict[str, Any]:
+    """Without the options that were left at None, so that the options object supplies its default."""
+    return {name: value for name, value in options.items() if value is not None}
