@@ -53,7 +53,7 @@ def setup_device(device: str = "auto", dtype: str | None = None, ascend_dtype: s
     chosen = Device(kind, dtype or (ascend_dtype if kind == "Ascend" else "float32"), ms.__version__)
     if chosen.kind == "CPU" and chosen.dtype != "float32":
         raise DeviceError(f"dtype {dtype} on CPU: expected float32; half precision needs --device ascend")
-    ms.set_device(chosen.kind)
+    _set_device(chosen.kind)
     ms.set_context(mode=ms.PYNATIVE_MODE)
     if chosen.kind == "CPU":
         ms.runtime.launch_blocking()  # asynchronous launch takes up to 4 ms a small operator on two cores
@@ -61,3 +61,15 @@ def setup_device(device: str = "auto", dtype: str | None = None, ascend_dtype: s
         ms.device_context.ascend.op_precision.conv_allow_hf32(False)  # float32 means float32: codes are compared
         ms.device_context.ascend.op_precision.matmul_allow_hf32(False)
     return chosen
+
+
+def _set_device(kind: str) -> None:
+    """Fails only if something was already computed on another device."""
+    import mindspore as ms
+
+    before = ms.get_context("device_target")
+    try:
+        ms.set_device(kind)
+    except RuntimeError as error:
+        if before != kind:
+            raise DeviceError(f"device {kind}: MindSpore already runs on {before} in this process") from error

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from shared.device import setup_device
 from shared.errors import CheckpointError, ConfigMismatchError, UsageError
 from shared.fingerprint import settings_diff
 from shared.signals import stop_on_signals
+from shared.train_log import TrainLog
 from vq_stage.codebook import CodebookAverage
 from vq_stage.config import VQConfig
 from vq_stage.initialize import initialize
@@ -165,7 +165,7 @@ def train_vq(options: TrainVQOptions) -> Path:
         average.start_from_codebook()
     first = _load_state(state_file, step_cell, average) if state_file.is_file() else 0
     (out / "samples").mkdir(parents=True, exist_ok=True)
-    log = _Log(out / "train_log.jsonl", first)
+    log = TrainLog(out, first)
     batches = training_batches(
         source, pictures, options.crop, options.batch, options.clip_share, options.seed, first, options.readers
     )
@@ -248,18 +248,3 @@ def _adam_state(cell: TrainStep) -> dict[str, ms.Parameter]:
         p.name: p for p in cell.adam.get_parameters() if id(p) not in weights and not p.name.endswith("learning_rate")
     }
 
-
-class _Log:
-    """One JSON line a step; what a killed run wrote after its last checkpoint is dropped on resume."""
-
-    def __init__(self, path: Path, first_step: int):
-        self.path = path
-        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-        self.lines = lines[:first_step]
-        self.began = time.monotonic()
-
-    def add(self, **values: float) -> None:
-        self.lines.append(json.dumps({**values, "elapsed_s": round(time.monotonic() - self.began, 2)}))
-
-    def flush(self) -> None:
-        write_file(self.path, ("\n".join(self.lines) + "\n").encode())
