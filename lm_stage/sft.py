@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,100 +23,23 @@ from lm_stage.lora import WEIGHTS_FILE, adapter_files, add_adapters, merged_weig
 from lm_stage.model import Decoder
 from lm_stage.optimizer import AdamW, Schedule
 from lm_stage.sample_order import epoch_members, packed_rows
-from lm_stage.source import EMBEDDED_MODEL, ModelSource
+from lm_stage.sft_options import SftOptions, SftResult
+from lm_stage.source import ModelSource
 from lm_stage.train_step import TrainStep
 from lm_stage.training_batch import TrainingBatch, build_batch
 from lm_stage.training_data import Mixture, Source
-from lm_stage.training_sequences import LOSSES, LossWeights, SequenceBuilder
+from lm_stage.training_sequences import LossWeights, SequenceBuilder
 from lm_stage.weights import load_weights
 from shared.ahead import map_ahead
 from shared.atomic import write_file
 from shared.device import setup_device
 from shared.errors import CheckpointError, ConfigMismatchError, JobStoppedError, UsageError
 from shared.fingerprint import settings_diff
-from shared.locks import job_lock
+from shared.locks import try_claim
 from shared.signals import StopFlag, stop_on_signals
 from shared.train_log import TrainLog
 
 BATCHES_AHEAD = 4
-FREE = ("datasets", "held_out", "run", "model", "save_every", "keep", "evaluate_every", "save_dtype", "device")
-
-
-@dataclass(frozen=True, slots=True)
-class SftOptions:
-    """Settings of a fine-tuning run; all but FREE must be the same on resume.
-
-    A step sees `accumulate` batches of `rows` rows of `row_tokens` tokens.
-    """
-
-    datasets: tuple[str, ...]
-    run: str
-    model: str = str(EMBEDDED_MODEL)
-    held_out: tuple[str, ...] = ()
-    steps: int = 1000
-    row_tokens: int = 1024
-    rows: int = 4
-    accumulate: int = 1
-    learning_rate: float = 1e-4
-    warmup: int = 50
-    floor: float = 0.1
-    weight_decay: float = 0.1
-    beta1: float = 0.9
-    beta2: float = 0.95
-    eps: float = 1e-6
-    clip_norm: float = 1.0
-    loss: str = "after_prompt"
-    visual_weight: float = 1.0
-    caption_dropout: float = 0.05
-    seed: int = 0
-    freeze: tuple[str, ...] = ()
-    lora_rank: int = 0
-    lora_alpha: float = 16.0
-    lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
-    skip_damaged: bool = False
-    max_bad_steps: int = 5
-    save_every: int = 200
-    keep: int = 2
-    evaluate_every: int = 200
-    save_dtype: str = "float32"
-    device: str = "auto"
-    dtype: str | None = None
-
-    def __post_init__(self) -> None:
-        problems = []
-        whole = ("steps", "row_tokens", "rows", "accumulate", "save_every", "keep", "evaluate_every", "max_bad_steps")
-        problems += [f"--{_flag(name)} must be at least 1" for name in whole if getattr(self, name) < 1]
-        if self.loss not in LOSSES:
-            problems.append(f"--loss {self.loss}: expected one of {', '.join(LOSSES)}")
-        if not 0 <= self.caption_dropout <= 1:
-            problems.append(f"--caption-dropout {self.caption_dropout}: expected 0 to 1")
-        if not self.learning_rate > 0 or self.weight_decay < 0 or self.warmup < 0 or self.visual_weight < 0:
-            problems.append("--learning-rate must be above 0; decay, warm-up and weights not below 0")
-        if self.save_dtype not in ("float32", "float16"):
-            problems.append(f"--save-dtype {self.save_dtype}: expected float32 or float16")
-        if self.lora_rank < 0 or not self.lora_alpha > 0 or (self.lora_rank and self.freeze):
-            problems.append("--lora-rank must not be below 0, --lora-alpha above 0, and neither goes with --freeze")
-        if not self.datasets:
-            problems.append("expected at least one DATASET")
-        if problems:
-            raise UsageError("; ".join(problems))
-
-
-def _flag(name: str) -> str:
-    return name.replace("_", "-")
-
-
-@dataclass(frozen=True, slots=True)
-class SftResult:
-    """Where the model is, and what the run saw in all."""
-
-    model: Path
-    steps: int
-    loss: float
-    held_out_loss: float | None
-    bad_steps: int
-    too_long: int
-    damaged: int
 
 
 def sft(options: SftOptions, on_checkpoint: Callable[[Path, int], None] | None = None) -> SftResult:
@@ -125,7 +47,7 @@ def sft(options: SftOptions, on_checkpoint: Callable[[Path, int], None] | None =
 
     Writes into `options.run`: `model/` (with `lora_rank` also `adapter/`), `checkpoints/`, `train_log.jsonl`,
     `loss.png`, `tensorboard/`, `options.json` and `left_out.jsonl` (samples too long for a row, or damaged).
-    `on_checkpoint` is called with every checkpoint's directory and step.
+    `on_checkpoint` is called at every checkpoint with the model's directory and the step.
     Raises ConfigMismatchError, before the model loads, for other settings than the run was begun with or a dataset
     of another codec; Interrupted, after a checkpoint, on SIGINT and SIGTERM.
     """
@@ -145,9 +67,16 @@ def sft(options: SftOptions, on_checkpoint: Callable[[Path, int], None] | None =
     recorded = _recorded(options, source, mixture)
     _check_resumable(run, recorded)
     config = {**read_config(options.model), "token_layout": source.layout.to_dict(), "codec_fingerprint": codec}
-    with stop_on_signals() as stop, job_lock(run, Checkpoints(run, options.keep).sweep):
-        write_file(run / "options.json", (json.dumps(recorded, indent=2) + "\n").encode())
-        return SftJob(options, source, mixture, held_out, config, stop).train(on_checkpoint)
+    with stop_on_signals() as stop:
+        claim = try_claim(run / ".claim")
+        if claim is None:
+            raise UsageError(f"{run}: another process trains here; give another RUN")
+        try:
+            Checkpoints(run, options.keep).sweep()
+            write_file(run / "options.json", (json.dumps(recorded, indent=2) + "\n").encode())
+            return SftJob(options, source, mixture, held_out, config, stop).train(on_checkpoint)
+        finally:
+            claim.release()
 
 
 def _codec(source: ModelSource, samples: list[Any]) -> str | None:
@@ -167,8 +96,8 @@ def _codec(source: ModelSource, samples: list[Any]) -> str | None:
 
 
 def _recorded(options: SftOptions, source: ModelSource, mixture: Mixture) -> dict[str, Any]:
-    values = {name: value for name, value in asdict(options).items() if name not in FREE}
-    return json.loads(json.dumps({**values, "data": mixture.fingerprints(), "start": source.recorded()}))
+    described = {**options.recorded(), "data": mixture.fingerprints(), "start": source.recorded()}
+    return json.loads(json.dumps(described))  # as it is read again: lists, no tuples
 
 
 def _check_resumable(run: Path, recorded: dict[str, Any]) -> None:
@@ -260,7 +189,7 @@ class SftJob:
                 if is_last or self.stop.is_set() or (step + 1) % options.save_every == 0:
                     directory = self._save(step + 1)
                     if on_checkpoint and not self.stop.is_set():
-                        on_checkpoint(directory, step + 1)
+                        on_checkpoint(self._as_model(directory), step + 1)
                 if not is_last:
                     self.stop.raise_if_set(f"checkpoint of step {step + 1} written to {self.run}")
         return self._finish(held_out_loss)
@@ -328,6 +257,13 @@ class SftJob:
         state = {**self.optimizer.state(), **{name: np.array([value]) for name, value in counters.items()}}
         files = self._adapter_files() if self.options.lora_rank else self._model_files()
         return self.checkpoints.save(step, {**files, STATE_FILE: save(state)})
+
+    def _as_model(self, checkpoint: Path) -> Path:
+        """A directory that holds the model of a checkpoint: the checkpoint itself, unless it is an adapter's."""
+        if not self.options.lora_rank:
+            return checkpoint
+        write_directory(self.run / "model", self._model_files())
+        return self.run / "model"
 
     def _model_files(self, dtype: str = "float32") -> dict[str, bytes]:
         return model_files(merged_weights(self.decoder), self.config, self.source.directory, dtype)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import click
@@ -49,6 +50,8 @@ def init_lm(**options: Any) -> None:
 @click.option("--lora-rank", type=int, default=0, help="Train adapters of this rank only; 0: the weights.")
 @click.option("--lora-alpha", type=float, default=16.0, help="Adapters count alpha / rank times.")
 @click.option("--lora-targets", multiple=True, default=["q_proj", "k_proj", "v_proj", "o_proj"], metavar="NAME")
+@click.option("--sample-prompts", metavar="PROMPTS", help="Draw pictures for these with every checkpoint.")
+@click.option("--vision-tokenizer", metavar="DIR", help="For --sample-prompts.  [default: embedded emu3-tiny]")
 @click.option("--seed", type=int, default=0)
 @click.option("--skip-damaged", is_flag=True, help="Leave damaged samples out and list them, instead of stopping.")
 @click.option("--max-bad-steps", type=int, default=5, help="Stop after so many steps in a row without a finite loss.")
@@ -58,16 +61,25 @@ def init_lm(**options: Any) -> None:
 @click.option("--save-dtype", type=click.Choice(["float32", "float16"]), default="float32", help="Of RUN/model.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "ascend"]), default="auto")
 @click.option("--dtype", type=click.Choice(["float32", "bfloat16"]), help="Of computing; weights stay float32.")
-def sft(datasets: tuple[str, ...], run: str, **others: Any) -> None:
+def sft(
+    datasets: tuple[str, ...], run: str, sample_prompts: str | None, vision_tokenizer: str | None, **others: Any
+) -> None:
     """Fine-tune a language model on the shards of DATASETS into RUN; the same command resumes.
 
     A dataset is PATH[,task=image|understand|text][,weight=W]: caption to image (default), image to caption or answer,
     text alone (also a .jsonl of {text} or {question, answer}). RUN/model is the result.
     """
-    from lm_stage.sft import SftOptions
     from lm_stage.sft import sft as run_sft
+    from lm_stage.sft_options import SftOptions
 
-    result = run_sft(SftOptions(datasets, run, **given(others)))
+    on_checkpoint = None
+    if sample_prompts:
+        from pipelines.samples import sampler
+        from vq_stage.weights import EMBEDDED_TOKENIZER
+
+        tokenizer = vision_tokenizer or str(EMBEDDED_TOKENIZER)
+        on_checkpoint = sampler(Path(run), sample_prompts, tokenizer, others["device"])
+    result = run_sft(SftOptions(datasets, run, **given(others)), on_checkpoint)
     held_out = "" if result.held_out_loss is None else f", held-out loss {result.held_out_loss:.4f}"
     say(f"{result.model}: {result.steps} steps, loss {result.loss:.4f}{held_out}")
     if result.too_long or result.damaged or result.bad_steps:

@@ -247,4 +247,3 @@ def _adam_state(cell: TrainStep) -> dict[str, ms.Parameter]:
     return {
         p.name: p for p in cell.adam.get_parameters() if id(p) not in weights and not p.name.endswith("learning_rate")
     }
-

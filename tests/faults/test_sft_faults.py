@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from lm_stage.sft import SftOptions, SftResult, sft
+from lm_stage.sft import sft
+from lm_stage.sft_options import SftOptions, SftResult
 from shared.dataset import Dataset
 from shared.errors import ConfigMismatchError, DatasetError, JobStoppedError, UsageError
+from shared.locks import try_claim
 from shared.plan import PlannedInput, Unit, freeze_plan
 from shared.records import CodeRecord
 from tests.conftest import write_language_model
@@ -251,3 +253,12 @@ def test_a_run_of_adapters_resumes_exactly(codes: Path, small_lm: Path, tmp_path
 def test_adapters_for_layers_that_are_not_there_are_refused(codes: Path, small_lm: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"w_q: no such layers; there are .*q_proj"):
         run_in_process(codes, tmp_path / "run", small_lm, lora_rank=2, lora_targets=("w_q",))
+
+
+def test_two_runs_in_one_place_are_refused(codes: Path, small_lm: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    claim = try_claim(tmp_path / "run/.claim")
+    assert claim is not None
+    with pytest.raises(UsageError, match="another process trains here"):
+        run_in_process(codes, tmp_path / "run", small_lm)
+    claim.release()

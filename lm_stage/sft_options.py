@@ -1,0 +1,95 @@
+"""Settings of a fine-tuning run and what it returns."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lm_stage.source import EMBEDDED_MODEL
+from lm_stage.training_sequences import LOSSES
+from shared.errors import UsageError
+
+# Settings that may differ on resume: places, and what does not touch the numbers.
+FREE = ("datasets", "held_out", "run", "model", "save_every", "keep", "evaluate_every", "save_dtype", "device")
+
+
+@dataclass(frozen=True, slots=True)
+class SftOptions:
+    """Settings of a fine-tuning run; all but FREE must be the same on resume.
+
+    A step sees `accumulate` batches of `rows` rows of `row_tokens` tokens.
+    """
+
+    datasets: tuple[str, ...]
+    run: str
+    model: str = str(EMBEDDED_MODEL)
+    held_out: tuple[str, ...] = ()
+    steps: int = 1000
+    row_tokens: int = 1024
+    rows: int = 4
+    accumulate: int = 1
+    learning_rate: float = 1e-4
+    warmup: int = 50
+    floor: float = 0.1
+    weight_decay: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-6
+    clip_norm: float = 1.0
+    loss: str = "after_prompt"
+    visual_weight: float = 1.0
+    caption_dropout: float = 0.05
+    seed: int = 0
+    freeze: tuple[str, ...] = ()
+    lora_rank: int = 0
+    lora_alpha: float = 16.0
+    lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    skip_damaged: bool = False
+    max_bad_steps: int = 5
+    save_every: int = 200
+    keep: int = 2
+    evaluate_every: int = 200
+    save_dtype: str = "float32"
+    device: str = "auto"
+    dtype: str | None = None
+
+    def __post_init__(self) -> None:
+        problems = []
+        whole = ("steps", "row_tokens", "rows", "accumulate", "save_every", "keep", "evaluate_every", "max_bad_steps")
+        problems += [f"--{_flag(name)} must be at least 1" for name in whole if getattr(self, name) < 1]
+        if self.loss not in LOSSES:
+            problems.append(f"--loss {self.loss}: expected one of {', '.join(LOSSES)}")
+        if not 0 <= self.caption_dropout <= 1:
+            problems.append(f"--caption-dropout {self.caption_dropout}: expected 0 to 1")
+        if not self.learning_rate > 0 or self.weight_decay < 0 or self.warmup < 0 or self.visual_weight < 0:
+            problems.append("--learning-rate must be above 0; decay, warm-up and weights not below 0")
+        if self.save_dtype not in ("float32", "float16"):
+            problems.append(f"--save-dtype {self.save_dtype}: expected float32 or float16")
+        if self.lora_rank < 0 or not self.lora_alpha > 0 or (self.lora_rank and self.freeze):
+            problems.append("--lora-rank must not be below 0, --lora-alpha above 0, and neither goes with --freeze")
+        if not self.datasets:
+            problems.append("expected at least one DATASET")
+        if problems:
+            raise UsageError("; ".join(problems))
+
+    def recorded(self) -> dict[str, Any]:
+        """What a resumed run must share with the run that began."""
+        return {name: value for name, value in asdict(self).items() if name not in FREE}
+
+
+def _flag(name: str) -> str:
+    return name.replace("_", "-")
+
+
+@dataclass(frozen=True, slots=True)
+class SftResult:
+    """Where the model is, and what the run saw in all."""
+
+    model: Path
+    steps: int
+    loss: float
+    held_out_loss: float | None
+    bad_steps: int
+    too_long: int
+    damaged: int
