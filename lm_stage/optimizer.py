@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import mindspore as ms
 import numpy as np
@@ -37,8 +38,17 @@ class Schedule:
 class AdamW(nn.Cell):
     """Moments and accumulated gradients of some parameters. Matrices decay, vectors (norms) do not."""
 
-    def __init__(self, parameters: Sequence[Parameter], beta1: float, beta2: float, eps: float, weight_decay: float):
+    def __init__(
+        self,
+        parameters: Sequence[Parameter],
+        beta1: float,
+        beta2: float,
+        eps: float,
+        weight_decay: float,
+        is_parallel: bool = False,
+    ):
         super().__init__()
+        self.all_reduce: Any = ops.AllReduce() if is_parallel else None
         self.names = [p.name for p in parameters]
         self.parameters_ = ParameterTuple(parameters)
         self.gradients = _zeros_like(parameters, "gradient")
@@ -63,6 +73,18 @@ class AdamW(nn.Cell):
         done = 0.0
         for kept, new in zip(self.gradients, gradients):
             done = ops.assign_add(kept, new)
+        return done
+
+    def reduce(self) -> None:
+        """Sums the accumulated gradients over all processes that train together."""
+        if self.all_reduce is not None:
+            self._reduce()
+
+    @ms.jit(jit_level="O0")
+    def _reduce(self) -> Tensor:
+        done = 0.0
+        for gradient in self.gradients:
+            done = ops.assign(gradient, self.all_reduce(gradient))
         return done
 
     @ms.jit(jit_level="O0")

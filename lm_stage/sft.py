@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -32,10 +33,11 @@ from lm_stage.training_sequences import LossWeights, SequenceBuilder
 from lm_stage.weights import load_weights
 from shared.ahead import map_ahead
 from shared.atomic import write_file
-from shared.device import setup_device
-from shared.errors import CheckpointError, ConfigMismatchError, JobStoppedError, UsageError
+from shared.device import Device, setup_device
+from shared.errors import CheckpointError, ConfigMismatchError, Interrupted, JobStoppedError, UsageError
 from shared.fingerprint import settings_diff
 from shared.locks import try_claim
+from shared.parallel import Group, join_group
 from shared.signals import StopFlag, stop_on_signals
 from shared.train_log import TrainLog
 
@@ -62,21 +64,33 @@ def sft(options: SftOptions, on_checkpoint: Callable[[Path, int], None] | None =
     if options.held_out:
         held_out = Mixture([Source.parse(text) for text in options.held_out], builder, options.row_tokens)
     codec = _codec(source, [*mixture.samples, *(held_out.samples if held_out else [])])
-    run = Path(options.run)
-    run.mkdir(parents=True, exist_ok=True)
-    recorded = _recorded(options, source, mixture)
-    _check_resumable(run, recorded)
     config = {**read_config(options.model), "token_layout": source.layout.to_dict(), "codec_fingerprint": codec}
-    with stop_on_signals() as stop:
-        claim = try_claim(run / ".claim")
-        if claim is None:
-            raise UsageError(f"{run}: another process trains here; give another RUN")
-        try:
+    device = setup_device(options.device, options.dtype, ascend_dtype="bfloat16")
+    group = join_group()
+    run = Path(options.run)
+    recorded = _recorded(options, source, mixture, group)
+    _check_resumable(run, recorded)
+    with stop_on_signals() as stop, _place(run, group):
+        if group.is_first:
             Checkpoints(run, options.keep).sweep()
             write_file(run / "options.json", (json.dumps(recorded, indent=2) + "\n").encode())
-            return SftJob(options, source, mixture, held_out, config, stop).train(on_checkpoint)
-        finally:
-            claim.release()
+        return SftJob(options, source, mixture, held_out, config, device, group, stop).train(on_checkpoint)
+
+
+@contextmanager
+def _place(run: Path, group: Group) -> Iterator[None]:
+    """Holds the directory of a run for its first process. Raises UsageError if another run has it."""
+    if not group.is_first:
+        yield
+        return
+    run.mkdir(parents=True, exist_ok=True)
+    claim = try_claim(run / ".claim")
+    if claim is None:
+        raise UsageError(f"{run}: another process trains here; give another RUN")
+    try:
+        yield
+    finally:
+        claim.release()
 
 
 def _codec(source: ModelSource, samples: list[Any]) -> str | None:
@@ -95,8 +109,8 @@ def _codec(source: ModelSource, samples: list[Any]) -> str | None:
     return expected
 
 
-def _recorded(options: SftOptions, source: ModelSource, mixture: Mixture) -> dict[str, Any]:
-    described = {**options.recorded(), "data": mixture.fingerprints(), "start": source.recorded()}
+def _recorded(options: SftOptions, source: ModelSource, mixture: Mixture, group: Group) -> dict[str, Any]:
+    described = {**options.recorded(group.size), "data": mixture.fingerprints(), "start": source.recorded()}
     return json.loads(json.dumps(described))  # as it is read again: lists, no tuples
 
 
@@ -118,21 +132,24 @@ class SftJob:
         mixture: Mixture,
         held_out: Mixture | None,
         config: dict[str, Any],
+        device: Device,
+        group: Group,
         stop: StopFlag,
     ):
-        self.options, self.source, self.mixture, self.config, self.stop = options, source, mixture, config, stop
+        self.options, self.source, self.mixture, self.config = options, source, mixture, config
+        self.group, self.stop = group, stop
         self.run = Path(options.run)
         self.checkpoints = Checkpoints(self.run, options.keep)
         self.damaged: list[str] = []
-        device = setup_device(options.device, options.dtype, ascend_dtype="bfloat16")
         decoder = Decoder(source.config, ms.float32, device.has_fused_attention, getattr(ms, device.dtype))
         newest = self.checkpoints.newest()
         load_weights(decoder, options.model if options.lora_rank or newest is None else newest)
         decoder.set_train(True)
         self.decoder = decoder
         trained = self._trained()
-        self.optimizer = AdamW(trained, options.beta1, options.beta2, options.eps, options.weight_decay)
-        self.cell = TrainStep(decoder, options.row_tokens, self.optimizer, options.clip_norm)
+        betas, is_parallel = (options.beta1, options.beta2), group.size > 1
+        self.optimizer = AdamW(trained, *betas, options.eps, options.weight_decay, is_parallel)
+        self.cell = TrainStep(decoder, options.row_tokens, self.optimizer, options.clip_norm, options.loss_scale, group)
         counters = self._restore(newest) if newest else {}
         self.first = counters.get("step", 0)
         self.bad_steps, self.bad_in_a_row = counters.get("bad_steps", 0), counters.get("bad_in_a_row", 0)
@@ -167,13 +184,14 @@ class SftJob:
         options = self.options
         schedule = Schedule(options.learning_rate, options.warmup, options.steps, options.floor)
         steps = self._batches()
-        bar = tqdm(total=options.steps, initial=self.first, unit="step", desc="sft", disable=None)
+        hidden = None if self.group.is_first else True
+        bar = tqdm(total=options.steps, initial=self.first, unit="step", desc="sft", disable=hidden)
         held_out_loss = None
         with bar:
             for step in range(self.first, options.steps):
                 batches = next(steps)
-                result = self.cell.take(batches, step + 1 - self.bad_steps, schedule.learning_rate(step))
-                tokens = sum(batch.useful_tokens for batch in batches)
+                rate = schedule.learning_rate(step)
+                result = self.cell.take(batches, step + 1 - self.bad_steps, rate, self.stop.is_set())
                 entry = {"loss": result.loss, "gradient_norm": result.gradient_norm} if result.is_taken else {"bad": 1}
                 if not result.is_taken:
                     self._note_bad(step, batches)
@@ -183,29 +201,36 @@ class SftJob:
                 if self.held_out and (is_last or (step + 1) % options.evaluate_every == 0):
                     held_out_loss = self.cell.evaluate(self.held_out)
                     entry["held_out_loss"] = held_out_loss
-                self.log.add(step=step, **entry, learning_rate=schedule.learning_rate(step), tokens=tokens)
+                self.log.add(step=step, **entry, learning_rate=rate, tokens=result.tokens)
                 bar.set_postfix(loss=f"{result.loss:.4f}", tokens_s=self._rate(), refresh=False)
                 bar.update()
-                if is_last or self.stop.is_set() or (step + 1) % options.save_every == 0:
+                if self.group.is_first and (is_last or result.is_stopped or (step + 1) % options.save_every == 0):
                     directory = self._save(step + 1)
-                    if on_checkpoint and not self.stop.is_set():
+                    if on_checkpoint and not result.is_stopped:
                         on_checkpoint(self._as_model(directory), step + 1)
-                if not is_last:
-                    self.stop.raise_if_set(f"checkpoint of step {step + 1} written to {self.run}")
-        return self._finish(held_out_loss)
+                if result.is_stopped and not is_last:
+                    raise Interrupted(
+                        f"stopped by {self.stop.signal_name or 'another process'}: checkpoint of step {step + 1}"
+                        f" written to {self.run}; the same command resumes"
+                    )
+        if self.group.is_first:
+            self._write_results()
+        self.group.sum(0.0)  # nobody leaves before the others are done
+        return self._result(held_out_loss)
 
-    def _finish(self, held_out_loss: float | None) -> SftResult:
+    def _write_results(self) -> None:
         self._list_left_out()
-        model = self.run / "model"
-        write_directory(model, self._model_files(self.options.save_dtype))
+        write_directory(self.run / "model", self._model_files(self.options.save_dtype))
         if self.options.lora_rank:
             write_directory(self.run / "adapter", self._adapter_files())
         self.log.draw(self.run / "loss.png")
         self.log.close()
+
+    def _result(self, held_out_loss: float | None) -> SftResult:
         losses = [entry["loss"] for entry in self.log.entries if "loss" in entry]
         recent = losses[-max(1, len(losses) // 20) :]
         return SftResult(
-            model,
+            self.run / "model",
             self.options.steps,
             sum(recent) / max(1, len(recent)),
             held_out_loss,
@@ -215,11 +240,12 @@ class SftJob:
         )
 
     def _batches(self) -> Iterator[list[TrainingBatch]]:
-        """The batches of each step, built ahead of the device."""
+        """This process's batches of each step, built ahead of the device."""
         options = self.options
-        a_step = options.rows * options.accumulate
+        a_step = options.rows * options.accumulate * self.group.size
         rows = packed_rows(self.mixture, options.seed, options.caption_dropout, self.first * a_step)
-        chunks = iter(lambda: list(islice(rows, options.rows)), [])
+        every_chunk = iter(lambda: list(islice(rows, options.rows)), [])
+        chunks = islice(every_chunk, self.group.rank, None, self.group.size)
         damaged = self.damaged if options.skip_damaged else None
         built = map_ahead(lambda chunk: build_batch(chunk, self.mixture, damaged), chunks, 1, BATCHES_AHEAD)
         while True:
@@ -237,7 +263,7 @@ class SftJob:
         return [
             build_batch(rows[begin : begin + self.options.rows], held_out)
             for begin in range(0, len(rows), self.options.rows)
-        ]
+        ][self.group.rank :: self.group.size]
 
     def _note_bad(self, step: int, batches: list[TrainingBatch]) -> None:
         """Counts a step whose loss or gradient is not finite. Raises JobStoppedError after too many in a row."""

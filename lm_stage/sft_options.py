@@ -11,7 +11,19 @@ from lm_stage.training_sequences import LOSSES
 from shared.errors import UsageError
 
 # Settings that may differ on resume: places, and what does not touch the numbers.
-FREE = ("datasets", "held_out", "run", "model", "save_every", "keep", "evaluate_every", "save_dtype", "device")
+FREE = (
+    "rows",
+    "accumulate",
+    "datasets",
+    "held_out",
+    "run",
+    "model",
+    "save_every",
+    "keep",
+    "evaluate_every",
+    "save_dtype",
+    "device",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +49,7 @@ class SftOptions:
     beta2: float = 0.95
     eps: float = 1e-6
     clip_norm: float = 1.0
+    loss_scale: float = 1.0
     loss: str = "after_prompt"
     visual_weight: float = 1.0
     caption_dropout: float = 0.05
@@ -73,9 +86,10 @@ class SftOptions:
         if problems:
             raise UsageError("; ".join(problems))
 
-    def recorded(self) -> dict[str, Any]:
-        """What a resumed run must share with the run that began."""
-        return {name: value for name, value in asdict(self).items() if name not in FREE}
+    def recorded(self, processes: int) -> dict[str, Any]:
+        """What a resumed run must share with the run that began, on however many processes."""
+        kept = {name: value for name, value in asdict(self).items() if name not in FREE}
+        return {**kept, "rows_a_step": self.rows * self.accumulate * processes}
 
 
 def _flag(name: str) -> str:

@@ -17,17 +17,23 @@ from lm_stage.model import Decoder, rotary_tables
 from lm_stage.optimizer import AdamW
 from lm_stage.training_batch import TrainingBatch
 from lm_stage.training_loss import ChunkedCrossEntropy
+from shared.parallel import Group
 
 LOSS_CHUNK = 1024  # positions whose logits exist at once
 
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """Mean loss a supervised weight, norm of the gradient before clipping, and whether the step was taken."""
+    """Mean loss a supervised weight, norm of the gradient before clipping, and whether the step was taken.
+
+    All of them, and `tokens`, are of all processes; `is_stopped` says whether one of them is to stop.
+    """
 
     loss: float
     gradient_norm: float
     is_taken: bool
+    tokens: int
+    is_stopped: bool
 
 
 class BatchLoss(nn.Cell):
@@ -74,12 +80,14 @@ class TrainStep(nn.Cell):
         optimizer: AdamW,
         clip_norm: float,
         loss_scale: float = 1.0,
+        group: Group | None = None,
     ):
         super().__init__()
         self.batch_loss = BatchLoss(decoder, row_length)
         self.optimizer = optimizer
         self.clip_norm = clip_norm
         self.loss_scale = loss_scale
+        self.group = group or Group()
         self.gradient = ms.value_and_grad(self._loss, None, optimizer.parameters_, has_aux=True)
 
     def _loss(self, scale: Tensor, *arrays: Tensor) -> tuple[Tensor, Tensor]:
@@ -95,28 +103,35 @@ class TrainStep(nn.Cell):
     def _evaluate(self, *arrays: Tensor) -> Tensor:
         return self.batch_loss(*arrays)[1]
 
-    def take(self, batches: Sequence[TrainingBatch], number: int, learning_rate: float) -> StepResult:
-        """One optimizer step over the sum of the batches; `number` counts from 1.
+    def take(
+        self, batches: Sequence[TrainingBatch], number: int, learning_rate: float, is_stopped: bool = False
+    ) -> StepResult:
+        """One optimizer step over the sum of the batches of all processes; `number` counts from 1.
 
         A loss or gradient that is not finite moves nothing.
         """
-        total_weight = sum(batch.total_weight for batch in batches)
-        scale = Tensor(self.loss_scale / max(total_weight, 1e-9), ms.float32)
-        loss = 0.0
+        weight = max(float(self.group.sum(sum(batch.total_weight for batch in batches))[0]), 1e-9)
+        scale = Tensor(self.loss_scale / weight, ms.float32)
+        own_loss = 0.0
         for batch in batches:
-            loss += float(self._accumulate(scale, *_tensors(batch)).asnumpy())
+            own_loss += float(self._accumulate(scale, *_tensors(batch)).asnumpy())
+        self.optimizer.reduce()
+        tokens = sum(batch.useful_tokens for batch in batches)
+        loss, tokens_of_all, stopped = self.group.sum(own_loss / weight, tokens, is_stopped).tolist()
         norm = float(self.optimizer.norm().asnumpy()) / self.loss_scale
-        if not (math.isfinite(loss) and math.isfinite(norm)):
+        is_taken = math.isfinite(loss) and math.isfinite(norm)
+        if is_taken:
+            clip = min(1.0, self.clip_norm / (norm + 1e-6)) if self.clip_norm else 1.0
+            self.optimizer.step(number, learning_rate, clip / self.loss_scale)
+        else:
             self.optimizer.clear()
-            return StepResult(loss / max(total_weight, 1e-9), norm, False)
-        clip = min(1.0, self.clip_norm / (norm + 1e-6)) if self.clip_norm else 1.0
-        self.optimizer.step(number, learning_rate, clip / self.loss_scale)
-        return StepResult(loss / max(total_weight, 1e-9), norm, True)
+        return StepResult(loss, norm, is_taken, int(tokens_of_all), stopped > 0)
 
     def evaluate(self, batches: Sequence[TrainingBatch]) -> float:
         """Mean loss a supervised weight; nothing moves."""
-        total = sum(float(self._evaluate(*_tensors(batch)).asnumpy()) for batch in batches)
-        return total / max(sum(batch.total_weight for batch in batches), 1e-9)
+        own_loss = sum(float(self._evaluate(*_tensors(batch)).asnumpy()) for batch in batches)
+        loss, weight = self.group.sum(own_loss, sum(batch.total_weight for batch in batches)).tolist()
+        return loss / max(weight, 1e-9)
 
 
 def _tensors(batch: TrainingBatch) -> tuple[Tensor, ...]:
