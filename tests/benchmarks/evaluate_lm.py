@@ -41,8 +41,8 @@ def nearest(queries: np.ndarray, among: np.ndarray) -> np.ndarray:
 @click.option("--model", required=True)
 @click.option("--count", type=int, default=64)
 @click.option("--seed", type=int, default=0)
-@click.option("--guidance-scale", type=float, default=2.0)
-@click.option("--temperature", type=float, default=0.5)
+@click.option("--guidance-scale", type=float, default=1.0)
+@click.option("--temperature", type=float, default=0.3)
 def main(codes: str, model: str, count: int, seed: int, guidance_scale: float, temperature: float) -> None:
     index = CodeIndex(Dataset.open(codes))
     keys = [key for key in index if index.row(key).text]
