@@ -10,7 +10,7 @@ demo: $(VENV)/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/emu3 run demo
 
 test: $(VENV)/test-installed lint
-	$(BIN)/python -m pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses auto
 
 lint: $(VENV)/test-installed
 	$(BIN)/ruff check .
@@ -22,6 +22,7 @@ bench: $(VENV)/bench-installed
 	$(BIN)/python -m tests.benchmarks.bench_vision
 	$(BIN)/python -m tests.benchmarks.bench_jobs
 	$(BIN)/python -m tests.benchmarks.bench_language
+	$(BIN)/python -m tests.benchmarks.bench_sft
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
