@@ -10,7 +10,7 @@ demo: $(VENV)/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/emu3 run demo
 
 test: $(VENV)/test-installed lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not slow" --numprocesses auto
+	$(BIN)/python -m pytest -m "not slow"
 
 lint: $(VENV)/test-installed
 	$(BIN)/ruff check .
