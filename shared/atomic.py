@@ -1,10 +1,13 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole or not at all, on disk and in object stores."""
 
 from __future__ import annotations
 
 import os
 import secrets
 from pathlib import Path
+from typing import Any
+
+from shared.storage import is_local
 
 
 def temporary_beside(path: Path) -> Path:
@@ -13,7 +16,10 @@ def temporary_beside(path: Path) -> Path:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Replaces a file: temporary name, fsync, rename, fsync of the directory."""
+    """Replaces a file: temporary name, fsync, rename, fsync of the directory; an object is put whole."""
+    if not is_local(path):
+        path.write_bytes(data)
+        return
     temporary = _write_temporary(path, data)
     try:
         os.replace(temporary, path)
@@ -24,6 +30,8 @@ def write_file(path: Path, data: bytes) -> None:
 
 def create_file(path: Path, data: bytes) -> bool:
     """Creates a file whole. Returns False, and changes nothing, if it is already there."""
+    if not is_local(path):
+        return _create_object(path, data)
     temporary = _write_temporary(path, data)
     try:
         os.link(temporary, path)
@@ -35,9 +43,13 @@ def create_file(path: Path, data: bytes) -> bool:
     return True
 
 
-def sync_file(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+def _create_object(path: Any, data: bytes) -> bool:
+    """By a conditional put where the store has one; elsewhere by looking first, which two writers may do at once."""
+    try:
+        path.fs.pipe_file(path.path, bytes(data), mode="create")
+    except FileExistsError:
+        return False
+    return True
 
 
 def sync_directory(directory: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from shared.errors import CheckpointError
+from shared.storage import local_directory
 
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "U8": "|u1"}
 _MAX_HEADER_BYTES = 100_000_000
@@ -48,7 +49,7 @@ def read_checkpoint(directory: str | Path) -> dict[str, StoredTensor]:
     Accepts `model.safetensors` or `model.safetensors.index.json` with its shards.
     Raises CheckpointError if a file is missing, cut short or malformed, or a tensor is not where the index says.
     """
-    directory = Path(directory)
+    directory = local_directory(directory)
     single, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
     if single.is_file():
         tensors = {tensor.name: tensor for tensor in _read_file(single)}

@@ -1,0 +1,55 @@
+"""Planning millions of inputs: seconds, memory, and how long a job takes to read the plan.
+
+    python -m tests.benchmarks.bench_planning --inputs 10000000
+
+Sizes are given, so what is measured is the planning itself: keys, units, spooling, the frozen file.
+"""
+
+from __future__ import annotations
+
+import resource
+import tempfile
+import time
+from pathlib import Path
+
+import click
+
+from shared.plan import Plan, PlannedInput
+from shared.plan_writer import KnownKeys, PlanWriter
+
+SIZES = 40
+
+
+def peak_gib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 20)
+
+
+@click.command()
+@click.option("--inputs", type=int, default=1_000_000)
+def main(inputs: int) -> None:
+    """Plans so many images of 40 sizes with captions, in units of 256."""
+    with tempfile.TemporaryDirectory() as folder:
+        path, keys, before = Path(folder) / "plan.arrow", KnownKeys(), peak_gib()
+        began = time.perf_counter()
+        with PlanWriter(256) as writer:
+            for index in range(inputs):
+                key = f"folder-{index % 1000:04d}/picture-{index:09d}"
+                assert keys.is_new(key)
+                size = (1, 512 + 8 * (index % SIZES), 512)
+                writer.add(size, PlannedInput(index, key, f"{key}.jpg", f"a caption of picture {index}"))
+            del keys  # as planning does: they are needed no more
+            writer.freeze(path, {})
+        planned_s = time.perf_counter() - began
+        megabytes = path.stat().st_size / 1e6
+        click.echo(
+            f"{inputs} inputs planned in {planned_s:.0f} s, {inputs / planned_s:.0f} a second, {megabytes:.0f} MB"
+        )
+        click.echo(f"memory at most {peak_gib():.2f} GiB, {before:.2f} of it before the first input")
+        began = time.perf_counter()
+        plan = Plan(path)
+        units = len(plan.sizes())
+        click.echo(f"opened, with the sizes of {units} units, in {time.perf_counter() - began:.1f} s")
+
+
+if __name__ == "__main__":
+    main()
