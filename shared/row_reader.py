@@ -56,7 +56,7 @@ class Part:
 
     def __init__(self, dataset: Dataset, record: CommitRecord):
         dataset.check_part(record)
-        self.path = dataset.parts / record.part
+        self.path = dataset.place(record)
         self.table = pa.Table.from_batches(list(dataset.batches(record)))
         chunks = self.table.column("codes").chunks  # combined they would be copied
         self._chunks = [(chunk.values.to_numpy(), chunk.offsets.to_numpy()) for chunk in chunks]

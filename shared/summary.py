@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,7 +15,7 @@ SAMPLED_PARTS = 32
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Counts, sizes, quality and speed of a dataset. Sizes are `HxW` in codes; entropy is in bits a code."""
+    """Counts, sizes (`HxW` in codes, `TxHxW` of clips), quality, speed; entropy is in bits a code."""
 
     units: int
     planned_units: int
@@ -50,9 +49,10 @@ def summarize(dataset: Dataset) -> Summary:
     quarantined: Counter[str] = Counter()
     for record in records:
         if record.rows:
-            sizes[f"{record.height}x{record.width}"] += record.rows
+            sizes[_size(record)] += record.rows
         quarantined.update(record.quarantined)
-    codes = sum(record.rows * record.height * record.width for record in records)
+    quarantined.subtract(plan.retried)
+    codes = sum(record.codes for record in records)
     part_bytes = sum(record.part_bytes for record in records)
     counts_K, sampled = _code_counts(dataset, records, plan.settings["codec"]["codebook_size"])
     quality = [sample for record in records for sample in record.quality]
@@ -60,13 +60,13 @@ def summarize(dataset: Dataset) -> Summary:
         units=len(records),
         planned_units=len(plan),
         rows=sum(record.rows for record in records),
-        planned_rows=plan.input_count,
+        planned_rows=plan.input_count - sum(plan.retried.values()),
         captions=sum(record.captions for record in records),
         codes=codes,
         part_bytes=part_bytes,
         bytes_per_code=round(part_bytes / codes, 3) if codes else None,
         sizes=dict(sizes.most_common()),
-        quarantined=dict(quarantined.most_common()),
+        quarantined={reason: count for reason, count in quarantined.most_common() if count > 0},
         codebook_size=len(counts_K),
         codebook_used=int((counts_K > 0).sum()),
         codebook_entropy_bits=_entropy_bits(counts_K),
@@ -77,6 +77,11 @@ def summarize(dataset: Dataset) -> Summary:
         images_per_s=_rate(dataset),
         settings=plan.settings,
     )
+
+
+def _size(record: CommitRecord) -> str:
+    frames = f"{record.frames}x" if record.frames > 1 else ""
+    return f"{frames}{record.height}x{record.width}"
 
 
 def _code_counts(dataset: Dataset, records: list[CommitRecord], codebook_size: int) -> tuple[np.ndarray, int]:
@@ -102,13 +107,6 @@ def _mean(values: list[float]) -> float | None:
 
 def _rate(dataset: Dataset) -> float | None:
     """Images a second while units were being encoded, from the log of progress."""
-    if not dataset.events_path.is_file():
-        return None
-    rows, elapsed_s = 0, 0.0
-    for line in dataset.events_path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            event = json.loads(line)
-            rows, elapsed_s = rows + event["rows"], elapsed_s + event["elapsed_s"]
-        except (ValueError, KeyError, TypeError):
-            continue
+    units = [event for event in dataset.events() if {"rows", "elapsed_s"} <= set(event)]
+    rows, elapsed_s = sum(event["rows"] for event in units), sum(event["elapsed_s"] for event in units)
     return round(rows / elapsed_s, 3) if elapsed_s else None

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from shared.dataset import CommitRecord, Dataset, format_of, sha256_of
+from shared.dataset import CommitRecord, Dataset, format_of
 from shared.errors import DatasetError
 from shared.plan import Plan
 from shared.records import SCHEMAS, DatasetDigest, damaged_keys, from_record_batch
 from shared.sealed import load_sealed
+from shared.storage import names_in, sha256_of
 
 
 @dataclass(slots=True)
@@ -45,6 +46,7 @@ def verify_dataset(dataset: Dataset, on_unit: Callable[[], None] = lambda: None)
             report.problems.append(str(error))
     plan = _checked_plan(dataset, records, report)
     report.planned_units = len(plan) if plan else report.units
+    report.quarantined -= sum(plan.retried.values()) if plan else 0
     digest = DatasetDigest(dataset.fingerprints(plan.settings)) if plan else None
     for record in records:
         problems = list(_check_unit(dataset, plan, record))
@@ -55,33 +57,30 @@ def verify_dataset(dataset: Dataset, on_unit: Callable[[], None] = lambda: None)
             for batch in dataset.batches(record):
                 digest.add(row.digest() for row in from_record_batch(batch))
         on_unit()
-    report.problems += [*_check_sealed(dataset, report), *_strays(dataset, records)]
+    report.problems += [*_check_sealed(dataset, records), *_strays(dataset, records)]
     report.digest = digest.hexdigest() if digest else ""
     return report
 
 
 def _checked_plan(dataset: Dataset, records: Sequence[CommitRecord], report: VerifyReport) -> Plan | None:
-    found = sha256_of(dataset.plan_path)
+    try:
+        plan = dataset.plan()
+    except DatasetError as error:
+        report.problems.append(str(error))
+        return None
     for record in records:
+        found = plan.sha256_of(record.unit) if record.unit < len(plan) else "missing"
         if record.plan_sha256 != found:
             report.problems.append(
                 f"{dataset.plan_path}: sha256 {found[:12]} expected {record.plan_sha256[:12]} by unit {record.unit}"
             )
             return None
-    try:
-        return dataset.plan()
-    except DatasetError as error:
-        report.problems.append(str(error))
-        return None
+    return plan
 
 
 def _check_unit(dataset: Dataset, plan: Plan | None, record: CommitRecord) -> Iterator[str]:
-    path = dataset.parts / record.part
-    found = sha256_of(path)
-    if found == "missing":
-        yield f"{path}: missing"
-    elif found != record.part_sha256:
-        yield f"{path}: sha256 {found[:12]} expected {record.part_sha256[:12]}; {dataset.damage(record)}"
+    if problem := dataset.part_problem(record):
+        yield problem
     else:
         yield from _check_rows(dataset, plan, record)
     if record.quarantine is not None:
@@ -106,19 +105,22 @@ def _check_rows(dataset: Dataset, plan: Plan | None, record: CommitRecord) -> It
         yield f"{record.part}: {rows} rows and {refused} quarantined do not add up to the planned inputs"
 
 
-def _check_sealed(dataset: Dataset, report: VerifyReport) -> Iterator[str]:
+def _check_sealed(dataset: Dataset, records: Sequence[CommitRecord]) -> Iterator[str]:
+    """Every part that the manifest lists has its record; units added since come with the next one."""
+    committed = {record.unit: record.part_sha256 for record in records}
     for path in (dataset.canary_path, dataset.manifest_path):
         try:
             value = load_sealed(path.read_bytes(), str(path)) if path.is_file() else {}
         except DatasetError as error:
             yield str(error)
             continue
-        if "parts" in value and (value["rows"], len(value["parts"])) != (report.rows, report.units):
-            yield f"{path}: {value['rows']} rows in {len(value['parts'])} parts, found {report.rows} in {report.units}"
+        for part in value.get("parts", ()):
+            if committed.get(part["unit"]) != part["sha256"]:
+                yield f"{path}: lists {part['part']}, which has no such commit record"
 
 
 def _strays(dataset: Dataset, records: Sequence[CommitRecord]) -> Iterator[str]:
     named = {record.part for record in records}
-    for path in sorted(dataset.parts.glob("part-*.arrow")):
-        if path.name not in named:
-            yield f"{path}: expected to belong to a commit record, belongs to none; the next run clears it away"
+    for name in sorted(names_in(dataset.parts)):
+        if name.endswith(".arrow") and name not in named:
+            yield f"{dataset.parts / name}: belongs to no commit record; the next run clears it away"

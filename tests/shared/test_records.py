@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -43,6 +43,7 @@ def same(a: CodeRecord, b: CodeRecord) -> bool:
     return a.digest() == b.digest() and np.array_equal(a.codes_THW, b.codes_THW)
 
 
+@settings(deadline=None)  # the first batch imports pandas
 @given(st.lists(records, min_size=1, max_size=5))
 def test_records_survive_arrow(rows: list[CodeRecord]) -> None:
     sink = pa.BufferOutputStream()
