@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.ahead import map_ahead
 from shared.atomic import create_file, write_file
 from shared.errors import DatasetError
 from shared.fingerprint import canonical_json, digest_of, settings_diff
-from shared.locks import job_lock, try_claim
+from shared.jobs.ahead import map_ahead
+from shared.jobs.locks import job_lock, try_claim
 from shared.sealed import dump_sealed, load_sealed
 
 values = st.recursive(

@@ -12,11 +12,23 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from shared.storage import is_local, make_directory
+
+
+def leave() -> None:
+    """For jobs that cannot know whether they are alone: machines may share a disk but no locks. Sweeps nothing."""
+
 
 @contextmanager
-def job_lock(dataset: Path, sweep: Callable[[], None]) -> Iterator[None]:
-    """Held by every job while it runs; makes the directory. `sweep` is called before and after, if no other runs."""
-    dataset.mkdir(parents=True, exist_ok=True)
+def job_lock(dataset: Path, sweep: Callable[[], None] = leave) -> Iterator[None]:
+    """Held by every job while it runs; makes the directory. `sweep` is called before and after, if no other runs.
+
+    In an object store nobody can know whether another job runs: nothing is swept there.
+    """
+    if not is_local(dataset):
+        yield
+        return
+    make_directory(dataset)
     descriptor = os.open(dataset / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         _sweep_if_alone(descriptor, sweep)

@@ -1,0 +1,142 @@
+"""What the job layer costs: units a second by a worker that does nothing, and rows a second with all bookkeeping.
+
+python -m tests.benchmarks.bench_engine [--rows 50000 [--codes-side 32] [--profile]]
+"""
+
+from __future__ import annotations
+
+import cProfile
+import hashlib
+import pstats
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import click
+import numpy as np
+from tqdm import tqdm
+
+from shared.dataset import Dataset
+from shared.jobs.engines import EngineOptions, missing_units, run_units
+from shared.jobs.job import Claimed, Done, Host, Job, Task
+from shared.jobs.local_engine import run_here, run_local
+from shared.jobs.locks import job_lock
+from shared.jobs.signals import StopFlag
+from shared.plan import PlannedInput, UnitSize
+from shared.plan_writer import PlanWriter
+from vq_stage.encode_options import EncodeOptions
+from vq_stage.encode_worker import EncodeWorker
+from vq_stage.preprocess import Preprocessing
+from vq_stage.reading import Prepared, ReadTask
+
+UNIT_ROWS = 256
+
+
+class IdleWorker:
+    """Says at once that a task is done."""
+
+    def __init__(self, host: Host):
+        pass
+
+    def work(self, tasks: Iterator[Task | None]) -> Iterator[Done]:
+        return (Done(task) for task in tasks if task is not None)
+
+
+class NoClaims:
+    """Of a job that is alone."""
+
+    def claim(self, unit: int) -> Claimed:
+        return Claimed.HERE
+
+    def release(self, unit: int) -> None:
+        pass
+
+
+class InstantTokenizer:
+    """Gives every image the same codes."""
+
+    def __init__(self, side: int):
+        self.codes_HW = np.random.default_rng(0).integers(0, 32768, (side, side), dtype=np.uint16)
+
+    def encode_images(self, pixels_BHWC: np.ndarray) -> np.ndarray:
+        return np.broadcast_to(self.codes_HW, (len(pixels_BHWC), *self.codes_HW.shape))
+
+
+class InstantWorker(EncodeWorker):
+    """The encode job's worker without reading and without a model."""
+
+    def __init__(self, options: EncodeOptions, side: int, host: Host):
+        self.side = side
+        super().__init__(options, host)
+        cast(Any, self.reader).prepare = self._prepare
+
+    def _load_tokenizer(self, canary_size: UnitSize) -> None:
+        cast(Any, self).tokenizer = InstantTokenizer(self.side)
+        self.numerics = {"device": "none"}
+
+    def _prepare(self, task: ReadTask) -> Prepared:
+        unit, planned, _ = task
+        return Prepared(unit, planned, np.zeros((1, 1, 3), np.uint8), hashlib.sha256(b"").digest(), 8, 8)
+
+
+def bench(name: str, units: int, run: Callable[[Job], None]) -> None:
+    done: list[Done] = []
+    job = Job(IdleWorker, range(units), lambda unit: (), lambda unit: unit // 100, NoClaims(), StopFlag(), done.append)
+    began = time.perf_counter()
+    run(job)
+    elapsed_s = time.perf_counter() - began
+    assert len(done) == units
+    click.echo(f"{name}: {units} units of {units // 100} shapes in {elapsed_s:.2f} s, {units / elapsed_s:.0f} a second")
+
+
+def bench_rows(root: Path, rows: int, side: int, engine: EngineOptions) -> None:
+    """Rows a second from the plan to commit records, of units of 256 pictures of `side`² codes."""
+    dataset, source = Dataset(root / "dataset"), root / "source"
+    source.mkdir()
+    options = EncodeOptions(str(source), str(dataset.root), preprocessing=Preprocessing("none"), quality_samples=0)
+    dataset.root.mkdir()
+    with PlanWriter(UNIT_ROWS) as writer:
+        for index in range(rows):
+            name = f"folder-{index // 1000:04d}/picture-{index:08d}"
+            writer.add((1, 8 * side, 8 * side), PlannedInput(index, name, f"{name}.png", f"caption {index}"))
+        writer.freeze(dataset.plan_path, options.recorded())
+    began, cpu_began = time.perf_counter(), time.process_time()
+    with job_lock(dataset.root, dataset.sweep):
+        plan = dataset.plan()
+        worker, bar = partial(InstantWorker, options, side), tqdm(disable=True)
+        run = run_units(missing_units(dataset, plan), worker, engine, StopFlag(), bar)
+    elapsed_s, cpu_s = time.perf_counter() - began, time.process_time() - cpu_began
+    assert run.rows == rows
+    click.echo(
+        f"{engine.engine}, {engine.workers} worker: {rows} rows of {side}² codes in {elapsed_s:.2f} s,"
+        f" {rows / elapsed_s:.0f} rows and {run.units / elapsed_s:.0f} units a second;"
+        f" CPU of this process: {cpu_s:.2f} s"
+    )
+
+
+@click.command()
+@click.option("--units", type=int, default=100_000)
+@click.option("--rows", type=int, help="Instead: rows of an encode job whose pictures and model cost nothing.")
+@click.option("--codes-side", type=int, default=32)
+@click.option("--profile", is_flag=True, help="Tell what takes the time of --rows, in this process.")
+def main(units: int, rows: int | None, codes_side: int, profile: bool) -> None:
+    """In this process, and by one other with its start."""
+    if rows is None:
+        bench("in this process", units, run_here)
+        bench("by one process", units // 10, lambda job: run_local(job, 1))
+        return
+    for engine in (EngineOptions(), EngineOptions("local", 1)):
+        with tempfile.TemporaryDirectory() as root, cProfile.Profile() as profiler:
+            if not profile:
+                profiler.disable()
+            bench_rows(Path(root), rows, codes_side, engine)
+        if profile:
+            pstats.Stats(profiler).sort_stats("tottime").print_stats(25)
+            return
+
+
+if __name__ == "__main__":
+    main()
