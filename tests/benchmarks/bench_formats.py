@@ -1,0 +1,157 @@
+"""Formats of codes on disk: bytes a sample, and samples a second read in order and at random places.
+
+python -m tests.benchmarks.bench_formats
+
+Every sample is read to an array of its codes, by the reader that a user of the format would take. The files are in
+the page cache: what is compared is the work of reading, not the disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from shared.dataset import Dataset
+from shared.exchange.export import ExportOptions, export
+from shared.exchange.torch_files import load_torch
+from shared.plan import PlannedInput, cut_units, freeze_plan
+from shared.records import MAX_ROWS_PER_BATCH, CodeRecord
+from shared.row_reader import RowReader
+
+CODEC = {"fingerprint": None, "codebook_size": 32768, "spatial_factor": 8, "temporal_factor": 4}
+RANDOM_READS = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """How a format is read: all codes in order, and those of some rows (None where it has no random access)."""
+
+    name: str
+    size_bytes: int
+    in_order: Callable[[], Iterator[np.ndarray]]
+    at: Callable[[Sequence[int]], Iterator[np.ndarray]] | None
+
+
+def write_codes(root: Path, rows: int, side: int) -> Dataset:
+    """Random codes with captions, in units of 256."""
+    dataset = Dataset(root)
+    root.mkdir()
+    planned = [PlannedInput(index, f"sample-{index:06d}", f"{index}.png") for index in range(rows)]
+    freeze_plan(dataset.plan_path, cut_units({(1, side, side): planned}, 256), {"codec": CODEC}, rows)
+    plan = dataset.plan()
+    for number in range(len(plan)):
+        records = [_record(item, side) for item in plan.unit(number).inputs]
+        dataset.commit(number, records, [], plan, {}, [])
+    return dataset
+
+
+def _record(item: PlannedInput, side: int) -> CodeRecord:
+    codes = np.random.default_rng(item.src_index).integers(0, 32768, (1, side, side), dtype=np.uint16)
+    caption = f"a picture of the number {item.src_index}"
+    return CodeRecord(item.key, item.src_index, "image", codes, caption, item.uri, bytes(32), 8 * side, 8 * side)
+
+
+def arrow_reader(dataset: Dataset) -> Reader:
+    def at(rows: Sequence[int]) -> Iterator[np.ndarray]:
+        reader = RowReader(dataset)
+        yield from (reader.codes_THW(row) for row in rows)  # opening, with its checksums, counts too
+
+    total = sum(record.rows for record in dataset.commit_records())
+    return Reader("our Arrow parts", _size_bytes(dataset.parts), lambda: at(range(total)), at)
+
+
+def webdataset_reader(folder: Path) -> Reader:
+    from webdataset import WebDataset
+
+    def in_order() -> Iterator[np.ndarray]:
+        tars = [str(path) for path in sorted(folder.glob("*.tar"))]
+        return (sample["codes.npy"] for sample in WebDataset(tars, shardshuffle=False).decode())
+
+    return Reader("WebDataset tars", _size_bytes(folder), in_order, None)
+
+
+def parquet_reader(folder: Path) -> Reader:
+    files = sorted(folder.glob("*.parquet"))
+
+    def in_order() -> Iterator[np.ndarray]:
+        for path in files:
+            file = pq.ParquetFile(path)
+            for group in range(file.num_row_groups):
+                codes = file.read_row_group(group, columns=["codes"]).column("codes").chunk(0)
+                yield from (codes[row].values.to_numpy() for row in range(len(codes)))
+
+    def at(rows: Sequence[int]) -> Iterator[np.ndarray]:
+        """All row groups but the last hold 256 rows; here there is one file."""
+        file = pq.ParquetFile(files[0])
+        for row in rows:
+            group, index = divmod(row, MAX_ROWS_PER_BATCH)
+            yield file.read_row_group(group, columns=["codes"]).column("codes")[index].values.to_numpy()
+
+    return Reader("Parquet", _size_bytes(folder), in_order, at)
+
+
+def file_a_sample_readers(folder: Path) -> Iterator[Reader]:
+    """Read by our own loader, and by torch if it is there."""
+    paths = sorted((folder / "feature").glob("*.pth"))
+
+    def reader(name: str, load: Callable[[Path], np.ndarray]) -> Reader:
+        def at(rows: Sequence[int]) -> Iterator[np.ndarray]:
+            return (load(paths[row]) for row in rows)
+
+        return Reader(name, _size_bytes(folder), lambda: at(range(len(paths))), at)
+
+    yield reader("file a sample (.pth)", lambda path: load_torch(path.read_bytes())["images"])
+    try:
+        import torch
+    except ImportError:
+        return
+    yield reader("the same, by torch.load", lambda path: torch.load(path, weights_only=False)["images"])
+
+
+def _size_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def rate(codes: Iterator[np.ndarray], side: int) -> float:
+    """Samples a second, each of them touched."""
+    began, count = time.perf_counter(), 0
+    for sample in codes:
+        assert sample.size == side * side, "a sample was not read whole"
+        count += 1
+    return count / (time.perf_counter() - began)
+
+
+def bench(root: Path, rows: int, side: int) -> Iterator[str]:
+    """Lines of a table."""
+    dataset = write_codes(root / "codes", rows, side)
+    for how in ("webdataset", "parquet", "pth"):
+        export(ExportOptions(str(dataset.root), str(root / how), how))
+    readers = [arrow_reader(dataset), webdataset_reader(root / "webdataset"), parquet_reader(root / "parquet")]
+    places = np.random.default_rng(0).integers(0, rows, min(rows, RANDOM_READS)).tolist()
+    yield f"{rows} samples of {side}×{side} codes"
+    yield f"{'':24} {'bytes/sample':>14} {'in order/s':>12} {'random/s':>12}"
+    for reader in [*readers, *file_a_sample_readers(root / "pth")]:
+        in_order = max(rate(reader.in_order(), side) for _ in range(2))
+        at_random = f"{max(rate(reader.at(places), side) for _ in range(2)):12.0f}" if reader.at else f"{'—':>12}"
+        yield f"{reader.name:24} {reader.size_bytes / rows:14.0f} {in_order:12.0f} {at_random}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=2000)
+    parser.add_argument("--side", type=int, default=32, help="codes a side")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as root:
+        for line in bench(Path(root), options.rows, options.side):
+            print(line)
+
+
+if __name__ == "__main__":
+    main()
