@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -19,12 +19,10 @@ MAX_ASPECT_RATIO = 5.0  # limit of the published image processor
 Image.MAX_IMAGE_PIXELS = None  # our own limit is checked on the header, before any pixel is decoded
 
 
-def read_bytes(path: str | Path) -> bytes:
-    """Content of an image file. Raises RefusedInput: `missing`, `unreadable` or `empty`."""
+def read_bytes(file: BinaryIO) -> bytes:
+    """Content of an opened image file. Raises RefusedInput: `unreadable` or `empty`."""
     try:
-        data = Path(path).read_bytes()
-    except FileNotFoundError as error:
-        raise RefusedInput("missing", "the file is not there") from error
+        data = file.read()
     except OSError as error:
         raise RefusedInput("unreadable", error.strerror or str(error)) from error
     if not data:
@@ -32,23 +30,10 @@ def read_bytes(path: str | Path) -> bytes:
     return data
 
 
-def read_size(path: str | Path) -> tuple[int, int]:
-    """(height, width) as displayed, from the header alone. Raises RefusedInput."""
-    path = Path(path)
-    try:
-        if not path.is_file():
-            path.stat()
-            raise RefusedInput("unreadable", "not a regular file")
-        with path.open("rb") as file:
-            if not file.read(1):
-                raise RefusedInput("empty", "the file has no bytes")
-            file.seek(0)
-            with _refusing("not_an_image"), Image.open(file) as image:
-                return _displayed_size(image)
-    except FileNotFoundError as error:
-        raise RefusedInput("missing", "the file is not there") from error
-    except OSError as error:
-        raise RefusedInput("unreadable", error.strerror or str(error)) from error
+def read_size(file: BinaryIO) -> tuple[int, int]:
+    """(height, width) as displayed, from the header alone of a seekable file. Raises RefusedInput."""
+    with _refusing("not_an_image"), Image.open(file) as image:
+        return _displayed_size(image)
 
 
 def decode_rgb(data: bytes) -> Image.Image:

@@ -1,0 +1,128 @@
+"""Opening a file of a source, whole or in part, on this machine or by fsspec: it opens, or is refused."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from shared.errors import RefusedInput, RelayError
+from shared.storage import is_local
+
+BLOCK_BYTES = 1 << 20  # asked of an object store at once
+MAX_FETCHED_BYTES = 64 << 20  # parts up to here come in one request
+
+
+def open_file(path: Path, is_fetched: bool = False, block_bytes: int = BLOCK_BYTES) -> BinaryIO:
+    """A seekable file; a remote one is fetched in one request, or read in blocks where it is wanted.
+
+    Raises RefusedInput: `missing`, `unreadable` or `empty`.
+    """
+    with refusing_unreadable():
+        file = path.open("rb") if _is_regular(path) else _open_remote(path, is_fetched, block_bytes)
+        if not file.read(1):
+            file.close()
+            raise RefusedInput("empty", "the file has no bytes")
+        file.seek(0)
+        return file
+
+
+def open_part(path: Path, offset: int, size_bytes: int) -> BinaryIO:
+    """A seekable run of bytes of a file. Raises RefusedInput; `truncated` if the file ends before it does."""
+    if not size_bytes:
+        raise RefusedInput("empty", "the file has no bytes")
+    with refusing_unreadable():
+        if not is_local(path) and size_bytes <= MAX_FETCHED_BYTES:
+            remote: Any = path
+            return _checked(
+                io.BytesIO(remote.fs.cat_file(remote.path, start=offset, end=offset + size_bytes)), size_bytes
+            )
+        file = open_file(path)
+        part = FilePart(file, offset, _checked_end(file, offset, size_bytes))
+        return io.BufferedReader(part, io.DEFAULT_BUFFER_SIZE if is_local(path) else BLOCK_BYTES)
+
+
+class FilePart(io.RawIOBase):
+    """The bytes of `file` from `start` to before `end`, as a file of their own; closes `file` with itself."""
+
+    def __init__(self, file: BinaryIO, start: int, end: int):
+        self._file, self._start, self._size = file, start, end - start
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        origin = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._size}[whence]
+        if origin + offset < 0:
+            raise ValueError(f"seek to {origin + offset}: expected at least 0")
+        self._position = origin + offset
+        return self._position
+
+    def readinto(self, buffer: Any) -> int:
+        self._file.seek(self._start + self._position)
+        data = self._file.read(max(0, min(len(buffer), self._size - self._position)))
+        buffer[: len(data)] = data
+        self._position += len(data)
+        return len(data)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
+@contextmanager
+def refusing_unreadable() -> Iterator[None]:
+    """What stops a file from opening refuses that file and not the job; each store has exceptions of its own."""
+    try:
+        yield
+    except (RelayError, MemoryError):
+        raise
+    except FileNotFoundError as error:
+        raise RefusedInput("missing", "the file is not there") from error
+    except OSError as error:
+        raise RefusedInput("unreadable", error.strerror or str(error) or repr(error)) from error
+    except Exception as error:
+        raise RefusedInput("unreadable", f"{error!r:.200}") from error
+
+
+def _is_regular(path: Path) -> bool:
+    """Whether a file is local; opening a pipe would wait for its writer, so that is refused."""
+    if not is_local(path):
+        return False
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise RefusedInput("unreadable", "not a regular file")
+    return True
+
+
+def _open_remote(path: Path, is_fetched: bool, block_bytes: int) -> BinaryIO:
+    remote: Any = path
+    # fsspec's memory hands one object to everyone, with one position.
+    if is_fetched or remote.protocol == "memory":
+        return io.BytesIO(remote.fs.cat_file(remote.path))
+    file: BinaryIO = remote.fs.open(remote.path, "rb", block_size=block_bytes)
+    return file if file.seekable() else io.BytesIO(file.read())
+
+
+def _checked(file: io.BytesIO, size_bytes: int) -> BinaryIO:
+    _checked_end(file, 0, size_bytes)
+    file.seek(0)
+    return file
+
+
+def _checked_end(file: BinaryIO, offset: int, size_bytes: int) -> int:
+    """Where a part ends. Raises RefusedInput `truncated` if the file does before."""
+    if (end := file.seek(0, os.SEEK_END)) < offset + size_bytes:
+        file.close()
+        raise RefusedInput("truncated", f"{size_bytes} bytes expected at {offset}, the file ends at {end}")
+    return offset + size_bytes

@@ -1,0 +1,157 @@
+"""Tables with a column of images: Parquet, and Arrow as Hugging Face `datasets` saves it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pyarrow as pa
+
+from shared.errors import RefusedInput, UsageError
+from vq_stage.sources.batches import BatchCache, BatchKey, open_table
+from vq_stage.sources.conversations import conversation_extra
+from vq_stage.sources.items import MediaItem, Source, stem_of
+
+TABLE_SUFFIXES = (".parquet", ".arrow")
+MEDIA_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "img", "image_bytes", "bytes", "video", "mp4")
+VIDEO_COLUMNS = ("video", "mp4")
+CAPTION_COLUMNS = ("text", "caption", "captions", "prompt", "sentence")
+KEY_COLUMNS = ("key", "__key__", "id", "image_id", "name", "file_name")
+CONVERSATIONS = "conversations"
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Which columns of a table hold what; `media` are bytes, or a struct of `bytes` and `path`."""
+
+    media: str
+    key: str | None
+    caption: str | None
+    conversations: str | None
+
+    @classmethod
+    def of(cls, schema: pa.Schema, place: str) -> Columns:
+        """Raises UsageError if there is no column of images or videos."""
+        media = _first(schema, MEDIA_COLUMNS, _holds_media)
+        if media is None:
+            found = ", ".join(f"{column.name} {column.type}" for column in schema)[:300]
+            expected = f"expected bytes, or a struct of `bytes` and `path`, in one of {', '.join(MEDIA_COLUMNS)}"
+            has_urls = any(column.name.lower() in ("url", "image_url") for column in schema)
+            advice = "; it has addresses only: download them first, by img2dataset for example" if has_urls else ""
+            raise UsageError(f"{place}: no column of images; {expected}, found {found}{advice}")
+        return cls(
+            media,
+            _first(schema, KEY_COLUMNS, lambda type: _is_text(type) or pa.types.is_integer(type)),
+            _first(
+                schema, CAPTION_COLUMNS, lambda type: _is_text(type) or (_is_list(type) and _is_text(type.value_type))
+            ),
+            _first(schema, (CONVERSATIONS,), _is_list),
+        )
+
+    @property
+    def described(self) -> list[str]:
+        """The columns that are read to list."""
+        return [name for name in (self.key, self.caption, self.conversations) if name is not None]
+
+    @property
+    def suffix(self) -> str:
+        """Ends the uri of a video, so that it shows its kind."""
+        return ".mp4" if self.media in VIDEO_COLUMNS else ""
+
+
+@dataclass(frozen=True)
+class TableSource(Source):
+    """Rows of tables in their order. `tables` are by path relative to `root`; an item's uri is `table.parquet#row`."""
+
+    tables: Mapping[str, Path] = field(repr=False)
+    _cache: BatchCache = field(default_factory=BatchCache, init=False, repr=False, compare=False)
+
+    def _items(self) -> Iterator[MediaItem]:
+        for name, path in self.tables.items():
+            try:
+                yield from _table_items(name, path)
+            except RefusedInput as refused:
+                item = MediaItem(f"{stem_of(name)}-damaged", name)
+                yield item.refused(refused.reason, f"from here on: {refused.detail}")
+
+    def _nothing_found(self) -> str:
+        return f"{self.root}: no images or videos found; {len(self.tables)} tables have no rows"
+
+    def open(self, uri: str, place: tuple[int, int] | None = None) -> BinaryIO:
+        """A row's image; the batch around it is kept for its neighbours. Raises RefusedInput."""
+        path = self.tables.get(uri.rpartition("#")[0])
+        if path is None or place is None:
+            raise RefusedInput("missing", f"its table is not one of {len(self.tables)} in {self.root}")
+        number, row = place
+        column = self._cache.get(BatchKey(str(path), number), lambda: _media_column(path, number))
+        if not 0 <= row < len(column):
+            raise RefusedInput("missing", f"row {row} of {len(column)}: the table was changed")
+        return io.BytesIO(_content(column[row].as_py()))
+
+
+def _table_items(name: str, path: Path) -> Iterator[MediaItem]:
+    """Raises RefusedInput where the table is damaged."""
+    with open_table(path) as table:
+        columns = Columns.of(table.schema, str(path))
+        for index, (place, fields) in enumerate(table.rows(columns.described)):
+            uri = f"{name}#{index}{columns.suffix}"
+            yield _row_item(columns, fields, f"{stem_of(name)}-{index:08d}", uri, place)
+
+
+def _row_item(columns: Columns, fields: dict[str, Any], name: str, uri: str, place: tuple[int, int]) -> MediaItem:
+    key, text = (fields.get(column) if column else None for column in (columns.key, columns.caption))
+    if isinstance(text, list):
+        text = text[0] if text else None
+    kind = "video" if columns.suffix else "image"
+    item = MediaItem(name if key is None or key == "" else str(key), uri, text, kind, place)
+    if columns.conversations is None or fields[columns.conversations] is None:
+        return item
+    try:
+        extra = conversation_extra(fields[columns.conversations])
+    except RefusedInput as refused:
+        return item.refused(refused.reason, refused.detail)
+    return MediaItem(item.key, uri, text, kind, place, extra)
+
+
+def _media_column(path: Path, number: int) -> pa.Array | pa.ChunkedArray:
+    """Raises RefusedInput: where rows are read the job is under way, and does not stop for a table."""
+    try:
+        with open_table(path) as table:
+            return table.column(number, Columns.of(table.schema, str(path)).media)
+    except UsageError as error:
+        raise RefusedInput("unreadable", str(error)) from error
+
+
+def _first(schema: pa.Schema, names: tuple[str, ...], fits: Callable[[pa.DataType], bool]) -> str | None:
+    """The first of these names that a fitting column has."""
+    return next((name for name in names if schema.get_field_index(name) >= 0 and fits(schema.field(name).type)), None)
+
+
+def _holds_media(type: pa.DataType) -> bool:
+    if pa.types.is_struct(type):
+        return type.get_field_index("bytes") >= 0 and _holds_media(type.field("bytes").type)
+    return any(test(type) for test in (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view))
+
+
+def _is_text(type: pa.DataType) -> bool:
+    type = type.value_type if pa.types.is_dictionary(type) else type
+    return any(test(type) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
+
+
+def _is_list(type: pa.DataType) -> bool:
+    return bool(pa.types.is_list(type) or pa.types.is_large_list(type))
+
+
+def _content(value: Any) -> bytes:
+    """Raises RefusedInput: `missing` or `empty`."""
+    data = value.get("bytes") if isinstance(value, dict) else value
+    if data is None:
+        path = value.get("path") if isinstance(value, dict) else None
+        advice = f"only its path, {path}; save the dataset with its images embedded" if path else "null"
+        raise RefusedInput("missing", f"the row holds no image: {advice}")
+    if not data:
+        raise RefusedInput("empty", "the row's image has no bytes")
+    return bytes(data)

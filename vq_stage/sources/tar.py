@@ -1,0 +1,195 @@
+"""WebDataset shards: tars whose consecutive members of one name make a sample."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import tarfile
+from collections.abc import Generator, Iterator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from shared.errors import RefusedInput, UsageError
+from vq_stage.sources.conversations import conversation_extra
+from vq_stage.sources.files import open_file, open_part, refusing_unreadable
+from vq_stage.sources.items import MediaItem, Source, is_media, kind_of, stem_of
+
+# Source: WebDataset, base_plus_ext: the name up to the first dot, then the field.
+SAMPLE_NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)", re.DOTALL)
+CAPTION_SUFFIXES = ("txt", "caption")
+CAPTION_FIELDS = ("caption", "text", "prompt")
+MAX_CAPTION_BYTES = 1 << 20
+MAX_EXTRA_CHARACTERS = 1000  # of a string that goes along; longer ones are no labels
+HEADERS_BLOCK_BYTES = 8 << 20  # headers stand before every member: most of a remote shard passes by
+DAMAGED = (tarfile.TarError, ValueError, OverflowError, EOFError, KeyError, IndexError)
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A file of a shard: `sample` and `suffix` are its name up to and behind the first dot."""
+
+    name: str
+    sample: str
+    suffix: str
+    place: tuple[int, int]
+    refusal: str | None = None
+
+
+@dataclass(frozen=True)
+class TarSource(Source):
+    """Samples of tars in their order. `shards` are by path relative to `root`; nothing is ever extracted."""
+
+    shards: Mapping[str, Path] = field(repr=False)
+
+    def _items(self) -> Iterator[MediaItem]:
+        for name, path in self.shards.items():
+            yield from ShardScan(name, path).items()
+
+    def _nothing_found(self) -> str:
+        return (
+            f"{self.root}: no images or videos found in {len(self.shards)} tars; expected members as 000.jpg, 000.txt"
+        )
+
+    def open(self, uri: str, place: tuple[int, int] | None = None) -> BinaryIO:
+        """A member at its place, (offset, size) in bytes. Raises RefusedInput."""
+        name = next((uri[: end + 4] for end in _ends_of_tars(uri) if uri[: end + 4] in self.shards), None)
+        if name is None or place is None:
+            raise RefusedInput("missing", f"its shard is not one of {len(self.shards)} in {self.root}")
+        return open_part(self.shards[name], *place)
+
+
+class ShardScan:
+    """One pass over the headers of a shard."""
+
+    def __init__(self, name: str, path: Path):
+        self.name = name
+        self.path = path
+
+    def items(self) -> Iterator[MediaItem]:
+        """Whole samples; where the shard is cut or damaged, what came before and one refused item."""
+        try:
+            file = open_file(self.path, block_bytes=HEADERS_BLOCK_BYTES)
+        except RefusedInput as refused:
+            yield self._damaged(refused)
+            return
+        with file, closing(self._members(file)) as members:
+            cut: list[RefusedInput] = []
+            for sample, group in groupby(_until_refused(members, cut), key=lambda member: member.sample):
+                yield from self._sample_items(file, sample, list(group))
+            if cut:
+                yield self._damaged(cut[0])
+
+    def _members(self, file: BinaryIO) -> Generator[Member, None, None]:
+        """Raises RefusedInput `truncated` where the members end before the tar does."""
+        head = file.read(2)
+        if head == b"\x1f\x8b":
+            raise UsageError(f"{self.path}: a compressed tar cannot be read in part; gunzip it first")
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        try:
+            with tarfile.open(fileobj=file, mode="r:") as tar:
+                while (header := tar.next()) is not None:
+                    tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
+                    if header.size < 0 or (header.isreg() and header.offset_data + header.size > size):
+                        raise RefusedInput("truncated", f"ends within {header.name}")
+                    if (member := _member(header)) is not None:
+                        yield member
+                file.seek(tar.offset)
+                if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+                    raise RefusedInput(
+                        "truncated", f"cut or damaged at byte {tar.offset} of {size}: no mark of its end"
+                    )
+        except OSError as error:
+            raise RefusedInput("unreadable", f"{error!r:.200}") from error
+        except DAMAGED as error:
+            raise RefusedInput("truncated", f"no whole tar: {error!r:.200}") from error
+
+    def _sample_items(self, file: BinaryIO, sample: str, members: list[Member]) -> Iterator[MediaItem]:
+        media = [member for member in members if member.refusal is None and is_media(member.name)]
+        text, extra, refusal = None, None, None
+        if media:
+            try:
+                text, extra = _described(file, members)
+            except RefusedInput as refused:
+                refusal = (refused.reason, refused.detail)
+        for member in members:
+            uri = f"{self.name}/{member.name}"
+            if member.refusal is not None:
+                yield MediaItem(member.name, uri).refused("bad_name", member.refusal)
+            elif is_media(member.name):
+                key = sample if len(media) == 1 else member.name.removeprefix("./")
+                yield MediaItem(key, uri, text, kind_of(member.name), member.place, extra, refusal)
+
+    def _damaged(self, refused: RefusedInput) -> MediaItem:
+        return MediaItem(f"{stem_of(self.name)}-damaged", self.name).refused(
+            refused.reason, f"the shard: {refused.detail}"
+        )
+
+
+def _ends_of_tars(uri: str) -> Iterator[int]:
+    return (found.start() for found in re.finditer(re.escape(".tar/"), uri))
+
+
+def _until_refused(members: Iterator[Member], refusals: list[RefusedInput]) -> Iterator[Member]:
+    try:
+        yield from members
+    except RefusedInput as refused:
+        refusals.append(refused)
+
+
+def _member(header: tarfile.TarInfo) -> Member | None:
+    """None of folders and of files that belong to no sample."""
+    place, name = (header.offset_data, header.size), header.name
+    if header.isdir():
+        return None
+    named = SAMPLE_NAME.fullmatch(name.removeprefix("./"))
+    sample, suffix = (named[1], named[2].lower()) if named else (name, "")
+    if not header.isreg() or header.sparse is not None:
+        return Member(name, sample, suffix, place, "expected a plain file, got a link, a device or a sparse file")
+    if name.startswith("/") or ".." in name.split("/"):
+        return Member(name, sample, suffix, place, "a name that leads out of its shard")
+    return Member(name, sample, suffix, place) if named else None
+
+
+def _described(file: BinaryIO, members: list[Member]) -> tuple[str | None, Mapping[str, Any] | None]:
+    """Caption and extra of a sample: a text file's before the JSON's. Raises RefusedInput."""
+    by_suffix = {member.suffix: member for member in members if member.refusal is None}
+    texts = [_read(file, by_suffix[suffix]).strip() for suffix in CAPTION_SUFFIXES if suffix in by_suffix]
+    fields = _fields(_read(file, by_suffix["json"]), by_suffix["json"].name) if "json" in by_suffix else {}
+    texts += [fields[name] for name in CAPTION_FIELDS if isinstance(fields.get(name), str)]
+    extra = {name: value for name, value in fields.items() if name not in CAPTION_FIELDS and _is_label(value)}
+    if "conversations" in fields:
+        extra |= conversation_extra(fields["conversations"])
+    return (texts[0] if texts else None), extra or None
+
+
+def _read(file: BinaryIO, member: Member) -> str:
+    offset, size = member.place
+    if size > MAX_CAPTION_BYTES:
+        raise RefusedInput("caption_unreadable", f"{member.name}: {size} bytes, at most {MAX_CAPTION_BYTES}")
+    with refusing_unreadable():
+        file.seek(offset)
+        data = file.read(size)
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise RefusedInput("caption_unreadable", f"{member.name}: {error}") from error
+
+
+def _fields(text: str, name: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RefusedInput("caption_unreadable", f"{name}: not JSON: {error}") from error
+    return value if isinstance(value, dict) else {}
+
+
+def _is_label(value: object) -> bool:
+    if isinstance(value, str):
+        return len(value) <= MAX_EXTRA_CHARACTERS
+    return isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value))
