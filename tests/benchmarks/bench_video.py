@@ -1,0 +1,69 @@
+"""Whether videos are decoded and resized ahead of the device: frames a second of the readers over the model's.
+
+python -m tests.benchmarks.bench_video --side 256
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+
+import click
+import numpy as np
+from PIL import Image
+
+from shared.jobs.signals import StopFlag
+from shared.plan import Plan
+from shared.plan_writer import KnownKeys, PlanWriter
+from vq_stage.planning import Planner, PlanOptions
+from vq_stage.preprocess import Preprocessing
+from vq_stage.reading import InputReader
+from vq_stage.sources import open_source
+from vq_stage.tokenizer import VisionTokenizer
+from vq_stage.video import ClipSampling
+from vq_stage.video.writing import encode_video_file
+from vq_stage.weights import EMBEDDED_TOKENIZER
+
+SECONDS, FPS, HEIGHT, WIDTH = 20, 24, 720, 1280
+
+
+def moving_noise() -> np.ndarray:
+    """uint8 frames (T, 720, 1280, 3): a large smooth picture that moves past."""
+    coarse = np.random.default_rng(0).integers(0, 256, (90, 320, 3), dtype=np.uint8)
+    wide = np.asarray(Image.fromarray(coarse).resize((4 * WIDTH, HEIGHT), Image.Resampling.BICUBIC))
+    return np.stack([wide[:, 4 * index : 4 * index + WIDTH] for index in range(SECONDS * FPS)])
+
+
+@click.command()
+@click.option("--side", type=int, default=256, help="Pixels a side that clips are encoded at.")
+def main(side: int) -> None:
+    """One video of 720p, 20 s at 24 fps, in clips of 16 frames at 8 fps, with one reader and the embedded tokenizer."""
+    with tempfile.TemporaryDirectory() as root:
+        folder = Path(root) / "videos"
+        folder.mkdir()
+        (folder / "noise.mp4").write_bytes(encode_video_file(moving_noise(), FPS, "mp4", 80))
+        source, area, sampling = open_source(folder), Preprocessing("area", side * side), ClipSampling()
+        with PlanWriter(256) as writer:
+            planner = Planner(source, area, sampling, PlanOptions(256, 1, 1))
+            planner.plan(writer, source, KnownKeys(), 0, StopFlag())
+            writer.freeze(Path(root) / "plan.arrow", {})
+        unit = Plan(Path(root) / "plan.arrow").unit(0)
+        reader = InputReader(source, area, sampling)
+        began = time.perf_counter()
+        clips = [reader.prepare((unit, planned, False)).pixels for planned in unit.inputs]
+        read_rate = len(clips) * unit.frames / (time.perf_counter() - began)
+    tokenizer = VisionTokenizer.from_pretrained(EMBEDDED_TOKENIZER)
+    tokenizer.encode_video(clips[0])
+    began = time.perf_counter()
+    for clip in clips[:4]:
+        tokenizer.encode_video(clip)
+    model_rate = 4 * unit.frames / (time.perf_counter() - began)
+    click.echo(
+        f"read and resized to {unit.height}×{unit.width}: {read_rate:.0f} frames/s with one reader; encoded:"
+        f" {model_rate:.1f} frames/s, {read_rate / model_rate:.1f} times slower"
+    )
+
+
+if __name__ == "__main__":
+    main()
