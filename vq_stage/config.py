@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import CheckpointError
+from shared.storage import local_directory
 
 GROUPS = 32
 TEMPORAL_FACTOR = 4
@@ -88,7 +89,7 @@ class VQConfig:
 
     @classmethod
     def from_directory(cls, directory: str | Path) -> VQConfig:
-        path = Path(directory) / "config.json"
+        path = local_directory(directory) / "config.json"
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, json.JSONDecodeError) as error:

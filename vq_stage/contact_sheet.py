@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -11,6 +12,9 @@ from shared.records import CodeRecord
 from vq_stage.decode import check_codec
 from vq_stage.sheet import save_sheet
 from vq_stage.weights import EMBEDDED_TOKENIZER
+
+if TYPE_CHECKING:
+    from vq_stage.tokenizer import VisionTokenizer
 
 
 def draw_contact_sheet(
@@ -23,8 +27,14 @@ def draw_contact_sheet(
 
     tokenizer = VisionTokenizer.from_pretrained(vision_tokenizer)
     chosen = spread_rows(opened, rows)
-    pictures = [tokenizer.decode_images(row.codes_THW)[0] for row in chosen]
+    pictures = [first_frame(tokenizer, row) for row in chosen]
     save_sheet(Path(path), pictures, [row.text or row.key for row in chosen])
+
+
+def first_frame(tokenizer: VisionTokenizer, row: CodeRecord) -> np.ndarray:
+    """uint8 (H, W, 3): the image, or the first frame of a clip."""
+    codes_THW = row.codes_THW[:1]
+    return (tokenizer.decode_video if row.kind == "video" else tokenizer.decode_images)(codes_THW)[0]
 
 
 def spread_rows(dataset: Dataset, count: int) -> list[CodeRecord]:

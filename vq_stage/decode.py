@@ -1,63 +1,72 @@
-"""The decode job: code shards to image files, named by key.
+"""The decode job: code shards to image and video files, named by key.
 
 The way of one image: record → batch of one size → pixels → encoded file, written whole or not at all.
 """
 
 from __future__ import annotations
 
-import hashlib
-import io
 import json
 import re
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 from tqdm import tqdm
 
-from shared.ahead import map_ahead
-from shared.atomic import create_file, write_file
+from shared.atomic import create_file
 from shared.dataset import Dataset
 from shared.errors import ConfigMismatchError, DatasetError, UsageError
 from shared.fingerprint import canonical_json, settings_diff
-from shared.locks import job_lock
+from shared.jobs.ahead import map_ahead
+from shared.jobs.engines import EngineOptions, Units, run_units
+from shared.jobs.job import Done, Host, Task
+from shared.jobs.locks import job_lock, leave
+from shared.jobs.signals import stop_on_signals
 from shared.records import CodeRecord
-from shared.signals import StopFlag, stop_on_signals
+from shared.storage import absolute, as_path, names_in
 from vq_stage.config import VQConfig
+from vq_stage.output_files import CLAIMS_NAME, RECORD_NAME, MediaFormats
+from vq_stage.reading import WORKER_DIED
 from vq_stage.weights import EMBEDDED_TOKENIZER, codec_fingerprint
 
-FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}
-RECORD_NAME = ".emu3-decode.json"
-MAX_NAME_BYTES = 200
+if TYPE_CHECKING:
+    from vq_stage.tokenizer import VisionTokenizer
+
 WRITERS, WRITE_BEHIND = 2, 64
 
 
 @dataclass(frozen=True, slots=True)
 class DecodeOptions:
-    """Settings of a decode job. `quality` is of JPEG and WebP, 1 to 100."""
+    """Settings of a decode job."""
 
     dataset: str
     out: str
     vision_tokenizer: str = str(EMBEDDED_TOKENIZER)
-    format: str = "png"
-    quality: int = 95
+    formats: MediaFormats = field(default_factory=MediaFormats)
     batch_pixels: int = 512 * 512
     device: str = "auto"
     dtype: str | None = None
     backend: str = "native"
+    engine: EngineOptions = field(default_factory=EngineOptions)
 
     def __post_init__(self) -> None:
-        if self.format not in FORMATS:
-            raise UsageError(f"--format {self.format!r}: expected one of {', '.join(FORMATS)}")
-        if not 1 <= self.quality <= 100:
-            raise UsageError(f"--quality {self.quality}: expected 1 to 100")
         if self.batch_pixels < 1:
             raise UsageError(f"--batch-pixels {self.batch_pixels}: expected at least 1")
+
+    def for_workers(self) -> DecodeOptions:
+        """The same job, told to processes that may have been started elsewhere."""
+        return replace(
+            self,
+            dataset=absolute(self.dataset),
+            out=absolute(self.out),
+            vision_tokenizer=absolute(self.vision_tokenizer),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,113 +102,142 @@ def decode(options: DecodeOptions) -> DecodeResult:
 
     Raises ConfigMismatchError if the tokenizer is not the dataset's or `out` holds pictures of another dataset.
     """
-    dataset, out = Dataset.open(options.dataset), Path(options.out)
+    dataset, out = Dataset.open(options.dataset), as_path(options.out)
     check_codec(dataset, options.vision_tokenizer)
-    with stop_on_signals() as stop, job_lock(out, lambda: _sweep(out)):
+    with stop_on_signals() as stop, job_lock(out, partial(_sweep, out) if options.engine.ranks == 1 else leave):
         _claim_directory(dataset, options, out)
-        result = _decode_missing(dataset, options, out, stop)
-        stop.raise_if_set(f"{result.written} pictures written to {out}")
-    return result
+        bar = tqdm(unit="image", desc="decode", disable=None)
+        worker = partial(DecodeWorker, options.for_workers())
+        run = run_units(_units(dataset, out), worker, options.engine, stop, bar)
+    return DecodeResult(run.rows, run.kept, tuple(sorted(run.invalid)))
 
 
-def _decode_missing(dataset: Dataset, options: DecodeOptions, out: Path, stop: StopFlag) -> DecodeResult:
-    records = [record for record in dataset.commit_records() if record.rows]
-    bar = tqdm(total=sum(record.rows for record in records), unit="image", desc="decode", disable=None)
-    written = skipped = 0
-    invalid: list[tuple[str, str]] = []
+def _units(dataset: Dataset, out: Path) -> Units:
+    """Every unit with rows: which of them have files, the workers see. None counts as done before."""
+    records = {record.unit: record for record in dataset.commit_records() if record.rows}
+    rows = sum(record.rows for record in records.values())
 
-    def missing() -> Iterator[CodeRecord]:
-        nonlocal skipped
-        for record in records:
-            for row in dataset.rows(record):
-                if not row.has_grid:
-                    invalid.append((row.key, getattr(row, "error", None) or "no image"))
-                    bar.update()
-                elif picture_path(out, row.key, options.format).is_file():
-                    skipped += 1
-                    bar.update()
+    def inputs_of(unit: int) -> tuple[int, ...]:
+        return tuple(row.src_index for row in dataset.rows(records[unit]))
+
+    def shape_of(unit: int) -> tuple[int, int]:
+        return (records[unit].height, records[unit].width)
+
+    claims = out / CLAIMS_NAME
+    return Units(
+        list(records), rows, rows, inputs_of, shape_of, lambda unit: claims / f"part-{unit:06d}", lambda unit: False
+    )
+
+
+class DecodeWorker:
+    """Turns rows into files; loads the tokenizer when the first row without a file comes."""
+
+    def __init__(self, options: DecodeOptions, host: Host):
+        self.options, self.host = options, host
+        self.dataset = Dataset.open(options.dataset)
+        self.out = as_path(options.out)
+        self.unit_rows = self.dataset.plan().settings["units"]["rows"]
+        self.tokenizer: VisionTokenizer | None = None
+
+    def work(self, tasks: Iterator[Task | None]) -> Iterator[Done]:
+        """Files of a unit are all written when it is done, or what of it is decoded once the stop flag is set."""
+        with job_lock(self.out):
+            for task in tasks:
+                if task is not None:
+                    done = self._decode_unit(task)
+                    if self.host.stop.is_set():
+                        return
+                    yield done
+
+    def _decode_unit(self, task: Task) -> Done:
+        began, kept, written = time.monotonic(), 0, 0
+        invalid: list[tuple[str, str]] = []
+
+        def missing() -> Iterator[CodeRecord]:
+            nonlocal kept
+            for row in self.dataset.rows(self.dataset.record(task.unit)):
+                if task.only and row.src_index not in task.only:
+                    continue
+                if problem := _problem(row, task):
+                    invalid.append((row.key, problem))
+                elif self.options.formats.path(self.out, row).is_file():
+                    kept += 1
                 else:
                     yield row
+                    continue
+                self.host.progress(task.unit, 1)
 
-    def save(picture: tuple[str, np.ndarray]) -> None:
-        key, pixels_HWC = picture
-        path = picture_path(out, key, options.format)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_file(path, _encoded(pixels_HWC, options))
+        save = partial(_save, self.options.formats, self.out)
+        with closing(map_ahead(save, self._decoded(missing()), WRITERS, WRITE_BEHIND)) as saved:
+            for _ in saved:
+                written += 1
+                self.host.progress(task.unit, 1)
+        elapsed_s = time.monotonic() - began
+        return Done(task, written, kept, invalid=() if task.only else tuple(invalid), elapsed_s=elapsed_s)
 
-    with bar, closing(map_ahead(save, _decoded(options, missing(), stop), WRITERS, WRITE_BEHIND)) as saved:
-        for _ in saved:
-            written += 1
-            bar.update()
-    return DecodeResult(written, skipped, tuple(invalid))
+    def _decoded(self, rows: Iterable[CodeRecord]) -> Iterator[tuple[CodeRecord, np.ndarray]]:
+        """Rows and their pixels, until the stop flag is set."""
+        for (kind, (_, h, w)), group in groupby(rows, key=lambda row: (row.kind, row.codes_THW.shape)):
+            tokenizer = self._loaded()
+            size = 1
+            if kind == "image":
+                size = self.options.batch_pixels // (h * w * tokenizer.spatial_factor**2)
+                size = max(1, min(size, self.unit_rows))
+            while batch := list(islice(group, size)):
+                yield from zip(batch, _pixels(tokenizer, batch, size))
+                if self.host.stop.is_set():
+                    return
+
+    def _loaded(self) -> VisionTokenizer:
+        if self.tokenizer is None:
+            from vq_stage.tokenizer import VisionTokenizer
+
+            options = self.options
+            self.tokenizer = VisionTokenizer.from_pretrained(
+                options.vision_tokenizer, options.device, options.dtype, options.backend
+            )
+        return self.tokenizer
+
+
+def _problem(row: CodeRecord, task: Task) -> str | None:
+    """Why a row gives no file, if it gives none."""
+    if row.src_index in task.poisonous:
+        return f"{WORKER_DIED}: the worker died each time it came to this row"
+    if not row.has_grid:
+        return getattr(row, "error", None) or "no image"
+    return None
+
+
+def _pixels(tokenizer: VisionTokenizer, batch: Sequence[CodeRecord], size: int) -> Iterable[np.ndarray]:
+    """Images (H, W, 3) of a batch filled up to its size, or the frames (T, H, W, 3) of one video."""
+    if batch[0].kind == "video":
+        return [tokenizer.decode_video(batch[0].codes_THW)]
+    codes = np.concatenate([row.codes_THW for row in batch])
+    padding = np.repeat(codes[-1:], size - len(batch), axis=0)
+    return tokenizer.decode_images(np.concatenate([codes, padding]))
+
+
+def _save(formats: MediaFormats, out: Path, decoded: tuple[CodeRecord, np.ndarray]) -> None:
+    formats.write(out, *decoded)
 
 
 def _sweep(out: Path) -> None:
-    """Removes temporary files of killed jobs; only called while no other job decodes into `out`."""
+    """Removes what killed jobs left; only called while no other job decodes into `out`."""
     for path in out.rglob("*.tmp") if (out / RECORD_NAME).is_file() else out.glob(f"{RECORD_NAME}.*.tmp"):
         if re.search(r"\.\d+-[0-9a-f]{8}\.tmp$", path.name):
             path.unlink(missing_ok=True)
-
-
-def _decoded(options: DecodeOptions, rows: Iterable[CodeRecord], stop: StopFlag) -> Iterator[tuple[str, np.ndarray]]:
-    """(key, pixels) of every row until the stop flag is set; loads the tokenizer when the first row comes."""
-    tokenizer = None
-    for (kind, (t, h, w)), group in groupby(rows, key=lambda row: (row.kind, row.codes_THW.shape)):
-        if kind != "image":
-            raise DatasetError(f"{options.dataset}: holds rows of kind {kind}; expected images only")
-        if tokenizer is None:
-            from vq_stage.tokenizer import VisionTokenizer
-
-            tokenizer = VisionTokenizer.from_pretrained(
-                options.vision_tokenizer, options.device, options.dtype, options.backend
-            )
-        size = max(1, options.batch_pixels // (t * h * w * tokenizer.spatial_factor**2))
-        while batch := list(islice(group, size)):
-            codes = np.concatenate([row.codes_THW for row in batch])
-            padding = np.repeat(codes[-1:], size - len(batch), axis=0)
-            pixels = tokenizer.decode_images(np.concatenate([codes, padding]))
-            yield from ((row.key, picture) for row, picture in zip(batch, pixels))
-            if stop.is_set():
-                return
-
-
-def picture_path(out: Path, key: str, suffix: str) -> Path:
-    """Where the picture of a key is written: folders are kept, nothing leads out of `out`, names fit the disk.
-
-    Distinct keys have distinct paths: a component that had to be changed ends in a hash of its original. So do
-    folders that look like a picture's name, or like the files of this job.
-    """
-    *folders, name = key.split("/")
-    reserved = re.compile(rf"\.{suffix}$|^{re.escape(RECORD_NAME)}|^\.lock$", re.IGNORECASE)
-    places = [_safe_name(folder, is_reserved=bool(reserved.search(folder))) for folder in folders]
-    return out.joinpath(*places, f"{_safe_name(name)}.{suffix}")
-
-
-def _safe_name(component: str, is_reserved: bool = False) -> str:
-    name = re.sub(r"[\x00-\x1f\\:*?\"<>|~]", "_", component)
-    if name == component and name.strip(".") and len(name.encode()) <= MAX_NAME_BYTES and not is_reserved:
-        return name
-    kept = name.encode()[:MAX_NAME_BYTES].decode(errors="ignore").strip(".")
-    return f"{kept}~{hashlib.sha256(component.encode()).hexdigest()[:8]}"
-
-
-def _encoded(pixels_HWC: np.ndarray, options: DecodeOptions) -> bytes:
-    buffer = io.BytesIO()
-    quality = {} if options.format == "png" else {"quality": options.quality}
-    Image.fromarray(pixels_HWC).save(buffer, FORMATS[options.format], **quality)
-    return buffer.getvalue()
+    for name in names_in(out / CLAIMS_NAME):
+        (out / CLAIMS_NAME / name).unlink(missing_ok=True)
+    if (out / CLAIMS_NAME).is_dir():
+        (out / CLAIMS_NAME).rmdir()
 
 
 def _claim_directory(dataset: Dataset, options: DecodeOptions, out: Path) -> None:
     """Marks `out` as this dataset's, or refuses one that holds something else under the same names."""
     path = out / RECORD_NAME
-    if not path.is_file() and (others := [entry.name for entry in out.iterdir() if entry.name != ".lock"]):
+    if not path.is_file() and (others := [name for name in names_in(out) if name != ".lock"]):
         raise UsageError(f"{out}: holds {others[0]!r} and is not a folder of decoded pictures; use an empty folder")
-    belongs: dict[str, Any] = {
-        "plan_sha256": dataset.plan().sha256,
-        "format": options.format,
-        "quality": None if options.format == "png" else options.quality,
-    }
+    belongs: dict[str, Any] = {"plan_sha256": dataset.plan().sha256, **options.formats.recorded()}
     if create_file(path, canonical_json(belongs).encode()):
         return
     try:

@@ -71,16 +71,18 @@ class VisionTokenizer:
         pixels = self._check_pixels(pixels_BHWC, "B, H, W, 3")
         return self._encode(pixels[:, None])[:, 0]
 
-    def encode_video(self, frames_THWC: np.ndarray) -> np.ndarray:
+    def encode_video(self, frames_THWC: np.ndarray, batch: int = 1) -> np.ndarray:
         """uint8 frames (T, H, W, 3), T a multiple of 4, to uint16 codes (T/4, H/8, W/8).
 
-        Every 4 frames are a clip of their own, encoded one after the other.
+        Every 4 frames are a clip of their own; `batch` of them are encoded at once, always filled up to it.
         """
         frames = self._check_pixels(frames_THWC, "T, H, W, 3")
         if len(frames) == 0 or len(frames) % TEMPORAL_FACTOR:
             raise ShapeError(f"frames: expected a multiple of {TEMPORAL_FACTOR}, got {len(frames)}; cut or repeat some")
         clips = frames.reshape(-1, TEMPORAL_FACTOR, *frames.shape[1:])
-        return np.concatenate([self._encode(clip[None])[:, 0] for clip in clips])
+        padded = np.concatenate([clips, np.repeat(clips[-1:], -len(clips) % batch, axis=0)])
+        codes = [self._encode(padded[start : start + batch])[:, 0] for start in range(0, len(padded), batch)]
+        return np.concatenate(codes)[: len(clips)]
 
     def decode_images(self, codes_BHW: np.ndarray) -> np.ndarray:
         """Codes (B, h, w) in [0, K) to uint8 images (B, 8h, 8w, 3)."""

@@ -22,14 +22,14 @@ from shared.atomic import write_file
 from shared.device import setup_device
 from shared.errors import CheckpointError, ConfigMismatchError, UsageError
 from shared.fingerprint import settings_diff
-from shared.signals import stop_on_signals
+from shared.jobs.signals import stop_on_signals
 from shared.train_log import TrainLog
 from vq_stage.codebook import CodebookAverage
 from vq_stage.config import VQConfig
 from vq_stage.initialize import initialize
 from vq_stage.model import VQModel
 from vq_stage.sheet import save_rows
-from vq_stage.sources import list_source
+from vq_stage.sources import open_source
 from vq_stage.tokenizer import to_uint8
 from vq_stage.train_data import check_pictures, training_batches
 from vq_stage.weights import codec_fingerprint, load_weights
@@ -146,7 +146,7 @@ def train_vq(options: TrainVQOptions) -> Path:
     config, out = _config(options), Path(options.out)
     state_file = out / "train_state.safetensors"
     _check_resumable(options, out)
-    source = list_source(options.source)
+    source = open_source(options.source)
     pictures = check_pictures(source)
     device = setup_device(options.device)
     model = VQModel(config)

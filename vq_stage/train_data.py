@@ -11,34 +11,49 @@ from PIL import Image
 
 from shared.errors import RefusedInput, UsageError
 from vq_stage.config import TEMPORAL_FACTOR
-from vq_stage.images import decode_rgb, read_bytes
+from vq_stage.images import decode_rgb
 from vq_stage.sources import Source
 
 SCALES = (0.7, 4.0)  # short side of a picture before cropping, in units of the crop
 MAX_PAN = 0.08  # motion of a synthetic clip from frame to frame, in units of the crop
 
 
-def check_pictures(source: Source) -> list[str]:
-    """Paths of the pictures that can be decoded. Raises UsageError if none can."""
-    uris = [item.uri for item in source.items if item.refusal is None]
-    usable = [uri for uri in uris if _is_usable(source, uri)]
+Picture = tuple[str, tuple[int, int] | None]  # uri, place within a container
+
+
+def check_pictures(source: Source) -> list[Picture]:
+    """The pictures that can be decoded. Raises UsageError if none can."""
+    listed = [(item.uri, item.place) for item in source if item.refusal is None and item.kind == "image"]
+    usable = [picture for picture in listed if _is_usable(source, picture)]
     if not usable:
         raise UsageError(
-            f"{source.root}: none of {len(uris)} pictures can be decoded; try `emu3 encode` for the reasons"
+            f"{source.root}: none of {len(listed)} pictures can be decoded; try `emu3 encode` for the reasons"
         )
     return usable
 
 
-def _is_usable(source: Source, uri: str) -> bool:
+def _is_usable(source: Source, picture: Picture) -> bool:
     try:
-        decode_rgb(read_bytes(source.path(uri)))
+        _load(source, picture)
     except RefusedInput:
         return False
     return True
 
 
+def _load(source: Source, picture: Picture) -> Image.Image:
+    with source.open(*picture) as file:
+        return decode_rgb(file.read())
+
+
 def training_batches(
-    source: Source, uris: list[str], crop: int, batch: int, clip_share: float, seed: int, first_step: int, readers: int
+    source: Source,
+    pictures: list[Picture],
+    crop: int,
+    batch: int,
+    clip_share: float,
+    seed: int,
+    first_step: int,
+    readers: int,
 ) -> Iterator[np.ndarray]:
     """uint8 batches (B, T, crop, crop, 3) from `first_step` on, without end.
 
@@ -47,8 +62,8 @@ def training_batches(
 
     def load(step: int, index: int, frames: int) -> np.ndarray:
         random = np.random.default_rng((seed, step, index))
-        uri = uris[random.integers(len(uris))]
-        return random_crop(decode_rgb(read_bytes(source.path(uri))), crop, frames, random)
+        picture = _load(source, pictures[random.integers(len(pictures))])
+        return random_crop(picture, crop, frames, random)
 
     def submit(step: int) -> list:
         is_clip = np.random.default_rng((seed, step)).random() < clip_share

@@ -19,10 +19,12 @@ from shared.plan import PlannedInput, Unit, freeze_plan
 from shared.records import CodeRecord
 from shared.summary import summarize
 from vq_stage import VisionTokenizer
-from vq_stage.encode import EncodeOptions, encode
+from vq_stage.encode import encode
+from vq_stage.encode_options import EncodeOptions
 from vq_stage.preprocess import Preprocessing
 from vq_stage.reading import InputReader
-from vq_stage.sources import list_source
+from vq_stage.sources import open_source
+from vq_stage.video import ClipSampling
 from vq_stage.weights import EMBEDDED_TOKENIZER
 
 
@@ -44,10 +46,10 @@ def bench_encode_job(count: int, side: int) -> None:
         options = EncodeOptions(str(pictures), str(dataset), preprocessing=area, unit_rows=count // 2)
         tokenizer = VisionTokenizer.from_pretrained(EMBEDDED_TOKENIZER)
         batch = max(1, options.batch_pixels // side**2)
-        source = list_source(pictures)
-        unit = Unit(0, side, side, tuple(PlannedInput(i, item.key, item.uri) for i, item in enumerate(source.items)))
-        reader = InputReader(source, area)
-        pixels = np.stack([reader.prepare((unit, planned)).pixels_HWC for planned in unit.inputs[:batch]])
+        source = open_source(str(pictures))
+        unit = Unit(0, side, side, tuple(PlannedInput(i, item.key, item.uri) for i, item in enumerate(source)))
+        reader = InputReader(source, area, ClipSampling())
+        pixels = np.stack([reader.prepare((unit, planned, False)).pixels for planned in unit.inputs[:batch]])
         tokenizer.encode_images(pixels)
         began = time.perf_counter()
         for _ in range(count // batch):
@@ -75,7 +77,7 @@ def bench_many_units(units: int) -> None:
             Image.new("RGB", (64, 64), (index % 256, index // 256, 0)).save(pictures / f"{index:05d}.png")
         options = EncodeOptions(str(pictures), str(dataset.root), preprocessing=Preprocessing("none"), unit_rows=1)
         dataset.root.mkdir()
-        items = list_source(pictures).items
+        items = list(open_source(str(pictures)))
         planned = [Unit(i, 64, 64, (PlannedInput(i, item.key, item.uri),)) for i, item in enumerate(items)]
         freeze_plan(dataset.plan_path, planned, options.recorded(), units)
         plan = dataset.plan()
