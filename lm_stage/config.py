@@ -10,6 +10,7 @@ from typing import Any
 
 from shared.errors import CheckpointError
 from shared.layout import SURFACES, TokenLayout
+from shared.storage import local_directory
 
 # Role in TokenLayout -> key of BAAI's config.json.
 _BAAI_IDS = {
@@ -111,7 +112,7 @@ def _head_dim(raw: Mapping[str, Any]) -> int:
 
 def read_config(directory: str | Path) -> dict[str, Any]:
     """The `config.json` of a checkpoint. Raises CheckpointError if it is not there or not an object."""
-    path = Path(directory) / "config.json"
+    path = local_directory(directory) / "config.json"
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

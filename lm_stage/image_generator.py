@@ -1,10 +1,10 @@
-"""Writes images token by token, many at once: one slot an image, filled again as soon as its image is done.
+"""Writes images and videos token by token, many at once: one slot each, filled again as soon as it is done.
 
 With guidance a slot has two rows of the cache, the prompt's and the negative prompt's, and both go through one
-forward. The grammar of an image is known beforehand: forced tokens are written without being sampled, the output
-head covers visual tokens only, and the forced tail is never computed.
+forward. The grammar of an image or a video is known beforehand: forced tokens are written without being sampled, the
+output head covers visual tokens only, and the forced tail is never computed.
 
-Shape suffixes: B slots, R rows, K codes of the codebook, H W grid of codes.
+Shape suffixes: B slots, R rows, K codes of the codebook, T frames, H W grid of codes.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ import numpy as np
 from lm_stage.sampling import Sampling, uniforms
 from shared.errors import JobStoppedError, UsageError
 from shared.layout import TokenLayout
-from shared.visual_tokens import VISUAL, image_length, image_template
+from shared.visual_tokens import IMAGE, VISUAL, VideoTemplate, video_length, video_template
 
 
 @dataclass(frozen=True, slots=True)
 class ImageRequest:
-    """One image to write. `prompt_ids` and `negative_ids` end with IMG; `codes` are those that exist already.
+    """One image or video to write. `prompt_ids` and `negative_ids` end with IMG.
 
-    `is_replayed` writes existing codes again step by step, so that what follows is bit by bit that of an unbroken
-    run; else they are taken in by one prefill, which rounds differently.
+    `given` are codes to begin with that were not written here; they are always taken in by the prefill of the prompt.
+    `codes` follow them and were written by an earlier run. `is_replayed` writes those again step by step, so that
+    what follows is bit by bit that of an unbroken run; else they are prefilled too, which rounds differently.
     """
 
     key: str
@@ -37,17 +38,24 @@ class ImageRequest:
     seed: int
     codes: Sequence[int] = ()
     is_replayed: bool = True
+    frames: int = 1
+    template: VideoTemplate = IMAGE
+    given: Sequence[int] = ()
 
     @property
     def length(self) -> int:
         """Tokens of the longest row, prompt and image."""
         longest = max(len(self.prompt_ids), len(self.negative_ids or ()))
-        return longest + image_length(self.height, self.width)
+        return longest + video_length(self.frames, self.height, self.width, self.template)
+
+    @property
+    def kind(self) -> str:
+        return "image" if self.template == IMAGE else "video"
 
 
 @dataclass(slots=True)
 class Slot:
-    """An image being written: `codes` so far, `place` the offset in its body of the token to come."""
+    """An image being written: `codes` so far, behind the given ones; `place` the offset of the next token."""
 
     request: ImageRequest
     template: np.ndarray
@@ -58,11 +66,18 @@ class Slot:
 
     @property
     def is_done(self) -> bool:
-        return len(self.codes) == self.request.height * self.request.width
+        request = self.request
+        return len(request.given) + len(self.codes) == request.frames * request.height * request.width
+
+    def codes_THW(self) -> np.ndarray:
+        """uint16 codes of a finished image or video, with the given ones."""
+        request = self.request
+        codes = np.array([*request.given, *self.codes], np.uint16)
+        return codes.reshape(request.frames, request.height, request.width)
 
     def codes_HW(self) -> np.ndarray:
         """uint16 codes of a finished image."""
-        return np.array(self.codes, np.uint16).reshape(self.request.height, self.request.width)
+        return self.codes_THW()[0]
 
 
 class Cache(Protocol):
@@ -99,19 +114,20 @@ class ImageGenerator:
     def running(self) -> list[Slot]:
         return [slot for slot in self.slots if slot is not None]
 
-    def add(self, request: ImageRequest) -> None:
+    def add(self, request: ImageRequest) -> Slot:
         """Begins an image, or goes on with one that has codes already."""
         index = self.slots.index(None)
-        template = image_template(request.height, request.width, self.layout)
+        template = video_template(request.frames, request.height, request.width, self.layout, request.template)
         codes = [] if request.is_replayed else list(request.codes)
-        body = _written(codes, template, self.layout)
+        body = _written([*request.given, *codes], template, self.layout)
         numbers = uniforms(request.seed, request.key, len(template))
         for row, prompt in self._rows(index, request):
             sequence = [*prompt, *body]
             self.cache.prefill(row, sequence[:-1])
             self.positions_R[row] = len(sequence) - 1
         last = body[-1] if body else self.layout.img
-        self.slots[index] = Slot(request, template, numbers, codes, len(body), last)
+        self.slots[index] = slot = Slot(request, template, numbers, codes, len(body), last)
+        return slot
 
     def _rows(self, index: int, request: ImageRequest) -> list[tuple[int, Sequence[int]]]:
         rows = [(index, request.prompt_ids)]
@@ -149,8 +165,8 @@ class ImageGenerator:
         for index, slot in sampled:
             if not np.isfinite(logits_BK[index]).all():
                 raise JobStoppedError(
-                    f"{slot.request.key}: logits are not finite at offset {slot.place} of the image: check the model's"
-                    " weights and number type; what was journaled stays"
+                    f"{slot.request.key}: logits are not finite at offset {slot.place} of the"
+                    f" {slot.request.kind}: check the model's weights and number type; what was journaled stays"
                 )
         if sampled:
             numbers = np.array([slot.uniforms[slot.place] for _, slot in sampled])

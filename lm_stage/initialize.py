@@ -12,9 +12,8 @@ from safetensors.numpy import save
 
 from lm_stage.checkpoints import write_directory
 from lm_stage.config import DecoderConfig
-from lm_stage.templates import CHAT_AFTER, CHAT_BEFORE
+from lm_stage.templates import CHAT_AFTER, CHAT_BEFORE, DEFAULT_QUESTION
 from lm_stage.text_tokenizer import JSON_FILE, train_text_tokenizer
-from lm_stage.training_data import DEFAULT_QUESTION
 from lm_stage.weights import parameter_shapes
 from shared.dataset import Dataset
 from shared.errors import UsageError

@@ -6,16 +6,19 @@ A line is JSON with its own checksum; a line cut short by a kill, and all after 
 from __future__ import annotations
 
 import base64
+import io
 import json
 import os
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
+from shared.atomic import write_file
 from shared.fingerprint import canonical_json
+from shared.storage import is_local, make_directory
 
 
 class Journal:
@@ -24,7 +27,7 @@ class Journal:
     def __init__(self, path: Path, belongs: Mapping[str, Any]):
         """Opens or begins a journal. One that belongs to another plan or other numerics is begun anew."""
         self.codes: dict[int, list[int]] = {}
-        path.parent.mkdir(exist_ok=True)
+        make_directory(path.parent)
         header, end = {"belongs": dict(belongs)}, 0
         content = path.read_bytes() if path.is_file() else b""
         for line in content.splitlines(keepends=True):
@@ -35,8 +38,9 @@ class Journal:
             if "src_index" in entry:
                 self._note(entry)
         self.path = path
-        self._file = path.open("ab")
+        self._file: BinaryIO = path.open("ab") if is_local(path) else io.BytesIO(content)
         self._file.truncate(end)
+        self._file.seek(0, os.SEEK_END)
         if end == 0:
             self._append(header)
 
@@ -50,7 +54,10 @@ class Journal:
             self._append(entry)
 
     def sync(self) -> None:
-        """Brings what was added to the disk."""
+        """Brings what was added to the disk; an object store takes it whole each time."""
+        if isinstance(self._file, io.BytesIO):
+            write_file(self.path, self._file.getvalue())
+            return
         self._file.flush()
         os.fsync(self._file.fileno())
 

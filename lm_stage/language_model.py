@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +20,7 @@ from lm_stage.weights import load_weights
 from shared.device import Device, setup_device
 from shared.errors import ShapeError, UsageError
 from shared.layout import TokenLayout
+from shared.visual_tokens import UNIVLA, VideoTemplate, checked_codes
 
 LOGITS_STEP = 64  # sequences are padded behind their end to a multiple of it, so that few lengths are compiled
 BACKENDS = ("native", "mindone")
@@ -108,7 +109,7 @@ class LanguageModel:
     def image_generator(
         self, slots: int, length: int, sampling: Sampling, guidance_scale: float = 1.0
     ) -> ImageGenerator:
-        """For `slots` images at once, prompt and image of at most `length` tokens.
+        """For `slots` images or videos at once, prompt and body of at most `length` tokens.
 
         Raises UsageError if the model has fewer positions.
         """
@@ -145,28 +146,82 @@ class LanguageModel:
         The negative prompt defaults to each prompt without its caption. The noise of prompt i is keyed (seed, i).
         Raises UsageError if a prompt is empty, does not end in IMG, or does not fit the model's positions.
         """
-        requests = []
+        requests = [
+            ImageRequest(str(index), prompt, negative, height, width, seed)
+            for index, (prompt, negative) in enumerate(self._with_negatives(prompts, negative_prompt))
+        ]
+        sampling = Sampling(temperature, top_k, top_p, greedy)
+        codes = self._written(requests, sampling, guidance_scale, batch)
+        return np.array([grid_THW[0] for grid_THW in codes], np.uint16).reshape(-1, height, width)
+
+    def generate_videos(
+        self,
+        prompts: Sequence[Sequence[int]],
+        frames: int,
+        height: int,
+        width: int,
+        beginnings_BTHW: np.ndarray | None = None,
+        template: VideoTemplate = UNIVLA,
+        negative_prompt: Sequence[int] | None = None,
+        guidance_scale: float = 3.0,
+        sampling: Sampling | None = None,
+        seed: int = 0,
+        batch: int = 16,
+    ) -> np.ndarray:
+        """uint16 codes (B, T, H, W), otherwise as `generate_images`; a beginning is kept and gone on with.
+
+        Raises ShapeError if beginnings are not codes of B clips of fewer frames and this size.
+        """
+        given = self._given(beginnings_BTHW, (len(prompts), frames, height, width))
+        requests = [
+            ImageRequest(
+                *(str(index), prompt, negative, height, width, seed),
+                frames=frames,
+                template=template,
+                given=given[index],
+            )
+            for index, (prompt, negative) in enumerate(self._with_negatives(prompts, negative_prompt))
+        ]
+        codes = self._written(requests, sampling or Sampling(), guidance_scale, batch)
+        return np.array(codes, np.uint16).reshape(-1, frames, height, width)
+
+    def _given(self, beginnings_BTHW: np.ndarray | None, shape_BTHW: tuple[int, int, int, int]) -> list[list[int]]:
+        """Codes of every beginning, of none without. Raises ShapeError if they do not fit videos of this shape."""
+        if beginnings_BTHW is None:
+            return [[]] * shape_BTHW[0]
+        codes = checked_codes(beginnings_BTHW, 4, self.layout)
+        if codes.shape[0] != shape_BTHW[0] or codes.shape[1] >= shape_BTHW[1] or codes.shape[2:] != shape_BTHW[2:]:
+            raise ShapeError(f"beginnings: expected {shape_BTHW} with fewer frames, got {codes.shape}")
+        return [clip.reshape(-1).tolist() for clip in codes]
+
+    def _with_negatives(
+        self, prompts: Sequence[Sequence[int]], negative_prompt: Sequence[int] | None
+    ) -> Iterator[tuple[Sequence[int], Sequence[int]]]:
         for index, prompt in enumerate(prompts):
             negative = self.without_caption(prompt) if negative_prompt is None else negative_prompt
             for ids in (prompt, negative):
                 if len(ids) == 0 or ids[-1] != self.layout.img:
                     raise UsageError(f"prompt {index}: expected token ids that end with IMG ({self.layout.img})")
-            requests.append(ImageRequest(str(index), prompt, negative, height, width, seed))
+            yield prompt, negative
+
+    def _written(
+        self, requests: Sequence[ImageRequest], sampling: Sampling, guidance_scale: float, batch: int
+    ) -> list[np.ndarray]:
+        """Codes (T, H, W) of requests whose keys are their numbers."""
         if not requests:
-            return np.zeros((0, height, width), np.uint16)
-        sampling = Sampling(temperature, top_k, top_p, greedy)
+            return []
         length = max(request.length for request in requests)
         generator = self.image_generator(min(batch, len(requests)), length, sampling, guidance_scale)
-        waiting, codes = requests[::-1], np.zeros((len(requests), height, width), np.uint16)
+        waiting, codes = list(requests[::-1]), {}
         while waiting or generator.running:
             while waiting and generator.has_free_slot:
                 generator.add(waiting.pop())
             for slot in generator.step():
-                codes[int(slot.request.key)] = slot.codes_HW()
-        return codes
+                codes[int(slot.request.key)] = slot.codes_THW()
+        return [codes[number] for number in range(len(requests))]
 
     def without_caption(self, prompt: Sequence[int]) -> list[int]:
-        """A text-to-image prompt with its caption left out: BOS BOI H*W IMG."""
+        """A text-to-image or text-to-video prompt with its caption left out: BOS BOI size IMG."""
         ids = [int(token) for token in prompt]
         if self.layout.boi not in ids:
             raise UsageError(f"prompt: expected BOI ({self.layout.boi}) before the size; or give a negative prompt")

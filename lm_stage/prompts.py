@@ -12,6 +12,7 @@ from typing import Any
 from shared.code_index import CodeIndex
 from shared.dataset import Dataset
 from shared.errors import RefusedInput, UsageError
+from shared.storage import as_path
 
 FIELDS = frozenset(
     {
@@ -27,10 +28,15 @@ FIELDS = frozenset(
         "seed",
         "samples",
         "images",
+        "frames",
+        "video",
+        "fps",
     }
 )
 SEED_BITS = 63
 MAX_SIDE = 65535 // 8  # codes; a plan holds sides of up to 65535 pixels
+MAX_FRAMES = 65535  # of codes; as a plan holds them
+MAX_FPS = 1000
 SPATIAL_FACTOR = 8  # pixels a code along each side, of every Emu3 vision tokenizer
 
 
@@ -38,6 +44,7 @@ SPATIAL_FACTOR = 8  # pixels a code along each side, of every Emu3 vision tokeni
 class PromptDefaults:
     """Settings of prompts that do not give their own. `area`, `height` and `width` are in pixels, `ratio` is w:h.
 
+    `frames` is in frames of codes, each four of the video; 0 asks for images.
     `is_size_given` tells a size asked for from the model's own, which gives way to the size of a dataset's row.
     """
 
@@ -49,8 +56,11 @@ class PromptDefaults:
     seed: int = 0
     samples: int = 1
     is_size_given: bool = False
+    frames: int = 0
 
     def __post_init__(self) -> None:
+        if not 0 <= self.frames <= MAX_FRAMES:
+            raise UsageError(f"--frames {self.frames}: expected 0 (images) to {MAX_FRAMES} frames of codes")
         if self.samples < 1:
             raise UsageError(f"--samples {self.samples}: expected at least 1")
         if self.seed.bit_length() > SEED_BITS:
@@ -63,7 +73,11 @@ class PromptDefaults:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One image to generate; `height` and `width` are in codes; `images` are keys of a codes dataset."""
+    """One image or video to generate; `height` and `width` are in codes; `images` are keys of a codes dataset.
+
+    `frames` is 0 for an image, else the frames of codes of the whole video. `video` is the key of the clip that it
+    begins with, whose size (0 × 0 until then) and `fps` it takes on, see planning.py.
+    """
 
     key: str
     uri: str
@@ -74,6 +88,9 @@ class Prompt:
     seed: int = 0
     images: tuple[str, ...] = ()
     refusal: tuple[str, str] | None = None
+    frames: int = 0
+    video: str | None = None
+    fps: float | None = None
 
 
 def grid_size(ratio: str, area: int, height: int | None = None, width: int | None = None) -> tuple[int, int]:
@@ -116,7 +133,7 @@ def list_prompts(location: str | Path, defaults: PromptDefaults) -> list[Prompt]
 
     Raises UsageError if there is none or the file cannot be read; a bad entry is a prompt with a refusal.
     """
-    path = Path(location)
+    path = as_path(location)
     try:
         if (path / "plan.arrow").is_file():
             prompts = list(_from_dataset(Dataset.open(path), defaults))
@@ -172,18 +189,44 @@ def _prompt(key: str, uri: str, fields: Mapping[str, Any], defaults: PromptDefau
     if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
         raise RefusedInput("bad_entry", f"`images`: expected a list of keys, got {images!r:.100}")
     _utf8("images", "".join(images))
-    size = [_whole(fields, name, getattr(defaults, name)) for name in ("area", "height", "width")]
-    if ("ratio" in fields or "area" in fields) and "height" not in fields and "width" not in fields:
-        size[1:] = [None, None]
-    area = defaults.area if size[0] is None else size[0]
-    height, width = grid_size(fields.get("ratio", defaults.ratio), area, size[1], size[2])
+    height, width = _size(fields, defaults)
     seed = _whole(fields, "seed", defaults.seed) or 0
     if seed.bit_length() > SEED_BITS:
         raise RefusedInput("bad_entry", f"`seed`: expected a number of 64 bits, got {seed}")
     negative = fields.get("negative_prompt", defaults.negative_prompt)
     if not isinstance(negative, str):
         raise RefusedInput("bad_entry", f"`negative_prompt`: expected text, got {negative!r:.100}")
-    return Prompt(key, uri, text, _utf8("negative_prompt", negative), height, width, seed, tuple(images))
+    negative = _utf8("negative_prompt", negative)
+    video = _video(fields, defaults)
+    return Prompt(key, uri, text, negative, height, width, seed, tuple(images), None, *video)
+
+
+def _size(fields: Mapping[str, Any], defaults: PromptDefaults) -> tuple[int, int]:
+    """Height and width in codes; 0 × 0 is that of the clip that a video begins with."""
+    if fields.get("video") is not None and not {"ratio", "area", "height", "width"} & set(fields):
+        return 0, 0
+    size = [_whole(fields, name, getattr(defaults, name)) for name in ("area", "height", "width")]
+    if ("ratio" in fields or "area" in fields) and "height" not in fields and "width" not in fields:
+        size[1:] = [None, None]
+    area = defaults.area if size[0] is None else size[0]
+    return grid_size(fields.get("ratio", defaults.ratio), area, size[1], size[2])
+
+
+def _video(fields: Mapping[str, Any], defaults: PromptDefaults) -> tuple[int, str | None, float | None]:
+    """Frames, key of the clip to begin with, fps. Raises RefusedInput (bad_frames, bad_entry)."""
+    frames = _whole(fields, "frames", defaults.frames) or 0
+    video, fps = fields.get("video"), fields.get("fps")
+    if not 0 <= frames <= MAX_FRAMES:
+        raise RefusedInput("bad_frames", f"`frames`: expected 0 (an image) to {MAX_FRAMES}, got {frames}")
+    if video is not None and (not isinstance(video, str) or not _utf8("video", video)):
+        raise RefusedInput("bad_entry", f"`video`: expected a key, got {video!r:.100}")
+    if video is not None and not frames:
+        raise RefusedInput("bad_frames", "`video`: expected `frames` too, more than that clip has")
+    if fps is not None and (isinstance(fps, bool) or not isinstance(fps, (int, float)) or not 0 < fps < MAX_FPS):
+        raise RefusedInput("bad_entry", f"`fps`: expected a number above 0, got {fps!r:.100}")
+    if fps is not None and not frames:
+        raise RefusedInput("bad_entry", "`fps`: expected `frames` too, an image has none")
+    return frames, video, None if fps is None else float(fps)
 
 
 def _key(value: object) -> str:
@@ -228,6 +271,8 @@ def _from_dataset(dataset: Dataset, defaults: PromptDefaults) -> Iterator[Prompt
         fields: dict[str, Any] = {"prompt": row.text}
         if not defaults.is_size_given:
             fields |= {name: size * SPATIAL_FACTOR for name, size in zip(("height", "width"), row.codes_THW.shape[1:])}
+        if row.kind == "video":
+            fields |= {"frames": defaults.frames or len(row.codes_THW), "fps": row.fps}
         uri = f"{dataset.root.name}#{key}"
         try:
             yield from _samples(_prompt(key, uri, fields, defaults), defaults.samples)

@@ -26,19 +26,20 @@ from lm_stage.optimizer import AdamW, Schedule
 from lm_stage.sample_order import epoch_members, packed_rows
 from lm_stage.sft_options import SftOptions, SftResult
 from lm_stage.source import ModelSource
+from lm_stage.templates import chosen_video_template
 from lm_stage.train_step import TrainStep
 from lm_stage.training_batch import TrainingBatch, build_batch
 from lm_stage.training_data import Mixture, Source
 from lm_stage.training_sequences import LossWeights, SequenceBuilder
 from lm_stage.weights import load_weights
-from shared.ahead import map_ahead
 from shared.atomic import write_file
 from shared.device import Device, setup_device
 from shared.errors import CheckpointError, ConfigMismatchError, Interrupted, JobStoppedError, UsageError
 from shared.fingerprint import settings_diff
-from shared.locks import try_claim
+from shared.jobs.ahead import map_ahead
+from shared.jobs.locks import try_claim
+from shared.jobs.signals import StopFlag, stop_on_signals
 from shared.parallel import Group, join_group
-from shared.signals import StopFlag, stop_on_signals
 from shared.train_log import TrainLog
 
 BATCHES_AHEAD = 4
@@ -58,7 +59,8 @@ def sft(options: SftOptions, on_checkpoint: Callable[[Path, int], None] | None =
         raise UsageError(
             f"--row-tokens {options.row_tokens}: the model has {source.config.max_position_embeddings} positions"
         )
-    builder = SequenceBuilder(source.text_tokenizer, source.layout, LossWeights(options.loss, options.visual_weight))
+    loss, video = LossWeights(options.loss, options.visual_weight), chosen_video_template(options.video_template)
+    builder = SequenceBuilder(source.text_tokenizer, source.layout, loss, video)
     mixture = Mixture([Source.parse(text) for text in options.datasets], builder, options.row_tokens)
     held_out = None
     if options.held_out:

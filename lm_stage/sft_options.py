@@ -9,6 +9,7 @@ from typing import Any
 from lm_stage.source import EMBEDDED_MODEL
 from lm_stage.training_sequences import LOSSES
 from shared.errors import UsageError
+from shared.visual_tokens import VIDEO_TEMPLATES
 
 # Settings that may differ on resume: places, and what does not touch the numbers.
 FREE = (
@@ -23,6 +24,7 @@ FREE = (
     "evaluate_every",
     "save_dtype",
     "device",
+    "video_template",  # recorded with the datasets that hold videos
 )
 
 
@@ -52,6 +54,7 @@ class SftOptions:
     loss_scale: float = 1.0
     loss: str = "after_prompt"
     visual_weight: float = 1.0
+    video_template: str = "univla"
     caption_dropout: float = 0.05
     seed: int = 0
     freeze: tuple[str, ...] = ()
@@ -81,6 +84,8 @@ class SftOptions:
             problems.append(f"--save-dtype {self.save_dtype}: expected float32 or float16")
         if self.lora_rank < 0 or not self.lora_alpha > 0 or (self.lora_rank and self.freeze):
             problems.append("--lora-rank must not be below 0, --lora-alpha above 0, and neither goes with --freeze")
+        if self.video_template not in VIDEO_TEMPLATES:
+            problems.append(f"--video-template {self.video_template}: expected one of {', '.join(VIDEO_TEMPLATES)}")
         if not self.datasets:
             problems.append("expected at least one DATASET")
         if problems:

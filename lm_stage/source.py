@@ -12,6 +12,7 @@ from lm_stage.text_tokenizer import TextTokenizer, load_text_tokenizer
 from lm_stage.weights import check_weights, model_fingerprint
 from shared.errors import CheckpointError
 from shared.layout import TokenLayout
+from shared.storage import local_directory
 
 if TYPE_CHECKING:
     from lm_stage.language_model import LanguageModel
@@ -37,7 +38,7 @@ class ModelSource:
         `layout` is a JSON file with the ids by name, for a checkpoint that does not carry them; `codec` the
         fingerprint of its vision tokenizer. Raises CheckpointError if they do not fit each other.
         """
-        directory = Path(directory)
+        directory = local_directory(directory)
         config = DecoderConfig.from_directory(directory)
         tokenizer = load_text_tokenizer(directory)
         chosen = _layout_from_file(Path(layout)) if layout else read_layout(directory)

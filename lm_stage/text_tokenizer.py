@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from shared.errors import CheckpointError
 from shared.layout import TokenLayout
+from shared.storage import local_directory
 
 RANKS_FILE, VISION_FILE, JSON_FILE = "emu3.tiktoken", "emu3_vision_tokens.txt", "tokenizer.json"
 CONTROL_SURFACES = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"<|extra_{number}|>" for number in range(205)))
@@ -44,7 +45,7 @@ def load_text_tokenizer(directory: str | Path) -> TextTokenizer:
 
     Raises CheckpointError if it has neither, or if they are malformed.
     """
-    directory = Path(directory)
+    directory = local_directory(directory)
     if (directory / RANKS_FILE).is_file():
         return TiktokenTokenizer.from_directory(directory)
     if (directory / JSON_FILE).is_file():

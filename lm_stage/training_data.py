@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
@@ -13,18 +13,20 @@ from typing import Any, Protocol
 import numpy as np
 from tqdm import tqdm
 
-from lm_stage.training_sequences import TASKS, SequenceBuilder, TrainingSequence
+from lm_stage.conversations import Turn, turns_of_row
+from lm_stage.templates import CHAT_AFTER, Clip, Visual
+from lm_stage.training_sequences import CHAT_AGAIN, TASKS, SequenceBuilder, TrainingSequence
 from shared.dataset import Dataset
 from shared.errors import DatasetError, UsageError
 from shared.fingerprint import digest_of
+from shared.records import KINDS
 from shared.row_reader import RowReader
-
-DEFAULT_QUESTION = "Please describe the image."
+from shared.storage import as_path
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """One dataset of a mixture: `PATH[,task=image|understand|text][,weight=W]`.
+    """One dataset of a mixture: `PATH[,task=image|video|understand|text][,weight=W]`.
 
     In every epoch a sample is seen `weight` times: 0.5 takes every second one, 2 takes each twice.
     """
@@ -58,30 +60,34 @@ class Samples(Protocol):
     fingerprint: str
     codec: Mapping[str, Any] | None
 
+    @property
+    def has_videos(self) -> bool:
+        """Whether the form of videos decides anything."""
+
     def sequence(self, index: int, is_bare: bool) -> TrainingSequence:
         """Raises DatasetError if what is on disk is damaged."""
 
 
 def open_samples(source: Source, builder: SequenceBuilder) -> Samples:
     """Raises UsageError or DatasetError, naming the path, if it is no dataset, not complete or empty."""
-    path = Path(source.path)
+    path = as_path(source.path)
     if path.suffix == ".jsonl" and path.is_file():
         if source.task != "text":
             raise UsageError(f"{path}: a .jsonl holds text: give it task=text")
         samples: Samples = TextSamples(path, builder)
-    elif source.task == "image":
-        samples = ImageSamples(path, builder)
+    elif source.task in ("image", "video"):
+        samples = CaptionSamples(path, builder, source.task)
     else:
-        samples = AnswerSamples(path, builder, with_image=source.task == "understand")
+        samples = (AnswerSamples if source.task == "understand" else AnswerTexts)(path, builder)
     if not samples.keys:
         raise UsageError(f"{path}: holds no sample for task {source.task}")
     return samples
 
 
 class DatasetSamples:
-    """Images of a codes or sequence dataset; the texts are encoded once, here."""
+    """Rows of some kinds of a codes or sequence dataset; the texts are encoded once, here."""
 
-    def __init__(self, path: Path, builder: SequenceBuilder):
+    def __init__(self, path: Path, builder: SequenceBuilder, kinds: Sequence[str]):
         dataset = Dataset.open(path)
         plan = dataset.plan()
         if missing := dataset.missing_units(plan):
@@ -91,89 +97,123 @@ class DatasetSamples:
         self.fingerprint = digest_of({"plan": plan.sha256, "parts": [r.part_sha256 for r in dataset.commit_records()]})
         self.rows = RowReader(dataset)
         shapes_THW = self.rows.shapes_THW()
-        self.numbers = np.flatnonzero(shapes_THW[:, 0] == 1)  # clips and failed sequences are no images
-        self.shapes_HW = shapes_THW[self.numbers, 1:]
-        every_key = self.rows.column("key")
-        self.keys = [every_key[number] for number in self.numbers]
+        every_kind = np.array(self.rows.column("kind"), object)
+        has_grid = shapes_THW.all(axis=1)  # sequences that failed have none
+        self.numbers = np.flatnonzero(np.isin(every_kind, kinds) & has_grid)
+        self.shapes_THW = shapes_THW[self.numbers]
+        self.is_video = every_kind[self.numbers] == "video"
+        self.keys = self.column("key")
 
     def column(self, name: str) -> list[Any]:
-        """Of the images."""
+        """Of the samples."""
         values = self.rows.column(name)
         return [values[number] for number in self.numbers]
 
-    def codes_HW(self, index: int) -> np.ndarray:
-        codes = self.rows.codes_THW(int(self.numbers[index]))[0]
+    @property
+    def has_videos(self) -> bool:
+        return bool(self.is_video.any())
+
+    def keep(self, kept: Sequence[int]) -> None:
+        """Leaves out all other samples."""
+        self.numbers, self.shapes_THW, self.is_video = self.numbers[kept], self.shapes_THW[kept], self.is_video[kept]
+        self.keys = [self.keys[index] for index in kept]
+
+    def visual(self, index: int) -> Visual:
+        """Image or clip of a sample. Raises DatasetError if its codes are damaged."""
+        codes = self.rows.codes_THW(int(self.numbers[index]))
         if int(codes.max()) >= self.builder.layout.codebook_size:
             raise DatasetError(
                 f"{self.rows.dataset.root}: row {self.keys[index]!r}: code {codes.max()} not in codebook"
             )
-        return codes
+        return Clip(codes) if self.is_video[index] else codes[0]
 
-    def image_lengths(self) -> np.ndarray:
-        """Tokens of each image with its opening; few sizes occur, so each is counted once."""
-        sizes, which = np.unique(self.shapes_HW, axis=0, return_inverse=True)
-        return np.array([self.builder.image_length(int(h), int(w)) for h, w in sizes], np.int64)[which.reshape(-1)]
+    def visual_lengths(self) -> np.ndarray:
+        """Tokens of each image or clip with its opening; few sizes occur, so each is counted once."""
+        described = np.column_stack((self.is_video, self.shapes_THW)).astype(np.int64)
+        sizes, which = np.unique(described, axis=0, return_inverse=True)
+        lengths = [
+            self.builder.video_length(t, h, w) if is_video else self.builder.image_length(h, w)
+            for is_video, t, h, w in sizes.tolist()
+        ]
+        return np.array(lengths, np.int64)[which.reshape(-1)]
 
 
-class ImageSamples(DatasetSamples):
-    """Caption to image."""
+class CaptionSamples(DatasetSamples):
+    """Caption to image, or caption to video."""
 
-    def __init__(self, path: Path, builder: SequenceBuilder):
-        super().__init__(path, builder)
+    def __init__(self, path: Path, builder: SequenceBuilder, kind: str):
+        super().__init__(path, builder, [kind])
         self.captions = EncodedTexts(
             (text or "" for text in self.column("text")), len(self.keys), builder.encode, path.name
         )
-        self.bare_lengths = self.image_lengths() + 2
+        self.bare_lengths = self.visual_lengths() + 2
         self.lengths = self.bare_lengths + self.captions.lengths
 
     def sequence(self, index: int, is_bare: bool) -> TrainingSequence:
-        return self.builder.image(self.captions[-1 if is_bare else index], self.codes_HW(index))
+        caption_ids, visual = self.captions[-1 if is_bare else index], self.visual(index)
+        if isinstance(visual, Clip):
+            return self.builder.video(caption_ids, visual.codes_THW)
+        return self.builder.image(caption_ids, visual)
 
 
-class AnswerSamples(DatasetSamples):
-    """Question to answer about an image: those in `extra_json` (`question`, `answer`), else the caption."""
+class AnsweredRows(DatasetSamples):
+    """Images and videos with something said about them; what has no answer, or an empty one, is left out."""
 
-    def __init__(self, path: Path, builder: SequenceBuilder, with_image: bool):
+    def __init__(self, path: Path, builder: SequenceBuilder):
+        super().__init__(path, builder, KINDS)
+        columns = zip(self.keys, self.column("extra_json"), self.column("text"), self.is_video)
+        turns = [turns_of_row(f"{path}: row {key!r}", *row) for key, *row in columns]
+        kept = [index for index, said in enumerate(turns) if said and all(answer for _, answer in said)]
+        self.keep(kept)
+        self.turns: list[list[Turn]] = [turns[index] for index in kept]
+
+
+class AnswerSamples(AnsweredRows):
+    """Questions and answers about an image or a clip, turn after turn."""
+
+    def __init__(self, path: Path, builder: SequenceBuilder):
         super().__init__(path, builder)
-        self.with_image = with_image
-        columns = zip(self.keys, self.column("extra_json"), self.column("text"))
-        pairs = [_question_and_answer(f"{path}: row {key!r}", extra, text) for key, extra, text in columns]
-        kept = [index for index, (_, answer) in enumerate(pairs) if answer]
-        self.numbers, self.shapes_HW = self.numbers[kept], self.shapes_HW[kept]
-        self.keys, pairs = [self.keys[index] for index in kept], [pairs[index] for index in kept]
-        encode = partial(builder.asked, with_image=True)
-        self.asked = EncodedTexts((pair[0] for pair in pairs), len(pairs), encode, path.name)
-        self.answers = EncodedTexts((pair[1] for pair in pairs), len(pairs), builder.encode, path.name)
-        if with_image:
-            around = builder.understand_overhead(True) + self.image_lengths() + self.asked.lengths
-        else:
-            around = np.full(len(pairs), 2, np.int64)
-        self.lengths = around + self.answers.lengths
+        counts = np.array([len(turns) for turns in self.turns], np.int64)
+        self._ends = np.concatenate(([0], np.cumsum(counts)))
+        total = int(self._ends[-1])
+        asked = (
+            f"{CHAT_AGAIN if number else ''}{question}{CHAT_AFTER}"
+            for turns in self.turns
+            for number, (question, _) in enumerate(turns)
+        )
+        answers = (answer for turns in self.turns for _, answer in turns)
+        self.asked = EncodedTexts(asked, total, builder.encode, path.name)
+        self.answers = EncodedTexts(answers, total, builder.encode, path.name)
+        spoken = np.concatenate(([0], np.cumsum(self.asked.lengths + self.answers.lengths + 1)))[self._ends]
+        self.lengths = builder.understand_overhead(True) - 1 + self.visual_lengths() + np.diff(spoken)
         self.bare_lengths = self.lengths
 
     def sequence(self, index: int, is_bare: bool) -> TrainingSequence:
-        if not self.with_image:
-            return self.builder.text(self.answers[index])
-        return self.builder.understand(self.asked[index], self.answers[index], self.codes_HW(index))
+        turns = [(self.asked[turn], self.answers[turn]) for turn in range(self._ends[index], self._ends[index + 1])]
+        return self.builder.conversation(turns, self.visual(index))
 
 
-def _question_and_answer(where: str, extra_json: str | None, caption: str | None) -> tuple[str, str]:
-    """Raises DatasetError if `extra_json` is not what an encode job writes."""
-    try:
-        extra = json.loads(extra_json) if extra_json else {}
-        question, answer = extra.get("question"), extra.get("answer")
-    except (ValueError, AttributeError) as error:
-        raise DatasetError(f"{where}: extra_json: expected a JSON object: {error}") from error
-    question, answer = DEFAULT_QUESTION if question is None else question, caption or "" if answer is None else answer
-    if not isinstance(question, str) or not isinstance(answer, str):
-        raise DatasetError(f"{where}: extra_json: expected `question` and `answer` as text")
-    return question, answer
+class AnswerTexts(AnsweredRows):
+    """What is said about images and videos as plain text, without them; the answers of many turns a line each."""
+
+    has_videos = False
+
+    def __init__(self, path: Path, builder: SequenceBuilder):
+        super().__init__(path, builder)
+        texts = ("\n".join(answer for _, answer in turns) for turns in self.turns)
+        self.texts = EncodedTexts(texts, len(self.turns), builder.encode, path.name)
+        self.lengths = self.texts.lengths + 2
+        self.bare_lengths = self.lengths
+
+    def sequence(self, index: int, is_bare: bool) -> TrainingSequence:
+        return self.builder.text(self.texts[index])
 
 
 class TextSamples:
     """Lines of JSON: `{text}`, or `{question, answer}`."""
 
     codec: Mapping[str, Any] | None = None
+    has_videos = False
 
     def __init__(self, path: Path, builder: SequenceBuilder):
         content = path.read_bytes()
@@ -184,9 +224,9 @@ class TextSamples:
         self.keys = [f"{path.name}#{number}" for number, _ in lines]
         self.has_question = [question is not None for question, _ in entries]
         encode = partial(builder.asked, with_image=False)
-        self.asked = EncodedTexts((question or "" for question, _ in entries), len(entries), encode, path.name)
+        self.asked = EncodedTexts((question for question, _ in entries), len(entries), encode, path.name)
         self.answers = EncodedTexts((answer for _, answer in entries), len(entries), builder.encode, path.name)
-        self.lengths = self.answers.lengths + 2 + np.where(self.has_question, self.asked.lengths, 0)
+        self.lengths = self.answers.lengths + 2 + self.asked.lengths
         self.bare_lengths = self.lengths
 
     def sequence(self, index: int, is_bare: bool) -> TrainingSequence:
@@ -208,13 +248,13 @@ def _text_entry(path: Path, number: int, line: bytes) -> tuple[str | None, str]:
 
 
 class EncodedTexts:
-    """Token ids of many texts in one array; index −1 is no text."""
+    """Token ids of many texts in one array; index −1 is no text, and so is None."""
 
-    def __init__(self, texts: Iterator[str], count: int, encode: Callable[[str], np.ndarray], name: str):
-        known: dict[str, np.ndarray] = {}
+    def __init__(self, texts: Iterator[str | None], count: int, encode: Callable[[str], np.ndarray], name: str):
+        known: dict[str | None, np.ndarray] = {None: np.zeros(0, np.int32)}
         parts = []
         for text in tqdm(texts, f"texts of {name}", count, unit="text", disable=None, leave=False):
-            if text not in known:
+            if text is not None and text not in known:
                 known[text] = encode(text)
             parts.append(known[text])
         self.lengths = np.array([len(part) for part in parts], np.int64)
@@ -251,7 +291,12 @@ class Mixture:
 
     def fingerprints(self) -> list[dict[str, Any]]:
         """What decides the samples and their order, for the run's record."""
-        return [
+        described = [
             {"task": source.task, "weight": source.weight, "samples": len(members), "content": samples.fingerprint}
             for source, samples, members in zip(self.sources, self.samples, self.members)
+        ]
+        template = asdict(self.builder.video_template)
+        return [
+            {**one, "video_template": template} if samples.has_videos else one
+            for one, samples in zip(described, self.samples)
         ]

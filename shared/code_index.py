@@ -18,13 +18,16 @@ class CodeIndex:
     def __init__(self, dataset: Dataset):
         self.dataset = dataset
         self._places: dict[str, tuple[int, int]] = {}
+        self._videos: set[str] = set()
         for record in dataset.commit_records():
             dataset.check_part(record)
             row = 0
             for batch in dataset.batches(record):
-                for key in batch.column("key").to_pylist():
+                for key, kind in zip(batch.column("key").to_pylist(), batch.column("kind").to_pylist()):
                     self._places[key] = (record.unit, row)
                     row += 1
+                    if kind == "video":
+                        self._videos.add(key)
         self._rows = lru_cache(maxsize=8)(self._read_unit)
 
     def __len__(self) -> int:
@@ -47,6 +50,17 @@ class CodeIndex:
         if record.kind != "image" or not record.has_grid:
             raise RefusedInput("missing_image", f"{self.dataset.root}: row {key!r} is not an image")
         return record.codes_THW[0]
+
+    def is_video(self, key: str) -> bool:
+        """Whether the row of this key is a video's; not so if there is no such row."""
+        return key in self._videos
+
+    def clip(self, key: str) -> CodeRecord:
+        """A row with codes (T, H, W): a video, or an image as a clip of one frame. Raises RefusedInput if none."""
+        record = self.row(key)
+        if not record.has_grid:
+            raise RefusedInput("missing_image", f"{self.dataset.root}: row {key!r} has no codes")
+        return record
 
     def _read_unit(self, unit: int) -> list[CodeRecord]:
         rows = list(self.dataset.rows(self.dataset.record(unit)))

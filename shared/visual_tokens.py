@@ -1,8 +1,8 @@
 """Code grids ⇄ token ids, by arithmetic, and the grammar of an image or a video in a sequence.
 
-    image:  row EOL row EOL … row EOL EOF EOI        a row is w visual tokens
-    video:  frame EOF frame EOF … frame EOF EOI      a frame is h·w visual tokens (as BAAI's UniVLA; never
-                                                     published for Emu3 itself)
+    image:          row EOL row EOL … row EOL EOF EOI        a row is w visual tokens
+    video, univla:  frame EOF frame EOF … frame EOF EOI      a frame is h·w visual tokens
+    video, rows:    row EOL … row EOL EOF row EOL … EOF EOI  every frame as the body of an image
 
 Shape suffixes: T frames, H W grid, L sequence.
 """
@@ -15,6 +15,33 @@ import numpy as np
 
 from shared.errors import ShapeError
 from shared.layout import TokenLayout
+
+VISUAL = -1  # stands in a template where any visual token may
+
+
+@dataclass(frozen=True, slots=True)
+class VideoTemplate:
+    """How a video stands in a sequence: every frame ends with EOF, the video with EOI.
+
+    `size` is the text between BOI and IMG, with T, H and W for the numbers; with `has_eol` every row ends with EOL.
+    """
+
+    name: str
+    size: str = "T*H*W"
+    has_eol: bool = False
+
+    def size_text(self, frames: int, height: int, width: int) -> str:
+        """What stands between BOI and IMG."""
+        return self.size.replace("T", str(frames)).replace("H", str(height)).replace("W", str(width))
+
+
+# Upstream never published how Emu3 was trained on video. This is the form of BAAI's own UniVLA.
+UNIVLA = VideoTemplate("univla")
+# The other form near at hand, for models that were trained so: nobody published it.
+ROWS = VideoTemplate("rows", has_eol=True)
+# An image is one frame in a form of its own, which upstream did publish.
+IMAGE = VideoTemplate("image", "H*W", has_eol=True)
+VIDEO_TEMPLATES = {template.name: template for template in (UNIVLA, ROWS)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,95 +59,88 @@ class ParsedGrid:
 
 def image_length(height: int, width: int) -> int:
     """Tokens of an image body after IMG: rows with their EOL, EOF, EOI."""
-    return (width + 1) * height + 2
+    return video_length(1, height, width, IMAGE)
 
 
-def video_length(frames: int, height: int, width: int) -> int:
+def video_length(frames: int, height: int, width: int, video: VideoTemplate = UNIVLA) -> int:
     """Tokens of a video body after IMG: frames with their EOF, EOI."""
-    return frames * (height * width + 1) + 1
+    return frames * (height * (width + video.has_eol) + 1) + 1
 
 
 def image_tokens(codes_HW: np.ndarray, layout: TokenLayout) -> np.ndarray:
     """int32 tokens of an image body, from codes in [0, K) of shape (h, w). Raises ShapeError for other codes."""
-    codes = _checked(codes_HW, 2, layout)
-    height, width = codes.shape
-    body = np.empty(image_length(height, width), np.int32)
-    rows = body[:-2].reshape(height, width + 1)
-    rows[:, :width] = codes
-    rows[:, :width] += layout.first_visual_token
-    rows[:, width] = layout.eol
-    body[-2:] = layout.eof, layout.eoi
-    return body
+    return _body(checked_codes(codes_HW, 2, layout)[None], layout, IMAGE)
 
 
-def video_tokens(codes_THW: np.ndarray, layout: TokenLayout) -> np.ndarray:
+def video_tokens(codes_THW: np.ndarray, layout: TokenLayout, video: VideoTemplate = UNIVLA) -> np.ndarray:
     """int32 tokens of a video body, from codes in [0, K) of shape (t, h, w). Raises ShapeError for other codes."""
-    codes = _checked(codes_THW, 3, layout)
-    frames = len(codes)
-    body = np.empty(video_length(*codes.shape), np.int32)
-    rows = body[:-1].reshape(frames, -1)
-    rows[:, :-1] = codes.reshape(frames, -1)
-    rows[:, :-1] += layout.first_visual_token
-    rows[:, -1] = layout.eof
-    body[-1] = layout.eoi
+    return _body(checked_codes(codes_THW, 3, layout), layout, video)
+
+
+def _body(codes_THW: np.ndarray, layout: TokenLayout, video: VideoTemplate) -> np.ndarray:
+    frames, height, width = codes_THW.shape
+    body = video_template(frames, height, width, layout, video)
+    places_THW = _rows(body, frames, height)[..., :width]
+    places_THW[:] = codes_THW
+    places_THW += layout.first_visual_token
     return body
-
-
-def parse_image(tokens_L: np.ndarray, height: int, width: int, layout: TokenLayout) -> ParsedGrid:
-    """Reads an image body; never raises for what a model may have written."""
-    return _parse(tokens_L, 1, height, width, image_template(height, width, layout), layout)
-
-
-def parse_video(tokens_L: np.ndarray, frames: int, height: int, width: int, layout: TokenLayout) -> ParsedGrid:
-    """Reads a video body; never raises for what a model may have written."""
-    return _parse(tokens_L, frames, height, width, video_template(frames, height, width, layout), layout)
-
-
-VISUAL = -1  # stands in a template where any visual token may
 
 
 def image_template(height: int, width: int, layout: TokenLayout) -> np.ndarray:
     """The grammar of an image body: forced ids in their places, VISUAL everywhere else; int32 (L,)."""
-    template = np.full(image_length(height, width), VISUAL, np.int32)
-    template[:-2].reshape(height, width + 1)[:, width] = layout.eol
-    template[-2:] = layout.eof, layout.eoi
-    return template
+    return video_template(1, height, width, layout, IMAGE)
 
 
-def video_template(frames: int, height: int, width: int, layout: TokenLayout) -> np.ndarray:
+def video_template(
+    frames: int, height: int, width: int, layout: TokenLayout, video: VideoTemplate = UNIVLA
+) -> np.ndarray:
     """The grammar of a video body: forced ids in their places, VISUAL everywhere else; int32 (L,)."""
-    template = np.full(video_length(frames, height, width), VISUAL, np.int32)
+    template = np.full(video_length(frames, height, width, video), VISUAL, np.int32)
+    if video.has_eol:
+        _rows(template, frames, height)[..., -1] = layout.eol
     template[:-1].reshape(frames, -1)[:, -1] = layout.eof
     template[-1] = layout.eoi
     return template
 
 
-def _parse(
-    tokens_L: np.ndarray, frames: int, height: int, width: int, template: np.ndarray, layout: TokenLayout
+def _rows(body_L: np.ndarray, frames: int, height: int) -> np.ndarray:
+    """View (T, H, W) of a body without EOF and EOI; (T, H, W + 1) if its rows have EOL."""
+    return body_L[:-1].reshape(frames, -1)[:, :-1].reshape(frames, height, -1)
+
+
+def parse_image(tokens_L: np.ndarray, height: int, width: int, layout: TokenLayout) -> ParsedGrid:
+    """Reads an image body; never raises for what a model may have written."""
+    return parse_video(tokens_L, 1, height, width, layout, IMAGE)
+
+
+def parse_video(
+    tokens_L: np.ndarray, frames: int, height: int, width: int, layout: TokenLayout, video: VideoTemplate = UNIVLA
 ) -> ParsedGrid:
+    """Reads a video body; never raises for what a model may have written."""
+    template = video_template(frames, height, width, layout, video)
     tokens = np.asarray(tokens_L, np.int64)[: len(template)]
     visual = template == VISUAL
     is_visual = (tokens >= layout.first_visual_token) & (tokens < layout.end_of_visual)
     fits = np.where(visual[: len(tokens)], is_visual, tokens == template[: len(tokens)])
     if not fits.all():
         place = int(np.argmin(fits))
-        return ParsedGrid("bad", None, place, _misfit(tokens[place], place, template, frames, height, width))
+        expected = "a visual token" if visual[place] else f"token {template[place]}"
+        line = _line(place, frames, height, width, video)
+        return ParsedGrid("bad", None, place, f"{line}, offset {place}: expected {expected}, got token {tokens[place]}")
     if len(tokens) < len(template):
         return ParsedGrid("truncated", None, len(tokens), f"{len(tokens)} of {len(template)} tokens")
     codes = (tokens[visual] - layout.first_visual_token).astype(np.uint16)
     return ParsedGrid("valid", codes.reshape(frames, height, width), len(template))
 
 
-def _misfit(found: np.integer, place: int, template: np.ndarray, frames: int, height: int, width: int) -> str:
-    expected = "a visual token" if template[place] == VISUAL else f"token {template[place]}"
-    if frames == 1:
-        line = f"row {min(place // (width + 1), height)}"
-    else:
-        line = f"frame {min(place // (height * width + 1), frames)}"
-    return f"{line}, offset {place}: expected {expected}, got token {found}"
+def _line(place: int, frames: int, height: int, width: int, video: VideoTemplate) -> str:
+    if video == IMAGE:
+        return f"row {min(place // (width + 1), height)}"
+    return f"frame {min(place // (height * (width + video.has_eol) + 1), frames)}"
 
 
-def _checked(codes: np.ndarray, rank: int, layout: TokenLayout) -> np.ndarray:
+def checked_codes(codes: np.ndarray, rank: int, layout: TokenLayout) -> np.ndarray:
+    """The codes as an array. Raises ShapeError if they are no integers in [0, K) of this rank."""
     codes = np.asarray(codes)
     if codes.ndim != rank or codes.dtype.kind not in "iu" or not codes.size:
         raise ShapeError(f"codes: expected integers of rank {rank}, got {codes.dtype} {codes.shape}")

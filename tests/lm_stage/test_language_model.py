@@ -12,10 +12,10 @@ import pytest
 
 from lm_stage import LanguageModel
 from lm_stage.config import DecoderConfig
-from lm_stage.image_generator import ImageRequest
+from lm_stage.image_generator import ImageGenerator, ImageRequest
 from lm_stage.sampling import Sampling
 from shared.errors import CheckpointError, JobStoppedError, ShapeError, UsageError
-from shared.visual_tokens import image_tokens
+from shared.visual_tokens import ROWS, UNIVLA, image_tokens
 
 TOLERANCE = 1e-3  # of logits; measured 2.4e-5
 
@@ -140,6 +140,45 @@ def test_an_image_goes_on_where_it_was_left(model: LanguageModel, golden: dict[s
     while generator.running:
         finished = generator.step()
     assert finished[0].codes == codes[0]
+
+
+def finished_codes(generator: ImageGenerator, request: ImageRequest) -> list[int]:
+    generator.add(request)
+    while generator.running:
+        finished = generator.step()
+    return finished[0].codes
+
+
+@pytest.mark.parametrize("written", [0, 1, 11, 12, 20])
+def test_a_clip_goes_on_where_it_was_left(model: LanguageModel, golden: dict[str, Any], written: int) -> None:
+    """Its first frame is given, two are written; the codes of an earlier run are in the second or the third."""
+    generator, given = model.image_generator(1, 70, Sampling(top_k=50), 3.0), tuple(range(12))
+    clip = ImageRequest(
+        "key", golden["prompts"][0], golden["negative"], 3, 4, 5, frames=3, template=UNIVLA, given=given
+    )
+    unbroken = finished_codes(generator, clip)
+    assert len(unbroken) == 24
+    left = replace(clip, codes=tuple(unbroken[:written]))
+    assert finished_codes(generator, left) == unbroken
+    prefilled = finished_codes(generator, replace(left, is_replayed=False))
+    assert (len(prefilled), prefilled[:written]) == (24, unbroken[:written])
+    assert unbroken != finished_codes(generator, replace(clip, given=given[::-1])), "the clip is seen"
+
+
+def test_what_is_given_is_what_the_model_would_have_written(model: LanguageModel, golden: dict[str, Any]) -> None:
+    """Greedy: the first frames of a video, given back, are gone on with as before."""
+    prompts = golden["prompts"][:2]
+    common = {"template": ROWS, "negative_prompt": golden["negative"], "sampling": Sampling(greedy=True)}
+    whole = model.generate_videos(prompts, 3, 2, 3, **common)
+    assert (whole.dtype, whole.shape) == (np.uint16, (2, 3, 2, 3))
+    np.testing.assert_array_equal(model.generate_videos(prompts, 3, 2, 3, whole[:, :1], **common), whole)
+
+
+def test_beginnings_of_another_shape_are_refused(model: LanguageModel, golden: dict[str, Any]) -> None:
+    for shape in ((2, 1, 2, 3), (1, 3, 2, 3), (1, 1, 3, 2), (1, 2, 3)):
+        with pytest.raises(ShapeError, match=r"beginnings|rank"):
+            model.generate_videos(golden["prompts"][:1], 3, 2, 3, np.zeros(shape, np.uint16))
+    assert model.generate_videos([], 3, 2, 3).shape == (0, 3, 2, 3)
 
 
 def test_logits_that_are_not_finite_stop_with_key_and_place(

@@ -9,11 +9,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lm_stage.planning import PromptRenderer, longest_prompt, plan_prompts, planned_prompt, token_counts
+from lm_stage.planning import (
+    PromptRenderer,
+    body_length,
+    longest_prompt,
+    plan_prompts,
+    planned_prompt,
+    token_counts,
+)
 from lm_stage.prompts import Prompt, PromptDefaults, grid_size, list_prompts
 from lm_stage.templates import Templates
 from lm_stage.text_tokenizer import HuggingFaceTokenizer, train_text_tokenizer
@@ -21,6 +29,8 @@ from shared.code_index import CodeIndex
 from shared.dataset import Dataset
 from shared.errors import RefusedInput, UsageError
 from shared.plan import Plan, Unit, freeze_plan
+from shared.records import SEQUENCE_FORMAT, SequenceRecord
+from shared.visual_tokens import ROWS, UNIVLA
 from tests.faults import handmade
 
 DEFAULTS = PromptDefaults(area=32 * 32)
@@ -171,7 +181,8 @@ def test_a_row_whose_caption_is_blank_is_refused_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"samples": 0}, {"ratio": "0:1"}, {"area": 0}, {"height": 64}, {"height": 60, "width": 64}]
+    "changes",
+    [{"samples": 0}, {"ratio": "0:1"}, {"area": 0}, {"height": 64}, {"height": 60, "width": 64}, {"frames": -1}],
 )
 def test_bad_defaults_stop_the_run(changes: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
@@ -239,7 +250,11 @@ def test_a_taken_key_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("entry", "reason", "named"),
     [
-        ({"prompt": "a", "promt": "b", "zoom": 2}, "bad_entry", "unknown 'promt', 'zoom'; known are area, height"),
+        (
+            {"prompt": "a", "promt": "b", "zoom": 2},
+            "bad_entry",
+            "unknown 'promt', 'zoom'; known are area, fps, frames, height",
+        ),
         (5, "bad_entry", "int"),
         (None, "bad_entry", "NoneType"),
         (["a"], "bad_entry", "list"),
@@ -257,6 +272,18 @@ def test_a_taken_key_is_refused(tmp_path: Path) -> None:
         ({"prompt": "a", "samples": 0}, "bad_entry", "`samples`"),
         ({"prompt": "a", "samples": True}, "bad_entry", "`samples`"),
         ({"prompt": "a", "samples": "2"}, "bad_entry", "`samples`"),
+        ({"prompt": "a", "frames": -1}, "bad_frames", "got -1"),
+        ({"prompt": "a", "frames": 65536}, "bad_frames", "65535"),
+        ({"prompt": "a", "frames": 1.5}, "bad_entry", "`frames`"),
+        ({"prompt": "a", "frames": True}, "bad_entry", "`frames`"),
+        ({"prompt": "a", "video": "clip"}, "bad_frames", "expected `frames` too"),
+        ({"prompt": "a", "video": 3, "frames": 2}, "bad_entry", "`video`"),
+        ({"prompt": "a", "video": "", "frames": 2}, "bad_entry", "`video`"),
+        ({"prompt": "a", "fps": 8}, "bad_entry", "`fps`: expected `frames` too"),
+        ({"prompt": "a", "frames": 2, "fps": 0}, "bad_entry", "`fps`"),
+        ({"prompt": "a", "frames": 2, "fps": "8"}, "bad_entry", "`fps`"),
+        ({"prompt": "a", "frames": 2, "fps": True}, "bad_entry", "`fps`"),
+        ({"prompt": "a", "frames": 2, "fps": float("nan")}, "bad_entry", "`fps`"),
         ({"prompt": "a", "ratio": "0:1"}, "bad_ratio", "'0:1'"),
         ({"prompt": "a", "ratio": 1.5}, "bad_ratio", "1.5"),
         ({"prompt": "a", "height": 64}, "bad_size", "both or neither"),
@@ -384,11 +411,11 @@ def test_a_plan_knows_its_longest_prompt_and_all_its_tokens(templates: Templates
     freeze_plan(tmp_path / "plan.arrow", units, {}, len(prompts))
     frozen = Plan(tmp_path / "plan.arrow")
     around = 6  # BOS BOI h * w IMG
-    assert longest_prompt(frozen, 16, 24) == 6 + around
-    assert longest_prompt(frozen, 8, 8) == 30 + around
-    assert token_counts(frozen, [0, 1, 2, 3]) == (3 * 10 + 4, 0)
-    assert token_counts(frozen, [1]) == (3 * 10 + 4, 2 * 10 + 4)
-    assert token_counts(frozen, []) == (3 * 10 + 4, 3 * 10 + 4)
+    assert longest_prompt(frozen, (1, 16, 24)) == 6 + around
+    assert longest_prompt(frozen, (1, 8, 8)) == 30 + around
+    assert token_counts(frozen, [0, 1, 2, 3], UNIVLA) == (3 * 10 + 4, 0)
+    assert token_counts(frozen, [1], UNIVLA) == (3 * 10 + 4, 2 * 10 + 4)
+    assert token_counts(frozen, [], UNIVLA) == (3 * 10 + 4, 3 * 10 + 4)
 
 
 def test_a_prompt_that_does_not_fit_is_refused_with_numbers(templates: Templates) -> None:
@@ -445,3 +472,148 @@ def test_prompts_whose_images_are_not_there_are_refused(
     assert named in refusal_of(units)[1]
     item = units[0].inputs[0]
     assert (item.key, item.uri, item.text) == ("a", "p#1", text)
+
+
+CLIP = np.arange(12, dtype=np.uint16).reshape(2, 2, 3)
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Dataset:
+    """Rows clip (2 frames of 2 × 3 codes, 24 fps), still (an image) and failed (nothing)."""
+    dataset, plan = handmade.freeze(tmp_path / "clips", ["clip", "still", "failed"])
+    common = {"src_sha256": bytes(32), "src_h": 16, "src_w": 24, "src_uri": "p"}
+    nothing = np.zeros((0, 0, 0), np.uint16)
+    rows = [
+        SequenceRecord("clip", 0, "video", CLIP, "a red apple", fps=24.0, **common),
+        SequenceRecord("still", 1, "image", CLIP[:1], "a pear", **common),
+        SequenceRecord("failed", 2, "video", nothing, "x", valid=False, error="row 0", tokens=(1,), **common),
+    ]
+    dataset = with_format(dataset, plan)
+    dataset.commit(0, rows, [], dataset.plan(), handmade.NUMERICS, [])
+    dataset.commit(1, [], [handmade.refusal(3)], dataset.plan(), {}, [])
+    return dataset
+
+
+def with_format(dataset: Dataset, plan: Plan) -> Dataset:
+    """The same empty dataset, for sequences."""
+    units = [plan.unit(number) for number in range(len(plan))]
+    dataset.plan_path.unlink()
+    freeze_plan(dataset.plan_path, units, {**handmade.settings(), "format": SEQUENCE_FORMAT}, plan.input_count)
+    return dataset
+
+
+def test_entries_ask_for_videos_by_their_frames(tmp_path: Path) -> None:
+    entries = [
+        {"prompt": "a"},
+        {"prompt": "b", "frames": 4, "height": 16, "width": 24, "fps": 12},
+        {"prompt": "c", "frames": 0},
+        {"prompt": "d", "frames": 3, "video": "clip"},
+        {"prompt": "e", "frames": 3, "video": "clip", "height": 16, "width": 24},
+    ]
+    path = write(tmp_path / "p.json", entries)
+    prompts = list_prompts(path, PromptDefaults(32 * 32, frames=2))
+    assert reasons(prompts) == [None] * 5
+    assert [(prompt.frames, prompt.video, prompt.fps) for prompt in prompts] == [
+        (2, None, None), (4, None, 12.0), (0, None, None), (3, "clip", None), (3, "clip", None)
+    ]  # fmt: skip
+    assert [(prompt.height, prompt.width) for prompt in prompts] == [(4, 4), (2, 3), (4, 4), (0, 0), (2, 3)]
+
+
+def test_captions_of_videos_are_prompts_of_their_frames_and_size(clips: Dataset) -> None:
+    prompts = list_prompts(clips.root, DEFAULTS)
+    assert prompts[0] == Prompt("clip", "clips#clip", "a red apple", "", 2, 3, frames=2, fps=24.0)
+    assert prompts[1] == Prompt("still", "clips#still", "a pear", "", 2, 3)
+    assert prompts[2].refusal is not None
+    asked = list_prompts(clips.root, PromptDefaults(32 * 32, frames=5))
+    assert [prompt.frames for prompt in asked[:2]] == [5, 5], "frames asked for win, as a size does"
+
+
+def video(frames: int = 3, **changes: Any) -> Prompt:
+    return replace(Prompt("v", "p#1", "xx", "", 2, 3, frames=frames), **changes)
+
+
+def test_videos_have_units_and_tokens_of_their_own(templates: Templates, tmp_path: Path) -> None:
+    prompts = [Prompt("i", "p", "xx", "", 2, 3), video(), video(1, key="one"), video(4, key="four", fps=12.0)]
+    units = plan(prompts, templates)
+    assert [unit.size for unit in units] == [(4, 16, 24), (3, 16, 24), (1, 16, 24)]
+    assert [item.key for unit in units for item in unit.inputs] == ["four", "v", "i", "one"]
+    planned = [planned_prompt(unit, item) for unit in units for item in unit.inputs]
+    with_fps = [replace(prompt, fps=prompt.fps or 8.0) if prompt.frames else prompt for prompt in prompts]
+    assert planned == [with_fps[index] for index in (3, 1, 0, 2)]
+    freeze_plan(tmp_path / "plan.arrow", units, {}, len(prompts))
+    frozen = Plan(tmp_path / "plan.arrow")
+    assert longest_prompt(frozen, (3, 16, 24)) == 2 + 8  # BOS BOI t * h * w IMG
+    assert body_length((3, 16, 24), UNIVLA) == 3 * 7 + 1
+    assert body_length((3, 16, 24), ROWS) == 3 * 9 + 1
+    assert body_length((1, 16, 24), UNIVLA) == 10, "an image's, in which a video of one frame fits"
+    assert token_counts(frozen, [0], UNIVLA) == (29 + 22 + 2 * 10, 22 + 2 * 10)
+
+
+def test_a_video_that_does_not_fit_is_refused_with_numbers(templates: Templates) -> None:
+    units = plan([video(100, text="x" * 20)], templates, positions=729)
+    reason, detail = refusal_of(units)
+    assert reason == "too_long"
+    assert detail == "prompt (30) and video of 100×2×3 codes take 731 tokens, the model has 729 positions"
+    assert [unit.frames for unit in plan([video(100, text="x" * 20)], templates, positions=731)] == [100]
+
+
+def test_a_video_is_rendered_in_its_form(templates: Templates) -> None:
+    with_rows = Templates(templates.text_tokenizer, templates.layout, ROWS)
+    for rendering in (templates, with_rows):
+        renderer = PromptRenderer(rendering, "", True, None)
+        assert renderer.prompt_ids(video()) == rendering.video_prompt(["xx"], 3, 2, 3)
+        assert renderer.negative_ids(video()) == rendering.video_prompt([], 3, 2, 3)
+        assert renderer.body_template(video()) == rendering.video
+        assert renderer.given_codes(video()).shape == (0, 2, 3)
+
+
+def test_a_video_takes_size_and_fps_of_the_clip_it_begins_with(clips: Dataset, templates: Templates) -> None:
+    renderer = PromptRenderer(templates, "", True, CodeIndex(clips))
+    begun = video(video="clip", height=0, width=0)
+    prompts = [begun, video(video="clip", key="w", fps=5.0), video(video="still", key="s", height=0, width=0)]
+    [unit] = plan_prompts(prompts, renderer, 400, 8)
+    assert unit.size == (3, 16, 24)
+    planned = [planned_prompt(unit, item) for item in unit.inputs]
+    assert [prompt.fps for prompt in planned] == [24.0, 5.0, 8.0]
+    assert [prompt.video for prompt in planned] == ["clip", "clip", "still"]
+    np.testing.assert_array_equal(renderer.given_codes(planned[0]), CLIP)
+    np.testing.assert_array_equal(renderer.given_codes(planned[2]), CLIP[:1])
+
+
+@pytest.mark.parametrize(
+    ("changes", "has_index", "reason", "named"),
+    [
+        ({"video": "clip"}, False, "missing_image", "--images"),
+        ({"video": "nowhere"}, True, "missing_image", "'nowhere'"),
+        ({"video": "failed"}, True, "missing_image", "'failed'"),
+        ({"video": "clip", "frames": 2}, True, "bad_frames", "2 frames: the clip has 2"),
+        ({"video": "clip", "frames": 1}, True, "bad_frames", "1 frames: the clip has 2"),
+        ({"video": "clip", "height": 3, "width": 2}, True, "bad_size", "3×2 codes: the clip has 2×3"),
+        ({"video": "clip", "frames": 300}, True, "too_long", "video of 300×2×3"),
+    ],
+)
+def test_videos_that_cannot_go_on_are_refused(
+    changes: dict[str, Any], has_index: bool, reason: str, named: str, clips: Dataset, templates: Templates
+) -> None:
+    renderer = PromptRenderer(templates, "", True, CodeIndex(clips) if has_index else None)
+    units = plan_prompts([video(**changes)], renderer, 400, 1)
+    assert [unit.size for unit in units] == [(0, 0, 0)]
+    assert refusal_of(units)[0] == reason
+    assert named in refusal_of(units)[1]
+
+
+def test_what_a_plan_holds_of_images_is_what_it_always_held(templates: Templates) -> None:
+    """Written down before there were videos: a key more, and datasets begun by then could not be resumed."""
+    prompts = [
+        Prompt("a", "p", "a red apple", "", 2, 3),
+        Prompt("b", "p", "b", "no", 2, 3, seed=7),
+        Prompt("c", "p", "like", "", 2, 3, images=("x",)),
+        Prompt("d", "p", "", refusal=("bad_entry", "")),
+    ]
+    units = plan(prompts, templates)
+    assert [item.extra_json for unit in units for item in unit.inputs] == [
+        '{"images":[],"negative_prompt":"","prompt_tokens":9,"seed":0}',
+        '{"images":[],"negative_prompt":"no","prompt_tokens":8,"seed":7}',
+        '{"images":["x"],"negative_prompt":"","prompt_tokens":0,"seed":0}',
+        '{"images":[],"negative_prompt":"","prompt_tokens":0,"seed":0}',
+    ]

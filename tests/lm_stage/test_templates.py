@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lm_stage.templates import IMAGE_MARK, Part, Templates, interleave
+from lm_stage.templates import IMAGE_MARK, Clip, Part, Templates, chosen_video_template, interleave
 from lm_stage.text_tokenizer import HuggingFaceTokenizer, train_text_tokenizer
-from shared.errors import RefusedInput, ShapeError
+from shared.errors import RefusedInput, ShapeError, UsageError
 from shared.layout import SURFACES
+from shared.visual_tokens import ROWS, UNIVLA
 
 CODES_HW = np.array([[5, 0, 63], [1, 2, 3]], np.uint16)
 surface_texts = st.lists(
@@ -94,6 +95,46 @@ def test_an_image_within_a_prompt_is_whole_and_in_its_place(templates: Templates
         *text_ids(templates, "4*5"),
         layout.img,
     ]
+
+
+def with_rows(templates: Templates) -> Templates:
+    return Templates(templates.text_tokenizer, templates.layout, ROWS)
+
+
+def test_a_text_to_video_prompt_ends_with_frames_and_size(templates: Templates) -> None:
+    layout = templates.layout
+    size = [layout.boi, *text_ids(templates, "4*12*7"), layout.img]
+    prompt = [layout.bos, *text_ids(templates, "a red apple"), *size]
+    assert templates.video_prompt(["a red apple"], 4, 12, 7) == prompt
+    assert with_rows(templates).video_prompt(["a red apple"], 4, 12, 7) == prompt
+    assert templates.video_prompt([], 4, 12, 7) == [layout.bos, *size]
+
+
+def test_a_clip_within_a_question_is_whole(templates: Templates) -> None:
+    layout = templates.layout
+    v, clip = layout.first_visual_token, Clip(np.stack([CODES_HW, CODES_HW[::-1]]))
+    rows = [v + 5, v, v + 63], [v + 1, v + 2, v + 3]
+    frames = [*rows[0], *rows[1], layout.eof, *rows[1], *rows[0], layout.eof]
+    lines = [[*row, layout.eol] for row in rows]
+    frames_of_rows = [*lines[0], *lines[1], layout.eof, *lines[1], *lines[0], layout.eof]
+    for rendering, body in ((templates, frames), (with_rows(templates), frames_of_rows)):
+        assert rendering.understanding_prompt([clip, "why?"], "stage1") == [
+            *(layout.bos, layout.boi, *text_ids(templates, "2*2*3"), layout.img),
+            *(*body, layout.eoi),
+            *text_ids(templates, "why?"),
+        ]
+
+
+def test_a_clip_of_one_frame_is_no_image(templates: Templates) -> None:
+    as_clip = templates.understanding_prompt([Clip(CODES_HW[None]), "why?"])
+    assert as_clip != templates.understanding_prompt([CODES_HW, "why?"])
+    assert templates.layout.eol not in as_clip
+
+
+def test_forms_of_videos_are_chosen_by_name() -> None:
+    assert [chosen_video_template(name) for name in ("univla", "rows")] == [UNIVLA, ROWS]
+    with pytest.raises(UsageError, match="--video-template 'emu3': expected one of univla, rows"):
+        chosen_video_template("emu3")
 
 
 def test_neighbouring_texts_are_encoded_as_one(templates: Templates) -> None:

@@ -144,7 +144,7 @@ def test_a_loss_that_is_not_finite_moves_nothing(
 ) -> None:
     step, batch = make_step(len(sequences[0])), golden_batch(sequences, expected)
     before = [p.asnumpy().copy() for p in step.optimizer.parameters_]
-    poisoned = replace(batch, weights_BL=batch.weights_BL * np.float32(np.inf))
+    poisoned = replace(batch, weights_BL=np.full_like(batch.weights_BL, np.inf))
     assert not step.take([poisoned], 1, 1e-3).is_taken
     assert all(np.array_equal(p.asnumpy(), old) for p, old in zip(step.optimizer.parameters_, before))
     assert step.take([batch], 1, 1e-3).loss == pytest.approx(expected["loss_after_prompt"], rel=TOLERANCE)

@@ -12,13 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lm_stage.sft_options import SftOptions
+from lm_stage.templates import DEFAULT_QUESTION, DEFAULT_VIDEO_QUESTION, Clip
 from lm_stage.text_tokenizer import HuggingFaceTokenizer, train_text_tokenizer
-from lm_stage.training_data import DEFAULT_QUESTION, Mixture, Samples, Source, open_samples
+from lm_stage.training_data import Mixture, Samples, Source, open_samples
 from lm_stage.training_sequences import TASKS, LossWeights, SequenceBuilder
 from shared.dataset import Dataset
 from shared.errors import DatasetError, UsageError
 from shared.plan import PlannedInput, Unit, freeze_plan
 from shared.records import SEQUENCE_FORMAT, CodeRecord, SequenceRecord
+from shared.visual_tokens import ROWS
 from tests.faults import handmade
 
 MANY = 3000
@@ -41,6 +44,11 @@ def sequence(index: int, **changes: Any) -> SequenceRecord:
     codes = np.random.default_rng(index).integers(0, 512, (1, 2, 3)).astype(np.uint16)
     written = SequenceRecord(f"k{index}", index, "image", codes, "a pear", f"p#{index}", bytes(32), 16, 24)
     return replace(written, **changes)
+
+
+def clip(index: int, frames: int, **changes: Any) -> SequenceRecord:
+    codes = np.random.default_rng(index).integers(0, 512, (frames, 2, 3)).astype(np.uint16)
+    return sequence(index, **{"kind": "video", "codes_THW": codes, **changes})
 
 
 def broken(index: int) -> SequenceRecord:
@@ -104,6 +112,7 @@ def assert_lengths_are_true(samples: Samples) -> None:
         ("codes,task=understand", Source("codes", "understand", 1.0)),
         ("codes,weight=0.5", Source("codes", "image", 0.5)),
         ("t.jsonl,weight=2,task=text", Source("t.jsonl", "text", 2.0)),
+        ("clips,task=video", Source("clips", "video", 1.0)),
     ],
 )
 def test_sources(text: str, source: Source) -> None:
@@ -121,7 +130,7 @@ def test_sources(text: str, source: Source) -> None:
         "codes,tsk=image",
         "codes,task",
         "codes,task=",
-        "codes,task=video",
+        "codes,task=clip",
         "codes,path=other",
         "codes,weight",
         "codes,weight=",
@@ -138,7 +147,7 @@ def test_what_is_no_source_is_refused(text: str) -> None:
     assert repr(text) in str(refused.value)
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", ["image", "understand", "text"])
 def test_lengths_are_those_of_the_sequences(task: str, tmp_path: Path, builder: SequenceBuilder) -> None:
     samples = opened(write(tmp_path / "codes", mixed_units()), builder, task)
     assert_lengths_are_true(samples)
@@ -202,19 +211,123 @@ def test_questions_and_answers_come_from_the_row_or_are_its_caption(tmp_path: Pa
         assert told.sequence(index, False).token_ids.tolist() == builder.text(ids).token_ids.tolist()
 
 
+KINDS_OF_TASKS = {"image": [2, 4], "video": [1, 5], "understand": [1, 2, 4, 5], "text": [1, 2, 4, 5]}
+
+
 @pytest.mark.parametrize("task", TASKS)
-def test_clips_and_failed_sequences_are_left_out(task: str, tmp_path: Path, builder: SequenceBuilder) -> None:
-    clip = sequence(1, kind="video", codes_THW=np.zeros((2, 2, 3), np.uint16))
-    rows = [broken(0), clip, sequence(2), broken(3), sequence(4, text="a red apple")]
+def test_rows_are_taken_by_kind_and_failed_sequences_left_out(
+    task: str, tmp_path: Path, builder: SequenceBuilder
+) -> None:
+    """A clip of one frame is a video too."""
+    rows = [broken(0), clip(1, 2), sequence(2), replace(broken(3), kind="video"), sequence(4, text="a red apple")]
+    rows.append(clip(5, 1))
     path = write(tmp_path / "d", [rows[:3], rows[3:4], rows[4:]], format=SEQUENCE_FORMAT)
     samples = opened(path, builder, task)
-    assert samples.keys == ["k2", "k4"]
+    assert samples.keys == [f"k{index}" for index in KINDS_OF_TASKS[task]]
+    assert samples.has_videos == (task in ("video", "understand"))
     assert_lengths_are_true(samples)
-    for index, given in enumerate((rows[2], rows[4])):
+    for index, number in enumerate(KINDS_OF_TASKS[task]):
         tokens = samples.sequence(index, False).token_ids
         visual = tokens[(tokens >= builder.layout.first_visual_token) & (tokens < builder.layout.end_of_visual)]
-        codes = [] if task == "text" else given.codes_THW.reshape(-1).tolist()
+        codes = [] if task == "text" else rows[number].codes_THW.reshape(-1).tolist()
         assert (visual - builder.layout.first_visual_token).tolist() == codes
+
+
+def test_videos_stand_behind_their_captions_in_the_form_of_the_builder(
+    tmp_path: Path, builder: SequenceBuilder
+) -> None:
+    rows = [clip(0, 2), clip(1, 3, text="a red apple"), clip(2, 1, text=None)]
+    path = write(tmp_path / "d", [rows], format=SEQUENCE_FORMAT)
+    with_eol = SequenceBuilder(builder.text_tokenizer, builder.layout, builder.loss, ROWS)
+    for built in (builder, with_eol):
+        samples = opened(path, built, "video")
+        assert_lengths_are_true(samples)
+        for index, given in enumerate(rows):
+            expected = built.video(built.encode(given.text or ""), given.codes_THW)
+            assert samples.sequence(index, False).token_ids.tolist() == expected.token_ids.tolist()
+            bare = built.video(built.encode(""), given.codes_THW)
+            assert samples.sequence(index, True).token_ids.tolist() == bare.token_ids.tolist()
+    assert (opened(path, with_eol, "video").lengths - opened(path, builder, "video").lengths).tolist() == [4, 6, 2]
+
+
+def test_questions_about_clips(tmp_path: Path, builder: SequenceBuilder) -> None:
+    rows = [clip(0, 2), clip(1, 1, extra_json=json.dumps({"question": "who?", "answer": "a pear"}))]
+    samples = opened(write(tmp_path / "d", [rows], format=SEQUENCE_FORMAT), builder, "understand")
+    pairs = [(DEFAULT_VIDEO_QUESTION, "a pear"), ("who?", "a pear")]
+    for index, (question, answer) in enumerate(pairs):
+        asked, answer_ids = builder.asked(question, True), builder.encode(answer)
+        expected = builder.understand(asked, answer_ids, Clip(rows[index].codes_THW))
+        assert samples.sequence(index, False).token_ids.tolist() == expected.token_ids.tolist()
+
+
+def said(*values: str) -> list[dict[str, str]]:
+    return [{"from": ("human", "gpt")[index % 2], "value": value} for index, value in enumerate(values)]
+
+
+def test_every_turn_of_a_conversation_is_in_the_sequence(tmp_path: Path, builder: SequenceBuilder) -> None:
+    rows = [
+        extra(0, conversations=said("<image>\nwhat?", "a pear", "and now?", "a red apple")),
+        extra(1),
+        extra(2, conversations=said("what is <image> this?", "7"), question="never asked"),
+        extra(3, conversations=[]),
+        extra(4, conversations=said("what?", "<image>")),
+    ]
+    path = write(tmp_path / "codes", [rows])
+    samples = opened(path, builder, "understand")
+    assert samples.keys == ["k0", "k1", "k2"], "no answer, no sample"
+    assert_lengths_are_true(samples)
+    expected = [
+        [(builder.asked("what?", True), "a pear"), (builder.asked_again("and now?"), "a red apple")],
+        [(builder.asked(DEFAULT_QUESTION, True), "a caption")],
+        [(builder.asked("what is  this?", True), "7")],
+    ]
+    for index, turns in enumerate(expected):
+        encoded = [(asked, builder.encode(answer)) for asked, answer in turns]
+        built = builder.conversation(encoded, rows[index].codes_THW[0])
+        sequence = samples.sequence(index, False)
+        assert sequence.token_ids.tolist() == built.token_ids.tolist()
+        assert sequence.weights.tolist() == built.weights.tolist()
+    texts = opened(path, builder, "text")
+    assert_lengths_are_true(texts)
+    lines = builder.text(builder.encode("a pear\na red apple"))
+    assert texts.sequence(0, False).token_ids.tolist() == lines.token_ids.tolist()
+
+
+@pytest.mark.parametrize(
+    "conversation",
+    [
+        5,
+        "human",
+        {"from": "human"},
+        ["human", "gpt"],
+        [{"from": "human", "value": "what?"}],
+        [{"from": "gpt", "value": "a"}, {"from": "human", "value": "b"}],
+        [*said("what?", "a"), {"from": "human", "value": "b"}],
+        [{"from": "human", "value": 5}, {"from": "gpt", "value": "a"}],
+        [{"from": "human"}, {"from": "gpt", "value": "a"}],
+        [{"from": "system", "value": "b"}, *said("what?", "a"), {"from": "human", "value": "b"}],
+    ],
+)
+def test_a_conversation_of_another_form_is_named(conversation: Any, tmp_path: Path, builder: SequenceBuilder) -> None:
+    path = write(tmp_path / "codes", [[row(0), extra(1, conversations=conversation)]])
+    for task in ("understand", "text"):
+        with pytest.raises(DatasetError, match=rf"{path}: row 'k1': conversations: expected "):
+            opened(path, builder, task)
+
+
+def test_questions_are_encoded_only_where_they_are_asked(tmp_path: Path, builder: SequenceBuilder) -> None:
+    encoded: list[str] = []
+
+    class Listening(SequenceBuilder):
+        def encode(self, text: str) -> np.ndarray:
+            encoded.append(text)
+            return super().encode(text)
+
+    listening = Listening(builder.text_tokenizer, builder.layout, builder.loss)
+    encoded.clear()
+    opened(write(tmp_path / "codes", [[extra(0, question="who?", answer="a pear")]]), listening, "text")
+    opened(write_lines(tmp_path / "t.jsonl", {"text": "a red apple"}), listening, "text")
+    assert encoded == ["a pear", "a red apple"]
 
 
 def test_lines_of_text_end_at_newlines_only(tmp_path: Path, builder: SequenceBuilder) -> None:
@@ -269,6 +382,8 @@ def test_a_dataset_of_no_samples_is_refused(task: str, tmp_path: Path, builder: 
     (tmp_path / "empty.jsonl").write_text("\n")
     paths = [write(tmp_path / "refused", []), write(tmp_path / "failed", [[broken(0)]], format=SEQUENCE_FORMAT)]
     paths += [write(tmp_path / "silent", [[row(0, text=None)]])] if task != "image" else []
+    paths += [write(tmp_path / "images", [[row(0)]])] if task == "video" else []
+    paths += [write(tmp_path / "clips", [[clip(0, 1)]], format=SEQUENCE_FORMAT)] if task == "image" else []
     paths += [tmp_path / "empty.jsonl"] if task == "text" else []
     for path in paths:
         with pytest.raises(UsageError, match=rf"{path}: holds no sample for task {task}"):
@@ -350,6 +465,19 @@ def test_fingerprints_change_with_content_task_and_weight(tmp_path: Path, builde
     (tmp_path / "a").rename(tmp_path / "elsewhere")
     moved = [replace(source, path=source.path.replace("/a", "/elsewhere")) for source in sources[:1]]
     assert str(Mixture(moved, builder, 100).fingerprints()[0]) == described[0]
+
+
+def test_the_form_of_videos_is_recorded_where_there_are_some(tmp_path: Path, builder: SequenceBuilder) -> None:
+    path = write(tmp_path / "d", [[sequence(0), clip(1, 2)]], format=SEQUENCE_FORMAT)
+    sources = [Source(str(path), task) for task in TASKS]
+    recorded = [one.get("video_template") for one in Mixture(sources, builder, 100).fingerprints()]
+    univla = {"name": "univla", "size": "T*H*W", "has_eol": False}
+    assert recorded == [None, univla, univla, None]
+    options = SftOptions((str(path),), "run", video_template="rows").recorded(1)
+    assert options == SftOptions((str(path),), "run").recorded(1), "runs on images have the settings they always had"
+    assert "video_template" not in options
+    with pytest.raises(UsageError, match="--video-template emu3: expected one of univla, rows"):
+        SftOptions((str(path),), "run", video_template="emu3")
 
 
 def test_samples_of_a_dataset_know_its_codec(tmp_path: Path, builder: SequenceBuilder) -> None:

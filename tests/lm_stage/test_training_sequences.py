@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from lm_stage.templates import CHAT_AFTER, CHAT_BEFORE, Templates
+from lm_stage.templates import CHAT_AFTER, CHAT_BEFORE, Clip, Templates
 from lm_stage.text_tokenizer import HuggingFaceTokenizer, train_text_tokenizer
 from lm_stage.training_sequences import LOSSES, LossWeights, SequenceBuilder, TrainingSequence
 from shared.errors import ShapeError
+from shared.visual_tokens import ROWS, UNIVLA, VideoTemplate
 
 CODEBOOK_SIZE = 64
 CODES_HW = np.array([[5, 0, 63], [1, 2, 3]], np.uint16)
@@ -36,6 +37,10 @@ texts = st.text("a redpl.?2 é", max_size=12)
 grids = st.tuples(st.integers(1, 12), st.integers(1, 12)).flatmap(
     lambda size: arrays(np.uint16, size, elements=st.integers(0, CODEBOOK_SIZE - 1))
 )
+clips = st.tuples(st.integers(1, 3), st.integers(1, 12), st.integers(1, 12)).flatmap(
+    lambda size: arrays(np.uint16, size, elements=st.integers(0, CODEBOOK_SIZE - 1))
+)
+forms = st.sampled_from([UNIVLA, ROWS])
 losses = st.builds(LossWeights, st.sampled_from(LOSSES), st.sampled_from([0.25, 1.0, 2.0]))
 
 
@@ -48,6 +53,10 @@ def builder() -> SequenceBuilder:
 
 def with_loss(builder: SequenceBuilder, loss: LossWeights) -> SequenceBuilder:
     return SequenceBuilder(builder.text_tokenizer, builder.layout, loss)
+
+
+def with_form(builder: SequenceBuilder, form: VideoTemplate) -> SequenceBuilder:
+    return SequenceBuilder(builder.text_tokenizer, builder.layout, builder.loss, form)
 
 
 def text_ids(builder: SequenceBuilder, text: str) -> list[int]:
@@ -111,6 +120,63 @@ def test_a_text_alone(builder: SequenceBuilder, loss: LossWeights, visual: float
         [builder.layout.bos, *ids, builder.layout.eos],
         [0.0] + [other] * (len(ids) + 1),
     )
+
+
+@pytest.mark.parametrize(("loss", "visual", "other"), WEIGHTS)
+def test_a_video_behind_its_caption(builder: SequenceBuilder, loss: LossWeights, visual: float, other: float) -> None:
+    layout, caption_ids = builder.layout, text_ids(builder, "a red apple")
+    v, size = layout.first_visual_token, text_ids(builder, "2*1*3")
+    prompt = [layout.bos, *caption_ids, layout.boi, *size, layout.img]
+    body = [v + 5, v, v + 63, layout.eof, v + 1, v + 2, v + 3, layout.eof, layout.eoi]
+    assert_is(
+        with_loss(builder, loss).video(np.array(caption_ids, np.int32), CODES_HW[:, None]),
+        [*prompt, *body, layout.eos],
+        [0.0] * len(prompt) + [visual, visual, visual, other] * 2 + [other, other],
+    )
+
+
+@pytest.mark.parametrize(("loss", "visual", "other"), WEIGHTS)
+def test_all_answers_of_a_conversation_are_trained(
+    builder: SequenceBuilder, loss: LossWeights, visual: float, other: float
+) -> None:
+    eos = builder.layout.eos
+    answers = [text_ids(builder, text) for text in ("a red apple", "7")]
+    first = [builder.layout.bos, *text_ids(builder, CHAT_BEFORE), *opening_ids(builder), *body_ids(builder)]
+    first += text_ids(builder, f"{QUESTION}. ASSISTANT:")
+    again = text_ids(builder, " USER: and 7?. ASSISTANT:")
+    turns = [
+        (builder.asked(QUESTION, True), np.array(answers[0], np.int32)),
+        (builder.asked_again("and 7?"), np.array(answers[1], np.int32)),
+    ]
+    assert_is(
+        with_loss(builder, loss).conversation(turns, CODES_HW),
+        [*first, *answers[0], eos, *again, *answers[1], eos],
+        [0.0] * len(first) + [other] * (len(answers[0]) + 1) + [0.0] * len(again) + [other] * (len(answers[1]) + 1),
+    )
+
+
+@given(caption=texts, codes_THW=clips, form=forms)
+def test_a_video_is_trained_behind_the_prompt_it_is_generated_from(
+    builder: SequenceBuilder, caption: str, codes_THW: np.ndarray, form: VideoTemplate
+) -> None:
+    built = with_form(builder, form)
+    sequence = built.video(builder.encode(caption), codes_THW)
+    prompt = Templates(builder.text_tokenizer, builder.layout, form).video_prompt([caption], *codes_THW.shape)
+    assert sequence.token_ids[: len(prompt)].tolist() == prompt
+    assert sequence.weights.tolist() == [0.0] * len(prompt) + [1.0] * (len(sequence.token_ids) - len(prompt))
+    caption_ids = builder.encode(caption)
+    assert len(sequence.token_ids) == 2 + len(caption_ids) + built.video_length(*codes_THW.shape)
+
+
+@given(question=texts, codes_THW=clips, form=forms)
+def test_an_answer_about_a_clip_is_trained_behind_the_prompt_it_is_asked_with(
+    builder: SequenceBuilder, question: str, codes_THW: np.ndarray, form: VideoTemplate
+) -> None:
+    built, clip = with_form(builder, form), Clip(codes_THW)
+    sequence = built.understand(builder.asked(question, True), builder.encode("a"), clip)
+    prompt = Templates(builder.text_tokenizer, builder.layout, form).understanding_prompt([clip, question])
+    assert sequence.token_ids.tolist() == [*prompt, *text_ids(builder, "a"), builder.layout.eos]
+    assert not sequence.weights[: len(prompt)].any()
 
 
 @given(caption=texts, codes_HW=grids)

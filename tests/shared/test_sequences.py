@@ -322,6 +322,20 @@ def test_what_is_no_image_is_refused(tmp_path: Path) -> None:
         index.row("unknown")
 
 
+def test_clips_are_videos_or_images_of_one_frame(tmp_path: Path) -> None:
+    frames = np.arange(12, dtype=np.uint16).reshape(2, 2, 3)
+    rows = [sequence(0, "picture"), sequence(1, "clip", kind="video", codes_THW=frames, fps=8.0), broken(2, "broken")]
+    index = CodeIndex(write(tmp_path / "d", [rows[:2], rows[2:]]))
+    assert [index.is_video(key) for key in ("picture", "clip", "broken", "unknown")] == [False, True, False, False]
+    np.testing.assert_array_equal(index.clip("clip").codes_THW, frames)
+    assert index.clip("clip").fps == 8
+    np.testing.assert_array_equal(index.clip("picture").codes_THW[0], index.image("picture"))
+    for key in ("broken", "unknown"):
+        with pytest.raises(RefusedInput, match=repr(key)) as refused:
+            index.clip(key)
+        assert refused.value.reason == "missing_image"
+
+
 def test_a_damaged_or_missing_part_is_named(tmp_path: Path) -> None:
     rows = [sequence(0, "a"), sequence(1, "b"), sequence(2, "c")]
     dataset = write(tmp_path / "d", [rows[:2], rows[2:]])

@@ -15,8 +15,13 @@ from hypothesis.extra.numpy import arrays
 from shared.errors import CheckpointError, ShapeError
 from shared.layout import SURFACES, TokenLayout
 from shared.visual_tokens import (
+    IMAGE,
+    ROWS,
+    UNIVLA,
+    VIDEO_TEMPLATES,
     VISUAL,
     ParsedGrid,
+    VideoTemplate,
     image_length,
     image_template,
     image_tokens,
@@ -57,12 +62,15 @@ def image_role(offset: int, height: int, width: int) -> str:
     return "eol" if offset % (width + 1) == 0 else "visual"
 
 
-def video_role(offset: int, frames: int, height: int, width: int) -> str:
-    """REFERENCE.md, video: T frames without EOL, an EOF after each, EOI at the end."""
-    frame = height * width + 1
+def video_role(offset: int, frames: int, height: int, width: int, form: VideoTemplate) -> str:
+    """REFERENCE.md, video: T frames without EOL, an EOF after each, EOI at the end; `rows` has EOL after each row."""
+    row = width + 1 if form is ROWS else width
+    frame = height * row + 1
     if offset > frames * frame:
         return "eoi" if offset == frames * frame + 1 else "pad"
-    return "eof" if offset % frame == 0 else "visual"
+    if offset % frame == 0:
+        return "eof"
+    return "eol" if form is ROWS and offset % frame % row == 0 else "visual"
 
 
 @dataclass(frozen=True)
@@ -72,22 +80,23 @@ class Body:
     codes_THW: np.ndarray
     layout: TokenLayout
     is_video: bool
+    form: VideoTemplate = UNIVLA
 
     @property
     def tokens(self) -> np.ndarray:
         if self.is_video:
-            return video_tokens(self.codes_THW, self.layout)
+            return video_tokens(self.codes_THW, self.layout, self.form)
         return image_tokens(self.codes_THW[0], self.layout)
 
     @property
     def template(self) -> np.ndarray:
         if self.is_video:
-            return video_template(*self.codes_THW.shape, self.layout)
+            return video_template(*self.codes_THW.shape, self.layout, self.form)
         return image_template(*self.codes_THW.shape[1:], self.layout)
 
     def parse(self, tokens_L: object) -> ParsedGrid:
         if self.is_video:
-            return parse_video(tokens_L, *self.codes_THW.shape, self.layout)
+            return parse_video(tokens_L, *self.codes_THW.shape, self.layout, self.form)
         return parse_image(tokens_L, *self.codes_THW.shape[1:], self.layout)
 
     @property
@@ -97,7 +106,7 @@ class Body:
         while "eoi" not in roles:
             offset = len(roles) + 1
             if self.is_video:
-                roles.append(video_role(offset, *self.codes_THW.shape))
+                roles.append(video_role(offset, *self.codes_THW.shape, self.form))
             else:
                 roles.append(image_role(offset, *self.codes_THW.shape[1:]))
         return roles
@@ -135,7 +144,7 @@ def bodies(draw: st.DrawFn) -> Body:
     shape = draw(st.tuples(st.integers(1, 4) if is_video else st.just(1), st.integers(1, 6), st.integers(1, 6)))
     top = layout.codebook_size - 1
     codes = st.integers(0, top) | st.sampled_from([0, top])
-    return Body(draw(arrays(np.uint16, shape, elements=codes)), layout, is_video)
+    return Body(draw(arrays(np.uint16, shape, elements=codes)), layout, is_video, draw(st.sampled_from([UNIVLA, ROWS])))
 
 
 def tokens_of(layout: TokenLayout) -> st.SearchStrategy[int]:
@@ -159,6 +168,29 @@ def test_video_body_by_hand() -> None:
     assert tokens.tolist() == [10, 11, 19, 16, 17, 19, 9]
     assert tokens.dtype == np.int32
     assert codes.tolist() == [[[0, 1]], [[6, 7]]]
+
+
+def test_video_body_of_rows_by_hand() -> None:
+    codes = np.array([[[0, 1], [2, 3]], [[4, 5], [6, 7]]], np.uint16)
+    first, second = [10, 11, 18, 12, 13, 18, 19], [14, 15, 18, 16, 17, 18, 19]
+    assert video_tokens(codes, SMALL, ROWS).tolist() == [*first, *second, 9]
+    assert video_length(2, 2, 2, ROWS) == 15
+
+
+def test_an_image_is_a_frame_of_rows() -> None:
+    codes = np.array([[0, 1, 2], [5, 6, 7]], np.uint16)
+    assert image_tokens(codes, SMALL).tolist() == video_tokens(codes[None], SMALL, ROWS).tolist()
+
+
+def test_forms_of_videos_by_name() -> None:
+    """The names are recorded in datasets: they mean what they always meant."""
+    univla, rows = VideoTemplate("univla", "T*H*W", has_eol=False), VideoTemplate("rows", "T*H*W", has_eol=True)
+    assert dict(VIDEO_TEMPLATES) == {"univla": univla, "rows": rows}
+
+
+def test_the_size_stands_before_the_body_as_text() -> None:
+    assert [form.size_text(4, 12, 7) for form in (UNIVLA, ROWS)] == ["4*12*7", "4*12*7"]
+    assert IMAGE.size_text(1, 12, 7) == "12*7"
 
 
 def test_lengths_by_hand() -> None:
@@ -266,6 +298,9 @@ def test_a_misfit_in_a_video_names_its_frame() -> None:
     tokens = video_tokens(np.zeros((2, 2, 3), np.uint16), SMALL)
     tokens[13] = SMALL.eol
     assert parse_video(tokens, 2, 2, 3, SMALL).error == "frame 1, offset 13: expected token 19, got token 18"
+    tokens = video_tokens(np.zeros((1, 2, 3), np.uint16), SMALL, ROWS)
+    tokens[4] = SMALL.eol
+    assert parse_video(tokens, 1, 2, 3, SMALL, ROWS).error == "frame 0, offset 4: expected a visual token, got token 18"
 
 
 def test_a_body_of_another_size_is_bad() -> None:
@@ -374,7 +409,7 @@ def test_layout_from_a_vocabulary_in_any_order() -> None:
     assert TokenLayout.from_surfaces(dict(reversed(vocabulary.items())), "here") == SMALL
 
 
-@pytest.mark.parametrize("surface", SURFACES.values())
+@pytest.mark.parametrize("surface", list(SURFACES.values()))
 def test_vocabularies_without_a_control_token_are_refused(surface: str) -> None:
     vocabulary = small_vocabulary()
     del vocabulary[surface]
@@ -401,7 +436,7 @@ def test_vocabularies_with_gaps_are_refused(code: int, token: int | None, found:
         TokenLayout.from_surfaces(vocabulary, "here")
 
 
-@pytest.mark.parametrize(("one", "other"), combinations(CONTROL, 2))
+@pytest.mark.parametrize(("one", "other"), list(combinations(CONTROL, 2)))
 def test_roles_that_share_an_id_are_refused(one: str, other: str) -> None:
     with pytest.raises(CheckpointError, match="expected distinct ids from 0"):
         replace(SMALL, **{one: getattr(SMALL, other)})
