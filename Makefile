@@ -23,6 +23,9 @@ bench: $(VENV)/bench-installed
 	$(BIN)/python -m tests.benchmarks.bench_jobs
 	$(BIN)/python -m tests.benchmarks.bench_language
 	$(BIN)/python -m tests.benchmarks.bench_sft
+	$(BIN)/python -m tests.benchmarks.bench_planning --inputs 10000000
+	$(BIN)/python -m tests.benchmarks.bench_engine --rows 50000
+	$(BIN)/python -m tests.benchmarks.bench_formats
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

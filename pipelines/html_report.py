@@ -21,11 +21,14 @@ from pipelines.pipeline import Pipeline, Step
 from pipelines.run import StepState
 from shared.atomic import write_file
 from shared.dataset import Dataset
+from shared.records import CodeRecord
+from shared.storage import as_path
 from shared.summary import summarize
-from vq_stage.decode import picture_path
+from vq_stage.output_files import picture_path
 
 MAX_CARDS = 48
 FORMATS = ("png", "jpg", "webp")
+PLAYED = {".mp4": "video/mp4", ".webm": "video/webm", ".webp": "image/webp", ".gif": "image/gif", ".png": "image/png"}
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1b1f24; --dim: #667085; --line: #e4e7ec; --card: #fff; --page: #f6f7f9; }
@@ -39,7 +42,7 @@ h1 { font-size: 30px; margin: 0 } h2 { font-size: 20px; margin: 48px 0 12px } p 
 .card { background: var(--card); border: 1px solid var(--line); border-radius: 12px; padding: 12px }
 .card b { display: block; min-height: 45px; font-weight: 600 }
 .shots { display: flex; gap: 8px; margin: 8px 0 } figure { margin: 0; flex: 1; min-width: 0; text-align: center }
-img { width: 100%; border-radius: 6px; background: #fff; image-rendering: auto; display: block }
+img, video { width: 100%; border-radius: 6px; background: #fff; image-rendering: auto; display: block }
 figcaption { color: var(--dim); font-size: 12px; margin-top: 3px }
 .curve { max-width: 820px; border: 1px solid var(--line) }
 .scroll { overflow-x: auto }
@@ -52,7 +55,7 @@ code { font-size: 12.5px; color: var(--dim); overflow-wrap: anywhere }
 
 def write_report(pipeline: Pipeline, done: Sequence[tuple[StepState, float]], path: Path) -> None:
     """Writes the page; `done` are the steps of this run with their seconds."""
-    sections = [_cards(pipeline), _curves(pipeline), _figures(pipeline), _steps(done)]
+    sections = [_cards(pipeline), _clips(pipeline), _curves(pipeline), _figures(pipeline), _steps(done)]
     machine = f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
     versions = f"emu3-relay {version('emu3-relay')}, MindSpore {version('mindspore')}"
     page = (
@@ -69,7 +72,7 @@ def _steps_of(pipeline: Pipeline, command: str) -> list[Step]:
 
 def _cards(pipeline: Pipeline) -> str:
     """A card a key: its caption, the picture of every decode step, what the model said of it."""
-    columns = {step.name: _pictures(step) for step in _steps_of(pipeline, "decode")}
+    columns = {step.name: _pictures(step) for step in _steps_of(pipeline, "decode") if not _video_rows(step)}
     answers = {step.name: _answers(step.output) for step in _steps_of(pipeline, "understand") if step.output}
     captions = _captions(pipeline)
     keys = [key for key in captions if sum(key in pictures for pictures in columns.values()) == len(columns)]
@@ -91,6 +94,44 @@ def _cards(pipeline: Pipeline) -> str:
         cards.append(f"<div class=card><b>{escape(captions[key])}</b><div class=shots>{shots}</div>{said}</div>")
     heading = f"<h2>Pictures</h2><p>{len(shown)} of {len(keys)}, decoded from tokens</p>"
     return f"{heading}<div class=cards style='--wide: {120 * len(columns) + 40}px'>{''.join(cards)}</div>"
+
+
+def _clips(pipeline: Pipeline) -> str:
+    """A card a video: the file it was encoded from, if a browser shows that, beside what came back."""
+    sources = {str(step.output): as_path(step.inputs[0]) for step in _steps_of(pipeline, "encode")}
+    cards = []
+    for step in _steps_of(pipeline, "decode"):
+        for row in _video_rows(step)[:MAX_CARDS]:
+            shown = {step.name: _video_file(step, row.key)}
+            if step.inputs[0] in sources:
+                shown = {"source": sources[step.inputs[0]] / row.src_uri, **shown}
+            shots = "".join(
+                f"<figure>{_moving(path)}<figcaption>{escape(name.replace('_', ' '))}</figcaption></figure>"
+                for name, path in shown.items()
+                if path is not None and path.suffix in PLAYED and path.is_file()
+            )
+            cards.append(f"<div class=card><b>{escape(row.text or row.key)}</b><div class=shots>{shots}</div></div>")
+    heading = "<h2>Clips</h2><p>videos, encoded and decoded</p>"
+    return f"{heading}<div class=cards style='--wide: 360px'>{''.join(cards)}</div>" if cards else ""
+
+
+def _video_rows(step: Step) -> list[CodeRecord]:
+    """Rows of the dataset of a decode step that are videos."""
+    dataset = Dataset.open(step.inputs[0])
+    return [row for record in dataset.commit_records() for row in dataset.rows(record) if row.kind == "video"]
+
+
+def _video_file(step: Step, key: str) -> Path | None:
+    assert step.output is not None
+    found = (picture_path(step.output, key, suffix.removeprefix(".")) for suffix in PLAYED)
+    return next((path for path in found if path.is_file()), None)
+
+
+def _moving(path: Path) -> str:
+    content = f"data:{PLAYED[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
+    if PLAYED[path.suffix].startswith("image/"):
+        return f"<img src='{content}' alt='a clip'>"
+    return f"<video src='{content}' controls loop muted></video>"
 
 
 def _pictures(step: Step) -> dict[str, Path]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from pipelines.options import given, language_options, say
+from pipelines.options import engine_options, given, language_options, say, video_template_option, with_engine
 
 
 @click.command("init-lm")
@@ -43,6 +43,7 @@ def init_lm(**options: Any) -> None:
 @click.option("--floor", type=float, default=0.1, help="Share of the learning rate at the end.")
 @click.option("--weight-decay", type=float, default=0.1, help="Of matrices; norms do not decay.")
 @click.option("--clip-norm", type=float, default=1.0, help="Largest norm of a gradient; 0: any.")
+@video_template_option
 @click.option("--loss", type=click.Choice(["after_prompt", "visual", "text"]), default="after_prompt")
 @click.option("--visual-weight", type=float, default=1.0, help="Weight of a visual token in the loss.")
 @click.option("--caption-dropout", type=float, default=0.05, help="Share of captions left out, for guidance.")
@@ -69,8 +70,8 @@ def sft(
 ) -> None:
     """Fine-tune a language model on the shards of DATASETS into RUN; the same command resumes.
 
-    A dataset is PATH[,task=image|understand|text][,weight=W]: caption to image (default), image to caption or answer,
-    text alone (also a .jsonl of {text} or {question, answer}). RUN/model is the result.
+    A dataset is PATH[,task=image|video|understand|text][,weight=W]: caption to image (default) or to video, image or
+    video to caption or answer, text alone (also a .jsonl of {text} or {question, answer}). RUN/model is the result.
     """
     from lm_stage.sft import sft as run_sft
     from lm_stage.sft_options import SftOptions
@@ -96,11 +97,14 @@ def sft(
 @click.argument("prompts")
 @click.argument("dataset")
 @language_options
+@engine_options
 @click.option("--greedy", is_flag=True, help="Always the best token.")
 @click.option("--ratio", default="1:1", help="Width:height.")
 @click.option("--area", type=int, help="Pixels of an image.  [default: the model's, else 720²]")
 @click.option("--height", type=int, help="Pixels; with --width instead of ratio and area.")
 @click.option("--width", type=int)
+@click.option("--frames", type=int, default=0, help="Frames of codes (4 of pixels each): videos; 0: images.")
+@video_template_option
 @click.option("--prompting", type=click.Choice(["plain", "emu3"]), default="plain", help="emu3: as published.")
 @click.option("--suffix", help="Text after every prompt.")
 @click.option("--negative-prompt", help="Text to guide away from.")
@@ -118,10 +122,11 @@ def sft(
 )
 @click.option("--allow-numerics-change", is_flag=True, help="Resume on another device, dtype or MindSpore.")
 def generate(prompts: str, dataset: str, prompting: str, vision_tokenizer: str | None, **others: Any) -> None:
-    """Generate images for PROMPTS into token shards in DATASET; the same command resumes, inside an image too.
+    """Generate images or videos for PROMPTS into token shards in DATASET; the same command resumes, inside one too.
 
     PROMPTS is a .txt (a prompt a line), .json or .jsonl of {prompt, key, ratio, height, width, negative_prompt, seed,
-    samples, images}, or a codes dataset whose captions are the prompts. `emu3 decode` makes the pictures.
+    samples, images, frames, video, fps}, or a codes dataset whose captions are the prompts. `video` is the key of a
+    clip in --images to go on with. `emu3 decode` makes the pictures.
     """
     from lm_stage.generate import GenerateOptions
     from lm_stage.generate import generate as run
@@ -130,7 +135,7 @@ def generate(prompts: str, dataset: str, prompting: str, vision_tokenizer: str |
     if prompting == "emu3":
         published = {"suffix": EMU3_SUFFIX, "negative_prompt": EMU3_NEGATIVE_PROMPT}
         others = {**others, **{name: text for name, text in published.items() if others[name] is None}}
-    result = run(GenerateOptions(prompts, dataset, codec=_codec(vision_tokenizer), **given(_sampling(others))))
+    result = run(GenerateOptions(prompts, dataset, codec=_codec(vision_tokenizer), **with_engine(_sampling(others))))
     say(f"{dataset}: {result.rows} images generated, {result.quarantined} refused in {result.elapsed_s:.1f} s")
     if result.units_missing:
         say(f"{result.units_missing} units are still worked on by other jobs")
@@ -140,6 +145,8 @@ def generate(prompts: str, dataset: str, prompting: str, vision_tokenizer: str |
 @click.argument("dataset")
 @click.argument("answers")
 @language_options
+@engine_options
+@video_template_option
 @click.option("--greedy/--sample", default=True, help="Always the best token, or draw.  [default: greedy]")
 @click.option("--question", help="Asked about every image.  [default: Please describe the image.]")
 @click.option("--questions", metavar="FILE.jsonl", help="{question, key, images} a line instead; images may be none.")
@@ -153,7 +160,7 @@ def understand(dataset: str, answers: str, **others: Any) -> None:
     from lm_stage.understand import UnderstandOptions
     from lm_stage.understand import understand as run
 
-    result = run(UnderstandOptions(None if dataset == "-" else dataset, answers, **given(_sampling(others))))
+    result = run(UnderstandOptions(None if dataset == "-" else dataset, answers, **with_engine(_sampling(others))))
     say(f"{answers}: {result.answered} answered, {result.kept} were there, {result.refused} refused")
 
 

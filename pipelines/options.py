@@ -52,6 +52,49 @@ def language_options(command: Any) -> Any:
     return command
 
 
+video_template_option = click.option(
+    "--video-template",
+    type=click.Choice(["univla", "rows"]),
+    default="univla",
+    help="Form of a video in a sequence: frames as in UniVLA, or rows as in images. Emu3's own was never published.",
+)
+
+
+def engine_options(command: Any) -> Any:
+    """Options of every job over units: which processes do it."""
+    for option in reversed(
+        [
+            click.option(
+                "--engine",
+                type=click.Choice(["here", "local", "ray"]),
+                help="This process, one process a device, or actors of a Ray cluster.  [default: local if --workers]",
+            ),
+            click.option("--workers", type=int, help="Processes, one a device, of --engine local or ray."),
+            click.option("--ray-address", metavar="ADDRESS", help="Of a running Ray cluster.  [default: $RAY_ADDRESS]"),
+            click.option("--rank", type=int, help="This command's number of --world-size equal ones."),
+            click.option(
+                "--world-size",
+                type=int,
+                help="Equal commands on other machines.  [default: RANK_ID of RANK_SIZE, or Slurm's]",
+            ),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+def with_engine(options: dict[str, Any]) -> dict[str, Any]:
+    """The options given, with those of the engine gathered into one object."""
+    from shared.jobs.engines import EngineOptions
+
+    names = ("engine", "workers", "ray_address", "rank", "world_size")
+    chosen = given({name: options[name] for name in names})
+    if "workers" in chosen:
+        chosen.setdefault("engine", "local")
+    others = {name: value for name, value in options.items() if name not in names}
+    return {**given(others), "engine": EngineOptions(**chosen)}
+
+
 def given(options: dict[str, Any]) -> dict[str, Any]:
     """Without the options that were left at None, so that the options object supplies its default."""
     return {name: value for name, value in options.items() if value is not None}

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+import numpy as np
+
 from shared.summary import Summary
+
+if TYPE_CHECKING:
+    from vq_stage.forecast import Forecast
 
 
 def summary_text(summary: Summary) -> str:
@@ -29,6 +36,51 @@ def summary_text(summary: Summary) -> str:
         lines["sampling"] = ", ".join(f"{name} {value}" for name, value in generation["sampling"].items())
         lines["guidance"] = str(generation["guidance_scale"])
     return "\n".join(f"{name:<11}{value}" for name, value in lines.items())
+
+
+def forecast_text(forecast: Forecast, megapixels_per_s: float | None, row_tokens: int) -> str:
+    """What `emu3 plan` tells, one line a fact."""
+    sizes = list(forecast.sizes.items())
+    shown = ", ".join(f"{_size(size)} ({count})" for size, count in sizes[:8])
+    refused = sum(forecast.quarantined.values())
+    reasons = ", ".join(f"{reason} ({count})" for reason, count in forecast.quarantined.items())
+    hours = "not known: give --megapixels-per-s or --measured-in"
+    if megapixels_per_s:
+        hours = f"{forecast.device_hours(megapixels_per_s):.3g} at {megapixels_per_s:.3g} megapixels a second"
+    lines = {
+        "inputs": f"{forecast.inputs}: {forecast.rows} rows in {forecast.units} units, {forecast.captions} captions",
+        "sizes": f"{shown or 'none'}{' …' if len(sizes) > 8 else ''} (pixels high × wide)",
+        "compiles": f"{forecast.compiles} graphs; --round-to 64 makes fewer sizes",
+        "pixels": f"{forecast.megapixels:.4g} million",
+        "hours": f"{hours} (device-hours, without compiling)",
+        "on disk": f"{forecast.bytes / 1e9:.3g} GB, {forecast.codes} codes",
+        "sft": _sft_text(forecast, row_tokens),
+        "quarantine": f"{refused} of {forecast.inputs} by their headers{': ' if reasons else ''}{reasons}",
+    }
+    return "\n".join(f"{name:<11}{value}" for name, value in lines.items())
+
+
+def _size(size: tuple[int, int, int]) -> str:
+    frames, height, width = size
+    return f"{frames}×{height}×{width}" if frames > 1 else f"{height}×{width}"
+
+
+def _sft_text(forecast: Forecast, row_tokens: int) -> str:
+    """Tokens of all sequences, and what padding takes: packed into rows, and without packing."""
+    from lm_stage.packing import pack_best_fit
+
+    fitting = forecast.sequence_lengths[forecast.sequence_lengths <= row_tokens]
+    too_long = len(forecast.sequence_lengths) - len(fitting)
+    if not len(fitting):
+        return f"no sequence fits {row_tokens} tokens"
+    tokens = int(fitting.sum())
+    parts = np.array_split(fitting, len(fitting) // 4096 + 1)
+    packed = 1 - tokens / (row_tokens * sum(len(pack_best_fit(part.tolist(), row_tokens)) for part in parts))
+    padded = 1 - tokens / (len(fitting) * int(fitting.max()))
+    return (
+        f"about {tokens} tokens in {len(fitting)} sequences, {too_long} too long for {row_tokens};"
+        f" padding {packed:.1%} packed, {padded:.1%} one a row"
+    )
 
 
 def _number(value: float | None, unit: str) -> str:

@@ -23,7 +23,7 @@ from pipelines.pipeline import Pipeline, Step
 from shared.atomic import write_file
 from shared.errors import Interrupted, RelayError
 from shared.fingerprint import canonical_json, digest_of
-from shared.locks import job_lock
+from shared.jobs.locks import job_lock
 
 VERSIONS = ("emu3-relay", "mindspore")
 

@@ -1,107 +1,132 @@
-"""Commands of the vision stage, and those that look at datasets. Heavy imports wait until a command runs."""
+"""Commands of the vision stage. Heavy imports wait until a command runs."""
 
 from __future__ import annotations
 
-import json
-import sys
 from typing import Any
 
 import click
 
-from pipelines.options import given, model_options, say
+from pipelines.options import engine_options, given, model_options, say, with_engine
+
+
+def source_options(command: Any) -> Any:
+    """Options of how a source is cut into units: sizes, clips, duplicates."""
+    for option in reversed(
+        [
+            click.option("--resize", type=click.Choice(["processor", "area", "none"]), default="processor"),
+            click.option("--area", type=int, default=720 * 720, help="Pixels to scale to with --resize area."),
+            click.option("--round-to", type=int, default=8, help="Sides become multiples of it: 64 gives few sizes."),
+            click.option("--clip-frames", type=int, default=16, help="Frames of a clip of a video, a multiple of 4."),
+            click.option("--fps", type=float, help="Frames a second taken from videos.  [default: 8]"),
+            click.option("--stride", type=int, help="Take every so many-th frame of videos, instead of --fps."),
+            click.option("--start-s", type=float, default=0.0, help="Seconds of videos passed over."),
+            click.option("--duration-s", type=float, help="Seconds of videos used.  [default: all]"),
+            click.option("--unit-rows", type=int, default=256, help="Inputs a unit of work, committed together."),
+            click.option("--readers", type=int, default=2, help="Threads that read and resize ahead of the device."),
+            click.option("--duplicates", type=click.Choice(["keep", "once"]), default="keep", help="Of equal files."),
+            click.option("--max-refused-in-a-row", type=int, default=1000, help="Stop when so many in a row are bad."),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+def _cut(options: dict[str, Any]) -> dict[str, Any]:
+    """The options with those of sizes and clips gathered into their objects."""
+    from vq_stage.preprocess import Preprocessing
+    from vq_stage.video import ClipSampling
+
+    preprocessing = Preprocessing(*(options.pop(name) for name in ("resize", "area", "round_to")))
+    sampling = ClipSampling(*(options.pop(name) for name in ("clip_frames", "fps", "stride", "start_s", "duration_s")))
+    return {**options, "preprocessing": preprocessing, "sampling": sampling}
 
 
 @click.command()
 @click.argument("source")
 @click.argument("dataset")
 @model_options
-@click.option("--resize", "rule", type=click.Choice(["processor", "area", "none"]), default="processor")
-@click.option("--area", type=int, default=720 * 720, help="Pixels to scale to with --resize area.")
-@click.option("--round-to", type=int, default=8, help="Sides become multiples of it: 64 gives few sizes to compile.")
-@click.option("--unit-rows", type=int, default=256, help="Images a unit of work, committed together.")
+@source_options
+@engine_options
 @click.option("--batch-pixels", type=int, default=512 * 512, help="Pixels a batch at most (at least one image).")
-@click.option("--quality-samples", type=int, default=1, help="Images a unit to decode again for PSNR and SSIM.")
-@click.option("--readers", type=int, default=2, help="Threads that read and resize ahead of the device.")
+@click.option("--quality-samples", type=int, default=1, help="Inputs a unit to decode again for PSNR and SSIM.")
 @click.option("--allow-numerics-change", is_flag=True, help="Resume on another device, dtype or MindSpore.")
-@click.option("--max-refused-in-a-row", type=int, default=1000, help="Stop when so many inputs in a row are bad.")
-def encode(source: str, dataset: str, rule: str, area: int, round_to: int, **others: Any) -> None:
-    """Encode the pictures of SOURCE into the code shards of DATASET; the same command resumes.
+@click.option("--retry-quarantined", multiple=True, metavar="REASON", help="Try inputs refused for REASON again.")
+def encode(source: str, dataset: str, **others: Any) -> None:
+    """Encode the images and videos of SOURCE into the code shards of DATASET; the same command resumes.
 
-    SOURCE is a folder of images (captions: a .txt of the same name, metadata.jsonl or captions.csv) or a
-    .json/.jsonl list of {name|key, image, text}.
+    Run again, it also takes in what SOURCE has new. SOURCE is a folder (captions: a .txt of the same name,
+    metadata.jsonl or captions.csv), WebDataset tars ('{00000..00099}.tar'), Parquet or Arrow files, a .json/.jsonl
+    list of {name|key, image|video, text} or of conversations, or - for such lines on stdin; here or by a URL (s3://…).
     """
-    from vq_stage.encode import EncodeOptions
     from vq_stage.encode import encode as run
-    from vq_stage.preprocess import Preprocessing
+    from vq_stage.encode_options import EncodeOptions
 
-    result = run(EncodeOptions(source, dataset, preprocessing=Preprocessing(rule, area, round_to), **given(others)))
-    say(f"{dataset}: {result.rows} images encoded, {result.quarantined} quarantined in {result.elapsed_s:.1f} s")
-    if result.inputs_added_since:
-        say(f"{result.inputs_added_since} inputs came after the plan was frozen; encode them into another dataset")
+    result = run(EncodeOptions(source, dataset, **with_engine(_cut(others))))
+    say(f"{dataset}: {result.rows} rows encoded, {result.quarantined} quarantined in {result.elapsed_s:.1f} s")
     if result.units_missing:
         say(f"{result.units_missing} units are still worked on by other jobs")
+
+
+@click.command()
+@click.argument("source")
+@source_options
+@click.option("--megapixels-per-s", type=float, help="Rate of a device, for device-hours.")
+@click.option("--measured-in", metavar="DATASET", help="Take the rate from the log of a dataset encoded before.")
+@click.option("--row-tokens", type=int, default=8192, help="Tokens of a row, for SFT.")
+def plan(source: str, megapixels_per_s: float | None, measured_in: str | None, row_tokens: int, **others: Any) -> None:
+    """Tell what encoding SOURCE would take, from headers: sizes, compiles, hours, gigabytes, SFT tokens, refusals."""
+    from pipelines.report import forecast_text
+    from shared.dataset import Dataset
+    from vq_stage.encode_options import EncodeOptions
+    from vq_stage.forecast import forecast, measured_megapixels_per_s
+
+    rate = megapixels_per_s or (measured_megapixels_per_s(Dataset.open(measured_in)) if measured_in else None)
+    click.echo(forecast_text(forecast(EncodeOptions(source, "", **given(_cut(others))).planner()), rate, row_tokens))
 
 
 @click.command()
 @click.argument("dataset")
 @click.argument("out")
 @model_options
-@click.option("--format", type=click.Choice(["png", "jpg", "webp"]), default="png")
-@click.option("--quality", type=int, default=95, help="Of jpg and webp, 1 to 100.")
+@engine_options
+@click.option("--format", "image", type=click.Choice(["png", "jpg", "webp"]), default="png")
+@click.option("--video-format", "video", type=click.Choice(["mp4", "webm", "webp", "frames"]), default="mp4")
+@click.option("--quality", type=int, default=95, help="Of jpg, webp and videos, 1 to 100.")
 @click.option("--batch-pixels", type=int, default=512 * 512, help="Pixels a batch at most (at least one image).")
-def decode(dataset: str, out: str, **others: Any) -> None:
-    """Decode the codes of DATASET into pictures in OUT, named by key; the same command resumes."""
+def decode(dataset: str, out: str, image: str, video: str, quality: int, **others: Any) -> None:
+    """Decode the codes of DATASET into pictures and videos in OUT, named by key; the same command resumes."""
     from vq_stage.decode import DecodeOptions
     from vq_stage.decode import decode as run
+    from vq_stage.output_files import MediaFormats
 
-    result = run(DecodeOptions(dataset, out, **given(others)))
-    say(f"{out}: {result.written} pictures written, {result.skipped} were there")
+    result = run(DecodeOptions(dataset, out, formats=MediaFormats(image, video, quality), **with_engine(others)))
+    say(f"{out}: {result.written} files written, {result.skipped} were there")
     for key, error in result.invalid:
         say(f"{key}: no picture: {error}")
 
 
 @click.command()
 @click.argument("dataset")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-@click.option("--sheet", metavar="FILE.png", help="Also draw a contact sheet of decoded pictures with captions.")
-@click.option("--sheet-rows", type=int, default=64, help="Pictures on the sheet, spread over the dataset.")
-@click.option("--vision-tokenizer", metavar="DIR", help="Tokenizer for the sheet.  [default: embedded emu3-tiny]")
-def inspect(dataset: str, as_json: bool, sheet: str | None, sheet_rows: int, vision_tokenizer: str | None) -> None:
-    """Show what is in DATASET: rows, sizes, codebook use, quality, quarantine, speed."""
-    from pipelines.report import summary_text
-    from shared.dataset import Dataset
-    from shared.summary import summarize
+@click.argument("source", required=False)
+@click.option("--vision-tokenizer", metavar="DIR", help="Tokenizer directory.  [default: embedded emu3-tiny]")
+@click.option("--device", type=click.Choice(["auto", "cpu", "ascend"]), default="auto")
+def repair(dataset: str, source: str | None, vision_tokenizer: str | None, device: str) -> None:
+    """Set damaged units of DATASET aside, keep what is whole, and encode the damaged rows again from SOURCE.
 
-    summary = summarize(Dataset.open(dataset))
-    click.echo(json.dumps(summary.to_dict(), indent=2) if as_json else summary_text(summary))
-    if sheet:
-        from vq_stage.contact_sheet import draw_contact_sheet
+    Without SOURCE the command that made DATASET, run again, computes what is missing.
+    """
+    from vq_stage.repair import RepairOptions
+    from vq_stage.repair import repair as run
 
-        draw_contact_sheet(dataset, sheet, sheet_rows, **given({"vision_tokenizer": vision_tokenizer}))
-        say(f"contact sheet: {sheet}")
-
-
-@click.command()
-@click.argument("dataset")
-def verify(dataset: str) -> None:
-    """Check every file and row of DATASET; name what is wrong; print the dataset digest last."""
-    from tqdm import tqdm
-
-    from shared.dataset import Dataset
-    from shared.verify import verify_dataset
-
-    opened = Dataset.open(dataset)
-    with tqdm(total=len(opened.committed_units()), unit="unit", desc="verify", disable=None) as bar:
-        report = verify_dataset(opened, on_unit=bar.update)
-    for problem in report.problems:
-        say(f"damaged: {problem}")
-    state = "complete" if report.is_complete else "NOT complete: run the same command again"
-    say(
-        f"{report.units} of {report.planned_units} units, {report.rows} rows, {report.quarantined} quarantined; {state}"
-    )
-    if report.digest:
-        click.echo(report.digest)
-    sys.exit(1 if report.problems else 0)
+    result = run(RepairOptions(dataset, source, device=device, **given({"vision_tokenizer": vision_tokenizer})))
+    for unit in result.set_aside:
+        say(f"unit {unit.unit}: {unit.kept} of {unit.rows} rows kept: {unit.problem}")
+    for number, is_same in result.mended:
+        say(f"unit {number}: encoded again, {'the same bytes as before' if is_same else 'OTHER bytes than before'}")
+    if result.missing:
+        say(f"{result.missing} units are missing: run the command that made {dataset} again")
+    elif not result.set_aside:
+        say(f"{dataset}: nothing is damaged")
 
 
 @click.command("train-vq")
