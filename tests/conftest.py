@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -81,3 +82,25 @@ def write_language_model(directory: Path, codebook_size: int = 2048, positions: 
         tensors[name] = np.ones(size, np.float32) if len(size) == 1 else random.normal(0, 0.3, size).astype(np.float32)
     save_file(tensors, directory / "model.safetensors")
     return directory
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[Callable[[str], str]]:
+    """Makes buckets on an S3 server of this machine, found through the variables that every client knows."""
+    moto_server, s3fs = pytest.importorskip("moto.server"), pytest.importorskip("s3fs")
+    server = moto_server.ThreadedMotoServer(port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+
+        def bucket(name: str) -> str:
+            s3fs.S3FileSystem().mkdir(name)
+            return f"s3://{name}"
+
+        yield bucket
+        s3fs.S3FileSystem.clear_instance_cache()
+    server.stop()

@@ -37,7 +37,7 @@ from shared.dataset import Dataset
 from shared.device import setup_device
 from shared.plan import PlannedInput, Unit, freeze_plan
 from shared.records import CodeRecord
-from vq_stage.encode import EncodeOptions
+from vq_stage.encode_options import EncodeOptions
 from vq_stage.preprocess import Preprocessing
 
 SIZES = ((8, 8), (8, 12), (12, 12), (6, 16), (10, 14))  # codes; upstream pads all to the longest

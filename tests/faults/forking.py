@@ -10,6 +10,13 @@ import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import pyarrow as pa
+import tqdm  # noqa: F401  imported once, before the forks
+
+import pipelines.cli  # noqa: F401
+
+pa.array([0])  # imports pandas if it is there, which takes 200 ms
+
 
 @dataclass(frozen=True, slots=True)
 class Outcome:

@@ -12,7 +12,7 @@ from shared.dataset import Dataset, Refusal
 from shared.plan import Plan, PlannedInput, Unit, freeze_plan
 from shared.records import CodeRecord
 from tests.faults.command import TOKENIZER
-from vq_stage.encode import EncodeOptions
+from vq_stage.encode_options import EncodeOptions
 from vq_stage.preprocess import Preprocessing
 
 CODEBOOK_SIZE = 512  # of the golden tokenizer

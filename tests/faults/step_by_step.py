@@ -27,9 +27,9 @@ from typing import Any
 
 import numpy as np
 
-import lm_stage.generate
+import lm_stage.generate_worker
 import vq_stage.decode
-import vq_stage.encode
+import vq_stage.encode_worker
 from lm_stage.image_generator import ImageGenerator
 from lm_stage.sampling import Sampling
 from lm_stage.text_generator import TextGenerator
@@ -54,6 +54,12 @@ class StandInTokenizer:
     def encode_images(self, pixels_BHWC: np.ndarray) -> np.ndarray:
         B, H, W, _ = pixels_BHWC.shape
         return pixels_BHWC.reshape(B, H // 8, 8, W // 8, 24).mean(axis=(2, 4)).astype(np.uint16)
+
+    def encode_video(self, frames_THWC: np.ndarray, batch: int = 1) -> np.ndarray:
+        return self.encode_images(frames_THWC[::4])
+
+    def decode_video(self, codes_THW: np.ndarray) -> np.ndarray:
+        return self.decode_images(codes_THW.repeat(4, axis=0))
 
     def decode_images(self, codes_BHW: np.ndarray) -> np.ndarray:
         return codes_BHW.astype(np.uint8).repeat(8, axis=1).repeat(8, axis=2)[..., None].repeat(3, axis=3)
@@ -106,7 +112,7 @@ def stand_in() -> None:
     ):
         sys.modules[module] = types.ModuleType(module)
         setattr(sys.modules[module], name, replacement)
-    for job in (vq_stage.encode, lm_stage.generate):
+    for job in (vq_stage.encode_worker, lm_stage.generate_worker):
         job.setup_device = lambda *arguments, **options: Device("CPU", "float32", "none")  # type: ignore[attr-defined]
 
 

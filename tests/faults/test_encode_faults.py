@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from shared.dataset import Dataset
+from shared.partial import load_partial
 from tests.faults.bad_pictures import fill_folder
 from tests.faults.command import (
     ENCODE,
@@ -64,7 +65,7 @@ def test_every_bad_picture_is_quarantined_with_its_reason(tmp_path: Path) -> Non
     assert set(reasons) == set(allowed)
     wrong = {uri: (reason, allowed[uri]) for uri, reason in reasons.items() if reason not in allowed[uri].split("|")}
     assert not wrong, "uri: (found, allowed)"
-    assert f"{len(rows)} images encoded, {len(reasons)} quarantined" in done.stderr
+    assert f"{len(rows)} rows encoded, {len(reasons)} quarantined" in done.stderr
     assert verified_digest(dataset)
     assert leftovers(dataset) == []
 
@@ -156,7 +157,7 @@ def interrupt_inside_the_unit(pictures: Path, dataset: Path, number: signal.Sign
     wait_until(lambda: any((dataset / "claims").glob("part-*")), process)
     interrupt(process, number)
     opened = Dataset.open(dataset)
-    return len(opened.load_partial(0, opened.plan(), NUMERICS)[0])
+    return len(load_partial(opened, 0, opened.plan(), NUMERICS)[0])
 
 
 def test_interrupted_twice_inside_a_unit(pictures: Path, unbroken_digest: str, tmp_path: Path) -> None:

@@ -53,7 +53,7 @@ def test_there_and_back(picture_folder: Path, golden_vq: Path, tmp_path: Path) -
     (picture_folder / "broken.png").write_bytes(b"no picture")
     encode = ("encode", str(picture_folder), dataset, *tokenizer, "--resize", "none", "--unit-rows", "5")
     code, _, err = run(*encode)
-    assert (code, "12 images encoded, 1 quarantined" in err) == (0, True), err
+    assert (code, "12 rows encoded, 1 quarantined" in err) == (0, True), err
 
     code, stdout, _ = run("inspect", dataset, "--json", "--sheet", str(sheet), *tokenizer)
     summary = json.loads(stdout)
@@ -62,7 +62,8 @@ def test_there_and_back(picture_folder: Path, golden_vq: Path, tmp_path: Path) -
     assert summary["sizes"] == {"2x3": 12}
     assert summary["quarantined"] == {"not_an_image": 1}
     assert summary["quality_samples"] == 3
-    assert Image.open(sheet).size[0] > 200
+    with Image.open(sheet) as drawn:
+        assert drawn.size[0] > 200
     assert "not_an_image (1)" in run("inspect", dataset)[1]
 
     code, digest, err = run("verify", dataset)
@@ -70,14 +71,14 @@ def test_there_and_back(picture_folder: Path, golden_vq: Path, tmp_path: Path) -
     assert "complete" in err
 
     code, _, err = run(*encode)
-    assert (code, "0 images encoded" in err) == (0, True)
+    assert (code, "0 rows encoded" in err) == (0, True)
     assert run("verify", dataset)[1] == digest
 
     code, _, err = run("decode", dataset, str(out), *tokenizer, "--format", "webp")
-    assert (code, "12 pictures written" in err) == (0, True)
+    assert (code, "12 files written" in err) == (0, True)
     assert np.asarray(Image.open(out / "picture-03.webp")).shape == (16, 24, 3)
     (out / "picture-03.webp").unlink()
-    assert "1 pictures written, 11 were there" in run("decode", dataset, str(out), *tokenizer, "--format", "webp")[2]
+    assert "1 files written, 11 were there" in run("decode", dataset, str(out), *tokenizer, "--format", "webp")[2]
 
 
 def test_refusals_exit_with_2_and_say_why(picture_folder: Path, golden_vq: Path, tmp_path: Path) -> None:

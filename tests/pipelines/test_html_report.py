@@ -17,7 +17,7 @@ from pipelines.pipeline import Pipeline, Step
 from pipelines.run import StepState
 from shared.train_log import TrainLog
 from tests.faults import handmade
-from vq_stage.decode import picture_path
+from vq_stage.output_files import picture_path
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
 CAPTION = 'caption <b>0</b> & "more"'

@@ -1,0 +1,322 @@
+"""Jobs by several processes: one digest, whatever the engine, the number of workers, the kills and the ranks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import psutil
+import pytest
+
+from shared.dataset import Dataset
+from tests.conftest import save_picture
+from tests.faults.command import (
+    ENCODE,
+    INTERRUPTED,
+    MODEL,
+    REPOSITORY,
+    SMALL_UNITS,
+    assert_rows_once,
+    emu3,
+    environment,
+    finish,
+    leftovers,
+    start,
+    verified_digest,
+    wait_until,
+)
+from tests.faults.conftest import PICTURES
+from tests.faults.stand_in import KILLER
+
+Start = Callable[..., "subprocess.Popen[str]"]
+Ranks = list[tuple[tuple[object, ...], dict[str, str]]]  # flags and variables of each
+
+HERE = ("--engine", "here")
+RAY = ("--engine", "ray", "--workers", 2)
+RANKS: dict[str, Ranks] = {
+    "flags": [(("--rank", rank, "--world-size", 2), {}) for rank in range(2)],
+    "slurm step": [((), {"SLURM_PROCID": str(rank), "SLURM_NTASKS": "2"}) for rank in range(2)],
+}
+START_OF_SCAN = b"\xff\xda"  # of a JPEG file
+IMAGE = ("--height", 32, "--width", 64, "--slots", 2, "--unit-rows", 2, "--journal-rows", 1)
+
+
+def start_real(pictures: Path, dataset: Path, *options: object, **variables: str) -> subprocess.Popen[str]:
+    return start("encode", pictures, dataset, *ENCODE, *SMALL_UNITS, *options, **variables)
+
+
+def start_stand_in(pictures: Path, dataset: Path, *options: object, **variables: str) -> subprocess.Popen[str]:
+    """`emu3 encode` with the worker of `stand_in`."""
+    command = ("encode", pictures, dataset, *ENCODE, *SMALL_UNITS, *options)
+    return subprocess.Popen(
+        [sys.executable, "-m", "tests.faults.stand_in", *map(str, command)],
+        cwd=REPOSITORY,
+        env=environment(**variables),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def succeed(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
+    done = finish(process)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    """Worker processes of a command, of this machine's engine or Ray's, the oldest first."""
+    found = []
+    try:
+        for child in psutil.Process(process.pid).children(recursive=True):
+            command = " ".join(child.cmdline())
+            if "--multiprocessing-fork" in command or command.startswith("ray::_Seat"):
+                found.append(child)
+    except psutil.NoSuchProcess:
+        pass  # ended while it was looked at
+    return sorted(found, key=psutil.Process.create_time)
+
+
+def committed(dataset: Path) -> int:
+    return len(Dataset(dataset).committed_units())
+
+
+def has_committed(dataset: Path, units: int, process: subprocess.Popen[str]) -> bool:
+    """Or has done all it had to."""
+    return committed(dataset) >= units or process.poll() == 0
+
+
+def kill_workers(process: subprocess.Popen[str], dataset: Path, at_units: list[int], seed: int = 0) -> int:
+    """Kills one of the longest-lived workers each time so many units are committed. Returns how many."""
+    chance, kills = random.Random(seed), 0
+    for units in at_units:
+        wait_until(partial(has_committed, dataset, units, process), process)
+        time.sleep(chance.uniform(0, 0.05))
+        workers = workers_of(process)
+        if workers:
+            chance.choice(workers[: (len(workers) + 1) // 2]).kill()
+            kills += 1
+    return kills
+
+
+def assert_is(dataset: Path, digest: str) -> None:
+    """Complete, undamaged, with this digest, and tidy."""
+    assert verified_digest(dataset) == digest
+    assert_rows_once(dataset, PICTURES)
+    assert leftovers(dataset) == []
+
+
+@pytest.fixture(scope="module")
+def stand_in_digest(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Of a run in one process that nothing disturbed."""
+    dataset = tmp_path_factory.mktemp("stand-in") / "dataset"
+    succeed(start_stand_in(pictures, dataset, *HERE))
+    return verified_digest(dataset)
+
+
+def test_three_workers_two_of_them_killed(pictures: Path, unbroken_digest: str, tmp_path: Path) -> None:
+    process = start_real(pictures, tmp_path / "dataset", "--workers", 3)
+    kills = kill_workers(process, tmp_path / "dataset", at_units=[1, 4])
+    done = succeed(process)
+    assert kills == done.stderr.count("died (exit code -9), starts again") == 2
+    assert_is(tmp_path / "dataset", unbroken_digest)
+
+
+def test_two_actors_of_ray_one_of_them_killed(pictures: Path, unbroken_digest: str, tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    process = start_real(pictures, tmp_path / "dataset", *RAY)
+    kills = kill_workers(process, tmp_path / "dataset", at_units=[2])
+    done = succeed(process)
+    assert kills == done.stderr.count("died, another one takes its place") == 1
+    assert_is(tmp_path / "dataset", unbroken_digest)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [("--workers", 8), ("--workers", 2), RAY], ids=["eight", "two", "ray"])
+@pytest.mark.parametrize("kills", [0, 5])
+def test_many_workers_many_kills(
+    options: tuple[object, ...], kills: int, pictures: Path, unbroken_digest: str, tmp_path: Path
+) -> None:
+    process = start_real(pictures, tmp_path / "dataset", *options)
+    killed = kill_workers(process, tmp_path / "dataset", [2 * number + 1 for number in range(kills)], seed=kills)
+    succeed(process)
+    assert min(kills, 1) <= killed <= kills
+    assert_is(tmp_path / "dataset", unbroken_digest)
+
+
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 8))])
+def test_workers_killed_at_many_moments(seed: int, pictures: Path, stand_in_digest: str, tmp_path: Path) -> None:
+    process = start_stand_in(pictures, tmp_path / "dataset", "--workers", 3)
+    killed = kill_workers(process, tmp_path / "dataset", at_units=[1, 3, 5, 8], seed=seed)
+    succeed(process)
+    assert killed
+    assert_is(tmp_path / "dataset", stand_in_digest)
+
+
+@pytest.mark.parametrize(
+    ("first", "then"), [(("--workers", 3), HERE), (HERE, ("--workers", 2))], ids=["to fewer", "to more"]
+)
+def test_stopped_by_sigterm_and_resumed_by_another_number_of_workers(
+    first: tuple[object, ...], then: tuple[object, ...], pictures: Path, stand_in_digest: str, tmp_path: Path
+) -> None:
+    dataset = tmp_path / "dataset"
+    process = start_stand_in(pictures, dataset, *first)
+    wait_until(lambda: committed(dataset) >= 3, process)
+    process.terminate()
+    stopped = finish(process)
+    assert stopped.returncode == INTERRUPTED, stopped.stderr[-2000:]
+    assert "stopped by SIGTERM" in stopped.stderr
+    assert "Traceback" not in stopped.stderr
+    before = committed(dataset)
+    assert 3 <= before < PICTURES // 2
+    assert f"{PICTURES - 2 * before} rows encoded" in succeed(start_stand_in(pictures, dataset, *then)).stderr
+    assert_is(dataset, stand_in_digest)
+
+
+def test_killed_and_run_again_at_once_beside_workers_without_a_parent(
+    pictures: Path, stand_in_digest: str, tmp_path: Path
+) -> None:
+    dataset = tmp_path / "dataset"
+    process = start_stand_in(pictures, dataset, "--workers", 2)
+    wait_until(lambda: committed(dataset) >= 2, process)
+    process.kill()
+    succeed(start_stand_in(pictures, dataset, "--workers", 2))
+    finish(process)  # its pipes are open for as long as one of its workers lives
+    assert verified_digest(dataset) == stand_in_digest
+    assert_rows_once(dataset, PICTURES)
+
+
+@pytest.mark.parametrize("ranks", RANKS.values(), ids=RANKS)
+def test_two_ranks_do_each_unit_once(ranks: Ranks, pictures: Path, stand_in_digest: str, tmp_path: Path) -> None:
+    dataset = tmp_path / "dataset"
+    processes = [start_stand_in(pictures, dataset, *flags, **variables) for flags, variables in ranks]
+    texts = [succeed(process).stderr for process in processes]
+    assert sum(int(re.findall(r"(\d+) rows encoded", text)[0]) for text in texts) == PICTURES
+    assert "0 rows encoded" in succeed(start_stand_in(pictures, dataset, *HERE)).stderr  # ranks leave tidying to others
+    assert_is(dataset, stand_in_digest)
+
+
+def kill_the_first_rank(launch: Start, ranks: Ranks, pictures: Path, dataset: Path) -> None:
+    """Starts two ranks of two workers and kills the first one's command once something of its share is committed."""
+    processes = [launch(pictures, dataset, "--workers", 2, *flags, **variables) for flags, variables in ranks]
+    wait_until(lambda: any(unit % 2 == 0 for unit in Dataset(dataset).committed_units()), processes[0])
+    processes[0].kill()
+    succeed(processes[1])
+    finish(processes[0])
+    assert_rows_once(dataset, PICTURES)
+
+
+def test_a_rank_that_was_killed_leaves_its_share_to_the_other(
+    pictures: Path, stand_in_digest: str, tmp_path: Path
+) -> None:
+    kill_the_first_rank(start_stand_in, RANKS["flags"], pictures, tmp_path / "dataset")
+    assert verified_digest(tmp_path / "dataset") == stand_in_digest
+
+
+@pytest.mark.slow
+def test_a_rank_that_was_killed_leaves_its_share_to_the_other_once_its_leases_have_expired(
+    pictures: Path, unbroken_digest: str, tmp_path: Path
+) -> None:
+    kill_the_first_rank(start_real, RANKS["slurm step"], pictures, tmp_path / "dataset")
+    assert verified_digest(tmp_path / "dataset") == unbroken_digest
+
+
+def test_pictures_that_kill_their_worker_are_quarantined_and_no_others(pictures: Path, tmp_path: Path) -> None:
+    """Two of sixteen, in different units."""
+    killers = (0, 15)
+    source, dataset = tmp_path / "pictures", tmp_path / "dataset"
+    source.mkdir()
+    for number in range(16):
+        name = f"{KILLER}-{number:02d}" if number in killers else f"picture-{number:02d}"
+        shutil.copy(pictures / f"picture-{number:02d}.png", source / f"{name}.png")
+    succeed(start_stand_in(source, dataset, "--workers", 2))
+    opened = Dataset.open(dataset)
+    records = list(opened.commit_records())
+    refused = [refusal for record in records for refusal in opened.refusals(record)]
+    assert {refusal.key for refusal in refused} == {f"{KILLER}-{number:02d}" for number in killers}
+    assert {refusal.reason for refusal in refused} == {"worker_died"}
+    rows = sorted(row.key for record in records for row in opened.rows(record))
+    assert rows == [f"picture-{number:02d}" for number in range(16) if number not in killers]
+    assert verified_digest(dataset)
+    assert leftovers(dataset) == []
+
+
+def pictures_in(out: Path) -> dict[str, str]:
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(out.rglob("*.png"))}
+
+
+@pytest.mark.parametrize("is_killed", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["whole", "killed"])
+def test_decode_by_two_workers_gives_the_same_files(is_killed: bool, unbroken: Path, tmp_path: Path) -> None:
+    command = ("decode", unbroken, tmp_path / "two", *MODEL, "--batch-pixels", 1)
+    process = start(*command, "--workers", 2)
+    if is_killed:
+        wait_until(lambda: len(pictures_in(tmp_path / "two")) >= 4, process)
+        workers_of(process)[0].kill()
+    assert succeed(process).stderr.count("starts again") == is_killed
+    emu3("decode", unbroken, tmp_path / "one", *command[3:])
+    assert len(pictures_in(tmp_path / "one")) == PICTURES
+    assert pictures_in(tmp_path / "two") == pictures_in(tmp_path / "one")
+    assert leftovers(tmp_path / "two") == []
+
+
+def test_generate_by_two_workers_one_of_them_killed_gives_the_same_digest(small_lm: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("".join(json.dumps({"key": f"k{n}", "prompt": "an apple " * n + "!"}) + "\n" for n in range(8)))
+    command = ("generate", prompts, tmp_path / "two", "--model", small_lm, *IMAGE)
+    process = start(*command, "--workers", 2)
+    wait_until(lambda: committed(tmp_path / "two") >= 1, process)
+    workers_of(process)[0].kill()
+    assert "starts again" in succeed(process).stderr
+    emu3("generate", prompts, tmp_path / "one", *command[3:])
+    assert verified_digest(tmp_path / "two") == verified_digest(tmp_path / "one")
+    assert_rows_once(tmp_path / "two", 8)
+    assert leftovers(tmp_path / "two") == []
+
+
+def last_line(process: subprocess.Popen[str], exit_code: int) -> str:
+    done = finish(process)
+    assert done.returncode == exit_code, done.stderr[-2000:]
+    assert "Traceback" not in done.stderr, done.stderr[-2000:]
+    return done.stderr.strip().rpartition("emu3 encode: ")[2]
+
+
+def test_a_device_that_is_not_there_is_told_by_the_command(pictures: Path, tmp_path: Path) -> None:
+    process = start_real(pictures, tmp_path / "dataset", "--workers", 1, "--device", "ascend")
+    text = "device ascend: no NPU found; check npu-smi and CANN, or take --device cpu"
+    assert last_line(process, exit_code=2) == text
+
+
+def test_other_numerics_are_told_by_the_command(pictures: Path, unbroken: Path, tmp_path: Path) -> None:
+    dataset = tmp_path / "dataset"
+    shutil.copytree(unbroken, dataset)
+    Dataset(dataset).record_path(5).unlink()
+    text = last_line(start_real(pictures, dataset, "--workers", 1, "--batch-pixels", 384), exit_code=2)
+    assert "begun with other numerics" in text
+    assert "numerics.batch_pixels: recorded 768, given 384" in text
+    assert text == last_line(start_real(pictures, dataset, *HERE, "--batch-pixels", 384), exit_code=2)
+    assert committed(dataset) == PICTURES // 2 - 1
+
+
+def test_a_job_that_gives_up_in_a_worker_is_told_by_the_command(tmp_path: Path) -> None:
+    """Sizes can be read from these pictures' headers; their pixels are missing."""
+    source = tmp_path / "pictures"
+    for number in range(8):
+        path = source / f"{number}.jpg"
+        save_picture(path, number)
+        header, mark, pixels = path.read_bytes().partition(START_OF_SCAN)
+        path.write_bytes(header + mark + pixels[:12])
+    texts = [
+        last_line(start_stand_in(source, tmp_path / engine[1], *engine, "--max-refused-in-a-row", 3), exit_code=1)
+        for engine in (("--workers", "1"), HERE)
+    ]
+    assert texts[0].startswith("more than 3 inputs in a row refused, the last: 3.jpg: ")
+    assert texts[0] == texts[1]
