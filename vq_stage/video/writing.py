@@ -29,8 +29,8 @@ def encode_video_file(frames_THWC: np.ndarray, fps: float, format: str, quality:
 
     `quality` 1–100 becomes a constant rate factor, linearly: 100 is 4, not lossless but next to it and played
     everywhere; 75 is 16 (H.264) or 19 (VP9); 1 is 51 or 63. WebP takes it as it is, is lossless at 100 and joins
-    frames that look the same. Colours are stored at half resolution but in lossless WebP. Equal input gives equal
-    bytes with equal versions.
+    frames that look the same. Colours are stored at half resolution but in lossless WebP.
+    Equal input gives equal bytes of WebP with equal versions; of H.264 and VP9 not always.
     Raises ShapeError, or UsageError for another format, rate or quality.
     """
     _check(frames_THWC, fps, quality)
