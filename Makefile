@@ -20,12 +20,13 @@ lint: $(VENV)/test-installed
 
 bench: $(VENV)/bench-installed
 	$(BIN)/python -m tests.benchmarks.bench_vision
-	$(BIN)/python -m tests.benchmarks.bench_jobs
+	$(BIN)/python -m tests.benchmarks.bench_jobs --count 512 --side 256
 	$(BIN)/python -m tests.benchmarks.bench_language
 	$(BIN)/python -m tests.benchmarks.bench_sft
 	$(BIN)/python -m tests.benchmarks.bench_planning --inputs 10000000
 	$(BIN)/python -m tests.benchmarks.bench_engine --rows 50000
 	$(BIN)/python -m tests.benchmarks.bench_formats
+	$(BIN)/python -m tests.benchmarks.bench_video
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
