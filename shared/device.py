@@ -1,11 +1,12 @@
 """The one place that knows which device MindSpore runs on, and how it is set up there.
 
-What differs by device: the default number type, fused attention, and how kernels are launched.
+What differs by device: the default number type, fused attention, one collective, and how kernels are launched.
 Nothing here has run on an NPU yet.
 """
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from shared.errors import DeviceError
@@ -26,6 +27,11 @@ class Device:
     def has_fused_attention(self) -> bool:
         """Whether `ops.flash_attention_score` can be taken: on Ascend, in half precision only."""
         return self.kind == "Ascend" and self.dtype != "float32"
+
+    @property
+    def has_reduce_scatter(self) -> bool:
+        """Whether `ops.ReduceScatter` is there."""
+        return self.kind == "Ascend"
 
     def numerics(self) -> dict[str, str]:
         """What can change the last bit of a result; recorded with every dataset."""
@@ -53,6 +59,9 @@ def setup_device(device: str = "auto", dtype: str | None = None, ascend_dtype: s
     chosen = Device(kind, dtype or (ascend_dtype if kind == "Ascend" else "float32"), ms.__version__)
     if chosen.kind == "CPU" and chosen.dtype != "float32":
         raise DeviceError(f"dtype {dtype} on CPU: expected float32; half precision needs --device ascend")
+    if chosen.kind == "CPU":
+        # Otherwise whoever waits for a result spins, and takes half of a small machine from the kernels it waits for.
+        os.environ.setdefault("MS_DEV_HOST_BLOCKING_RUN", "1")
     _set_device(chosen.kind)
     ms.set_context(mode=ms.PYNATIVE_MODE)
     if chosen.kind == "CPU":
