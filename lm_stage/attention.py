@@ -1,9 +1,10 @@
-"""Attention over a whole buffer of keys with a mask: the one operator that differs by device.
+"""Softmax attention with grouped keys and values: the one operator that differs by device.
 
-On Ascend the fused kernel (`ops.flash_attention_score`, half precision); on CPU plain matrix products that never
-repeat the keys of a group. The Ascend branch has not run yet.
+`Attention` is over a buffer of keys, as cached decoding needs it; `PackedAttention` over whole rows of packed samples,
+as training needs it. On Ascend both take the fused kernel (`ops.flash_attention_score`, half precision), on CPU plain
+matrix products that never repeat the keys of a group. The Ascend branches have not run yet.
 
-Shape suffixes: B batch, N query heads, G key/value heads, L queries, S keys, D head size.
+Shape suffixes: B batch, N query heads, G key/value heads, L queries, S keys, D head size, M heads of a group · queries.
 """
 
 from __future__ import annotations
@@ -13,17 +14,19 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 HIDDEN_SCORE = -1e30  # added to the scores of hidden keys; finite, so that a row without keys stays finite
+SMALLEST_BLOCK, MOST_BLOCKS = 96, 8  # of queries; smaller blocks are slower, more make graphs large
 
 
 class Attention(nn.Cell):
-    """Softmax attention with grouped keys and values."""
+    """Attention of some queries to all of a buffer of keys, under a mask."""
 
     def __init__(self, heads: int, kv_heads: int, head_dim: int, is_fused: bool):
         super().__init__()
         self.N, self.G, self.D = heads, kv_heads, head_dim
         self.is_fused = is_fused
         self.scale = head_dim**-0.5
-        self.plain = PlainAttention(head_dim)
+        self.product, self.product_bt = ops.BatchMatMul(), ops.BatchMatMul(transpose_b=True)
+        self.softmax = ops.Softmax(-1)
 
     def mask(self, is_hidden_B1LS: Tensor) -> Tensor:
         """What `construct` takes as its mask, made once for all layers: True where a key must not be seen.
@@ -39,40 +42,146 @@ class Attention(nn.Cell):
     def construct(self, q_BNLD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor, mask: Tensor) -> Tensor:
         """Attended values (B, N, L, D); `mask` is what the method of that name made."""
         if self.is_fused:
-            return ops.flash_attention_score(
-                q_BNLD, k_BGSD, v_BGSD, self.N, attn_mask=mask, scalar_value=self.scale, input_layout="BNSD"
-            )
+            return self.fused(q_BNLD, k_BGSD, v_BGSD, mask)
         B, _, L, _ = q_BNLD.shape
-        q = q_BNLD.reshape(B, self.G, self.N // self.G * L, self.D) * self.scale
-        return self.plain(q, k_BGSD, v_BGSD, mask)[0].reshape(B, self.N, L, self.D)
+        q_BGMD = q_BNLD.reshape(B, self.G, self.N // self.G * L, self.D) * self.scale
+        weights = self.softmax(self.product_bt(q_BGMD, k_BGSD) + mask)
+        return self.product(weights, v_BGSD).reshape(B, self.N, L, self.D)
+
+    def fused(self, q_BNLD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor, is_hidden_B1LS: Tensor) -> Tensor:
+        return ops.flash_attention_score(
+            q_BNLD, k_BGSD, v_BGSD, self.N, attn_mask=is_hidden_B1LS, scalar_value=self.scale, input_layout="BNSD"
+        )
 
 
-class PlainAttention(nn.Cell):
-    """softmax(q·kᵀ + mask)·v with its gradient written out: the framework's own takes twice the time on CPU.
+def query_blocks(length: int, reach: int) -> tuple[tuple[int, int, int], ...]:
+    """Blocks of the queries of a row: first query, end, and the first key that any of them can see.
 
-    Shape suffixes: M query heads of a group times queries.
+    No query sees further back than `reach` keys, itself among them. First keys are where blocks begin.
+    """
+    size = max(SMALLEST_BLOCK, -(-length // MOST_BLOCKS))
+    return tuple(
+        (begin, min(begin + size, length), max(0, begin - reach + 1) // size * size) for begin in range(0, length, size)
+    )
+
+
+class PackedAttention(nn.Cell):
+    """Causal attention within rows of `length` tokens that hold samples, each blind to the others.
+
+    Queries are taken in blocks, each against the keys that one of them could see: none behind the block, none further
+    back than the longest sample (`reach` tokens). So the time does not grow with the square of the row.
     """
 
-    def __init__(self, head_dim: int):
+    def __init__(self, attention: Attention, length: int, reach: int):
         super().__init__()
+        self.attention = attention
+        self.blocks = query_blocks(length, reach)
+        self.plain = PlainPackedAttention(self.blocks, attention.N, attention.G, attention.D)
+        self.is_later = tuple(
+            Tensor(np.arange(first, end).reshape(1, 1, 1, -1) > np.arange(begin, end).reshape(1, 1, -1, 1))
+            for begin, end, first in self.blocks
+        )
+        self.concat = ops.Concat(2)
+
+    def mask(self, segments_BL: Tensor) -> tuple[Tensor, ...]:
+        """What `construct` takes as its mask, made once for all layers, one a block; segments number the samples."""
+        masks: tuple[Tensor, ...] = ()
+        for index, (begin, end, first) in enumerate(self.blocks):
+            B, L, S = segments_BL.shape[0], end - begin, end - first
+            queries, keys = segments_BL[:, begin:end].reshape(B, 1, L, 1), segments_BL[:, first:end].reshape(B, 1, 1, S)
+            masks += (self.attention.mask(ops.logical_or(queries != keys, self.is_later[index])),)
+        return masks
+
+    def construct(self, q_BNLD: Tensor, k_BGLD: Tensor, v_BGLD: Tensor, masks: tuple[Tensor, ...]) -> Tensor:
+        """Attended values (B, N, L, D)."""
+        if not self.attention.is_fused:
+            return self.plain(q_BNLD, k_BGLD, v_BGLD, masks)[0]
+        attended: tuple[Tensor, ...] = ()
+        for index, (begin, end, first) in enumerate(self.blocks):
+            keys, values = k_BGLD[:, :, first:end], v_BGLD[:, :, first:end]
+            attended += (self.attention.fused(q_BNLD[:, :, begin:end], keys, values, masks[index]),)
+        return self.concat(attended)
+
+
+class PlainPackedAttention(nn.Cell):
+    """softmax(q·kᵀ·D^−½ + mask)·v by blocks, its gradient written out: the framework's own takes a multiple on CPU."""
+
+    def __init__(self, blocks: tuple[tuple[int, int, int], ...], heads: int, kv_heads: int, head_dim: int):
+        super().__init__()
+        self.blocks = blocks
+        self.N, self.G, self.D = heads, kv_heads, head_dim
+        self.scale = head_dim**-0.5
         self.ones_D1 = Tensor(np.ones((head_dim, 1), np.float32))
         self.product, self.product_bt = ops.BatchMatMul(), ops.BatchMatMul(transpose_b=True)
         self.product_at = ops.BatchMatMul(transpose_a=True)
-        self.matmul, self.tile, self.zeros_like = ops.MatMul(), ops.Tile(), ops.ZerosLike()
-        self.softmax = ops.Softmax(-1)
+        self.matmul, self.softmax = ops.MatMul(), ops.Softmax(-1)
+        self.concat, self.concat_features = ops.Concat(2), ops.Concat(3)
+        self.slice, self.zeros_like, self.ones_like = ops.Slice(), ops.ZerosLike(), ops.OnesLike()
 
-    def construct(self, q_BGMD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Attended values (B, G, M, D), and the attention weights, which only the gradient uses."""
-        weights = self.softmax(self.product_bt(q_BGMD, k_BGSD) + mask)
-        return self.product(weights, v_BGSD), weights
+    def construct(
+        self, q_BNLD: Tensor, k_BGLD: Tensor, v_BGLD: Tensor, masks: tuple[Tensor, ...]
+    ) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Attended values (B, N, L, D), and the attention weights of each block, which only the gradient uses."""
+        k_BGLD = k_BGLD * self.scale
+        attended: tuple[Tensor, ...] = ()
+        weights: tuple[Tensor, ...] = ()
+        for index, (begin, end, first) in enumerate(self.blocks):
+            scores = self.product_bt(self.grouped(q_BNLD, begin, end), self.cut(k_BGLD, first, end))
+            weights += (self.softmax(scores + masks[index]),)
+            attended += (self.apart(self.product(weights[-1], self.cut(v_BGLD, first, end)), begin, end),)
+        return self.concat(attended), weights
 
-    def bprop(self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor, out: tuple, dout: tuple) -> tuple[Tensor, ...]:
-        """Of a softmax p with gradient dp: p·(dp − Σ p·dp), and Σ p·dp = Σ out·dout, a sum over D instead of S."""
+    def bprop(
+        self, q: Tensor, k: Tensor, v: Tensor, masks: tuple[Tensor, ...], out: tuple, dout: tuple
+    ) -> tuple[Tensor, ...]:
+        """Of a softmax p with gradient dp: p·(dp − Σ p·dp), and Σ p·dp = Σ out·dout, a sum over D instead of S.
+
+        That sum is subtracted within the product that makes dp, as one more feature beside a one.
+        """
         attended, weights = out
         gradient = dout[0]
-        B, G, M, S = weights.shape
-        along = (attended * gradient).reshape(B * G * M, -1)
-        sums = self.matmul(along, self.tile(self.ones_D1.astype(along.dtype), (1, S))).reshape(B, G, M, S)
-        dscores = weights * (self.product_bt(gradient, v) - sums)
-        dq, dk = self.product(dscores, k), self.product_at(dscores, q)
-        return dq, dk, self.product_at(weights, gradient), self.zeros_like(mask)
+        B, N, L, D = q.shape
+        sums = self.matmul((attended * gradient).reshape(B * N * L, D), self.ones_D1.astype(q.dtype))
+        gradient_and_sums = self.concat_features((gradient, -sums.reshape(B, N, L, 1)))
+        v_and_ones = self.concat_features((v, self.ones_like(self.slice(v, (0, 0, 0, 0), (B, self.G, L, 1)))))
+        scaled_k = k * self.scale
+        dq: tuple[Tensor, ...] = ()
+        dk: tuple[Tensor, ...] = ()
+        dv: tuple[Tensor, ...] = ()
+        dmasks: tuple[Tensor, ...] = ()
+        for index in range(len(self.blocks)):  # `zip` and `enumerate` do not compile in a gradient
+            (begin, end, first), p = self.blocks[index], weights[index]
+            dp = self.product_bt(self.grouped(gradient_and_sums, begin, end), self.cut(v_and_ones, first, end))
+            dscores = p * dp
+            dq += (self.apart(self.product(dscores, self.cut(scaled_k, first, end)), begin, end),)
+            dk += (self.product_at(dscores, self.grouped(q, begin, end)),)
+            dv += (self.product_at(p, self.grouped(gradient, begin, end)),)
+            dmasks += (self.zeros_like(masks[index]),)
+        return self.concat(dq), self.sum_of_blocks(dk) * self.scale, self.sum_of_blocks(dv), dmasks
+
+    def sum_of_blocks(self, parts: tuple[Tensor, ...]) -> Tensor:
+        """(B, G, L, D) from what each block gave to the keys it saw."""
+        sums: tuple[Tensor, ...] = ()
+        for index in range(len(self.blocks)):
+            begin, end, first = self.blocks[index]
+            total = self.cut(parts[index], begin - first, end - first)
+            for later in range(index + 1, len(self.blocks)):
+                first = self.blocks[later][2]
+                if first <= begin:
+                    total = total + self.cut(parts[later], begin - first, end - first)
+            sums += (total,)
+        return self.concat(sums)
+
+    def grouped(self, x_BNLF: Tensor, begin: int, end: int) -> Tensor:
+        """Some queries, the heads of a group one behind the other: (B, G, M, F)."""
+        B, _, _, F = x_BNLF.shape
+        return self.cut(x_BNLF, begin, end).reshape(B, self.G, self.N // self.G * (end - begin), F)
+
+    def apart(self, x_BGMD: Tensor, begin: int, end: int) -> Tensor:
+        """The heads apart again: (B, N, end − begin, D)."""
+        return x_BGMD.reshape(x_BGMD.shape[0], self.N, end - begin, self.D)
+
+    def cut(self, x: Tensor, begin: int, end: int) -> Tensor:
+        """Part of the third axis. An index that takes all of it would copy, forty times as slowly as `Slice`."""
+        A, B, L, F = x.shape
+        return x if end - begin == L else self.slice(x, (0, 0, begin, 0), (A, B, end - begin, F))

@@ -15,7 +15,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import initializer
 
-from lm_stage.attention import Attention
+from lm_stage.attention import Attention, PackedAttention
 from lm_stage.config import DecoderConfig
 
 
@@ -47,8 +47,10 @@ class Decoder(nn.Cell):
     def construct(self, token_ids_BL: Tensor, cos_LD: Tensor, sin_LD: Tensor) -> Tensor:
         """Float32 logits (B, L, V) of a causal forward; the rotary tables are those of `rotary_tables(config, L)`."""
         B, L = token_ids_BL.shape
-        is_hidden = ops.ones((1, 1, L, L), ms.float32).triu(1).astype(ms.bool_)
-        hidden_BLC = self.model(token_ids_BL, cos_LD.reshape(1, 1, L, -1), sin_LD.reshape(1, 1, L, -1), is_hidden)
+        attention = self.model.attention
+        mask = attention.mask(ops.ones((1, 1, L, L), ms.float32).triu(1).astype(ms.bool_))
+        cos, sin = cos_LD.reshape(1, 1, L, -1), sin_LD.reshape(1, 1, L, -1)
+        hidden_BLC = self.model(token_ids_BL, cos, sin, attention, mask)
         C = hidden_BLC.shape[-1]
         return project(hidden_BLC.reshape(B * L, C), self.head_weight).astype(ms.float32).reshape(B, L, -1)
 
@@ -65,13 +67,19 @@ class Backbone(nn.Cell):
         self.rotary = Rotary(config)
         self.attention = Attention(config.num_attention_heads, config.num_key_value_heads, config.head_dim, is_fused)
 
-    def construct(self, token_ids_BL: Tensor, cos_B1LD: Tensor, sin_B1LD: Tensor, is_hidden_B1LL: Tensor) -> Tensor:
-        """Hidden states (B, L, C) after the final norm; `is_hidden` is True where a key must not be seen."""
-        mask, rotary = self.attention.mask(is_hidden_B1LL), self.rotary.tables(cos_B1LD, sin_B1LD)
+    def construct(
+        self,
+        token_ids_BL: Tensor,
+        cos_B1LD: Tensor,
+        sin_B1LD: Tensor,
+        attention: Attention | PackedAttention,
+        mask: Tensor | tuple[Tensor, ...],
+    ) -> Tensor:
+        """Hidden states (B, L, C) after the final norm; `mask` is what the `mask` of the attention made."""
+        rotary = self.rotary.tables(cos_B1LD, sin_B1LD)
         x_BLC = self.embed(token_ids_BL)
         for block in self.layers:
-            q, k, v = block.attention_inputs(x_BLC, rotary)
-            x_BLC = block.finish(x_BLC, self.attention(q, k, v, mask))
+            x_BLC = block(x_BLC, rotary, attention, mask)
         return self.norm(x_BLC)
 
     def embed(self, token_ids_BL: Tensor) -> Tensor:
@@ -87,6 +95,16 @@ class Block(nn.Cell):
         self.self_attn = AttentionProjections(config, dtype)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps, dtype)
         self.mlp = FeedForward(config, dtype)
+
+    def construct(
+        self,
+        x_BLC: Tensor,
+        rotary: tuple[Tensor, ...],
+        attention: Attention | PackedAttention,
+        mask: Tensor | tuple[Tensor, ...],
+    ) -> Tensor:
+        q, k, v = self.attention_inputs(x_BLC, rotary)
+        return self.finish(x_BLC, attention(q, k, v, mask))
 
     def attention_inputs(self, x_BLC: Tensor, rotary: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor]:
         """Queries (B, N, L, D), keys and values (B, G, L, D); queries and keys rotated to their positions."""

@@ -9,13 +9,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
+
+from shared.parallel import Group
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,10 @@ class Schedule:
 
 
 class AdamW(nn.Cell):
-    """Moments and accumulated gradients of some parameters. Matrices decay, vectors (norms) do not."""
+    """Moments and accumulated gradients of some parameters. Matrices decay, vectors (norms) do not.
+
+    `weights` are the float32 tensors that a step moves: the parameters themselves, unless a subclass keeps others.
+    """
 
     def __init__(
         self,
@@ -45,22 +50,33 @@ class AdamW(nn.Cell):
         beta2: float,
         eps: float,
         weight_decay: float,
-        is_parallel: bool = False,
+        group: Group | None = None,
+        weights: ParameterTuple | None = None,
     ):
         super().__init__()
-        self.all_reduce: Any = ops.AllReduce() if is_parallel else None
+        self.group = group or Group()
+        self.all_reduce: Any = ops.AllReduce() if self.group.size > 1 else None
         self.names = [p.name for p in parameters]
         self.parameters_ = ParameterTuple(parameters)
-        self.gradients = _zeros_like(parameters, "gradient")
-        self.m, self.v = _zeros_like(parameters, "m"), _zeros_like(parameters, "v")
+        self.weights = self.parameters_ if weights is None else weights
+        self.gradients = _zeros_like(self.weights, "gradient")
+        self.m, self.v = _zeros_like(self.weights, "m"), _zeros_like(self.weights, "v")
         self.decays = tuple(len(p.shape) > 1 for p in parameters)
         self.beta1, self.beta2, self.eps, self.weight_decay = beta1, beta2, eps, weight_decay
         self.update = ops.AdamWeightDecay()
 
-    def state(self) -> dict[str, np.ndarray]:
-        """Moments by name."""
-        moments = (("m", self.m), ("v", self.v))
-        return {f"{kind}.{name}": p.asnumpy() for kind, kept in moments for name, p in zip(self.names, kept)}
+    def state(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Moments by name, one after the other."""
+        for kind, kept in (("m", self.m), ("v", self.v)):
+            for name, value in self._whole(kept):
+                yield f"{kind}.{name}", value
+
+    def whole_weights(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Float32 weights by the name of their parameter, where they are not the parameters."""
+        return iter(())
+
+    def _whole(self, kept: ParameterTuple) -> Iterator[tuple[str, np.ndarray]]:
+        return ((name, p.asnumpy()) for name, p in zip(self.names, kept))
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
         """Puts moments back. Raises KeyError if one is missing."""
@@ -77,7 +93,7 @@ class AdamW(nn.Cell):
 
     def reduce(self) -> None:
         """Sums the accumulated gradients over all processes that train together."""
-        if self.all_reduce is not None:
+        if self.group.size > 1:
             self._reduce()
 
     @ms.jit(jit_level="O0")
@@ -87,13 +103,19 @@ class AdamW(nn.Cell):
             done = ops.assign(gradient, self.all_reduce(gradient))
         return done
 
+    def norm(self) -> float:
+        """Global norm of the accumulated gradients."""
+        return math.sqrt(self.sum_of_squares())
+
+    def sum_of_squares(self) -> float:
+        return float(self._sum_of_squares().asnumpy())
+
     @ms.jit(jit_level="O0")
-    def norm(self) -> Tensor:
-        """Global norm of the accumulated gradients, float32."""
+    def _sum_of_squares(self) -> Tensor:
         total = 0.0
         for gradient in self.gradients:
             total = total + ops.square(gradient).sum()
-        return ops.sqrt(total)
+        return total
 
     def step(self, number: int, learning_rate: float, scale: float) -> None:
         """Moves the parameters by the accumulated gradients times `scale`, and forgets the gradients.
@@ -116,7 +138,7 @@ class AdamW(nn.Cell):
         for index in range(len(self.decays)):
             gradient = self.gradients[index]
             moved = self.update(
-                self.parameters_[index],
+                self.weights[index],
                 self.m[index],
                 self.v[index],
                 rate,

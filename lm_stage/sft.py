@@ -27,11 +27,12 @@ from lm_stage.sample_order import epoch_members, packed_rows
 from lm_stage.sft_options import SftOptions, SftResult
 from lm_stage.source import ModelSource
 from lm_stage.templates import chosen_video_template
-from lm_stage.train_step import TrainStep
+from lm_stage.train_step import Evaluation, TrainStep
 from lm_stage.training_batch import TrainingBatch, build_batch
 from lm_stage.training_data import Mixture, Source
 from lm_stage.training_sequences import LossWeights, SequenceBuilder
-from lm_stage.weights import load_weights
+from lm_stage.weights import load_weights, read_weights
+from lm_stage.zero import ZeroAdamW
 from shared.atomic import write_file
 from shared.device import Device, setup_device
 from shared.errors import CheckpointError, ConfigMismatchError, Interrupted, JobStoppedError, UsageError
@@ -143,20 +144,39 @@ class SftJob:
         self.run = Path(options.run)
         self.checkpoints = Checkpoints(self.run, options.keep)
         self.damaged: list[str] = []
-        decoder = Decoder(source.config, ms.float32, device.has_fused_attention, getattr(ms, device.dtype))
+        dtype = getattr(ms, device.dtype)
+        decoder = Decoder(source.config, dtype if options.zero else ms.float32, device.has_fused_attention, dtype)
         newest = self.checkpoints.newest()
-        load_weights(decoder, options.model if options.lora_rank or newest is None else newest)
+        start = options.model if options.lora_rank or newest is None else newest
+        load_weights(decoder, start)
         decoder.set_train(True)
+        if options.recompute:
+            for block in decoder.model.layers:
+                block.recompute()
         self.decoder = decoder
-        trained = self._trained()
-        betas, is_parallel = (options.beta1, options.beta2), group.size > 1
-        self.optimizer = AdamW(trained, *betas, options.eps, options.weight_decay, is_parallel)
-        self.cell = TrainStep(decoder, options.row_tokens, self.optimizer, options.clip_norm, options.loss_scale, group)
+        self.optimizer = self._optimizer(start, device)
+        rows = options.row_tokens, mixture.longest
+        self.cell = TrainStep(decoder, *rows, self.optimizer, options.clip_norm, options.loss_scale, group)
         counters = self._restore(newest) if newest else {}
         self.first = counters.get("step", 0)
         self.bad_steps, self.bad_in_a_row = counters.get("bad_steps", 0), counters.get("bad_in_a_row", 0)
         self.log = TrainLog(self.run, self.first)
-        self.held_out = self._held_out_batches(held_out) if held_out else []
+        self.held_out: list[TrainingBatch] = []
+        if held_out:
+            self.held_out = self._held_out_batches(held_out)
+            self.evaluation = Evaluation(decoder, options.row_tokens, held_out.longest, group)
+
+    def _optimizer(self, start: str | Path, device: Device) -> AdamW:
+        options = self.options
+        rule = options.beta1, options.beta2, options.eps, options.weight_decay
+        if not options.zero:
+            return AdamW(self._trained(), *rule, self.group)
+        optimizer, tensors = (
+            ZeroAdamW(self._trained(), *rule, self.group, device.has_reduce_scatter),
+            read_weights(start),
+        )
+        optimizer.start_from(lambda name: tensors[name].float32())
+        return optimizer
 
     def _trained(self) -> list[ms.Parameter]:
         """The parameters that move: those of adapters, or all that are not frozen."""
@@ -201,28 +221,30 @@ class SftJob:
                     self.bad_in_a_row = 0
                 is_last = step + 1 == options.steps
                 if self.held_out and (is_last or (step + 1) % options.evaluate_every == 0):
-                    held_out_loss = self.cell.evaluate(self.held_out)
+                    held_out_loss = self.evaluation.mean_loss(self.held_out)
                     entry["held_out_loss"] = held_out_loss
                 self.log.add(step=step, **entry, learning_rate=rate, tokens=result.tokens)
                 bar.set_postfix(loss=f"{result.loss:.4f}", tokens_s=self._rate(), refresh=False)
                 bar.update()
-                if self.group.is_first and (is_last or result.is_stopped or (step + 1) % options.save_every == 0):
+                if is_last or result.is_stopped or (step + 1) % options.save_every == 0:
                     directory = self._save(step + 1)
-                    if on_checkpoint and not result.is_stopped:
+                    if directory and on_checkpoint and not result.is_stopped:
                         on_checkpoint(self._as_model(directory), step + 1)
                 if result.is_stopped and not is_last:
                     raise Interrupted(
                         f"stopped by {self.stop.signal_name or 'another process'}: checkpoint of step {step + 1}"
                         f" written to {self.run}; the same command resumes"
                     )
-        if self.group.is_first:
-            self._write_results()
+        self._write_results()
         self.group.sum(0.0)  # nobody leaves before the others are done
         return self._result(held_out_loss)
 
     def _write_results(self) -> None:
+        weights = self._weights()
+        if not self.group.is_first:
+            return
         self._list_left_out()
-        write_directory(self.run / "model", self._model_files(self.options.save_dtype))
+        write_directory(self.run / "model", self._model_files(weights, self.options.save_dtype))
         if self.options.lora_rank:
             write_directory(self.run / "adapter", self._adapter_files())
         self.log.draw(self.run / "loss.png")
@@ -279,22 +301,36 @@ class SftJob:
                 f" samples {', '.join(keys)}; lower --learning-rate or check them; the last checkpoint stays"
             )
 
-    def _save(self, step: int) -> Path:
+    def _save(self, step: int) -> Path | None:
+        """Writes a checkpoint and returns it; in the first process, the others only hand over what they hold of it."""
+        weights = {} if self.options.lora_rank else self._weights()
+        state = self._gathered(self.optimizer.state())
+        if not self.group.is_first:
+            return None
         self.log.flush()  # before the checkpoint: what a log has beyond one is dropped, what it lacks is lost
         counters = {"step": step, "bad_steps": self.bad_steps, "bad_in_a_row": self.bad_in_a_row}
-        state = {**self.optimizer.state(), **{name: np.array([value]) for name, value in counters.items()}}
-        files = self._adapter_files() if self.options.lora_rank else self._model_files()
+        state |= {name: np.array([value]) for name, value in counters.items()}
+        files = self._adapter_files() if self.options.lora_rank else self._model_files(weights)
         return self.checkpoints.save(step, {**files, STATE_FILE: save(state)})
 
     def _as_model(self, checkpoint: Path) -> Path:
         """A directory that holds the model of a checkpoint: the checkpoint itself, unless it is an adapter's."""
         if not self.options.lora_rank:
             return checkpoint
-        write_directory(self.run / "model", self._model_files())
+        write_directory(self.run / "model", self._model_files(self._weights()))
         return self.run / "model"
 
-    def _model_files(self, dtype: str = "float32") -> dict[str, bytes]:
-        return model_files(merged_weights(self.decoder), self.config, self.source.directory, dtype)
+    def _weights(self) -> dict[str, np.ndarray]:
+        """All weights by name, adapters merged, in the first process; all of them must call it."""
+        whole = self._gathered(self.optimizer.whole_weights())
+        return {**merged_weights(self.decoder), **whole} if self.group.is_first else {}
+
+    def _gathered(self, tensors: Iterator[tuple[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """Kept by the first process only: one of them at a time is in the memory of the others."""
+        return {name: value for name, value in tensors if self.group.is_first}
+
+    def _model_files(self, weights: dict[str, np.ndarray], dtype: str = "float32") -> dict[str, bytes]:
+        return model_files(weights, self.config, self.source.directory, dtype)
 
     def _adapter_files(self) -> dict[str, bytes]:
         options = self.options

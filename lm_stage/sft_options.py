@@ -24,6 +24,8 @@ FREE = (
     "evaluate_every",
     "save_dtype",
     "device",
+    "zero",
+    "recompute",
     "video_template",  # recorded with the datasets that hold videos
 )
 
@@ -61,6 +63,8 @@ class SftOptions:
     lora_rank: int = 0
     lora_alpha: float = 16.0
     lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    zero: bool = False
+    recompute: bool = False
     skip_damaged: bool = False
     max_bad_steps: int = 5
     save_every: int = 200
@@ -84,6 +88,8 @@ class SftOptions:
             problems.append(f"--save-dtype {self.save_dtype}: expected float32 or float16")
         if self.lora_rank < 0 or not self.lora_alpha > 0 or (self.lora_rank and self.freeze):
             problems.append("--lora-rank must not be below 0, --lora-alpha above 0, and neither goes with --freeze")
+        if self.lora_rank and self.zero:
+            problems.append("--zero does not go with --lora-rank: what adapters need is small")
         if self.video_template not in VIDEO_TEMPLATES:
             problems.append(f"--video-template {self.video_template}: expected one of {', '.join(VIDEO_TEMPLATES)}")
         if not self.datasets:

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import mindspore as ms
-import numpy as np
 from mindspore import Tensor, nn, ops
 
+from lm_stage.attention import PackedAttention
 from lm_stage.model import Decoder, rotary_tables
 from lm_stage.optimizer import AdamW
 from lm_stage.training_batch import TrainingBatch
@@ -37,15 +37,15 @@ class StepResult:
 
 
 class BatchLoss(nn.Cell):
-    """Loss of one batch of packed rows."""
+    """Loss of one batch of packed rows, no sample in them longer than `longest`."""
 
-    def __init__(self, decoder: Decoder, row_length: int):
+    def __init__(self, decoder: Decoder, row_length: int, longest: int):
         super().__init__()
         self.decoder = decoder
         dtype = decoder.model.compute_dtype
         cos, sin = rotary_tables(decoder.config, row_length)
         self.cos_SD, self.sin_SD = Tensor(cos, dtype=dtype), Tensor(sin, dtype=dtype)
-        self.is_later_LL = Tensor(np.triu(np.ones((1, 1, row_length, row_length), bool), 1))
+        self.attention = PackedAttention(decoder.model.attention, row_length, longest)
         self.L = row_length
         self.loss = ChunkedCrossEntropy(decoder.config.vocab_size, _chunk(row_length))
 
@@ -56,8 +56,7 @@ class BatchLoss(nn.Cell):
         B = token_ids_BL.shape[0]
         cos = ops.gather(self.cos_SD, positions_BL, 0).reshape(B, 1, self.L, -1)
         sin = ops.gather(self.sin_SD, positions_BL, 0).reshape(B, 1, self.L, -1)
-        is_other = segments_BL.reshape(B, 1, self.L, 1) != segments_BL.reshape(B, 1, 1, self.L)
-        hidden_BLC = self.decoder.model(token_ids_BL, cos, sin, ops.logical_or(is_other, self.is_later_LL))
+        hidden_BLC = self.decoder.model(token_ids_BL, cos, sin, self.attention, self.attention.mask(segments_BL))
         hidden_MC = hidden_BLC.reshape(B * self.L, -1)
         return self.loss(hidden_MC, self.decoder.head_weight, targets_BL.reshape(-1), weights_BL.reshape(-1))
 
@@ -71,19 +70,20 @@ def _chunk(row_length: int) -> int:
 
 
 class TrainStep(nn.Cell):
-    """Gradients and their application. `trained` are the parameters that move."""
+    """Gradients and their application. No sample in a row is longer than `longest`."""
 
     def __init__(
         self,
         decoder: Decoder,
         row_length: int,
+        longest: int,
         optimizer: AdamW,
         clip_norm: float,
         loss_scale: float = 1.0,
         group: Group | None = None,
     ):
         super().__init__()
-        self.batch_loss = BatchLoss(decoder, row_length)
+        self.batch_loss = BatchLoss(decoder, row_length, longest)
         self.optimizer = optimizer
         self.clip_norm = clip_norm
         self.loss_scale = loss_scale
@@ -98,10 +98,6 @@ class TrainStep(nn.Cell):
     def _accumulate(self, scale: Tensor, *arrays: Tensor) -> Tensor:
         (_, loss), gradients = self.gradient(scale, *arrays)
         return ops.depend(loss, self.optimizer.add(gradients))
-
-    @ms.jit(jit_level="O0")
-    def _evaluate(self, *arrays: Tensor) -> Tensor:
-        return self.batch_loss(*arrays)[1]
 
     def take(
         self, batches: Sequence[TrainingBatch], number: int, learning_rate: float, is_stopped: bool = False
@@ -118,7 +114,7 @@ class TrainStep(nn.Cell):
         self.optimizer.reduce()
         tokens = sum(batch.useful_tokens for batch in batches)
         loss, tokens_of_all, stopped = self.group.sum(own_loss / weight, tokens, is_stopped).tolist()
-        norm = float(self.optimizer.norm().asnumpy()) / self.loss_scale
+        norm = self.optimizer.norm() / self.loss_scale
         is_taken = math.isfinite(loss) and math.isfinite(norm)
         if is_taken:
             clip = min(1.0, self.clip_norm / (norm + 1e-6)) if self.clip_norm else 1.0
@@ -127,9 +123,22 @@ class TrainStep(nn.Cell):
             self.optimizer.clear()
         return StepResult(loss, norm, is_taken, int(tokens_of_all), stopped > 0)
 
-    def evaluate(self, batches: Sequence[TrainingBatch]) -> float:
-        """Mean loss a supervised weight; nothing moves."""
-        own_loss = sum(float(self._evaluate(*_tensors(batch)).asnumpy()) for batch in batches)
+
+class Evaluation(nn.Cell):
+    """The loss of batches that are not trained on."""
+
+    def __init__(self, decoder: Decoder, row_length: int, longest: int, group: Group | None = None):
+        super().__init__()
+        self.batch_loss = BatchLoss(decoder, row_length, longest)
+        self.group = group or Group()
+
+    @ms.jit(jit_level="O0")
+    def _loss(self, *arrays: Tensor) -> Tensor:
+        return self.batch_loss(*arrays)[1]
+
+    def mean_loss(self, batches: Sequence[TrainingBatch]) -> float:
+        """Mean loss a supervised weight, over the batches of all processes."""
+        own_loss = sum(float(self._loss(*_tensors(batch)).asnumpy()) for batch in batches)
         loss, weight = self.group.sum(own_loss, sum(batch.total_weight for batch in batches)).tolist()
         return loss / max(weight, 1e-9)
 

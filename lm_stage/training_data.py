@@ -289,6 +289,11 @@ class Mixture:
                 (source.path, samples.keys[i], int(samples.lengths[i])) for i in np.flatnonzero(~fits).tolist()
             ]
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sample."""
+        return max(int(samples.lengths[members].max()) for samples, members in zip(self.samples, self.members))
+
     def fingerprints(self) -> list[dict[str, Any]]:
         """What decides the samples and their order, for the run's record."""
         described = [

@@ -51,6 +51,8 @@ def init_lm(**options: Any) -> None:
 @click.option("--lora-rank", type=int, default=0, help="Train adapters of this rank only; 0: the weights.")
 @click.option("--lora-alpha", type=float, default=16.0, help="Adapters count alpha / rank times.")
 @click.option("--lora-targets", multiple=True, default=["q_proj", "k_proj", "v_proj", "o_proj"], metavar="NAME")
+@click.option("--zero", is_flag=True, help="Split gradients, moments and float32 weights over the processes (ZeRO-2).")
+@click.option("--recompute", is_flag=True, help="Compute each layer again for its gradient: less memory, more time.")
 @click.option("--sample-prompts", metavar="PROMPTS", help="Draw pictures for these with every checkpoint.")
 @click.option("--vision-tokenizer", metavar="DIR", help="For --sample-prompts.  [default: embedded emu3-tiny]")
 @click.option("--seed", type=int, default=0)

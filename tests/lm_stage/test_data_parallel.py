@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from lm_stage.checkpoints import STATE_FILE
 from tests.faults.command import REPOSITORY, emu3, environment
 from tests.faults.test_sft_faults import write_codes
 
@@ -35,17 +36,21 @@ def losses(run: Path) -> list[float]:
     return [json.loads(line)["loss"] for line in (run / "train_log.jsonl").read_text().splitlines()]
 
 
-def test_two_processes_take_the_steps_of_one(small_lm: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("zero", [(), ("--zero",)], ids=["replicated", "zero"])
+def test_two_processes_take_the_steps_of_one(small_lm: Path, tmp_path: Path, zero: tuple[str, ...]) -> None:
     codes = write_codes(tmp_path / "codes")
     one, two = tmp_path / "one", tmp_path / "two"
     emu3("sft", codes, one, "--model", small_lm, *SETTINGS, "--accumulate", 2)
-    done = msrun(tmp_path / "log", "sft", codes, two, "--model", small_lm, *SETTINGS)
+    done = msrun(tmp_path / "log", "sft", codes, two, "--model", small_lm, *SETTINGS, *zero)
     workers = "".join(path.read_text() for path in (tmp_path / "log").glob("worker_*.log"))
     assert done.returncode == 0, done.stderr[-2000:] + workers[-3000:]
     assert losses(two) == pytest.approx(losses(one), rel=1e-5)
     ours, theirs = load_file(one / "model/model.safetensors"), load_file(two / "model/model.safetensors")
     assert all(np.allclose(ours[name], theirs[name], atol=1e-5) for name in ours)
-    assert len(list((two / "checkpoints").iterdir())) == 2
+    names = sorted(path.name for path in (two / "checkpoints").iterdir())
+    assert names == ["step-00000003", "step-00000006"]
+    moments = [load_file(run / "checkpoints" / names[0] / STATE_FILE) for run in (one, two)]
+    assert all(np.allclose(moments[0][name], moments[1][name], atol=1e-5) for name in moments[0])
     # On another number of processes the run is the same run, if a step sees as many rows.
     emu3("sft", codes, two, "--model", small_lm, *SETTINGS, "--accumulate", 2)
     refused = emu3("sft", codes, two, "--model", small_lm, *SETTINGS, exit_code=2)

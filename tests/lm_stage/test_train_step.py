@@ -16,11 +16,13 @@ from lm_stage import training_loss
 from lm_stage.config import DecoderConfig
 from lm_stage.model import Decoder
 from lm_stage.optimizer import AdamW, Schedule
-from lm_stage.train_step import TrainStep
+from lm_stage.train_step import Evaluation, TrainStep
 from lm_stage.training_batch import PADDING, TrainingBatch
-from lm_stage.weights import load_weights
+from lm_stage.weights import load_weights, read_weights
+from lm_stage.zero import ZeroAdamW
 from shared.device import setup_device
 from shared.layout import TokenLayout
+from shared.parallel import Group
 
 TOLERANCE = 1e-3  # relative; measured: losses and norms 5e-6, the ten-step trajectory 2.3e-4
 
@@ -66,7 +68,7 @@ def make_step(golden_lm: Path) -> Callable[[int], TrainStep]:
         setup_device("cpu")
         decoder = Decoder(DecoderConfig.from_directory(golden_lm))
         load_weights(decoder, golden_lm)
-        return TrainStep(decoder, length, AdamW(decoder.trainable_params(), 0.9, 0.95, 1e-6, 0.1), 1.0)
+        return TrainStep(decoder, length, length, AdamW(decoder.trainable_params(), 0.9, 0.95, 1e-6, 0.1), 1.0)
 
     return make
 
@@ -79,11 +81,12 @@ def test_losses_and_gradient_norms_are_golden(
     make_step: Callable[[int], TrainStep], sequences: list[np.ndarray], expected: dict[str, Any]
 ) -> None:
     step, batch = make_step(len(sequences[0])), golden_batch(sequences, expected)
-    assert step.evaluate([batch]) == pytest.approx(expected["loss_after_prompt"], rel=TOLERANCE)
+    evaluation = Evaluation(step.batch_loss.decoder, len(sequences[0]), len(sequences[0]))
+    assert evaluation.mean_loss([batch]) == pytest.approx(expected["loss_after_prompt"], rel=TOLERANCE)
     layout = TokenLayout.from_mapping(expected["layout"])
     is_visual = (batch.targets_BL >= layout.first_visual_token) & (batch.targets_BL < layout.end_of_visual)
     visual = replace(batch, weights_BL=batch.weights_BL * is_visual)
-    assert step.evaluate([visual]) == pytest.approx(expected["loss_vision_only"], rel=TOLERANCE)
+    assert evaluation.mean_loss([visual]) == pytest.approx(expected["loss_vision_only"], rel=TOLERANCE)
 
     scale = ms.Tensor(1 / batch.total_weight, ms.float32)
     arrays = (batch.token_ids_BL, batch.targets_BL, batch.weights_BL, batch.positions_BL, batch.segments_BL)
@@ -148,6 +151,65 @@ def test_a_loss_that_is_not_finite_moves_nothing(
     assert not step.take([poisoned], 1, 1e-3).is_taken
     assert all(np.array_equal(p.asnumpy(), old) for p, old in zip(step.optimizer.parameters_, before))
     assert step.take([batch], 1, 1e-3).loss == pytest.approx(expected["loss_after_prompt"], rel=TOLERANCE)
+
+
+def test_recomputed_layers_give_the_same_step(
+    make_step: Callable[[int], TrainStep], sequences: list[np.ndarray], expected: dict[str, Any]
+) -> None:
+    batch = golden_batch(sequences, expected)
+    kept, recomputed = make_step(70), make_step(70)
+    for block in recomputed.batch_loss.decoder.model.layers:
+        block.recompute()
+    results = [[step.take([batch], number + 1, 1e-3) for number in range(3)] for step in (kept, recomputed)]
+    assert results[0] == results[1]
+
+
+def zero_step(golden_lm: Path, length: int, dtype: Any) -> TrainStep:
+    """A step whose float32 weights stand beside parameters of another type."""
+    setup_device("cpu")
+    decoder = Decoder(DecoderConfig.from_directory(golden_lm), dtype, compute_dtype=ms.float32)
+    load_weights(decoder, golden_lm)
+    optimizer = ZeroAdamW(decoder.trainable_params(), 0.9, 0.95, 1e-6, 0.1, Group(), False)
+    tensors = read_weights(golden_lm)
+    optimizer.start_from(lambda name: tensors[name].float32())
+    return TrainStep(decoder, length, length, optimizer, 1.0)
+
+
+def test_zero_takes_the_golden_steps(golden_lm: Path, sequences: list[np.ndarray], expected: dict[str, Any]) -> None:
+    step, batch = zero_step(golden_lm, len(sequences[0]), ms.float32), golden_batch(sequences, expected)
+    losses = [step.take([batch], number + 1, 1e-3).loss for number in range(10)]
+    assert losses == pytest.approx(expected["train"]["losses"], rel=TOLERANCE)
+
+
+def test_zero_keeps_small_steps_that_half_precision_loses(
+    golden_lm: Path, sequences: list[np.ndarray], expected: dict[str, Any]
+) -> None:
+    """Steps of 1e-6 do not show in most float16 parameters, but add up in the float32 weights beside them."""
+    step, batch = zero_step(golden_lm, len(sequences[0]), ms.float16), golden_batch(sequences, expected)
+    before = dict(step.optimizer.whole_weights())
+    stored = {name: tensor.float32() for name, tensor in read_weights(golden_lm).items()}
+    assert all(np.array_equal(before[name], stored[name]) for name in before)
+    for number in range(3):
+        assert step.take([batch], number + 1, 1e-6).is_taken
+    after, parameters = dict(step.optimizer.whole_weights()), step.optimizer.parameters_
+    assert all(not np.array_equal(after[name], before[name]) for name in before)
+    for name, p in zip(step.optimizer.names, parameters):
+        assert np.array_equal(p.asnumpy(), after[name].astype(np.float16))
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 8])
+def test_slices_of_all_processes_make_the_tensor(size: int) -> None:
+    """What no number of processes divides evenly is filled up, and cut again."""
+    setup_device("cpu")
+    whole = np.arange(35, dtype=np.float32).reshape(5, 7)
+    p = ms.Parameter(ms.Tensor(whole), name="p")
+    slices = []
+    for rank in range(size):
+        optimizer = ZeroAdamW([p], 0.9, 0.95, 1e-6, 0.1, Group(rank, size), False)
+        optimizer.start_from({"p": whole}.__getitem__)
+        slices.append(optimizer.weights[0].asnumpy())
+    assert len({len(one) for one in slices}) == 1
+    assert np.array_equal(np.concatenate(slices)[:35].reshape(5, 7), whole)
 
 
 def test_norms_do_not_decay_and_matrices_do(make_step: Callable[[int], TrainStep]) -> None:
