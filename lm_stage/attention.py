@@ -14,7 +14,7 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 HIDDEN_SCORE = -1e30  # added to the scores of hidden keys; finite, so that a row without keys stays finite
-SMALLEST_BLOCK, MOST_BLOCKS = 96, 8  # of queries; smaller blocks are slower, more make graphs large
+SMALLEST_BLOCK, MOST_BLOCKS = 128, 8  # of queries; smaller blocks are slower, more make graphs large
 
 
 class Attention(nn.Cell):

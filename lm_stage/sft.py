@@ -12,30 +12,23 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import mindspore as ms
-import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
 from tqdm import tqdm
 
-from lm_stage.checkpoints import STATE_FILE, Checkpoints, model_files, write_directory
+from lm_stage.checkpoints import Checkpoints, write_directory
 from lm_stage.config import read_config
-from lm_stage.lora import WEIGHTS_FILE, adapter_files, add_adapters, merged_weights, restore_adapters
-from lm_stage.model import Decoder
-from lm_stage.optimizer import AdamW, Schedule
+from lm_stage.optimizer import Schedule
 from lm_stage.sample_order import epoch_members, packed_rows
 from lm_stage.sft_options import SftOptions, SftResult
 from lm_stage.source import ModelSource
 from lm_stage.templates import chosen_video_template
 from lm_stage.train_step import Evaluation, TrainStep
+from lm_stage.trained_model import TrainedModel
 from lm_stage.training_batch import TrainingBatch, build_batch
 from lm_stage.training_data import Mixture, Source
 from lm_stage.training_sequences import LossWeights, SequenceBuilder
-from lm_stage.weights import load_weights, read_weights
-from lm_stage.zero import ZeroAdamW
 from shared.atomic import write_file
 from shared.device import Device, setup_device
-from shared.errors import CheckpointError, ConfigMismatchError, Interrupted, JobStoppedError, UsageError
+from shared.errors import ConfigMismatchError, Interrupted, JobStoppedError, UsageError
 from shared.fingerprint import settings_diff
 from shared.jobs.ahead import map_ahead
 from shared.jobs.locks import try_claim
@@ -139,25 +132,14 @@ class SftJob:
         group: Group,
         stop: StopFlag,
     ):
-        self.options, self.source, self.mixture, self.config = options, source, mixture, config
-        self.group, self.stop = group, stop
+        self.options, self.mixture, self.group, self.stop = options, mixture, group, stop
         self.run = Path(options.run)
         self.checkpoints = Checkpoints(self.run, options.keep)
         self.damaged: list[str] = []
-        dtype = getattr(ms, device.dtype)
-        decoder = Decoder(source.config, dtype if options.zero else ms.float32, device.has_fused_attention, dtype)
-        newest = self.checkpoints.newest()
-        start = options.model if options.lora_rank or newest is None else newest
-        load_weights(decoder, start)
-        decoder.set_train(True)
-        if options.recompute:
-            for block in decoder.model.layers:
-                block.recompute()
-        self.decoder = decoder
-        self.optimizer = self._optimizer(start, device)
+        self.model = TrainedModel(options, source, config, device, group, self.checkpoints.newest())
+        decoder, counters = self.model.decoder, self.model.counters
         rows = options.row_tokens, mixture.longest
-        self.cell = TrainStep(decoder, *rows, self.optimizer, options.clip_norm, options.loss_scale, group)
-        counters = self._restore(newest) if newest else {}
+        self.cell = TrainStep(decoder, *rows, self.model.optimizer, options.clip_norm, options.loss_scale, group)
         self.first = counters.get("step", 0)
         self.bad_steps, self.bad_in_a_row = counters.get("bad_steps", 0), counters.get("bad_in_a_row", 0)
         self.log = TrainLog(self.run, self.first)
@@ -165,42 +147,6 @@ class SftJob:
         if held_out:
             self.held_out = self._held_out_batches(held_out)
             self.evaluation = Evaluation(decoder, options.row_tokens, held_out.longest, group)
-
-    def _optimizer(self, start: str | Path, device: Device) -> AdamW:
-        options = self.options
-        rule = options.beta1, options.beta2, options.eps, options.weight_decay
-        if not options.zero:
-            return AdamW(self._trained(), *rule, self.group)
-        optimizer, tensors = (
-            ZeroAdamW(self._trained(), *rule, self.group, device.has_reduce_scatter),
-            read_weights(start),
-        )
-        optimizer.start_from(lambda name: tensors[name].float32())
-        return optimizer
-
-    def _trained(self) -> list[ms.Parameter]:
-        """The parameters that move: those of adapters, or all that are not frozen."""
-        options = self.options
-        if options.lora_rank:
-            targets = options.lora_targets
-            return add_adapters(self.decoder, options.lora_rank, options.lora_alpha, targets, options.seed)
-        trained = [p for p in self.decoder.trainable_params() if not any(part in p.name for part in options.freeze)]
-        if not trained:
-            raise UsageError(f"--freeze {' '.join(options.freeze)}: leaves nothing to train")
-        return trained
-
-    def _restore(self, directory: Path) -> dict[str, int]:
-        """Puts the optimizer's moments, and adapters, back; returns the counters."""
-        try:
-            state = load_file(directory / STATE_FILE)
-            self.optimizer.restore(state)
-            if self.options.lora_rank:
-                restore_adapters(self.decoder, (directory / WEIGHTS_FILE).read_bytes(), str(directory))
-        except (OSError, KeyError, SafetensorError) as error:
-            raise CheckpointError(
-                f"{directory}: cannot be resumed from: {error!r}; remove it to go back to the one before"
-            ) from error
-        return {name: int(value[0]) for name, value in state.items() if value.size == 1 and "." not in name}
 
     def train(self, on_checkpoint: Callable[[Path, int], None] | None) -> SftResult:
         options = self.options
@@ -240,13 +186,13 @@ class SftJob:
         return self._result(held_out_loss)
 
     def _write_results(self) -> None:
-        weights = self._weights()
+        files = self.model.model_files(self.options.save_dtype)
         if not self.group.is_first:
             return
         self._list_left_out()
-        write_directory(self.run / "model", self._model_files(weights, self.options.save_dtype))
+        write_directory(self.run / "model", files)
         if self.options.lora_rank:
-            write_directory(self.run / "adapter", self._adapter_files())
+            write_directory(self.run / "adapter", self.model.adapter_files())
         self.log.draw(self.run / "loss.png")
         self.log.close()
 
@@ -303,38 +249,19 @@ class SftJob:
 
     def _save(self, step: int) -> Path | None:
         """Writes a checkpoint and returns it; in the first process, the others only hand over what they hold of it."""
-        weights = {} if self.options.lora_rank else self._weights()
-        state = self._gathered(self.optimizer.state())
+        counters = {"step": step, "bad_steps": self.bad_steps, "bad_in_a_row": self.bad_in_a_row}
+        files = self.model.checkpoint_files(counters)
         if not self.group.is_first:
             return None
         self.log.flush()  # before the checkpoint: what a log has beyond one is dropped, what it lacks is lost
-        counters = {"step": step, "bad_steps": self.bad_steps, "bad_in_a_row": self.bad_in_a_row}
-        state |= {name: np.array([value]) for name, value in counters.items()}
-        files = self._adapter_files() if self.options.lora_rank else self._model_files(weights)
-        return self.checkpoints.save(step, {**files, STATE_FILE: save(state)})
+        return self.checkpoints.save(step, files)
 
     def _as_model(self, checkpoint: Path) -> Path:
         """A directory that holds the model of a checkpoint: the checkpoint itself, unless it is an adapter's."""
         if not self.options.lora_rank:
             return checkpoint
-        write_directory(self.run / "model", self._model_files(self._weights()))
+        write_directory(self.run / "model", self.model.model_files())
         return self.run / "model"
-
-    def _weights(self) -> dict[str, np.ndarray]:
-        """All weights by name, adapters merged, in the first process; all of them must call it."""
-        whole = self._gathered(self.optimizer.whole_weights())
-        return {**merged_weights(self.decoder), **whole} if self.group.is_first else {}
-
-    def _gathered(self, tensors: Iterator[tuple[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        """Kept by the first process only: one of them at a time is in the memory of the others."""
-        return {name: value for name, value in tensors if self.group.is_first}
-
-    def _model_files(self, weights: dict[str, np.ndarray], dtype: str = "float32") -> dict[str, bytes]:
-        return model_files(weights, self.config, self.source.directory, dtype)
-
-    def _adapter_files(self) -> dict[str, bytes]:
-        options = self.options
-        return adapter_files(self.decoder, options.lora_rank, options.lora_alpha, options.lora_targets, options.model)
 
     def _list_left_out(self) -> None:
         lines = [

@@ -3,8 +3,8 @@
     python -m tests.benchmarks.bench_sft
 
 Same weights, same samples, one run, one machine; no dropout on either side. Useful tokens are those that are no
-padding. Once for captioned images of mixed sizes, once for a mixture of those, questions about them and texts. The
-peer pads to the longest sample, the least that upstream's `padding="max_length"` can be set to.
+padding. Once for captioned images of mixed sizes, once for a mixture: images to draw, smaller ones to ask about, texts.
+The peer pads to the longest sample, the least that upstream's `padding="max_length"` can be set to.
 Also the reader alone, against one file a sample as upstream stores them.
 """
 
@@ -15,6 +15,7 @@ import os
 import statistics
 import tempfile
 import time
+from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -43,7 +44,9 @@ from shared.records import CodeRecord
 from vq_stage.encode_options import EncodeOptions
 from vq_stage.preprocess import Preprocessing
 
-SIZES = ((8, 8), (8, 12), (12, 12), (6, 16), (10, 14))  # codes; upstream pads all to the longest
+SIZES = ((8, 8), (8, 12), (12, 12), (6, 16), (10, 14))  # codes
+# Areas in the proportion of upstream's preparation: 720² pixels to generate, 480·320 to ask about.
+DRAWN, ASKED_ABOUT = ((15, 15), (13, 17), (17, 13), (18, 12)), ((8, 8), (7, 9), (9, 7), (6, 11))
 WORDS = [
     "a",
     "small",
@@ -63,14 +66,14 @@ WORDS = [
 ]
 
 
-def write_codes(root: Path, rows: int) -> None:
-    """Captioned random codes of mixed sizes, under the settings of an encode job."""
+def write_codes(root: Path, rows: int, sizes: Sequence[tuple[int, int]]) -> str:
+    """Captioned random codes of some sizes, under the settings of an encode job."""
     root.mkdir(parents=True)
     random = np.random.default_rng(0)
-    by_size: dict[tuple[int, int], list[PlannedInput]] = {size: [] for size in SIZES}
+    by_size: dict[tuple[int, int], list[PlannedInput]] = {size: [] for size in sizes}
     for index in range(rows):
         caption = " ".join(WORDS[: 2 + int(random.integers(len(WORDS) - 2))])
-        by_size[SIZES[index % len(SIZES)]].append(PlannedInput(index, f"{index:06d}", f"{index}.png", caption))
+        by_size[sizes[index % len(sizes)]].append(PlannedInput(index, f"{index:06d}", f"{index}.png", caption))
     units = [Unit(number, 8 * h, 8 * w, tuple(inputs)) for number, ((h, w), inputs) in enumerate(by_size.items())]
     settings = EncodeOptions("", "", preprocessing=Preprocessing("none")).recorded()
     freeze_plan(root / "plan.arrow", units, settings, rows)
@@ -94,6 +97,7 @@ def write_codes(root: Path, rows: int) -> None:
         ]
         dataset.commit(unit.unit, records, [], plan, {}, [])
     dataset.write_manifest(plan)
+    return str(root)
 
 
 def write_texts(path: Path, count: int) -> str:
@@ -147,10 +151,10 @@ class TorchPeer:
 def main(rounds: int, row_tokens: int, rows: int, hidden: int, layers: int) -> None:
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
-        write_codes(folder / "codes", 2000)
+        codes = write_codes(folder / "codes", 2000, SIZES)
         model = initialize(
             InitOptions(
-                str(folder / "codes"),
+                codes,
                 str(folder / "model"),
                 hidden_size=hidden,
                 intermediate_size=3 * hidden,
@@ -161,9 +165,13 @@ def main(rounds: int, row_tokens: int, rows: int, hidden: int, layers: int) -> N
         )
         source = ModelSource.from_directory(model)
         builder = SequenceBuilder(source.text_tokenizer, source.layout, LossWeights())
-        codes, texts = str(folder / "codes"), write_texts(folder / "texts.jsonl", 1000)
         images = Mixture([Source(codes)], builder, row_tokens)
-        mixed = Mixture([Source(codes), Source(codes, "understand", 0.5), Source(texts, "text")], builder, row_tokens)
+        sources = [
+            Source(write_codes(folder / "drawn", 1000, DRAWN)),
+            Source(write_codes(folder / "asked", 1000, ASKED_ABOUT), "understand"),
+            Source(write_texts(folder / "texts.jsonl", 1000), "text"),
+        ]
+        mixed = Mixture(sources, builder, row_tokens)
         compare_readers(images, folder)
         compare_steps("images", images, source, model, rounds, rows)
         compare_steps("mixture", mixed, source, model, rounds, rows)
@@ -199,6 +207,7 @@ def compare_steps(name: str, mixture: Mixture, source: ModelSource, model: Path,
     stream = packed_rows(mixture, 0, 0.0)
     chunks = [list(islice(stream, rows)) for _ in range(rounds + 1)]
     seconds: dict[str, list[float]] = {"emu3-relay": [], "transformers": []}
+    useful = padded = 0
     for number, chunk in enumerate(chunks):
         batch = build_batch(chunk, mixture)
         sequences = _sequences(chunk, mixture)
@@ -214,17 +223,17 @@ def compare_steps(name: str, mixture: Mixture, source: ModelSource, model: Path,
         else:
             seconds["emu3-relay"].append(batch.useful_tokens / (middle - began))
             seconds["transformers"].append(batch.useful_tokens / (ended - middle))
-            last = batch, len(sequences) * mixture.longest
+            useful += batch.useful_tokens
+            padded += len(sequences) * mixture.longest
     ratio = statistics.median(a / b for a, b in zip(seconds["emu3-relay"], seconds["transformers"]))
-    useful, padded = last[0].useful_tokens, last[1]
     click.echo(
-        f"  useful tokens: {useful / last[0].token_ids_BL.size:.0%} of a packed batch,"
-        f" {useful / padded:.0%} of a padded one"
+        f"  useful tokens: {useful / rounds / batch.token_ids_BL.size:.0%} of packed batches,"
+        f" {useful / padded:.0%} of padded ones"
     )
     for side, rates in seconds.items():
         click.echo(f"  {side:<14} {statistics.median(rates):8.0f} useful tokens/s")
     click.echo(f"  training, ours over the peer's: {ratio:.2f}×")
-    print_parts(ours, Evaluation(decoder, *lengths), last[0])
+    print_parts(ours, Evaluation(decoder, *lengths), batch)
 
 
 def _sequences(chunk: list[list[PlacedSample]], mixture: Mixture) -> list[TrainingSequence]:

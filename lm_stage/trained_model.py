@@ -1,0 +1,110 @@
+"""The model of a fine-tuning run: what of it moves, by which rule, and the files it is kept in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import mindspore as ms
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from lm_stage.checkpoints import STATE_FILE, model_files
+from lm_stage.lora import WEIGHTS_FILE, adapter_files, add_adapters, merged_weights, restore_adapters
+from lm_stage.model import Decoder
+from lm_stage.optimizer import AdamW
+from lm_stage.sft_options import SftOptions
+from lm_stage.source import ModelSource
+from lm_stage.weights import load_weights, read_weights
+from lm_stage.zero import ZeroAdamW
+from shared.device import Device
+from shared.errors import CheckpointError, UsageError
+from shared.parallel import Group
+
+
+class TrainedModel:
+    """Decoder and optimizer, as a checkpoint left them or at their start; `counters` are those of the checkpoint.
+
+    All processes that train together must call each method; only the first of them gets something back.
+    """
+
+    def __init__(
+        self,
+        options: SftOptions,
+        source: ModelSource,
+        config: Mapping[str, Any],
+        device: Device,
+        group: Group,
+        checkpoint: Path | None,
+    ):
+        self.options, self.source, self.config, self.group = options, source, config, group
+        dtype = getattr(ms, device.dtype)
+        self.decoder = Decoder(source.config, dtype if options.zero else ms.float32, device.has_fused_attention, dtype)
+        start = options.model if options.lora_rank or checkpoint is None else checkpoint
+        load_weights(self.decoder, start)
+        self.decoder.set_train(True)
+        if options.recompute:
+            for block in self.decoder.model.layers:
+                block.recompute()
+        rule = options.beta1, options.beta2, options.eps, options.weight_decay
+        if options.zero:
+            self.stored = read_weights(start)
+            self.optimizer: AdamW = ZeroAdamW(self._trained(), *rule, group, device.has_reduce_scatter)
+            self.optimizer.start_from(lambda name: self.stored[name].float32())
+        else:
+            self.optimizer = AdamW(self._trained(), *rule, group)
+        self.counters = self._restore(checkpoint) if checkpoint else {}
+
+    def _trained(self) -> list[ms.Parameter]:
+        """The parameters that move: those of adapters, or all that are not frozen."""
+        options = self.options
+        if options.lora_rank:
+            targets = options.lora_targets
+            return add_adapters(self.decoder, options.lora_rank, options.lora_alpha, targets, options.seed)
+        trained = [p for p in self.decoder.trainable_params() if not any(part in p.name for part in options.freeze)]
+        if not trained:
+            raise UsageError(f"--freeze {' '.join(options.freeze)}: leaves nothing to train")
+        return trained
+
+    def _restore(self, directory: Path) -> dict[str, int]:
+        """Puts the optimizer's moments, and adapters, back; returns the counters."""
+        try:
+            state = load_file(directory / STATE_FILE)
+            self.optimizer.restore(state)
+            if self.options.lora_rank:
+                restore_adapters(self.decoder, (directory / WEIGHTS_FILE).read_bytes(), str(directory))
+        except (OSError, KeyError, SafetensorError) as error:
+            raise CheckpointError(
+                f"{directory}: cannot be resumed from: {error!r}; remove it to go back to the one before"
+            ) from error
+        return {name: int(value[0]) for name, value in state.items() if value.size == 1 and "." not in name}
+
+    def checkpoint_files(self, counters: Mapping[str, int]) -> dict[str, bytes]:
+        """The model, or its adapter, and the state of the run."""
+        files = self.adapter_files() if self.options.lora_rank else self.model_files()
+        state = self._gathered(self.optimizer.state())
+        state |= {name: np.array([value]) for name, value in counters.items()}
+        return {**files, STATE_FILE: save(state)} if self.group.is_first else {}
+
+    def model_files(self, dtype: str = "float32") -> dict[str, bytes]:
+        """A model as `from_pretrained` loads it, adapters merged into it."""
+        weights = self._weights()
+        return model_files(weights, self.config, self.source.directory, dtype) if self.group.is_first else {}
+
+    def adapter_files(self) -> dict[str, bytes]:
+        options = self.options
+        return adapter_files(self.decoder, options.lora_rank, options.lora_alpha, options.lora_targets, options.model)
+
+    def _weights(self) -> dict[str, np.ndarray]:
+        """Float32 weights by name: where the parameters are not float32 those beside them, and the frozen as stored."""
+        if not self.options.zero:
+            return merged_weights(self.decoder)
+        trained = self._gathered(self.optimizer.whole_weights())
+        frozen = {name: one.float32() for name, one in self.stored.items() if name not in self.optimizer.names}
+        return {**frozen, **trained}
+
+    def _gathered(self, tensors: Iterator[tuple[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """Kept by the first process only: one of them at a time is in the memory of the others."""
+        return {name: value for name, value in tensors if self.group.is_first}
