@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from safetensors.numpy import load_file
 
@@ -20,7 +25,8 @@ from tests.faults.test_sft_faults import write_codes
 SETTINGS = ("--steps", "6", "--row-tokens", "64", "--rows", "2", "--learning-rate", "1e-3", "--save-every", "3")
 
 
-def msrun(log: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+@contextmanager
+def launched(log: Path, *arguments: object) -> Iterator[subprocess.Popen[str]]:
     """The command on two processes of this machine."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -29,7 +35,25 @@ def msrun(log: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
     programs = Path(sys.executable).parent
     command = [str(programs / "msrun"), *launcher, str(programs / "emu3"), *map(str, arguments)]
     path = environment(PATH=f"{programs}:{os.environ['PATH']}")  # msrun starts whatever is called `python`
-    return subprocess.run(command, cwd=REPOSITORY, env=path, capture_output=True, text=True, timeout=300, check=False)
+    launcher = subprocess.Popen(
+        command, cwd=REPOSITORY, env=path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        yield launcher
+    finally:
+        for process in (
+            [*psutil.Process(launcher.pid).children(recursive=True), launcher] if launcher.poll() is None else []
+        ):
+            process.kill()
+        launcher.communicate()
+
+
+def msrun(log: Path, *arguments: object) -> None:
+    """The command on two processes, to its end."""
+    with launched(log, *arguments) as launcher:
+        _, said = launcher.communicate(timeout=300)
+        workers = "".join(path.read_text() for path in log.glob("worker_*.log"))
+        assert launcher.returncode == 0, said[-2000:] + workers[-3000:]
 
 
 def losses(run: Path) -> list[float]:
@@ -41,9 +65,7 @@ def test_two_processes_take_the_steps_of_one(small_lm: Path, tmp_path: Path, zer
     codes = write_codes(tmp_path / "codes")
     one, two = tmp_path / "one", tmp_path / "two"
     emu3("sft", codes, one, "--model", small_lm, *SETTINGS, "--accumulate", 2)
-    done = msrun(tmp_path / "log", "sft", codes, two, "--model", small_lm, *SETTINGS, *zero)
-    workers = "".join(path.read_text() for path in (tmp_path / "log").glob("worker_*.log"))
-    assert done.returncode == 0, done.stderr[-2000:] + workers[-3000:]
+    msrun(tmp_path / "log", "sft", codes, two, "--model", small_lm, *SETTINGS, *zero)
     assert losses(two) == pytest.approx(losses(one), rel=1e-5)
     ours, theirs = load_file(one / "model/model.safetensors"), load_file(two / "model/model.safetensors")
     assert all(np.allclose(ours[name], theirs[name], atol=1e-5) for name in ours)
@@ -55,3 +77,42 @@ def test_two_processes_take_the_steps_of_one(small_lm: Path, tmp_path: Path, zer
     emu3("sft", codes, two, "--model", small_lm, *SETTINGS, "--accumulate", 2)
     refused = emu3("sft", codes, two, "--model", small_lm, *SETTINGS, exit_code=2)
     assert "rows_a_step: recorded 4, given 2" in refused.stderr
+
+
+def test_split_and_recomputed_in_one_process_with_frozen_layers(small_lm: Path, tmp_path: Path) -> None:
+    """The same steps; what is frozen is written as it was read; either run goes on as the other."""
+    codes = write_codes(tmp_path / "codes")
+    settings = ("--model", small_lm, *SETTINGS, "--freeze", "embed_tokens")
+    whole, split = tmp_path / "whole", tmp_path / "split"
+    emu3("sft", codes, whole, *settings)
+    emu3("sft", codes, split, *settings, "--zero", "--recompute")
+    assert losses(whole) == losses(split)
+    assert (whole / "model/model.safetensors").read_bytes() == (split / "model/model.safetensors").read_bytes()
+    start, end = load_file(small_lm / "model.safetensors"), load_file(split / "model/model.safetensors")
+    same = {name for name in end if np.array_equal(start[name], end[name])}
+    assert same == {name for name in end if "embed_tokens" in name}
+    for run in (whole, split):
+        shutil.rmtree(run / "checkpoints/step-00000006")
+    emu3("sft", codes, whole, *settings, "--zero")
+    emu3("sft", codes, split, *settings)
+    assert losses(whole) == losses(split)
+    assert (whole / "model/model.safetensors").read_bytes() == (split / "model/model.safetensors").read_bytes()
+    refused = emu3("sft", codes, tmp_path / "lora", *settings[:-2], "--lora-rank", 4, "--zero", exit_code=2)
+    assert "--zero does not go with --lora-rank" in refused.stderr
+
+
+def test_a_process_that_dies_ends_the_others_and_checkpoints_stay(small_lm: Path, tmp_path: Path) -> None:
+    codes, run = write_codes(tmp_path / "codes"), tmp_path / "run"
+    settings = ("--model", small_lm, *SETTINGS[:1], 400, *SETTINGS[2:])
+    with launched(tmp_path / "log", "sft", codes, run, *settings) as launcher:
+        deadline = time.monotonic() + 200
+        while not list((run / "checkpoints").glob("step-*")):
+            assert launcher.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        workers = [one for one in psutil.Process(launcher.pid).children(recursive=True) if "sft" in one.cmdline()]
+        workers[-1].kill()
+        assert launcher.wait(timeout=120) != 0
+    assert not [one for one in workers if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+    done = int(sorted((run / "checkpoints").glob("step-" + "[0-9]" * 8))[-1].name[-8:])
+    assert 3 <= done < 400
