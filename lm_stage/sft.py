@@ -244,7 +244,8 @@ class SftJob:
         if self.bad_in_a_row >= self.options.max_bad_steps:
             raise JobStoppedError(
                 f"{self.run}: {self.bad_in_a_row} steps in a row without a finite loss, the last (step {step}) with"
-                f" samples {', '.join(keys)}; lower --learning-rate or check them; the last checkpoint stays"
+                f" samples {', '.join(keys)}; lower --learning-rate (or --loss-scale), or check them;"
+                f" the last checkpoint stays"
             )
 
     def _save(self, step: int) -> Path | None:
