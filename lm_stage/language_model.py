@@ -134,24 +134,21 @@ class LanguageModel:
         width: int,
         negative_prompt: Sequence[int] | None = None,
         guidance_scale: float = 3.0,
-        top_k: int = 2048,
-        temperature: float = 1.0,
-        top_p: float = 1.0,
+        sampling: Sampling | None = None,
         seed: int = 0,
-        greedy: bool = False,
         batch: int = 16,
     ) -> np.ndarray:
         """uint16 codes (B, H, W) for prompts of token ids up to and with IMG, `batch` at a time.
 
-        The negative prompt defaults to each prompt without its caption. The noise of prompt i is keyed (seed, i).
+        Sampling defaults to upstream's, top-k 2048 at temperature 1, the negative prompt to each prompt without its
+        caption. The noise of prompt i is keyed (seed, i).
         Raises UsageError if a prompt is empty, does not end in IMG, or does not fit the model's positions.
         """
         requests = [
             ImageRequest(str(index), prompt, negative, height, width, seed)
             for index, (prompt, negative) in enumerate(self._with_negatives(prompts, negative_prompt))
         ]
-        sampling = Sampling(temperature, top_k, top_p, greedy)
-        codes = self._written(requests, sampling, guidance_scale, batch)
+        codes = self._written(requests, sampling or Sampling(), guidance_scale, batch)
         return np.array([grid_THW[0] for grid_THW in codes], np.uint16).reshape(-1, height, width)
 
     def generate_videos(

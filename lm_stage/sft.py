@@ -27,7 +27,7 @@ from lm_stage.training_batch import TrainingBatch, build_batch
 from lm_stage.training_data import Mixture, Source
 from lm_stage.training_sequences import LossWeights, SequenceBuilder
 from shared.atomic import write_file
-from shared.device import Device, setup_device
+from shared.device import setup_device
 from shared.errors import ConfigMismatchError, Interrupted, JobStoppedError, UsageError
 from shared.fingerprint import settings_diff
 from shared.jobs.ahead import map_ahead
@@ -70,7 +70,8 @@ def sft(options: SftOptions, on_checkpoint: Callable[[Path, int], None] | None =
         if group.is_first:
             Checkpoints(run, options.keep).sweep()
             write_file(run / "options.json", (json.dumps(recorded, indent=2) + "\n").encode())
-        return SftJob(options, source, mixture, held_out, config, device, group, stop).train(on_checkpoint)
+        model = TrainedModel(options, source, config, device, group, Checkpoints(run, options.keep).newest())
+        return SftJob(options, model, mixture, held_out, stop).train(on_checkpoint)
 
 
 @contextmanager
@@ -122,31 +123,22 @@ class SftJob:
     """One run from its last checkpoint to its end."""
 
     def __init__(
-        self,
-        options: SftOptions,
-        source: ModelSource,
-        mixture: Mixture,
-        held_out: Mixture | None,
-        config: dict[str, Any],
-        device: Device,
-        group: Group,
-        stop: StopFlag,
+        self, options: SftOptions, model: TrainedModel, mixture: Mixture, held_out: Mixture | None, stop: StopFlag
     ):
-        self.options, self.mixture, self.group, self.stop = options, mixture, group, stop
-        self.run = Path(options.run)
+        self.options, self.model, self.mixture, self.stop = options, model, mixture, stop
+        self.group, self.run = model.group, Path(options.run)
         self.checkpoints = Checkpoints(self.run, options.keep)
         self.damaged: list[str] = []
-        self.model = TrainedModel(options, source, config, device, group, self.checkpoints.newest())
-        decoder, counters = self.model.decoder, self.model.counters
         rows = options.row_tokens, mixture.longest
-        self.cell = TrainStep(decoder, *rows, self.model.optimizer, options.clip_norm, options.loss_scale, group)
-        self.first = counters.get("step", 0)
-        self.bad_steps, self.bad_in_a_row = counters.get("bad_steps", 0), counters.get("bad_in_a_row", 0)
+        self.cell = TrainStep(model.decoder, *rows, model.optimizer, options.clip_norm, options.loss_scale, self.group)
+        self.first = model.counters.get("step", 0)
+        self.bad_steps = model.counters.get("bad_steps", 0)
+        self.bad_in_a_row = model.counters.get("bad_in_a_row", 0)
         self.log = TrainLog(self.run, self.first)
         self.held_out: list[TrainingBatch] = []
         if held_out:
             self.held_out = self._held_out_batches(held_out)
-            self.evaluation = Evaluation(decoder, options.row_tokens, held_out.longest, group)
+            self.evaluation = Evaluation(model.decoder, options.row_tokens, held_out.longest, self.group)
 
     def train(self, on_checkpoint: Callable[[Path, int], None] | None) -> SftResult:
         options = self.options

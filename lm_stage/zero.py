@@ -3,8 +3,10 @@
 Every process holds the model in the type it computes in, and of each parameter one slice: its float32 weights, both
 moments and the accumulated gradient. Gradients are summed into their slices as they come (stage 2); after a step the
 slices of all processes make the parameters again. In half precision that is 2 bytes a parameter, 2 more for gradients
-while they are computed, and 16 divided by the number of processes. A slice is a part of the flattened parameter, so any shape on any
-number of processes will do, and files hold whole tensors: a run may go on with or without it, on another number.
+while they are computed, and 16 divided by the number of processes.
+
+A slice is a part of the flattened parameter, so any shape on any number of processes will do, and files hold whole
+tensors: a run may go on with or without it, on another number.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from mindspore import Tensor, mint, ops
 from lm_stage import LanguageModel
 from lm_stage.config import DecoderConfig
 from lm_stage.mindone_backend import MindoneBackend
+from lm_stage.sampling import Sampling
 from shared.device import setup_device
 from shared.errors import CheckpointError
 from shared.layout import TokenLayout
@@ -89,7 +90,7 @@ def generate(model: LanguageModel, golden: dict[str, Any]) -> np.ndarray:
         width=golden["width"],
         negative_prompt=golden["negative"],
         guidance_scale=golden["guidance_scale"],
-        greedy=True,
+        sampling=Sampling(greedy=True),
     )
 
 

@@ -37,7 +37,7 @@ def model(golden_lm: Path, golden: dict[str, Any]) -> LanguageModel:
 
 
 def generate(model: LanguageModel, golden: dict[str, Any], prompts: list[list[int]], **options: Any) -> np.ndarray:
-    given = {"negative_prompt": golden["negative"], "height": 3, "width": 4, "top_k": 50, **options}
+    given = {"negative_prompt": golden["negative"], "height": 3, "width": 4, "sampling": Sampling(top_k=50), **options}
     return model.generate_images(prompts, **given)
 
 
@@ -58,7 +58,7 @@ def test_greedy_images_with_guidance_are_those_of_upstream(
         width=golden["width"],
         negative_prompt=golden["negative"],
         guidance_scale=golden["guidance_scale"],
-        greedy=True,
+        sampling=Sampling(greedy=True),
     )
     for sample, codes_HW in enumerate(codes):
         tokens = [*image_tokens(codes_HW, model.layout), model.layout.eos]
@@ -108,7 +108,7 @@ def test_a_batch_gives_what_one_by_one_gives(model: LanguageModel, golden: dict[
 
 def test_guidance_of_one_is_the_conditional_model_alone(model: LanguageModel, golden: dict[str, Any]) -> None:
     prompts = golden["prompts"][:1]
-    one = generate(model, golden, prompts, guidance_scale=1.0, greedy=True)
+    one = generate(model, golden, prompts, guidance_scale=1.0, sampling=Sampling(greedy=True))
     two_rows = model.image_generator(1, 60, Sampling(greedy=True), 1.0000001)
     two_rows.add(ImageRequest("0", prompts[0], golden["negative"], 3, 4, 0))
     while two_rows.running:
@@ -121,7 +121,8 @@ def test_seeds_and_guidance_matter(model: LanguageModel, golden: dict[str, Any])
     base = generate(model, golden, prompts, seed=1)
     assert not np.array_equal(base, generate(model, golden, prompts, seed=2))
     assert not np.array_equal(
-        generate(model, golden, prompts, greedy=True), generate(model, golden, prompts, greedy=True, guidance_scale=9.0)
+        generate(model, golden, prompts, sampling=Sampling(greedy=True)),
+        generate(model, golden, prompts, sampling=Sampling(greedy=True), guidance_scale=9.0),
     )
 
 
