@@ -101,6 +101,7 @@ def test_split_and_recomputed_in_one_process_with_frozen_layers(small_lm: Path, 
     assert "--zero does not go with --lora-rank" in refused.stderr
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_ends_the_others_and_checkpoints_stay(small_lm: Path, tmp_path: Path) -> None:
     codes, run = write_codes(tmp_path / "codes"), tmp_path / "run"
     settings = ("--model", small_lm, *SETTINGS[:1], 400, *SETTINGS[2:])
