@@ -56,17 +56,23 @@ def msrun(log: Path, *arguments: object) -> None:
         assert launcher.returncode == 0, said[-2000:] + workers[-3000:]
 
 
-def losses(run: Path) -> list[float]:
-    return [json.loads(line)["loss"] for line in (run / "train_log.jsonl").read_text().splitlines()]
+def losses(run: Path, name: str = "loss") -> list[float]:
+    entries = [json.loads(line) for line in (run / "train_log.jsonl").read_text().splitlines()]
+    return [entry[name] for entry in entries if name in entry]
 
 
 @pytest.mark.parametrize("zero", [(), ("--zero",)], ids=["replicated", "zero"])
 def test_two_processes_take_the_steps_of_one(small_lm: Path, tmp_path: Path, zero: tuple[str, ...]) -> None:
     codes = write_codes(tmp_path / "codes")
     one, two = tmp_path / "one", tmp_path / "two"
-    emu3("sft", codes, one, "--model", small_lm, *SETTINGS, "--accumulate", 2)
-    msrun(tmp_path / "log", "sft", codes, two, "--model", small_lm, *SETTINGS, *zero)
+    watched = ("--held-out", codes, "--evaluate-every", 2)
+    emu3("sft", codes, one, "--model", small_lm, *SETTINGS, "--accumulate", 2, *watched)
+    msrun(tmp_path / "log", "sft", codes, two, "--model", small_lm, *SETTINGS, *watched, *zero)
     assert losses(two) == pytest.approx(losses(one), rel=1e-5)
+    held_out = losses(one, "held_out_loss")
+    assert len(held_out) == 3
+    assert held_out[-1] < held_out[0] < losses(one)[0]  # it is the data that is trained on
+    assert losses(two, "held_out_loss") == pytest.approx(held_out, rel=1e-5)
     ours, theirs = load_file(one / "model/model.safetensors"), load_file(two / "model/model.safetensors")
     assert all(np.allclose(ours[name], theirs[name], atol=1e-5) for name in ours)
     names = sorted(path.name for path in (two / "checkpoints").iterdir())
