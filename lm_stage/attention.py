@@ -69,7 +69,7 @@ class PackedAttention(nn.Cell):
     """Causal attention within rows of `length` tokens that hold samples, each blind to the others.
 
     Queries are taken in blocks, each against the keys that one of them could see: none behind the block, none further
-    back than the longest sample (`reach` tokens). So the time does not grow with the square of the row.
+    back than the longest sample (`reach` tokens): a long row of short samples costs a fraction of its square.
     """
 
     def __init__(self, attention: Attention, length: int, reach: int):

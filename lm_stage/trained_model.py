@@ -99,9 +99,11 @@ class TrainedModel:
 
     def _weights(self) -> dict[str, np.ndarray]:
         """Float32 weights by name: where the parameters are not float32 those beside them, and the frozen as stored."""
+        trained = self._gathered(self.optimizer.whole_weights())
+        if not self.group.is_first:
+            return {}
         if not self.options.zero:
             return merged_weights(self.decoder)
-        trained = self._gathered(self.optimizer.whole_weights())
         frozen = {name: one.float32() for name, one in self.stored.items() if name not in self.optimizer.names}
         return {**frozen, **trained}
 
