@@ -120,8 +120,8 @@ class PlainPackedAttention(nn.Cell):
 
     def construct(
         self, q_BNLD: Tensor, k_BGLD: Tensor, v_BGLD: Tensor, masks: tuple[Tensor, ...]
-    ) -> tuple[Tensor, tuple[Tensor, ...]]:
-        """Attended values (B, N, L, D), and the attention weights of each block, which only the gradient uses."""
+    ) -> tuple[Tensor, tuple[Tensor, ...], Tensor]:
+        """Attended values (B, N, L, D); the attention weights of each block and scaled keys, for the gradient only."""
         k_BGLD = k_BGLD * self.scale
         attended: tuple[Tensor, ...] = ()
         weights: tuple[Tensor, ...] = ()
@@ -129,7 +129,7 @@ class PlainPackedAttention(nn.Cell):
             scores = self.product_bt(self.grouped(q_BNLD, begin, end), self.cut(k_BGLD, first, end))
             weights += (self.softmax(scores + masks[index]),)
             attended += (self.apart(self.product(weights[-1], self.cut(v_BGLD, first, end)), begin, end),)
-        return self.concat(attended), weights
+        return self.concat(attended), weights, k_BGLD
 
     def bprop(
         self, q: Tensor, k: Tensor, v: Tensor, masks: tuple[Tensor, ...], out: tuple, dout: tuple
@@ -138,13 +138,12 @@ class PlainPackedAttention(nn.Cell):
 
         That sum is subtracted within the product that makes dp, as one more feature beside a one.
         """
-        attended, weights = out
+        attended, weights, scaled_k = out
         gradient = dout[0]
         B, N, L, D = q.shape
         sums = self.matmul((attended * gradient).reshape(B * N * L, D), self.ones_D1.astype(q.dtype))
         gradient_and_sums = self.concat_features((gradient, -sums.reshape(B, N, L, 1)))
         v_and_ones = self.concat_features((v, self.ones_like(self.slice(v, (0, 0, 0, 0), (B, self.G, L, 1)))))
-        scaled_k = k * self.scale
         dq: tuple[Tensor, ...] = ()
         dk: tuple[Tensor, ...] = ()
         dv: tuple[Tensor, ...] = ()

@@ -147,9 +147,31 @@ class FeedForward(nn.Cell):
         self.gate_proj = Linear(config.hidden_size, config.intermediate_size, dtype)
         self.up_proj = Linear(config.hidden_size, config.intermediate_size, dtype)
         self.down_proj = Linear(config.intermediate_size, config.hidden_size, dtype)
+        self.gated = Gated()
 
     def construct(self, x_BLC: Tensor) -> Tensor:
-        return self.down_proj(ops.silu(self.gate_proj(x_BLC)) * self.up_proj(x_BLC))
+        gated_BLI, _, _ = self.gated(self.gate_proj(x_BLC), self.up_proj(x_BLC))
+        return self.down_proj(gated_BLI)
+
+
+class Gated(nn.Cell):
+    """silu(gate) · up with its gradient written out: the framework's own computes the sigmoid twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sigmoid, self.ones_like, self.lerp = ops.Sigmoid(), ops.OnesLike(), ops.Lerp()
+
+    def construct(self, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The product; sigmoid and activated gate, which only the gradient uses."""
+        sigmoid = self.sigmoid(gate)
+        activated = gate * sigmoid
+        return activated * up, sigmoid, activated
+
+    def bprop(self, gate: Tensor, up: Tensor, out: tuple, dout: tuple) -> tuple[Tensor, Tensor]:
+        """Of silu a = g·s: s + a·(1 − s), a point between a and 1."""
+        _, sigmoid, activated = out
+        slope = self.lerp(activated, self.ones_like(activated), sigmoid)
+        return dout[0] * up * slope, dout[0] * activated
 
 
 class Rotary(nn.Cell):
@@ -183,30 +205,32 @@ class RMSNorm(nn.Cell):
 
     def construct(self, x_BLC: Tensor) -> Tensor:
         B, L, C = x_BLC.shape
-        normed_MC, _ = self.normalize(x_BLC.reshape(B * L, C).astype(ms.float32))
-        weight_MC = ops.tile(self.weight.astype(x_BLC.dtype).reshape(1, C), (B * L, 1))
-        return (normed_MC.astype(x_BLC.dtype) * weight_MC).reshape(B, L, C)
+        normed_MC, _ = self.normalize(x_BLC.reshape(B * L, C).astype(ms.float32), self.weight.astype(ms.float32))
+        return normed_MC.astype(x_BLC.dtype).reshape(B, L, C)
 
 
 class Normalize(nn.Cell):
-    """x / √(mean(x²) + ε) with its gradient written out: the framework's own takes a multiple of the time on CPU."""
+    """x·w / √(mean(x²) + ε) with its gradient written out: the framework's own takes a multiple of the time on CPU."""
 
     def __init__(self, eps: float):
         super().__init__()
         self.eps = eps
-        self.mean = ops.ReduceMean(keep_dims=True)
-        self.rsqrt, self.tile = ops.Rsqrt(), ops.Tile()
+        self.mean, self.rsqrt = ops.ReduceMean(), ops.Rsqrt()
+        self.outer, self.product, self.tile = ops.Ger(), ops.MatMul(), ops.Tile()
 
-    def construct(self, x_MC: Tensor) -> tuple[Tensor, Tensor]:
-        """Normalised x, and the factors (M, C), which only the gradient uses."""
-        factors = self.tile(self.rsqrt(self.mean(x_MC * x_MC, -1) + self.eps), (1, x_MC.shape[1]))
-        return x_MC * factors, factors
+    def construct(self, x_MC: Tensor, weight_C: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised x, and the factor of each line (M,), which only the gradient uses."""
+        factors_M = self.rsqrt(self.mean(x_MC * x_MC, -1) + self.eps)
+        return x_MC * self.outer(factors_M, weight_C), factors_M
 
-    def bprop(self, x_MC: Tensor, out: tuple, dout: tuple) -> tuple[Tensor]:
-        normed, factors = out
-        gradient = dout[0]
-        along = self.tile(self.mean(normed * gradient, -1), (1, x_MC.shape[1]))
-        return ((gradient - normed * along) * factors,)
+    def bprop(self, x_MC: Tensor, weight_C: Tensor, out: tuple, dout: tuple) -> tuple[Tensor, Tensor]:
+        """With factors f and gradient g: dx = f·w·g − x · f³ · mean(x·w·g), dw = Σ f·x·g over the lines."""
+        gradient, factors_M = dout[0], out[1]
+        M, C = x_MC.shape
+        along_MC = x_MC * gradient
+        along_M = self.product(along_MC, weight_C.reshape(C, 1)).reshape(M) * factors_M * factors_M * factors_M / C
+        dx_MC = gradient * self.outer(factors_M, weight_C) - x_MC * self.tile(along_M.reshape(M, 1), (1, C))
+        return dx_MC, self.product(factors_M.reshape(1, M), along_MC).reshape(C)
 
 
 class Linear(nn.Cell):
@@ -259,13 +283,16 @@ class Projection(nn.Cell):
     def __init__(self) -> None:
         super().__init__()
         self.product, self.product_bt = ops.MatMul(), ops.MatMul(transpose_b=True)
-        self.product_at = ops.MatMul(transpose_a=True)
+        self.product_at, self.transpose = ops.MatMul(transpose_a=True), ops.Transpose()
 
     def construct(self, x_MC: Tensor, weight_KC: Tensor) -> Tensor:
         return self.product_bt(x_MC, weight_KC)
 
     def bprop(self, x_MC: Tensor, weight_KC: Tensor, out: Tensor, dout: Tensor) -> tuple[Tensor, Tensor]:
-        return self.product(dout, weight_KC), self.product_at(dout, x_MC)
+        """The gradient of the weight is a product with the narrower side first, because that is faster."""
+        K, C = weight_KC.shape
+        dweight = self.transpose(self.product_at(x_MC, dout), (1, 0)) if C < K else self.product_at(dout, x_MC)
+        return self.product(dout, weight_KC), dweight
 
 
 project = Projection()

@@ -1,6 +1,6 @@
 """One training step: gradients of some batches, clipped, to AdamW. Compiled; all shapes static.
 
-Shape suffixes: B rows, L tokens, S positions, D head size.
+Shape suffixes: B rows, L tokens, S positions, D head size, M = B·L, K supervised places.
 """
 
 from __future__ import annotations
@@ -47,26 +47,24 @@ class BatchLoss(nn.Cell):
         self.cos_SD, self.sin_SD = Tensor(cos, dtype=dtype), Tensor(sin, dtype=dtype)
         self.attention = PackedAttention(decoder.model.attention, row_length, longest)
         self.L = row_length
-        self.loss = ChunkedCrossEntropy(decoder.config.vocab_size, _chunk(row_length))
+        self.loss = ChunkedCrossEntropy(LOSS_CHUNK)
 
     def construct(
-        self, token_ids_BL: Tensor, targets_BL: Tensor, weights_BL: Tensor, positions_BL: Tensor, segments_BL: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """What to differentiate, and the weighted sum of losses."""
+        self,
+        token_ids_BL: Tensor,
+        positions_BL: Tensor,
+        segments_BL: Tensor,
+        places_K: Tensor,
+        targets_K: Tensor,
+        weights_K: Tensor,
+    ) -> Tensor:
+        """The weighted sum of losses; `places_K` are those in the flattened rows whose targets count."""
         B = token_ids_BL.shape[0]
         cos = ops.gather(self.cos_SD, positions_BL, 0).reshape(B, 1, self.L, -1)
         sin = ops.gather(self.sin_SD, positions_BL, 0).reshape(B, 1, self.L, -1)
         hidden_BLC = self.decoder.model(token_ids_BL, cos, sin, self.attention, self.attention.mask(segments_BL))
         hidden_MC = hidden_BLC.reshape(B * self.L, -1)
-        return self.loss(hidden_MC, self.decoder.head_weight, targets_BL.reshape(-1), weights_BL.reshape(-1))
-
-
-def _chunk(row_length: int) -> int:
-    """A divisor of every batch's positions, near LOSS_CHUNK."""
-    parts = -(-row_length // LOSS_CHUNK)
-    while row_length % parts:
-        parts += 1
-    return row_length // parts
+        return self.loss(hidden_MC, self.decoder.head_weight, places_K, targets_K, weights_K)[0]
 
 
 class TrainStep(nn.Cell):
@@ -91,8 +89,8 @@ class TrainStep(nn.Cell):
         self.gradient = ms.value_and_grad(self._loss, None, optimizer.parameters_, has_aux=True)
 
     def _loss(self, scale: Tensor, *arrays: Tensor) -> tuple[Tensor, Tensor]:
-        to_differentiate, loss = self.batch_loss(*arrays)
-        return to_differentiate * scale, loss
+        loss = self.batch_loss(*arrays)
+        return loss * scale, loss
 
     @ms.jit(jit_level="O0")
     def _accumulate(self, scale: Tensor, *arrays: Tensor) -> Tensor:
@@ -110,7 +108,7 @@ class TrainStep(nn.Cell):
         scale = Tensor(self.loss_scale / weight, ms.float32)
         own_loss = 0.0
         for batch in batches:
-            own_loss += float(self._accumulate(scale, *_tensors(batch)).asnumpy())
+            own_loss += float(self._accumulate(scale, *tensors_of(batch)).asnumpy())
         self.optimizer.reduce()
         tokens = sum(batch.useful_tokens for batch in batches)
         loss, tokens_of_all, stopped = self.group.sum(own_loss / weight, tokens, is_stopped).tolist()
@@ -134,15 +132,16 @@ class Evaluation(nn.Cell):
 
     @ms.jit(jit_level="O0")
     def _loss(self, *arrays: Tensor) -> Tensor:
-        return self.batch_loss(*arrays)[1]
+        return self.batch_loss(*arrays)
 
     def mean_loss(self, batches: Sequence[TrainingBatch]) -> float:
         """Mean loss a supervised weight, over the batches of all processes."""
-        own_loss = sum(float(self._loss(*_tensors(batch)).asnumpy()) for batch in batches)
+        own_loss = sum(float(self._loss(*tensors_of(batch)).asnumpy()) for batch in batches)
         loss, weight = self.group.sum(own_loss, sum(batch.total_weight for batch in batches)).tolist()
         return loss / max(weight, 1e-9)
 
 
-def _tensors(batch: TrainingBatch) -> tuple[Tensor, ...]:
-    arrays = (batch.token_ids_BL, batch.targets_BL, batch.weights_BL, batch.positions_BL, batch.segments_BL)
+def tensors_of(batch: TrainingBatch) -> tuple[Tensor, ...]:
+    """What `BatchLoss` takes."""
+    arrays = (batch.token_ids_BL, batch.positions_BL, batch.segments_BL, *batch.supervised())
     return tuple(Tensor(array) for array in arrays)

@@ -1,6 +1,6 @@
 """Rows of packed samples as arrays, each sample blind to the others.
 
-Shape suffixes: B rows, L tokens.
+Shape suffixes: B rows, L tokens, K places with a loss.
 """
 
 from __future__ import annotations
@@ -37,6 +37,17 @@ class TrainingBatch:
     @property
     def total_weight(self) -> float:
         return float(self.weights_BL.sum(dtype=np.float64))
+
+    def supervised(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Places (K,) in the flattened rows whose weight is not zero, with their targets and weights.
+
+        Others follow, up to the next eighth of all places: so there are at most eight shapes to compile for.
+        """
+        weights_M = self.weights_BL.reshape(-1)
+        eighth = -(-len(weights_M) // 8)
+        K = max(1, -(-int(np.count_nonzero(weights_M)) // eighth)) * eighth
+        places_K = np.argsort(weights_M == 0, kind="stable")[:K].astype(np.int32)
+        return places_K, self.targets_BL.reshape(-1)[places_K], weights_M[places_K]
 
 
 def build_batch(

@@ -1,9 +1,8 @@
 """Cross-entropy over the vocabulary in chunks, so that the logits of all positions never exist at once.
 
-Logits and their gradient are taken chunk by chunk in one forward; what is handed to the framework is a sum whose
-gradient is the one just found.
+Logits and their gradient are taken chunk by chunk in one forward, which keeps nothing but the gradients it found.
 
-Shape suffixes: M positions, C hidden size, V vocabulary.
+Shape suffixes: M positions, K supervised ones, C hidden size, V vocabulary.
 """
 
 from __future__ import annotations
@@ -17,38 +16,49 @@ from lm_stage.model import project
 
 
 class ChunkedCrossEntropy(nn.Cell):
-    """Weighted sum of −log p(target), `chunk` positions at a time."""
+    """Weighted sum of −log p(target) over some positions, `chunk` of them at a time."""
 
-    def __init__(self, vocab_size: int, chunk: int):
+    def __init__(self, chunk: int):
         super().__init__()
-        self.V, self.chunk = vocab_size, chunk
+        self.chunk = chunk
         self.log_softmax = ops.LogSoftmax(-1)
-        self.product = ops.MatMul()
-        self.product_transposed = ops.MatMul(transpose_a=True)
+        self.product, self.product_at = ops.MatMul(), ops.MatMul(transpose_a=True)
+        self.sum_at, self.zeros_like = ops.UnsortedSegmentSum(), ops.ZerosLike()
 
     def construct(
-        self, hidden_MC: Tensor, head_VC: Tensor, targets_M: Tensor, weights_M: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """A scalar to differentiate, and the loss itself (float32), which carries no gradient.
-
-        M is a multiple of the chunk.
-        """
-        hidden, head = ops.stop_gradient(hidden_MC), ops.stop_gradient(head_VC.astype(hidden_MC.dtype))
-        C = hidden.shape[1]
+        self, hidden_MC: Tensor, head_VC: Tensor, places_K: Tensor, targets_K: Tensor, weights_K: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """The loss (float32), and its gradients by the hidden states at `places_K` and by the head, for `bprop`."""
+        head = head_VC.astype(hidden_MC.dtype)
+        V, C = head.shape
+        K = places_K.shape[0]
         loss: Any = 0.0
         head_gradient: Any = 0.0
         hidden_gradients: tuple[Tensor, ...] = ()
-        for begin in range(0, hidden.shape[0], self.chunk):
-            h, targets = hidden[begin : begin + self.chunk], targets_M[begin : begin + self.chunk]
-            weights = weights_M[begin : begin + self.chunk]
+        for begin in range(0, K, self.chunk):
+            end = min(begin + self.chunk, K)
+            targets, weights = targets_K[begin:end], weights_K[begin:end].reshape(-1, 1)
+            h = ops.gather(hidden_MC, places_K[begin:end], 0)
             log_p = self.log_softmax(project(h, head).astype(ms.float32))
-            loss = loss - (ops.gather_elements(log_p, 1, targets.reshape(-1, 1)).reshape(-1) * weights).sum()
-            p, weights_MC = ops.exp(log_p).astype(h.dtype), ops.tile(weights.reshape(-1, 1), (1, C)).astype(h.dtype)
-            hidden_gradients += ((self.product(p, head) - ops.gather(head, targets, 0)) * weights_MC,)
-            weighted = h * weights_MC
-            at_targets = ops.unsorted_segment_sum(weighted, targets, self.V)
-            head_gradient = head_gradient + (self.product_transposed(p, weighted) - at_targets)
-        hidden_gradient = ops.stop_gradient(ops.concat(hidden_gradients, 0))
-        head_gradient = ops.stop_gradient(head_gradient.astype(head_VC.dtype))
-        to_differentiate = (hidden_gradient * hidden_MC).astype(ms.float32).sum() + (head_gradient * head_VC).sum()
-        return to_differentiate, ops.stop_gradient(loss)
+            loss = loss - (ops.gather_elements(log_p, 1, targets.reshape(-1, 1)) * weights).sum()
+            p, weights_KC = ops.exp(log_p).astype(h.dtype), ops.tile(weights, (1, C)).astype(h.dtype)
+            hidden_gradients += ((self.product(p, head) - ops.gather(head, targets, 0)) * weights_KC,)
+            weighted = h * weights_KC
+            head_gradient = head_gradient + (self.product_at(p, weighted) - self.sum_at(weighted, targets, V))
+        return loss, ops.concat(hidden_gradients, 0), head_gradient.astype(head_VC.dtype)
+
+    def bprop(
+        self,
+        hidden_MC: Tensor,
+        head_VC: Tensor,
+        places_K: Tensor,
+        targets_K: Tensor,
+        weights_K: Tensor,
+        out: tuple,
+        dout: tuple,
+    ) -> tuple[Tensor, ...]:
+        _, hidden_gradient_KC, head_gradient = out
+        scale = dout[0]
+        hidden_gradient = self.sum_at(hidden_gradient_KC * scale.astype(hidden_MC.dtype), places_K, hidden_MC.shape[0])
+        unmoved = self.zeros_like(places_K), self.zeros_like(targets_K), self.zeros_like(weights_K)
+        return hidden_gradient, head_gradient * scale.astype(head_VC.dtype), *unmoved

@@ -32,7 +32,7 @@ from lm_stage.model import Decoder
 from lm_stage.optimizer import AdamW
 from lm_stage.sample_order import PlacedSample, packed_rows
 from lm_stage.source import ModelSource
-from lm_stage.train_step import Evaluation, TrainStep
+from lm_stage.train_step import Evaluation, TrainStep, tensors_of
 from lm_stage.training_batch import TrainingBatch, build_batch
 from lm_stage.training_data import Mixture, Source
 from lm_stage.training_sequences import LossWeights, SequenceBuilder, TrainingSequence
@@ -244,7 +244,7 @@ def print_parts(step: TrainStep, evaluation: Evaluation, batch: TrainingBatch) -
     """Where the time of a step goes."""
     parts = {
         "forward and loss": lambda: evaluation.mean_loss([batch]),
-        "with gradients": lambda: step._accumulate(ms.Tensor(1e-3, ms.float32), *_tensors(batch)).asnumpy(),
+        "with gradients": lambda: step._accumulate(ms.Tensor(1e-3, ms.float32), *tensors_of(batch)).asnumpy(),
         "norm": step.optimizer.norm,
         "AdamW": lambda: step.optimizer.step(1, 1e-9, 1.0),
     }
@@ -256,11 +256,6 @@ def print_parts(step: TrainStep, evaluation: Evaluation, batch: TrainingBatch) -
             run()
             times.append(time.perf_counter() - began)
         click.echo(f"  {name:<18} {statistics.median(times) * 1000:7.1f} ms")
-
-
-def _tensors(batch: TrainingBatch) -> tuple[ms.Tensor, ...]:
-    arrays = (batch.token_ids_BL, batch.targets_BL, batch.weights_BL, batch.positions_BL, batch.segments_BL)
-    return tuple(map(ms.Tensor, arrays))
 
 
 if __name__ == "__main__":

@@ -12,11 +12,10 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from lm_stage import training_loss
 from lm_stage.config import DecoderConfig
 from lm_stage.model import Decoder
 from lm_stage.optimizer import AdamW, Schedule
-from lm_stage.train_step import Evaluation, TrainStep
+from lm_stage.train_step import Evaluation, TrainStep, tensors_of
 from lm_stage.training_batch import PADDING, TrainingBatch
 from lm_stage.weights import load_weights, read_weights
 from lm_stage.zero import ZeroAdamW
@@ -88,9 +87,7 @@ def test_losses_and_gradient_norms_are_golden(
     visual = replace(batch, weights_BL=batch.weights_BL * is_visual)
     assert evaluation.mean_loss([visual]) == pytest.approx(expected["loss_vision_only"], rel=TOLERANCE)
 
-    scale = ms.Tensor(1 / batch.total_weight, ms.float32)
-    arrays = (batch.token_ids_BL, batch.targets_BL, batch.weights_BL, batch.positions_BL, batch.segments_BL)
-    step._accumulate(scale, *map(ms.Tensor, arrays))
+    step._accumulate(ms.Tensor(1 / batch.total_weight, ms.float32), *tensors_of(batch))
     norms = {
         name.removeprefix("decoder."): float(np.linalg.norm(gradient.asnumpy()))
         for name, gradient in zip(step.optimizer.names, step.optimizer.gradients)
@@ -127,19 +124,30 @@ def test_chunks_of_the_loss_change_nothing(
     expected: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    batch, chunks = golden_batch(sequences, expected), []
+    batch = golden_batch(sequences, expected)
     whole = make_step(70).take([batch], 1, 1e-3)
     monkeypatch.setattr("lm_stage.train_step.LOSS_CHUNK", 16)
-    original = training_loss.ChunkedCrossEntropy.__init__
+    cut = make_step(70)
+    assert len(batch.supervised()[0]) > 2 * cut.batch_loss.loss.chunk == 32
+    result = cut.take([batch], 1, 1e-3)
+    assert (result.loss, result.gradient_norm) == pytest.approx((whole.loss, whole.gradient_norm), rel=1e-5)
 
-    def note(self: Any, vocab_size: int, chunk: int) -> None:
-        chunks.append(chunk)
-        original(self, vocab_size, chunk)
 
-    monkeypatch.setattr(training_loss.ChunkedCrossEntropy, "__init__", note)
-    cut = make_step(70).take([batch], 1, 1e-3)
-    assert chunks == [14]
-    assert (cut.loss, cut.gradient_norm) == pytest.approx((whole.loss, whole.gradient_norm), rel=1e-5)
+def test_logits_of_unsupervised_places_change_nothing(
+    make_step: Callable[[int], TrainStep],
+    sequences: list[np.ndarray],
+    expected: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    batch = golden_batch(sequences, expected)
+    batch.weights_BL[:, batch.weights_BL.size // 4 :] = 0
+    batch.weights_BL[:, 3] = 0.5
+    assert len(batch.supervised()[0]) < batch.weights_BL.size / 2
+    few = make_step(70).take([batch], 1, 1e-3)
+    every = np.arange(batch.weights_BL.size, dtype=np.int32), batch.targets_BL[0], batch.weights_BL[0]
+    monkeypatch.setattr(TrainingBatch, "supervised", lambda batch: every)
+    whole = make_step(70).take([batch], 1, 1e-3)
+    assert (few.loss, few.gradient_norm) == pytest.approx((whole.loss, whole.gradient_norm), rel=1e-6)
 
 
 def test_a_loss_that_is_not_finite_moves_nothing(

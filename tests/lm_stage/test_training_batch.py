@@ -115,6 +115,20 @@ def test_totals_count_what_is_there(mixture: Mixture) -> None:
     assert (empty.useful_tokens, empty.total_weight, empty.keys) == (0, 0.0, ())
 
 
+def test_the_loss_sees_each_weighted_place_once(mixture: Mixture) -> None:
+    """Filled up with places without weight, to an eighth of all places."""
+    batch = build_batch(ROWS, mixture)
+    places, targets, weights = batch.supervised()
+    flat = batch.weights_BL.reshape(-1)
+    weighted, eighth = set(np.flatnonzero(flat).tolist()), -(-flat.size // 8)
+    assert len(set(places.tolist())) == len(places)
+    assert weighted <= set(places.tolist())
+    assert len(places) == -(-len(weighted) // eighth) * eighth
+    np.testing.assert_array_equal(weights, flat[places])
+    np.testing.assert_array_equal(targets, batch.targets_BL.reshape(-1)[places])
+    assert len(build_batch([[], []], mixture).supervised()[0]) == 2 * ROW // 8
+
+
 def test_a_damaged_sample_is_named(with_damage: Mixture) -> None:
     with pytest.raises(DatasetError, match=rf"{with_damage.sources[0].path}.*'two'.*512"):
         build_batch([[IMAGE_0, IMAGE_1, TEXT]], with_damage)
