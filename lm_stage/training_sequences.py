@@ -20,7 +20,16 @@ import numpy as np
 from lm_stage.templates import CHAT_AFTER, CHAT_BEFORE, Clip, Visual
 from lm_stage.text_tokenizer import TextTokenizer
 from shared.layout import TokenLayout
-from shared.visual_tokens import IMAGE, UNIVLA, VideoTemplate, image_tokens, video_length, video_tokens
+from shared.visual_tokens import (
+    IMAGE,
+    UNIVLA,
+    VISUAL,
+    VideoTemplate,
+    image_tokens,
+    video_length,
+    video_template,
+    video_tokens,
+)
 
 TASKS = ("image", "video", "understand", "text")
 LOSSES = ("after_prompt", "visual", "text")
@@ -42,11 +51,22 @@ class LossWeights:
     over: str = "after_prompt"
     visual: float = 1.0
 
-    def of(self, token_ids: np.ndarray, layout: TokenLayout) -> np.ndarray:
-        """float32 weights of supervised tokens."""
-        is_visual = (token_ids >= layout.first_visual_token) & (token_ids < layout.end_of_visual)
-        visual, other = (0.0 if self.over == "text" else self.visual), (0.0 if self.over == "visual" else 1.0)
-        return np.where(is_visual, np.float32(visual), np.float32(other))
+    @property
+    def of_visual(self) -> np.float32:
+        return np.float32(0.0 if self.over == "text" else self.visual)
+
+    @property
+    def of_other(self) -> np.float32:
+        """Of text and control tokens."""
+        return np.float32(0.0 if self.over == "visual" else 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class SizeParts:
+    """What is the same for every image or clip of one size: its opening, and the weights of its body if supervised."""
+
+    opening: np.ndarray
+    body_weights: np.ndarray
 
 
 class SequenceBuilder:
@@ -60,19 +80,21 @@ class SequenceBuilder:
         self.loss = loss
         self.video_template = video
         self.before = self.encode(CHAT_BEFORE)
-        self._openings: dict[tuple[str, int, int, int], np.ndarray] = {}
+        self.bos, self.eos = np.array([layout.bos], np.int32), np.array([layout.eos], np.int32)
+        self._sizes: dict[tuple[str, int, int, int], SizeParts] = {}
 
     def encode(self, text: str) -> np.ndarray:
         return np.array(self.text_tokenizer.encode(text), np.int32)
 
     def image_length(self, height: int, width: int) -> int:
         """Tokens of an image with its opening."""
-        return len(self._opening(IMAGE, 1, height, width)) + video_length(1, height, width, IMAGE)
+        return len(self._of_size(IMAGE, 1, height, width).opening) + video_length(1, height, width, IMAGE)
 
     def video_length(self, frames: int, height: int, width: int) -> int:
         """Tokens of a video with its opening."""
         template = self.video_template
-        return len(self._opening(template, frames, height, width)) + video_length(frames, height, width, template)
+        opening = self._of_size(template, frames, height, width).opening
+        return len(opening) + video_length(frames, height, width, template)
 
     def image(self, caption_ids: np.ndarray, codes_HW: np.ndarray) -> TrainingSequence:
         """Caption to image; an empty caption trains the unconditional model that guidance needs."""
@@ -83,9 +105,12 @@ class SequenceBuilder:
         return self._captioned(caption_ids, Clip(codes_THW))
 
     def _captioned(self, caption_ids: np.ndarray, visual: Visual) -> TrainingSequence:
-        opening, body = self._visual(visual)
-        token_ids = np.concatenate(([self.layout.bos], caption_ids, opening, body, [self.layout.eos])).astype(np.int32)
-        return self._supervised(token_ids, [(len(token_ids) - len(body) - 1, len(token_ids))])
+        size, body = self._visual(visual)
+        token_ids = np.concatenate((self.bos, caption_ids, size.opening, body, self.eos))
+        weights = np.zeros(len(token_ids), np.float32)
+        weights[-1 - len(body) : -1] = size.body_weights
+        weights[-1] = self.loss.of_other
+        return TrainingSequence(token_ids, weights)
 
     def asked(self, question: str, with_image: bool) -> np.ndarray:
         """Ids of a question and the template around it that is one text with it, as templates.py renders it."""
@@ -101,41 +126,41 @@ class SequenceBuilder:
 
     def conversation(self, turns: Sequence[tuple[np.ndarray, np.ndarray]], visual: Visual | None) -> TrainingSequence:
         """Questions (the first from `asked`, others from `asked_again`) and answers; the loss is over all answers."""
-        parts: list[np.ndarray] = [np.array([self.layout.bos])]
+        parts = [self.bos]
         if visual is not None:
-            parts += [self.before, *self._visual(visual)]
-        length, answers = sum(map(len, parts)), []
+            size, body = self._visual(visual)
+            parts += [self.before, size.opening, body]
+        weights = [np.zeros(sum(map(len, parts)), np.float32)]
         for asked_ids, answer_ids in turns:
-            parts += [asked_ids, answer_ids, np.array([self.layout.eos])]
-            begin, length = length + len(asked_ids), length + len(asked_ids) + len(answer_ids) + 1
-            answers.append((begin, length))
-        return self._supervised(np.concatenate(parts).astype(np.int32), answers)
+            parts += [asked_ids, answer_ids, self.eos]
+            weights += [np.zeros(len(asked_ids), np.float32), self._other_weights(len(answer_ids) + 1)]
+        return TrainingSequence(np.concatenate(parts), np.concatenate(weights))
 
     def text(self, text_ids: np.ndarray) -> TrainingSequence:
-        token_ids = np.concatenate(([self.layout.bos], text_ids, [self.layout.eos])).astype(np.int32)
-        return self._supervised(token_ids, [(1, len(token_ids))])
+        token_ids = np.concatenate((self.bos, text_ids, self.eos))
+        weights = self._other_weights(len(token_ids))
+        weights[0] = 0
+        return TrainingSequence(token_ids, weights)
+
+    def _other_weights(self, count: int) -> np.ndarray:
+        return np.full(count, self.loss.of_other)
 
     def understand_overhead(self, with_image: bool) -> int:
         """Tokens around one turn's question, image and answer: BOS, EOS, and the template before an image."""
         return 2 + (len(self.before) if with_image else 0)
 
-    def _visual(self, visual: Visual) -> tuple[np.ndarray, np.ndarray]:
-        """Opening and body of an image or a clip."""
+    def _visual(self, visual: Visual) -> tuple[SizeParts, np.ndarray]:
+        """What goes with the size of an image or a clip, and the tokens of its body."""
         if isinstance(visual, Clip):
             codes_THW, template = visual.codes_THW, self.video_template
-            return self._opening(template, *codes_THW.shape), video_tokens(codes_THW, self.layout, template)
-        return self._opening(IMAGE, 1, *visual.shape), image_tokens(visual, self.layout)
+            return self._of_size(template, *codes_THW.shape), video_tokens(codes_THW, self.layout, template)
+        return self._of_size(IMAGE, 1, *visual.shape), image_tokens(visual, self.layout)
 
-    def _opening(self, template: VideoTemplate, frames: int, height: int, width: int) -> np.ndarray:
+    def _of_size(self, template: VideoTemplate, frames: int, height: int, width: int) -> SizeParts:
         key = (template.name, frames, height, width)
-        if key not in self._openings:
+        if key not in self._sizes:
             size = self.encode(template.size_text(frames, height, width))
-            self._openings[key] = np.array([self.layout.boi, *size, self.layout.img], np.int32)
-        return self._openings[key]
-
-    def _supervised(self, token_ids: np.ndarray, spans: Sequence[tuple[int, int]]) -> TrainingSequence:
-        """The loss is over the tokens of the spans, each from its begin up to its end."""
-        weights = np.zeros(len(token_ids), np.float32)
-        for begin, end in spans:
-            weights[begin:end] = self.loss.of(token_ids[begin:end], self.layout)
-        return TrainingSequence(token_ids, weights)
+            opening = np.array([self.layout.boi, *size, self.layout.img], np.int32)
+            is_visual = video_template(frames, height, width, self.layout, template) == VISUAL
+            self._sizes[key] = SizeParts(opening, np.where(is_visual, self.loss.of_visual, self.loss.of_other))
+        return self._sizes[key]

@@ -10,6 +10,7 @@ Shape suffixes: T frames, H W grid, L sequence.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -79,11 +80,16 @@ def video_tokens(codes_THW: np.ndarray, layout: TokenLayout, video: VideoTemplat
 
 def _body(codes_THW: np.ndarray, layout: TokenLayout, video: VideoTemplate) -> np.ndarray:
     frames, height, width = codes_THW.shape
-    body = video_template(frames, height, width, layout, video)
+    body = _body_of_zeros(frames, height, width, layout, video).copy()
     places_THW = _rows(body, frames, height)[..., :width]
-    places_THW[:] = codes_THW
-    places_THW += layout.first_visual_token
+    np.add(places_THW, codes_THW, out=places_THW, casting="unsafe")  # checked: int64 codes fit
     return body
+
+
+@lru_cache(maxsize=256)
+def _body_of_zeros(frames: int, height: int, width: int, layout: TokenLayout, video: VideoTemplate) -> np.ndarray:
+    template = video_template(frames, height, width, layout, video)
+    return np.where(template == VISUAL, np.int32(layout.first_visual_token), template)
 
 
 def image_template(height: int, width: int, layout: TokenLayout) -> np.ndarray:
@@ -144,7 +150,7 @@ def checked_codes(codes: np.ndarray, rank: int, layout: TokenLayout) -> np.ndarr
     codes = np.asarray(codes)
     if codes.ndim != rank or codes.dtype.kind not in "iu" or not codes.size:
         raise ShapeError(f"codes: expected integers of rank {rank}, got {codes.dtype} {codes.shape}")
-    if int(codes.max()) >= layout.codebook_size or int(codes.min()) < 0:
+    if codes.max() >= layout.codebook_size or (codes.dtype.kind == "i" and codes.min() < 0):
         raise ShapeError(
             f"codes: expected values in [0, {layout.codebook_size}), got {codes.min()} to {codes.max()}:"
             " were they made by another vision tokenizer?"

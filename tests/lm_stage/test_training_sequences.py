@@ -237,8 +237,11 @@ def test_sizes_of_more_digits_have_longer_openings(builder: SequenceBuilder) -> 
 
 def test_visual_tokens_end_where_the_codebook_ends(builder: SequenceBuilder) -> None:
     layout = replace(builder.layout, bos=1000, eos=builder.layout.end_of_visual)
-    around = np.array([layout.first_visual_token - 1, layout.first_visual_token, layout.end_of_visual - 1, layout.eos])
-    assert LossWeights("visual", 0.5).of(around, layout).tolist() == [0.0, 0.5, 0.5, 0.0]
+    builder = SequenceBuilder(builder.text_tokenizer, layout, LossWeights("visual", 0.5))
+    sequence = builder.image(builder.encode("a"), np.array([[0, CODEBOOK_SIZE - 1]], np.uint16))
+    *_, eos = sequence.token_ids
+    assert eos == layout.first_visual_token + CODEBOOK_SIZE
+    assert sequence.weights[-6:].tolist() == [0.5, 0.5, 0.0, 0.0, 0.0, 0.0]
 
 
 def test_codes_of_a_larger_codebook_are_refused(builder: SequenceBuilder) -> None:
