@@ -45,8 +45,8 @@ class Attention(nn.Cell):
             return self.fused(q_BNLD, k_BGSD, v_BGSD, mask)
         B, _, L, _ = q_BNLD.shape
         q_BGMD = q_BNLD.reshape(B, self.G, self.N // self.G * L, self.D) * self.scale
-        weights = self.softmax(self.product_bt(q_BGMD, k_BGSD) + mask)
-        return self.product(weights, v_BGSD).reshape(B, self.N, L, self.D)
+        weights = self.softmax(self.product_bt(q_BGMD, k_BGSD) + mask)  # in float32
+        return self.product(weights.astype(v_BGSD.dtype), v_BGSD).reshape(B, self.N, L, self.D)
 
     def fused(self, q_BNLD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor, is_hidden_B1LS: Tensor) -> Tensor:
         return ops.flash_attention_score(
@@ -127,7 +127,7 @@ class PlainPackedAttention(nn.Cell):
         weights: tuple[Tensor, ...] = ()
         for index, (begin, end, first) in enumerate(self.blocks):
             scores = self.product_bt(self.grouped(q_BNLD, begin, end), self.cut(k_BGLD, first, end))
-            weights += (self.softmax(scores + masks[index]),)
+            weights += (self.softmax(scores + masks[index]).astype(v_BGLD.dtype),)
             attended += (self.apart(self.product(weights[-1], self.cut(v_BGLD, first, end)), begin, end),)
         return self.concat(attended), weights, k_BGLD
 

@@ -83,15 +83,7 @@ def restore_adapters(decoder: Decoder, content: bytes, where: str) -> None:
             p.set_data(Tensor(stored, dtype=ms.float32))
 
 
-def merged_weights(decoder: Decoder) -> dict[str, np.ndarray]:
-    """All weights under their Hugging Face names, adapters added into the layers they stand beside."""
-    adapters = _adapters(decoder)
-    weights: dict[str, np.ndarray] = {}
-    for name, p in decoder.parameters_and_names():
-        if ".adapter." in name:
-            continue
-        layer, weights[name] = name.removesuffix(".weight"), p.asnumpy()
-        if layer in adapters:
-            one = adapters[layer]
-            weights[name] = weights[name] + one.scale * (one.lora_B.asnumpy() @ one.lora_A.asnumpy())
-    return weights
+def add_adapters_to(weights: dict[str, np.ndarray], decoder: Decoder) -> None:
+    """Adds the product of each adapter into the float32 weight (out, in) it stands beside."""
+    for layer, one in _adapters(decoder).items():
+        weights[f"{layer}.weight"] += one.scale * (one.lora_B.asnumpy() @ one.lora_A.asnumpy())

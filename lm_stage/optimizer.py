@@ -37,6 +37,16 @@ class Schedule:
         return self.peak * (self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
 
 
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """The constants of AdamW."""
+
+    beta1: float
+    beta2: float
+    eps: float
+    weight_decay: float
+
+
 class AdamW(nn.Cell):
     """Moments and accumulated gradients of some parameters. Matrices decay, vectors (norms) do not.
 
@@ -46,10 +56,7 @@ class AdamW(nn.Cell):
     def __init__(
         self,
         parameters: Sequence[Parameter],
-        beta1: float,
-        beta2: float,
-        eps: float,
-        weight_decay: float,
+        rule: Rule,
         group: Group | None = None,
         weights: ParameterTuple | None = None,
     ):
@@ -62,7 +69,7 @@ class AdamW(nn.Cell):
         self.gradients = _zeros_like(self.weights, "gradient")
         self.m, self.v = _zeros_like(self.weights, "m"), _zeros_like(self.weights, "v")
         self.decays = tuple(len(p.shape) > 1 for p in parameters)
-        self.beta1, self.beta2, self.eps, self.weight_decay = beta1, beta2, eps, weight_decay
+        self.rule = rule
         self.update = ops.AdamWeightDecay()
 
     def state(self) -> Iterator[tuple[str, np.ndarray]]:
@@ -72,11 +79,13 @@ class AdamW(nn.Cell):
                 yield f"{kind}.{name}", value
 
     def whole_weights(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Float32 weights by the name of their parameter, where they are not the parameters."""
-        return iter(())
+        """Float32 weights by the name of their parameter."""
+        return self._whole(self.weights)
 
     def _whole(self, kept: ParameterTuple) -> Iterator[tuple[str, np.ndarray]]:
-        return ((name, p.asnumpy()) for name, p in zip(self.names, kept))
+        """Nothing but in the first process, which writes what all of them have."""
+        if self.group.is_first:
+            yield from ((name, p.asnumpy()) for name, p in zip(self.names, kept))
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
         """Puts moments back. Raises KeyError if one is missing."""
@@ -122,10 +131,11 @@ class AdamW(nn.Cell):
 
         `number` counts from 1.
         """
-        c1, c2 = 1 - self.beta1**number, 1 - self.beta2**number
+        rule = self.rule
+        c1, c2 = 1 - rule.beta1**number, 1 - rule.beta2**number
         rate = learning_rate * math.sqrt(c2) / c1
-        decay = self.weight_decay * c1 / math.sqrt(c2)
-        values = (rate, self.eps * math.sqrt(c2), decay, scale)
+        decay = rule.weight_decay * c1 / math.sqrt(c2)
+        values = (rate, rule.eps * math.sqrt(c2), decay, scale)
         self._apply(*(Tensor(value, ms.float32) for value in values))
 
     def clear(self) -> None:
@@ -142,8 +152,8 @@ class AdamW(nn.Cell):
                 self.m[index],
                 self.v[index],
                 rate,
-                self.beta1,
-                self.beta2,
+                self.rule.beta1,
+                self.rule.beta2,
                 eps,
                 decay if self.decays[index] else 0.0,
                 gradient * scale,

@@ -130,7 +130,7 @@ class SftJob:
         self.checkpoints = Checkpoints(self.run, options.keep)
         self.damaged: list[str] = []
         rows = options.row_tokens, mixture.longest
-        self.cell = TrainStep(model.decoder, *rows, model.optimizer, options.clip_norm, options.loss_scale, self.group)
+        self.cell = TrainStep(model.decoder, *rows, model.optimizer, options.clip_norm, model.scaler, self.group)
         self.first = model.counters.get("step", 0)
         self.bad_steps = model.counters.get("bad_steps", 0)
         self.bad_in_a_row = model.counters.get("bad_in_a_row", 0)
@@ -153,10 +153,12 @@ class SftJob:
                 rate = schedule.learning_rate(step)
                 result = self.cell.take(batches, step + 1 - self.bad_steps, rate, self.stop.is_set())
                 entry = {"loss": result.loss, "gradient_norm": result.gradient_norm} if result.is_taken else {"bad": 1}
-                if not result.is_taken:
-                    self._note_bad(step, batches)
-                else:
+                if result.is_taken:
                     self.bad_in_a_row = 0
+                elif result.is_rescaled:
+                    self.bad_steps += 1
+                else:
+                    self._note_bad(step, batches)
                 is_last = step + 1 == options.steps
                 if self.held_out and (is_last or (step + 1) % options.evaluate_every == 0):
                     held_out_loss = self.evaluation.mean_loss(self.held_out)
@@ -236,7 +238,7 @@ class SftJob:
         if self.bad_in_a_row >= self.options.max_bad_steps:
             raise JobStoppedError(
                 f"{self.run}: {self.bad_in_a_row} steps in a row without a finite loss, the last (step {step}) with"
-                f" samples {', '.join(keys)}; lower --learning-rate (or --loss-scale), or check them;"
+                f" samples {', '.join(keys)}; lower --learning-rate, or check them;"
                 f" the last checkpoint stays"
             )
 

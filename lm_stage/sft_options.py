@@ -53,7 +53,7 @@ class SftOptions:
     beta2: float = 0.95
     eps: float = 1e-6
     clip_norm: float = 1.0
-    loss_scale: float = 1.0
+    loss_scale: float | None = None
     loss: str = "after_prompt"
     visual_weight: float = 1.0
     video_template: str = "univla"
@@ -84,6 +84,8 @@ class SftOptions:
             problems.append(f"--caption-dropout {self.caption_dropout}: expected 0 to 1")
         if not self.learning_rate > 0 or self.weight_decay < 0 or self.warmup < 0 or self.visual_weight < 0:
             problems.append("--learning-rate must be above 0; decay, warm-up and weights not below 0")
+        if self.loss_scale is not None and not self.loss_scale >= 1:
+            problems.append(f"--loss-scale {self.loss_scale}: expected 1 or more")
         if self.save_dtype not in ("float32", "float16"):
             problems.append(f"--save-dtype {self.save_dtype}: expected float32 or float16")
         if self.lora_rank < 0 or not self.lora_alpha > 0 or (self.lora_rank and self.freeze):

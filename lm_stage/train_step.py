@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import mindspore as ms
 from mindspore import Tensor, nn, ops
+from mindspore.amp import LossScaler, StaticLossScaler
 
 from lm_stage.attention import PackedAttention
 from lm_stage.model import Decoder, rotary_tables
@@ -26,12 +27,14 @@ LOSS_CHUNK = 1024  # positions whose logits exist at once
 class StepResult:
     """Mean loss a supervised weight, norm of the gradient before clipping, and whether the step was taken.
 
+    With `is_rescaled` it was not, because the gradients overflowed at its loss scale: the next has a smaller one.
     All of them, and `tokens`, are of all processes; `is_stopped` says whether one of them is to stop.
     """
 
     loss: float
     gradient_norm: float
     is_taken: bool
+    is_rescaled: bool
     tokens: int
     is_stopped: bool
 
@@ -77,14 +80,14 @@ class TrainStep(nn.Cell):
         longest: int,
         optimizer: AdamW,
         clip_norm: float,
-        loss_scale: float = 1.0,
+        scaler: LossScaler | None = None,
         group: Group | None = None,
     ):
         super().__init__()
         self.batch_loss = BatchLoss(decoder, row_length, longest)
         self.optimizer = optimizer
         self.clip_norm = clip_norm
-        self.loss_scale = loss_scale
+        self.scaler = scaler or StaticLossScaler(1.0)
         self.group = group or Group()
         self.gradient = ms.value_and_grad(self._loss, None, optimizer.parameters_, has_aux=True)
 
@@ -104,22 +107,29 @@ class TrainStep(nn.Cell):
 
         A loss or gradient that is not finite moves nothing.
         """
+        loss_scale = self._loss_scale()
         weight = max(float(self.group.sum(sum(batch.total_weight for batch in batches))[0]), 1e-9)
-        scale = Tensor(self.loss_scale / weight, ms.float32)
+        scale = Tensor(loss_scale / weight, ms.float32)
         own_loss = 0.0
         for batch in batches:
             own_loss += float(self._accumulate(scale, *tensors_of(batch)).asnumpy())
         self.optimizer.reduce()
         tokens = sum(batch.useful_tokens for batch in batches)
         loss, tokens_of_all, stopped = self.group.sum(own_loss / weight, tokens, is_stopped).tolist()
-        norm = self.optimizer.norm() / self.loss_scale
+        norm = self.optimizer.norm() / loss_scale
         is_taken = math.isfinite(loss) and math.isfinite(norm)
         if is_taken:
             clip = min(1.0, self.clip_norm / (norm + 1e-6)) if self.clip_norm else 1.0
-            self.optimizer.step(number, learning_rate, clip / self.loss_scale)
+            self.optimizer.step(number, learning_rate, clip / loss_scale)
         else:
             self.optimizer.clear()
-        return StepResult(loss, norm, is_taken, int(tokens_of_all), stopped > 0)
+        if math.isfinite(loss):
+            self.scaler.adjust(Tensor(math.isfinite(norm)))
+        is_rescaled = self._loss_scale() < loss_scale
+        return StepResult(loss, norm, is_taken, is_rescaled, int(tokens_of_all), stopped > 0)
+
+    def _loss_scale(self) -> float:
+        return float(self.scaler.scale_value.asnumpy())
 
 
 class Evaluation(nn.Cell):

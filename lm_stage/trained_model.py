@@ -8,13 +8,14 @@ from typing import Any
 
 import mindspore as ms
 import numpy as np
+from mindspore.amp import DynamicLossScaler, LossScaler, StaticLossScaler
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from lm_stage.checkpoints import STATE_FILE, model_files
-from lm_stage.lora import WEIGHTS_FILE, adapter_files, add_adapters, merged_weights, restore_adapters
+from lm_stage.lora import WEIGHTS_FILE, adapter_files, add_adapters, add_adapters_to, restore_adapters
 from lm_stage.model import Decoder
-from lm_stage.optimizer import AdamW
+from lm_stage.optimizer import AdamW, Rule
 from lm_stage.sft_options import SftOptions
 from lm_stage.source import ModelSource
 from lm_stage.weights import load_weights, read_weights
@@ -22,6 +23,8 @@ from lm_stage.zero import ZeroAdamW
 from shared.device import Device
 from shared.errors import CheckpointError, UsageError
 from shared.parallel import Group
+
+FIRST_LOSS_SCALE, STEPS_A_LOSS_SCALE = 2.0**16, 1000
 
 
 class TrainedModel:
@@ -41,20 +44,22 @@ class TrainedModel:
     ):
         self.options, self.source, self.config, self.group = options, source, config, group
         dtype = getattr(ms, device.dtype)
-        self.decoder = Decoder(source.config, dtype if options.zero else ms.float32, device.has_fused_attention, dtype)
+        has_others = options.zero or options.lora_rank  # float32 weights that move, beside the parameters
+        self.decoder = Decoder(source.config, dtype if has_others else ms.float32, device.has_fused_attention, dtype)
         start = options.model if options.lora_rank or checkpoint is None else checkpoint
         load_weights(self.decoder, start)
+        self.stored = read_weights(start)
         self.decoder.set_train(True)
         if options.recompute:
             for block in self.decoder.model.layers:
                 block.recompute()
-        rule = options.beta1, options.beta2, options.eps, options.weight_decay
+        rule = Rule(options.beta1, options.beta2, options.eps, options.weight_decay)
         if options.zero:
-            self.stored = read_weights(start)
-            self.optimizer: AdamW = ZeroAdamW(self._trained(), *rule, group, device.has_reduce_scatter)
+            self.optimizer: AdamW = ZeroAdamW(self._trained(), rule, group, device.has_reduce_scatter)
             self.optimizer.start_from(lambda name: self.stored[name].float32())
         else:
-            self.optimizer = AdamW(self._trained(), *rule, group)
+            self.optimizer = AdamW(self._trained(), rule, group)
+        self.scaler = loss_scaler(options.loss_scale, device.dtype)
         self.counters = self._restore(checkpoint) if checkpoint else {}
 
     def _trained(self) -> list[ms.Parameter]:
@@ -73,6 +78,8 @@ class TrainedModel:
         try:
             state = load_file(directory / STATE_FILE)
             self.optimizer.restore(state)
+            for name, p in self._scaler_state().items():
+                p.set_data(ms.Tensor(state[name][0], p.dtype))
             if self.options.lora_rank:
                 restore_adapters(self.decoder, (directory / WEIGHTS_FILE).read_bytes(), str(directory))
         except (OSError, KeyError, SafetensorError) as error:
@@ -86,6 +93,7 @@ class TrainedModel:
         files = self.adapter_files() if self.options.lora_rank else self.model_files()
         state = self._gathered(self.optimizer.state())
         state |= {name: np.array([value]) for name, value in counters.items()}
+        state |= {name: p.asnumpy().reshape(1) for name, p in self._scaler_state().items()}
         return {**files, STATE_FILE: save(state)} if self.group.is_first else {}
 
     def model_files(self, dtype: str = "float32") -> dict[str, bytes]:
@@ -98,15 +106,29 @@ class TrainedModel:
         return adapter_files(self.decoder, options.lora_rank, options.lora_alpha, options.lora_targets, options.model)
 
     def _weights(self) -> dict[str, np.ndarray]:
-        """Float32 weights by name: where the parameters are not float32 those beside them, and the frozen as stored."""
+        """Float32 weights by name: those that moved, and the frozen as they were stored."""
         trained = self._gathered(self.optimizer.whole_weights())
         if not self.group.is_first:
             return {}
-        if not self.options.zero:
-            return merged_weights(self.decoder)
-        frozen = {name: one.float32() for name, one in self.stored.items() if name not in self.optimizer.names}
-        return {**frozen, **trained}
+        weights = {name: one.float32() for name, one in self.stored.items() if name not in trained}
+        if self.options.lora_rank:
+            add_adapters_to(weights, self.decoder)
+            return weights
+        return {**weights, **trained}
+
+    def _scaler_state(self) -> dict[str, ms.Parameter]:
+        """What a checkpoint keeps of a loss scale that moves."""
+        if not isinstance(self.scaler, DynamicLossScaler):
+            return {}
+        return {"loss_scale": self.scaler.scale_value, "steps_at_loss_scale": self.scaler.counter}
 
     def _gathered(self, tensors: Iterator[tuple[str, np.ndarray]]) -> dict[str, np.ndarray]:
         """Kept by the first process only: one of them at a time is in the memory of the others."""
         return {name: value for name, value in tensors if self.group.is_first}
+
+
+def loss_scaler(fixed: float | None, dtype: str) -> LossScaler:
+    """Of a fixed scale; else with float16 the largest that keeps gradients finite, halved and doubled as they go."""
+    if fixed is None and dtype == "float16":
+        return DynamicLossScaler(FIRST_LOSS_SCALE, 2, STEPS_A_LOSS_SCALE)
+    return StaticLossScaler(fixed or 1.0)

@@ -58,7 +58,9 @@ class ChunkedCrossEntropy(nn.Cell):
         dout: tuple,
     ) -> tuple[Tensor, ...]:
         _, hidden_gradient_KC, head_gradient = out
-        scale = dout[0]
-        hidden_gradient = self.sum_at(hidden_gradient_KC * scale.astype(hidden_MC.dtype), places_K, hidden_MC.shape[0])
+        scale = dout[0]  # may be too small for half precision
+        scaled_KC = (hidden_gradient_KC.astype(ms.float32) * scale).astype(hidden_MC.dtype)
+        hidden_gradient = self.sum_at(scaled_KC, places_K, hidden_MC.shape[0])
+        head_gradient = (head_gradient.astype(ms.float32) * scale).astype(head_VC.dtype)
         unmoved = self.zeros_like(places_K), self.zeros_like(targets_K), self.zeros_like(weights_K)
-        return hidden_gradient, head_gradient * scale.astype(head_VC.dtype), *unmoved
+        return hidden_gradient, head_gradient, *unmoved

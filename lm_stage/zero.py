@@ -18,7 +18,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
-from lm_stage.optimizer import AdamW
+from lm_stage.optimizer import AdamW, Rule
 from shared.parallel import Group
 
 
@@ -28,23 +28,14 @@ class ZeroAdamW(AdamW):
     `start_from` gives it the weights; all processes must call its methods together.
     """
 
-    def __init__(
-        self,
-        parameters: Sequence[Parameter],
-        beta1: float,
-        beta2: float,
-        eps: float,
-        weight_decay: float,
-        group: Group,
-        has_reduce_scatter: bool,
-    ):
+    def __init__(self, parameters: Sequence[Parameter], rule: Rule, group: Group, has_reduce_scatter: bool):
         sizes = [int(np.prod(p.shape)) for p in parameters]
         self.slice_sizes = [-(-size // group.size) for size in sizes]
         slices = [
             Parameter(ops.zeros((size,), ms.float32), name=f"weights.{p.name}", requires_grad=False)
             for p, size in zip(parameters, self.slice_sizes)
         ]
-        super().__init__(parameters, beta1, beta2, eps, weight_decay, group, ParameterTuple(slices))
+        super().__init__(parameters, rule, group, ParameterTuple(slices))
         self.sum_slices = SumSlices(group, has_reduce_scatter)
         self.gather = ops.AllGather() if group.size > 1 else ops.Identity()
 
@@ -52,9 +43,6 @@ class ZeroAdamW(AdamW):
         """Takes this process's slices of the float32 weights, each by the name of its parameter."""
         for name, kept in zip(self.names, self.weights):
             kept.set_data(Tensor(self._slice_of(weights(name), kept.shape[0])))
-
-    def whole_weights(self) -> Iterator[tuple[str, np.ndarray]]:
-        return self._whole(self.weights)
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
         whole = {name: self._slice_of(value, -(-value.size // self.group.size)) for name, value in state.items()}

@@ -63,7 +63,7 @@ def init_lm(**options: Any) -> None:
 @click.option("--evaluate-every", type=int, default=200, help="Steps between looks at the held-out loss.")
 @click.option("--save-dtype", type=click.Choice(["float32", "float16"]), default="float32", help="Of RUN/model.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "ascend"]), default="auto")
-@click.option("--loss-scale", type=float, default=1.0, help="Of gradients on their way, for --dtype float16.")
+@click.option("--loss-scale", type=float, help="Of gradients.  [default: with float16 as large as will do, else 1]")
 @click.option(
     "--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), help="Of computing; weights stay float32."
 )

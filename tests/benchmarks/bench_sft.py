@@ -29,7 +29,7 @@ from transformers import Emu3ForCausalLM, Emu3TextConfig
 from lm_stage.config import DecoderConfig
 from lm_stage.initialize import InitOptions, initialize
 from lm_stage.model import Decoder
-from lm_stage.optimizer import AdamW
+from lm_stage.optimizer import AdamW, Rule
 from lm_stage.sample_order import PlacedSample, packed_rows
 from lm_stage.source import ModelSource
 from lm_stage.train_step import Evaluation, TrainStep, tensors_of
@@ -201,7 +201,7 @@ def compare_steps(name: str, mixture: Mixture, source: ModelSource, model: Path,
     setup_device("cpu")
     decoder = Decoder(source.config)
     load_weights(decoder, model)
-    optimizer = AdamW(decoder.trainable_params(), 0.9, 0.95, 1e-6, 0.1)
+    optimizer = AdamW(decoder.trainable_params(), Rule(0.9, 0.95, 1e-6, 0.1))
     lengths = mixture.row_length, mixture.longest
     ours, peer = TrainStep(decoder, *lengths, optimizer, 1.0), TorchPeer(model, source.layout.pad)
     stream = packed_rows(mixture, 0, 0.0)

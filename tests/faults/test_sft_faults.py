@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 from lm_stage.sft import sft
 from lm_stage.sft_options import SftOptions, SftResult
 from shared.dataset import Dataset
+from shared.device import Device
 from shared.errors import ConfigMismatchError, DatasetError, JobStoppedError, UsageError
 from shared.jobs.locks import try_claim
 from shared.plan import PlannedInput, Unit, freeze_plan
@@ -248,6 +249,30 @@ def test_a_run_of_adapters_resumes_exactly(codes: Path, small_lm: Path, tmp_path
     assert (
         run_in_process(codes, tmp_path / "whole", small_lm, **lora).model / "model.safetensors"
     ).read_bytes() == expected
+
+
+@pytest.mark.parametrize("changes", [{}, {"lora_rank": 2}, {"zero": True}], ids=["weights", "adapters", "zero"])
+def test_a_run_in_half_precision_resumes_with_its_loss_scale(
+    changes: dict[str, object], codes: Path, small_lm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """float16 on the CPU, which the command refuses for its slowness, from a loss scale that is too large."""
+    monkeypatch.setattr("lm_stage.sft.setup_device", lambda *device, **dtype: Device("CPU", "float16", "2.8"))
+    monkeypatch.setattr("lm_stage.trained_model.FIRST_LOSS_SCALE", 2.0**20)
+    settings = {"steps": 8, "save_every": 2, "keep": 9, "max_bad_steps": 1, **changes}
+    whole = run_in_process(codes, tmp_path / "run", small_lm, **settings)
+    checkpoints = tmp_path / "run/checkpoints"
+    states = [load_file(checkpoints / f"step-{step:08d}/train_state.safetensors") for step in (2, 8)]
+    assert states[0]["loss_scale"] < 2**20
+    assert 0 < whole.bad_steps < 8
+    expected = (checkpoints / "step-00000008/train_state.safetensors").read_bytes()
+    for step in (4, 6, 8):
+        shutil.rmtree(checkpoints / f"step-{step:08d}")
+    assert run_in_process(codes, tmp_path / "run", small_lm, **settings).loss == whole.loss
+    assert (checkpoints / "step-00000008/train_state.safetensors").read_bytes() == expected
+    start, end = load_file(small_lm / "model.safetensors"), load_file(whole.model / "model.safetensors")
+    moved = {name for name in end if not np.array_equal(start[name], end[name])}
+    adapted = {name for name in end if any(target in name for target in ("q_proj", "k_proj", "v_proj", "o_proj"))}
+    assert moved == (adapted if "lora_rank" in changes else set(end))
 
 
 def test_adapters_for_layers_that_are_not_there_are_refused(codes: Path, small_lm: Path, tmp_path: Path) -> None:

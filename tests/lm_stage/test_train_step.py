@@ -11,10 +11,11 @@ from typing import Any
 import mindspore as ms
 import numpy as np
 import pytest
+from mindspore.amp import DynamicLossScaler
 
 from lm_stage.config import DecoderConfig
 from lm_stage.model import Decoder
-from lm_stage.optimizer import AdamW, Schedule
+from lm_stage.optimizer import AdamW, Rule, Schedule
 from lm_stage.train_step import Evaluation, TrainStep, tensors_of
 from lm_stage.training_batch import PADDING, TrainingBatch
 from lm_stage.weights import load_weights, read_weights
@@ -24,6 +25,7 @@ from shared.layout import TokenLayout
 from shared.parallel import Group
 
 TOLERANCE = 1e-3  # relative; measured: losses and norms 5e-6, the ten-step trajectory 2.3e-4
+RULE = Rule(0.9, 0.95, 1e-6, 0.1)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +69,7 @@ def make_step(golden_lm: Path) -> Callable[[int], TrainStep]:
         setup_device("cpu")
         decoder = Decoder(DecoderConfig.from_directory(golden_lm))
         load_weights(decoder, golden_lm)
-        return TrainStep(decoder, length, length, AdamW(decoder.trainable_params(), 0.9, 0.95, 1e-6, 0.1), 1.0)
+        return TrainStep(decoder, length, length, AdamW(decoder.trainable_params(), RULE), 1.0)
 
     return make
 
@@ -172,12 +174,12 @@ def test_recomputed_layers_give_the_same_step(
     assert results[0] == results[1]
 
 
-def zero_step(golden_lm: Path, length: int, dtype: Any) -> TrainStep:
+def zero_step(golden_lm: Path, length: int, dtype: Any, compute_dtype: Any = ms.float32) -> TrainStep:
     """A step whose float32 weights stand beside parameters of another type."""
     setup_device("cpu")
-    decoder = Decoder(DecoderConfig.from_directory(golden_lm), dtype, compute_dtype=ms.float32)
+    decoder = Decoder(DecoderConfig.from_directory(golden_lm), dtype, compute_dtype=compute_dtype)
     load_weights(decoder, golden_lm)
-    optimizer = ZeroAdamW(decoder.trainable_params(), 0.9, 0.95, 1e-6, 0.1, Group(), False)
+    optimizer = ZeroAdamW(decoder.trainable_params(), RULE, Group(), False)
     tensors = read_weights(golden_lm)
     optimizer.start_from(lambda name: tensors[name].float32())
     return TrainStep(decoder, length, length, optimizer, 1.0)
@@ -205,6 +207,29 @@ def test_zero_keeps_small_steps_that_half_precision_loses(
         assert np.array_equal(p.asnumpy(), after[name].astype(np.float16))
 
 
+def test_gradients_that_overflow_halve_the_loss_scale_and_move_nothing(
+    golden_lm: Path, sequences: list[np.ndarray], expected: dict[str, Any]
+) -> None:
+    """In float16, from a scale that is far too large; it doubles again after steps without overflow."""
+    step = zero_step(golden_lm, len(sequences[0]), ms.float16, ms.float16)
+    batch = golden_batch(sequences, expected)
+    step.scaler, scales, before = DynamicLossScaler(2.0**40, 2, 3), [], dict(step.optimizer.whole_weights())
+    for _ in range(40):
+        scales.append(float(step.scaler.scale_value.asnumpy()))
+        result = step.take([batch], 1, 1e-3)
+        assert result.loss == pytest.approx(expected["loss_after_prompt"], rel=2e-3)
+        assert result.is_taken != result.is_rescaled
+        if result.is_taken:
+            break
+        assert all(np.array_equal(now, before[name]) for name, now in step.optimizer.whole_weights())
+    assert scales == [2.0 ** (40 - number) for number in range(len(scales))]
+    assert 2 <= len(scales) < 40
+    assert result.gradient_norm == pytest.approx(expected["train"]["grad_norms_before_clip"][0], rel=2e-2)
+    for number in (2, 3):
+        step.take([batch], number, 1e-6)
+    assert float(step.scaler.scale_value.asnumpy()) == 2 * scales[-1]
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 8])
 def test_slices_of_all_processes_make_the_tensor(size: int) -> None:
     """What no number of processes divides evenly is filled up, and cut again."""
@@ -213,7 +238,7 @@ def test_slices_of_all_processes_make_the_tensor(size: int) -> None:
     p = ms.Parameter(ms.Tensor(whole), name="p")
     slices = []
     for rank in range(size):
-        optimizer = ZeroAdamW([p], 0.9, 0.95, 1e-6, 0.1, Group(rank, size), False)
+        optimizer = ZeroAdamW([p], RULE, Group(rank, size), False)
         optimizer.start_from({"p": whole}.__getitem__)
         slices.append(optimizer.weights[0].asnumpy())
     assert len({len(one) for one in slices}) == 1
