@@ -11,22 +11,21 @@ import os
 import signal
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from itertools import chain
 from multiprocessing import resource_tracker
 from multiprocessing.connection import wait
 from typing import Any
 
 from shared.errors import RelayError, UsageError
+from shared.jobs import fleet
 from shared.jobs.dispatch import Dispatcher
 from shared.jobs.engine_child import STOPS, Note, Progress, serve
+from shared.jobs.fleet import TICK_S, Fleet, raise_if_stopped
 from shared.jobs.job import Done, Host, Job, Task, Worker
 from shared.jobs.signals import StopFlag
 
 DEVICES = "ASCEND_RT_VISIBLE_DEVICES"
-TICK_S = 0.2  # how long a signal may go unnoticed
-RETRY_ELSEWHERE_S = 5.0
-LONGEST_PAUSE_S = 8.0
 EXIT_GRACE_S = 5.0  # for a child to leave its libraries in good order once it has closed its pipe
 
 
@@ -37,7 +36,7 @@ def run_here(job: Job) -> None:
     first = next(tasks, None)
     if first is not None:  # without any unit there is no need for a worker and its model
         worker = job.make_worker(Host(job.stop, dispatcher.progressed))
-        for done in worker.work(_chain(first, tasks)):
+        for done in worker.work(chain((first,), tasks)):
             dispatcher.done(0, done)
     assert dispatcher.is_finished or job.stop.is_set(), "a worker returns with tasks in hand only once it is to stop"
     raise_if_stopped(job, dispatcher)
@@ -49,15 +48,10 @@ def _tasks_here(job: Job, dispatcher: Dispatcher) -> Iterator[Task | None]:
         if task is None and not dispatcher.in_flight(0):
             if dispatcher.is_finished:
                 return
-            _wait_for_others(job.stop, time.monotonic() + RETRY_ELSEWHERE_S)
+            _wait_for_others(job.stop, time.monotonic() + fleet.RETRY_ELSEWHERE_S)
             dispatcher.retry_elsewhere()
         else:
             yield task
-
-
-def _chain(first: Task | None, rest: Iterator[Task | None]) -> Iterator[Task | None]:
-    yield first
-    yield from rest
 
 
 def _wait_for_others(stop: StopFlag, until_s: float) -> None:
@@ -65,22 +59,12 @@ def _wait_for_others(stop: StopFlag, until_s: float) -> None:
         time.sleep(TICK_S)
 
 
-def raise_if_stopped(job: Job, dispatcher: Dispatcher) -> None:
-    """Raises Interrupted if a signal has ended the run of a job before its units were all committed."""
-    if not dispatcher.is_finished:
-        job.stop.raise_if_set(f"{dispatcher.committed} units committed, what was done of the next ones kept")
-
-
 def run_local(job: Job, workers: int, pause_s: float = 0.5, grace_s: float = 60.0) -> None:
-    """Runs a job by this many processes. Its worker's RelayErrors stop all of them and are raised here.
+    """Runs a job by this many processes, as `Fleet` says; their RelayErrors stop all of them and are raised here.
 
-    A process that dies is started again after `pause_s`, doubled with each death in a row. When the
-    job stops, processes have `grace_s` to keep what they have. Raises Interrupted after a signal, JobStoppedError if
-    processes die for other reasons than single inputs, UsageError if there are fewer devices listed than workers.
+    Raises UsageError if there are fewer devices listed than workers.
     """
-    fleet = _Fleet(job, [visible_devices(os.environ, number) for number in range(workers)], pause_s, grace_s)
-    fleet.run()
-    raise_if_stopped(job, fleet.dispatcher)
+    _Processes(job, [visible_devices(os.environ, number) for number in range(workers)], pause_s, grace_s).run()
 
 
 def visible_devices(environ: Mapping[str, str], number: int) -> str:
@@ -93,74 +77,23 @@ def visible_devices(environ: Mapping[str, str], number: int) -> str:
     return listed[number]
 
 
-class Starts:
-    """When each worker is to start: at once, after a death after `pause_s`, doubled with each death in a row."""
-
-    def __init__(self, workers: int, pause_s: float):
-        self._pause_s = pause_s
-        self._due_s = dict.fromkeys(range(workers), 0.0)
-        self._deaths_in_a_row: Counter[int] = Counter()
-
-    def due(self) -> list[int]:
-        """Workers to be started now; each is named once."""
-        now_s = time.monotonic()
-        numbers = [number for number, due_s in self._due_s.items() if due_s <= now_s]
-        for number in numbers:
-            del self._due_s[number]
-        return numbers
-
-    def has_worked(self, number: int) -> None:
-        self._deaths_in_a_row[number] = 0
-
-    def again(self, number: int) -> None:
-        self._due_s[number] = time.monotonic()
-
-    def after_death(self, number: int) -> None:
-        pause_s = self._pause_s * 2.0 ** self._deaths_in_a_row[number]
-        self._deaths_in_a_row[number] += 1
-        self._due_s[number] = time.monotonic() + min(LONGEST_PAUSE_S, pause_s)
-
-
-class _Fleet:
+class _Processes(Fleet):
     """The parent's side: starts children, feeds them, listens to them."""
 
     def __init__(self, job: Job, devices: list[str], pause_s: float, grace_s: float):
-        self.job = job
-        self.dispatcher = Dispatcher(job)
+        super().__init__(job, len(devices), pause_s, grace_s)
         self.devices = devices
-        self.grace_s = grace_s
         self.children: dict[int, _Child] = {}
-        self.starts = Starts(min(len(devices), len(job.units) + len(job.to_steal)), pause_s)
-        self.retry_at_s = time.monotonic() + RETRY_ELSEWHERE_S
-        self.error: RelayError | None = None
 
-    def run(self) -> None:
-        try:
-            while not (self.dispatcher.is_finished or self.job.stop.is_set() or self.error):
-                self._start_what_is_due()
-                self._feed()
-                self._listen()
-            self._end()
-        finally:
-            for child in self.children.values():
-                child.kill()
-        if self.error:
-            raise self.error
+    def start(self, number: int) -> None:
+        self.children[number] = _Child(self.job.make_worker, number, self.devices[number])
 
-    def _start_what_is_due(self) -> None:
-        for number in self.starts.due():
-            self.children[number] = _Child(self.job.make_worker, number, self.devices[number])
-
-    def _feed(self) -> None:
-        if self.dispatcher.waits_for_others and time.monotonic() >= self.retry_at_s:
-            self.dispatcher.retry_elsewhere()
-            self.retry_at_s = time.monotonic() + RETRY_ELSEWHERE_S
+    def feed(self) -> None:
         for number, child in self.children.items():
             while child.is_ready and not child.has_ended and (task := self.dispatcher.next_task(number)):
                 child.send(task)
 
-    def _listen(self) -> None:
-        """Waits a tick at most, hears what children say, and starts again those that have died."""
+    def listen(self) -> None:
         wait([child.connection for child in self.children.values()], TICK_S)
         for number, child in list(self.children.items()):
             has_exited = not child.process.is_alive()  # before its last words are read, so that none are missed
@@ -192,19 +125,18 @@ class _Fleet:
             self.starts.again(number)
             return
         print(f"worker {number} died (exit code {child.process.exitcode}), starts again", file=sys.stderr)
-        self.starts.after_death(number)
-        try:
-            self.dispatcher.died(number)
-        except RelayError as error:
-            self.error = error
+        self.has_died(number)
 
-    def _end(self) -> None:
-        """Ends all children, at once if there is nothing left to do, and hears them out."""
+    def end(self) -> None:
         for child in self.children.values():
             child.ask_to_end(is_urgent=not self.dispatcher.is_finished)
         until_s = time.monotonic() + self.grace_s
         while self.children and time.monotonic() < until_s:
-            self._listen()
+            self.listen()
+
+    def kill_all(self) -> None:
+        for child in self.children.values():
+            child.kill()
 
 
 class _Child:

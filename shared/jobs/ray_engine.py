@@ -17,10 +17,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shared.errors import Interrupted, RelayError, UsageError
-from shared.jobs.dispatch import Dispatcher
 from shared.jobs.engine_child import portable
+from shared.jobs.fleet import TICK_S, Fleet
 from shared.jobs.job import Done, Host, Job, Task, Worker
-from shared.jobs.local_engine import RETRY_ELSEWHERE_S, TICK_S, Starts, raise_if_stopped
 from shared.jobs.signals import StopFlag
 
 # MindSpore needs protobuf in pure Python, and asks for it when it is imported: in an actor too late, because Ray has
@@ -35,9 +34,7 @@ def run_ray(job: Job, workers: int, address: str | None = None, pause_s: float =
     `run_local` does, and UsageError if Ray is not installed.
     """
     with _connection(address):
-        fleet = _Fleet(job, workers, pause_s, grace_s)
-        fleet.run()
-    raise_if_stopped(job, fleet.dispatcher)
+        _Actors(job, workers, pause_s, grace_s).run()
 
 
 @contextlib.contextmanager
@@ -147,49 +144,27 @@ class _Seat:
         self.progress[unit] += count
 
 
-class _Fleet:
+class _Actors(Fleet):
     """The driver's side: one call to each actor at a time, which brings new tasks and returns with one done."""
 
     def __init__(self, job: Job, workers: int, pause_s: float, grace_s: float):
         import ray
 
+        super().__init__(job, workers, pause_s, grace_s)
         self.ray = ray
-        self.job = job
-        self.dispatcher = Dispatcher(job)
-        self.grace_s = grace_s
         has_npus = ray.cluster_resources().get("NPU")
         device: dict[str, Any] = {"resources": {"NPU": 1}} if has_npus else {"num_cpus": 1}
         options = {**device, "runtime_env": ACTOR_ENVIRONMENT, "max_restarts": 0, "max_task_retries": 0}
         self.actor_class: Any = ray.remote(**options)(_Seat)
-        self.starts = Starts(min(workers, len(job.units) + len(job.to_steal)), pause_s)
         self.actors: dict[int, Any] = {}
         self.calls: dict[Any, int] = {}
         self.has_started: set[int] = set()
-        self.retry_at_s = time.monotonic() + RETRY_ELSEWHERE_S
-        self.error: RelayError | None = None
 
-    def run(self) -> None:
-        try:
-            while not (self.dispatcher.is_finished or self.job.stop.is_set() or self.error):
-                self._start_what_is_due()
-                self._feed()
-                self._listen()
-            self._end()
-        finally:
-            for actor in self.actors.values():
-                self.ray.kill(actor)
-        if self.error:
-            raise self.error
+    def start(self, number: int) -> None:
+        self.actors[number] = self.actor_class.remote(self.job.make_worker)
+        self.calls[self.actors[number].start.remote()] = number
 
-    def _start_what_is_due(self) -> None:
-        for number in self.starts.due():
-            self.actors[number] = self.actor_class.remote(self.job.make_worker)
-            self.calls[self.actors[number].start.remote()] = number
-
-    def _feed(self) -> None:
-        if self.dispatcher.waits_for_others and time.monotonic() >= self.retry_at_s:
-            self.dispatcher.retry_elsewhere()
-            self.retry_at_s = time.monotonic() + RETRY_ELSEWHERE_S
+    def feed(self) -> None:
         for number in self.actors.keys() - self.calls.values():
             tasks = list(self._tasks_for(number))
             if tasks or self.dispatcher.in_flight(number):
@@ -199,7 +174,7 @@ class _Fleet:
         while task := self.dispatcher.next_task(number):
             yield task
 
-    def _listen(self) -> None:
+    def listen(self) -> None:
         if not self.calls:
             time.sleep(TICK_S)
             return
@@ -224,14 +199,10 @@ class _Fleet:
     def _replace(self, number: int) -> None:
         self.has_started.discard(number)
         self.ray.kill(self.actors.pop(number))  # one that is out of reach or has failed may be alive still
-        self.starts.after_death(number)
-        try:
-            self.dispatcher.died(number)
-        except RelayError as error:
-            self.error = error
+        self.has_died(number)
 
-    def _end(self) -> None:
-        """Ends all actors in good order; what cancelled calls did is told by the last one."""
+    def end(self) -> None:
+        """What cancelled calls did is told by the last one."""
         for call in self.calls:
             self.ray.cancel(call)
         lost = set(self.calls.values())
@@ -240,3 +211,7 @@ class _Fleet:
         for call in ready:
             with contextlib.suppress(self.ray.exceptions.RayError):  # it died meanwhile: nothing is lost on disk
                 self._hear(calls[call], self.ray.get(call))
+
+    def kill_all(self) -> None:
+        for actor in self.actors.values():
+            self.ray.kill(actor)

@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 
 import shared.jobs.engines
-import shared.jobs.local_engine
+import shared.jobs.fleet
 import vq_stage.encode
 from pipelines.cli import main
 from shared.jobs.job import Host
@@ -71,7 +71,7 @@ def run() -> None:
     for module, name, value in (
         (vq_stage.encode, "EncodeWorker", stand_in.StandInWorker),
         (shared.jobs.engines, "Leases", partial(Leases, duration_s=LEASE_S, settle_s=SETTLE_S)),
-        (shared.jobs.local_engine, "RETRY_ELSEWHERE_S", RETRY_S),
+        (shared.jobs.fleet, "RETRY_ELSEWHERE_S", RETRY_S),
     ):
         setattr(module, name, value)
     main()

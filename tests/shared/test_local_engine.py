@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from shared.errors import ConfigMismatchError, Interrupted, JobStoppedError, RefusedInput, RelayError, UsageError
-from shared.jobs import local_engine
+from shared.jobs import fleet, local_engine
 from shared.jobs.engine_child import portable
 from shared.jobs.job import Claimed, Done, Host, Job, Task
 from shared.jobs.local_engine import run_here, run_local, visible_devices
@@ -87,7 +87,7 @@ def test_in_this_process_stopped_by_a_signal(tmp_path: Path) -> None:
 
 
 def test_in_this_process_units_of_other_jobs_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local_engine, "RETRY_ELSEWHERE_S", 0.01)
+    monkeypatch.setattr(fleet, "RETRY_ELSEWHERE_S", 0.01)
     answers = iter([Claimed.ELSEWHERE, Claimed.ELSEWHERE, Claimed.HERE])
 
     class Contended(OwnClaims):
