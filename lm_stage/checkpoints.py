@@ -60,7 +60,7 @@ def remove_directory(directory: Path) -> None:
     """Under its own name it is whole or gone."""
     aside = temporary_beside(directory)
     os.rename(directory, aside)
-    shutil.rmtree(aside)
+    shutil.rmtree(aside, ignore_errors=True)  # `sweep` takes what is left
 
 
 class Checkpoints:

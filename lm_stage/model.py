@@ -205,7 +205,8 @@ class RMSNorm(nn.Cell):
 
     def construct(self, x_BLC: Tensor) -> Tensor:
         B, L, C = x_BLC.shape
-        normed_MC, _ = self.normalize(x_BLC.reshape(B * L, C).astype(ms.float32), self.weight.astype(ms.float32))
+        weight = self.weight.astype(x_BLC.dtype).astype(ms.float32)  # as rounded as all others that are computed with
+        normed_MC, _ = self.normalize(x_BLC.reshape(B * L, C).astype(ms.float32), weight)
         return normed_MC.astype(x_BLC.dtype).reshape(B, L, C)
 
 

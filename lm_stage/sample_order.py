@@ -69,8 +69,8 @@ def _all_rows(mixture: Mixture, seed: int, caption_dropout: float) -> Iterator[l
 
 
 def is_dropped(mixture: Mixture, seed: int, epoch: int, source: int, index: int, share: float) -> bool:
-    """Whether a caption is left out in this epoch; keyed by (seed, epoch, key). Only captions of images are."""
-    if not share or mixture.sources[source].task != "image":
+    """Whether a caption is left out in this epoch; keyed by (seed, epoch, key). Only what is drawn for one can do."""
+    if not share or mixture.sources[source].task not in ("image", "video"):
         return False
     key = mixture.samples[source].keys[index]
     digest = hashlib.blake2b(f"{seed}\0{epoch}\0{key}".encode(), digest_size=8).digest()

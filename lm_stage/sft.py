@@ -6,8 +6,9 @@ The way of one sample: shard → sequence (training_sequences.py) → row (sampl
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,17 @@ from tqdm import tqdm
 from lm_stage.checkpoints import Checkpoints, write_directory
 from lm_stage.config import read_config
 from lm_stage.optimizer import Schedule
-from lm_stage.sample_order import epoch_members, packed_rows
+from lm_stage.sample_order import PlacedSample, epoch_members, packed_rows
 from lm_stage.sft_options import SftOptions, SftResult
 from lm_stage.source import ModelSource
 from lm_stage.templates import chosen_video_template
-from lm_stage.train_step import Evaluation, TrainStep
-from lm_stage.trained_model import TrainedModel
+from lm_stage.train_step import Evaluation, Outcome, StepResult, TrainStep
+from lm_stage.trained_model import TrainedModel, check_names
 from lm_stage.training_batch import TrainingBatch, build_batch
 from lm_stage.training_data import Mixture, Source
 from lm_stage.training_sequences import LossWeights, SequenceBuilder
 from shared.atomic import write_file
-from shared.device import setup_device
+from shared.device import Device, setup_device
 from shared.errors import ConfigMismatchError, Interrupted, JobStoppedError, UsageError
 from shared.fingerprint import settings_diff
 from shared.jobs.ahead import map_ahead
@@ -53,9 +54,12 @@ def sft(options: SftOptions, on_checkpoint: Callable[[Path, int], None] | None =
         raise UsageError(
             f"--row-tokens {options.row_tokens}: the model has {source.config.max_position_embeddings} positions"
         )
+    check_names(options, source.config)
     loss, video = LossWeights(options.loss, options.visual_weight), chosen_video_template(options.video_template)
     builder = SequenceBuilder(source.text_tokenizer, source.layout, loss, video)
-    mixture = Mixture([Source.parse(text) for text in options.datasets], builder, options.row_tokens)
+    sources = [Source.parse(text) for text in options.datasets]
+    _check_supervised(loss, sources)
+    mixture = Mixture(sources, builder, options.row_tokens)
     held_out = None
     if options.held_out:
         held_out = Mixture([Source.parse(text) for text in options.held_out], builder, options.row_tokens)
@@ -64,7 +68,7 @@ def sft(options: SftOptions, on_checkpoint: Callable[[Path, int], None] | None =
     device = setup_device(options.device, options.dtype, ascend_dtype="bfloat16")
     group = join_group()
     run = Path(options.run)
-    recorded = _recorded(options, source, mixture, group)
+    recorded = _recorded(options, source, mixture, device, group)
     _check_resumable(run, recorded)
     with stop_on_signals() as stop, _place(run, group):
         if group.is_first:
@@ -72,6 +76,17 @@ def sft(options: SftOptions, on_checkpoint: Callable[[Path, int], None] | None =
             write_file(run / "options.json", (json.dumps(recorded, indent=2) + "\n").encode())
         model = TrainedModel(options, source, config, device, group, Checkpoints(run, options.keep).newest())
         return SftJob(options, model, mixture, held_out, stop).train(on_checkpoint)
+
+
+def _check_supervised(loss: LossWeights, sources: Sequence[Source]) -> None:
+    """Raises UsageError for a dataset without any token that the loss is over."""
+    for source in sources:
+        is_drawn = source.task in ("image", "video")
+        if not loss.of_other and not (is_drawn and loss.of_visual):
+            raise UsageError(
+                f"{source.path}: task {source.task} has no token to learn with --loss {loss.over} --visual-weight"
+                f" {loss.visual}; leave it out or take another --loss"
+            )
 
 
 @contextmanager
@@ -106,8 +121,15 @@ def _codec(source: ModelSource, samples: list[Any]) -> str | None:
     return expected
 
 
-def _recorded(options: SftOptions, source: ModelSource, mixture: Mixture, group: Group) -> dict[str, Any]:
-    described = {**options.recorded(group.size), "data": mixture.fingerprints(), "start": source.recorded()}
+def _recorded(
+    options: SftOptions, source: ModelSource, mixture: Mixture, device: Device, group: Group
+) -> dict[str, Any]:
+    described = {
+        **options.recorded(group.size),
+        "dtype": device.dtype,
+        "data": mixture.fingerprints(),
+        "start": source.recorded(),
+    }
     return json.loads(json.dumps(described))  # as it is read again: lists, no tuples
 
 
@@ -128,17 +150,18 @@ class SftJob:
         self.options, self.model, self.mixture, self.stop = options, model, mixture, stop
         self.group, self.run = model.group, Path(options.run)
         self.checkpoints = Checkpoints(self.run, options.keep)
-        self.damaged: list[str] = []
-        rows = options.row_tokens, mixture.longest
-        self.cell = TrainStep(model.decoder, *rows, model.optimizer, options.clip_norm, model.scaler, self.group)
+        self.damaged = Damaged(self.run, self.group.rank)
+        row, longest = options.row_tokens, mixture.longest
+        self.cell = TrainStep(model.decoder, row, longest, model.optimizer, options.clip_norm, model.scaler, self.group)
         self.first = model.counters.get("step", 0)
+        self.taken = model.counters.get("taken", 0)
         self.bad_steps = model.counters.get("bad_steps", 0)
         self.bad_in_a_row = model.counters.get("bad_in_a_row", 0)
         self.log = TrainLog(self.run, self.first)
-        self.held_out: list[TrainingBatch] = []
+        self.evaluation: Evaluation | None = None
         if held_out:
-            self.held_out = self._held_out_batches(held_out)
-            self.evaluation = Evaluation(model.decoder, options.row_tokens, held_out.longest, self.group)
+            self.held_out = self._held_out_batches(held_out)  # may be none in this process
+            self.evaluation = Evaluation(model.decoder, row, held_out.longest, self.group)
 
     def train(self, on_checkpoint: Callable[[Path, int], None] | None) -> SftResult:
         options = self.options
@@ -151,16 +174,10 @@ class SftJob:
             for step in range(self.first, options.steps):
                 batches = next(steps)
                 rate = schedule.learning_rate(step)
-                result = self.cell.take(batches, step + 1 - self.bad_steps, rate, self.stop.is_set())
-                entry = {"loss": result.loss, "gradient_norm": result.gradient_norm} if result.is_taken else {"bad": 1}
-                if result.is_taken:
-                    self.bad_in_a_row = 0
-                elif result.is_rescaled:
-                    self.bad_steps += 1
-                else:
-                    self._note_bad(step, batches)
+                result = self.cell.take(batches, self.taken + 1, rate, self.stop.is_set())
+                entry = self._note(step, batches, result)
                 is_last = step + 1 == options.steps
-                if self.held_out and (is_last or (step + 1) % options.evaluate_every == 0):
+                if self.evaluation and (is_last or (step + 1) % options.evaluate_every == 0):
                     held_out_loss = self.evaluation.mean_loss(self.held_out)
                     entry["held_out_loss"] = held_out_loss
                 self.log.add(step=step, **entry, learning_rate=rate, tokens=result.tokens)
@@ -175,6 +192,7 @@ class SftJob:
                         f"stopped by {self.stop.signal_name or 'another process'}: checkpoint of step {step + 1}"
                         f" written to {self.run}; the same command resumes"
                     )
+        self.group.sum(0.0)  # what the others have noted is on disk
         self._write_results()
         self.group.sum(0.0)  # nobody leaves before the others are done
         return self._result(held_out_loss)
@@ -200,7 +218,7 @@ class SftJob:
             held_out_loss,
             self.bad_steps,
             len(self.mixture.too_long),
-            len(set(self.damaged)),
+            len(self.damaged.of_all()),
         )
 
     def _batches(self) -> Iterator[list[TrainingBatch]]:
@@ -210,8 +228,7 @@ class SftJob:
         rows = packed_rows(self.mixture, options.seed, options.caption_dropout, self.first * a_step)
         every_chunk = iter(lambda: list(islice(rows, options.rows)), [])
         chunks = islice(every_chunk, self.group.rank, None, self.group.size)
-        damaged = self.damaged if options.skip_damaged else None
-        built = map_ahead(lambda chunk: build_batch(chunk, self.mixture, damaged), chunks, 1, BATCHES_AHEAD)
+        built = map_ahead(partial(self._build, mixture=self.mixture), chunks, 1, BATCHES_AHEAD)
         while True:
             yield list(islice(built, options.accumulate))
 
@@ -224,27 +241,41 @@ class SftJob:
             if left <= 0:
                 break
         rows += [[]] * (-len(rows) % self.options.rows)
-        return [
-            build_batch(rows[begin : begin + self.options.rows], held_out)
-            for begin in range(0, len(rows), self.options.rows)
-        ][self.group.rank :: self.group.size]
+        chunks = [rows[begin : begin + self.options.rows] for begin in range(0, len(rows), self.options.rows)]
+        return [self._build(chunk, held_out) for chunk in chunks[self.group.rank :: self.group.size]]
 
-    def _note_bad(self, step: int, batches: list[TrainingBatch]) -> None:
-        """Counts a step whose loss or gradient is not finite. Raises JobStoppedError after too many in a row."""
+    def _build(self, rows: Sequence[Sequence[PlacedSample]], mixture: Mixture) -> TrainingBatch:
+        return build_batch(rows, mixture, self.damaged.note if self.options.skip_damaged else None)
+
+    def _note(self, step: int, batches: list[TrainingBatch], result: StepResult) -> dict[str, Any]:
+        """What the log says of a step. Raises JobStoppedError after too many bad ones in a row."""
+        if result.outcome is Outcome.TAKEN:
+            self.taken += 1
+            self.bad_in_a_row = 0
+            return {"loss": result.loss, "gradient_norm": result.gradient_norm}
+        if result.outcome is Outcome.BAD:
+            self._note_bad(step, [key for batch in batches for key in batch.keys])
+        return {result.outcome.value: 1}
+
+    def _note_bad(self, step: int, keys: list[str]) -> None:
         self.bad_steps += 1
         self.bad_in_a_row += 1
-        keys = [key for batch in batches for key in batch.keys]
-        tqdm.write(f"step {step}: loss not finite, nothing moved; samples {', '.join(keys[:8])} …")
+        tqdm.write(f"step {step}: loss or gradient not finite, nothing moved; samples {', '.join(keys[:8])} …")
         if self.bad_in_a_row >= self.options.max_bad_steps:
             raise JobStoppedError(
-                f"{self.run}: {self.bad_in_a_row} steps in a row without a finite loss, the last (step {step}) with"
-                f" samples {', '.join(keys)}; lower --learning-rate, or check them;"
-                f" the last checkpoint stays"
+                f"{self.run}: {self.bad_in_a_row} steps in a row whose loss or gradient is not finite, the last (step"
+                f" {step}) with samples {', '.join(keys)}; look at them, or begin another RUN with a lower"
+                f" --learning-rate and --model {self.checkpoints.newest() or self.options.model}"
             )
 
     def _save(self, step: int) -> Path | None:
         """Writes a checkpoint and returns it; in the first process, the others only hand over what they hold of it."""
-        counters = {"step": step, "bad_steps": self.bad_steps, "bad_in_a_row": self.bad_in_a_row}
+        counters = {
+            "step": step,
+            "taken": self.taken,
+            "bad_steps": self.bad_steps,
+            "bad_in_a_row": self.bad_in_a_row,
+        }
         files = self.model.checkpoint_files(counters)
         if not self.group.is_first:
             return None
@@ -263,7 +294,7 @@ class SftJob:
             {"dataset": path, "key": key, "reason": f"{length} tokens, a row has {self.mixture.row_length}"}
             for path, key, length in self.mixture.too_long
         ]
-        lines += [{"reason": reason} for reason in sorted(set(self.damaged))]
+        lines += [{"reason": reason} for reason in self.damaged.of_all()]
         write_file(self.run / "left_out.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
 
     def _rate(self) -> str:
@@ -271,3 +302,20 @@ class SftJob:
         recent = self.log.entries[-20:]
         elapsed = recent[-1]["elapsed_s"] - recent[0]["elapsed_s"]
         return f"{sum(entry['tokens'] for entry in recent[1:]) / elapsed:.0f}" if elapsed > 0 else "?"
+
+
+class Damaged:
+    """Reasons why samples were left out as damaged: a file a process, so that none is lost to a kill."""
+
+    def __init__(self, run: Path, rank: int):
+        self.run, self.path = run, run / f"damaged-{rank}.json"
+        self.reasons: set[str] = set(json.loads(self.path.read_bytes())) if self.path.is_file() else set()
+
+    def note(self, reason: str) -> None:
+        if reason not in self.reasons:
+            self.reasons.add(reason)
+            write_file(self.path, json.dumps(sorted(self.reasons)).encode())
+
+    def of_all(self) -> list[str]:
+        """Those of all processes, sorted."""
+        return sorted({reason for path in self.run.glob("damaged-*.json") for reason in json.loads(path.read_bytes())})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ FREE = (
     "save_every",
     "keep",
     "evaluate_every",
+    "skip_damaged",
+    "max_bad_steps",
     "save_dtype",
     "device",
     "zero",
@@ -82,8 +85,10 @@ class SftOptions:
             problems.append(f"--loss {self.loss}: expected one of {', '.join(LOSSES)}")
         if not 0 <= self.caption_dropout <= 1:
             problems.append(f"--caption-dropout {self.caption_dropout}: expected 0 to 1")
-        if not self.learning_rate > 0 or self.weight_decay < 0 or self.warmup < 0 or self.visual_weight < 0:
-            problems.append("--learning-rate must be above 0; decay, warm-up and weights not below 0")
+        if not 0 < self.learning_rate < math.inf or not 0 <= self.floor <= 1:
+            problems.append("--learning-rate must be above 0, --floor 0 to 1")
+        not_negative = ("weight_decay", "warmup", "clip_norm", "visual_weight")
+        problems += [f"--{_flag(n)} must not be below 0" for n in not_negative if not 0 <= getattr(self, n) < math.inf]
         if self.loss_scale is not None and not self.loss_scale >= 1:
             problems.append(f"--loss-scale {self.loss_scale}: expected 1 or more")
         if self.save_dtype not in ("float32", "float16"):

@@ -8,8 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 import mindspore as ms
+import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore.amp import LossScaler, StaticLossScaler
 
@@ -21,20 +23,28 @@ from lm_stage.training_loss import ChunkedCrossEntropy
 from shared.parallel import Group
 
 LOSS_CHUNK = 1024  # positions whose logits exist at once
+TINY = 1e-9
+
+
+class Outcome(Enum):
+    """What came of a step; only the first has moved anything."""
+
+    TAKEN = "taken"
+    EMPTY = "empty"  # no token was supervised
+    RESCALED = "rescaled"  # gradients overflowed at the loss scale: the next has a smaller one
+    BAD = "bad"  # loss or gradients are not finite
 
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """Mean loss a supervised weight, norm of the gradient before clipping, and whether the step was taken.
+    """Mean loss a supervised weight, norm of the gradient before clipping, and what came of it.
 
-    With `is_rescaled` it was not, because the gradients overflowed at its loss scale: the next has a smaller one.
     All of them, and `tokens`, are of all processes; `is_stopped` says whether one of them is to stop.
     """
 
     loss: float
     gradient_norm: float
-    is_taken: bool
-    is_rescaled: bool
+    outcome: Outcome
     tokens: int
     is_stopped: bool
 
@@ -103,30 +113,42 @@ class TrainStep(nn.Cell):
     def take(
         self, batches: Sequence[TrainingBatch], number: int, learning_rate: float, is_stopped: bool = False
     ) -> StepResult:
-        """One optimizer step over the sum of the batches of all processes; `number` counts from 1.
-
-        A loss or gradient that is not finite moves nothing.
-        """
+        """One optimizer step over the sum of the batches of all processes; `number` counts steps taken, from 1."""
         loss_scale = self._loss_scale()
-        weight = max(float(self.group.sum(sum(batch.total_weight for batch in batches))[0]), 1e-9)
-        scale = Tensor(loss_scale / weight, ms.float32)
+        weight, eighths = self._totals(batches)
+        scale = Tensor(loss_scale / max(weight, TINY), ms.float32)
         own_loss = 0.0
         for batch in batches:
-            own_loss += float(self._accumulate(scale, *tensors_of(batch)).asnumpy())
+            own_loss += float(self._accumulate(scale, *tensors_of(batch, eighths)).asnumpy())
         self.optimizer.reduce()
         tokens = sum(batch.useful_tokens for batch in batches)
-        loss, tokens_of_all, stopped = self.group.sum(own_loss / weight, tokens, is_stopped).tolist()
+        loss, tokens_of_all, stopped = self.group.sum(own_loss / max(weight, TINY), tokens, is_stopped).tolist()
         norm = self.optimizer.norm() / loss_scale
-        is_taken = math.isfinite(loss) and math.isfinite(norm)
-        if is_taken:
+        outcome = self._outcome(weight, loss, norm)
+        if outcome is Outcome.TAKEN:
             clip = min(1.0, self.clip_norm / (norm + 1e-6)) if self.clip_norm else 1.0
             self.optimizer.step(number, learning_rate, clip / loss_scale)
         else:
             self.optimizer.clear()
-        if math.isfinite(loss):
-            self.scaler.adjust(Tensor(math.isfinite(norm)))
-        is_rescaled = self._loss_scale() < loss_scale
-        return StepResult(loss, norm, is_taken, is_rescaled, int(tokens_of_all), stopped > 0)
+        return StepResult(loss, norm, outcome, int(tokens_of_all), stopped > 0)
+
+    def _totals(self, batches: Sequence[TrainingBatch]) -> tuple[float, int]:
+        """Weight of the batches of all processes, and the eighths of places for which all compute logits."""
+        own_weight, own_eighths = sum(batch.total_weight for batch in batches), max(batch.eighths for batch in batches)
+        weight, *reached = self.group.sum(own_weight, *(own_eighths >= eighths for eighths in range(1, 9))).tolist()
+        return weight, int(np.count_nonzero(reached))
+
+    def _outcome(self, weight: float, loss: float, norm: float) -> Outcome:
+        """Also adjusts the loss scale."""
+        if weight == 0:
+            return Outcome.EMPTY
+        if not math.isfinite(loss):
+            return Outcome.BAD
+        before = self._loss_scale()
+        self.scaler.adjust(Tensor(math.isfinite(norm)))
+        if math.isfinite(norm):
+            return Outcome.TAKEN
+        return Outcome.RESCALED if self._loss_scale() < before else Outcome.BAD
 
     def _loss_scale(self) -> float:
         return float(self.scaler.scale_value.asnumpy())
@@ -146,12 +168,12 @@ class Evaluation(nn.Cell):
 
     def mean_loss(self, batches: Sequence[TrainingBatch]) -> float:
         """Mean loss a supervised weight, over the batches of all processes."""
-        own_loss = sum(float(self._loss(*tensors_of(batch)).asnumpy()) for batch in batches)
+        own_loss = sum(float(self._loss(*tensors_of(batch, batch.eighths)).asnumpy()) for batch in batches)
         loss, weight = self.group.sum(own_loss, sum(batch.total_weight for batch in batches)).tolist()
-        return loss / max(weight, 1e-9)
+        return loss / max(weight, TINY)
 
 
-def tensors_of(batch: TrainingBatch) -> tuple[Tensor, ...]:
-    """What `BatchLoss` takes."""
-    arrays = (batch.token_ids_BL, batch.positions_BL, batch.segments_BL, *batch.supervised())
+def tensors_of(batch: TrainingBatch, eighths: int) -> tuple[Tensor, ...]:
+    """What `BatchLoss` takes, with logits for so many eighths of the places."""
+    arrays = (batch.token_ids_BL, batch.positions_BL, batch.segments_BL, *batch.supervised(eighths))
     return tuple(Tensor(array) for array in arrays)

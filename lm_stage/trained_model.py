@@ -13,12 +13,13 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
 from lm_stage.checkpoints import STATE_FILE, model_files
+from lm_stage.config import DecoderConfig
 from lm_stage.lora import WEIGHTS_FILE, adapter_files, add_adapters, add_adapters_to, restore_adapters
 from lm_stage.model import Decoder
 from lm_stage.optimizer import AdamW, Rule
 from lm_stage.sft_options import SftOptions
 from lm_stage.source import ModelSource
-from lm_stage.weights import load_weights, read_weights
+from lm_stage.weights import load_weights, parameter_shapes, read_weights
 from lm_stage.zero import ZeroAdamW
 from shared.device import Device
 from shared.errors import CheckpointError, UsageError
@@ -48,7 +49,7 @@ class TrainedModel:
         self.decoder = Decoder(source.config, dtype if has_others else ms.float32, device.has_fused_attention, dtype)
         start = options.model if options.lora_rank or checkpoint is None else checkpoint
         load_weights(self.decoder, start)
-        self.stored = read_weights(start)
+        self.stored = read_weights(options.model)
         self.decoder.set_train(True)
         if options.recompute:
             for block in self.decoder.model.layers:
@@ -56,7 +57,8 @@ class TrainedModel:
         rule = Rule(options.beta1, options.beta2, options.eps, options.weight_decay)
         if options.zero:
             self.optimizer: AdamW = ZeroAdamW(self._trained(), rule, group, device.has_reduce_scatter)
-            self.optimizer.start_from(lambda name: self.stored[name].float32())
+            weights = read_weights(start)
+            self.optimizer.start_from(lambda name: weights[name].float32())
         else:
             self.optimizer = AdamW(self._trained(), rule, group)
         self.scaler = loss_scaler(options.loss_scale, device.dtype)
@@ -68,10 +70,7 @@ class TrainedModel:
         if options.lora_rank:
             targets = options.lora_targets
             return add_adapters(self.decoder, options.lora_rank, options.lora_alpha, targets, options.seed)
-        trained = [p for p in self.decoder.trainable_params() if not any(part in p.name for part in options.freeze)]
-        if not trained:
-            raise UsageError(f"--freeze {' '.join(options.freeze)}: leaves nothing to train")
-        return trained
+        return [p for p in self.decoder.trainable_params() if not any(part in p.name for part in options.freeze)]
 
     def _restore(self, directory: Path) -> dict[str, int]:
         """Puts the optimizer's moments, and adapters, back; returns the counters."""
@@ -125,6 +124,20 @@ class TrainedModel:
     def _gathered(self, tensors: Iterator[tuple[str, np.ndarray]]) -> dict[str, np.ndarray]:
         """Kept by the first process only: one of them at a time is in the memory of the others."""
         return {name: value for name, value in tensors if self.group.is_first}
+
+
+def check_names(options: SftOptions, config: DecoderConfig) -> None:
+    """Raises UsageError if layers or parameters are named that the model does not have, or nothing is left to train."""
+    names = list(parameter_shapes(config))
+    layers = sorted({name.split(".")[-2] for name in names if name.endswith("_proj.weight")})
+    if options.lora_rank:
+        unknown = [one for one in options.lora_targets if not one or not any(layer.endswith(one) for layer in layers)]
+        if unknown:
+            raise UsageError(f"--lora-targets {', '.join(unknown)}: no such layers; there are {', '.join(layers)}")
+    if unknown := [part for part in options.freeze if not any(part in name for name in names)]:
+        raise UsageError(f"--freeze {', '.join(unknown)}: no such parameters; there are {names[0]}, {names[1]}, …")
+    if all(any(part in name for part in options.freeze) for name in names):
+        raise UsageError(f"--freeze {' '.join(options.freeze)}: leaves nothing to train")
 
 
 def loss_scaler(fixed: float | None, dtype: str) -> LossScaler:

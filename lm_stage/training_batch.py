@@ -5,7 +5,7 @@ Shape suffixes: B rows, L tokens, K places with a loss.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,22 +38,29 @@ class TrainingBatch:
     def total_weight(self) -> float:
         return float(self.weights_BL.sum(dtype=np.float64))
 
-    def supervised(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    @property
+    def eighths(self) -> int:
+        """How many eighths of all places those with a weight fill, rounded up; at least one."""
+        return max(1, -(-int(np.count_nonzero(self.weights_BL)) // self._eighth))
+
+    @property
+    def _eighth(self) -> int:
+        return -(-self.weights_BL.size // 8)
+
+    def supervised(self, eighths: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Places (K,) in the flattened rows whose weight is not zero, with their targets and weights.
 
-        Others follow, up to the next eighth of all places: so there are at most eight shapes to compile for.
+        Others follow, up to so many eighths of all places: so there are at most eight shapes to compile for.
         """
         weights_M = self.weights_BL.reshape(-1)
-        eighth = -(-len(weights_M) // 8)
-        K = max(1, -(-int(np.count_nonzero(weights_M)) // eighth)) * eighth
-        places_K = np.argsort(weights_M == 0, kind="stable")[:K].astype(np.int32)
+        places_K = np.argsort(weights_M == 0, kind="stable")[: eighths * self._eighth].astype(np.int32)
         return places_K, self.targets_BL.reshape(-1)[places_K], weights_M[places_K]
 
 
 def build_batch(
-    rows: Sequence[Sequence[PlacedSample]], mixture: Mixture, damaged: list[str] | None = None
+    rows: Sequence[Sequence[PlacedSample]], mixture: Mixture, on_damaged: Callable[[str], None] | None = None
 ) -> TrainingBatch:
-    """Arrays of some rows. A damaged sample is left out and named in `damaged`, or raises DatasetError without it."""
+    """Arrays of some rows. A damaged sample is left out and told to `on_damaged`, or raises DatasetError without it."""
     shape = len(rows), mixture.row_length
     batch = TrainingBatch(
         np.full(shape, mixture.builder.layout.pad, np.int32),
@@ -69,9 +76,9 @@ def build_batch(
             try:
                 sequence = mixture.samples[placed.source].sequence(placed.index, placed.is_bare)
             except DatasetError as error:
-                if damaged is None:
+                if on_damaged is None:
                     raise
-                damaged.append(str(error))
+                on_damaged(str(error))
                 continue
             begin = _place(batch, number, begin, segment, sequence)
     return batch

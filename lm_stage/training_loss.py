@@ -41,11 +41,13 @@ class ChunkedCrossEntropy(nn.Cell):
             h = ops.gather(hidden_MC, places_K[begin:end], 0)
             log_p = self.log_softmax(project(h, head).astype(ms.float32))
             loss = loss - (ops.gather_elements(log_p, 1, targets.reshape(-1, 1)) * weights).sum()
-            p, weights_KC = ops.exp(log_p).astype(h.dtype), ops.tile(weights, (1, C)).astype(h.dtype)
-            hidden_gradients += ((self.product(p, head) - ops.gather(head, targets, 0)) * weights_KC,)
-            weighted = h * weights_KC
-            head_gradient = head_gradient + (self.product_at(p, weighted) - self.sum_at(weighted, targets, V))
-        return loss, ops.concat(hidden_gradients, 0), head_gradient.astype(head_VC.dtype)
+            error = (ops.exp(log_p) - ops.one_hot(targets, V)).astype(
+                h.dtype
+            )  # in float32: p is near 1 where it is good
+            weights_KC = ops.tile(weights, (1, C)).astype(h.dtype)
+            hidden_gradients += (self.product(error, head) * weights_KC,)
+            head_gradient = head_gradient + self.product_at(error, h * weights_KC).astype(ms.float32)
+        return loss, ops.concat(hidden_gradients, 0), head_gradient
 
     def bprop(
         self,
@@ -61,6 +63,6 @@ class ChunkedCrossEntropy(nn.Cell):
         scale = dout[0]  # may be too small for half precision
         scaled_KC = (hidden_gradient_KC.astype(ms.float32) * scale).astype(hidden_MC.dtype)
         hidden_gradient = self.sum_at(scaled_KC, places_K, hidden_MC.shape[0])
-        head_gradient = (head_gradient.astype(ms.float32) * scale).astype(head_VC.dtype)
+        head_gradient = (head_gradient * scale).astype(head_VC.dtype)
         unmoved = self.zeros_like(places_K), self.zeros_like(targets_K), self.zeros_like(weights_K)
         return hidden_gradient, head_gradient, *unmoved

@@ -80,11 +80,12 @@ def sft(
 
     on_checkpoint = None
     if sample_prompts:
+        from lm_stage.source import EMBEDDED_MODEL
         from pipelines.samples import sampler
         from vq_stage.weights import EMBEDDED_TOKENIZER
 
-        tokenizer = vision_tokenizer or str(EMBEDDED_TOKENIZER)
-        on_checkpoint = sampler(Path(run), sample_prompts, tokenizer, others["device"])
+        models = others["model"] or str(EMBEDDED_MODEL), vision_tokenizer or str(EMBEDDED_TOKENIZER)
+        on_checkpoint = sampler(Path(run), sample_prompts, *models, others["device"])
     result = run_sft(SftOptions(datasets, run, **given(others)), on_checkpoint)
     held_out = "" if result.held_out_loss is None else f", held-out loss {result.held_out_loss:.4f}"
     say(f"{result.model}: {result.steps} steps, loss {result.loss:.4f}{held_out}")

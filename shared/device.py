@@ -67,6 +67,7 @@ def setup_device(device: str = "auto", dtype: str | None = None, ascend_dtype: s
     if chosen.kind == "CPU":
         ms.runtime.launch_blocking()  # asynchronous launch takes up to 4 ms a small operator on two cores
     else:
+        ms.set_deterministic(True)  # sums in one order: equal runs give equal bytes
         ms.device_context.ascend.op_precision.conv_allow_hf32(False)  # float32 means float32: codes are compared
         ms.device_context.ascend.op_precision.matmul_allow_hf32(False)
     return chosen

@@ -244,7 +244,9 @@ def print_parts(step: TrainStep, evaluation: Evaluation, batch: TrainingBatch) -
     """Where the time of a step goes."""
     parts = {
         "forward and loss": lambda: evaluation.mean_loss([batch]),
-        "with gradients": lambda: step._accumulate(ms.Tensor(1e-3, ms.float32), *tensors_of(batch)).asnumpy(),
+        "with gradients": lambda: step._accumulate(
+            ms.Tensor(1e-3, ms.float32), *tensors_of(batch, batch.eighths)
+        ).asnumpy(),
         "norm": step.optimizer.norm,
         "AdamW": lambda: step.optimizer.step(1, 1e-9, 1.0),
     }

@@ -146,6 +146,10 @@ def test_codes_of_another_tokenizer_are_refused(codes: Path, tmp_path: Path) -> 
         ({"row_tokens": 4000}, "positions"),
         ({"row_tokens": 8}, "no sample fits"),
         ({"freeze": ("model", "lm_head")}, "nothing to train"),
+        ({"freeze": ("embed_tokens", "mpl")}, "--freeze mpl: no such parameters"),
+        ({"clip_norm": -1.0}, "--clip-norm"),
+        ({"visual_weight": float("nan")}, "--visual-weight"),
+        ({"loss": "visual", "visual_weight": 0.0}, "no token to learn"),
         ({"learning_rate": 0.0}, "--learning-rate"),
         ({"rows": 0}, "--rows"),
         ({"caption_dropout": 2.0}, "--caption-dropout"),
@@ -187,9 +191,15 @@ def test_a_shard_damaged_while_training_is_named_or_left_out(
     monkeypatch.setattr(Dataset, "check_part", lambda self, record: None)
     with pytest.raises(DatasetError, match=key):
         run_in_process(codes, tmp_path / "run", small_lm, steps=8)
-    result = run_in_process(codes, tmp_path / "skipping", small_lm, steps=8, skip_damaged=True)
+    result = run_in_process(codes, tmp_path / "run", small_lm, steps=8, skip_damaged=True, held_out=(str(codes),))
     assert result.damaged == 1
-    assert key in (tmp_path / "skipping/left_out.jsonl").read_text()
+    assert key in (tmp_path / "run/left_out.jsonl").read_text()
+
+
+def test_a_dataset_without_a_token_to_learn_is_refused(codes: Path, small_lm: Path, tmp_path: Path) -> None:
+    asked = f"{codes},task=understand"
+    with pytest.raises(UsageError, match="task understand has no token to learn with --loss visual"):
+        run_in_process([str(codes), asked], tmp_path / "run", small_lm, loss="visual")
 
 
 def test_samples_too_long_for_a_row_are_counted_and_listed(codes: Path, small_lm: Path, tmp_path: Path) -> None:
@@ -263,7 +273,9 @@ def test_a_run_in_half_precision_resumes_with_its_loss_scale(
     checkpoints = tmp_path / "run/checkpoints"
     states = [load_file(checkpoints / f"step-{step:08d}/train_state.safetensors") for step in (2, 8)]
     assert states[0]["loss_scale"] < 2**20
-    assert 0 < whole.bad_steps < 8
+    log = [json.loads(line) for line in (tmp_path / "run/train_log.jsonl").read_text().splitlines()]
+    assert 0 < sum("rescaled" in entry for entry in log) < 8
+    assert whole.bad_steps == 0
     expected = (checkpoints / "step-00000008/train_state.safetensors").read_bytes()
     for step in (4, 6, 8):
         shutil.rmtree(checkpoints / f"step-{step:08d}")
@@ -276,8 +288,9 @@ def test_a_run_in_half_precision_resumes_with_its_loss_scale(
 
 
 def test_adapters_for_layers_that_are_not_there_are_refused(codes: Path, small_lm: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"w_q: no such layers; there are .*q_proj"):
-        run_in_process(codes, tmp_path / "run", small_lm, lora_rank=2, lora_targets=("w_q",))
+    for target in ("w_q", "lm_head"):
+        with pytest.raises(UsageError, match=rf"{target}: no such layers; there are .*q_proj"):
+            run_in_process(codes, tmp_path / "run", small_lm, lora_rank=2, lora_targets=(target,))
 
 
 def test_two_runs_in_one_place_are_refused(codes: Path, small_lm: Path, tmp_path: Path) -> None:

@@ -65,7 +65,8 @@ def losses(run: Path, name: str = "loss") -> list[float]:
 def test_two_processes_take_the_steps_of_one(small_lm: Path, tmp_path: Path, zero: tuple[str, ...]) -> None:
     codes = write_codes(tmp_path / "codes")
     one, two = tmp_path / "one", tmp_path / "two"
-    watched = ("--held-out", codes, "--evaluate-every", 2)
+    few = write_codes(tmp_path / "few", rows=2, units=1)  # one batch: the second process has none
+    watched = ("--held-out", few, "--evaluate-every", 2)
     emu3("sft", codes, one, "--model", small_lm, *SETTINGS, "--accumulate", 2, *watched)
     msrun(tmp_path / "log", "sft", codes, two, "--model", small_lm, *SETTINGS, *watched, *zero)
     assert losses(two) == pytest.approx(losses(one), rel=1e-5)

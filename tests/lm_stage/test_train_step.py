@@ -16,7 +16,7 @@ from mindspore.amp import DynamicLossScaler
 from lm_stage.config import DecoderConfig
 from lm_stage.model import Decoder
 from lm_stage.optimizer import AdamW, Rule, Schedule
-from lm_stage.train_step import Evaluation, TrainStep, tensors_of
+from lm_stage.train_step import Evaluation, Outcome, TrainStep, tensors_of
 from lm_stage.training_batch import PADDING, TrainingBatch
 from lm_stage.weights import load_weights, read_weights
 from lm_stage.zero import ZeroAdamW
@@ -89,7 +89,7 @@ def test_losses_and_gradient_norms_are_golden(
     visual = replace(batch, weights_BL=batch.weights_BL * is_visual)
     assert evaluation.mean_loss([visual]) == pytest.approx(expected["loss_vision_only"], rel=TOLERANCE)
 
-    step._accumulate(ms.Tensor(1 / batch.total_weight, ms.float32), *tensors_of(batch))
+    step._accumulate(ms.Tensor(1 / batch.total_weight, ms.float32), *tensors_of(batch, batch.eighths))
     norms = {
         name.removeprefix("decoder."): float(np.linalg.norm(gradient.asnumpy()))
         for name, gradient in zip(step.optimizer.names, step.optimizer.gradients)
@@ -130,7 +130,7 @@ def test_chunks_of_the_loss_change_nothing(
     whole = make_step(70).take([batch], 1, 1e-3)
     monkeypatch.setattr("lm_stage.train_step.LOSS_CHUNK", 16)
     cut = make_step(70)
-    assert len(batch.supervised()[0]) > 2 * cut.batch_loss.loss.chunk == 32
+    assert len(batch.supervised(batch.eighths)[0]) > 2 * cut.batch_loss.loss.chunk == 32
     result = cut.take([batch], 1, 1e-3)
     assert (result.loss, result.gradient_norm) == pytest.approx((whole.loss, whole.gradient_norm), rel=1e-5)
 
@@ -144,12 +144,21 @@ def test_logits_of_unsupervised_places_change_nothing(
     batch = golden_batch(sequences, expected)
     batch.weights_BL[:, batch.weights_BL.size // 4 :] = 0
     batch.weights_BL[:, 3] = 0.5
-    assert len(batch.supervised()[0]) < batch.weights_BL.size / 2
+    assert batch.eighths < 4
     few = make_step(70).take([batch], 1, 1e-3)
-    every = np.arange(batch.weights_BL.size, dtype=np.int32), batch.targets_BL[0], batch.weights_BL[0]
-    monkeypatch.setattr(TrainingBatch, "supervised", lambda batch: every)
+    monkeypatch.setattr(TrainingBatch, "eighths", 8)
     whole = make_step(70).take([batch], 1, 1e-3)
     assert (few.loss, few.gradient_norm) == pytest.approx((whole.loss, whole.gradient_norm), rel=1e-6)
+
+
+def test_a_step_without_supervised_tokens_moves_nothing(
+    make_step: Callable[[int], TrainStep], sequences: list[np.ndarray], expected: dict[str, Any]
+) -> None:
+    step, batch = make_step(70), golden_batch(sequences, expected)
+    step.take([batch], 1, 1e-3)
+    before = [p.asnumpy().copy() for p in step.optimizer.parameters_]
+    assert step.take([replace(batch, weights_BL=0 * batch.weights_BL)], 2, 1e-3).outcome is Outcome.EMPTY
+    assert all(np.array_equal(p.asnumpy(), old) for p, old in zip(step.optimizer.parameters_, before))
 
 
 def test_a_loss_that_is_not_finite_moves_nothing(
@@ -158,7 +167,7 @@ def test_a_loss_that_is_not_finite_moves_nothing(
     step, batch = make_step(len(sequences[0])), golden_batch(sequences, expected)
     before = [p.asnumpy().copy() for p in step.optimizer.parameters_]
     poisoned = replace(batch, weights_BL=np.full_like(batch.weights_BL, np.inf))
-    assert not step.take([poisoned], 1, 1e-3).is_taken
+    assert step.take([poisoned], 1, 1e-3).outcome is Outcome.BAD
     assert all(np.array_equal(p.asnumpy(), old) for p, old in zip(step.optimizer.parameters_, before))
     assert step.take([batch], 1, 1e-3).loss == pytest.approx(expected["loss_after_prompt"], rel=TOLERANCE)
 
@@ -200,7 +209,7 @@ def test_zero_keeps_small_steps_that_half_precision_loses(
     stored = {name: tensor.float32() for name, tensor in read_weights(golden_lm).items()}
     assert all(np.array_equal(before[name], stored[name]) for name in before)
     for number in range(3):
-        assert step.take([batch], number + 1, 1e-6).is_taken
+        assert step.take([batch], number + 1, 1e-6).outcome is Outcome.TAKEN
     after, parameters = dict(step.optimizer.whole_weights()), step.optimizer.parameters_
     assert all(not np.array_equal(after[name], before[name]) for name in before)
     for name, p in zip(step.optimizer.names, parameters):
@@ -218,9 +227,9 @@ def test_gradients_that_overflow_halve_the_loss_scale_and_move_nothing(
         scales.append(float(step.scaler.scale_value.asnumpy()))
         result = step.take([batch], 1, 1e-3)
         assert result.loss == pytest.approx(expected["loss_after_prompt"], rel=2e-3)
-        assert result.is_taken != result.is_rescaled
-        if result.is_taken:
+        if result.outcome is Outcome.TAKEN:
             break
+        assert result.outcome is Outcome.RESCALED
         assert all(np.array_equal(now, before[name]) for name, now in step.optimizer.whole_weights())
     assert scales == [2.0 ** (40 - number) for number in range(len(scales))]
     assert 2 <= len(scales) < 40

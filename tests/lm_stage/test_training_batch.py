@@ -118,7 +118,7 @@ def test_totals_count_what_is_there(mixture: Mixture) -> None:
 def test_the_loss_sees_each_weighted_place_once(mixture: Mixture) -> None:
     """Filled up with places without weight, to an eighth of all places."""
     batch = build_batch(ROWS, mixture)
-    places, targets, weights = batch.supervised()
+    places, targets, weights = batch.supervised(batch.eighths)
     flat = batch.weights_BL.reshape(-1)
     weighted, eighth = set(np.flatnonzero(flat).tolist()), -(-flat.size // 8)
     assert len(set(places.tolist())) == len(places)
@@ -126,7 +126,9 @@ def test_the_loss_sees_each_weighted_place_once(mixture: Mixture) -> None:
     assert len(places) == -(-len(weighted) // eighth) * eighth
     np.testing.assert_array_equal(weights, flat[places])
     np.testing.assert_array_equal(targets, batch.targets_BL.reshape(-1)[places])
-    assert len(build_batch([[], []], mixture).supervised()[0]) == 2 * ROW // 8
+    empty = build_batch([[], []], mixture)
+    assert len(empty.supervised(empty.eighths)[0]) == 2 * ROW // 8
+    assert len(batch.supervised(8)[0]) == flat.size
 
 
 def test_a_damaged_sample_is_named(with_damage: Mixture) -> None:
@@ -137,7 +139,7 @@ def test_a_damaged_sample_is_named(with_damage: Mixture) -> None:
 
 def test_a_damaged_sample_is_left_out(with_damage: Mixture) -> None:
     damaged: list[str] = []
-    found = build_batch([[IMAGE_0, IMAGE_1, TEXT], [BARE_1], [IMAGE_2]], with_damage, damaged)
+    found = build_batch([[IMAGE_0, IMAGE_1, TEXT], [BARE_1], [IMAGE_2]], with_damage, damaged.append)
     assert len(damaged) == 2
     assert all(with_damage.sources[0].path in line and "'two'" in line for line in damaged)
     expected = build_batch([[IMAGE_0, TEXT], [], [IMAGE_2]], with_damage)
@@ -153,5 +155,5 @@ def test_a_damaged_sample_is_left_out(with_damage: Mixture) -> None:
 
 def test_sound_samples_name_no_damage(mixture: Mixture) -> None:
     damaged: list[str] = []
-    build_batch(ROWS, mixture, damaged)
+    build_batch(ROWS, mixture, damaged.append)
     assert damaged == []
