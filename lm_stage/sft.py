@@ -6,6 +6,7 @@ The way of one sample: shard → sequence (training_sequences.py) → row (sampl
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -17,6 +18,7 @@ from tqdm import tqdm
 
 from lm_stage.checkpoints import Checkpoints, write_directory
 from lm_stage.config import read_config
+from lm_stage.left_out import LeftOut
 from lm_stage.optimizer import Schedule
 from lm_stage.sample_order import PlacedSample, epoch_members, packed_rows
 from lm_stage.sft_options import SftOptions, SftResult
@@ -150,7 +152,7 @@ class SftJob:
         self.options, self.model, self.mixture, self.stop = options, model, mixture, stop
         self.group, self.run = model.group, Path(options.run)
         self.checkpoints = Checkpoints(self.run, options.keep)
-        self.damaged = Damaged(self.run, self.group.rank)
+        self.left_out = LeftOut(self.run, self.group.rank, mixture)
         row, longest = options.row_tokens, mixture.longest
         self.cell = TrainStep(model.decoder, row, longest, model.optimizer, options.clip_norm, model.scaler, self.group)
         self.first = model.counters.get("step", 0)
@@ -201,7 +203,7 @@ class SftJob:
         files = self.model.model_files(self.options.save_dtype)
         if not self.group.is_first:
             return
-        self._list_left_out()
+        self.left_out.write()
         write_directory(self.run / "model", files)
         if self.options.lora_rank:
             write_directory(self.run / "adapter", self.model.adapter_files())
@@ -218,7 +220,7 @@ class SftJob:
             held_out_loss,
             self.bad_steps,
             len(self.mixture.too_long),
-            len(self.damaged.of_all()),
+            len(self.left_out.damaged()),
         )
 
     def _batches(self) -> Iterator[list[TrainingBatch]]:
@@ -245,7 +247,7 @@ class SftJob:
         return [self._build(chunk, held_out) for chunk in chunks[self.group.rank :: self.group.size]]
 
     def _build(self, rows: Sequence[Sequence[PlacedSample]], mixture: Mixture) -> TrainingBatch:
-        return build_batch(rows, mixture, self.damaged.note if self.options.skip_damaged else None)
+        return build_batch(rows, mixture, self.left_out.note_damage if self.options.skip_damaged else None)
 
     def _note(self, step: int, batches: list[TrainingBatch], result: StepResult) -> dict[str, Any]:
         """What the log says of a step. Raises JobStoppedError after too many bad ones in a row."""
@@ -260,7 +262,8 @@ class SftJob:
     def _note_bad(self, step: int, keys: list[str]) -> None:
         self.bad_steps += 1
         self.bad_in_a_row += 1
-        tqdm.write(f"step {step}: loss or gradient not finite, nothing moved; samples {', '.join(keys[:8])} …")
+        said = f"step {step}: loss or gradient not finite, nothing moved; samples {', '.join(keys[:8])} …"
+        tqdm.write(said, file=sys.stderr)
         if self.bad_in_a_row >= self.options.max_bad_steps:
             raise JobStoppedError(
                 f"{self.run}: {self.bad_in_a_row} steps in a row whose loss or gradient is not finite, the last (step"
@@ -289,33 +292,8 @@ class SftJob:
         write_directory(self.run / "model", self.model.model_files())
         return self.run / "model"
 
-    def _list_left_out(self) -> None:
-        lines = [
-            {"dataset": path, "key": key, "reason": f"{length} tokens, a row has {self.mixture.row_length}"}
-            for path, key, length in self.mixture.too_long
-        ]
-        lines += [{"reason": reason} for reason in self.damaged.of_all()]
-        write_file(self.run / "left_out.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
-
     def _rate(self) -> str:
         """Useful tokens a second over the last steps."""
         recent = self.log.entries[-20:]
         elapsed = recent[-1]["elapsed_s"] - recent[0]["elapsed_s"]
         return f"{sum(entry['tokens'] for entry in recent[1:]) / elapsed:.0f}" if elapsed > 0 else "?"
-
-
-class Damaged:
-    """Reasons why samples were left out as damaged: a file a process, so that none is lost to a kill."""
-
-    def __init__(self, run: Path, rank: int):
-        self.run, self.path = run, run / f"damaged-{rank}.json"
-        self.reasons: set[str] = set(json.loads(self.path.read_bytes())) if self.path.is_file() else set()
-
-    def note(self, reason: str) -> None:
-        if reason not in self.reasons:
-            self.reasons.add(reason)
-            write_file(self.path, json.dumps(sorted(self.reasons)).encode())
-
-    def of_all(self) -> list[str]:
-        """Those of all processes, sorted."""
-        return sorted({reason for path in self.run.glob("damaged-*.json") for reason in json.loads(path.read_bytes())})

@@ -7,11 +7,14 @@ planned in additions to it.
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
+
+from tqdm import tqdm
 
 from shared.dataset import Dataset, Refusal
 from shared.errors import UsageError
@@ -91,7 +94,12 @@ def _retry(
     """
     if hopeless := sorted(set(reasons) & set(NOT_RETRIED)):
         raise UsageError(f"--retry-quarantined {hopeless[0]}: that lies in the source's list: mend it and encode again")
-    chosen = [quarantined for quarantined in _quarantined(dataset, plan) if quarantined[0].reason in reasons]
+    quarantined = list(_quarantined(dataset, plan))
+    there = sorted({refusal.reason for refusal, _, _ in quarantined})
+    for reason in sorted(set(reasons) - set(there)):
+        known = ", ".join(there) or "none"
+        tqdm.write(f"--retry-quarantined {reason}: no input is refused for it; there are {known}", file=sys.stderr)
+    chosen = [one for one in quarantined if one[0].reason in reasons]
     listed = _listed(planner.source, {refusal.key for refusal, _, _ in chosen})
     retried = Counter(refusal.reason for refusal, _, _ in chosen)
     next_index = plan.next_index()

@@ -160,6 +160,8 @@ def test_retried_once_the_file_has_come(source: Path, tmp_path: Path) -> None:
     (tmp_path / "late.png").write_bytes(png(7))
     (tmp_path / "late.mp4").write_bytes(movie(32))
     assert "0 rows encoded, 0 quarantined" in encode(listed, dataset).output
+    unknown = encode(listed, dataset, "--retry-quarantined", "mising").output
+    assert "--retry-quarantined mising: no input is refused for it; there are missing" in unknown
     assert "3 rows encoded, 0 quarantined" in encode(listed, dataset, "--retry-quarantined", "missing").output
     found = {key: (row.src_index, row.text) for key, row in rows(dataset).items()}
     assert found == {
