@@ -146,7 +146,7 @@ def test_clips_read_one_by_one_show_every_frame_once(kind: str) -> None:
     assert numbers(CONTAINERS[kind](), ClipSampling(frames=8, stride=1)) == list(range(FRAMES))
 
 
-@pytest.mark.parametrize("kind", set(CONTAINERS) - {"gif"})
+@pytest.mark.parametrize("kind", sorted(set(CONTAINERS) - {"gif"}))
 def test_by_time_takes_the_frame_shown_then(kind: str) -> None:
     data = CONTAINERS[kind]()
     assert numbers(data, ClipSampling(frames=8, fps=8)) == list(range(0, FRAMES, 3))
