@@ -27,6 +27,7 @@ from shared.summary import summarize
 from vq_stage.output_files import picture_path
 
 MAX_CARDS = 48
+MAX_BYTES = 8_000_000  # of a video within the page
 FORMATS = ("png", "jpg", "webp")
 PLAYED = {".mp4": "video/mp4", ".webm": "video/webm", ".webp": "image/webp", ".gif": "image/gif", ".png": "image/png"}
 
@@ -72,7 +73,7 @@ def _steps_of(pipeline: Pipeline, command: str) -> list[Step]:
 
 def _cards(pipeline: Pipeline) -> str:
     """A card a key: its caption, the picture of every decode step, what the model said of it."""
-    columns = {step.name: _pictures(step) for step in _steps_of(pipeline, "decode") if not _video_rows(step)}
+    columns = {step.name: found for step in _steps_of(pipeline, "decode") if (found := _pictures(step))}
     answers = {step.name: _answers(step.output) for step in _steps_of(pipeline, "understand") if step.output}
     captions = _captions(pipeline)
     keys = [key for key in captions if sum(key in pictures for pictures in columns.values()) == len(columns)]
@@ -108,7 +109,7 @@ def _clips(pipeline: Pipeline) -> str:
             shots = "".join(
                 f"<figure>{_moving(path)}<figcaption>{escape(name.replace('_', ' '))}</figcaption></figure>"
                 for name, path in shown.items()
-                if path is not None and path.suffix in PLAYED and path.is_file()
+                if path is not None and path.suffix in PLAYED and path.is_file() and path.stat().st_size <= MAX_BYTES
             )
             cards.append(f"<div class=card><b>{escape(row.text or row.key)}</b><div class=shots>{shots}</div></div>")
     heading = "<h2>Clips</h2><p>videos, encoded and decoded</p>"
@@ -135,14 +136,15 @@ def _moving(path: Path) -> str:
 
 
 def _pictures(step: Step) -> dict[str, Path]:
-    """Picture by key, of a decode step."""
+    """Picture by key, of a decode step; none of videos."""
     assert step.output is not None
     dataset = Dataset.open(step.inputs[0])
     keys = [
         key
         for record in dataset.commit_records()
         for batch in dataset.batches(record)
-        for key in batch["key"].to_pylist()
+        for key, kind in zip(batch["key"].to_pylist(), batch["kind"].to_pylist())
+        if kind == "image"
     ]
     found = ((key, picture_path(step.output, key, kind)) for key in keys for kind in FORMATS)
     return {key: path for key, path in found if path.is_file()}
@@ -160,8 +162,8 @@ def _captions(pipeline: Pipeline) -> dict[str, str]:
 
 
 def _answers(path: Path) -> dict[str, str]:
-    entries = map(json.loads, path.read_text(encoding="utf-8").splitlines())
-    return {entry["key"]: entry["answer"] or entry["error"] for entry in entries}
+    entries = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n") if line]
+    return {entry["key"]: entry["answer"] or entry["error"] or "" for entry in entries}
 
 
 def _inline(path: Path) -> str:
@@ -209,7 +211,7 @@ def _figures(pipeline: Pipeline) -> str:
 def _steps(done: Sequence[tuple[StepState, float]]) -> str:
     lines = "".join(
         f"<tr><td>{escape(state.step.name)}</td><td><code>emu3 {escape(' '.join(state.step.arguments))}</code></td>"
-        f"<td class=number>{'was done' if state.state == 'done' else f'{seconds:.0f} s'}</td></tr>"
+        f"<td class=number>{seconds:.0f} s{', before' if state.state == 'done' else ''}</td></tr>"
         for state, seconds in done
     )
     return f"<h2>Steps</h2><div class=scroll><table>{lines}</table></div>"

@@ -22,6 +22,8 @@ import click
 import yaml
 
 from shared.errors import UsageError
+from shared.storage import as_path
+from vq_stage.sources import open_source
 
 EXAMPLES = Path(__file__).parent / "examples"
 # Command -> the parameter it writes to, and those that must exist before it starts.
@@ -34,14 +36,20 @@ OUTPUTS: dict[str, str | None] = {
 }
 OUTPUTS |= {"init-lm": "out", "train-vq": "out", "verify": None, "inspect": "sheet"}
 INPUTS = ["source", "dataset", "datasets", "held_out", "model", "prompts", "images", "questions", "vision_tokenizer"]
-INPUTS += ["layout", "config"]
+INPUTS += ["layout", "config", "init_from", "sample_prompts"]
+# Options that decide how a step is done, not what comes of it: they may change while it is under way, or after it.
+MANNER = {"engine", "workers", "rank", "world_size", "ray_address", "readers", "skip_damaged", "max_bad_steps"}
+MANNER |= {"save_every", "keep", "evaluate_every", "zero", "recompute", "retry_quarantined", "allow_numerics_change"}
 SUFFIXES = {"understand": ".jsonl", "inspect": ".png"}
 _REFERENCE = re.compile(r"\$\{([^}]+)\}")
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step: its command line without the program's name, where it writes, and the steps it needs."""
+    """One step: its command line without the program's name, where it writes, and the steps it needs.
+
+    `decisive` are the arguments that decide what comes of it, `inputs` the places it reads.
+    """
 
     name: str
     command: str
@@ -49,6 +57,7 @@ class Step:
     output: Path | None
     inputs: tuple[str, ...]
     needs: tuple[str, ...]
+    decisive: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +76,8 @@ def load_pipeline(location: str, changes: Mapping[str, str], out: str | None, co
     """
     path = Path(location) if Path(location).suffix in (".yaml", ".yml") else EXAMPLES / f"{location}.yaml"
     try:
-        described = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+        described = yaml.load(path.read_text(encoding="utf-8"), yaml.BaseLoader)  # 16:9 is a text, no number
+    except (OSError, ValueError, yaml.YAMLError) as error:
         packaged = ", ".join(sorted(example.stem for example in EXAMPLES.glob("*.yaml")))
         raise UsageError(f"{path}: cannot be read as a pipeline: {error}; packaged are {packaged}") from error
     if problems := _shape_problems(described):
@@ -76,20 +85,25 @@ def load_pipeline(location: str, changes: Mapping[str, str], out: str | None, co
     variables = {"package": str(Path(__file__).parents[1]), **(described.get("variables") or {})}
     steps = {name: dict(step) for name, step in described["steps"].items()}
     problems = _apply_changes(changes, variables, steps)
+    if unknown := _shape_problems({"steps": steps}):
+        raise UsageError("--set:\n  " + "\n  ".join(unknown))
     for name, value in variables.items():
         variables[name] = _fill(f"variable {name}", str(value), variables)
     folder = Path(out or described.get("out") or path.stem)
+    if "://" in str(folder):
+        raise UsageError(f"--out {folder}: expected a folder of this machine; steps may read from URLs")
     outputs = {name: _output(folder, name, step) for name, step in steps.items()}
     built: dict[str, Step] = {}
-    order = TopologicalSorter({name: _references(step) & set(steps) for name, step in steps.items()})
     for name, step in steps.items():
         try:
             built[name] = _step(name, step, variables, outputs, commands)
         except UsageError as error:
             problems.append(str(error))
+    needs = {name: set(built[name].needs) if name in built else _references(step) for name, step in steps.items()}
+    needs = {name: needed & set(steps) for name, needed in needs.items()}
     try:
-        order.prepare()
-        names = _in_file_order({name: _references(step) & set(steps) for name, step in steps.items()})
+        TopologicalSorter(needs).prepare()
+        names = _in_file_order(needs)
     except CycleError as error:
         problems.append(f"steps need each other in a circle: {' → '.join(error.args[1])}")
         names = []
@@ -161,7 +175,7 @@ def _vision_tokenizer(step: Step) -> str | None:
     """The one given to a step, or the embedded one where a step takes that by default."""
     if "--vision-tokenizer" in step.arguments:
         return str(Path(step.arguments[step.arguments.index("--vision-tokenizer") + 1]))
-    return "the embedded emu3-tiny" if step.command in ("encode", "decode") else None
+    return "the embedded emu3-tiny" if step.command in ("encode", "decode", "inspect") else None
 
 
 def _output(folder: Path, name: str, step: Mapping[str, Any]) -> Path | None:
@@ -187,35 +201,54 @@ def _step(
     places = {**variables, **{other: path for other, path in outputs.items() if path is not None}}
     values = {key.replace("-", "_"): value for key, value in step.items() if key != "run"}
     command = commands.commands[step["run"]]
-    output = outputs[name]
-    if output is not None:
-        values[OUTPUTS[step["run"]] or ""] = str(output)
+    output, written = outputs[name], OUTPUTS[step["run"]]
+    if written in values:
+        raise UsageError(f"step {name}: {written}: it writes to {output}; leave that out, or give --out")
+    if written is not None:
+        values[written] = str(output)
     known = {_spelled(parameter): parameter for parameter in command.params}
     if unknown := sorted(set(values) - set(known)):
         raise UsageError(f"step {name}: unknown {', '.join(unknown)}; {step['run']} knows {', '.join(known)}")
     filled: dict[str, list[str]] = {}
     for key, value in values.items():
-        filled[key] = [_fill(f"step {name}", str(one), places) for one in _listed(value)]
-    arguments: list[str] = []
-    for key, parameter in known.items():
-        if key in filled and isinstance(parameter, click.Option):
-            arguments += _option(parameter, filled[key], values[key])
-    positional = [
-        one for key, parameter in known.items() if isinstance(parameter, click.Argument) for one in filled.get(key, [])
-    ]
+        filled[key] = [_fill(f"step {name}", one, places) for one in _listed(value)]
+    options: dict[str, list[str]] = {}
     try:
+        for key, parameter in known.items():
+            if key in filled and isinstance(parameter, click.Option):
+                options[key] = _option(parameter, filled[key])
+        arguments = [word for words in options.values() for word in words]
+        decisive = [word for key, words in options.items() if key not in MANNER for word in words]
+        positional = [
+            one for key, option in known.items() if isinstance(option, click.Argument) for one in filled.get(key, [])
+        ]
         command.make_context(step["run"], [*arguments, "--", *positional])
     except click.ClickException as error:
         raise UsageError(f"step {name}: {error.format_message()}") from error
-    inputs = tuple(one for key in INPUTS if key in filled and key != OUTPUTS[step["run"]] for one in filled[key])
+    inputs = tuple(
+        one.split(",")[0] if key in ("datasets", "held_out") else one
+        for key in INPUTS
+        if key in filled and key != written
+        for one in filled[key]
+    )
+    makers = {maker for one in inputs if (maker := maker_of(one, outputs)) and maker != name}
     return Step(
         name,
         step["run"],
         (step["run"], *arguments, "--", *positional),
         output,
         inputs,
-        tuple(sorted(_references(step) & set(outputs))),
+        tuple(sorted((_references(step) & set(outputs)) | makers)),
+        (step["run"], *decisive, "--", *positional),
     )
+
+
+def maker_of(text: str, outputs: Mapping[str, Path | None]) -> str | None:
+    """The step that writes a place, if one does."""
+    if "://" in text or text == "-":
+        return None
+    place = Path(text).resolve()
+    return next((name for name, path in outputs.items() if path and place.is_relative_to(path.resolve())), None)
 
 
 def _spelled(parameter: click.Parameter) -> str:
@@ -223,11 +256,10 @@ def _spelled(parameter: click.Parameter) -> str:
     return max(parameter.opts, key=len).removeprefix("--").replace("-", "_")
 
 
-def _option(parameter: click.Option, texts: list[str], value: Any) -> list[str]:
+def _option(parameter: click.Option, texts: list[str]) -> list[str]:
     flag = max(parameter.opts, key=len)
     if parameter.is_flag:
-        off = parameter.secondary_opts[:1]
-        return [flag] if value is True or value == "true" else off
+        return [flag] if click.BOOL.convert(texts[-1], parameter, None) else parameter.secondary_opts[:1]
     return [word for text in texts for word in (flag, text)]
 
 
@@ -238,15 +270,18 @@ def _fill(where: str, text: str, places: Mapping[str, Any]) -> str:
 
 
 def _missing_files(step: Step, outputs: Mapping[str, Path | None]) -> list[str]:
-    """Inputs that no step makes and that are not there."""
-    made = [str(path) for path in outputs.values() if path is not None]
+    """Inputs that no step makes and that are not there, and sources in which the steps would write."""
     problems = []
     for text in step.inputs:
-        path = text.split(",")[0]
-        if (
-            path != "-"
-            and not any(path == one or path.startswith(one + "/") for one in made)
-            and not Path(path).exists()
-        ):
-            problems.append(f"step {step.name}: {path}: no such file or folder, and no step makes it")
+        if text == "-" or maker_of(text, outputs):
+            continue
+        if step.command in ("encode", "train-vq") and text == step.arguments[step.arguments.index("--") + 1]:
+            try:
+                open_source(text)
+            except UsageError as error:
+                problems.append(f"step {step.name}: {error}, and no step makes it")
+            if step.output and maker_of(str(step.output), {"": Path(text)}) is not None:
+                problems.append(f"step {step.name}: {text}: holds what the steps write; give an --out outside of it")
+        elif not as_path(text).exists():
+            problems.append(f"step {step.name}: {text}: no such file or folder, and no step makes it")
     return problems

@@ -41,7 +41,11 @@ def page(tmp_path: Path) -> Path:
     log.draw(tmp_path / "tuned/loss.png")
     log.close()
     lines = [{"key": key, "answer": f"an answer to {key}", "error": None} for key in keys]
-    (tmp_path / "answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    lines += [
+        {"key": keys[0], "answer": "", "error": None},
+        {"key": keys[1], "answer": "two\u2028lines", "error": None},
+    ]
+    (tmp_path / "answers.jsonl").write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
     steps = (
         Step("codes", "encode", ("encode", "photos"), codes, ("photos",), ()),
         Step("tuned", "sft", ("sft", "<codes>"), tmp_path / "tuned", (), ("codes",)),

@@ -18,6 +18,8 @@ from pipelines.cli import main
 from pipelines.pipeline import EXAMPLES, Pipeline, Step, load_pipeline
 from pipelines.run import StepFailed, plan_steps, run_pipeline
 from shared.errors import UsageError
+from shared.jobs.locks import try_claim
+from shared.jobs.signals import StopFlag
 from tests.faults.command import ENCODE, INTERRUPTED, REPOSITORY, environment
 
 CHAIN = {
@@ -67,7 +69,22 @@ def test_steps_run_behind_what_they_need_else_as_they_stand(folder: Path) -> Non
         (steps(a={"run": "encode", "source": "photos", "resize": "cut"}), "not one of"),
         (steps(a={"run": "encode", "source": "photos", "unit-rows": "many"}), "not a valid integer"),
         (steps(a={"run": "encode"}), "Missing argument"),
-        (steps(a={"run": "encode", "source": "nowhere"}), "nowhere: no such file"),
+        (steps(a={"run": "encode", "source": "nowhere"}), "nowhere: expected a folder .* no step makes it"),
+        (steps(a={"run": "encode", "source": "{0..3}.tar"}), "0.tar is not there"),
+        (steps(a={"run": "encode", "source": "."}), "holds what the steps write"),
+        (steps(a={"run": "encode", "source": "photos", "dataset": "elsewhere"}), "it writes to p/a"),
+        (
+            steps(a={"run": "sft", "datasets": ["${b}"], "zero": "perhaps"}, b={"run": "encode", "source": "photos"}),
+            "not",
+        ),
+        (steps(a={"run": "sft", "datasets": ["photos"], "sample-prompts": "none.txt"}), "none.txt: no such file"),
+        (
+            steps(
+                a={"run": "encode", "source": "photos", "vision-tokenizer": "photos"},
+                b={"run": "inspect", "dataset": "${a}"},
+            ),
+            "two vision tokenizers",
+        ),
         (steps(a={"run": "verify", "dataset": "${b}"}), "b: no such step or variable"),
         (
             steps(a={"run": "decode", "dataset": "${b}"}, b={"run": "generate", "prompts": "${a}"}),
@@ -90,6 +107,8 @@ def test_what_cannot_work_is_refused(described: object, match: str, folder: Path
 def test_all_problems_are_named_at_once(folder: Path) -> None:
     with pytest.raises(UsageError) as refused:
         load(steps(a={"run": "encode", "source": "nowhere"}, b={"run": "verify"}), {"x": "1"})
+    with pytest.raises(UsageError, match="step 'codes': expected `run: COMMAND`"):
+        load(CHAIN, {"codes.run": "paint"})
     assert all(text in str(refused.value) for text in ("nowhere", "step b: Missing argument", "--set x"))
 
 
@@ -97,6 +116,24 @@ def test_variables_and_options_can_be_set(folder: Path) -> None:
     pipeline = load(CHAIN, {"here": str(folder), "codes.resize": "area", "codes.allow-numerics-change": "true"})
     assert pipeline.steps[0].arguments[:4] == ("encode", "--resize", "area", "--allow-numerics-change")
     assert f"{folder}/photos" in pipeline.steps[0].arguments
+
+
+def test_values_mean_what_is_written(folder: Path) -> None:
+    """A ratio is no number of base sixty, a flag may be a variable."""
+    described = "steps: {a: {run: generate, prompts: photos, ratio: 16:9, greedy: '${plain}'}}\nvariables: {plain: yes}"
+    assert load(described).steps[0].arguments[1:4] == ("--greedy", "--ratio", "16:9")
+    assert "--greedy" not in load(described, {"plain": "false"}).steps[0].arguments
+
+
+def test_a_place_that_a_step_makes_is_waited_for_however_it_is_spelled(folder: Path) -> None:
+    pipeline = load(
+        steps(
+            again={"run": "decode", "dataset": f"{folder}/p/codes"},
+            codes={"run": "encode", "source": "photos"},
+        )
+    )
+    assert [step.name for step in pipeline.steps] == ["codes", "again"]
+    assert pipeline.steps[1].needs == ("codes",)
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
@@ -116,7 +153,7 @@ class Worker:
         self.ran: list[str] = []
         self.fails: str | None = None
 
-    def __call__(self, step: Step) -> None:
+    def __call__(self, step: Step, stop: StopFlag) -> None:
         self.ran.append(step.name)
         if step.name == self.fails:
             raise StepFailed(f"step {step.name} failed", 1)
@@ -129,6 +166,7 @@ class Worker:
 def worker(monkeypatch: pytest.MonkeyPatch) -> Worker:
     worker = Worker()
     monkeypatch.setattr(runner, "_run", worker)
+    monkeypatch.setattr(runner, "_check_complete", lambda step: None)
     return worker
 
 
@@ -158,6 +196,34 @@ def test_a_step_that_failed_is_gone_on_with_where_it_stands(folder: Path, worker
     assert [state.state for state in plan_steps(load(CHAIN))] == ["done", "unfinished"]
     assert ran(worker, load(CHAIN)) == ["pictures"]
     assert not (folder / "p/stale").exists()
+
+
+def test_how_a_step_is_done_may_change(folder: Path, worker: Worker) -> None:
+    assert ran(worker, load(CHAIN)) == ["codes", "pictures"]
+    assert ran(worker, load(CHAIN, {"codes.workers": "4", "codes.engine": "local"})) == []
+
+
+def test_done_again_from_a_step_on_once_though_it_is_stopped(folder: Path, worker: Worker) -> None:
+    """Neither is the first step done twice, nor what needs it left as it was."""
+    ran(worker, load(CHAIN))
+    worker.fails = "pictures"
+    with pytest.raises(StepFailed):
+        ran(worker, load(CHAIN), "codes")
+    assert worker.ran == ["codes", "pictures"]
+    assert [state.state for state in plan_steps(load(CHAIN))] == ["done", "unfinished"]
+    worker.fails = None
+    assert ran(worker, load(CHAIN), "codes") == ["pictures"]
+    assert ran(worker, load(CHAIN), "codes") == ["codes", "pictures"]
+
+
+def test_two_runs_in_one_place_are_refused(folder: Path, worker: Worker) -> None:
+    (folder / "p/.pipeline").mkdir(parents=True)
+    claim = try_claim(folder / "p/.pipeline/lock")
+    assert claim is not None
+    with pytest.raises(UsageError, match="another `emu3 run` works here"):
+        ran(worker, load(CHAIN))
+    claim.release()
+    assert ran(worker, load(CHAIN)) == ["codes", "pictures"]
 
 
 def test_a_lost_output_is_made_again(folder: Path, worker: Worker) -> None:
