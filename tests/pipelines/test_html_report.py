@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.html_report import write_report
+from pipelines.html_report import _answers, write_report
 from pipelines.pipeline import Pipeline, Step
 from pipelines.run import StepState
 from shared.train_log import TrainLog
@@ -41,11 +41,7 @@ def page(tmp_path: Path) -> Path:
     log.draw(tmp_path / "tuned/loss.png")
     log.close()
     lines = [{"key": key, "answer": f"an answer to {key}", "error": None} for key in keys]
-    lines += [
-        {"key": keys[0], "answer": "", "error": None},
-        {"key": keys[1], "answer": "two\u2028lines", "error": None},
-    ]
-    (tmp_path / "answers.jsonl").write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
+    (tmp_path / "answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     steps = (
         Step("codes", "encode", ("encode", "photos"), codes, ("photos",), ()),
         Step("tuned", "sft", ("sft", "<codes>"), tmp_path / "tuned", (), ("codes",)),
@@ -56,6 +52,13 @@ def page(tmp_path: Path) -> Path:
     done = [(StepState(step, "new", ""), 1.5) for step in steps]
     write_report(Pipeline("a <name>", tmp_path, steps), done, tmp_path / "report.html")
     return tmp_path / "report.html"
+
+
+def test_answers_may_be_empty_and_of_any_letters(tmp_path: Path) -> None:
+    lines = [{"key": "a", "answer": "", "error": None}, {"key": "b", "answer": "two\u2028lines", "error": None}]
+    path = tmp_path / "answers.jsonl"
+    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+    assert _answers(path) == {"a": "", "b": "two\u2028lines"}
 
 
 def test_the_page_holds_everything_and_asks_for_nothing(page: Path) -> None:
