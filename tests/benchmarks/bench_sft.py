@@ -25,9 +25,6 @@ from pathlib import Path
 import click
 import mindspore as ms
 import numpy as np
-import torch
-from safetensors.torch import load_file
-from transformers import Emu3ForCausalLM, Emu3TextConfig
 
 from lm_stage.config import DecoderConfig
 from lm_stage.initialize import InitOptions, initialize
@@ -115,6 +112,11 @@ class TorchPeer:
     """Padded batches, cross-entropy over all logits at once, AdamW."""
 
     def __init__(self, directory: Path, pad: int):
+        import torch
+        from safetensors.torch import load_file
+        from transformers import Emu3ForCausalLM, Emu3TextConfig
+
+        self.torch = torch
         torch.set_num_threads(os.cpu_count() or 1)
         raw = DecoderConfig.from_directory(directory).to_dict()
         names = DecoderConfig.__slots__
@@ -135,18 +137,18 @@ class TorchPeer:
             size = len(sequence.token_ids)
             ids[row, :size], mask[row, :size] = sequence.token_ids, 1
             labels[row, :size] = np.where(sequence.weights > 0, sequence.token_ids, -100)
-        arrays = (torch.from_numpy(array) for array in (ids, mask, labels))
+        arrays = (self.torch.from_numpy(array) for array in (ids, mask, labels))
         ids_BL, mask_BL, labels_BL = arrays
         loss = self.model(ids_BL, attention_mask=mask_BL, labels=labels_BL).loss
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return loss.item()
 
 
 class PeerProcess:
-    """`TorchPeer` in a process of its own, as it would be: the threads of two frameworks in one disturb each other."""
+    """`TorchPeer` in a process of its own, as it would be: to import PyTorch alone slows MindSpore by a tenth."""
 
     def __init__(self, directory: Path, pad: int):
         context = multiprocessing.get_context("spawn")
@@ -203,13 +205,15 @@ def main(rounds: int, row_tokens: int, rows: int, hidden: int, layers: int) -> N
             Source(write_texts(folder / "texts.jsonl", 1000), "text"),
         ]
         mixed = Mixture(sources, builder, row_tokens)
-        compare_readers(images, folder)
         compare_steps("images", images, source, model, rounds, rows)
         compare_steps("mixture", mixed, source, model, rounds, rows)
+        compare_readers(images, folder)  # at the end: it imports PyTorch
 
 
 def compare_readers(mixture: Mixture, folder: Path) -> None:
-    """Samples a second from shards, and from one .npy a sample with its ids as text, as upstream keeps them."""
+    """Samples a second from shards, and from one .pth a sample, as upstream keeps them."""
+    import torch
+
     samples = mixture.samples[0]
     count = len(samples.keys)
     began = time.perf_counter()
