@@ -26,6 +26,7 @@ from shared.errors import ConfigMismatchError
 from shared.jobs.engines import Units, missing_units, run_units
 from shared.jobs.locks import job_lock, leave
 from shared.jobs.signals import stop_on_signals
+from shared.leftovers import sweep
 from shared.plan import Plan, freeze_plan
 from shared.records import SEQUENCE_FORMAT
 from shared.storage import as_path
@@ -53,7 +54,10 @@ def generate(options: GenerateOptions) -> GenerateResult:
     renderer = options.renderer(source)
     settings = _recorded(options, source, renderer.images, any(prompt.frames for prompt in prompts))
     dataset = Dataset(options.dataset)
-    with stop_on_signals() as stop, job_lock(dataset.root, dataset.sweep if options.engine.ranks == 1 else leave):
+    with (
+        stop_on_signals() as stop,
+        job_lock(dataset.root, partial(sweep, dataset) if options.engine.ranks == 1 else leave),
+    ):
         if not dataset.plan_path.is_file():
             units = plan_prompts(prompts, renderer, source.config.max_position_embeddings, options.unit_rows)
             freeze_plan(dataset.plan_path, units, settings, len(prompts))

@@ -53,7 +53,8 @@ class TrainingBatch:
         Others follow, up to so many eighths of all places: so there are at most eight shapes to compile for.
         """
         weights_M = self.weights_BL.reshape(-1)
-        places_K = np.argsort(weights_M == 0, kind="stable")[: eighths * self._eighth].astype(np.int32)
+        weighted, others = np.flatnonzero(weights_M), np.flatnonzero(weights_M == 0)
+        places_K = np.concatenate((weighted, others))[: eighths * self._eighth].astype(np.int32)
         return places_K, self.targets_BL.reshape(-1)[places_K], weights_M[places_K]
 
 

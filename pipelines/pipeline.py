@@ -6,7 +6,8 @@
       tuned:  {run: sft, datasets: ["${codes}"], model: embedded}
       images: {run: generate, prompts: prompts.txt, model: "${tuned}/model"}
 
-Everything that can be wrong with it is found before a step starts.
+Commands, options, references, places and tokenizers are checked before a step starts; whether a model has room for what
+it is given, the step finds.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ import yaml
 
 from shared.errors import UsageError
 from shared.storage import as_path
-from vq_stage.sources import open_source
+from vq_stage.sources import expanded
 
 EXAMPLES = Path(__file__).parent / "examples"
 # Command -> the parameter it writes to, and those that must exist before it starts.
@@ -39,7 +40,7 @@ INPUTS = ["source", "dataset", "datasets", "held_out", "model", "prompts", "imag
 INPUTS += ["layout", "config", "init_from", "sample_prompts"]
 # Options that decide how a step is done, not what comes of it: they may change while it is under way, or after it.
 MANNER = {"engine", "workers", "rank", "world_size", "ray_address", "readers", "skip_damaged", "max_bad_steps"}
-MANNER |= {"save_every", "keep", "evaluate_every", "zero", "recompute", "retry_quarantined", "allow_numerics_change"}
+MANNER |= {"save_every", "keep", "evaluate_every", "zero", "recompute", "allow_numerics_change"}
 SUFFIXES = {"understand": ".jsonl", "inspect": ".png"}
 _REFERENCE = re.compile(r"\$\{([^}]+)\}")
 
@@ -107,7 +108,7 @@ def load_pipeline(location: str, changes: Mapping[str, str], out: str | None, co
     except CycleError as error:
         problems.append(f"steps need each other in a circle: {' → '.join(error.args[1])}")
         names = []
-    problems += [problem for name in names if name in built for problem in _missing_files(built[name], outputs)]
+    problems += [problem for name in names if name in built for problem in _place_problems(built[name], outputs)]
     problems += _codec_problems([built[name] for name in names if name in built])
     if problems:
         raise UsageError(f"{path}:\n  " + "\n  ".join(problems))
@@ -269,19 +270,21 @@ def _fill(where: str, text: str, places: Mapping[str, Any]) -> str:
     return _REFERENCE.sub(lambda match: str(places[match[1]]), text)
 
 
-def _missing_files(step: Step, outputs: Mapping[str, Path | None]) -> list[str]:
-    """Inputs that no step makes and that are not there, and sources in which the steps would write."""
+def _place_problems(step: Step, outputs: Mapping[str, Path | None]) -> list[str]:
+    """Inputs that no step makes and that are not there, and those in which the step would write."""
     problems = []
     for text in step.inputs:
         if text == "-" or maker_of(text, outputs):
             continue
-        if step.command in ("encode", "train-vq") and text == step.arguments[step.arguments.index("--") + 1]:
-            try:
-                open_source(text)
-            except UsageError as error:
-                problems.append(f"step {step.name}: {error}, and no step makes it")
-            if step.output and maker_of(str(step.output), {"": Path(text)}) is not None:
-                problems.append(f"step {step.name}: {text}: holds what the steps write; give an --out outside of it")
-        elif not as_path(text).exists():
+        if not _is_there(text):
             problems.append(f"step {step.name}: {text}: no such file or folder, and no step makes it")
+        if step.output and maker_of(str(step.output), {"": Path(text)}) is not None:
+            problems.append(f"step {step.name}: {text}: holds what the steps write; give an --out outside of it")
     return problems
+
+
+def _is_there(text: str) -> bool:
+    try:
+        return as_path(text).exists() or any(path.exists() for path in expanded(text))
+    except UsageError:
+        return False

@@ -6,7 +6,6 @@ does; what a changed step made before is moved to `OUT/stale/`, never removed.
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 import signal
@@ -20,8 +19,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from braceexpand import braceexpand
-
 from lm_stage.source import EMBEDDED_MODEL
 from pipelines.pipeline import Pipeline, Step, maker_of
 from shared.atomic import write_file
@@ -31,6 +28,7 @@ from shared.fingerprint import canonical_json, digest_of
 from shared.jobs.locks import try_claim
 from shared.jobs.signals import StopFlag, stop_on_signals
 from shared.storage import sha256_of
+from vq_stage.sources import expanded
 from vq_stage.weights import EMBEDDED_TOKENIZER
 
 VERSIONS = ("emu3-relay", "mindspore")
@@ -63,14 +61,14 @@ def plan_steps(pipeline: Pipeline, start_from: str | None = None) -> list[StepSt
     if start_from == _begun_from(pipeline):
         start_from = None  # what was to be done again has been set aside
     made = {step.name: step.output for step in pipeline.steps}
-    models = {str(folder): sha256_of(folder / "model.safetensors") for folder in (EMBEDDED_MODEL, EMBEDDED_TOKENIZER)}
+    embedded = [sha256_of(folder / "model.safetensors") for folder in (EMBEDDED_MODEL, EMBEDDED_TOKENIZER)]
     for step in pipeline.steps:
         digest = digest_of(
             {
                 "arguments": step.decisive,
                 "inputs": [_content(text) for text in step.inputs if not maker_of(text, made)],
                 "needs": [digests[name] for name in step.needs],
-                "versions": {**{name: version(name) for name in VERSIONS}, "embedded": sorted(models.values())},
+                "versions": {**{name: version(name) for name in VERSIONS}, "embedded": embedded},
             }
         )
         digests[step.name] = digest
@@ -97,13 +95,13 @@ def run_pipeline(pipeline: Pipeline, start_from: str | None, say: Any) -> list[t
     done = []
     with _alone(pipeline), stop_on_signals() as stop:
         states = plan_steps(pipeline, start_from)
-        if start_from:
-            write_file(pipeline.out / ".pipeline/from", start_from.encode())
         for state in states:  # all before the first runs: a run that is stopped must find them not done
             if state.state == "changed":
                 _set_aside(pipeline, state.step)
             if state.state != "done":
                 _note(pipeline, state, is_done=False)
+        if start_from:
+            write_file(pipeline.out / ".pipeline/from", start_from.encode())
         for state in states:
             began = time.monotonic()
             if state.state != "done":
@@ -183,7 +181,7 @@ def _content(text: str) -> str:
     if path.is_dir():
         files = sorted(Path(root) / name for root, _, names in os.walk(path) for name in names)
     else:
-        files = sorted(Path(found) for name in braceexpand(text) for found in glob.glob(name, recursive=True))
+        files = list(expanded(text))
     return digest_of(
         [[str(file.relative_to(path) if path.is_dir() else file), *_size_and_time(file)] for file in files]
     )

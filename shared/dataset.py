@@ -292,29 +292,6 @@ class Dataset:
     def manifest(self) -> dict[str, Any]:
         return load_sealed(self.manifest_path.read_bytes(), str(self.manifest_path))
 
-    def sweep(self) -> None:
-        """Removes what killed jobs left: temporary files, claims, parts and quarantine files without a record.
-
-        Only to be called while no job runs on this dataset; object stores have no temporary files, and no way to
-        know that.
-        """
-        if not is_local(self.root):
-            return
-        for directory in (self.root, self.parts, self.quarantine):
-            for path in directory.glob("*.tmp") if directory.is_dir() else ():
-                path.unlink(missing_ok=True)
-        for path in [*self.parts.glob("part-*.arrow"), *self.quarantine.glob("part-*.jsonl")]:
-            if not self.is_committed(int(path.name.split(".")[0].removeprefix("part-"))):
-                path.unlink(missing_ok=True)
-        for path in self.claim_path(0).parent.glob("part-*"):
-            path.unlink(missing_ok=True)
-        for path in self.partial_path(0).parent.glob("part-*"):
-            if path.name.endswith(".tmp") or self.is_committed(int(path.name.split(".")[0].removeprefix("part-"))):
-                path.unlink(missing_ok=True)
-        for directory in (self.claim_path(0).parent, self.partial_path(0).parent):
-            if directory.is_dir() and not any(directory.iterdir()):
-                directory.rmdir()
-
     def add_event(self, **values: Any) -> None:
         """Appends a line to the log of progress, which is never read for correctness; on disk only."""
         if not is_local(self.root):

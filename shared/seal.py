@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import pyarrow as pa
 from tqdm import tqdm
@@ -19,6 +20,7 @@ from shared.dataset import CommitRecord, Dataset, row_schema
 from shared.errors import DatasetError, UsageError
 from shared.jobs.locks import job_lock
 from shared.jobs.signals import StopFlag, stop_on_signals
+from shared.leftovers import sweep
 from shared.plan import Plan
 from shared.shard_index import index_path, write_index
 from shared.shards import Shard
@@ -53,7 +55,7 @@ class SealResult:
 def seal(options: SealOptions) -> SealResult:
     """Raises DatasetError if units are missing or a part is damaged: nothing is removed then."""
     dataset = Dataset.open(options.dataset)
-    with stop_on_signals() as stop, job_lock(dataset.root, dataset.sweep):
+    with stop_on_signals() as stop, job_lock(dataset.root, partial(sweep, dataset)):
         plan = dataset.plan()
         if missing := dataset.missing_units(plan):
             raise DatasetError(f"{options.dataset}: {len(missing)} of {len(plan)} units are missing: finish it first")

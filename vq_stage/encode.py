@@ -16,6 +16,7 @@ from shared.dataset import Dataset
 from shared.jobs.engines import missing_units, run_units
 from shared.jobs.locks import job_lock, leave
 from shared.jobs.signals import stop_on_signals
+from shared.leftovers import sweep
 from vq_stage.additions import up_to_date_plan
 from vq_stage.encode_options import EncodeOptions
 from vq_stage.encode_worker import EncodeWorker
@@ -41,7 +42,10 @@ def encode(options: EncodeOptions) -> EncodeResult:
     began = time.monotonic()
     settings = options.recorded()
     planner, dataset = options.planner(), Dataset(options.dataset)
-    with stop_on_signals() as stop, job_lock(dataset.root, dataset.sweep if options.engine.ranks == 1 else leave):
+    with (
+        stop_on_signals() as stop,
+        job_lock(dataset.root, partial(sweep, dataset) if options.engine.ranks == 1 else leave),
+    ):
         plan = up_to_date_plan(dataset, planner, settings, stop, options.retry_quarantined)
         bar = tqdm(unit="image", desc="encode", disable=None)
         units, worker = missing_units(dataset, plan), partial(EncodeWorker, options.for_workers())

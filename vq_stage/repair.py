@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 from shared.dataset import Dataset
 from shared.errors import UsageError
 from shared.jobs.locks import job_lock
+from shared.leftovers import sweep
 from shared.plan import Plan
 from shared.salvage import SetAside, mended, set_damaged_aside
 from vq_stage.encode import encode
@@ -43,7 +45,7 @@ def repair(options: RepairOptions) -> RepairResult:
         raise UsageError(
             f"{options.dataset}: not made by `emu3 encode`: give no SOURCE, and run the command that made it again"
         )
-    with job_lock(dataset.root, dataset.sweep):
+    with job_lock(dataset.root, partial(sweep, dataset)):
         set_aside = set_damaged_aside(dataset, plan)
     if options.source and dataset.missing_units(plan):
         encode(_encode_options(options, options.source, dataset, plan))

@@ -23,6 +23,7 @@ from shared.jobs.engines import EngineOptions, missing_units, run_units
 from shared.jobs.job import Done, Host, Task
 from shared.jobs.locks import job_lock
 from shared.jobs.signals import StopFlag, stop_on_signals
+from shared.leftovers import sweep
 from shared.plan import REFUSED, Plan, PlannedInput, Size, Unit, freeze_plan
 from shared.plan_writer import PlanWriter
 from shared.storage import as_path, is_local, make_directory
@@ -66,7 +67,7 @@ def import_dataset(options: ImportOptions) -> ImportResult:
     dataset = Dataset(options.dataset)
     if not is_local(dataset.root):
         raise UsageError(f"{options.dataset}: expected a folder of this machine; import there, then copy it")
-    with stop_on_signals() as stop, job_lock(dataset.root, dataset.sweep):
+    with stop_on_signals() as stop, job_lock(dataset.root, partial(sweep, dataset)):
         plan = _open_plan(options, source, settings, dataset, stop)
         bar = tqdm(desc="import", unit="row", disable=None)
         worker = partial(ImportWorker, source, dataset, plan)

@@ -74,7 +74,7 @@ def load_torch(content: bytes) -> dict[str, Any]:
         members = {name.removeprefix(root): archive.read(name) for name in archive.namelist()}
     except _DAMAGED as error:
         raise RefusedInput("truncated", f"expected a whole zip of torch.save: {error}") from error
-    except (ValueError, KeyError, NotImplementedError, RuntimeError) as error:
+    except (ValueError, KeyError, RuntimeError) as error:  # a method or a password that zipfile does not know
         raise RefusedInput("unsupported", f"expected a plain zip of torch.save: {error}") from error
     return _load_pickle(members)
 

@@ -25,6 +25,7 @@ from shared.jobs.job import Claimed, Done, Host, Job, Task
 from shared.jobs.local_engine import run_here, run_local
 from shared.jobs.locks import job_lock
 from shared.jobs.signals import StopFlag
+from shared.leftovers import sweep
 from shared.plan import PlannedInput, UnitSize
 from shared.plan_writer import PlanWriter
 from vq_stage.encode_options import EncodeOptions
@@ -104,7 +105,7 @@ def bench_rows(root: Path, rows: int, side: int, engine: EngineOptions) -> None:
             writer.add((1, 8 * side, 8 * side), PlannedInput(index, name, f"{name}.png", f"caption {index}"))
         writer.freeze(dataset.plan_path, options.recorded())
     began, cpu_began = time.perf_counter(), time.process_time()
-    with job_lock(dataset.root, dataset.sweep):
+    with job_lock(dataset.root, partial(sweep, dataset)):
         plan = dataset.plan()
         worker, bar = partial(InstantWorker, options, side), tqdm(disable=True)
         run = run_units(missing_units(dataset, plan), worker, engine, StopFlag(), bar)

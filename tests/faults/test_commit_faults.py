@@ -13,6 +13,7 @@ import pytest
 
 from shared.dataset import Dataset, Refusal
 from shared.errors import NondeterminismError
+from shared.leftovers import sweep
 from shared.plan import Plan
 from shared.verify import verify_dataset
 from tests.faults.command import leftovers
@@ -94,7 +95,7 @@ def test_no_space_at_every_call(target: str, tmp_path: Path) -> None:
             assert contents(dataset) == expected, where
             assert verify_dataset(dataset).problems == [], where
         else:
-            dataset.sweep()
+            sweep(dataset)
             assert set(contents(dataset)) == {"plan.arrow"}, where
         commit(dataset, plan)
         assert contents(dataset) == expected, where

@@ -74,15 +74,17 @@ def make_step(golden_lm: Path) -> Callable[[int], TrainStep]:
     return make
 
 
-def golden_batch(sequences: list[np.ndarray], expected: dict[str, Any]) -> TrainingBatch:
+@pytest.fixture
+def batch(sequences: list[np.ndarray], expected: dict[str, Any]) -> TrainingBatch:
+    """The first golden sequence, a row of 70 tokens."""
     return batch_of([[(sequences[0], len(expected["prompts"][0]))]], len(sequences[0]))
 
 
 def test_losses_and_gradient_norms_are_golden(
-    make_step: Callable[[int], TrainStep], sequences: list[np.ndarray], expected: dict[str, Any]
+    make_step: Callable[[int], TrainStep], expected: dict[str, Any], batch: TrainingBatch
 ) -> None:
-    step, batch = make_step(len(sequences[0])), golden_batch(sequences, expected)
-    evaluation = Evaluation(step.batch_loss.decoder, len(sequences[0]), len(sequences[0]))
+    step = make_step(70)
+    evaluation = Evaluation(step.batch_loss.decoder, 70, 70)
     assert evaluation.mean_loss([batch]) == pytest.approx(expected["loss_after_prompt"], rel=TOLERANCE)
     layout = TokenLayout.from_mapping(expected["layout"])
     is_visual = (batch.targets_BL >= layout.first_visual_token) & (batch.targets_BL < layout.end_of_visual)
@@ -98,9 +100,9 @@ def test_losses_and_gradient_norms_are_golden(
 
 
 def test_ten_steps_of_adamw_are_golden(
-    make_step: Callable[[int], TrainStep], sequences: list[np.ndarray], expected: dict[str, Any]
+    make_step: Callable[[int], TrainStep], expected: dict[str, Any], batch: TrainingBatch
 ) -> None:
-    step, batch = make_step(len(sequences[0])), golden_batch(sequences, expected)
+    step = make_step(70)
     results = [step.take([batch], number + 1, 1e-3) for number in range(10)]
     assert [result.loss for result in results] == pytest.approx(expected["train"]["losses"], rel=TOLERANCE)
     norms = expected["train"]["grad_norms_before_clip"]
@@ -121,12 +123,8 @@ def test_packed_padded_and_accumulated_samples_give_what_each_gives_alone(
 
 
 def test_chunks_of_the_loss_change_nothing(
-    make_step: Callable[[int], TrainStep],
-    sequences: list[np.ndarray],
-    expected: dict[str, Any],
-    monkeypatch: pytest.MonkeyPatch,
+    make_step: Callable[[int], TrainStep], monkeypatch: pytest.MonkeyPatch, batch: TrainingBatch
 ) -> None:
-    batch = golden_batch(sequences, expected)
     whole = make_step(70).take([batch], 1, 1e-3)
     monkeypatch.setattr("lm_stage.train_step.LOSS_CHUNK", 16)
     cut = make_step(70)
@@ -136,12 +134,8 @@ def test_chunks_of_the_loss_change_nothing(
 
 
 def test_logits_of_unsupervised_places_change_nothing(
-    make_step: Callable[[int], TrainStep],
-    sequences: list[np.ndarray],
-    expected: dict[str, Any],
-    monkeypatch: pytest.MonkeyPatch,
+    make_step: Callable[[int], TrainStep], monkeypatch: pytest.MonkeyPatch, batch: TrainingBatch
 ) -> None:
-    batch = golden_batch(sequences, expected)
     batch.weights_BL[:, batch.weights_BL.size // 4 :] = 0
     batch.weights_BL[:, 3] = 0.5
     assert batch.eighths < 4
@@ -152,9 +146,9 @@ def test_logits_of_unsupervised_places_change_nothing(
 
 
 def test_a_step_without_supervised_tokens_moves_nothing(
-    make_step: Callable[[int], TrainStep], sequences: list[np.ndarray], expected: dict[str, Any]
+    make_step: Callable[[int], TrainStep], batch: TrainingBatch
 ) -> None:
-    step, batch = make_step(70), golden_batch(sequences, expected)
+    step = make_step(70)
     step.take([batch], 1, 1e-3)
     before = [p.asnumpy().copy() for p in step.optimizer.parameters_]
     assert step.take([replace(batch, weights_BL=0 * batch.weights_BL)], 2, 1e-3).outcome is Outcome.EMPTY
@@ -162,9 +156,9 @@ def test_a_step_without_supervised_tokens_moves_nothing(
 
 
 def test_a_loss_that_is_not_finite_moves_nothing(
-    make_step: Callable[[int], TrainStep], sequences: list[np.ndarray], expected: dict[str, Any]
+    make_step: Callable[[int], TrainStep], expected: dict[str, Any], batch: TrainingBatch
 ) -> None:
-    step, batch = make_step(len(sequences[0])), golden_batch(sequences, expected)
+    step = make_step(70)
     before = [p.asnumpy().copy() for p in step.optimizer.parameters_]
     poisoned = replace(batch, weights_BL=np.full_like(batch.weights_BL, np.inf))
     assert step.take([poisoned], 1, 1e-3).outcome is Outcome.BAD
@@ -172,10 +166,7 @@ def test_a_loss_that_is_not_finite_moves_nothing(
     assert step.take([batch], 1, 1e-3).loss == pytest.approx(expected["loss_after_prompt"], rel=TOLERANCE)
 
 
-def test_recomputed_layers_give_the_same_step(
-    make_step: Callable[[int], TrainStep], sequences: list[np.ndarray], expected: dict[str, Any]
-) -> None:
-    batch = golden_batch(sequences, expected)
+def test_recomputed_layers_give_the_same_step(make_step: Callable[[int], TrainStep], batch: TrainingBatch) -> None:
     kept, recomputed = make_step(70), make_step(70)
     for block in recomputed.batch_loss.decoder.model.layers:
         block.recompute()
@@ -194,17 +185,15 @@ def zero_step(golden_lm: Path, length: int, dtype: Any, compute_dtype: Any = ms.
     return TrainStep(decoder, length, length, optimizer, 1.0)
 
 
-def test_zero_takes_the_golden_steps(golden_lm: Path, sequences: list[np.ndarray], expected: dict[str, Any]) -> None:
-    step, batch = zero_step(golden_lm, len(sequences[0]), ms.float32), golden_batch(sequences, expected)
+def test_zero_takes_the_golden_steps(golden_lm: Path, expected: dict[str, Any], batch: TrainingBatch) -> None:
+    step = zero_step(golden_lm, 70, ms.float32)
     losses = [step.take([batch], number + 1, 1e-3).loss for number in range(10)]
     assert losses == pytest.approx(expected["train"]["losses"], rel=TOLERANCE)
 
 
-def test_zero_keeps_small_steps_that_half_precision_loses(
-    golden_lm: Path, sequences: list[np.ndarray], expected: dict[str, Any]
-) -> None:
+def test_zero_keeps_small_steps_that_half_precision_loses(golden_lm: Path, batch: TrainingBatch) -> None:
     """Steps of 1e-6 do not show in most float16 parameters, but add up in the float32 weights beside them."""
-    step, batch = zero_step(golden_lm, len(sequences[0]), ms.float16), golden_batch(sequences, expected)
+    step = zero_step(golden_lm, 70, ms.float16)
     before = dict(step.optimizer.whole_weights())
     stored = {name: tensor.float32() for name, tensor in read_weights(golden_lm).items()}
     assert all(np.array_equal(before[name], stored[name]) for name in before)
@@ -217,11 +206,10 @@ def test_zero_keeps_small_steps_that_half_precision_loses(
 
 
 def test_gradients_that_overflow_halve_the_loss_scale_and_move_nothing(
-    golden_lm: Path, sequences: list[np.ndarray], expected: dict[str, Any]
+    golden_lm: Path, expected: dict[str, Any], batch: TrainingBatch
 ) -> None:
     """In float16, from a scale that is far too large; it doubles again after steps without overflow."""
-    step = zero_step(golden_lm, len(sequences[0]), ms.float16, ms.float16)
-    batch = golden_batch(sequences, expected)
+    step = zero_step(golden_lm, 70, ms.float16, ms.float16)
     step.scaler, scales, before = DynamicLossScaler(2.0**40, 2, 3), [], dict(step.optimizer.whole_weights())
     for _ in range(40):
         scales.append(float(step.scaler.scale_value.asnumpy()))

@@ -69,8 +69,8 @@ def test_steps_run_behind_what_they_need_else_as_they_stand(folder: Path) -> Non
         (steps(a={"run": "encode", "source": "photos", "resize": "cut"}), "not one of"),
         (steps(a={"run": "encode", "source": "photos", "unit-rows": "many"}), "not a valid integer"),
         (steps(a={"run": "encode"}), "Missing argument"),
-        (steps(a={"run": "encode", "source": "nowhere"}), "nowhere: expected a folder .* no step makes it"),
-        (steps(a={"run": "encode", "source": "{0..3}.tar"}), "0.tar is not there"),
+        (steps(a={"run": "encode", "source": "nowhere"}), "nowhere: no such file or folder, and no step makes it"),
+        (steps(a={"run": "encode", "source": "{0..3}.tar"}), "3}.tar: no such file"),
         (steps(a={"run": "encode", "source": "."}), "holds what the steps write"),
         (steps(a={"run": "encode", "source": "photos", "dataset": "elsewhere"}), "it writes to p/a"),
         (
@@ -214,6 +214,34 @@ def test_done_again_from_a_step_on_once_though_it_is_stopped(folder: Path, worke
     worker.fails = None
     assert ran(worker, load(CHAIN), "codes") == ["pictures"]
     assert ran(worker, load(CHAIN), "codes") == ["codes", "pictures"]
+
+
+def test_killed_while_it_sets_aside_it_begins_from_the_step_again(
+    folder: Path, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran(worker, load(CHAIN))
+    original = runner._set_aside
+
+    def killed(pipeline: Pipeline, step: Step) -> None:
+        if step.name == "pictures":
+            raise KeyboardInterrupt
+        original(pipeline, step)
+
+    monkeypatch.setattr(runner, "_set_aside", killed)
+    with pytest.raises(KeyboardInterrupt):
+        ran(worker, load(CHAIN), "codes")
+    monkeypatch.setattr(runner, "_set_aside", original)
+    assert ran(worker, load(CHAIN), "codes") == ["codes", "pictures"]
+    assert len(list((folder / "p/stale").iterdir())) == 2
+
+
+def test_files_of_a_pattern_are_watched(folder: Path, worker: Worker) -> None:
+    (folder / "0.tar").write_bytes(b"shard")
+    described = steps(codes={"run": "encode", "source": "*.tar"})
+    assert ran(worker, load(described)) == ["codes"]
+    assert ran(worker, load(described)) == []
+    (folder / "1.tar").write_bytes(b"another")
+    assert ran(worker, load(described)) == ["codes"]
 
 
 def test_two_runs_in_one_place_are_refused(folder: Path, worker: Worker) -> None:

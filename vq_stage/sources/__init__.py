@@ -18,7 +18,7 @@ from vq_stage.sources.lists import ListSource, StandardInput
 from vq_stage.sources.table import TABLE_SUFFIXES, TableSource
 from vq_stage.sources.tar import TarSource
 
-__all__ = ["IMAGE_SUFFIXES", "MediaItem", "Source", "is_frame_folder", "kind_of", "open_source"]
+__all__ = ["IMAGE_SUFFIXES", "MediaItem", "Source", "expanded", "is_frame_folder", "kind_of", "open_source"]
 
 STANDARD_INPUT = "-"
 LIST_SUFFIXES = (".json", ".jsonl")
@@ -52,7 +52,7 @@ def _open(location: str) -> Source:
         return _container_source(location, containers) if containers else FolderSource(path)
     if path.suffix in LIST_SUFFIXES and path.is_file():
         return ListSource(path.parent, path)
-    return _container_source(location, [path] if path.is_file() else list(_expanded(location)))
+    return _container_source(location, [path] if path.is_file() else list(expanded(location)))
 
 
 def _containers_in(folder: Path) -> list[Path]:
@@ -66,8 +66,8 @@ def _containers_in(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(names)]
 
 
-def _expanded(location: str) -> Iterator[Path]:
-    """Files that braces and globs stand for: braces in their order, of each glob sorted."""
+def expanded(location: str) -> Iterator[Path]:
+    """Files that braces and globs stand for: braces in their order, of each glob sorted. Raises UsageError."""
     try:
         names = list(braceexpand(location))
     except ValueError as error:
