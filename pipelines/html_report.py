@@ -18,7 +18,7 @@ from pathlib import Path
 from PIL import Image
 
 from pipelines.pipeline import Pipeline, Step
-from pipelines.run import StepState
+from pipelines.step_state import StepState
 from shared.atomic import write_file
 from shared.dataset import Dataset
 from shared.records import CodeRecord

@@ -28,7 +28,8 @@ def run(
     """
     from pipelines.html_report import write_report
     from pipelines.pipeline import load_pipeline
-    from pipelines.run import plan_steps, run_pipeline, table
+    from pipelines.run import run_pipeline
+    from pipelines.step_state import plan_steps
 
     if bad := [change for change in changes if "=" not in change]:
         raise click.UsageError(f"--set {bad[0]}: expected NAME=VALUE")
@@ -40,7 +41,6 @@ def run(
             click.echo(f"{state.state:<10} {state.step.name}: emu3 {' '.join(state.step.arguments)}")
         return
     done = run_pipeline(loaded, start_from, say)
-    say(table(done))
     write_report(loaded, done, loaded.out / "report.html")
     say(f"look at {loaded.out / 'report.html'}")
 

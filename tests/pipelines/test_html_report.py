@@ -14,7 +14,7 @@ from PIL import Image
 
 from pipelines.html_report import _answers, write_report
 from pipelines.pipeline import Pipeline, Step
-from pipelines.run import StepState
+from pipelines.step_state import StepState
 from shared.train_log import TrainLog
 from tests.faults import handmade
 from vq_stage.output_files import picture_path

@@ -15,12 +15,16 @@ from click.testing import CliRunner
 
 from pipelines import run as runner
 from pipelines.cli import main
-from pipelines.pipeline import EXAMPLES, Pipeline, Step, load_pipeline
-from pipelines.run import StepFailed, plan_steps, run_pipeline
+from pipelines.pipeline import EXAMPLES, Pipeline, load_pipeline
+from pipelines.run import StepFailed, run_pipeline
+from pipelines.step import Step
+from pipelines.step_state import plan_steps
 from shared.errors import UsageError
 from shared.jobs.locks import try_claim
 from shared.jobs.signals import StopFlag
+from shared.plan import freeze_plan
 from tests.faults.command import ENCODE, INTERRUPTED, REPOSITORY, environment
+from vq_stage.encode_options import EncodeOptions
 
 CHAIN = {
     "steps": {
@@ -78,30 +82,54 @@ def test_steps_run_behind_what_they_need_else_as_they_stand(folder: Path) -> Non
             "not",
         ),
         (steps(a={"run": "sft", "datasets": ["photos"], "sample-prompts": "none.txt"}), "none.txt: no such file"),
+        ("steps: {a: {run: verify}, a: {run: verify}}", "'a' stands twice"),
+        ("steps: {a: {run: encode, source: x, source: y}}", "'source' stands twice"),
         (
-            steps(
-                a={"run": "encode", "source": "photos", "vision-tokenizer": "photos"},
-                b={"run": "inspect", "dataset": "${a}"},
-            ),
-            "two vision tokenizers",
+            steps(a={"run": "encode", "source": "photos", "vision-tokenizer": "photos"}),
+            "step a: photos: expected model.safetensors",
         ),
         (steps(a={"run": "verify", "dataset": "${b}"}), "b: no such step or variable"),
         (
             steps(a={"run": "decode", "dataset": "${b}"}, b={"run": "generate", "prompts": "${a}"}),
             "in a circle",
         ),
-        (
-            steps(
-                a={"run": "encode", "source": "photos", "vision-tokenizer": "photos"},
-                b={"run": "decode", "dataset": "${a}"},
-            ),
-            "two vision tokenizers",
-        ),
     ],
 )
 def test_what_cannot_work_is_refused(described: object, match: str, folder: Path) -> None:
     with pytest.raises(UsageError, match=match):
         load(described)
+
+
+@pytest.mark.parametrize("command", ["decode", "inspect", "understand", "init-lm"])
+def test_codes_of_two_tokenizers_are_refused(command: str, folder: Path, golden_vq: Path) -> None:
+    """The embedded one's for what does not say; `init-lm` makes a model of the codes it gets."""
+    encode = {"run": "encode", "source": "photos", "vision-tokenizer": str(golden_vq)}
+    others: dict[str, dict[str, object]] = {"b": {"run": command, "dataset": "${a}"}}
+    if command == "init-lm":
+        others["c"] = {"run": "generate", "prompts": "photos", "model": "${b}"}
+        assert load(steps(a=encode, **others))
+        others["d"] = {"run": "decode", "dataset": "${c}"}
+    with pytest.raises(UsageError, match=r"codes of two vision tokenizers come together: .* of .*emu3-tiny"):
+        load(steps(a=encode, **others))
+
+
+def test_codes_on_disk_are_asked_whose_they_are(folder: Path, golden_vq: Path) -> None:
+    settings = EncodeOptions("", "", vision_tokenizer=str(golden_vq)).recorded()
+    (folder / "codes").mkdir()
+    freeze_plan(folder / "codes/plan.arrow", [], settings, 0)
+    tuned = {"run": "sft", "datasets": ["codes,weight=2"]}
+    with pytest.raises(UsageError, match=r"two vision tokenizers come together: .* of codes"):
+        load(steps(a=tuned))
+    assert load(steps(a={"run": "decode", "dataset": "codes", "vision-tokenizer": str(golden_vq)}))
+
+
+def test_a_tokenizer_made_on_the_way_is_one_of_its_own(folder: Path) -> None:
+    made = {"run": "train-vq", "source": "photos", "config": "photos/one.png"}
+    encode = {"run": "encode", "source": "photos", "vision-tokenizer": "${made}"}
+    decode = {"run": "decode", "dataset": "${codes}", "vision-tokenizer": "${made}"}
+    assert load(steps(made=made, codes=encode, pictures=decode))
+    with pytest.raises(UsageError, match=r"\(step made\) of p/made"):
+        load(steps(made=made, codes=encode, tuned={"run": "sft", "datasets": ["${codes}"]}))
 
 
 def test_all_problems_are_named_at_once(folder: Path) -> None:
@@ -137,12 +165,11 @@ def test_a_place_that_a_step_makes_is_waited_for_however_it_is_spelled(folder: P
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
-def test_packaged_examples_are_sound_but_for_the_users_files(path: Path, folder: Path) -> None:
+def test_packaged_examples_are_sound_but_for_the_users_files(path: Path, folder: Path, golden_vq: Path) -> None:
     names = yaml.safe_load(path.read_text())["variables"]
-    for name in set(names) - {"steps"}:
-        if not str(names[name]).startswith("$"):
-            Path(names[name]).parent.mkdir(parents=True, exist_ok=True)
-            Path(names[name]).mkdir(exist_ok=True)
+    for name, place in names.items():
+        if name != "steps" and not place.startswith("$") and not Path(place).exists():
+            Path(place).symlink_to(golden_vq if name == "tokenizer" else folder / "photos")
     assert len(load_pipeline(path.stem, {}, None, main).steps) > 2
 
 
@@ -181,10 +208,40 @@ def test_only_what_is_not_done_or_has_changed_runs(folder: Path, worker: Worker)
     assert ran(worker, load(CHAIN)) == []
     assert ran(worker, load(CHAIN, {"pictures.format": "webp"})) == ["pictures"]
     assert (folder / "p/stale/pictures-0/pictures/made").is_file()
-    (folder / "photos/two.png").write_bytes(b"another")
+    (folder / "photos/one.png").write_bytes(b"another")
     assert ran(worker, load(CHAIN, {"pictures.format": "webp"})) == ["codes", "pictures"]
     assert ran(worker, load(CHAIN, {"pictures.format": "webp"}), "pictures") == ["pictures"]
     assert len(list((folder / "p/stale").iterdir())) == 4
+
+
+def test_codes_are_kept_when_files_are_added(folder: Path, worker: Worker) -> None:
+    """The command takes in what is new, also if it was stopped before; what needs it is done again."""
+    ran(worker, load(CHAIN))
+    (folder / "photos/two.png").write_bytes(b"another")
+    assert [state.state for state in plan_steps(load(CHAIN))] == ["grown", "changed"]
+    worker.fails = "codes"
+    with pytest.raises(StepFailed):
+        ran(worker, load(CHAIN))
+    worker.fails = None
+    assert [state.state for state in plan_steps(load(CHAIN))] == ["unfinished", "changed"]
+    (folder / "photos/three.png").write_bytes(b"a third")
+    assert ran(worker, load(CHAIN)) == ["codes", "pictures"]
+    assert [path.name for path in (folder / "p/stale").iterdir()] == ["pictures-0"]
+    (folder / "photos/two.png").unlink()
+    assert [state.state for state in plan_steps(load(CHAIN))] == ["changed", "changed"]
+    (folder / "photos/four.png").write_bytes(b"a fourth")
+    assert [state.state for state in plan_steps(load(CHAIN, {"codes.resize": "area"}))] == ["changed", "changed"]
+
+
+def test_the_table_also_ends_a_run_that_fails(folder: Path, worker: Worker) -> None:
+    worker.fails = "codes"
+    said: list[str] = []
+    with pytest.raises(StepFailed):
+        run_pipeline(load(CHAIN), None, said.append)
+    assert [line.split()[:4] for line in said[-1].splitlines()] == [
+        ["codes", "encode", "not", "done"],
+        ["pictures", "decode", "not", "begun"],
+    ]
 
 
 def test_a_step_that_failed_is_gone_on_with_where_it_stands(folder: Path, worker: Worker) -> None:
