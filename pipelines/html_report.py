@@ -10,23 +10,26 @@ import io
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from html import escape
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 from PIL import Image
 
-from pipelines.pipeline import Pipeline, Step
+from pipelines.pipeline import Pipeline
+from pipelines.step import Step
 from pipelines.step_state import StepState
 from shared.atomic import write_file
 from shared.dataset import Dataset
-from shared.records import CodeRecord
 from shared.storage import as_path
 from shared.summary import summarize
 from vq_stage.output_files import picture_path
 
 MAX_CARDS = 48
+MOST_ROWS = 10_000  # of a dataset, among which what is shown is chosen
 MAX_BYTES = 8_000_000  # of a video within the page
 FORMATS = ("png", "jpg", "webp")
 PLAYED = {".mp4": "video/mp4", ".webm": "video/webm", ".webp": "image/webp", ".gif": "image/gif", ".png": "image/png"}
@@ -99,13 +102,14 @@ def _cards(pipeline: Pipeline) -> str:
 
 def _clips(pipeline: Pipeline) -> str:
     """A card a video: the file it was encoded from, if a browser shows that, beside what came back."""
-    sources = {str(step.output): as_path(step.inputs[0]) for step in _steps_of(pipeline, "encode")}
+    sources = {str(step.output): as_path(step.place("source") or "") for step in _steps_of(pipeline, "encode")}
     cards = []
     for step in _steps_of(pipeline, "decode"):
-        for row in _video_rows(step)[:MAX_CARDS]:
+        dataset = step.place("dataset") or ""
+        for row in islice((row for row in _rows(dataset) if row.kind == "video"), MAX_CARDS):
             shown = {step.name: _video_file(step, row.key)}
-            if step.inputs[0] in sources:
-                shown = {"source": sources[step.inputs[0]] / row.src_uri, **shown}
+            if dataset in sources:
+                shown = {"source": sources[dataset] / row.src_uri, **shown}
             shots = "".join(
                 f"<figure>{_moving(path)}<figcaption>{escape(name.replace('_', ' '))}</figcaption></figure>"
                 for name, path in shown.items()
@@ -116,10 +120,21 @@ def _clips(pipeline: Pipeline) -> str:
     return f"{heading}<div class=cards style='--wide: 360px'>{''.join(cards)}</div>" if cards else ""
 
 
-def _video_rows(step: Step) -> list[CodeRecord]:
-    """Rows of the dataset of a decode step that are videos."""
-    dataset = Dataset.open(step.inputs[0])
-    return [row for record in dataset.commit_records() for row in dataset.rows(record) if row.kind == "video"]
+class Row(NamedTuple):
+    """What the page says of a row of a dataset."""
+
+    key: str
+    kind: str
+    text: str | None
+    src_uri: str
+
+
+def _rows(place: Path | str | None) -> Iterator[Row]:
+    """The first rows of a dataset."""
+    dataset = Dataset.open(str(place))
+    batches = (batch for record in dataset.commit_records() for batch in dataset.batches(record))
+    columns = ([batch[name].to_pylist() for name in Row._fields] for batch in batches)
+    return islice((Row(*values) for one in columns for values in zip(*one)), MOST_ROWS)
 
 
 def _video_file(step: Step, key: str) -> Path | None:
@@ -138,14 +153,7 @@ def _moving(path: Path) -> str:
 def _pictures(step: Step) -> dict[str, Path]:
     """Picture by key, of a decode step; none of videos."""
     assert step.output is not None
-    dataset = Dataset.open(step.inputs[0])
-    keys = [
-        key
-        for record in dataset.commit_records()
-        for batch in dataset.batches(record)
-        for key, kind in zip(batch["key"].to_pylist(), batch["kind"].to_pylist())
-        if kind == "image"
-    ]
+    keys = (row.key for row in _rows(step.place("dataset")) if row.kind == "image")
     found = ((key, picture_path(step.output, key, kind)) for key in keys for kind in FORMATS)
     return {key: path for key, path in found if path.is_file()}
 
@@ -153,11 +161,8 @@ def _pictures(step: Step) -> dict[str, Path]:
 def _captions(pipeline: Pipeline) -> dict[str, str]:
     captions: dict[str, str] = {}
     for step in [*_steps_of(pipeline, "encode"), *_steps_of(pipeline, "generate")]:
-        dataset = Dataset.open(str(step.output))
-        for record in dataset.commit_records():
-            for batch in dataset.batches(record):
-                for key, text in zip(batch["key"].to_pylist(), batch["text"].to_pylist()):
-                    captions.setdefault(key, text or key)
+        for row in _rows(step.output):
+            captions.setdefault(row.key, row.text or row.key)
     return captions
 
 

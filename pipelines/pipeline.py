@@ -25,11 +25,13 @@ import yaml
 
 from pipelines.codecs import codec_problems
 from pipelines.step import OUTPUTS, Step, build_step, fill, maker_of, output_of, references
-from shared.errors import UsageError
+from shared.errors import RefusedInput, UsageError
 from shared.storage import as_path
 from vq_stage.sources import expanded
+from vq_stage.sources.files import refusing_unreadable
 
 EXAMPLES = Path(__file__).parent / "examples"
+RESERVED = ("package", "stale")  # a variable, and a folder beside the steps
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,20 +67,22 @@ def load_pipeline(location: str, changes: Mapping[str, str], out: str | None, co
     if problems := _shape_problems(described):
         raise UsageError(f"{path}:\n  " + "\n  ".join(problems))
     variables = {"package": str(Path(__file__).parents[1]), **(described.get("variables") or {})}
-    steps = {name: dict(step) for name, step in described["steps"].items()}
+    steps = {name: {_key(key): value for key, value in step.items()} for name, step in described["steps"].items()}
     problems = _apply_changes(changes, variables, steps)
     if unknown := _shape_problems({"steps": steps}):
         raise UsageError("--set:\n  " + "\n  ".join(unknown))
+    known: dict[str, str] = {}
     for name, value in variables.items():
-        variables[name] = fill(f"variable {name}", str(value), variables)
-    folder = Path(out or described.get("out") or path.stem)
-    if "://" in str(folder):
-        raise UsageError(f"--out {folder}: expected a folder of this machine; steps may read from URLs")
+        known[name] = fill(f"variable {name}", value, known)
+    place = out or described.get("out") or path.stem
+    if "://" in place:
+        raise UsageError(f"--out {place}: expected a folder of this machine; steps may read from URLs")
+    folder = Path(place)
     outputs = {name: output_of(folder, name, step) for name, step in steps.items()}
     built: dict[str, Step] = {}
     for name, step in steps.items():
         try:
-            built[name] = build_step(name, step, variables, outputs, commands)
+            built[name] = build_step(name, step, known, outputs, commands)
         except UsageError as error:
             problems.append(str(error))
     needs = {name: set(built[name].needs) if name in built else references(step) for name, step in steps.items()}
@@ -102,16 +106,30 @@ def _shape_problems(described: Any) -> list[str]:
     problems = [
         f"unknown {key!r}; known are steps, variables, out" for key in set(described) - {"steps", "variables", "out"}
     ]
-    if not isinstance(described.get("variables") or {}, dict):
-        problems.append("`variables`: expected a mapping")
-    if both := set(described["steps"]) & set(described.get("variables") or {}):
+    variables = described.get("variables") or {}
+    if not isinstance(variables, dict) or not all(isinstance(value, str) for value in variables.values()):
+        return [*problems, "`variables`: expected a mapping of names to texts"]
+    if not isinstance(described.get("out", ""), str):
+        problems.append("`out`: expected a folder")
+    if both := set(described["steps"]) & set(variables):
         problems.append(f"{', '.join(sorted(both))}: a variable and a step of one name")
     for name, step in described["steps"].items():
-        if not isinstance(step, dict) or step.get("run") not in OUTPUTS:
+        if not re.fullmatch(r"[A-Za-z0-9_-]+", str(name)) or name in RESERVED:
+            problems.append(f"step {name!r}: expected a name of letters, digits, - and _, not {' or '.join(RESERVED)}")
+        if not isinstance(step, dict) or not isinstance(step.get("run"), str) or step["run"] not in OUTPUTS:
             problems.append(f"step {name!r}: expected `run: COMMAND`, one of {', '.join(OUTPUTS)}")
-        if not re.fullmatch(r"[A-Za-z0-9_-]+", str(name)) or name == "package":
-            problems.append(f"step {name!r}: expected a name of letters, digits, - and _")
+            continue
+        spelled = [_key(key) for key in step]
+        problems += [f"step {name!r}: {key} stands twice" for key in set(spelled) if spelled.count(key) > 1]
+        for key, value in step.items():
+            texts = value if isinstance(value, list) else [value]
+            if not texts or not all(isinstance(one, str) for one in texts):
+                problems.append(f"step {name!r}: {key}: expected a text or a list of texts")
     return problems
+
+
+def _key(option: str) -> str:
+    return option.replace("-", "_")
 
 
 def _apply_changes(
@@ -121,7 +139,7 @@ def _apply_changes(
     for key, value in changes.items():
         step, _, option = key.partition(".")
         if option and step in steps:
-            steps[step][option] = value
+            steps[step][_key(option)] = value
         elif key in variables:
             variables[key] = value
         else:
@@ -140,18 +158,30 @@ def _in_file_order(needs: Mapping[str, set[str]]) -> list[str]:
 def _place_problems(step: Step, outputs: Mapping[str, Path | None]) -> list[str]:
     """Inputs that no step makes and that are not there, and those in which the step would write."""
     problems = []
-    for text in step.inputs:
+    for _, text in step.inputs:
         if text == "-" or maker_of(text, outputs):
             continue
-        if not _is_there(text):
-            problems.append(f"step {step.name}: {text}: no such file or folder, and no step makes it")
+        try:
+            if not _is_there(text):
+                problems.append(f"step {step.name}: {text}: no such file or folder, and no step makes it")
+            elif _is_empty(Path(text)):
+                problems.append(f"step {step.name}: {text}: an empty folder; is it mounted?")
+        except RefusedInput as refused:
+            problems.append(f"step {step.name}: {text}: cannot be looked at: {refused}")
         if step.output and maker_of(str(step.output), {"": Path(text)}) is not None:
             problems.append(f"step {step.name}: {text}: holds what the steps write; give an --out outside of it")
     return problems
 
 
 def _is_there(text: str) -> bool:
+    """Raises RefusedInput if that cannot be told."""
     try:
-        return as_path(text).exists() or any(path.exists() for path in expanded(text))
+        with refusing_unreadable():
+            return as_path(text).exists() or any(path.exists() for path in expanded(text))
     except UsageError:
         return False
+
+
+def _is_empty(folder: Path) -> bool:
+    """Of a folder of this machine."""
+    return folder.is_dir() and not any(folder.iterdir())

@@ -87,14 +87,13 @@ def _alone(pipeline: Pipeline) -> Iterator[None]:
 
 
 def _run(step: Step, stop: StopFlag) -> None:
-    """The command in a process of its own; SIGTERM is passed on, SIGINT comes to it from the terminal itself."""
+    """The command in a process of its own; signals are passed on; another SIGINT from a terminal does no harm."""
     process = subprocess.Popen([sys.executable, "-m", "pipelines.cli", *step.arguments])
-    is_told = False
+    told = ""
     while (exit_code := _exit_code(process)) is None:
-        if stop.is_set() and not is_told:
-            is_told = True
-            if stop.signal_name == "SIGTERM":
-                process.send_signal(signal.SIGTERM)
+        if stop.signal_name != told:
+            told = stop.signal_name
+            process.send_signal(signal.Signals[told])
     if exit_code == Interrupted.exit_code or (exit_code and stop.is_set()):
         raise Interrupted(f"step {step.name} was stopped; the same command resumes")
     if exit_code < 0:
@@ -139,12 +138,12 @@ def _set_aside(pipeline: Pipeline, step: Step) -> None:
 
 def table(done: Sequence[tuple[StepState, float]], left: Sequence[StepState]) -> str:
     """One line a step: those that are done with their seconds, then the one that ended the run, then the rest."""
-    lines = [
-        (state.step, "was done" if state.state == "done" else "done", f"{seconds:8.1f} s") for state, seconds in done
-    ]
-    lines += [(state.step, "not begun" if number else "not done", " " * 10) for number, state in enumerate(left)]
-    width = max(len(step.name) for step, _, _ in lines)
+    lines = [(state, "was done" if state.state == "done" else "done", seconds) for state, seconds in done]
+    for number, state in enumerate(left):
+        word = "was done" if state.state == "done" else "not begun" if number else "not done"
+        lines.append((state, word, state.seconds if state.state == "done" else 0.0))
+    width = max(len(state.step.name) for state, _, _ in lines)
     return "\n".join(
-        f"{step.name:<{width}}  {step.command:<10}  {word:<9}  {time_taken}  {step.output or ''}".rstrip()
-        for step, word, time_taken in lines
+        f"{state.step.name:<{width}}  {state.step.command:<10}  {word:<9}  {seconds:8.1f} s  {state.step.output or ''}"
+        for state, word, seconds in lines
     )

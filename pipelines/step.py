@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -30,20 +30,31 @@ SUFFIXES = {"understand": ".jsonl", "inspect": ".png"}
 _REFERENCE = re.compile(r"\$\{([^}]+)\}")
 
 
+class Input(NamedTuple):
+    """A place that a step reads, and the option by which it is given."""
+
+    option: str
+    place: str
+
+
 @dataclass(frozen=True, slots=True)
 class Step:
     """One step: its command line without the program's name, where it writes, and the steps it needs.
 
-    `decisive` are the arguments that decide what comes of it, `inputs` the places it reads.
+    `decisive` are the arguments that decide what comes of it.
     """
 
     name: str
     command: str
     arguments: tuple[str, ...]
     output: Path | None
-    inputs: tuple[str, ...]
+    inputs: tuple[Input, ...]
     needs: tuple[str, ...]
     decisive: tuple[str, ...] = ()
+
+    def place(self, option: str) -> str | None:
+        """The first that is given by an option."""
+        return next((one.place for one in self.inputs if one.option == option), None)
 
 
 def build_step(
@@ -55,7 +66,7 @@ def build_step(
 ) -> Step:
     """Builds the command line and lets the command itself check its options."""
     places = {**variables, **{other: path for other, path in outputs.items() if path is not None}}
-    values = {key.replace("-", "_"): value for key, value in step.items() if key != "run"}
+    values = {key: value for key, value in step.items() if key != "run"}
     command = commands.commands[step["run"]]
     output, written = outputs[name], OUTPUTS[step["run"]]
     if written in values:
@@ -82,12 +93,12 @@ def build_step(
     except click.ClickException as error:
         raise UsageError(f"step {name}: {error.format_message()}") from error
     inputs = tuple(
-        one.split(",")[0] if key in ("datasets", "held_out") else one
+        Input(key, one.split(",")[0] if key in ("datasets", "held_out") else one)
         for key in INPUTS
         if key in filled and key != written
         for one in filled[key]
     )
-    makers = {maker for one in inputs if (maker := maker_of(one, outputs)) and maker != name}
+    makers = {maker for one in inputs if (maker := maker_of(one.place, outputs)) and maker != name}
     return Step(
         name,
         step["run"],

@@ -1,15 +1,14 @@
 """What there is to do for each step of a pipeline, told from what it was last run with.
 
-That stands in `OUT/.pipeline/`: `STEP.json` with digests, and `STEP.files`, what its inputs held: a number a file.
+That stands in `OUT/.pipeline/`: `STEP.json` with digests, and `STEP.items`, what its inputs held: a number an item.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,36 +16,38 @@ from typing import Any
 import numpy as np
 
 from lm_stage.source import EMBEDDED_MODEL
+from pipelines.inputs import Holding
 from pipelines.pipeline import Pipeline
 from pipelines.step import Step, maker_of
 from shared.atomic import write_file
 from shared.fingerprint import canonical_json, digest_of
 from shared.storage import sha256_of
-from vq_stage.sources import expanded
 from vq_stage.weights import EMBEDDED_TOKENIZER
 
 VERSIONS = ("emu3-relay", "mindspore")
-READ_WHOLE = 64 << 20  # bytes of a single file up to which its content is compared, not its size and time
 
 
 @dataclass(frozen=True, slots=True)
 class StepState:
     """One step: `new`, `unfinished`, `done` (in so many seconds), `changed`, or `grown`.
 
-    Grown is an encode step whose inputs hold more files and else what they held: its command takes those in.
-    `settings` is the digest of arguments and versions, `digest` that of all, `files` what the inputs hold, sorted.
+    Grown is an encode step whose inputs hold more items and else what they held: its command takes those in.
+    `digest` is that of all, `settings` that of all but the items of its inputs; `items` are uint64, sorted.
     """
 
     step: Step
     state: str
     digest: str = ""
     settings: str = ""
-    files: np.ndarray | None = None
+    items: np.ndarray | None = None
     seconds: float = 0.0
 
 
 def plan_steps(pipeline: Pipeline, start_from: str | None = None) -> list[StepState]:
-    """The state of every step; after `start_from` all are to be done again, unless a run with it was stopped."""
+    """The state of every step; after `start_from` all are to be done again, unless a run with it was stopped.
+
+    Raises UsageError for an input that cannot be listed.
+    """
     states: list[StepState] = []
     digests: dict[str, str] = {}
     stale: set[str] = set()
@@ -55,34 +56,36 @@ def plan_steps(pipeline: Pipeline, start_from: str | None = None) -> list[StepSt
     made = {step.name: step.output for step in pipeline.steps}
     embedded = [sha256_of(folder / "model.safetensors") for folder in (EMBEDDED_MODEL, EMBEDDED_TOKENIZER)]
     versions = {**{name: version(name) for name in VERSIONS}, "embedded": embedded}
+    held_by = cache(Holding.of)
     for step in pipeline.steps:
-        settings = digest_of({"arguments": step.decisive, "versions": versions})
-        files = _files_of([text for text in step.inputs if not maker_of(text, made)])
-        content = hashlib.sha256(files.tobytes()).hexdigest()
-        digest = digest_of({"settings": settings, "files": content, "needs": [digests[name] for name in step.needs]})
+        held = [held_by(place) for _, place in step.inputs if not maker_of(place, made)]
+        fixed, needs = [one.fixed for one in held], [digests[name] for name in step.needs]
+        items = np.sort(np.concatenate([np.zeros(0, np.uint64), *(one.items for one in held)]))
+        settings = digest_of({"arguments": step.decisive, "versions": versions, "fixed": fixed, "needs": needs})
+        digest = digest_of({"settings": settings, "items": hashlib.sha256(items.tobytes()).hexdigest()})
         digests[step.name] = digest
-        recorded = _recorded(pipeline, step)
-        is_there = step.output is None or step.output.exists()
+        recorded, before = _recorded(pipeline, step)
+        is_there = step.output is not None and step.output.exists()
         if not recorded:
-            state = "new"
+            state = "changed" if is_there else "new"
         elif step.name == start_from or stale & set(step.needs):
             state = "changed"
         elif recorded["digest"] == digest:
-            state = "done" if recorded["done"] and is_there else "unfinished"
+            state = "done" if recorded["done"] and (is_there or step.output is None) else "unfinished"
         else:
             is_same = step.command == "encode" and is_there and recorded["settings"] == settings
-            state = "grown" if is_same and _holds(files, _recorded_files(pipeline, step)) else "changed"
+            state = "grown" if is_same and np.isin(before, items).all() else "changed"
         if state != "done":
             stale.add(step.name)
-        states.append(StepState(step, state, digest, settings, files, (recorded or {}).get("seconds", 0.0)))
+        states.append(StepState(step, state, digest, settings, items, recorded.get("seconds", 0.0)))
     return states
 
 
 def note(pipeline: Pipeline, state: StepState, is_done: bool, seconds: float = 0.0) -> None:
     """Records with what a step is done, or is about to be."""
     described = {"digest": state.digest, "settings": state.settings, "done": is_done, "seconds": round(seconds, 1)}
-    if state.files is not None and not is_done:
-        write_file(_place(pipeline, state.step, "files"), state.files.tobytes())
+    if state.items is not None and not is_done:
+        write_file(_place(pipeline, state.step, "items"), state.items.tobytes())
     write_file(_place(pipeline, state.step, "json"), canonical_json(described).encode())
 
 
@@ -96,51 +99,13 @@ def _place(pipeline: Pipeline, step: Step, suffix: str) -> Path:
     return pipeline.out / ".pipeline" / f"{step.name}.{suffix}"
 
 
-def _recorded(pipeline: Pipeline, step: Step) -> dict[str, Any] | None:
+def _recorded(pipeline: Pipeline, step: Step) -> tuple[dict[str, Any], np.ndarray]:
+    """What the step was last run with, and the items its inputs held; empty if that is not known."""
+    items = _place(pipeline, step, "items")
     try:
         recorded = json.loads(_place(pipeline, step, "json").read_bytes())
+        before = np.frombuffer(items.read_bytes() if items.is_file() else b"", np.uint64)
     except (OSError, ValueError):
-        return None
-    return recorded if isinstance(recorded, dict) and {"digest", "settings", "done"} <= set(recorded) else None
-
-
-def _recorded_files(pipeline: Pipeline, step: Step) -> np.ndarray | None:
-    path = _place(pipeline, step, "files")
-    return np.fromfile(path, np.uint64) if path.is_file() else None
-
-
-def _holds(files: np.ndarray, others: np.ndarray | None) -> bool:
-    return others is not None and bool(np.isin(others, files).all())
-
-
-def _files_of(places: list[str]) -> np.ndarray:
-    """uint64, sorted: a hash for every file there. Nothing remote is seen."""
-    found = (one for place in places if "://" not in place and place != "-" for one in _hashes(place))
-    return np.sort(np.fromiter(found, np.uint64))
-
-
-def _hashes(place: str) -> Iterator[int]:
-    """Of the name, size and time of every file of a folder or pattern; of one small file by itself, of its content."""
-    path = Path(place)
-    if path.is_file() and path.stat().st_size <= READ_WHOLE:
-        yield _hash(place, sha256_of(path))
-    elif path.is_dir():
-        for root, _, names in os.walk(path):
-            for name in names:
-                yield _hash(os.path.relpath(os.path.join(root, name), path), *_size_and_time(os.path.join(root, name)))
-    else:
-        for file in [path] if path.is_file() else expanded(place):
-            yield _hash(str(file), *_size_and_time(file))
-
-
-def _hash(*described: object) -> int:
-    return int.from_bytes(hashlib.blake2b(repr(described).encode(), digest_size=8).digest(), "little")
-
-
-def _size_and_time(file: str | Path) -> tuple[int, ...]:
-    """Nothing for a link that leads nowhere."""
-    try:
-        found = os.stat(file)
-    except OSError:
-        return ()
-    return found.st_size, found.st_mtime_ns
+        return {}, np.zeros(0, np.uint64)
+    is_whole = isinstance(recorded, dict) and {"digest", "settings", "done"} <= set(recorded)
+    return recorded if is_whole else {}, before

@@ -5,7 +5,8 @@
 Same weights, same samples, one run, one machine, step after step in turn, each side in a process of its own; no
 dropout on either side. Useful tokens are those that are no padding. Once for captioned images of mixed sizes, once for
 a mixture: images to draw, smaller ones to ask about, texts.
-The peer pads to the longest sample, the least that upstream's `padding="max_length"` can be set to.
+The peer pads twice: to `max_length` in the proportion of upstream's scripts, and to the longest sample, the least it
+could be set to.
 Also the reader alone, against one file a sample as upstream stores them.
 """
 
@@ -18,6 +19,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import islice
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -47,6 +49,7 @@ from vq_stage.preprocess import Preprocessing
 SIZES = ((8, 8), (8, 12), (12, 12), (6, 16), (10, 14))  # codes
 # Areas in the proportion of upstream's preparation: 720² pixels to generate, 480·320 to ask about.
 DRAWN, ASKED_ABOUT = ((15, 15), (13, 17), (17, 13), (18, 12)), ((8, 8), (7, 9), (9, 7), (6, 11))
+MAX_LENGTH = 10240 / 8193  # upstream's tokens of a row, over those of an image of 720² pixels
 WARM_UP = 8  # steps not counted: MindSpore compiles two shapes and tries out how many threads serve each operator
 WORDS = [
     "a",
@@ -206,8 +209,8 @@ def main(rounds: int, row_tokens: int, rows: int, hidden: int, layers: int) -> N
             Source(write_texts(folder / "texts.jsonl", 1000), "text"),
         ]
         mixed = Mixture(sources, builder, row_tokens)
-        compare_steps("images", images, source, model, rounds, rows)
-        compare_steps("mixture", mixed, source, model, rounds, rows)
+        compare_steps("images", images, SIZES, source, model, rounds, rows)
+        compare_steps("mixture", mixed, DRAWN, source, model, rounds, rows)
         compare_readers(images, folder)  # at the end: it imports PyTorch
 
 
@@ -233,41 +236,62 @@ def compare_readers(mixture: Mixture, folder: Path) -> None:
     click.echo(f"reader: {ours:,.0f} sequences/s from shards, {theirs:,.0f} from a file a sample: {ours / theirs:.1f}×")
 
 
-def compare_steps(name: str, mixture: Mixture, source: ModelSource, model: Path, rounds: int, rows: int) -> None:
+def compare_steps(
+    name: str,
+    mixture: Mixture,
+    sizes: Sequence[tuple[int, int]],
+    source: ModelSource,
+    model: Path,
+    rounds: int,
+    rows: int,
+) -> None:
+    """`sizes` are those of the images to draw."""
     setup_device("cpu")
     decoder = Decoder(source.config)
     load_weights(decoder, model)
     optimizer = AdamW(decoder.trainable_params(), Rule(0.9, 0.95, 1e-6, 0.1))
     lengths = mixture.row_length, mixture.longest
     ours, peer = TrainStep(decoder, *lengths, optimizer, 1.0), PeerProcess(model, source.layout.pad)
+    longest_image = max(h * (w + 1) + 3 for h, w in sizes)
+    padded = {
+        "as upstream": max(mixture.longest, round(longest_image * MAX_LENGTH)),
+        "to the longest sample": mixture.longest,
+    }
     stream = packed_rows(mixture, 0, 0.0)
-    chunks = [list(islice(stream, rows)) for _ in range(WARM_UP + rounds)]
-    seconds: dict[str, list[float]] = {"emu3-relay": [], "transformers": []}
-    useful = padded = 0
-    for number, chunk in enumerate(chunks):
-        batch = build_batch(chunk, mixture)
-        sequences = _sequences(chunk, mixture)
+    taken: list[Round] = []
+    for number in range(WARM_UP + rounds):
+        chunk = list(islice(stream, rows))
+        batch, sequences = build_batch(chunk, mixture), _sequences(chunk, mixture)
         began = time.perf_counter()
         loss = ours.take([batch], number + 1, 1e-4).loss
         own_s = time.perf_counter() - began
-        theirs, peer_s = peer.step(sequences, mixture.longest)
+        theirs = {padding: peer.step(sequences, length) for padding, length in padded.items()}
         if number == 0:
-            click.echo(f"{name}: first loss {loss:.4f} and {theirs:.4f}; first step with compilation {own_s:.1f} s")
-        if number >= WARM_UP:
-            seconds["emu3-relay"].append(batch.useful_tokens / own_s)
-            seconds["transformers"].append(batch.useful_tokens / peer_s)
-            useful += batch.useful_tokens
-            padded += len(sequences) * mixture.longest
+            click.echo(f"{name}: first loss {loss:.4f} and {theirs['as upstream'][0]:.4f}; compiled in {own_s:.0f} s")
+        peer_s = {padding: seconds for padding, (_, seconds) in theirs.items()}
+        taken.append(Round(batch.useful_tokens, len(sequences), own_s, peer_s))
     peer.end()
-    ratio = statistics.median(a / b for a, b in zip(seconds["emu3-relay"], seconds["transformers"]))
-    click.echo(
-        f"  useful tokens: {useful / rounds / batch.token_ids_BL.size:.0%} of packed batches,"
-        f" {useful / padded:.0%} of padded ones"
-    )
-    for side, rates in seconds.items():
-        click.echo(f"  {side:<14} {statistics.median(rates):8.0f} useful tokens/s")
-    click.echo(f"  training, ours over the peer's: {ratio:.2f}×")
+    taken = taken[WARM_UP:]
+    useful = sum(one.useful for one in taken)
+    rate = statistics.median(one.useful / one.own_s for one in taken)
+    click.echo(f"  ours: {rate:,.0f} useful tokens/s, {useful / rounds / batch.token_ids_BL.size:.0%} of all")
+    for padding, length in padded.items():
+        rate = statistics.median(one.useful / one.peer_s[padding] for one in taken)
+        ratio = statistics.median(one.peer_s[padding] / one.own_s for one in taken)
+        share = useful / length / sum(one.samples for one in taken)
+        click.echo(f"  peer, padded {padding} ({length}): {rate:,.0f} useful tokens/s, {share:.0%} of all")
+        click.echo(f"  ours over it: {ratio:.2f}×")
     print_parts(ours, Evaluation(decoder, *lengths), batch)
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One step of both: useful tokens, samples, and seconds, the peer's by padding."""
+
+    useful: int
+    samples: int
+    own_s: float
+    peer_s: dict[str, float]
 
 
 def _sequences(chunk: list[list[PlacedSample]], mixture: Mixture) -> list[TrainingSequence]:

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from pipelines.html_report import _answers, write_report
-from pipelines.pipeline import Pipeline, Step
+from pipelines.pipeline import Pipeline
+from pipelines.step import Input, Step
 from pipelines.step_state import StepState
 from shared.train_log import TrainLog
 from tests.faults import handmade
@@ -43,10 +44,10 @@ def page(tmp_path: Path) -> Path:
     lines = [{"key": key, "answer": f"an answer to {key}", "error": None} for key in keys]
     (tmp_path / "answers.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     steps = (
-        Step("codes", "encode", ("encode", "photos"), codes, ("photos",), ()),
+        Step("codes", "encode", ("encode", "photos"), codes, (Input("source", "photos"),), ()),
         Step("tuned", "sft", ("sft", "<codes>"), tmp_path / "tuned", (), ("codes",)),
-        Step("before", "decode", ("decode",), tmp_path / "before", (str(codes),), ("codes",)),
-        Step("after", "decode", ("decode",), tmp_path / "after", (str(codes),), ("codes",)),
+        Step("before", "decode", ("decode",), tmp_path / "before", (Input("dataset", str(codes)),), ("codes",)),
+        Step("after", "decode", ("decode",), tmp_path / "after", (Input("dataset", str(codes)),), ("codes",)),
         Step("answers", "understand", ("understand",), tmp_path / "answers.jsonl", (), ("codes",)),
     )
     done = [(StepState(step, "new", ""), 1.5) for step in steps]

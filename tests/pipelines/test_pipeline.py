@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -39,6 +40,7 @@ CHAIN = {
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/one.png").write_bytes(b"picture")
+    (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -84,6 +86,16 @@ def test_steps_run_behind_what_they_need_else_as_they_stand(folder: Path) -> Non
         (steps(a={"run": "sft", "datasets": ["photos"], "sample-prompts": "none.txt"}), "none.txt: no such file"),
         ("steps: {a: {run: verify}, a: {run: verify}}", "'a' stands twice"),
         ("steps: {a: {run: encode, source: x, source: y}}", "'source' stands twice"),
+        (steps(a={"run": "encode", "source": "photos", "unit-rows": "1", "unit_rows": "2"}), "unit_rows stands twice"),
+        ("steps: {a: {run: [encode]}}", "expected `run: COMMAND`"),
+        ("steps: {a: {run: encode, source: {b: c}}}", "source: expected a text or a list of texts"),
+        ("steps: {a: {run: sft, datasets: []}}", "datasets: expected a text or a list of texts"),
+        ("{out: [x], steps: {a: {run: verify}}}", "`out`: expected a folder"),
+        ({**CHAIN, "out": "s3://bucket/p"}, "expected a folder of this machine"),
+        ({**CHAIN, "variables": {"here": "${later}", "later": "."}}, "later: no such step or variable"),
+        (steps(stale={"run": "encode", "source": "photos"}), "expected a name"),
+        (steps(a={"run": "encode", "source": "htps://x/y"}), "htps://x/y: cannot be looked at"),
+        (steps(a={"run": "encode", "source": "empty"}), "an empty folder; is it mounted"),
         (
             steps(a={"run": "encode", "source": "photos", "vision-tokenizer": "photos"}),
             "step a: photos: expected model.safetensors",
@@ -128,8 +140,27 @@ def test_a_tokenizer_made_on_the_way_is_one_of_its_own(folder: Path) -> None:
     encode = {"run": "encode", "source": "photos", "vision-tokenizer": "${made}"}
     decode = {"run": "decode", "dataset": "${codes}", "vision-tokenizer": "${made}"}
     assert load(steps(made=made, codes=encode, pictures=decode))
-    with pytest.raises(UsageError, match=r"\(step made\) of p/made"):
-        load(steps(made=made, codes=encode, tuned={"run": "sft", "datasets": ["${codes}"]}))
+    decode["vision-tokenizer"] = "${other}"
+    with pytest.raises(UsageError, match="step other of p/other"):
+        load(steps(made=made, other=made, codes=encode, pictures=decode))
+
+
+def test_only_codes_carry_a_tokenizer_on(folder: Path, golden_vq: Path, small_lm: Path) -> None:
+    """Not pictures, nor captions, nor answers."""
+    other = {"vision-tokenizer": str(golden_vq)}
+    codes = {"run": "encode", "source": "photos", **other}
+    assert load(
+        steps(
+            codes=codes,
+            pictures={"run": "decode", "dataset": "${codes}", **other},
+            again={"run": "encode", "source": "${pictures}"},
+            tokens={"run": "generate", "prompts": "${codes}", "model": str(small_lm)},
+            answers={"run": "understand", "dataset": "${again}"},
+            tuned={"run": "sft", "datasets": ["${again}", "${answers},task=text"], "sample-prompts": "${codes}"},
+        )
+    )
+    with pytest.raises(UsageError, match="step tuned: codes of two"):
+        load(steps(codes=codes, tuned={"run": "sft", "datasets": ["${codes}"], "model": str(small_lm)}))
 
 
 def test_all_problems_are_named_at_once(folder: Path) -> None:
@@ -231,6 +262,47 @@ def test_codes_are_kept_when_files_are_added(folder: Path, worker: Worker) -> No
     assert [state.state for state in plan_steps(load(CHAIN))] == ["changed", "changed"]
     (folder / "photos/four.png").write_bytes(b"a fourth")
     assert [state.state for state in plan_steps(load(CHAIN, {"codes.resize": "area"}))] == ["changed", "changed"]
+
+
+def test_captions_that_are_added_are_no_growth(folder: Path, worker: Worker) -> None:
+    """The command would not take them in."""
+    ran(worker, load(CHAIN))
+    for name in ("one.txt", "metadata.jsonl"):
+        (folder / "photos" / name).write_text("a caption")
+        assert plan_steps(load(CHAIN))[0].state == "changed"
+        (folder / "photos" / name).unlink()
+    (folder / "photos/walk.frames").mkdir()
+    (folder / "photos/walk.frames/0.png").write_bytes(b"frame")
+    (folder / "photos/two.png").write_bytes(b"another")
+    (folder / "photos/two.txt").write_text("its caption")
+    assert plan_steps(load(CHAIN))[0].state == "grown"
+    ran(worker, load(CHAIN))
+    (folder / "photos/walk.frames/1.png").write_bytes(b"frame")
+    assert plan_steps(load(CHAIN))[0].state == "changed"
+
+
+def test_what_is_encoded_from_other_steps_is_not_kept_when_those_have_changed(folder: Path, worker: Worker) -> None:
+    described = steps(**CHAIN["steps"], again={"run": "encode", "source": "${pictures}"})
+    described["variables"] = CHAIN["variables"]
+    ran(worker, load(described))
+    (folder / "photos/one.png").write_bytes(b"another picture")
+    assert ran(worker, load(CHAIN)) == ["codes", "pictures"]
+    assert [state.state for state in plan_steps(load(described))] == ["done", "done", "changed"]
+
+
+def test_an_output_of_unknown_making_is_set_aside(folder: Path, worker: Worker) -> None:
+    ran(worker, load(CHAIN))
+    (folder / "p/.pipeline/codes.json").write_text("{}")
+    assert ran(worker, load(CHAIN)) == ["codes", "pictures"]
+    assert (folder / "p/stale/codes-0/codes/made").is_file()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root lists every folder")
+def test_a_folder_that_cannot_be_listed_is_refused(folder: Path, worker: Worker) -> None:
+    ran(worker, load(CHAIN))
+    (folder / "photos/closed").mkdir(mode=0)
+    with pytest.raises(UsageError, match="closed: cannot be listed"):
+        plan_steps(load(CHAIN))
 
 
 def test_the_table_also_ends_a_run_that_fails(folder: Path, worker: Worker) -> None:
