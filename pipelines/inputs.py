@@ -22,7 +22,7 @@ READ_WHOLE = 64 << 20  # bytes of a single file up to which its content is compa
 
 @dataclass(frozen=True, slots=True)
 class Holding:
-    """What a place of this machine holds: `items` (uint64), to which others may be added; `fixed`, a digest of all else.
+    """What a place of this machine holds: `items` (uint64), to which others may be added; `fixed`, digest of all else.
 
     An item is a file with those beside it of the same name but for the suffix (a picture and its caption), or a
     folder of frames: a number made of their names, sizes and times. Fixed are metadata files, and what is given as a
