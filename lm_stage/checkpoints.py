@@ -7,7 +7,6 @@ that is trained, and the state of the run beside it. The newest few are kept.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,10 +16,12 @@ import numpy as np
 from safetensors.numpy import save
 
 from lm_stage.text_tokenizer import JSON_FILE, RANKS_FILE, VISION_FILE
-from shared.atomic import sync_directory, temporary_beside, write_file
+from shared.atomic import remove_directory, write_directory
+from shared.errors import UsageError
 
 STATE_FILE = "train_state.safetensors"
 TEXT_FILES = (RANKS_FILE, VISION_FILE, JSON_FILE, "tokenizer_config.json", "generation_config.json")
+RESULTS = ("model", "adapter", "checkpoints", "tensorboard", "train_log.jsonl", "loss.png", "left_out.jsonl")
 _STEPS = "step-" + "[0-9]" * 8
 
 
@@ -34,40 +35,25 @@ def model_files(
     return {"config.json": described, "model.safetensors": save(stored, metadata={"format": "pt"}), **text}
 
 
-def write_directory(directory: Path, files: Mapping[str, bytes]) -> None:
-    """Replaces a directory: temporary name, fsync, rename. A failure leaves the old one in its place."""
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    temporary, aside = temporary_beside(directory), temporary_beside(directory)
-    try:
-        temporary.mkdir()
-        for name, content in files.items():
-            write_file(temporary / name, content)
-        if directory.exists():
-            os.rename(directory, aside)
-        try:
-            os.rename(temporary, directory)
-        except BaseException:
-            if aside.exists():
-                os.rename(aside, directory)
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    sync_directory(directory.parent)
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def remove_directory(directory: Path) -> None:
-    """Under its own name it is whole or gone."""
-    aside = temporary_beside(directory)
-    os.rename(directory, aside)
-    shutil.rmtree(aside, ignore_errors=True)  # `sweep` takes what is left
+def checked_run(location: str) -> Path:
+    """The directory of a run. Raises UsageError for one that is something else, whose files a run would replace."""
+    run = Path(location)
+    if "://" in location:
+        raise UsageError(f"{location}: a run is a directory of this machine")
+    if (run / "plan.arrow").exists() or ",task=" in location or ",weight=" in location:
+        raise UsageError(f"{location}: is a dataset; expected DATASETS, then the directory of the RUN")
+    if run.exists() and not run.is_dir():
+        raise UsageError(f"{location}: expected a directory for the RUN, got a file")
+    if not (run / "options.json").exists() and (found := [name for name in RESULTS if (run / name).exists()]):
+        raise UsageError(f"{location}: holds {', '.join(found)}, of no run; give another RUN")
+    return run
 
 
 class Checkpoints:
     """Those of one run."""
 
     def __init__(self, run: Path, keep: int):
-        self.root = run / "checkpoints"
+        self.run, self.root = run, run / "checkpoints"
         self.keep = keep
 
     def all(self) -> list[Path]:
@@ -80,7 +66,8 @@ class Checkpoints:
 
     def sweep(self) -> None:
         """Removes what a killed run left half-written or half-removed."""
-        for path in [*self.root.glob("step-*.tmp"), *self.root.parent.glob("*.tmp")]:
+        ours = [path for name in (*RESULTS, "options.json", "damaged-*") for path in self.run.glob(f"{name}.*.tmp")]
+        for path in [*self.root.glob("step-*.tmp"), *ours]:
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:

@@ -18,7 +18,7 @@ import numpy as np
 from lm_stage.sampling import Sampling, uniforms
 from shared.errors import JobStoppedError, UsageError
 from shared.layout import TokenLayout
-from shared.visual_tokens import IMAGE, VISUAL, VideoTemplate, video_length, video_template
+from shared.visual_tokens import IMAGE, VISUAL, VideoTemplate, body_template, video_length
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +117,7 @@ class ImageGenerator:
     def add(self, request: ImageRequest) -> Slot:
         """Begins an image, or goes on with one that has codes already."""
         index = self.slots.index(None)
-        template = video_template(request.frames, request.height, request.width, self.layout, request.template)
+        template = body_template(request.frames, request.height, request.width, self.layout, request.template)
         codes = [] if request.is_replayed else list(request.codes)
         body = _written([*request.given, *codes], template, self.layout)
         numbers = uniforms(request.seed, request.key, len(template))

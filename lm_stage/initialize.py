@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 from safetensors.numpy import save
 
-from lm_stage.checkpoints import write_directory
 from lm_stage.config import DecoderConfig
 from lm_stage.templates import CHAT_AFTER, CHAT_BEFORE, DEFAULT_QUESTION
 from lm_stage.text_tokenizer import JSON_FILE, train_text_tokenizer
 from lm_stage.weights import parameter_shapes
+from shared.atomic import write_directory
 from shared.dataset import Dataset
 from shared.errors import UsageError
 from shared.row_reader import RowReader

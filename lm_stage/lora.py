@@ -27,7 +27,7 @@ def add_adapters(decoder: Decoder, rank: int, alpha: float, targets: Sequence[st
     """
     random = np.random.default_rng(seed)
     for name, layer in list(decoder.cells_and_names()):
-        if isinstance(layer, Linear) and name.endswith(tuple(targets)):
+        if isinstance(layer, Linear) and name.rpartition(".")[2] in targets:
             c_out, c_in = layer.weight.shape
             adapter = LowRank(c_in, c_out, rank, alpha / rank)
             bound = 1 / c_in**0.5

@@ -17,7 +17,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
-from shared.parallel import Group
+from lm_stage.parallel import Group
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,7 @@
 """Fine-tuning from shards: packed samples of one or more datasets to a model; no vision model in memory.
 
-The way of one sample: shard → sequence (training_sequences.py) → row (sample_order.py) → batch → step → log.
+The way of one sample: its length (training_data.py) → its row (sample_order.py) → its sequence in a batch
+(training_batch.py, training_sequences.py) → step (train_step.py) → log.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -16,10 +17,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from lm_stage.checkpoints import Checkpoints, write_directory
+from lm_stage.checkpoints import Checkpoints, checked_run
 from lm_stage.config import read_config
 from lm_stage.left_out import LeftOut
 from lm_stage.optimizer import Schedule
+from lm_stage.parallel import Group, join_group
 from lm_stage.sample_order import PlacedSample, epoch_members, packed_rows
 from lm_stage.sft_options import SftOptions, SftResult
 from lm_stage.source import ModelSource
@@ -29,14 +31,13 @@ from lm_stage.trained_model import TrainedModel, check_names
 from lm_stage.training_batch import TrainingBatch, build_batch
 from lm_stage.training_data import Mixture, Source
 from lm_stage.training_sequences import LossWeights, SequenceBuilder
-from shared.atomic import write_file
+from shared.atomic import write_directory, write_file
 from shared.device import Device, setup_device
 from shared.errors import ConfigMismatchError, Interrupted, JobStoppedError, UsageError
 from shared.fingerprint import settings_diff
 from shared.jobs.ahead import map_ahead
 from shared.jobs.locks import try_claim
 from shared.jobs.signals import StopFlag, stop_on_signals
-from shared.parallel import Group, join_group
 from shared.train_log import TrainLog
 
 BATCHES_AHEAD = 4
@@ -51,40 +52,37 @@ def sft(options: SftOptions, on_checkpoint: Callable[[Path, int], None] | None =
     Raises ConfigMismatchError, before the model loads, for other settings than the run was begun with or a dataset
     of another codec; Interrupted, after a checkpoint, on SIGINT and SIGTERM.
     """
-    source = ModelSource.from_directory(options.model)
-    if options.row_tokens > source.config.max_position_embeddings:
+    run = checked_run(options.run)
+    start = ModelSource.from_directory(options.model)
+    if options.row_tokens > start.config.max_position_embeddings:
         raise UsageError(
-            f"--row-tokens {options.row_tokens}: the model has {source.config.max_position_embeddings} positions"
+            f"--row-tokens {options.row_tokens}: the model has {start.config.max_position_embeddings} positions"
         )
-    check_names(options, source.config)
+    check_names(options, start.config)
     loss, video = LossWeights(options.loss, options.visual_weight), chosen_video_template(options.video_template)
-    builder = SequenceBuilder(source.text_tokenizer, source.layout, loss, video)
-    sources = [Source.parse(text) for text in options.datasets]
-    _check_supervised(loss, sources)
-    mixture = Mixture(sources, builder, options.row_tokens)
-    held_out = None
-    if options.held_out:
-        held_out = Mixture([Source.parse(text) for text in options.held_out], builder, options.row_tokens)
-    codec = _codec(source, [*mixture.samples, *(held_out.samples if held_out else [])])
-    config = {**read_config(options.model), "token_layout": source.layout.to_dict(), "codec_fingerprint": codec}
+    builder = SequenceBuilder(start.text_tokenizer, start.layout, loss, video)
+    sources, held_sources = (list(map(Source.parse, texts)) for texts in (options.datasets, options.held_out))
+    _check_supervised(loss, [*sources, *held_sources])
+    mixture = Mixture(sources, builder, options.row_tokens, options.skip_damaged)
+    held_out = Mixture(held_sources, builder, options.row_tokens, options.skip_damaged) if held_sources else None
+    codec = _codec(start, [*mixture.samples, *(held_out.samples if held_out else [])])
+    config = {**read_config(options.model), "token_layout": start.layout.to_dict(), "codec_fingerprint": codec}
     device = setup_device(options.device, options.dtype, ascend_dtype="bfloat16")
     group = join_group()
-    run = Path(options.run)
-    recorded = _recorded(options, source, mixture, device, group)
+    recorded = _recorded(options, start, mixture, device, group)
     _check_resumable(run, recorded)
     with stop_on_signals() as stop, _place(run, group):
         if group.is_first:
             Checkpoints(run, options.keep).sweep()
             write_file(run / "options.json", (json.dumps(recorded, indent=2) + "\n").encode())
-        model = TrainedModel(options, source, config, device, group, Checkpoints(run, options.keep).newest())
+        model = TrainedModel(options, start, config, device, group, Checkpoints(run, options.keep).newest())
         return SftJob(options, model, mixture, held_out, stop).train(on_checkpoint)
 
 
 def _check_supervised(loss: LossWeights, sources: Sequence[Source]) -> None:
     """Raises UsageError for a dataset without any token that the loss is over."""
     for source in sources:
-        is_drawn = source.task in ("image", "video")
-        if not loss.of_other and not (is_drawn and loss.of_visual):
+        if not (loss.of_visual if source.task in ("image", "video") else loss.of_other):
             raise UsageError(
                 f"{source.path}: task {source.task} has no token to learn with --loss {loss.over} --visual-weight"
                 f" {loss.visual}; leave it out or take another --loss"
@@ -107,9 +105,9 @@ def _place(run: Path, group: Group) -> Iterator[None]:
         claim.release()
 
 
-def _codec(source: ModelSource, samples: list[Any]) -> str | None:
+def _codec(start: ModelSource, samples: list[Any]) -> str | None:
     """The one fingerprint of model and datasets. Raises ConfigMismatchError if there are two."""
-    expected, size = source.codec_fingerprint, source.layout.codebook_size
+    expected, size = start.codec_fingerprint, start.layout.codebook_size
     for one in samples:
         if one.codec is None:
             continue
@@ -124,13 +122,13 @@ def _codec(source: ModelSource, samples: list[Any]) -> str | None:
 
 
 def _recorded(
-    options: SftOptions, source: ModelSource, mixture: Mixture, device: Device, group: Group
+    options: SftOptions, start: ModelSource, mixture: Mixture, device: Device, group: Group
 ) -> dict[str, Any]:
     described = {
         **options.recorded(group.size),
         "dtype": device.dtype,
         "data": mixture.fingerprints(),
-        "start": source.recorded(),
+        "start": start.recorded(),
     }
     return json.loads(json.dumps(described))  # as it is read again: lists, no tuples
 
@@ -152,7 +150,8 @@ class SftJob:
         self.options, self.model, self.mixture, self.stop = options, model, mixture, stop
         self.group, self.run = model.group, Path(options.run)
         self.checkpoints = Checkpoints(self.run, options.keep)
-        self.left_out = LeftOut(self.run, self.group.rank, mixture)
+        self.mixtures = [mixture, held_out] if held_out else [mixture]
+        self.left_out = LeftOut(self.run, self.group.rank, self.mixtures)
         row, longest = options.row_tokens, mixture.longest
         self.cell = TrainStep(model.decoder, row, longest, model.optimizer, options.clip_norm, model.scaler, self.group)
         self.first = model.counters.get("step", 0)
@@ -170,9 +169,12 @@ class SftJob:
         schedule = Schedule(options.learning_rate, options.warmup, options.steps, options.floor)
         steps = self._batches()
         hidden = None if self.group.is_first else True
+        if self.group.is_first:
+            self.left_out.write()
+            for line in self.left_out.said():
+                tqdm.write(line, file=sys.stderr)
         bar = tqdm(total=options.steps, initial=self.first, unit="step", desc="sft", disable=hidden)
-        held_out_loss = None
-        with bar:
+        with bar, closing(self.log):
             for step in range(self.first, options.steps):
                 batches = next(steps)
                 rate = schedule.learning_rate(step)
@@ -180,8 +182,7 @@ class SftJob:
                 entry = self._note(step, batches, result)
                 is_last = step + 1 == options.steps
                 if self.evaluation and (is_last or (step + 1) % options.evaluate_every == 0):
-                    held_out_loss = self.evaluation.mean_loss(self.held_out)
-                    entry["held_out_loss"] = held_out_loss
+                    entry["held_out_loss"] = self.evaluation.mean_loss(self.held_out)
                 self.log.add(step=step, **entry, learning_rate=rate, tokens=result.tokens)
                 bar.set_postfix(loss=f"{result.loss:.4f}", tokens_s=self._rate(), refresh=False)
                 bar.update()
@@ -197,7 +198,7 @@ class SftJob:
         self.group.sum(0.0)  # what the others have noted is on disk
         self._write_results()
         self.group.sum(0.0)  # nobody leaves before the others are done
-        return self._result(held_out_loss)
+        return self._result()
 
     def _write_results(self) -> None:
         files = self.model.model_files(self.options.save_dtype)
@@ -208,18 +209,20 @@ class SftJob:
         if self.options.lora_rank:
             write_directory(self.run / "adapter", self.model.adapter_files())
         self.log.draw(self.run / "loss.png")
-        self.log.close()
 
-    def _result(self, held_out_loss: float | None) -> SftResult:
+    def _result(self) -> SftResult:
         losses = [entry["loss"] for entry in self.log.entries if "loss" in entry]
+        held_out = [entry["held_out_loss"] for entry in self.log.entries if "held_out_loss" in entry]
+        if not losses:
+            raise JobStoppedError(f"{self.run}: no step moved anything: {self.bad_steps} without a finite loss")
         recent = losses[-max(1, len(losses) // 20) :]
         return SftResult(
             self.run / "model",
             self.options.steps,
-            sum(recent) / max(1, len(recent)),
-            held_out_loss,
+            sum(recent) / len(recent),
+            held_out[-1] if held_out else None,
             self.bad_steps,
-            len(self.mixture.too_long),
+            sum(len(mixture.too_long) for mixture in self.mixtures),
             len(self.left_out.damaged()),
         )
 
@@ -268,8 +271,13 @@ class SftJob:
             raise JobStoppedError(
                 f"{self.run}: {self.bad_in_a_row} steps in a row whose loss or gradient is not finite, the last (step"
                 f" {step}) with samples {', '.join(keys)}; look at them, or begin another RUN with a lower"
-                f" --learning-rate and --model {self.checkpoints.newest() or self.options.model}"
+                f" --learning-rate and --model {self._last_model()}"
             )
+
+    def _last_model(self) -> Path | str:
+        """What another run may start from; a checkpoint of adapters is no model."""
+        newest = None if self.options.lora_rank else self.checkpoints.newest()
+        return newest or self.options.model
 
     def _save(self, step: int) -> Path | None:
         """Writes a checkpoint and returns it; in the first process, the others only hand over what they hold of it."""

@@ -99,6 +99,8 @@ class SftOptions:
             problems.append("--zero does not go with --lora-rank: what adapters need is small")
         if self.video_template not in VIDEO_TEMPLATES:
             problems.append(f"--video-template {self.video_template}: expected one of {', '.join(VIDEO_TEMPLATES)}")
+        if self.seed < 0:
+            problems.append(f"--seed {self.seed}: expected 0 or more")
         if not self.datasets:
             problems.append("expected at least one DATASET")
         if problems:

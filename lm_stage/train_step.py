@@ -18,9 +18,9 @@ from mindspore.amp import LossScaler, StaticLossScaler
 from lm_stage.attention import PackedAttention
 from lm_stage.model import Decoder, rotary_tables
 from lm_stage.optimizer import AdamW
+from lm_stage.parallel import Group
 from lm_stage.training_batch import TrainingBatch
 from lm_stage.training_loss import ChunkedCrossEntropy
-from shared.parallel import Group
 
 LOSS_CHUNK = 1024  # positions whose logits exist at once
 TINY = 1e-9

@@ -17,13 +17,13 @@ from lm_stage.config import DecoderConfig
 from lm_stage.lora import WEIGHTS_FILE, adapter_files, add_adapters, add_adapters_to, restore_adapters
 from lm_stage.model import Decoder
 from lm_stage.optimizer import AdamW, Rule
+from lm_stage.parallel import Group
 from lm_stage.sft_options import SftOptions
 from lm_stage.source import ModelSource
 from lm_stage.weights import load_weights, parameter_shapes, read_weights
 from lm_stage.zero import ZeroAdamW
 from shared.device import Device
 from shared.errors import CheckpointError, UsageError
-from shared.parallel import Group
 
 FIRST_LOSS_SCALE, STEPS_A_LOSS_SCALE = 2.0**16, 1000
 
@@ -31,24 +31,25 @@ FIRST_LOSS_SCALE, STEPS_A_LOSS_SCALE = 2.0**16, 1000
 class TrainedModel:
     """Decoder and optimizer, as a checkpoint left them or at their start; `counters` are those of the checkpoint.
 
-    All processes that train together must call each method; only the first of them gets something back.
+    All processes that train together must call `checkpoint_files`, and without adapters `model_files`: with ZeRO each
+    holds a part. Only the first of them gets something back.
     """
 
     def __init__(
         self,
         options: SftOptions,
-        source: ModelSource,
+        start: ModelSource,
         config: Mapping[str, Any],
         device: Device,
         group: Group,
         checkpoint: Path | None,
     ):
-        self.options, self.source, self.config, self.group = options, source, config, group
+        self.options, self.start, self.config, self.group = options, start, config, group
         dtype = getattr(ms, device.dtype)
         has_others = options.zero or options.lora_rank  # float32 weights that move, beside the parameters
-        self.decoder = Decoder(source.config, dtype if has_others else ms.float32, device.has_fused_attention, dtype)
-        start = options.model if options.lora_rank or checkpoint is None else checkpoint
-        load_weights(self.decoder, start)
+        self.decoder = Decoder(start.config, dtype if has_others else ms.float32, device.has_fused_attention, dtype)
+        weights_from = options.model if options.lora_rank or checkpoint is None else checkpoint
+        load_weights(self.decoder, weights_from)
         self.stored = read_weights(options.model)
         self.decoder.set_train(True)
         if options.recompute:
@@ -57,7 +58,7 @@ class TrainedModel:
         rule = Rule(options.beta1, options.beta2, options.eps, options.weight_decay)
         if options.zero:
             self.optimizer: AdamW = ZeroAdamW(self._trained(), rule, group, device.has_reduce_scatter)
-            weights = read_weights(start)
+            weights = read_weights(weights_from)
             self.optimizer.start_from(lambda name: weights[name].float32())
         else:
             self.optimizer = AdamW(self._trained(), rule, group)
@@ -98,7 +99,7 @@ class TrainedModel:
     def model_files(self, dtype: str = "float32") -> dict[str, bytes]:
         """A model as `from_pretrained` loads it, adapters merged into it."""
         weights = self._weights()
-        return model_files(weights, self.config, self.source.directory, dtype) if self.group.is_first else {}
+        return model_files(weights, self.config, self.start.directory, dtype) if self.group.is_first else {}
 
     def adapter_files(self) -> dict[str, bytes]:
         options = self.options
@@ -131,7 +132,7 @@ def check_names(options: SftOptions, config: DecoderConfig) -> None:
     names = list(parameter_shapes(config))
     layers = sorted({name.split(".")[-2] for name in names if name.endswith("_proj.weight")})
     if options.lora_rank:
-        unknown = [one for one in options.lora_targets if not one or not any(layer.endswith(one) for layer in layers)]
+        unknown = [one for one in options.lora_targets if one not in layers]
         if unknown:
             raise UsageError(f"--lora-targets {', '.join(unknown)}: no such layers; there are {', '.join(layers)}")
     if unknown := [part for part in options.freeze if not any(part in name for name in names)]:

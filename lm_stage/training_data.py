@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,8 +13,8 @@ import numpy as np
 from tqdm import tqdm
 
 from lm_stage.conversations import Turn, turns_of_row
-from lm_stage.templates import CHAT_AFTER, Clip, Visual
-from lm_stage.training_sequences import CHAT_AGAIN, TASKS, SequenceBuilder, TrainingSequence
+from lm_stage.templates import Clip, Visual
+from lm_stage.training_sequences import TASKS, SequenceBuilder, TrainingSequence, question_text
 from shared.dataset import Dataset
 from shared.errors import DatasetError, UsageError
 from shared.fingerprint import digest_of
@@ -59,6 +58,7 @@ class Samples(Protocol):
     bare_lengths: np.ndarray
     fingerprint: str
     codec: Mapping[str, Any] | None
+    without_text: Sequence[str]  # keys of rows without a caption or an answer
 
     @property
     def has_videos(self) -> bool:
@@ -68,17 +68,20 @@ class Samples(Protocol):
         """Raises DatasetError if what is on disk is damaged."""
 
 
-def open_samples(source: Source, builder: SequenceBuilder) -> Samples:
-    """Raises UsageError or DatasetError, naming the path, if it is no dataset, not complete or empty."""
+def open_samples(source: Source, builder: SequenceBuilder, keeps_damaged: bool = False) -> Samples:
+    """Raises UsageError or DatasetError, naming the path, if it is no dataset, not complete or empty.
+
+    With `keeps_damaged` damage on disk is not met here, but when a sample is read.
+    """
     path = as_path(source.path)
     if path.suffix == ".jsonl" and path.is_file():
         if source.task != "text":
             raise UsageError(f"{path}: a .jsonl holds text: give it task=text")
         samples: Samples = TextSamples(path, builder)
     elif source.task in ("image", "video"):
-        samples = CaptionSamples(path, builder, source.task)
+        samples = CaptionSamples(path, builder, source.task, keeps_damaged)
     else:
-        samples = (AnswerSamples if source.task == "understand" else AnswerTexts)(path, builder)
+        samples = (AnswerSamples if source.task == "understand" else AnswerTexts)(path, builder, keeps_damaged)
     if not samples.keys:
         raise UsageError(f"{path}: holds no sample for task {source.task}")
     return samples
@@ -87,7 +90,7 @@ def open_samples(source: Source, builder: SequenceBuilder) -> Samples:
 class DatasetSamples:
     """Rows of some kinds of a codes or sequence dataset; the texts are encoded once, here."""
 
-    def __init__(self, path: Path, builder: SequenceBuilder, kinds: Sequence[str]):
+    def __init__(self, path: Path, builder: SequenceBuilder, kinds: Sequence[str], keeps_damaged: bool):
         dataset = Dataset.open(path)
         plan = dataset.plan()
         if missing := dataset.missing_units(plan):
@@ -95,7 +98,7 @@ class DatasetSamples:
         self.builder = builder
         self.codec = plan.settings["codec"]
         self.fingerprint = digest_of({"plan": plan.sha256, "parts": [r.part_sha256 for r in dataset.commit_records()]})
-        self.rows = RowReader(dataset)
+        self.rows = RowReader(dataset, keeps_damaged)
         shapes_THW = self.rows.shapes_THW()
         every_kind = np.array(self.rows.column("kind"), object)
         has_grid = shapes_THW.all(axis=1)  # sequences that failed have none
@@ -141,29 +144,27 @@ class DatasetSamples:
 class CaptionSamples(DatasetSamples):
     """Caption to image, or caption to video."""
 
-    def __init__(self, path: Path, builder: SequenceBuilder, kind: str):
-        super().__init__(path, builder, [kind])
-        self.captions = EncodedTexts(
-            (text or "" for text in self.column("text")), len(self.keys), builder.encode, path.name
-        )
+    def __init__(self, path: Path, builder: SequenceBuilder, kind: str, keeps_damaged: bool):
+        super().__init__(path, builder, [kind], keeps_damaged)
+        captions = [text or "" for text in self.column("text")]
+        self.without_text: Sequence[str] = [key for key, text in zip(self.keys, captions) if not text]
+        self.captions = EncodedTexts(captions, len(self.keys), builder.encode, path.name)
         self.bare_lengths = self.visual_lengths() + 2
         self.lengths = self.bare_lengths + self.captions.lengths
 
     def sequence(self, index: int, is_bare: bool) -> TrainingSequence:
-        caption_ids, visual = self.captions[-1 if is_bare else index], self.visual(index)
-        if isinstance(visual, Clip):
-            return self.builder.video(caption_ids, visual.codes_THW)
-        return self.builder.image(caption_ids, visual)
+        return self.builder.captioned(self.captions[-1 if is_bare else index], self.visual(index))
 
 
 class AnsweredRows(DatasetSamples):
     """Images and videos with something said about them; what has no answer, or an empty one, is left out."""
 
-    def __init__(self, path: Path, builder: SequenceBuilder):
-        super().__init__(path, builder, KINDS)
+    def __init__(self, path: Path, builder: SequenceBuilder, keeps_damaged: bool):
+        super().__init__(path, builder, KINDS, keeps_damaged)
         columns = zip(self.keys, self.column("extra_json"), self.column("text"), self.is_video)
         turns = [turns_of_row(f"{path}: row {key!r}", *row) for key, *row in columns]
         kept = [index for index, said in enumerate(turns) if said and all(answer for _, answer in said)]
+        self.without_text: Sequence[str] = sorted(set(self.keys) - {self.keys[index] for index in kept})
         self.keep(kept)
         self.turns: list[list[Turn]] = [turns[index] for index in kept]
 
@@ -171,21 +172,21 @@ class AnsweredRows(DatasetSamples):
 class AnswerSamples(AnsweredRows):
     """Questions and answers about an image or a clip, turn after turn."""
 
-    def __init__(self, path: Path, builder: SequenceBuilder):
-        super().__init__(path, builder)
+    def __init__(self, path: Path, builder: SequenceBuilder, keeps_damaged: bool):
+        super().__init__(path, builder, keeps_damaged)
         counts = np.array([len(turns) for turns in self.turns], np.int64)
         self._ends = np.concatenate(([0], np.cumsum(counts)))
         total = int(self._ends[-1])
         asked = (
-            f"{CHAT_AGAIN if number else ''}{question}{CHAT_AFTER}"
+            question_text(question, turn, has_visual=True)
             for turns in self.turns
-            for number, (question, _) in enumerate(turns)
+            for turn, (question, _) in enumerate(turns)
         )
         answers = (answer for turns in self.turns for _, answer in turns)
         self.asked = EncodedTexts(asked, total, builder.encode, path.name)
         self.answers = EncodedTexts(answers, total, builder.encode, path.name)
         spoken = np.concatenate(([0], np.cumsum(self.asked.lengths + self.answers.lengths + 1)))[self._ends]
-        self.lengths = builder.understand_overhead(True) - 1 + self.visual_lengths() + np.diff(spoken)
+        self.lengths = 1 + len(builder.before) + self.visual_lengths() + np.diff(spoken)
         self.bare_lengths = self.lengths
 
     def sequence(self, index: int, is_bare: bool) -> TrainingSequence:
@@ -198,14 +199,15 @@ class AnswerTexts(AnsweredRows):
 
     has_videos = False
 
-    def __init__(self, path: Path, builder: SequenceBuilder):
-        super().__init__(path, builder)
+    def __init__(self, path: Path, builder: SequenceBuilder, keeps_damaged: bool):
+        super().__init__(path, builder, keeps_damaged)
         texts = ("\n".join(answer for _, answer in turns) for turns in self.turns)
         self.texts = EncodedTexts(texts, len(self.turns), builder.encode, path.name)
         self.lengths = self.texts.lengths + 2
         self.bare_lengths = self.lengths
 
     def sequence(self, index: int, is_bare: bool) -> TrainingSequence:
+        self.rows.check(int(self.numbers[index]))
         return self.builder.text(self.texts[index])
 
 
@@ -214,6 +216,7 @@ class TextSamples:
 
     codec: Mapping[str, Any] | None = None
     has_videos = False
+    without_text: Sequence[str] = ()
 
     def __init__(self, path: Path, builder: SequenceBuilder):
         content = path.read_bytes()
@@ -223,15 +226,15 @@ class TextSamples:
         entries = [_text_entry(path, number, line) for number, line in lines]
         self.keys = [f"{path.name}#{number}" for number, _ in lines]
         self.has_question = [question is not None for question, _ in entries]
-        encode = partial(builder.asked, with_image=False)
-        self.asked = EncodedTexts((question for question, _ in entries), len(entries), encode, path.name)
+        asked = (None if question is None else question_text(question, 0, has_visual=False) for question, _ in entries)
+        self.asked = EncodedTexts(asked, len(entries), builder.encode, path.name)
         self.answers = EncodedTexts((answer for _, answer in entries), len(entries), builder.encode, path.name)
         self.lengths = self.answers.lengths + 2 + self.asked.lengths
         self.bare_lengths = self.lengths
 
     def sequence(self, index: int, is_bare: bool) -> TrainingSequence:
         if self.has_question[index]:
-            return self.builder.understand(self.asked[index], self.answers[index], None)
+            return self.builder.conversation([(self.asked[index], self.answers[index])], None)
         return self.builder.text(self.answers[index])
 
 
@@ -250,7 +253,7 @@ def _text_entry(path: Path, number: int, line: bytes) -> tuple[str | None, str]:
 class EncodedTexts:
     """Token ids of many texts in one array; index −1 is no text, and so is None."""
 
-    def __init__(self, texts: Iterator[str | None], count: int, encode: Callable[[str], np.ndarray], name: str):
+    def __init__(self, texts: Iterable[str | None], count: int, encode: Callable[[str], np.ndarray], name: str):
         known: dict[str | None, np.ndarray] = {None: np.zeros(0, np.int32)}
         parts = []
         for text in tqdm(texts, f"texts of {name}", count, unit="text", disable=None, leave=False):
@@ -270,9 +273,9 @@ class EncodedTexts:
 class Mixture:
     """All samples of all sources under one numbering; those longer than a row are left out and listed."""
 
-    def __init__(self, sources: list[Source], builder: SequenceBuilder, row_length: int):
+    def __init__(self, sources: list[Source], builder: SequenceBuilder, row_length: int, keeps_damaged: bool = False):
         self.sources = sources
-        self.samples = [open_samples(source, builder) for source in sources]
+        self.samples = [open_samples(source, builder, keeps_damaged) for source in sources]
         self.builder = builder
         self.row_length = row_length
         self.members: list[np.ndarray] = []

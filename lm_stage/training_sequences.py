@@ -25,9 +25,9 @@ from shared.visual_tokens import (
     UNIVLA,
     VISUAL,
     VideoTemplate,
+    body_template,
     image_tokens,
     video_length,
-    video_template,
     video_tokens,
 )
 
@@ -69,6 +69,12 @@ class SizeParts:
     body_weights: np.ndarray
 
 
+def question_text(question: str, turn: int, has_visual: bool) -> str:
+    """A question and the template around it that is one text with it, as templates.py has it; turns count from 0."""
+    before = CHAT_AGAIN if turn else "" if has_visual else CHAT_BEFORE
+    return before + question + CHAT_AFTER
+
+
 class SequenceBuilder:
     """Builds sequences of one text tokenizer and token layout; what stands around a sample is encoded once."""
 
@@ -96,15 +102,8 @@ class SequenceBuilder:
         opening = self._of_size(template, frames, height, width).opening
         return len(opening) + video_length(frames, height, width, template)
 
-    def image(self, caption_ids: np.ndarray, codes_HW: np.ndarray) -> TrainingSequence:
-        """Caption to image; an empty caption trains the unconditional model that guidance needs."""
-        return self._captioned(caption_ids, codes_HW)
-
-    def video(self, caption_ids: np.ndarray, codes_THW: np.ndarray) -> TrainingSequence:
-        """Caption to video."""
-        return self._captioned(caption_ids, Clip(codes_THW))
-
-    def _captioned(self, caption_ids: np.ndarray, visual: Visual) -> TrainingSequence:
+    def captioned(self, caption_ids: np.ndarray, visual: Visual) -> TrainingSequence:
+        """Caption to image or video; an empty caption trains the unconditional model that guidance needs."""
         size, body = self._visual(visual)
         token_ids = np.concatenate((self.bos, caption_ids, size.opening, body, self.eos))
         weights = np.zeros(len(token_ids), np.float32)
@@ -112,20 +111,8 @@ class SequenceBuilder:
         weights[-1] = self.loss.of_other
         return TrainingSequence(token_ids, weights)
 
-    def asked(self, question: str, with_image: bool) -> np.ndarray:
-        """Ids of a question and the template around it that is one text with it, as templates.py renders it."""
-        return self.encode(question + CHAT_AFTER if with_image else CHAT_BEFORE + question + CHAT_AFTER)
-
-    def asked_again(self, question: str) -> np.ndarray:
-        """Ids of the question of a further turn."""
-        return self.encode(CHAT_AGAIN + question + CHAT_AFTER)
-
-    def understand(self, asked_ids: np.ndarray, answer_ids: np.ndarray, visual: Visual | None) -> TrainingSequence:
-        """Question (from `asked`) and answer about an image or a clip, or about nothing but text."""
-        return self.conversation([(asked_ids, answer_ids)], visual)
-
     def conversation(self, turns: Sequence[tuple[np.ndarray, np.ndarray]], visual: Visual | None) -> TrainingSequence:
-        """Questions (the first from `asked`, others from `asked_again`) and answers; the loss is over all answers."""
+        """Questions (`question_text`) and answers about an image, a clip or nothing; the loss is over all answers."""
         parts = [self.bos]
         if visual is not None:
             size, body = self._visual(visual)
@@ -145,10 +132,6 @@ class SequenceBuilder:
     def _other_weights(self, count: int) -> np.ndarray:
         return np.full(count, self.loss.of_other)
 
-    def understand_overhead(self, with_image: bool) -> int:
-        """Tokens around one turn's question, image and answer: BOS, EOS, and the template before an image."""
-        return 2 + (len(self.before) if with_image else 0)
-
     def _visual(self, visual: Visual) -> tuple[SizeParts, np.ndarray]:
         """What goes with the size of an image or a clip, and the tokens of its body."""
         if isinstance(visual, Clip):
@@ -161,6 +144,6 @@ class SequenceBuilder:
         if key not in self._sizes:
             size = self.encode(template.size_text(frames, height, width))
             opening = np.array([self.layout.boi, *size, self.layout.img], np.int32)
-            is_visual = video_template(frames, height, width, self.layout, template) == VISUAL
+            is_visual = body_template(frames, height, width, self.layout, template) == VISUAL
             self._sizes[key] = SizeParts(opening, np.where(is_visual, self.loss.of_visual, self.loss.of_other))
         return self._sizes[key]

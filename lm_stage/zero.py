@@ -19,7 +19,7 @@ import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
 from lm_stage.optimizer import AdamW, Rule
-from shared.parallel import Group
+from lm_stage.parallel import Group
 
 
 class ZeroAdamW(AdamW):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
@@ -78,15 +77,13 @@ def sft(
     from lm_stage.sft import sft as run_sft
     from lm_stage.sft_options import SftOptions
 
-    on_checkpoint = None
+    options, on_checkpoint = SftOptions(datasets, run, **given(others)), None
     if sample_prompts:
-        from lm_stage.source import EMBEDDED_MODEL
         from pipelines.samples import sampler
         from vq_stage.weights import EMBEDDED_TOKENIZER
 
-        models = others["model"] or str(EMBEDDED_MODEL), vision_tokenizer or str(EMBEDDED_TOKENIZER)
-        on_checkpoint = sampler(Path(run), sample_prompts, *models, others["device"])
-    result = run_sft(SftOptions(datasets, run, **given(others)), on_checkpoint)
+        on_checkpoint = sampler(options, sample_prompts, vision_tokenizer or str(EMBEDDED_TOKENIZER))
+    result = run_sft(options, on_checkpoint)
     held_out = "" if result.held_out_loss is None else f", held-out loss {result.held_out_loss:.4f}"
     say(f"{result.model}: {result.steps} steps, loss {result.loss:.4f}{held_out}")
     if result.too_long or result.damaged or result.bad_steps:

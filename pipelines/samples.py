@@ -3,27 +3,52 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from lm_stage.generate import GenerateOptions, generate
 from lm_stage.prompts import list_prompts
+from lm_stage.sft_options import SftOptions
+from lm_stage.source import ModelSource
+from lm_stage.training_data import Source
+from shared.dataset import Dataset
+from shared.errors import ConfigMismatchError
 from shared.jobs.engines import EngineOptions
-from vq_stage.config import VQConfig
+from shared.storage import as_path
 from vq_stage.contact_sheet import draw_contact_sheet
+from vq_stage.weights import codec_fingerprint
 
 
-def sampler(run: Path, prompts: str, model: str, vision_tokenizer: str, device: str) -> Callable[[Path, int], None]:
+def sampler(options: SftOptions, prompts: str, vision_tokenizer: str) -> Callable[[Path, int], None]:
     """What `sft` is to call with every checkpoint: writes `samples/step-N/` and `samples/step-N.png`.
 
     Prompts and tokenizer are looked at now, so that what is wrong with them does not end a run at its first checkpoint.
+    Raises ConfigMismatchError if the codes trained on are another tokenizer's.
     """
-    list_prompts(prompts, GenerateOptions(prompts, "", model).defaults())
-    VQConfig.from_directory(vision_tokenizer)
     alone = EngineOptions(rank=0, world_size=1)  # whatever shares in the training
+    generation = GenerateOptions(
+        prompts, "", options.model, device=options.device, engine=alone, video_template=options.video_template
+    )
+    list_prompts(prompts, generation.defaults())
+    found = codec_fingerprint(vision_tokenizer)
+    for place, expected in _codecs(options):
+        if expected and expected != found:
+            raise ConfigMismatchError(
+                f"--sample-prompts: {vision_tokenizer} is tokenizer {found[:12]}, {place} is of {expected[:12]}; give"
+                " --vision-tokenizer"
+            )
 
     def sample(model: Path, step: int) -> None:
-        tokens = run / "samples" / f"step-{step:08d}"
-        generate(GenerateOptions(prompts, str(tokens), str(model), device=device, engine=alone))
+        tokens = Path(options.run) / "samples" / f"step-{step:08d}"
+        generate(replace(generation, dataset=str(tokens), model=str(model)))
         draw_contact_sheet(str(tokens), str(tokens.with_suffix(".png")), vision_tokenizer=vision_tokenizer)
 
     return sample
+
+
+def _codecs(options: SftOptions) -> list[tuple[str, str | None]]:
+    """Whose codes the model and the datasets hold, where that is recorded."""
+    places = [Source.parse(text).path for text in options.datasets]
+    datasets = [place for place in places if (as_path(place) / "plan.arrow").exists()]
+    codecs = [(place, Dataset.open(place).plan().settings["codec"].get("fingerprint")) for place in datasets]
+    return [(options.model, ModelSource.from_directory(options.model).codec_fingerprint), *codecs]

@@ -1,9 +1,11 @@
-"""Files that are there whole or not at all, on disk and in object stores."""
+"""Files that are there whole or not at all, on disk and in object stores; on disk directories too."""
 
 from __future__ import annotations
 
 import os
 import secrets
+import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +52,35 @@ def _create_object(path: Any, data: bytes) -> bool:
     except FileExistsError:
         return False
     return True
+
+
+def write_directory(directory: Path, files: Mapping[str, bytes]) -> None:
+    """Replaces a directory: temporary name, fsync, rename. A failure leaves the old one in its place."""
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    temporary, aside = temporary_beside(directory), temporary_beside(directory)
+    try:
+        temporary.mkdir()
+        for name, content in files.items():
+            write_file(temporary / name, content)
+        if directory.exists():
+            os.rename(directory, aside)
+        try:
+            os.rename(temporary, directory)
+        except BaseException:
+            if aside.exists():
+                os.rename(aside, directory)
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    sync_directory(directory.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def remove_directory(directory: Path) -> None:
+    """Under its own name it is whole or gone."""
+    aside = temporary_beside(directory)
+    os.rename(directory, aside)
+    shutil.rmtree(aside, ignore_errors=True)  # a sweep takes what is left
 
 
 def sync_directory(directory: Path) -> None:

@@ -19,17 +19,18 @@ from shared.errors import DatasetError
 class RowReader:
     """Rows 0 … n−1 of all committed units, in the order of units and rows.
 
-    Parts are compared with their checksums when they are opened, codes with theirs at every read.
+    Parts are compared with their checksums when they are opened, codes with theirs at every read. A part that does not
+    match raises DatasetError when it is opened, or if `keeps_damaged` when its rows are read.
     """
 
-    def __init__(self, dataset: Dataset):
+    def __init__(self, dataset: Dataset, keeps_damaged: bool = False):
         self.dataset = dataset
         self.parts: list[Part] = []
         self._starts: list[int] = []
         rows = 0
         for record in dataset.commit_records():
             if record.rows:
-                self.parts.append(Part(dataset, record))
+                self.parts.append(Part(dataset, record, keeps_damaged))
                 self._starts.append(rows)
                 rows += record.rows
         self._rows = rows
@@ -47,24 +48,45 @@ class RowReader:
 
     def codes_THW(self, row: int) -> np.ndarray:
         """uint16 codes, a view of the file. Raises DatasetError naming part and key if they are damaged."""
+        part, number = self._find(row)
+        return part.codes_THW(number)
+
+    def check(self, row: int) -> None:
+        """Raises DatasetError, naming the row, if its part does not match its checksum."""
+        part, number = self._find(row)
+        part.check(number)
+
+    def _find(self, row: int) -> tuple[Part, int]:
         index = bisect_right(self._starts, row) - 1
-        return self.parts[index].codes_THW(row - self._starts[index])
+        return self.parts[index], row - self._starts[index]
 
 
 class Part:
-    """One committed part, mapped into memory. Raises DatasetError if it does not match its checksum."""
+    """One committed part, mapped into memory."""
 
-    def __init__(self, dataset: Dataset, record: CommitRecord):
-        dataset.check_part(record)
+    def __init__(self, dataset: Dataset, record: CommitRecord, keeps_damaged: bool):
+        self.problem = dataset.part_problem(record)
+        if self.problem and not keeps_damaged:
+            raise DatasetError(f"{self.problem}; run `emu3 verify`")
         self.path = dataset.place(record)
-        self.table = pa.Table.from_batches(list(dataset.batches(record)))
+        try:
+            self.table = pa.Table.from_batches(list(dataset.batches(record)))
+            self.table.validate(full=True) if self.problem else None
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise DatasetError(f"{self.path}: cannot be read: {self.problem or error}; run `emu3 verify`") from error
         chunks = self.table.column("codes").chunks  # combined they would be copied
         self._chunks = [(chunk.values.to_numpy(), chunk.offsets.to_numpy()) for chunk in chunks]
         self._starts = list(accumulate((len(chunk) for chunk in chunks), initial=0))
         self.shapes_THW = np.stack([self.table.column(name).to_numpy() for name in ("t", "h", "w")], axis=1)
         self._checksums = self.table.column("codes_crc32").to_pylist()
 
+    def check(self, row: int) -> None:
+        if self.problem:
+            key = self.table.column("key")[row].as_py()
+            raise DatasetError(f"{self.path}: row {key!r}: its part is damaged; run `emu3 verify`")
+
     def codes_THW(self, row: int) -> np.ndarray:
+        self.check(row)
         shape = self.shapes_THW[row].tolist()
         index = bisect_right(self._starts, row) - 1
         values, begins = self._chunks[index]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -35,14 +36,22 @@ class TrainLog:
         self._write_scalars()
 
     def _write_scalars(self) -> None:
-        from tensorboardX import SummaryWriter
+        """Without the library's thread, which a full disk would end: the next scalar would wait for it for ever."""
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.summary import scalar
 
         if self._board is None:
-            self._board = SummaryWriter(str(self._scalars), purge_step=self._written or None)
+            self._scalars.mkdir(parents=True, exist_ok=True)
+            self._board = EventsWriter(str(self._scalars / "events"), f".{os.getpid()}.{self._written}")
+            if self._written:  # hides what a killed run wrote from here on
+                start = SessionLog(status=SessionLog.START)
+                self._board.write_event(Event(step=self._written, wall_time=time.time(), session_log=start))
         for entry in self.entries[self._written :]:
             for name, value in entry.items():
                 if name != "step" and isinstance(value, (int, float)):
-                    self._board.add_scalar(name, value, entry["step"])
+                    summary = scalar(name, value)
+                    self._board.write_event(Event(step=entry["step"], wall_time=time.time(), summary=summary))
         self._board.flush()
         self._written = len(self.entries)
 

@@ -88,16 +88,16 @@ def _body(codes_THW: np.ndarray, layout: TokenLayout, video: VideoTemplate) -> n
 
 @lru_cache(maxsize=256)
 def _body_of_zeros(frames: int, height: int, width: int, layout: TokenLayout, video: VideoTemplate) -> np.ndarray:
-    template = video_template(frames, height, width, layout, video)
+    template = body_template(frames, height, width, layout, video)
     return np.where(template == VISUAL, np.int32(layout.first_visual_token), template)
 
 
 def image_template(height: int, width: int, layout: TokenLayout) -> np.ndarray:
     """The grammar of an image body: forced ids in their places, VISUAL everywhere else; int32 (L,)."""
-    return video_template(1, height, width, layout, IMAGE)
+    return body_template(1, height, width, layout, IMAGE)
 
 
-def video_template(
+def body_template(
     frames: int, height: int, width: int, layout: TokenLayout, video: VideoTemplate = UNIVLA
 ) -> np.ndarray:
     """The grammar of a video body: forced ids in their places, VISUAL everywhere else; int32 (L,)."""
@@ -123,7 +123,7 @@ def parse_video(
     tokens_L: np.ndarray, frames: int, height: int, width: int, layout: TokenLayout, video: VideoTemplate = UNIVLA
 ) -> ParsedGrid:
     """Reads a video body; never raises for what a model may have written."""
-    template = video_template(frames, height, width, layout, video)
+    template = body_template(frames, height, width, layout, video)
     tokens = np.asarray(tokens_L, np.int64)[: len(template)]
     visual = template == VISUAL
     is_visual = (tokens >= layout.first_visual_token) & (tokens < layout.end_of_visual)

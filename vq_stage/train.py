@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -170,7 +171,7 @@ def train_vq(options: TrainVQOptions) -> Path:
         source, pictures, options.crop, options.batch, options.clip_share, options.seed, first, options.readers
     )
     bar = tqdm(total=options.steps, initial=first, unit="step", disable=None, desc=f"train-vq on {device.kind}")
-    with stop_on_signals() as stop, bar:
+    with stop_on_signals() as stop, bar, closing(log):
         for step in range(first, options.steps):
             pixels = next(batches)
             total, error, latents, codes, recon = step_cell(
@@ -183,8 +184,8 @@ def train_vq(options: TrainVQOptions) -> Path:
             bar.update()
             is_last = step + 1 == options.steps or stop.is_set()
             if is_last or (step + 1) % options.save_every == 0:
+                log.flush()  # before the checkpoint: what a log has beyond one is dropped, what it lacks is lost
                 _save(out, config, options, step + 1, step_cell, average)
-                log.flush()
                 save_rows(out / "samples" / f"step-{step + 1:07d}.png", [pixels[:, 0], _to_pixels(recon)[:, 0]])
             stop.raise_if_set(f"checkpoint of step {step + 1} written to {out}")
     return out

@@ -119,13 +119,13 @@ def kill_and_finish(pictures: Path, dataset: Path, digest: str, seed: int, start
     assert leftovers(dataset) == []
 
 
-def test_sigkill_at_many_moments(pictures: Path, unbroken_digest: str, tmp_path: Path) -> None:
-    kill_and_finish(pictures, tmp_path / "dataset", unbroken_digest, seed=1, starts=3, units=[1, 3, 5, 9])
+def test_sigkill_at_some_moments(pictures: Path, unbroken_digest: str, tmp_path: Path) -> None:
+    kill_and_finish(pictures, tmp_path / "dataset", unbroken_digest, seed=1, starts=1, units=[1, 5])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2, 8))
-def test_sigkill_at_many_more_moments(seed: int, pictures: Path, unbroken_digest: str, tmp_path: Path) -> None:
+def test_sigkill_at_many_moments(seed: int, pictures: Path, unbroken_digest: str, tmp_path: Path) -> None:
     units = list(range(1, UNITS + 1))
     kill_and_finish(pictures, tmp_path / "dataset", unbroken_digest, seed, starts=8, units=units)
 

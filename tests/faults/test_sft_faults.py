@@ -163,7 +163,7 @@ def test_settings_that_cannot_work_are_refused(
 
 
 def damage_one_row(codes: Path) -> str:
-    """Flips a bit in the codes of the second unit and mends the part's checksum: only the row's own is left."""
+    """Flips a bit in the codes of the second unit; returns the row's key."""
     dataset = Dataset(codes)
     record = dataset.record(1)
     row = next(iter(dataset.rows(record)))
@@ -188,7 +188,7 @@ def test_a_shard_damaged_while_training_is_named_or_left_out(
     """The part was whole when it was opened; its rows are compared again whenever they are read."""
     codes = write_codes(tmp_path / "codes")
     key = damage_one_row(codes)
-    monkeypatch.setattr(Dataset, "check_part", lambda self, record: None)
+    monkeypatch.setattr(Dataset, "part_problem", lambda self, record: None)
     with pytest.raises(DatasetError, match=key):
         run_in_process(codes, tmp_path / "run", small_lm, steps=8)
     result = run_in_process(codes, tmp_path / "run", small_lm, steps=8, skip_damaged=True, held_out=(str(codes),))
@@ -196,10 +196,57 @@ def test_a_shard_damaged_while_training_is_named_or_left_out(
     assert key in (tmp_path / "run/left_out.jsonl").read_text()
 
 
-def test_a_dataset_without_a_token_to_learn_is_refused(codes: Path, small_lm: Path, tmp_path: Path) -> None:
+def test_a_damaged_part_is_left_out_whole(small_lm: Path, tmp_path: Path) -> None:
+    """Captions have no checksum of their own."""
+    codes = write_codes(tmp_path / "codes")
+    key = damage_one_row(codes)
+    tasks = [str(codes), f"{codes},task=text"]
+    result = run_in_process(tasks, tmp_path / "run", small_lm, steps=9, skip_damaged=True)
+    part = next(record for record in Dataset.open(codes).commit_records() if Dataset.open(codes).part_problem(record))
+    listed = (tmp_path / "run/left_out.jsonl").read_text()
+    assert result.damaged == part.rows == listed.count("its part is damaged")
+    assert f"row '{key}'" in listed
+
+
+@pytest.mark.parametrize("held_out", [True, False])
+def test_a_dataset_without_a_token_to_learn_is_refused(
+    held_out: bool, codes: Path, small_lm: Path, tmp_path: Path
+) -> None:
     asked = f"{codes},task=understand"
+    datasets, places = ([str(codes)], {"held_out": (asked,)}) if held_out else ([str(codes), asked], {})
     with pytest.raises(UsageError, match="task understand has no token to learn with --loss visual"):
-        run_in_process([str(codes), asked], tmp_path / "run", small_lm, loss="visual")
+        run_in_process(datasets, tmp_path / "run", small_lm, loss="visual", **places)
+    with pytest.raises(UsageError, match="task image has no token to learn with --loss text"):
+        run_in_process(codes, tmp_path / "run", small_lm, loss="text")
+
+
+@pytest.mark.parametrize(
+    ("place", "match"),
+    [
+        ("s3://bucket/run", "directory of this machine"),
+        ("codes", "is a dataset"),
+        ("codes,task=text", "is a dataset"),
+        ("notes.txt", "expected a directory"),
+        ("work", "holds model, of no run"),
+    ],
+)
+def test_a_place_that_is_no_run_is_left_as_it_is(place: str, match: str, small_lm: Path, tmp_path: Path) -> None:
+    write_codes(tmp_path / "codes")
+    (tmp_path / "work/model").mkdir(parents=True)
+    (tmp_path / "notes.txt").write_text("mine")
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(UsageError, match=match):
+        sft(SftOptions((str(tmp_path / "codes"),), place if "://" in place else str(tmp_path / place), str(small_lm)))
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_other_files_in_a_run_are_left_as_they_are(codes: Path, small_lm: Path, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/draft.tmp").write_text("mine")
+    (tmp_path / "run/model.1-ff.tmp").mkdir()
+    run_in_process(codes, tmp_path / "run", small_lm, steps=1)
+    assert (tmp_path / "run/draft.tmp").read_text() == "mine"
+    assert not (tmp_path / "run/model.1-ff.tmp").exists()
 
 
 def test_samples_too_long_for_a_row_are_counted_and_listed(codes: Path, small_lm: Path, tmp_path: Path) -> None:
@@ -215,6 +262,8 @@ def test_losses_that_stay_not_finite_stop_the_run_and_name_the_samples(codes: Pa
     save_file(tensors, model / "model.safetensors")
     with pytest.raises(JobStoppedError, match=r"2 steps in a row.*image-"):
         run_in_process(codes, tmp_path / "run", model, steps=9, max_bad_steps=2)
+    with pytest.raises(JobStoppedError, match="no step moved anything: 2 without a finite loss"):
+        run_in_process(codes, tmp_path / "short", model, steps=2, max_bad_steps=5)
 
 
 def test_frozen_parameters_stay_and_others_move(codes: Path, small_lm: Path, tmp_path: Path) -> None:

@@ -16,13 +16,13 @@ from mindspore.amp import DynamicLossScaler
 from lm_stage.config import DecoderConfig
 from lm_stage.model import Decoder
 from lm_stage.optimizer import AdamW, Rule, Schedule
+from lm_stage.parallel import Group
 from lm_stage.train_step import Evaluation, Outcome, TrainStep, tensors_of
 from lm_stage.training_batch import PADDING, TrainingBatch
 from lm_stage.weights import load_weights, read_weights
 from lm_stage.zero import ZeroAdamW
 from shared.device import setup_device
 from shared.layout import TokenLayout
-from shared.parallel import Group
 
 TOLERANCE = 1e-3  # relative; measured: losses and norms 5e-6, the ten-step trajectory 2.3e-4
 RULE = Rule(0.9, 0.95, 1e-6, 0.1)

@@ -16,7 +16,7 @@ from lm_stage.sft_options import SftOptions
 from lm_stage.templates import DEFAULT_QUESTION, DEFAULT_VIDEO_QUESTION, Clip
 from lm_stage.text_tokenizer import HuggingFaceTokenizer, train_text_tokenizer
 from lm_stage.training_data import Mixture, Samples, Source, open_samples
-from lm_stage.training_sequences import TASKS, LossWeights, SequenceBuilder
+from lm_stage.training_sequences import TASKS, LossWeights, SequenceBuilder, question_text
 from shared.dataset import Dataset
 from shared.errors import DatasetError, UsageError
 from shared.plan import PlannedInput, Unit, freeze_plan
@@ -175,7 +175,7 @@ def test_images_are_those_of_the_rows(tmp_path: Path, builder: SequenceBuilder) 
     for index, given in enumerate([row for rows in units for row in rows]):
         for is_bare in (False, True):
             caption = "" if is_bare else given.text or ""
-            expected = builder.image(builder.encode(caption), given.codes_THW[0])
+            expected = builder.captioned(builder.encode(caption), given.codes_THW[0])
             built = samples.sequence(index, is_bare)
             assert built.token_ids.tolist() == expected.token_ids.tolist()
             assert built.weights.tolist() == expected.weights.tolist()
@@ -205,7 +205,7 @@ def test_questions_and_answers_come_from_the_row_or_are_its_caption(tmp_path: Pa
     for index, (key, (question, answer)) in enumerate(expected.items()):
         ids = builder.encode(answer)
         codes_HW = rows[int(key[1:])].codes_THW[0]
-        answered = builder.understand(builder.asked(question, True), ids, codes_HW)
+        answered = builder.conversation([(builder.encode(question_text(question, 0, True)), ids)], codes_HW)
         assert asked.sequence(index, False).token_ids.tolist() == answered.token_ids.tolist()
         assert asked.sequence(index, True).token_ids.tolist() == answered.token_ids.tolist(), "only images are bare"
         assert told.sequence(index, False).token_ids.tolist() == builder.text(ids).token_ids.tolist()
@@ -243,9 +243,9 @@ def test_videos_stand_behind_their_captions_in_the_form_of_the_builder(
         samples = opened(path, built, "video")
         assert_lengths_are_true(samples)
         for index, given in enumerate(rows):
-            expected = built.video(built.encode(given.text or ""), given.codes_THW)
+            expected = built.captioned(built.encode(given.text or ""), Clip(given.codes_THW))
             assert samples.sequence(index, False).token_ids.tolist() == expected.token_ids.tolist()
-            bare = built.video(built.encode(""), given.codes_THW)
+            bare = built.captioned(built.encode(""), Clip(given.codes_THW))
             assert samples.sequence(index, True).token_ids.tolist() == bare.token_ids.tolist()
     assert (opened(path, with_eol, "video").lengths - opened(path, builder, "video").lengths).tolist() == [4, 6, 2]
 
@@ -255,8 +255,8 @@ def test_questions_about_clips(tmp_path: Path, builder: SequenceBuilder) -> None
     samples = opened(write(tmp_path / "d", [rows], format=SEQUENCE_FORMAT), builder, "understand")
     pairs = [(DEFAULT_VIDEO_QUESTION, "a pear"), ("who?", "a pear")]
     for index, (question, answer) in enumerate(pairs):
-        asked, answer_ids = builder.asked(question, True), builder.encode(answer)
-        expected = builder.understand(asked, answer_ids, Clip(rows[index].codes_THW))
+        asked, answer_ids = builder.encode(question_text(question, 0, True)), builder.encode(answer)
+        expected = builder.conversation([(asked, answer_ids)], Clip(rows[index].codes_THW))
         assert samples.sequence(index, False).token_ids.tolist() == expected.token_ids.tolist()
 
 
@@ -277,9 +277,12 @@ def test_every_turn_of_a_conversation_is_in_the_sequence(tmp_path: Path, builder
     assert samples.keys == ["k0", "k1", "k2"], "no answer, no sample"
     assert_lengths_are_true(samples)
     expected = [
-        [(builder.asked("what?", True), "a pear"), (builder.asked_again("and now?"), "a red apple")],
-        [(builder.asked(DEFAULT_QUESTION, True), "a caption")],
-        [(builder.asked("what is  this?", True), "7")],
+        [
+            (builder.encode(question_text("what?", 0, True)), "a pear"),
+            (builder.encode(question_text("and now?", 1, True)), "a red apple"),
+        ],
+        [(builder.encode(question_text(DEFAULT_QUESTION, 0, True)), "a caption")],
+        [(builder.encode(question_text("what is  this?", 0, True)), "7")],
     ]
     for index, turns in enumerate(expected):
         encoded = [(asked, builder.encode(answer)) for asked, answer in turns]
@@ -334,8 +337,8 @@ def test_lines_of_text_end_at_newlines_only(tmp_path: Path, builder: SequenceBui
     path = tmp_path / "t.jsonl"
     path.write_bytes('{"text": "a\u2028b"}\r\n \n{"question": "q", "answer": "c", "source": "x"}'.encode())
     samples = opened(path, builder, "text")
-    question, answer = builder.asked("q", False), builder.encode("c")
-    expected = [builder.text(builder.encode("a\u2028b")), builder.understand(question, answer, None)]
+    question, answer = builder.encode(question_text("q", 0, False)), builder.encode("c")
+    expected = [builder.text(builder.encode("a\u2028b")), builder.conversation([(question, answer)], None)]
     assert [samples.sequence(i, False).token_ids.tolist() for i in range(2)] == [e.token_ids.tolist() for e in expected]
     assert samples.keys == ["t.jsonl#1", "t.jsonl#3"], "numbers are those of the lines"
 

@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 
 from lm_stage.templates import CHAT_AFTER, CHAT_BEFORE, Clip, Templates
 from lm_stage.text_tokenizer import HuggingFaceTokenizer, train_text_tokenizer
-from lm_stage.training_sequences import LOSSES, LossWeights, SequenceBuilder, TrainingSequence
+from lm_stage.training_sequences import LOSSES, LossWeights, SequenceBuilder, TrainingSequence, question_text
 from shared.errors import ShapeError
 from shared.visual_tokens import ROWS, UNIVLA, VideoTemplate
 
@@ -90,7 +90,7 @@ def test_an_image_behind_its_caption(
     prompt = [builder.layout.bos, *caption_ids, *opening_ids(builder)]
     row = [visual, visual, visual, other]
     assert_is(
-        with_loss(builder, loss).image(np.array(caption_ids, np.int32), CODES_HW),
+        with_loss(builder, loss).captioned(np.array(caption_ids, np.int32), CODES_HW),
         [*prompt, *body_ids(builder), builder.layout.eos],
         [0.0] * len(prompt) + row + row + [other, other, other],
     )
@@ -106,9 +106,8 @@ def test_an_answer_behind_its_question(
     before, asked = (text_ids(builder, text) for text in texts)
     prompt = [builder.layout.bos, *before, *image, *asked]
     answer = text_ids(builder, "a red apple")
-    sequence = with_loss(builder, loss).understand(
-        builder.asked(QUESTION, has_image), np.array(answer, np.int32), CODES_HW if has_image else None
-    )
+    turn = (builder.encode(question_text(QUESTION, 0, has_image)), np.array(answer, np.int32))
+    sequence = with_loss(builder, loss).conversation([turn], CODES_HW if has_image else None)
     assert_is(sequence, [*prompt, *answer, builder.layout.eos], [0.0] * len(prompt) + [other] * (len(answer) + 1))
 
 
@@ -129,7 +128,7 @@ def test_a_video_behind_its_caption(builder: SequenceBuilder, loss: LossWeights,
     prompt = [layout.bos, *caption_ids, layout.boi, *size, layout.img]
     body = [v + 5, v, v + 63, layout.eof, v + 1, v + 2, v + 3, layout.eof, layout.eoi]
     assert_is(
-        with_loss(builder, loss).video(np.array(caption_ids, np.int32), CODES_HW[:, None]),
+        with_loss(builder, loss).captioned(np.array(caption_ids, np.int32), Clip(CODES_HW[:, None])),
         [*prompt, *body, layout.eos],
         [0.0] * len(prompt) + [visual, visual, visual, other] * 2 + [other, other],
     )
@@ -145,8 +144,8 @@ def test_all_answers_of_a_conversation_are_trained(
     first += text_ids(builder, f"{QUESTION}. ASSISTANT:")
     again = text_ids(builder, " USER: and 7?. ASSISTANT:")
     turns = [
-        (builder.asked(QUESTION, True), np.array(answers[0], np.int32)),
-        (builder.asked_again("and 7?"), np.array(answers[1], np.int32)),
+        (builder.encode(question_text(QUESTION, 0, True)), np.array(answers[0], np.int32)),
+        (builder.encode(question_text("and 7?", 1, True)), np.array(answers[1], np.int32)),
     ]
     assert_is(
         with_loss(builder, loss).conversation(turns, CODES_HW),
@@ -160,7 +159,7 @@ def test_a_video_is_trained_behind_the_prompt_it_is_generated_from(
     builder: SequenceBuilder, caption: str, codes_THW: np.ndarray, form: VideoTemplate
 ) -> None:
     built = with_form(builder, form)
-    sequence = built.video(builder.encode(caption), codes_THW)
+    sequence = built.captioned(builder.encode(caption), Clip(codes_THW))
     prompt = Templates(builder.text_tokenizer, builder.layout, form).video_prompt([caption], *codes_THW.shape)
     assert sequence.token_ids[: len(prompt)].tolist() == prompt
     assert sequence.weights.tolist() == [0.0] * len(prompt) + [1.0] * (len(sequence.token_ids) - len(prompt))
@@ -173,7 +172,7 @@ def test_an_answer_about_a_clip_is_trained_behind_the_prompt_it_is_asked_with(
     builder: SequenceBuilder, question: str, codes_THW: np.ndarray, form: VideoTemplate
 ) -> None:
     built, clip = with_form(builder, form), Clip(codes_THW)
-    sequence = built.understand(builder.asked(question, True), builder.encode("a"), clip)
+    sequence = built.conversation([(builder.encode(question_text(question, 0, True)), builder.encode("a"))], clip)
     prompt = Templates(builder.text_tokenizer, builder.layout, form).understanding_prompt([clip, question])
     assert sequence.token_ids.tolist() == [*prompt, *text_ids(builder, "a"), builder.layout.eos]
     assert not sequence.weights[: len(prompt)].any()
@@ -183,7 +182,7 @@ def test_an_answer_about_a_clip_is_trained_behind_the_prompt_it_is_asked_with(
 def test_an_image_is_trained_behind_the_prompt_it_is_generated_from(
     builder: SequenceBuilder, caption: str, codes_HW: np.ndarray
 ) -> None:
-    sequence = builder.image(builder.encode(caption), codes_HW)
+    sequence = builder.captioned(builder.encode(caption), codes_HW)
     prompt = Templates(builder.text_tokenizer, builder.layout).image_prompt([caption], *codes_HW.shape)
     assert sequence.token_ids[: len(prompt)].tolist() == prompt
     assert sequence.weights.tolist() == [0.0] * len(prompt) + [1.0] * (len(sequence.token_ids) - len(prompt))
@@ -193,7 +192,8 @@ def test_an_image_is_trained_behind_the_prompt_it_is_generated_from(
 def test_an_answer_is_trained_behind_the_prompt_it_is_asked_with(
     builder: SequenceBuilder, question: str, codes_HW: np.ndarray | None
 ) -> None:
-    sequence = builder.understand(builder.asked(question, codes_HW is not None), builder.encode("a"), codes_HW)
+    asked_ids = builder.encode(question_text(question, 0, codes_HW is not None))
+    sequence = builder.conversation([(asked_ids, builder.encode("a"))], codes_HW)
     parts = [question] if codes_HW is None else [codes_HW, question]
     prompt = Templates(builder.text_tokenizer, builder.layout).understanding_prompt(parts)
     assert sequence.token_ids.tolist() == [*prompt, *text_ids(builder, "a"), builder.layout.eos]
@@ -206,7 +206,8 @@ def test_prompts_and_the_images_within_are_never_supervised(
     supervised = with_loss(builder, loss)
     answer_ids = builder.encode(answer)
     for codes in (codes_HW, None):
-        sequence = supervised.understand(builder.asked(question, codes is not None), answer_ids, codes)
+        asked_ids = builder.encode(question_text(question, 0, codes is not None))
+        sequence = supervised.conversation([(asked_ids, answer_ids)], codes)
         prompt = len(sequence.token_ids) - len(answer_ids) - 1
         assert not sequence.weights[:prompt].any()
         assert sequence.weights[prompt:].all() == (loss.over != "visual")
@@ -221,11 +222,11 @@ def test_computed_lengths_are_those_of_the_sequences(
 ) -> None:
     caption_ids, answer_ids = builder.encode(caption), builder.encode(answer)
     image = builder.image_length(*codes_HW.shape)
-    assert len(builder.image(caption_ids, codes_HW).token_ids) == 2 + len(caption_ids) + image
+    assert len(builder.captioned(caption_ids, codes_HW).token_ids) == 2 + len(caption_ids) + image
     spoken = len(caption_ids) + len(answer_ids)
-    alone, beside = builder.understand_overhead(False) + spoken, builder.understand_overhead(True) + spoken
-    assert len(builder.understand(caption_ids, answer_ids, None).token_ids) == alone
-    assert len(builder.understand(caption_ids, answer_ids, codes_HW).token_ids) == beside + image
+    beside = 2 + len(builder.before) + spoken + image
+    assert len(builder.conversation([(caption_ids, answer_ids)], None).token_ids) == 2 + spoken
+    assert len(builder.conversation([(caption_ids, answer_ids)], codes_HW).token_ids) == beside
 
 
 def test_sizes_of_more_digits_have_longer_openings(builder: SequenceBuilder) -> None:
@@ -238,7 +239,7 @@ def test_sizes_of_more_digits_have_longer_openings(builder: SequenceBuilder) -> 
 def test_visual_tokens_end_where_the_codebook_ends(builder: SequenceBuilder) -> None:
     layout = replace(builder.layout, bos=1000, eos=builder.layout.end_of_visual)
     builder = SequenceBuilder(builder.text_tokenizer, layout, LossWeights("visual", 0.5))
-    sequence = builder.image(builder.encode("a"), np.array([[0, CODEBOOK_SIZE - 1]], np.uint16))
+    sequence = builder.captioned(builder.encode("a"), np.array([[0, CODEBOOK_SIZE - 1]], np.uint16))
     *_, eos = sequence.token_ids
     assert eos == layout.first_visual_token + CODEBOOK_SIZE
     assert sequence.weights[-6:].tolist() == [0.5, 0.5, 0.0, 0.0, 0.0, 0.0]
@@ -247,6 +248,6 @@ def test_visual_tokens_end_where_the_codebook_ends(builder: SequenceBuilder) -> 
 def test_codes_of_a_larger_codebook_are_refused(builder: SequenceBuilder) -> None:
     codes_HW = np.array([[CODEBOOK_SIZE]], np.uint16)
     with pytest.raises(ShapeError, match=r"\[0, 64\)"):
-        builder.image(builder.encode("a"), codes_HW)
+        builder.captioned(builder.encode("a"), codes_HW)
     with pytest.raises(ShapeError, match=r"\[0, 64\)"):
-        builder.understand(builder.encode("a"), builder.encode("a"), codes_HW)
+        builder.conversation([(builder.encode("a"), builder.encode("a"))], codes_HW)

@@ -22,13 +22,13 @@ from shared.visual_tokens import (
     VISUAL,
     ParsedGrid,
     VideoTemplate,
+    body_template,
     image_length,
     image_template,
     image_tokens,
     parse_image,
     parse_video,
     video_length,
-    video_template,
     video_tokens,
 )
 
@@ -91,7 +91,7 @@ class Body:
     @property
     def template(self) -> np.ndarray:
         if self.is_video:
-            return video_template(*self.codes_THW.shape, self.layout, self.form)
+            return body_template(*self.codes_THW.shape, self.layout, self.form)
         return image_template(*self.codes_THW.shape[1:], self.layout)
 
     def parse(self, tokens_L: object) -> ParsedGrid:
