@@ -55,7 +55,7 @@ def init_lm(**options: Any) -> None:
 @click.option("--sample-prompts", metavar="PROMPTS", help="Draw pictures for these with every checkpoint.")
 @click.option("--vision-tokenizer", metavar="DIR", help="For --sample-prompts.  [default: embedded emu3-tiny]")
 @click.option("--seed", type=int, default=0)
-@click.option("--skip-damaged", is_flag=True, help="Leave damaged samples out and list them, instead of stopping.")
+@click.option("--skip-damaged", is_flag=True, help="Leave damaged parts and rows out and list them; do not stop.")
 @click.option("--max-bad-steps", type=int, default=5, help="Stop after so many steps in a row without a finite loss.")
 @click.option("--save-every", type=int, default=200, help="Steps between checkpoints.")
 @click.option("--keep", type=int, default=2, help="Checkpoints kept.")

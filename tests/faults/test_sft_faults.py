@@ -29,8 +29,10 @@ STEPS = 12
 SETTINGS = ("--steps", STEPS, "--row-tokens", 64, "--rows", 2, "--save-every", 2, "--learning-rate", "1e-3")
 
 
-def write_codes(root: Path, rows: int = 30, units: int = 2, codebook_size: int = 2048) -> Path:
-    """A codes dataset of the embedded tokenizer: small images with captions."""
+def write_codes(
+    root: Path, rows: int = 30, units: int = 2, codebook_size: int = 2048, captioned: int | None = None
+) -> Path:
+    """A codes dataset of the embedded tokenizer: small images, all or the first `captioned` with captions."""
     root.mkdir(parents=True)
     settings = EncodeOptions("", "", preprocessing=Preprocessing("none")).recorded()
     per_unit = rows // units
@@ -46,7 +48,7 @@ def write_codes(root: Path, rows: int = 30, units: int = 2, codebook_size: int =
                 item.src_index,
                 "image",
                 random.integers(0, codebook_size, (1, 3, 4)).astype(np.uint16),
-                "a red apple " * (1 + item.src_index % 3),
+                "a red apple " * (1 + item.src_index % 3) if item.src_index < (captioned or rows) else None,
                 item.uri,
                 bytes(32),
                 24,
@@ -253,6 +255,18 @@ def test_samples_too_long_for_a_row_are_counted_and_listed(codes: Path, small_lm
     result = run_in_process(codes, tmp_path / "run", small_lm, row_tokens=30)
     lines = (tmp_path / "run/left_out.jsonl").read_text().splitlines()
     assert 0 < result.too_long == len(lines) < 30
+
+
+def test_rows_without_a_caption_are_told_and_listed(
+    small_lm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    codes = write_codes(tmp_path / "codes", captioned=12)
+    run_in_process([str(codes), f"{codes},task=understand"], tmp_path / "run", small_lm, steps=1, row_tokens=200)
+    said = capsys.readouterr().err
+    assert f"{codes}: 18 of 30 samples have no caption: drawn without one" in said
+    assert f"{codes}: 18 rows without an answer are left out" in said
+    listed = [json.loads(line) for line in (tmp_path / "run/left_out.jsonl").read_text().splitlines()]
+    assert [entry["reason"] for entry in listed] == ["no answer"] * 18
 
 
 def test_losses_that_stay_not_finite_stop_the_run_and_name_the_samples(codes: Path, tmp_path: Path) -> None:

@@ -1,0 +1,39 @@
+"""Pictures drawn while a model is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from lm_stage.sft import sft
+from lm_stage.sft_options import SftOptions
+from pipelines.samples import sampler
+from shared.errors import ConfigMismatchError, UsageError
+from tests.faults.test_sft_faults import write_codes
+from vq_stage.weights import EMBEDDED_TOKENIZER
+
+
+@pytest.fixture
+def options(tmp_path: Path, small_lm: Path) -> SftOptions:
+    codes = str(write_codes(tmp_path / "codes"))
+    places = {"datasets": (codes,), "run": str(tmp_path / "run"), "model": str(small_lm)}
+    return SftOptions(**places, steps=2, row_tokens=128, rows=2, save_every=2, device="cpu")  # type: ignore[arg-type]
+
+
+def test_every_checkpoint_draws_pictures(options: SftOptions, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red apple\na green pear\n")
+    sft(options, sampler(options, str(prompts), str(EMBEDDED_TOKENIZER)))
+    with Image.open(tmp_path / "run/samples/step-00000002.png") as drawn:
+        assert drawn.width > 32
+
+
+def test_what_cannot_be_drawn_is_refused_before_training(options: SftOptions, golden_vq: Path, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.txt"
+    with pytest.raises(UsageError, match=r"prompts\.txt"):
+        sampler(options, str(prompts), str(EMBEDDED_TOKENIZER))
+    prompts.write_text("a red apple\n")
+    with pytest.raises(ConfigMismatchError, match=r"small is of .* give --vision-tokenizer"):
+        sampler(options, str(prompts), str(golden_vq))
