@@ -31,7 +31,7 @@ class LeftOut:
         """A line for each dataset of which something is left out, or drawn without a caption."""
         for mixture in self.mixtures:
             for source, samples in zip(mixture.sources, mixture.samples):
-                too_long, count = sum(path == source.path for path, *_ in mixture.too_long), len(samples.without_text)
+                too_long, count = int((samples.lengths > mixture.row_length).sum()), len(samples.without_text)
                 if too_long:
                     yield f"{source.path}: {too_long} samples are longer than a row of {mixture.row_length} tokens"
                 if count and source.task in ("image", "video"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from functools import cache
 
 from lm_stage.source import EMBEDDED_MODEL
@@ -18,54 +18,51 @@ CARRIERS = ("dataset", "datasets", "held_out", "images", "model")  # options by 
 PASSING_ON = ("encode", "generate", "init-lm", "sft")  # commands that write codes, or a model of them
 
 
-def codec_problems(steps: Sequence[Step], made_by: Callable[[str], str | None]) -> list[str]:
-    """Codes of one vision tokenizer that would be decoded, or trained on, with those of another.
+class CodecCheck:
+    """Finds steps that would decode, or train on, codes of one vision tokenizer with those of another.
 
-    `steps` are in the order they run in; `made_by` names the step that writes a place, if one does. A tokenizer that
-    a step makes is only compared with others that steps make: what it will be nobody knows.
+    Steps are to be given in the order they run in; `made_by` names the step that writes a place, if one does. A
+    tokenizer that a step makes is only compared with others that steps make: what it will be nobody knows.
     """
-    problems: list[str] = []
-    passed_on: dict[str, str] = {}
-    codec_of = cache(_codec_of)
-    for step in steps:
+
+    def __init__(self, made_by: Callable[[str], str | None]):
+        self.made_by = made_by
+        self.passed_on: dict[str, str] = {}  # by step
+        self.carried, self.fingerprint = cache(_carried), cache(codec_fingerprint)
+
+    def problems(self, step: Step) -> Iterator[str]:
         met: dict[str, str] = {}
         try:
-            for place, codec in _met(step, made_by, passed_on, codec_of):
+            for place, codec in self._met(step):
                 if codec:
                     met.setdefault(codec, place)
         except RelayError as error:
-            problems.append(f"step {step.name}: {error}")
-        for kind in (True, False):
-            alike = [codec for codec in met if codec.startswith("step ") is kind]
+            yield f"step {step.name}: {error}"
+        for is_made in (True, False):
+            alike = [codec for codec in met if codec.startswith("step ") is is_made]
             if len(alike) > 1:
-                known = ", ".join(f"{codec if kind else codec[:12]} of {met[codec]}" for codec in alike)
-                problems.append(f"step {step.name}: codes of two vision tokenizers come together: {known}")
+                known = ", ".join(f"{codec if is_made else codec[:12]} of {met[codec]}" for codec in alike)
+                yield f"step {step.name}: codes of two vision tokenizers come together: {known}"
         if met and step.command in PASSING_ON:
-            passed_on[step.name] = next(iter(met))
-    return problems
+            self.passed_on[step.name] = next(iter(met))
+
+    def _met(self, step: Step) -> Iterator[tuple[str, str | None]]:
+        """Every place by which a step meets codes, and whose those are, None if nobody knows."""
+        tokenizer = step.place("vision_tokenizer")
+        if tokenizer is None and step.command in ("encode", "decode", "inspect"):
+            tokenizer = str(EMBEDDED_TOKENIZER)
+        if tokenizer is not None:
+            maker = self.made_by(tokenizer)
+            yield tokenizer, f"step {maker}" if maker else self.fingerprint(tokenizer)
+        if step.place("model") is None and step.command in ("sft", "generate", "understand"):
+            yield str(EMBEDDED_MODEL), self.carried(str(EMBEDDED_MODEL))
+        for option, place in step.inputs:
+            if option in CARRIERS:
+                maker = self.made_by(place)
+                yield place, self.passed_on.get(maker) if maker else self.carried(place)
 
 
-def _met(
-    step: Step,
-    made_by: Callable[[str], str | None],
-    passed_on: Mapping[str, str],
-    codec_of: Callable[[str], str | None],
-) -> Iterator[tuple[str, str | None]]:
-    """Every place by which a step meets codes, and whose those are, None if nobody knows."""
-    tokenizer, model = step.place("vision_tokenizer"), step.place("model")
-    if tokenizer is None and step.command in ("encode", "decode", "inspect"):
-        tokenizer = str(EMBEDDED_TOKENIZER)
-    if tokenizer is not None:
-        maker = made_by(tokenizer)
-        yield tokenizer, f"step {maker}" if maker else codec_fingerprint(tokenizer)
-    if model is None and step.command in ("sft", "generate", "understand"):
-        yield str(EMBEDDED_MODEL), codec_of(str(EMBEDDED_MODEL))
-    for option, place in step.inputs:
-        if option in CARRIERS:
-            yield place, passed_on.get(maker) if (maker := made_by(place)) else codec_of(place)
-
-
-def _codec_of(place: str) -> str | None:
+def _carried(place: str) -> str | None:
     """The fingerprint that a dataset or a language model carries. Raises RelayError."""
     path = as_path(place)
     with refusing_unreadable():

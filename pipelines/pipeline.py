@@ -23,7 +23,7 @@ from typing import Any
 import click
 import yaml
 
-from pipelines.codecs import codec_problems
+from pipelines.codecs import CodecCheck
 from pipelines.step import OUTPUTS, Step, build_step, fill, maker_of, output_of, references
 from shared.errors import RefusedInput, UsageError
 from shared.storage import as_path
@@ -94,7 +94,8 @@ def load_pipeline(location: str, changes: Mapping[str, str], out: str | None, co
         problems.append(f"steps need each other in a circle: {' → '.join(error.args[1])}")
         names = []
     problems += [problem for name in names if name in built for problem in _place_problems(built[name], outputs)]
-    problems += codec_problems([built[name] for name in names if name in built], partial(maker_of, outputs=outputs))
+    codecs = CodecCheck(partial(maker_of, outputs=outputs))
+    problems += [problem for name in names if name in built for problem in codecs.problems(built[name])]
     if problems:
         raise UsageError(f"{path}:\n  " + "\n  ".join(problems))
     return Pipeline(path.stem, folder, tuple(built[name] for name in names))

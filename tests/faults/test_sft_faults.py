@@ -251,8 +251,11 @@ def test_other_files_in_a_run_are_left_as_they_are(codes: Path, small_lm: Path, 
     assert not (tmp_path / "run/model.1-ff.tmp").exists()
 
 
-def test_samples_too_long_for_a_row_are_counted_and_listed(codes: Path, small_lm: Path, tmp_path: Path) -> None:
+def test_samples_too_long_for_a_row_are_counted_told_and_listed(
+    codes: Path, small_lm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     result = run_in_process(codes, tmp_path / "run", small_lm, row_tokens=30)
+    assert f"{codes}: {result.too_long} samples are longer than a row of 30 tokens" in capsys.readouterr().err
     lines = (tmp_path / "run/left_out.jsonl").read_text().splitlines()
     assert 0 < result.too_long == len(lines) < 30
 
