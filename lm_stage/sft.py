@@ -29,7 +29,7 @@ from lm_stage.templates import chosen_video_template
 from lm_stage.train_step import Evaluation, Outcome, StepResult, TrainStep
 from lm_stage.trained_model import TrainedModel, check_names
 from lm_stage.training_batch import TrainingBatch, build_batch
-from lm_stage.training_data import Mixture, Source
+from lm_stage.training_data import Mixture
 from lm_stage.training_sequences import LossWeights, SequenceBuilder
 from shared.atomic import write_directory, write_file
 from shared.device import Device, setup_device
@@ -61,10 +61,10 @@ def sft(options: SftOptions, on_checkpoint: Callable[[Path, int], None] | None =
     check_names(options, start.config)
     loss, video = LossWeights(options.loss, options.visual_weight), chosen_video_template(options.video_template)
     builder = SequenceBuilder(start.text_tokenizer, start.layout, loss, video)
-    sources, held_sources = (list(map(Source.parse, texts)) for texts in (options.datasets, options.held_out))
-    _check_supervised(loss, [*sources, *held_sources])
-    mixture = Mixture(sources, builder, options.row_tokens, options.skip_damaged)
-    held_out = Mixture(held_sources, builder, options.row_tokens, options.skip_damaged) if held_sources else None
+    mixture = Mixture(options.sources, builder, options.row_tokens, options.skip_damaged)
+    held_out = None
+    if options.held_out:
+        held_out = Mixture(options.held_out_sources, builder, options.row_tokens, options.skip_damaged)
     codec = _codec(start, [*mixture.samples, *(held_out.samples if held_out else [])])
     config = {**read_config(options.model), "token_layout": start.layout.to_dict(), "codec_fingerprint": codec}
     device = setup_device(options.device, options.dtype, ascend_dtype="bfloat16")
@@ -77,16 +77,6 @@ def sft(options: SftOptions, on_checkpoint: Callable[[Path, int], None] | None =
             write_file(run / "options.json", (json.dumps(recorded, indent=2) + "\n").encode())
         model = TrainedModel(options, start, config, device, group, Checkpoints(run, options.keep).newest())
         return SftJob(options, model, mixture, held_out, stop).train(on_checkpoint)
-
-
-def _check_supervised(loss: LossWeights, sources: Sequence[Source]) -> None:
-    """Raises UsageError for a dataset without any token that the loss is over."""
-    for source in sources:
-        if not (loss.of_visual if source.task in ("image", "video") else loss.of_other):
-            raise UsageError(
-                f"{source.path}: task {source.task} has no token to learn with --loss {loss.over} --visual-weight"
-                f" {loss.visual}; leave it out or take another --loss"
-            )
 
 
 @contextmanager

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from lm_stage.source import EMBEDDED_MODEL
-from lm_stage.training_sequences import LOSSES
+from lm_stage.training_data import Source
+from lm_stage.training_sequences import LOSSES, LossWeights
 from shared.errors import UsageError
 from shared.visual_tokens import VIDEO_TEMPLATES
 
@@ -103,8 +104,23 @@ class SftOptions:
             problems.append(f"--seed {self.seed}: expected 0 or more")
         if not self.datasets:
             problems.append("expected at least one DATASET")
+        loss = LossWeights(self.loss, self.visual_weight)
+        for source in [*self.sources, *self.held_out_sources]:
+            if not (loss.of_visual if source.task in ("image", "video") else loss.of_other):
+                problems.append(
+                    f"{source.path}: task {source.task} has no token to learn with --loss {self.loss} --visual-weight"
+                    f" {self.visual_weight}; leave it out or take another --loss"
+                )
         if problems:
             raise UsageError("; ".join(problems))
+
+    @property
+    def sources(self) -> list[Source]:
+        return [Source.parse(text) for text in self.datasets]
+
+    @property
+    def held_out_sources(self) -> list[Source]:
+        return [Source.parse(text) for text in self.held_out]
 
     def recorded(self, processes: int) -> dict[str, Any]:
         """What a resumed run must share with the run that began, on however many processes."""

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pipelines.options import engine_options, given, language_options, say, video_template_option, with_engine
+
+if TYPE_CHECKING:
+    from lm_stage.generate_options import GenerateOptions
+    from lm_stage.sft_options import SftOptions
+    from lm_stage.understand import UnderstandOptions
 
 
 @click.command("init-lm")
@@ -66,24 +72,21 @@ def init_lm(**options: Any) -> None:
 @click.option(
     "--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), help="Of computing; weights stay float32."
 )
-def sft(
-    datasets: tuple[str, ...], run: str, sample_prompts: str | None, vision_tokenizer: str | None, **others: Any
-) -> None:
+def sft(sample_prompts: str | None, vision_tokenizer: str | None, **others: Any) -> None:
     """Fine-tune a language model on the shards of DATASETS into RUN; the same command resumes.
 
     A dataset is PATH[,task=image|video|understand|text][,weight=W]: caption to image (default) or to video, image or
     video to caption or answer, text alone (also a .jsonl of {text} or {question, answer}). RUN/model is the result.
     """
-    from lm_stage.sft import sft as run_sft
-    from lm_stage.sft_options import SftOptions
+    from lm_stage.sft import sft as run
 
-    options, on_checkpoint = SftOptions(datasets, run, **given(others)), None
+    options, on_checkpoint = sft_settings(**others), None
     if sample_prompts:
         from pipelines.samples import sampler
         from vq_stage.weights import EMBEDDED_TOKENIZER
 
         on_checkpoint = sampler(options, sample_prompts, vision_tokenizer or str(EMBEDDED_TOKENIZER))
-    result = run_sft(options, on_checkpoint)
+    result = run(options, on_checkpoint)
     held_out = "" if result.held_out_loss is None else f", held-out loss {result.held_out_loss:.4f}"
     say(f"{result.model}: {result.steps} steps, loss {result.loss:.4f}{held_out}")
     if result.too_long or result.damaged or result.bad_steps:
@@ -91,6 +94,13 @@ def sft(
             f"left out: {result.too_long} samples too long for a row, {result.damaged} damaged (RUN/left_out.jsonl);"
             f" {result.bad_steps} steps without a finite loss"
         )
+
+
+def sft_settings(sample_prompts: str | None = None, vision_tokenizer: str | None = None, **others: Any) -> SftOptions:
+    """Without those of sample pictures. Raises UsageError, as those below do, for options that cannot work."""
+    from lm_stage.sft_options import SftOptions
+
+    return SftOptions(**given(others))
 
 
 @click.command()
@@ -121,24 +131,31 @@ def sft(
     help="How a half-written image goes on: replay gives the codes of an unbroken run, prefill is faster.",
 )
 @click.option("--allow-numerics-change", is_flag=True, help="Resume on another device, dtype or MindSpore.")
-def generate(prompts: str, dataset: str, prompting: str, vision_tokenizer: str | None, **others: Any) -> None:
+def generate(dataset: str, vision_tokenizer: str | None, **others: Any) -> None:
     """Generate images or videos for PROMPTS into token shards in DATASET; the same command resumes, inside one too.
 
     PROMPTS is a .txt (a prompt a line), .json or .jsonl of {prompt, key, ratio, height, width, negative_prompt, seed,
     samples, images, frames, video, fps}, or a codes dataset whose captions are the prompts. `video` is the key of a
     clip in --images to go on with. `emu3 decode` makes the pictures.
     """
-    from lm_stage.generate import GenerateOptions
     from lm_stage.generate import generate as run
+
+    options = generate_settings(dataset=dataset, **others)
+    result = run(replace(options, codec=_codec(vision_tokenizer)))
+    say(f"{dataset}: {result.rows} images generated, {result.quarantined} refused in {result.elapsed_s:.1f} s")
+    if result.units_missing:
+        say(f"{result.units_missing} units are still worked on by other jobs")
+
+
+def generate_settings(prompting: str, vision_tokenizer: str | None = None, **others: Any) -> GenerateOptions:
+    """Without the fingerprint of the vision tokenizer."""
+    from lm_stage.generate_options import GenerateOptions
     from lm_stage.templates import EMU3_NEGATIVE_PROMPT, EMU3_SUFFIX
 
     if prompting == "emu3":
         published = {"suffix": EMU3_SUFFIX, "negative_prompt": EMU3_NEGATIVE_PROMPT}
         others = {**others, **{name: text for name, text in published.items() if others[name] is None}}
-    result = run(GenerateOptions(prompts, dataset, codec=_codec(vision_tokenizer), **with_engine(_sampling(others))))
-    say(f"{dataset}: {result.rows} images generated, {result.quarantined} refused in {result.elapsed_s:.1f} s")
-    if result.units_missing:
-        say(f"{result.units_missing} units are still worked on by other jobs")
+    return GenerateOptions(**with_engine(_sampling(others)))
 
 
 @click.command()
@@ -152,16 +169,21 @@ def generate(prompts: str, dataset: str, prompting: str, vision_tokenizer: str |
 @click.option("--questions", metavar="FILE.jsonl", help="{question, key, images} a line instead; images may be none.")
 @click.option("--template", type=click.Choice(["chat", "stage1"]), default="chat")
 @click.option("--max-new-tokens", type=int, default=1024)
-def understand(dataset: str, answers: str, **others: Any) -> None:
+def understand(answers: str, **others: Any) -> None:
     """Answer questions about the images of DATASET into ANSWERS (JSON lines); the same command resumes.
 
     Captions every image unless asked something else. Questions without images need no dataset: give `-`.
     """
-    from lm_stage.understand import UnderstandOptions
     from lm_stage.understand import understand as run
 
-    result = run(UnderstandOptions(None if dataset == "-" else dataset, answers, **with_engine(_sampling(others))))
+    result = run(understand_settings(answers=answers, **others))
     say(f"{answers}: {result.answered} answered, {result.kept} were there, {result.refused} refused")
+
+
+def understand_settings(dataset: str, **others: Any) -> UnderstandOptions:
+    from lm_stage.understand import UnderstandOptions
+
+    return UnderstandOptions(None if dataset == "-" else dataset, **with_engine(_sampling(others)))
 
 
 def _sampling(options: dict[str, Any]) -> dict[str, Any]:

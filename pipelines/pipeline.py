@@ -6,8 +6,8 @@
       tuned:  {run: sft, datasets: ["${codes}"], steps: 2000}
       images: {run: generate, prompts: prompts.txt, model: "${tuned}/model"}
 
-Commands, options, references, places and tokenizers are checked before a step starts; whether a model has room for what
-it is given, the step finds.
+Commands, options, references, places and whose codes meet are checked before a step starts; whether a model has room
+for what it is given, the step finds.
 """
 
 from __future__ import annotations

@@ -10,7 +10,6 @@ from lm_stage.generate import GenerateOptions, generate
 from lm_stage.prompts import list_prompts
 from lm_stage.sft_options import SftOptions
 from lm_stage.source import ModelSource
-from lm_stage.training_data import Source
 from shared.dataset import Dataset
 from shared.errors import ConfigMismatchError
 from shared.jobs.engines import EngineOptions
@@ -48,7 +47,6 @@ def sampler(options: SftOptions, prompts: str, vision_tokenizer: str) -> Callabl
 
 def _codecs(options: SftOptions) -> list[tuple[str, str | None]]:
     """Whose codes the model and the datasets hold, where that is recorded."""
-    places = [Source.parse(text).path for text in options.datasets]
-    datasets = [place for place in places if (as_path(place) / "plan.arrow").exists()]
+    datasets = [source.path for source in options.sources if (as_path(source.path) / "plan.arrow").exists()]
     codecs = [(place, Dataset.open(place).plan().settings["codec"].get("fingerprint")) for place in datasets]
     return [(options.model, ModelSource.from_directory(options.model).codec_fingerprint), *codecs]

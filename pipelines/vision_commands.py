@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pipelines.options import engine_options, given, model_options, say, with_engine
+
+if TYPE_CHECKING:
+    from vq_stage.decode import DecodeOptions
+    from vq_stage.encode_options import EncodeOptions
+    from vq_stage.train import TrainVQOptions
 
 
 def source_options(command: Any) -> Any:
@@ -14,7 +19,7 @@ def source_options(command: Any) -> Any:
     for option in reversed(
         [
             click.option("--resize", type=click.Choice(["processor", "area", "none"]), default="processor"),
-            click.option("--area", type=int, default=720 * 720, help="Pixels to scale to with --resize area."),
+            click.option("--area", type=int, help="Pixels to scale to with --resize area.  [default: 720²]"),
             click.option("--round-to", type=int, default=8, help="Sides become multiples of it: 64 gives few sizes."),
             click.option("--clip-frames", type=int, default=16, help="Frames of a clip of a video, a multiple of 4."),
             click.option("--fps", type=float, help="Frames a second taken from videos.  [default: 8]"),
@@ -59,12 +64,18 @@ def encode(source: str, dataset: str, **others: Any) -> None:
     list of {name|key, image|video, text} or of conversations, or - for such lines on stdin; here or by a URL (s3://…).
     """
     from vq_stage.encode import encode as run
-    from vq_stage.encode_options import EncodeOptions
 
-    result = run(EncodeOptions(source, dataset, **with_engine(_cut(others))))
+    result = run(encode_settings(source, dataset, **others))
     say(f"{dataset}: {result.rows} rows encoded, {result.quarantined} quarantined in {result.elapsed_s:.1f} s")
     if result.units_missing:
         say(f"{result.units_missing} units are still worked on by other jobs")
+
+
+def encode_settings(source: str, dataset: str, **others: Any) -> EncodeOptions:
+    """Raises UsageError, as those below do, for options that cannot work."""
+    from vq_stage.encode_options import EncodeOptions
+
+    return EncodeOptions(source, dataset, **with_engine(_cut(others)))
 
 
 @click.command()
@@ -93,16 +104,21 @@ def plan(source: str, megapixels_per_s: float | None, measured_in: str | None, r
 @click.option("--video-format", "video", type=click.Choice(["mp4", "webm", "webp", "frames"]), default="mp4")
 @click.option("--quality", type=int, default=95, help="Of jpg, webp and videos, 1 to 100.")
 @click.option("--batch-pixels", type=int, default=512 * 512, help="Pixels a batch at most (at least one image).")
-def decode(dataset: str, out: str, image: str, video: str, quality: int, **others: Any) -> None:
+def decode(dataset: str, out: str, **others: Any) -> None:
     """Decode the codes of DATASET into pictures and videos in OUT, named by key; the same command resumes."""
-    from vq_stage.decode import DecodeOptions
     from vq_stage.decode import decode as run
-    from vq_stage.output_files import MediaFormats
 
-    result = run(DecodeOptions(dataset, out, formats=MediaFormats(image, video, quality), **with_engine(others)))
+    result = run(decode_settings(dataset, out, **others))
     say(f"{out}: {result.written} files written, {result.skipped} were there")
     for key, error in result.invalid:
         say(f"{key}: no picture: {error}")
+
+
+def decode_settings(dataset: str, out: str, image: str, video: str, quality: int, **others: Any) -> DecodeOptions:
+    from vq_stage.decode import DecodeOptions
+    from vq_stage.output_files import MediaFormats
+
+    return DecodeOptions(dataset, out, formats=MediaFormats(image, video, quality), **with_engine(others))
 
 
 @click.command()
@@ -149,9 +165,14 @@ def repair(dataset: str, source: str | None, vision_tokenizer: str | None, devic
 @click.option("--save-dtype", type=click.Choice(["float32", "float16"]), default="float32", help="Of the weights.")
 @click.option("--readers", type=int, default=2, help="Threads that read and crop ahead of the device.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "ascend"]), default="auto")
-def train_vq(source: str, out: str, **others: Any) -> None:
+def train_vq(**options: Any) -> None:
     """Train or fine-tune a vision tokenizer on the pictures of SOURCE; the same command resumes."""
-    from vq_stage.train import TrainVQOptions
     from vq_stage.train import train_vq as run
 
-    say(f"tokenizer written to {run(TrainVQOptions(source, out, **given(others)))}")
+    say(f"tokenizer written to {run(train_vq_settings(**options))}")
+
+
+def train_vq_settings(**options: Any) -> TrainVQOptions:
+    from vq_stage.train import TrainVQOptions
+
+    return TrainVQOptions(**given(options))

@@ -18,16 +18,18 @@ from shared.errors import RefusedInput, UsageError
 RULES = ("processor", "area", "none")
 MIN_PIXELS, MAX_PIXELS = 512 * 512, 1024 * 1024
 MAX_SIDE = 65528
+GENERATION_AREA = 720 * 720  # of the published preparation, for images to generate
 
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """How images are resized. `round_to`: sides become multiples of it, a multiple of 8 pixels; larger
-    values snap images to fewer sizes, so fewer graphs are compiled, at the price of a slight squeeze.
+    """How images are resized: by rule `area` to `area` pixels, or 720². `round_to`: sides become multiples of it, a
+    multiple of 8 pixels; larger values snap images to fewer sizes, so fewer graphs are compiled, at the price of a
+    slight squeeze.
     """
 
     rule: str = "processor"
-    area: int = 720 * 720
+    area: int | None = None
     round_to: int = 8
 
     def __post_init__(self) -> None:
@@ -35,13 +37,19 @@ class Preprocessing:
             raise UsageError(f"--resize {self.rule!r}: expected one of {', '.join(RULES)}")
         if self.round_to < 8 or self.round_to % 8:
             raise UsageError(f"--round-to {self.round_to}: expected a multiple of 8")
-        if self.rule == "area" and self.area < self.round_to**2:
-            raise UsageError(f"--area {self.area}: expected at least {self.round_to**2} pixels")
+        if self.area is not None and self.rule != "area":
+            raise UsageError("--area needs --resize area: with the others, nothing is scaled to it")
+        if self.rule == "area" and self.pixels < self.round_to**2:
+            raise UsageError(f"--area {self.pixels}: expected at least {self.round_to**2} pixels")
         if self.rule == "none" and self.round_to != 8:
             raise UsageError("--round-to needs --resize processor or area: with none, sizes are not changed")
 
+    @property
+    def pixels(self) -> int:
+        return GENERATION_AREA if self.area is None else self.area
+
     def recorded(self) -> dict[str, Any]:
-        values = {**asdict(self), "filter": "bicubic", "transparency": "white"}
+        values = {**asdict(self), "area": self.pixels, "filter": "bicubic", "transparency": "white"}
         return values if self.rule == "area" else {name: v for name, v in values.items() if name != "area"}
 
     def target_size(self, height: int, width: int) -> tuple[int, int]:
@@ -51,7 +59,7 @@ class Preprocessing:
                 raise RefusedInput("bad_size", f"{height}×{width}: expected multiples of 8 with --resize none")
             size = height, width
         elif self.rule == "area":
-            size = _area_size(height, width, self.area, self.round_to)
+            size = _area_size(height, width, self.pixels, self.round_to)
         else:
             size = _processor_size(height, width, self.round_to)
         if min(size) < 8 or max(size) > MAX_SIDE:

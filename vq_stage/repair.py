@@ -55,7 +55,7 @@ def repair(options: RepairOptions) -> RepairResult:
 def _encode_options(options: RepairOptions, source: str, dataset: Dataset, plan: Plan) -> EncodeOptions:
     """Those the dataset was made with."""
     recorded = plan.settings["preprocessing"]
-    preprocessing = Preprocessing(recorded["rule"], recorded.get("area", Preprocessing().area), recorded["round_to"])
+    preprocessing = Preprocessing(recorded["rule"], recorded.get("area"), recorded["round_to"])
     numerics = next((record.numerics for record in dataset.commit_records() if record.numerics), {})
     return EncodeOptions(
         source,

@@ -140,6 +140,8 @@ def test_none_refuses_what_has_no_codes(height: int, width: int) -> None:
         ({"rule": "area", "area": 63}, "--area"),
         ({"rule": "area", "area": 1000, "round_to": 64}, "--area"),
         ({"rule": "none", "round_to": 16}, "--round-to"),
+        ({"rule": "processor", "area": 4096}, "--area needs --resize area"),
+        ({"rule": "none", "area": 4096}, "--area needs --resize area"),
     ],
 )
 def test_bad_settings_name_the_option(settings: dict[str, object], option: str) -> None:
@@ -156,4 +158,4 @@ def test_recorded_settings_tell_rules_apart() -> None:
         Preprocessing("none"),
     ]
     assert len({str(rule.recorded()) for rule in recorded}) == len(recorded)
-    assert Preprocessing("processor", area=1).recorded() == Preprocessing("processor").recorded()
+    assert Preprocessing("area").recorded() == Preprocessing("area", 720 * 720).recorded()
