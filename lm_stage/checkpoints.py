@@ -44,9 +44,13 @@ def checked_run(location: str) -> Path:
         raise UsageError(f"{location}: is a dataset; expected DATASETS, then the directory of the RUN")
     if run.exists() and not run.is_dir():
         raise UsageError(f"{location}: expected a directory for the RUN, got a file")
-    if not (run / "options.json").exists() and (found := [name for name in RESULTS if (run / name).exists()]):
+    if not (run / "options.json").exists() and (found := [name for name in RESULTS if _holds_something(run / name)]):
         raise UsageError(f"{location}: holds {', '.join(found)}, of no run; give another RUN")
     return run
+
+
+def _holds_something(path: Path) -> bool:
+    return path.is_file() or (path.is_dir() and any(path.iterdir()))
 
 
 class Checkpoints:

@@ -7,6 +7,7 @@ The way of one sample: its length (training_data.py) → its row (sample_order.p
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -47,7 +48,8 @@ def sft(options: SftOptions, on_checkpoint: Callable[[Path, int], None] | None =
     """Trains to the end, from the last checkpoint if there is one.
 
     Writes into `options.run`: `model/` (with `lora_rank` also `adapter/`), `checkpoints/`, `train_log.jsonl`,
-    `loss.png`, `tensorboard/`, `options.json` and `left_out.jsonl` (samples too long for a row, or damaged).
+    `loss.png`, `tensorboard/`, `options.json` and `left_out.jsonl` (samples too long for a row, without an answer, or
+    damaged; held-out ones too).
     `on_checkpoint` is called at every checkpoint with the model's directory and the step.
     Raises ConfigMismatchError, before the model loads, for other settings than the run was begun with or a dataset
     of another codec; Interrupted, after a checkpoint, on SIGINT and SIGTERM.
@@ -185,6 +187,11 @@ class SftJob:
                         f"stopped by {self.stop.signal_name or 'another process'}: checkpoint of step {step + 1}"
                         f" written to {self.run}; the same command resumes"
                     )
+        if not self.taken:
+            raise JobStoppedError(
+                f"{self.run}: none of {options.steps} steps moved anything: {self.bad_steps} of them without a finite"
+                " loss, the others without a token to learn or at too large a loss scale"
+            )
         self.group.sum(0.0)  # what the others have noted is on disk
         self._write_results()
         self.group.sum(0.0)  # nobody leaves before the others are done
@@ -203,14 +210,12 @@ class SftJob:
     def _result(self) -> SftResult:
         losses = [entry["loss"] for entry in self.log.entries if "loss" in entry]
         held_out = [entry["held_out_loss"] for entry in self.log.entries if "held_out_loss" in entry]
-        if not losses:
-            raise JobStoppedError(f"{self.run}: no step moved anything: {self.bad_steps} without a finite loss")
         recent = losses[-max(1, len(losses) // 20) :]
         return SftResult(
             self.run / "model",
             self.options.steps,
-            sum(recent) / len(recent),
-            held_out[-1] if held_out else None,
+            sum(recent) / len(recent) if recent else math.nan,
+            held_out[-1] if self.evaluation and held_out else None,
             self.bad_steps,
             sum(len(mixture.too_long) for mixture in self.mixtures),
             len(self.left_out.damaged()),

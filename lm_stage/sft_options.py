@@ -107,8 +107,9 @@ class SftOptions:
         loss = LossWeights(self.loss, self.visual_weight)
         for source in [*self.sources, *self.held_out_sources]:
             if not (loss.of_visual if source.task in ("image", "video") else loss.of_other):
+                kind = "codes" if source.task in ("image", "video") else "text"
                 problems.append(
-                    f"{source.path}: task {source.task} has no token to learn with --loss {self.loss} --visual-weight"
+                    f"{source.path}: task {source.task} has no {kind} to learn with --loss {self.loss} --visual-weight"
                     f" {self.visual_weight}; leave it out or take another --loss"
                 )
         if problems:

@@ -71,7 +71,8 @@ class Samples(Protocol):
 def open_samples(source: Source, builder: SequenceBuilder, keeps_damaged: bool = False) -> Samples:
     """Raises UsageError or DatasetError, naming the path, if it is no dataset, not complete or empty.
 
-    With `keeps_damaged` damage on disk is not met here, but when a sample is read.
+    With `keeps_damaged` a part that does not match its checksum, but can be read, is met when a sample of it is; what
+    its columns say only gives lengths.
     """
     path = as_path(source.path)
     if path.suffix == ".jsonl" and path.is_file():
@@ -162,11 +163,19 @@ class AnsweredRows(DatasetSamples):
     def __init__(self, path: Path, builder: SequenceBuilder, keeps_damaged: bool):
         super().__init__(path, builder, KINDS, keeps_damaged)
         columns = zip(self.keys, self.column("extra_json"), self.column("text"), self.is_video)
-        turns = [turns_of_row(f"{path}: row {key!r}", *row) for key, *row in columns]
+        turns = [self._turns(index, f"{path}: row {key!r}", *row) for index, (key, *row) in enumerate(columns)]
         kept = [index for index, said in enumerate(turns) if said and all(answer for _, answer in said)]
         self.without_text: Sequence[str] = sorted(set(self.keys) - {self.keys[index] for index in kept})
         self.keep(kept)
         self.turns: list[list[Turn]] = [turns[index] for index in kept]
+
+    def _turns(self, index: int, where: str, extra_json: str | None, text: str | None, is_video: bool) -> list[Turn]:
+        try:
+            return turns_of_row(where, extra_json, text, is_video)
+        except DatasetError:
+            if not self.rows.is_damaged(int(self.numbers[index])):
+                raise
+            return [("", "damaged")]  # never read: its part is refused
 
 
 class AnswerSamples(AnsweredRows):
@@ -300,8 +309,8 @@ class Mixture:
     def fingerprints(self) -> list[dict[str, Any]]:
         """What decides the samples and their order, for the run's record."""
         described = [
-            {"task": source.task, "weight": source.weight, "samples": len(members), "content": samples.fingerprint}
-            for source, samples, members in zip(self.sources, self.samples, self.members)
+            {"task": source.task, "weight": source.weight, "content": samples.fingerprint}
+            for source, samples in zip(self.sources, self.samples)
         ]
         template = asdict(self.builder.video_template)
         return [

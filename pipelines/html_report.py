@@ -76,27 +76,31 @@ def _steps_of(pipeline: Pipeline, command: str) -> list[Step]:
 
 def _cards(pipeline: Pipeline) -> str:
     """A card a key: its caption, the picture of every decode step, what the model said of it."""
-    columns = {step.name: found for step in _steps_of(pipeline, "decode") if (found := _pictures(step))}
+    decodes = _steps_of(pipeline, "decode")
     answers = {step.name: _answers(step.output) for step in _steps_of(pipeline, "understand") if step.output}
-    captions = _captions(pipeline)
-    keys = [key for key in captions if sum(key in pictures for pictures in columns.values()) == len(columns)]
-    if not columns or not keys:
+    rows = next((found for step in decodes if (found := _images(step))), [])
+    columns = [step for step in decodes if any(_picture(step, row.key) for row in rows)]
+    rows = [row for row in rows if all(_picture(step, row.key) for step in columns)]
+    if not rows:
         return ""
-    shown = keys[:: max(1, -(-len(keys) // MAX_CARDS))]
+    shown = rows[:: max(1, -(-len(rows) // MAX_CARDS))]
     cards = []
-    for key in shown:
+    for row in shown:
+        caption = row.text or row.key
         shots = "".join(
-            f"<figure><img src='{_inline(pictures[key])}' alt='{escape(captions[key], quote=True)}'>"
-            f"<figcaption>{escape(name.replace('_', ' '))}</figcaption></figure>"
-            for name, pictures in columns.items()
+            f"<figure><img src='{_inline(path)}' alt='{escape(caption, quote=True)}'>"
+            f"<figcaption>{escape(step.name.replace('_', ' '))}</figcaption></figure>"
+            for step in columns
+            if (path := _picture(step, row.key))
         )
         said = "".join(
-            f"<p>{escape(name.replace('_', ' '))}: “{escape(found[key])}”</p>"
+            f"<p>{escape(name.replace('_', ' '))}: “{escape(found[row.key])}”</p>"
             for name, found in answers.items()
-            if key in found
+            if row.key in found
         )
-        cards.append(f"<div class=card><b>{escape(captions[key])}</b><div class=shots>{shots}</div>{said}</div>")
-    heading = f"<h2>Pictures</h2><p>{len(shown)} of {len(keys)}, decoded from tokens</p>"
+        cards.append(f"<div class=card><b>{escape(caption)}</b><div class=shots>{shots}</div>{said}</div>")
+    of = f"the first {MOST_ROWS}" if len(rows) == MOST_ROWS else str(len(rows))
+    heading = f"<h2>Pictures</h2><p>{len(shown)} of {of}, decoded from tokens</p>"
     return f"{heading}<div class=cards style='--wide: {120 * len(columns) + 40}px'>{''.join(cards)}</div>"
 
 
@@ -150,20 +154,15 @@ def _moving(path: Path) -> str:
     return f"<video src='{content}' controls loop muted></video>"
 
 
-def _pictures(step: Step) -> dict[str, Path]:
-    """Picture by key, of a decode step; none of videos."""
+def _images(step: Step) -> list[Row]:
+    """Rows of the dataset of a decode step that are images, and there as pictures."""
+    return [row for row in _rows(step.place("dataset")) if row.kind == "image" and _picture(step, row.key)]
+
+
+def _picture(step: Step, key: str) -> Path | None:
     assert step.output is not None
-    keys = (row.key for row in _rows(step.place("dataset")) if row.kind == "image")
-    found = ((key, picture_path(step.output, key, kind)) for key in keys for kind in FORMATS)
-    return {key: path for key, path in found if path.is_file()}
-
-
-def _captions(pipeline: Pipeline) -> dict[str, str]:
-    captions: dict[str, str] = {}
-    for step in [*_steps_of(pipeline, "encode"), *_steps_of(pipeline, "generate")]:
-        for row in _rows(step.output):
-            captions.setdefault(row.key, row.text or row.key)
-    return captions
+    found = (picture_path(step.output, key, suffix) for suffix in FORMATS)
+    return next((path for path in found if path.is_file()), None)
 
 
 def _answers(path: Path) -> dict[str, str]:

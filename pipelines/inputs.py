@@ -26,7 +26,7 @@ class Holding:
 
     An item is a file with those beside it of the same name but for the suffix (a picture and its caption), or a
     folder of frames: a number made of their names, sizes and times. Fixed are metadata files, and what is given as a
-    file by itself, a small one by its content. Nothing remote is seen.
+    file by itself, a small one by its content. Nothing remote is seen, and no name that begins with a point.
     """
 
     fixed: str
@@ -63,7 +63,7 @@ def _items_below(top: Path) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
     for root, folders, names in os.walk(top, onerror=refuse):
         folders.sort()
         by_stem: dict[str, list[tuple[str, ...]]] = {}
-        for name in sorted(names):
+        for name in sorted(name for name in names if not name.startswith(".")):
             stem = "" if is_frame_folder(root) else stem_of(name)
             by_stem.setdefault(stem, []).append((name, *_size_and_time(f"{root}/{name}")))
         for files in by_stem.values():

@@ -31,7 +31,8 @@ VERSIONS = ("emu3-relay", "mindspore")
 class StepState:
     """One step: `new`, `unfinished`, `done` (in so many seconds), `changed`, or `grown`.
 
-    Grown is an encode step whose inputs hold more items and else what they held: its command takes those in.
+    Grown is an encode step whose inputs hold more items and else what they held: its command takes those in. Changed
+    is also what is there without a record of its making.
     `digest` is that of all, `settings` that of all but the items of its inputs; `items` are uint64, sorted.
     """
 
@@ -44,7 +45,7 @@ class StepState:
 
 
 def plan_steps(pipeline: Pipeline, start_from: str | None = None) -> list[StepState]:
-    """The state of every step; after `start_from` all are to be done again, unless a run with it was stopped.
+    """The state of every step; `start_from` and what needs it are to be done again, unless a run with it was stopped.
 
     Raises UsageError for an input that cannot be listed.
     """

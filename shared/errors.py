@@ -43,7 +43,7 @@ class DeviceError(UsageError):
 
 
 class JobStoppedError(RelayError):
-    """A job that gave up: too many refused inputs in a row."""
+    """A job that gave up: too many refused inputs, or steps without a finite loss, in a row."""
 
 
 class Interrupted(RelayError):

@@ -23,18 +23,13 @@ def settings_diff(recorded: Mapping[Any, Any], given: Mapping[Any, Any], prefix:
     lines = []
     for name in sorted(set(recorded) | set(given)):
         old, new = recorded.get(name), given.get(name)
-        old, new = _by_place(old), _by_place(new)
+        if isinstance(old, list) and isinstance(new, list) and all(isinstance(one, Mapping) for one in old + new):
+            old, new = dict(enumerate(old)), dict(enumerate(new))
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             lines += settings_diff(old, new, f"{prefix}{name}.")
         elif old != new:
             lines.append(f"{prefix}{name}: recorded {_short(old)}, given {_short(new)}")
     return lines
-
-
-def _by_place(value: Any) -> Any:
-    """A list of settings as settings by their places in it; anything else as it is."""
-    is_list = isinstance(value, list) and value and all(isinstance(one, Mapping) for one in value)
-    return dict(enumerate(value)) if is_list else value
 
 
 def _short(value: Any) -> str:

@@ -20,7 +20,7 @@ class RowReader:
     """Rows 0 … n−1 of all committed units, in the order of units and rows.
 
     Parts are compared with their checksums when they are opened, codes with theirs at every read. A part that does not
-    match raises DatasetError when it is opened, or if `keeps_damaged` when its rows are read.
+    match raises DatasetError when it is opened; if `keeps_damaged`, and it can be read at all, when its rows are.
     """
 
     def __init__(self, dataset: Dataset, keeps_damaged: bool = False):
@@ -56,6 +56,10 @@ class RowReader:
         part, number = self._find(row)
         part.check(number)
 
+    def is_damaged(self, row: int) -> bool:
+        """Whether its part does not match its checksum."""
+        return self._find(row)[0].problem is not None
+
     def _find(self, row: int) -> tuple[Part, int]:
         index = bisect_right(self._starts, row) - 1
         return self.parts[index], row - self._starts[index]
@@ -71,13 +75,17 @@ class Part:
         self.path = dataset.place(record)
         try:
             self.table = pa.Table.from_batches(list(dataset.batches(record)))
-            self.table.validate(full=True) if self.problem else None
+            if self.problem:
+                self.table.validate(full=True)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise DatasetError(f"{self.path}: cannot be read: {self.problem or error}; run `emu3 verify`") from error
         chunks = self.table.column("codes").chunks  # combined they would be copied
         self._chunks = [(chunk.values.to_numpy(), chunk.offsets.to_numpy()) for chunk in chunks]
         self._starts = list(accumulate((len(chunk) for chunk in chunks), initial=0))
         self.shapes_THW = np.stack([self.table.column(name).to_numpy() for name in ("t", "h", "w")], axis=1)
+        if self.problem:  # sizes may be any
+            counts = np.concatenate([np.diff(offsets) for _, offsets in self._chunks])
+            self.shapes_THW[self.shapes_THW.prod(axis=1, dtype=np.int64) != counts] = 1
         self._checksums = self.table.column("codes_crc32").to_pylist()
 
     def check(self, row: int) -> None:

@@ -92,15 +92,10 @@ def _body_of_zeros(frames: int, height: int, width: int, layout: TokenLayout, vi
     return np.where(template == VISUAL, np.int32(layout.first_visual_token), template)
 
 
-def image_template(height: int, width: int, layout: TokenLayout) -> np.ndarray:
-    """The grammar of an image body: forced ids in their places, VISUAL everywhere else; int32 (L,)."""
-    return body_template(1, height, width, layout, IMAGE)
-
-
 def body_template(
     frames: int, height: int, width: int, layout: TokenLayout, video: VideoTemplate = UNIVLA
 ) -> np.ndarray:
-    """The grammar of a video body: forced ids in their places, VISUAL everywhere else; int32 (L,)."""
+    """The grammar of the body of an image or a video: forced ids in their places, else VISUAL; int32 (L,)."""
     template = np.full(video_length(frames, height, width, video), VISUAL, np.int32)
     if video.has_eol:
         _rows(template, frames, height)[..., -1] = layout.eol

@@ -37,7 +37,7 @@ from lm_stage.image_generator import ImageGenerator, ImageRequest
 from lm_stage.sampling import Sampling
 from lm_stage.weights import parameter_shapes
 from shared.layout import TokenLayout
-from shared.visual_tokens import VISUAL, image_length, image_template
+from shared.visual_tokens import IMAGE, VISUAL, body_template, image_length
 
 TEXT_TOKENS, CODES, PROMPT_TOKENS, GUIDANCE = 1000, 8192, 24, 3.0
 LAYOUT = TokenLayout(
@@ -78,7 +78,7 @@ class TorchPeer:
         self.model = Emu3ForCausalLM(text).eval()
         self.model.load_state_dict(load_file(directory / "model.safetensors"))
         visual = list(range(LAYOUT.first_visual_token, LAYOUT.end_of_visual))
-        template = image_template(height, width, LAYOUT).tolist()
+        template = body_template(1, height, width, LAYOUT, IMAGE).tolist()
         self.allowed = [visual if token == VISUAL else [token] for token in template]
 
     @torch.inference_mode()

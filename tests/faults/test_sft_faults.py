@@ -151,7 +151,7 @@ def test_codes_of_another_tokenizer_are_refused(codes: Path, tmp_path: Path) -> 
         ({"freeze": ("embed_tokens", "mpl")}, "--freeze mpl: no such parameters"),
         ({"clip_norm": -1.0}, "--clip-norm"),
         ({"visual_weight": float("nan")}, "--visual-weight"),
-        ({"loss": "visual", "visual_weight": 0.0}, "no token to learn"),
+        ({"loss": "visual", "visual_weight": 0.0}, "no codes to learn"),
         ({"learning_rate": 0.0}, "--learning-rate"),
         ({"rows": 0}, "--rows"),
         ({"caption_dropout": 2.0}, "--caption-dropout"),
@@ -198,6 +198,14 @@ def test_a_shard_damaged_while_training_is_named_or_left_out(
     assert key in (tmp_path / "run/left_out.jsonl").read_text()
 
 
+def test_a_damaged_part_that_cannot_be_read_stops_the_run(small_lm: Path, tmp_path: Path) -> None:
+    codes = write_codes(tmp_path / "codes")
+    path = Dataset(codes).parts / Dataset(codes).record(1).part
+    path.write_bytes(path.read_bytes().replace(b"a red", b"a \xff\xff\xff"))
+    with pytest.raises(DatasetError, match=r"cannot be read: .*Invalid UTF8"):
+        run_in_process(codes, tmp_path / "run", small_lm, skip_damaged=True)
+
+
 def test_a_damaged_part_is_left_out_whole(small_lm: Path, tmp_path: Path) -> None:
     """Captions have no checksum of their own."""
     codes = write_codes(tmp_path / "codes")
@@ -216,9 +224,9 @@ def test_a_dataset_without_a_token_to_learn_is_refused(
 ) -> None:
     asked = f"{codes},task=understand"
     datasets, places = ([str(codes)], {"held_out": (asked,)}) if held_out else ([str(codes), asked], {})
-    with pytest.raises(UsageError, match="task understand has no token to learn with --loss visual"):
+    with pytest.raises(UsageError, match="task understand has no text to learn with --loss visual"):
         run_in_process(datasets, tmp_path / "run", small_lm, loss="visual", **places)
-    with pytest.raises(UsageError, match="task image has no token to learn with --loss text"):
+    with pytest.raises(UsageError, match="task image has no codes to learn with --loss text"):
         run_in_process(codes, tmp_path / "run", small_lm, loss="text")
 
 
@@ -235,6 +243,7 @@ def test_a_dataset_without_a_token_to_learn_is_refused(
 def test_a_place_that_is_no_run_is_left_as_it_is(place: str, match: str, small_lm: Path, tmp_path: Path) -> None:
     write_codes(tmp_path / "codes")
     (tmp_path / "work/model").mkdir(parents=True)
+    (tmp_path / "work/model/config.json").write_text("{}")
     (tmp_path / "notes.txt").write_text("mine")
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(UsageError, match=match):
@@ -279,7 +288,7 @@ def test_losses_that_stay_not_finite_stop_the_run_and_name_the_samples(codes: Pa
     save_file(tensors, model / "model.safetensors")
     with pytest.raises(JobStoppedError, match=r"2 steps in a row.*image-"):
         run_in_process(codes, tmp_path / "run", model, steps=9, max_bad_steps=2)
-    with pytest.raises(JobStoppedError, match="no step moved anything: 2 without a finite loss"):
+    with pytest.raises(JobStoppedError, match="none of 2 steps moved anything: 2 of them without a finite loss"):
         run_in_process(codes, tmp_path / "short", model, steps=2, max_bad_steps=5)
 
 

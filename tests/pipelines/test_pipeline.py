@@ -81,7 +81,7 @@ def test_steps_run_behind_what_they_need_else_as_they_stand(folder: Path) -> Non
         ),
         (steps(a={"run": "encode", "source": "photos", "resize": "none", "area": "64"}), "area"),
         (steps(a={"run": "decode", "dataset": "photos", "quality": "0"}), "quality"),
-        (steps(a={"run": "sft", "datasets": ["photos"], "loss": "text"}), "task image has no token to learn"),
+        (steps(a={"run": "sft", "datasets": ["photos"], "loss": "text"}), "task image has no codes to learn"),
         (steps(a={"run": "sft", "datasets": ["photos,task=paint"]}), "expected a task of"),
         (steps(a={"run": "generate", "prompts": "photos", "guidance-scale": "-1"}), "guidance-scale"),
         (steps(a={"run": "understand", "dataset": "photos", "max-new-tokens": "0"}), "max-new-tokens 0"),

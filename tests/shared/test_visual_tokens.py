@@ -24,7 +24,6 @@ from shared.visual_tokens import (
     VideoTemplate,
     body_template,
     image_length,
-    image_template,
     image_tokens,
     parse_image,
     parse_video,
@@ -92,7 +91,7 @@ class Body:
     def template(self) -> np.ndarray:
         if self.is_video:
             return body_template(*self.codes_THW.shape, self.layout, self.form)
-        return image_template(*self.codes_THW.shape[1:], self.layout)
+        return body_template(*self.codes_THW.shape, self.layout, IMAGE)
 
     def parse(self, tokens_L: object) -> ParsedGrid:
         if self.is_video:
