@@ -34,7 +34,7 @@ class LeftOut:
                 too_long, count = int((samples.lengths > mixture.row_length).sum()), len(samples.without_text)
                 if too_long:
                     yield f"{source.path}: {too_long} samples are longer than a row of {mixture.row_length} tokens"
-                if count and source.task in ("image", "video"):
+                if count and source.is_drawn:
                     yield f"{source.path}: {count} of {len(samples.keys)} samples have no caption: drawn without one"
                 elif count:
                     yield f"{source.path}: {count} rows without an answer are left out"
@@ -50,7 +50,7 @@ class LeftOut:
             {"dataset": source.path, "key": key, "reason": "no answer"}
             for mixture in self.mixtures
             for source, samples in zip(mixture.sources, mixture.samples)
-            if source.task not in ("image", "video")
+            if not source.is_drawn
             for key in samples.without_text
         ]
         lines += [{"reason": reason} for reason in self.damaged()]

@@ -31,7 +31,7 @@ from lm_stage.train_step import Evaluation, Outcome, StepResult, TrainStep
 from lm_stage.trained_model import TrainedModel, check_names
 from lm_stage.training_batch import TrainingBatch, build_batch
 from lm_stage.training_data import Mixture
-from lm_stage.training_sequences import LossWeights, SequenceBuilder
+from lm_stage.training_sequences import SequenceBuilder
 from shared.atomic import write_directory, write_file
 from shared.device import Device, setup_device
 from shared.errors import ConfigMismatchError, Interrupted, JobStoppedError, UsageError
@@ -61,8 +61,8 @@ def sft(options: SftOptions, on_checkpoint: Callable[[Path, int], None] | None =
             f"--row-tokens {options.row_tokens}: the model has {start.config.max_position_embeddings} positions"
         )
     check_names(options, start.config)
-    loss, video = LossWeights(options.loss, options.visual_weight), chosen_video_template(options.video_template)
-    builder = SequenceBuilder(start.text_tokenizer, start.layout, loss, video)
+    video = chosen_video_template(options.video_template)
+    builder = SequenceBuilder(start.text_tokenizer, start.layout, options.weights, video)
     mixture = Mixture(options.sources, builder, options.row_tokens, options.skip_damaged)
     held_out = None
     if options.held_out:

@@ -104,16 +104,19 @@ class SftOptions:
             problems.append(f"--seed {self.seed}: expected 0 or more")
         if not self.datasets:
             problems.append("expected at least one DATASET")
-        loss = LossWeights(self.loss, self.visual_weight)
         for source in [*self.sources, *self.held_out_sources]:
-            if not (loss.of_visual if source.task in ("image", "video") else loss.of_other):
-                kind = "codes" if source.task in ("image", "video") else "text"
+            if not (self.weights.of_visual if source.is_drawn else self.weights.of_other):
+                kind = "codes" if source.is_drawn else "text"
                 problems.append(
                     f"{source.path}: task {source.task} has no {kind} to learn with --loss {self.loss} --visual-weight"
                     f" {self.visual_weight}; leave it out or take another --loss"
                 )
         if problems:
             raise UsageError("; ".join(problems))
+
+    @property
+    def weights(self) -> LossWeights:
+        return LossWeights(self.loss, self.visual_weight)
 
     @property
     def sources(self) -> list[Source]:

@@ -34,6 +34,11 @@ class Source:
     task: str = "image"
     weight: float = 1.0
 
+    @property
+    def is_drawn(self) -> bool:
+        """Whether an image or a video is the answer, not the question."""
+        return self.task in ("image", "video")
+
     @classmethod
     def parse(cls, text: str) -> Source:
         """Raises UsageError for what is not of the form above."""
@@ -79,7 +84,7 @@ def open_samples(source: Source, builder: SequenceBuilder, keeps_damaged: bool =
         if source.task != "text":
             raise UsageError(f"{path}: a .jsonl holds text: give it task=text")
         samples: Samples = TextSamples(path, builder)
-    elif source.task in ("image", "video"):
+    elif source.is_drawn:
         samples = CaptionSamples(path, builder, source.task, keeps_damaged)
     else:
         samples = (AnswerSamples if source.task == "understand" else AnswerTexts)(path, builder, keeps_damaged)

@@ -28,7 +28,7 @@ class CodecCheck:
     def __init__(self, made_by: Callable[[str], str | None]):
         self.made_by = made_by
         self.passed_on: dict[str, str] = {}  # by step
-        self.carried, self.fingerprint = cache(_carried), cache(codec_fingerprint)
+        self.carried, self.fingerprint = cache(carried_codec), cache(codec_fingerprint)
 
     def problems(self, step: Step) -> Iterator[str]:
         met: dict[str, str] = {}
@@ -62,8 +62,8 @@ class CodecCheck:
                 yield place, self.passed_on.get(maker) if maker else self.carried(place)
 
 
-def _carried(place: str) -> str | None:
-    """The fingerprint that a dataset or a language model carries. Raises RelayError."""
+def carried_codec(place: str) -> str | None:
+    """The fingerprint that a dataset or a language model carries, None without one. Raises RelayError."""
     path = as_path(place)
     with refusing_unreadable():
         if (path / "plan.arrow").exists():

@@ -10,7 +10,7 @@ import io
 import json
 import os
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from importlib.metadata import version
 from itertools import islice
@@ -31,7 +31,7 @@ from vq_stage.output_files import picture_path
 MAX_CARDS = 48
 MOST_ROWS = 10_000  # of a dataset, among which what is shown is chosen
 MAX_BYTES = 8_000_000  # of a video within the page
-FORMATS = ("png", "jpg", "webp")
+PICTURES = (".png", ".jpg", ".webp")
 PLAYED = {".mp4": "video/mp4", ".webm": "video/webm", ".webp": "image/webp", ".gif": "image/gif", ".png": "image/png"}
 
 STYLE = """
@@ -79,8 +79,8 @@ def _cards(pipeline: Pipeline) -> str:
     decodes = _steps_of(pipeline, "decode")
     answers = {step.name: _answers(step.output) for step in _steps_of(pipeline, "understand") if step.output}
     rows = next((found for step in decodes if (found := _images(step))), [])
-    columns = [step for step in decodes if any(_picture(step, row.key) for row in rows)]
-    rows = [row for row in rows if all(_picture(step, row.key) for step in columns)]
+    columns = [step for step in decodes if any(_file(step, row.key, PICTURES) for row in rows)]
+    rows = [row for row in rows if all(_file(step, row.key, PICTURES) for step in columns)]
     if not rows:
         return ""
     shown = rows[:: max(1, -(-len(rows) // MAX_CARDS))]
@@ -91,7 +91,7 @@ def _cards(pipeline: Pipeline) -> str:
             f"<figure><img src='{_inline(path)}' alt='{escape(caption, quote=True)}'>"
             f"<figcaption>{escape(step.name.replace('_', ' '))}</figcaption></figure>"
             for step in columns
-            if (path := _picture(step, row.key))
+            if (path := _file(step, row.key, PICTURES))
         )
         said = "".join(
             f"<p>{escape(name.replace('_', ' '))}: “{escape(found[row.key])}”</p>"
@@ -111,7 +111,7 @@ def _clips(pipeline: Pipeline) -> str:
     for step in _steps_of(pipeline, "decode"):
         dataset = step.place("dataset") or ""
         for row in islice((row for row in _rows(dataset) if row.kind == "video"), MAX_CARDS):
-            shown = {step.name: _video_file(step, row.key)}
+            shown = {step.name: _file(step, row.key, PLAYED)}
             if dataset in sources:
                 shown = {"source": sources[dataset] / row.src_uri, **shown}
             shots = "".join(
@@ -141,12 +141,6 @@ def _rows(place: Path | str | None) -> Iterator[Row]:
     return islice((Row(*values) for one in columns for values in zip(*one)), MOST_ROWS)
 
 
-def _video_file(step: Step, key: str) -> Path | None:
-    assert step.output is not None
-    found = (picture_path(step.output, key, suffix.removeprefix(".")) for suffix in PLAYED)
-    return next((path for path in found if path.is_file()), None)
-
-
 def _moving(path: Path) -> str:
     content = f"data:{PLAYED[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
     if PLAYED[path.suffix].startswith("image/"):
@@ -156,12 +150,13 @@ def _moving(path: Path) -> str:
 
 def _images(step: Step) -> list[Row]:
     """Rows of the dataset of a decode step that are images, and there as pictures."""
-    return [row for row in _rows(step.place("dataset")) if row.kind == "image" and _picture(step, row.key)]
+    return [row for row in _rows(step.place("dataset")) if row.kind == "image" and _file(step, row.key, PICTURES)]
 
 
-def _picture(step: Step, key: str) -> Path | None:
+def _file(step: Step, key: str, suffixes: Iterable[str]) -> Path | None:
+    """What a decode step made of a row, if it is of one of the suffixes."""
     assert step.output is not None
-    found = (picture_path(step.output, key, suffix) for suffix in FORMATS)
+    found = (picture_path(step.output, key, suffix.removeprefix(".")) for suffix in suffixes)
     return next((path for path in found if path.is_file()), None)
 
 

@@ -163,10 +163,11 @@ def _place_problems(step: Step, outputs: Mapping[str, Path | None]) -> list[str]
         if text == "-" or maker_of(text, outputs):
             continue
         try:
-            if not _is_there(text):
-                problems.append(f"step {step.name}: {text}: no such file or folder, and no step makes it")
-            elif _is_empty(Path(text)):
-                problems.append(f"step {step.name}: {text}: an empty folder; is it mounted?")
+            with refusing_unreadable():
+                if not _is_there(text):
+                    problems.append(f"step {step.name}: {text}: no such file or folder, and no step makes it")
+                elif _is_empty(Path(text)):
+                    problems.append(f"step {step.name}: {text}: an empty folder; is it mounted?")
         except RefusedInput as refused:
             problems.append(f"step {step.name}: {text}: cannot be looked at: {refused}")
         if step.output and maker_of(str(step.output), {"": Path(text)}) is not None:
@@ -175,10 +176,8 @@ def _place_problems(step: Step, outputs: Mapping[str, Path | None]) -> list[str]
 
 
 def _is_there(text: str) -> bool:
-    """Raises RefusedInput if that cannot be told."""
     try:
-        with refusing_unreadable():
-            return as_path(text).exists() or any(path.exists() for path in expanded(text))
+        return as_path(text).exists() or any(path.exists() for path in expanded(text))
     except UsageError:
         return False
 

@@ -9,11 +9,9 @@ from pathlib import Path
 from lm_stage.generate import GenerateOptions, generate
 from lm_stage.prompts import list_prompts
 from lm_stage.sft_options import SftOptions
-from lm_stage.source import ModelSource
-from shared.dataset import Dataset
+from pipelines.codecs import carried_codec
 from shared.errors import ConfigMismatchError
 from shared.jobs.engines import EngineOptions
-from shared.storage import as_path
 from vq_stage.contact_sheet import draw_contact_sheet
 from vq_stage.weights import codec_fingerprint
 
@@ -30,8 +28,8 @@ def sampler(options: SftOptions, prompts: str, vision_tokenizer: str) -> Callabl
     )
     list_prompts(prompts, generation.defaults())
     found = codec_fingerprint(vision_tokenizer)
-    for place, expected in _codecs(options):
-        if expected and expected != found:
+    for place in (options.model, *(source.path for source in options.sources)):
+        if (expected := carried_codec(place)) and expected != found:
             raise ConfigMismatchError(
                 f"--sample-prompts: {vision_tokenizer} is tokenizer {found[:12]}, {place} is of {expected[:12]}; give"
                 " --vision-tokenizer"
@@ -43,10 +41,3 @@ def sampler(options: SftOptions, prompts: str, vision_tokenizer: str) -> Callabl
         draw_contact_sheet(str(tokens), str(tokens.with_suffix(".png")), vision_tokenizer=vision_tokenizer)
 
     return sample
-
-
-def _codecs(options: SftOptions) -> list[tuple[str, str | None]]:
-    """Whose codes the model and the datasets hold, where that is recorded."""
-    datasets = [source.path for source in options.sources if (as_path(source.path) / "plan.arrow").exists()]
-    codecs = [(place, Dataset.open(place).plan().settings["codec"].get("fingerprint")) for place in datasets]
-    return [(options.model, ModelSource.from_directory(options.model).codec_fingerprint), *codecs]

@@ -38,10 +38,10 @@ class StepState:
 
     step: Step
     state: str
-    digest: str = ""
-    settings: str = ""
-    items: np.ndarray | None = None
-    seconds: float = 0.0
+    digest: str
+    settings: str
+    items: np.ndarray
+    seconds: float
 
 
 def plan_steps(pipeline: Pipeline, start_from: str | None = None) -> list[StepState]:
@@ -85,7 +85,7 @@ def plan_steps(pipeline: Pipeline, start_from: str | None = None) -> list[StepSt
 def note(pipeline: Pipeline, state: StepState, is_done: bool, seconds: float = 0.0) -> None:
     """Records with what a step is done, or is about to be."""
     described = {"digest": state.digest, "settings": state.settings, "done": is_done, "seconds": round(seconds, 1)}
-    if state.items is not None and not is_done:
+    if not is_done:
         write_file(_place(pipeline, state.step, "items"), state.items.tobytes())
     write_file(_place(pipeline, state.step, "json"), canonical_json(described).encode())
 

@@ -46,6 +46,7 @@ class Preprocessing:
 
     @property
     def pixels(self) -> int:
+        """What rule `area` scales to."""
         return GENERATION_AREA if self.area is None else self.area
 
     def recorded(self) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def page(tmp_path: Path) -> Path:
         Step("after", "decode", ("decode",), tmp_path / "after", (Input("dataset", str(codes)),), ("codes",)),
         Step("answers", "understand", ("understand",), tmp_path / "answers.jsonl", (), ("codes",)),
     )
-    done = [(StepState(step, "new", ""), 1.5) for step in steps]
+    done = [(StepState(step, "new", "", "", np.zeros(0, np.uint64), 0.0), 1.5) for step in steps]
     write_report(Pipeline("a <name>", tmp_path, steps), done, tmp_path / "report.html")
     return tmp_path / "report.html"
 

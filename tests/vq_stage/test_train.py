@@ -84,6 +84,7 @@ def test_a_run_stopped_at_a_checkpoint_resumes_to_the_same_bytes(
     with monkeypatch.context() as patch:
         patch.setattr("vq_stage.train.save_rows", keep_what_is_there)
         whole = train_vq(options(tmp_path, out=str(tmp_path / "whole")))
+    assert len(saves) == 3
     broken = train_vq(options(tmp_path, out=str(tmp_path / "broken")))
     assert (broken / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     steps = [json.loads(line)["step"] for line in (broken / "train_log.jsonl").read_text().splitlines()]
