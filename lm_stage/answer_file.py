@@ -13,9 +13,9 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
-from shared.atomic import write_file
+from shared.storage.atomic import write_file
 from shared.errors import ConfigMismatchError, DatasetError, UsageError
-from shared.fingerprint import canonical_json, settings_diff
+from shared.storage.digests import canonical_json, settings_diff
 
 
 class AnswerFile:

@@ -16,7 +16,7 @@ import numpy as np
 from safetensors.numpy import save
 
 from lm_stage.text_tokenizer import JSON_FILE, RANKS_FILE, VISION_FILE
-from shared.atomic import remove_directory, write_directory
+from shared.storage.atomic import remove_directory, write_directory
 from shared.errors import UsageError
 
 STATE_FILE = "train_state.safetensors"

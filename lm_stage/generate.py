@@ -20,16 +20,16 @@ from lm_stage.planning import PromptRenderer, plan_prompts, token_counts
 from lm_stage.prompts import list_prompts
 from lm_stage.source import ModelSource
 from lm_stage.templates import chosen_video_template
-from shared.code_index import CodeIndex
-from shared.dataset import Dataset
+from shared.dataset.code_index import CodeIndex
+from shared.dataset.dataset import Dataset
 from shared.errors import ConfigMismatchError
 from shared.jobs.engines import Units, missing_units, run_units
-from shared.jobs.locks import job_lock, leave
+from shared.jobs.file_locks import job_lock, leave
 from shared.jobs.signals import stop_on_signals
-from shared.leftovers import sweep
-from shared.plan import Plan, freeze_plan
-from shared.records import SEQUENCE_FORMAT
-from shared.storage import as_path
+from shared.maintenance.sweep import sweep
+from shared.dataset.plan import Plan, freeze_plan
+from shared.dataset.rows import SEQUENCE_FORMAT
+from shared.storage.paths import as_path
 
 
 @dataclass(frozen=True, slots=True)

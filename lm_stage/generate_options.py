@@ -10,11 +10,11 @@ from lm_stage.prompts import PromptDefaults
 from lm_stage.sampling import Sampling
 from lm_stage.source import EMBEDDED_MODEL, ModelSource
 from lm_stage.templates import Templates, chosen_video_template
-from shared.code_index import CodeIndex
-from shared.dataset import Dataset
+from shared.dataset.code_index import CodeIndex
+from shared.dataset.dataset import Dataset
 from shared.errors import CheckpointError, UsageError
 from shared.jobs.engines import EngineOptions
-from shared.storage import absolute
+from shared.storage.paths import absolute
 
 PUBLISHED_AREA = 720 * 720
 

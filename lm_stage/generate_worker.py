@@ -15,14 +15,14 @@ from lm_stage.generate_options import GenerateOptions
 from lm_stage.journal import Journal
 from lm_stage.planning import body_length, longest_prompt, planned_prompt
 from lm_stage.source import ModelSource
-from shared.dataset import Dataset, Refusal
+from shared.dataset.dataset import Dataset, Refusal
 from shared.device import setup_device
-from shared.fingerprint import canonical_json
+from shared.storage.digests import canonical_json
 from shared.jobs.job import Done, Host, Task, check_numerics
-from shared.jobs.locks import job_lock
+from shared.jobs.file_locks import job_lock
 from shared.jobs.task_feed import TaskFeed
-from shared.plan import PlannedInput, Size, Unit
-from shared.records import CodeRecord, SequenceRecord
+from shared.dataset.plan import PlannedInput, Size, Unit
+from shared.dataset.rows import CodeRecord, SequenceRecord
 
 if TYPE_CHECKING:
     from lm_stage.image_generator import ImageGenerator, ImageRequest, Slot

@@ -17,8 +17,8 @@ import numpy as np
 
 from lm_stage.sampling import Sampling, uniforms
 from shared.errors import JobStoppedError, UsageError
-from shared.layout import TokenLayout
-from shared.visual_tokens import IMAGE, VISUAL, VideoTemplate, body_template, video_length
+from shared.tokens.layout import TokenLayout
+from shared.tokens.visual_tokens import IMAGE, VISUAL, VideoTemplate, body_template, video_length
 
 
 @dataclass(frozen=True, slots=True)

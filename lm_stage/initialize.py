@@ -14,10 +14,10 @@ from lm_stage.config import DecoderConfig
 from lm_stage.templates import CHAT_AFTER, CHAT_BEFORE, DEFAULT_QUESTION
 from lm_stage.text_tokenizer import JSON_FILE, train_text_tokenizer
 from lm_stage.weights import parameter_shapes
-from shared.atomic import write_directory
-from shared.dataset import Dataset
+from shared.storage.atomic import write_directory
+from shared.dataset.dataset import Dataset
 from shared.errors import UsageError
-from shared.row_reader import RowReader
+from shared.dataset.row_reader import RowReader
 
 TEMPLATE_REPEATS = 50  # so that the words of the templates become tokens of their own
 

@@ -16,9 +16,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from shared.atomic import write_file
-from shared.fingerprint import canonical_json
-from shared.storage import is_local, make_directory
+from shared.storage.atomic import write_file
+from shared.storage.digests import canonical_json
+from shared.storage.paths import is_local, make_directory
 
 
 class Journal:

@@ -19,8 +19,8 @@ from lm_stage.text_generator import TextGenerator
 from lm_stage.weights import load_weights
 from shared.device import Device, setup_device
 from shared.errors import ShapeError, UsageError
-from shared.layout import TokenLayout
-from shared.visual_tokens import UNIVLA, VideoTemplate, checked_codes
+from shared.tokens.layout import TokenLayout
+from shared.tokens.visual_tokens import UNIVLA, VideoTemplate, checked_codes
 
 LOGITS_STEP = 64  # sequences are padded behind their end to a multiple of it, so that few lengths are compiled
 BACKENDS = ("native", "mindone")

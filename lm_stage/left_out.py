@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lm_stage.training_data import Mixture
-from shared.atomic import write_file
+from shared.storage.atomic import write_file
 
 
 class LeftOut:

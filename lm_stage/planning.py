@@ -13,12 +13,12 @@ from tqdm import tqdm
 
 from lm_stage.prompts import SPATIAL_FACTOR, Prompt
 from lm_stage.templates import Part, Templates, interleave
-from shared.code_index import CodeIndex
+from shared.dataset.code_index import CodeIndex
 from shared.errors import RefusedInput
-from shared.fingerprint import canonical_json
-from shared.plan import REFUSED, Plan, PlannedInput, Size, Unit, cut_units
-from shared.records import CodeRecord
-from shared.visual_tokens import IMAGE, VideoTemplate, checked_codes, video_length
+from shared.storage.digests import canonical_json
+from shared.dataset.plan import REFUSED, Plan, PlannedInput, Size, Unit, cut_units
+from shared.dataset.rows import CodeRecord
+from shared.tokens.visual_tokens import IMAGE, VideoTemplate, checked_codes, video_length
 
 DEFAULT_FPS = 8.0  # of videos whose prompt gives none
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from shared.code_index import CodeIndex
-from shared.dataset import Dataset
+from shared.dataset.code_index import CodeIndex
+from shared.dataset.dataset import Dataset
 from shared.errors import RefusedInput, UsageError
-from shared.storage import as_path
+from shared.storage.paths import as_path
 
 FIELDS = frozenset(
     {

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_stage.conversations import default_question
-from shared.code_index import CodeIndex
+from shared.dataset.code_index import CodeIndex
 from shared.errors import UsageError
 
 

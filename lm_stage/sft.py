@@ -32,14 +32,14 @@ from lm_stage.trained_model import TrainedModel, check_names
 from lm_stage.training_batch import TrainingBatch, build_batch
 from lm_stage.training_data import Mixture
 from lm_stage.training_sequences import SequenceBuilder
-from shared.atomic import write_directory, write_file
+from shared.storage.atomic import write_directory, write_file
 from shared.device import Device, setup_device
 from shared.errors import ConfigMismatchError, Interrupted, JobStoppedError, UsageError
-from shared.fingerprint import settings_diff
-from shared.jobs.ahead import map_ahead
-from shared.jobs.locks import try_claim
+from shared.storage.digests import settings_diff
+from shared.jobs.prefetch import map_ahead
+from shared.jobs.file_locks import try_claim
 from shared.jobs.signals import StopFlag, stop_on_signals
-from shared.train_log import TrainLog
+from shared.training.log import TrainLog
 
 BATCHES_AHEAD = 4
 

@@ -11,7 +11,7 @@ from lm_stage.source import EMBEDDED_MODEL
 from lm_stage.training_data import Source
 from lm_stage.training_sequences import LOSSES, LossWeights
 from shared.errors import UsageError
-from shared.visual_tokens import VIDEO_TEMPLATES
+from shared.tokens.visual_tokens import VIDEO_TEMPLATES
 
 # Settings that may differ on resume: places, and what does not touch the numbers.
 FREE = (

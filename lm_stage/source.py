@@ -11,8 +11,8 @@ from lm_stage.config import DecoderConfig, read_config, read_layout
 from lm_stage.text_tokenizer import TextTokenizer, load_text_tokenizer
 from lm_stage.weights import check_weights, model_fingerprint
 from shared.errors import CheckpointError
-from shared.layout import TokenLayout
-from shared.storage import local_directory
+from shared.tokens.layout import TokenLayout
+from shared.storage.paths import local_directory
 
 if TYPE_CHECKING:
     from lm_stage.language_model import LanguageModel

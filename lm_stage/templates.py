@@ -17,8 +17,8 @@ import numpy as np
 
 from lm_stage.text_tokenizer import TextTokenizer
 from shared.errors import RefusedInput, UsageError
-from shared.layout import TokenLayout
-from shared.visual_tokens import IMAGE, UNIVLA, VIDEO_TEMPLATES, VideoTemplate, image_tokens, video_tokens
+from shared.tokens.layout import TokenLayout
+from shared.tokens.visual_tokens import IMAGE, UNIVLA, VIDEO_TEMPLATES, VideoTemplate, image_tokens, video_tokens
 
 IMAGE_MARK = "<image>"
 UNDERSTANDING_TEMPLATES = ("chat", "stage1")

@@ -15,7 +15,7 @@ import numpy as np
 from lm_stage.image_generator import Cache
 from lm_stage.sampling import Sampling, uniforms
 from shared.errors import JobStoppedError
-from shared.layout import TokenLayout
+from shared.tokens.layout import TokenLayout
 
 
 @dataclass(frozen=True, slots=True)

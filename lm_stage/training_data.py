@@ -15,12 +15,12 @@ from tqdm import tqdm
 from lm_stage.conversations import Turn, turns_of_row
 from lm_stage.templates import Clip, Visual
 from lm_stage.training_sequences import TASKS, SequenceBuilder, TrainingSequence, question_text
-from shared.dataset import Dataset
+from shared.dataset.dataset import Dataset
 from shared.errors import DatasetError, UsageError
-from shared.fingerprint import digest_of
-from shared.records import KINDS
-from shared.row_reader import RowReader
-from shared.storage import as_path
+from shared.storage.digests import digest_of
+from shared.dataset.rows import KINDS
+from shared.dataset.row_reader import RowReader
+from shared.storage.paths import as_path
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,8 +19,8 @@ import numpy as np
 
 from lm_stage.templates import CHAT_AFTER, CHAT_BEFORE, Clip, Visual
 from lm_stage.text_tokenizer import TextTokenizer
-from shared.layout import TokenLayout
-from shared.visual_tokens import (
+from shared.tokens.layout import TokenLayout
+from shared.tokens.visual_tokens import (
     IMAGE,
     UNIVLA,
     VISUAL,

@@ -21,17 +21,17 @@ from lm_stage.sampling import Sampling
 from lm_stage.source import EMBEDDED_MODEL, ModelSource
 from lm_stage.templates import UNDERSTANDING_TEMPLATES, Clip, Templates, Visual, chosen_video_template, interleave
 from lm_stage.text_generator import TextGenerator, TextRequest, TextSlot
-from shared.code_index import CodeIndex
-from shared.dataset import Dataset
+from shared.dataset.code_index import CodeIndex
+from shared.dataset.dataset import Dataset
 from shared.errors import ConfigMismatchError, DatasetError, Interrupted, RefusedInput, UsageError
-from shared.fingerprint import settings_diff
+from shared.storage.digests import settings_diff
 from shared.jobs.claims import NoClaims
 from shared.jobs.engines import EngineOptions
 from shared.jobs.job import Done, Host, Job, Task
-from shared.jobs.locks import try_claim
+from shared.jobs.file_locks import try_claim
 from shared.jobs.signals import StopFlag, stop_on_signals
 from shared.jobs.task_feed import TaskFeed
-from shared.storage import absolute
+from shared.storage.paths import absolute
 
 LENGTH_BUCKETS = tuple(256 * 2**power for power in range(12))  # tokens of question and answer: one compile each
 

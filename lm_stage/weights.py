@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lm_stage.config import DecoderConfig, read_config
-from shared.checkpoint import StoredTensor, check_tensors, read_checkpoint, rename_tensors
-from shared.fingerprint import digest_of
+from shared.storage.safetensors_reader import StoredTensor, check_tensors, read_checkpoint, rename_tensors
+from shared.storage.digests import digest_of
 
 if TYPE_CHECKING:
     from mindspore import nn

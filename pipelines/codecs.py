@@ -8,9 +8,9 @@ from functools import cache
 
 from lm_stage.source import EMBEDDED_MODEL
 from pipelines.step import Step
-from shared.dataset import Dataset
+from shared.dataset.dataset import Dataset
 from shared.errors import DatasetError, RelayError
-from shared.storage import as_path
+from shared.storage.paths import as_path
 from vq_stage.sources.files import refusing_unreadable
 from vq_stage.weights import EMBEDDED_TOKENIZER, codec_fingerprint
 

@@ -11,7 +11,7 @@ import click
 from pipelines.options import given, say
 
 if TYPE_CHECKING:
-    from shared.exchange.upstream_list import Codec
+    from shared.exchange.formats.upstream import Codec
 
 
 @click.command()
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 def inspect(dataset: str, as_json: bool, sheet: str | None, sheet_rows: int, vision_tokenizer: str | None) -> None:
     """Show what is in DATASET: rows, sizes, codebook use, quality, quarantine, speed."""
     from pipelines.report import summary_text
-    from shared.dataset import Dataset
-    from shared.summary import summarize
+    from shared.dataset.dataset import Dataset
+    from shared.maintenance.summary import summarize
 
     summary = summarize(Dataset.open(dataset))
     click.echo(json.dumps(summary.to_dict(), indent=2) if as_json else summary_text(summary))
@@ -41,8 +41,8 @@ def verify(dataset: str) -> None:
     """Check every file and row of DATASET; name what is wrong; print the dataset digest last."""
     from tqdm import tqdm
 
-    from shared.dataset import Dataset
-    from shared.verify import verify_dataset
+    from shared.dataset.dataset import Dataset
+    from shared.maintenance.verify import verify_dataset
 
     opened = Dataset.open(dataset)
     with tqdm(total=len(opened.committed_units()), unit="unit", desc="verify", disable=None) as bar:
@@ -64,8 +64,8 @@ def verify(dataset: str) -> None:
 @click.option("--keep-parts", is_flag=True, help="Leave the parts where they are too.")
 def seal(dataset: str, shard_mb: int, keep_parts: bool) -> None:
     """Merge the parts of a complete DATASET into shards with an index; what was added later joins them."""
-    from shared.seal import SealOptions
-    from shared.seal import seal as run
+    from shared.maintenance.seal import SealOptions
+    from shared.maintenance.seal import seal as run
 
     result = run(SealOptions(dataset, shard_mb << 20, keep_parts))
     say(f"{dataset}: {result.rows} rows in {result.shards} shards of {result.bytes} bytes, {result.written} new")
@@ -95,7 +95,7 @@ def export(dataset: str, out: str, format: str, shard_mb: int) -> None:
 @click.option("--vision-tokenizer", metavar="DIR", help="That made them; instead of --codebook-size.")
 def import_(source: str, dataset: str, unit_rows: int, codebook_size: int | None, vision_tokenizer: str | None) -> None:
     """Make DATASET of WebDataset tars or Parquet that `emu3 export` wrote, or of upstream's list of .pth files."""
-    from shared.exchange.import_rows import ImportOptions, import_dataset
+    from shared.exchange.importer import ImportOptions, import_dataset
 
     result = import_dataset(ImportOptions(source, dataset, _codec(codebook_size, vision_tokenizer), unit_rows))
     say(f"{dataset}: {result.rows} rows imported, {result.quarantined} quarantined")
@@ -103,7 +103,7 @@ def import_(source: str, dataset: str, unit_rows: int, codebook_size: int | None
 
 def _codec(codebook_size: int | None, vision_tokenizer: str | None) -> Codec | None:
     """Whose codes upstream's files hold, if that was given."""
-    from shared.exchange.upstream_list import Codec
+    from shared.exchange.formats.upstream import Codec
     from vq_stage.config import VQConfig
     from vq_stage.weights import codec_fingerprint
 

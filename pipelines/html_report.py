@@ -22,10 +22,10 @@ from PIL import Image
 from pipelines.pipeline import Pipeline
 from pipelines.step import Step
 from pipelines.step_state import StepState
-from shared.atomic import write_file
-from shared.dataset import Dataset
-from shared.storage import as_path
-from shared.summary import summarize
+from shared.storage.atomic import write_file
+from shared.dataset.dataset import Dataset
+from shared.storage.paths import as_path
+from shared.maintenance.summary import summarize
 from vq_stage.output_files import picture_path
 
 MAX_CARDS = 48

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from shared.errors import UsageError
-from shared.fingerprint import digest_of
-from shared.storage import sha256_of
+from shared.storage.digests import digest_of
+from shared.storage.paths import sha256_of
 from vq_stage.sources import expanded
 from vq_stage.sources.captions import METADATA_FILES
 from vq_stage.sources.items import is_frame_folder, stem_of

@@ -26,7 +26,7 @@ import yaml
 from pipelines.codecs import CodecCheck
 from pipelines.step import OUTPUTS, Step, build_step, fill, maker_of, output_of, references
 from shared.errors import RefusedInput, UsageError
-from shared.storage import as_path
+from shared.storage.paths import as_path
 from vq_stage.sources import expanded
 from vq_stage.sources.files import refusing_unreadable
 

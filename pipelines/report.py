@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from shared.summary import Summary
+from shared.maintenance.summary import Summary
 
 if TYPE_CHECKING:
     from vq_stage.forecast import Forecast

@@ -16,10 +16,10 @@ from contextlib import contextmanager
 from pipelines.pipeline import Pipeline
 from pipelines.step import Step
 from pipelines.step_state import StepState, note, plan_steps
-from shared.atomic import write_file
-from shared.dataset import Dataset
+from shared.storage.atomic import write_file
+from shared.dataset.dataset import Dataset
 from shared.errors import Interrupted, RelayError, UsageError
-from shared.jobs.locks import try_claim
+from shared.jobs.file_locks import try_claim
 from shared.jobs.signals import StopFlag, stop_on_signals
 
 TICK_S = 0.2

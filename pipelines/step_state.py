@@ -19,9 +19,9 @@ from lm_stage.source import EMBEDDED_MODEL
 from pipelines.inputs import Holding
 from pipelines.pipeline import Pipeline
 from pipelines.step import Step, maker_of
-from shared.atomic import write_file
-from shared.fingerprint import canonical_json, digest_of
-from shared.storage import sha256_of
+from shared.storage.atomic import write_file
+from shared.storage.digests import canonical_json, digest_of
+from shared.storage.paths import sha256_of
 from vq_stage.weights import EMBEDDED_TOKENIZER
 
 VERSIONS = ("emu3-relay", "mindspore")

@@ -87,7 +87,7 @@ def encode_settings(source: str, dataset: str, **others: Any) -> EncodeOptions:
 def plan(source: str, megapixels_per_s: float | None, measured_in: str | None, row_tokens: int, **others: Any) -> None:
     """Tell what encoding SOURCE would take, from headers: sizes, compiles, hours, gigabytes, SFT tokens, refusals."""
     from pipelines.report import forecast_text
-    from shared.dataset import Dataset
+    from shared.dataset.dataset import Dataset
     from vq_stage.encode_options import EncodeOptions
     from vq_stage.forecast import forecast, measured_megapixels_per_s
 

@@ -16,11 +16,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from shared.dataset import Dataset, Refusal
+from shared.dataset.dataset import Dataset, Refusal
 from shared.errors import UsageError
 from shared.jobs.signals import StopFlag
-from shared.plan import Plan, PlannedInput, Unit, added_path
-from shared.plan_writer import KnownKeys, PlanWriter
+from shared.dataset.plan import Plan, PlannedInput, Unit, added_path
+from shared.dataset.plan_writer import KnownKeys, PlanWriter
 from vq_stage.planning import Planner, Sized, clip_key
 from vq_stage.sources.folder import FolderSource
 from vq_stage.sources.items import MediaItem, Source, kind_of, stem_of

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from shared.atomic import create_file
-from shared.dataset import Dataset
+from shared.storage.atomic import create_file
+from shared.dataset.dataset import Dataset
 from shared.errors import DatasetError
-from shared.sealed import dump_sealed, load_sealed
+from shared.storage.checked_json import dump_sealed, load_sealed
 from vq_stage.tokenizer import VisionTokenizer
 
 MIN_EQUAL_SHARE = 0.99

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import CheckpointError
-from shared.storage import local_directory
+from shared.storage.paths import local_directory
 
 GROUPS = 32
 TEMPORAL_FACTOR = 4

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from shared.dataset import Dataset
-from shared.records import CodeRecord
+from shared.dataset.dataset import Dataset
+from shared.dataset.rows import CodeRecord
 from vq_stage.decode import check_codec
 from vq_stage.sheet import save_sheet
 from vq_stage.weights import EMBEDDED_TOKENIZER

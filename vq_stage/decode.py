@@ -19,17 +19,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from shared.atomic import create_file
-from shared.dataset import Dataset
+from shared.storage.atomic import create_file
+from shared.dataset.dataset import Dataset
 from shared.errors import ConfigMismatchError, DatasetError, UsageError
-from shared.fingerprint import canonical_json, settings_diff
-from shared.jobs.ahead import map_ahead
+from shared.storage.digests import canonical_json, settings_diff
+from shared.jobs.prefetch import map_ahead
 from shared.jobs.engines import EngineOptions, Units, run_units
 from shared.jobs.job import Done, Host, Task
-from shared.jobs.locks import job_lock, leave
+from shared.jobs.file_locks import job_lock, leave
 from shared.jobs.signals import stop_on_signals
-from shared.records import CodeRecord
-from shared.storage import absolute, as_path, names_in
+from shared.dataset.rows import CodeRecord
+from shared.storage.paths import absolute, as_path, names_in
 from vq_stage.config import VQConfig
 from vq_stage.output_files import CLAIMS_NAME, RECORD_NAME, MediaFormats
 from vq_stage.reading import WORKER_DIED

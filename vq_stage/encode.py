@@ -12,11 +12,11 @@ from functools import partial
 
 from tqdm import tqdm
 
-from shared.dataset import Dataset
+from shared.dataset.dataset import Dataset
 from shared.jobs.engines import missing_units, run_units
-from shared.jobs.locks import job_lock, leave
+from shared.jobs.file_locks import job_lock, leave
 from shared.jobs.signals import stop_on_signals
-from shared.leftovers import sweep
+from shared.maintenance.sweep import sweep
 from vq_stage.additions import up_to_date_plan
 from vq_stage.encode_options import EncodeOptions
 from vq_stage.encode_worker import EncodeWorker

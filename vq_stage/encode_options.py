@@ -7,7 +7,7 @@ from typing import Any
 
 from shared.errors import UsageError
 from shared.jobs.engines import EngineOptions
-from shared.storage import absolute
+from shared.storage.paths import absolute
 from vq_stage.config import TEMPORAL_FACTOR, VQConfig
 from vq_stage.planning import DUPLICATES, Planner, PlanOptions
 from vq_stage.preprocess import Preprocessing

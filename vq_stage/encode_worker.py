@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from shared.dataset import Dataset, Refusal
+from shared.dataset.dataset import Dataset, Refusal
 from shared.device import setup_device
 from shared.errors import JobStoppedError
-from shared.jobs.ahead import map_ahead
+from shared.jobs.prefetch import map_ahead
 from shared.jobs.job import Done, Host, Task, check_numerics
-from shared.jobs.locks import job_lock
-from shared.partial import load_partial, save_partial
-from shared.plan import Unit, UnitSize
-from shared.records import CodeRecord
+from shared.jobs.file_locks import job_lock
+from shared.dataset.partial import load_partial, save_partial
+from shared.dataset.plan import Unit, UnitSize
+from shared.dataset.rows import CodeRecord
 from vq_stage.config import TEMPORAL_FACTOR
 from vq_stage.encode_options import EncodeOptions
 from vq_stage.quality import psnr_db, ssim

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from shared.dataset import Dataset
+from shared.dataset.dataset import Dataset
 from shared.jobs.signals import stop_on_signals
-from shared.plan import Plan, Size
-from shared.plan_writer import KnownKeys, PlanWriter
-from shared.visual_tokens import image_length, video_length
+from shared.dataset.plan import Plan, Size
+from shared.dataset.plan_writer import KnownKeys, PlanWriter
+from shared.tokens.visual_tokens import image_length, video_length
 from vq_stage.config import TEMPORAL_FACTOR
 from vq_stage.planning import Planner
 

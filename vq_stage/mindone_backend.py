@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import mindspore as ms
 from mindspore import Tensor, ops
 
-from shared.checkpoint import check_tensors
+from shared.storage.safetensors_reader import check_tensors
 from shared.device import Device
 from shared.errors import DeviceError
 from vq_stage.config import VQConfig

@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from shared.atomic import write_file
+from shared.storage.atomic import write_file
 from shared.errors import UsageError
-from shared.records import CodeRecord
-from shared.storage import make_directory
+from shared.dataset.rows import CodeRecord
+from shared.storage.paths import make_directory
 from vq_stage.video.writing import VIDEO_FORMATS, encode_video_file, frame_files
 
 IMAGE_FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}

@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 from tqdm import tqdm
 
 from shared.errors import JobStoppedError, RefusedInput
-from shared.fingerprint import canonical_json
-from shared.jobs.ahead import map_ahead
+from shared.storage.digests import canonical_json
+from shared.jobs.prefetch import map_ahead
 from shared.jobs.signals import StopFlag
-from shared.plan import REFUSED, PlannedInput, Size
-from shared.plan_writer import KnownKeys, PlanWriter
+from shared.dataset.plan import REFUSED, PlannedInput, Size
+from shared.dataset.plan_writer import KnownKeys, PlanWriter
 from vq_stage.images import read_size
 from vq_stage.preprocess import Preprocessing
 from vq_stage.reading import folder_fps

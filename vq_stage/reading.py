@@ -10,10 +10,10 @@ from functools import lru_cache
 
 import numpy as np
 
-from shared.dataset import Refusal
+from shared.dataset.dataset import Refusal
 from shared.errors import RefusedInput
-from shared.plan import PlannedInput, Unit
-from shared.records import CodeRecord
+from shared.dataset.plan import PlannedInput, Unit
+from shared.dataset.rows import CodeRecord
 from vq_stage.images import decode_rgb
 from vq_stage.preprocess import Preprocessing
 from vq_stage.sources import Source

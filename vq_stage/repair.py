@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from shared.dataset import Dataset
+from shared.dataset.dataset import Dataset
 from shared.errors import UsageError
-from shared.jobs.locks import job_lock
-from shared.leftovers import sweep
-from shared.plan import Plan
-from shared.salvage import SetAside, mended, set_damaged_aside
+from shared.jobs.file_locks import job_lock
+from shared.maintenance.sweep import sweep
+from shared.dataset.plan import Plan
+from shared.maintenance.salvage import SetAside, mended, set_damaged_aside
 from vq_stage.encode import encode
 from vq_stage.encode_options import EncodeOptions
 from vq_stage.preprocess import Preprocessing

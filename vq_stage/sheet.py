@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from shared.atomic import write_file
+from shared.storage.atomic import write_file
 
 GAP = 8
 CAPTION_LINES = 2

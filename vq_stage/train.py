@@ -19,12 +19,12 @@ from mindspore import Tensor, nn, ops
 from safetensors.numpy import load_file, save
 from tqdm import tqdm
 
-from shared.atomic import write_file
+from shared.storage.atomic import write_file
 from shared.device import setup_device
 from shared.errors import CheckpointError, ConfigMismatchError, UsageError
-from shared.fingerprint import settings_diff
+from shared.storage.digests import settings_diff
 from shared.jobs.signals import stop_on_signals
-from shared.train_log import TrainLog
+from shared.training.log import TrainLog
 from vq_stage.codebook import CodebookAverage
 from vq_stage.config import VQConfig
 from vq_stage.initialize import initialize

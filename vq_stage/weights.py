@@ -6,8 +6,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shared.checkpoint import StoredTensor, check_tensors, read_checkpoint, rename_tensors
-from shared.fingerprint import digest_of
+from shared.storage.safetensors_reader import StoredTensor, check_tensors, read_checkpoint, rename_tensors
+from shared.storage.digests import digest_of
 from vq_stage.config import VQConfig
 
 if TYPE_CHECKING:

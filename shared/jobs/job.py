@@ -12,11 +12,11 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Protocol
 
 from shared.errors import ConfigMismatchError
-from shared.fingerprint import settings_diff
+from shared.storage.digests import settings_diff
 from shared.jobs.signals import StopFlag
 
 if TYPE_CHECKING:
-    from shared.dataset import Dataset
+    from shared.dataset.dataset import Dataset
 
 
 @dataclass(frozen=True, slots=True)

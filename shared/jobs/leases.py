@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
-from shared.atomic import create_file, write_file
-from shared.fingerprint import canonical_json
-from shared.storage import make_directory
+from shared.storage.atomic import create_file, write_file
+from shared.storage.digests import canonical_json
+from shared.storage.paths import make_directory
 
 
 def this_process() -> str:

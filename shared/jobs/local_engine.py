@@ -18,10 +18,10 @@ from multiprocessing.connection import wait
 from typing import Any
 
 from shared.errors import RelayError, UsageError
-from shared.jobs import fleet
-from shared.jobs.dispatch import Dispatcher
-from shared.jobs.engine_child import STOPS, Note, Progress, serve
-from shared.jobs.fleet import TICK_S, Fleet, raise_if_stopped
+from shared.jobs import worker_pool
+from shared.jobs.scheduler import Dispatcher
+from shared.jobs.worker_process import STOPS, Note, Progress, serve
+from shared.jobs.worker_pool import TICK_S, Fleet, raise_if_stopped
 from shared.jobs.job import Done, Host, Job, Task, Worker
 from shared.jobs.signals import StopFlag
 
@@ -48,7 +48,7 @@ def _tasks_here(job: Job, dispatcher: Dispatcher) -> Iterator[Task | None]:
         if task is None and not dispatcher.in_flight(0):
             if dispatcher.is_finished:
                 return
-            _wait_for_others(job.stop, time.monotonic() + fleet.RETRY_ELSEWHERE_S)
+            _wait_for_others(job.stop, time.monotonic() + worker_pool.RETRY_ELSEWHERE_S)
             dispatcher.retry_elsewhere()
         else:
             yield task

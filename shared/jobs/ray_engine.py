@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shared.errors import Interrupted, RelayError, UsageError
-from shared.jobs.engine_child import portable
-from shared.jobs.fleet import TICK_S, Fleet
+from shared.jobs.worker_process import portable
+from shared.jobs.worker_pool import TICK_S, Fleet
 from shared.jobs.job import Done, Host, Job, Task, Worker
 from shared.jobs.signals import StopFlag
 

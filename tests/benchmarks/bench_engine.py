@@ -19,15 +19,15 @@ import click
 import numpy as np
 from tqdm import tqdm
 
-from shared.dataset import Dataset
+from shared.dataset.dataset import Dataset
 from shared.jobs.engines import EngineOptions, missing_units, run_units
 from shared.jobs.job import Claimed, Done, Host, Job, Task
 from shared.jobs.local_engine import run_here, run_local
-from shared.jobs.locks import job_lock
+from shared.jobs.file_locks import job_lock
 from shared.jobs.signals import StopFlag
-from shared.leftovers import sweep
-from shared.plan import PlannedInput, UnitSize
-from shared.plan_writer import PlanWriter
+from shared.maintenance.sweep import sweep
+from shared.dataset.plan import PlannedInput, UnitSize
+from shared.dataset.plan_writer import PlanWriter
 from vq_stage.encode_options import EncodeOptions
 from vq_stage.encode_worker import EncodeWorker
 from vq_stage.preprocess import Preprocessing

@@ -14,10 +14,10 @@ import click
 import numpy as np
 from PIL import Image
 
-from shared.dataset import Dataset
-from shared.plan import PlannedInput, Unit, freeze_plan
-from shared.records import CodeRecord
-from shared.summary import summarize
+from shared.dataset.dataset import Dataset
+from shared.dataset.plan import PlannedInput, Unit, freeze_plan
+from shared.dataset.rows import CodeRecord
+from shared.maintenance.summary import summarize
 from vq_stage import VisionTokenizer
 from vq_stage.encode import encode
 from vq_stage.encode_options import EncodeOptions

@@ -36,8 +36,8 @@ from lm_stage.config import DecoderConfig
 from lm_stage.image_generator import ImageGenerator, ImageRequest
 from lm_stage.sampling import Sampling
 from lm_stage.weights import parameter_shapes
-from shared.layout import TokenLayout
-from shared.visual_tokens import IMAGE, VISUAL, body_template, image_length
+from shared.tokens.layout import TokenLayout
+from shared.tokens.visual_tokens import IMAGE, VISUAL, body_template, image_length
 
 TEXT_TOKENS, CODES, PROMPT_TOKENS, GUIDANCE = 1000, 8192, 24, 3.0
 LAYOUT = TokenLayout(

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import click
 
-from shared.plan import Plan, PlannedInput
-from shared.plan_writer import KnownKeys, PlanWriter
+from shared.dataset.plan import Plan, PlannedInput
+from shared.dataset.plan_writer import KnownKeys, PlanWriter
 
 SIZES = 40
 

@@ -39,10 +39,10 @@ from lm_stage.training_batch import TrainingBatch, build_batch
 from lm_stage.training_data import Mixture, Source
 from lm_stage.training_sequences import LossWeights, SequenceBuilder, TrainingSequence
 from lm_stage.weights import load_weights
-from shared.dataset import Dataset
+from shared.dataset.dataset import Dataset
 from shared.device import setup_device
-from shared.plan import PlannedInput, Unit, freeze_plan
-from shared.records import CodeRecord
+from shared.dataset.plan import PlannedInput, Unit, freeze_plan
+from shared.dataset.rows import CodeRecord
 from vq_stage.encode_options import EncodeOptions
 from vq_stage.preprocess import Preprocessing
 

@@ -14,8 +14,8 @@ import numpy as np
 from PIL import Image
 
 from shared.jobs.signals import StopFlag
-from shared.plan import Plan
-from shared.plan_writer import KnownKeys, PlanWriter
+from shared.dataset.plan import Plan
+from shared.dataset.plan_writer import KnownKeys, PlanWriter
 from vq_stage.planning import Planner, PlanOptions
 from vq_stage.preprocess import Preprocessing
 from vq_stage.reading import InputReader

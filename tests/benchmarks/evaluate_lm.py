@@ -18,9 +18,9 @@ import numpy as np
 from lm_stage.generate import GenerateOptions, generate
 from lm_stage.sampling import Sampling
 from lm_stage.understand import UnderstandOptions, understand
-from shared.checkpoint import read_checkpoint
-from shared.code_index import CodeIndex
-from shared.dataset import Dataset
+from shared.storage.safetensors_reader import read_checkpoint
+from shared.dataset.code_index import CodeIndex
+from shared.dataset.dataset import Dataset
 from vq_stage.weights import EMBEDDED_TOKENIZER
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import save_picture
-from tests.faults.command import encode, verified_digest
+from tests.support.command import encode, verified_digest
 
 PICTURES = 32
 

@@ -11,13 +11,13 @@ from typing import Any
 
 import pytest
 
-from shared.dataset import Dataset, Refusal
+from shared.dataset.dataset import Dataset, Refusal
 from shared.errors import NondeterminismError
-from shared.leftovers import sweep
-from shared.plan import Plan
-from shared.verify import verify_dataset
-from tests.faults.command import leftovers
-from tests.faults.handmade import NUMERICS, freeze, record, refusal
+from shared.maintenance.sweep import sweep
+from shared.dataset.plan import Plan
+from shared.maintenance.verify import verify_dataset
+from tests.support.command import leftovers
+from tests.support.handmade import NUMERICS, freeze, record, refusal
 
 KEYS = ("one", "two", "three", "four")
 

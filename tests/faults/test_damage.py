@@ -13,14 +13,14 @@ from typing import Any
 
 import pytest
 
-from tests.faults import handmade
-from tests.faults.command import REPOSITORY, emu3, environment, verified_digest
+from tests.support import handmade
+from tests.support.command import REPOSITORY, emu3, environment, verified_digest
 
 STRIDE = 97
 
 
 def verify_damaged(dataset: Path, stride: int) -> list[dict[str, Any]]:
-    command = [sys.executable, "-m", "tests.faults.damage", str(dataset), str(stride)]
+    command = [sys.executable, "-m", "tests.support.damage", str(dataset), str(stride)]
     done = subprocess.run(command, cwd=REPOSITORY, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     return [json.loads(line) for line in done.stdout.splitlines()]

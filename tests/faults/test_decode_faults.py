@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from shared.dataset import Dataset
-from tests.faults import handmade
-from tests.faults.command import MODEL, emu3, finish, leftovers, start, wait_until
+from shared.dataset.dataset import Dataset
+from tests.support import handmade
+from tests.support.command import MODEL, emu3, finish, leftovers, start, wait_until
 from tests.faults.conftest import PICTURES
 from vq_stage.output_files import RECORD_NAME, picture_path
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from shared.dataset import Dataset
-from shared.verify import verify_dataset
-from tests.faults.command import assert_rows_once, encode, leftovers, verified_digest
+from shared.dataset.dataset import Dataset
+from shared.maintenance.verify import verify_dataset
+from tests.support.command import assert_rows_once, encode, leftovers, verified_digest
 from tests.faults.conftest import PICTURES
 
 SMALL_KIB, LARGE_KIB = 72, 4096  # the plan, and about five of sixteen units; far more than all

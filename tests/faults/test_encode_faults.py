@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from shared.dataset import Dataset
-from shared.partial import load_partial
-from tests.faults.bad_pictures import fill_folder
-from tests.faults.command import (
+from shared.dataset.dataset import Dataset
+from shared.dataset.partial import load_partial
+from tests.support.bad_pictures import fill_folder
+from tests.support.command import (
     ENCODE,
     INTERRUPTED,
     ONE_UNIT,

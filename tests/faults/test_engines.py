@@ -17,9 +17,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from shared.dataset import Dataset
+from shared.dataset.dataset import Dataset
 from tests.conftest import save_picture
-from tests.faults.command import (
+from tests.support.command import (
     ENCODE,
     INTERRUPTED,
     MODEL,
@@ -35,7 +35,7 @@ from tests.faults.command import (
     wait_until,
 )
 from tests.faults.conftest import PICTURES
-from tests.faults.stand_in import KILLER
+from tests.support.stand_in import KILLER
 
 Start = Callable[..., "subprocess.Popen[str]"]
 Ranks = list[tuple[tuple[object, ...], dict[str, str]]]  # flags and variables of each
@@ -58,7 +58,7 @@ def start_stand_in(pictures: Path, dataset: Path, *options: object, **variables:
     """`emu3 encode` with the worker of `stand_in`."""
     command = ("encode", pictures, dataset, *ENCODE, *SMALL_UNITS, *options)
     return subprocess.Popen(
-        [sys.executable, "-m", "tests.faults.stand_in", *map(str, command)],
+        [sys.executable, "-m", "tests.support.stand_in", *map(str, command)],
         cwd=REPOSITORY,
         env=environment(**variables),
         stdout=subprocess.PIPE,

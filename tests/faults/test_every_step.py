@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from tests.conftest import save_picture
-from tests.faults import handmade
-from tests.faults.command import ENCODE, INTERRUPTED, MODEL, REPOSITORY, SMALL_UNITS, environment
+from tests.support import handmade
+from tests.support.command import ENCODE, INTERRUPTED, MODEL, REPOSITORY, SMALL_UNITS, environment
 
 NOT_COMPARED = ("events.jsonl", ".lock")  # a log with times; an empty file that is only locked
 
@@ -20,7 +20,7 @@ NOT_COMPARED = ("events.jsonl", ".lock")  # a log with times; an empty file that
 def steps(disturbance: str, work: Path, root: Path | None, *arguments: object) -> list[dict[str, Any]]:
     """What `step_by_step` found: a line for every step, the last one undisturbed."""
     work.mkdir()
-    command = [sys.executable, "-m", "tests.faults.step_by_step", disturbance, work, root or "-", *arguments]
+    command = [sys.executable, "-m", "tests.support.step_by_step", disturbance, work, root or "-", *arguments]
     done = subprocess.run(
         [str(word) for word in command], cwd=REPOSITORY, env=environment(), capture_output=True, text=True, timeout=240
     )

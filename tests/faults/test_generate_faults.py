@@ -20,9 +20,9 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 
 from pipelines.cli import main
-from shared.dataset import Dataset
-from shared.verify import verify_dataset
-from tests.faults.command import (
+from shared.dataset.dataset import Dataset
+from shared.maintenance.verify import verify_dataset
+from tests.support.command import (
     INTERRUPTED,
     TOKENIZER,
     assert_rows_once,

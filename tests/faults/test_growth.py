@@ -24,14 +24,14 @@ from PIL import Image
 
 import vq_stage.encode_worker
 from pipelines.cli import main
-from shared.dataset import Dataset
+from shared.dataset.dataset import Dataset
 from shared.device import Device
-from shared.plan import freeze_plan
-from shared.records import CodeRecord
-from shared.row_reader import RowReader
-from shared.storage import as_path
-from tests.faults.command import INTERRUPTED, MODEL, leftovers
-from tests.faults.step_by_step import StandInTokenizer
+from shared.dataset.plan import freeze_plan
+from shared.dataset.rows import CodeRecord
+from shared.dataset.row_reader import RowReader
+from shared.storage.paths import as_path
+from tests.support.command import INTERRUPTED, MODEL, leftovers
+from tests.support.step_by_step import StandInTokenizer
 from tests.vq_stage.small_sources import gif, movie, png
 
 ENCODE = (*MODEL, "--resize", "none", "--unit-rows", "4")

@@ -11,8 +11,8 @@ import pytest
 from click import Group
 
 from pipelines.cli import main
-from shared.dataset import Dataset
-from tests.faults.command import ENCODE, MODEL, REPOSITORY, SMALL_UNITS, TOKENIZER, emu3
+from shared.dataset.dataset import Dataset
+from tests.support.command import ENCODE, MODEL, REPOSITORY, SMALL_UNITS, TOKENIZER, emu3
 from tests.faults.test_commit_faults import contents
 
 HELP_LIMIT_S = 0.5

@@ -14,14 +14,14 @@ from safetensors.numpy import load_file, save_file
 
 from lm_stage.sft import sft
 from lm_stage.sft_options import SftOptions, SftResult
-from shared.dataset import Dataset
+from shared.dataset.dataset import Dataset
 from shared.device import Device
 from shared.errors import ConfigMismatchError, DatasetError, JobStoppedError, UsageError
-from shared.jobs.locks import try_claim
-from shared.plan import PlannedInput, Unit, freeze_plan
-from shared.records import CodeRecord
+from shared.jobs.file_locks import try_claim
+from shared.dataset.plan import PlannedInput, Unit, freeze_plan
+from shared.dataset.rows import CodeRecord
 from tests.conftest import write_language_model
-from tests.faults.command import INTERRUPTED, emu3, finish, start, wait_until
+from tests.support.command import INTERRUPTED, emu3, finish, start, wait_until
 from vq_stage.encode_options import EncodeOptions
 from vq_stage.preprocess import Preprocessing
 

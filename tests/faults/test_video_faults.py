@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shared.dataset import Dataset
-from tests.faults.command import (
+from shared.dataset.dataset import Dataset
+from tests.support.command import (
     ENCODE,
     MODEL,
     ONE_UNIT,

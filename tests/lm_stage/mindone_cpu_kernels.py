@@ -24,7 +24,7 @@ from lm_stage.mindone_backend import MindoneBackend
 from lm_stage.sampling import Sampling
 from shared.device import setup_device
 from shared.errors import CheckpointError
-from shared.layout import TokenLayout
+from shared.tokens.layout import TokenLayout
 
 # Positions of a cache's rows, step by step. Row 0 holds the first golden sequence and row 1 the second, which is sent
 # back to its beginning at last; row 2 is never filled.

@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from lm_stage.checkpoints import Checkpoints, model_files
-from shared.atomic import write_directory
+from shared.storage.atomic import write_directory
 
 OLD = {"config.json": b"old", "weights": b"old weights", "gone": b"only in the old one"}
 NEW = {"config.json": b"new", "weights": b"new weights " * 1000}

@@ -19,7 +19,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from lm_stage.checkpoints import STATE_FILE
-from tests.faults.command import REPOSITORY, emu3, environment
+from tests.support.command import REPOSITORY, emu3, environment
 from tests.faults.test_sft_faults import write_codes
 
 SETTINGS = ("--steps", "6", "--row-tokens", "64", "--rows", "2", "--learning-rate", "1e-3", "--save-every", "3")

@@ -13,10 +13,10 @@ import pytest
 from lm_stage.generate import GenerateOptions, generate
 from lm_stage.image_generator import ImageGenerator, Slot
 from lm_stage.understand import UnderstandOptions, understand
-from shared.code_index import CodeIndex
-from shared.dataset import Dataset
+from shared.dataset.code_index import CodeIndex
+from shared.dataset.dataset import Dataset
 from shared.errors import UsageError
-from shared.records import SequenceRecord
+from shared.dataset.rows import SequenceRecord
 
 SIZE = {"height": 16, "width": 24}  # pixels: 2 × 3 codes
 LONG = {"key": "long", "prompt": "a red apple", "frames": 5, "video": "clip"}

@@ -15,7 +15,7 @@ from lm_stage.config import DecoderConfig
 from lm_stage.image_generator import ImageGenerator, ImageRequest
 from lm_stage.sampling import Sampling
 from shared.errors import CheckpointError, JobStoppedError, ShapeError, UsageError
-from shared.visual_tokens import ROWS, UNIVLA, image_tokens
+from shared.tokens.visual_tokens import ROWS, UNIVLA, image_tokens
 
 TOLERANCE = 1e-3  # of logits; measured 2.4e-5
 

@@ -21,8 +21,8 @@ from lm_stage import LanguageModel
 from lm_stage.config import DecoderConfig
 from lm_stage.mindone_backend import build_emu3
 from shared.errors import DeviceError
-from shared.layout import TokenLayout
-from shared.visual_tokens import image_tokens
+from shared.tokens.layout import TokenLayout
+from shared.tokens.visual_tokens import image_tokens
 from tests.lm_stage.mindone_cpu_kernels import STEPS, golden_sequence
 
 ROOT = Path(__file__).parents[2]

@@ -25,13 +25,13 @@ from lm_stage.planning import (
 from lm_stage.prompts import Prompt, PromptDefaults, grid_size, list_prompts
 from lm_stage.templates import Templates
 from lm_stage.text_tokenizer import HuggingFaceTokenizer, train_text_tokenizer
-from shared.code_index import CodeIndex
-from shared.dataset import Dataset
+from shared.dataset.code_index import CodeIndex
+from shared.dataset.dataset import Dataset
 from shared.errors import RefusedInput, UsageError
-from shared.plan import Plan, Unit, freeze_plan
-from shared.records import SEQUENCE_FORMAT, SequenceRecord
-from shared.visual_tokens import ROWS, UNIVLA
-from tests.faults import handmade
+from shared.dataset.plan import Plan, Unit, freeze_plan
+from shared.dataset.rows import SEQUENCE_FORMAT, SequenceRecord
+from shared.tokens.visual_tokens import ROWS, UNIVLA
+from tests.support import handmade
 
 DEFAULTS = PromptDefaults(area=32 * 32)
 

@@ -18,7 +18,7 @@ from lm_stage.sample_order import PlacedSample, epoch_members, is_dropped, packe
 from lm_stage.text_tokenizer import HuggingFaceTokenizer, train_text_tokenizer
 from lm_stage.training_data import Mixture, Source
 from lm_stage.training_sequences import LossWeights, SequenceBuilder
-from tests.faults import handmade
+from tests.support import handmade
 
 WINDOW = 16  # small, so that an epoch of so few samples has several
 PICTURES, TEXTS, ROW = 40, 11, 80

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from lm_stage.templates import IMAGE_MARK, Clip, Part, Templates, chosen_video_template, interleave
 from lm_stage.text_tokenizer import HuggingFaceTokenizer, train_text_tokenizer
 from shared.errors import RefusedInput, ShapeError, UsageError
-from shared.layout import SURFACES
-from shared.visual_tokens import ROWS, UNIVLA
+from shared.tokens.layout import SURFACES
+from shared.tokens.visual_tokens import ROWS, UNIVLA
 
 CODES_HW = np.array([[5, 0, 63], [1, 2, 3]], np.uint16)
 surface_texts = st.lists(

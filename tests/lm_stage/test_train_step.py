@@ -22,7 +22,7 @@ from lm_stage.training_batch import PADDING, TrainingBatch
 from lm_stage.weights import load_weights, read_weights
 from lm_stage.zero import ZeroAdamW
 from shared.device import setup_device
-from shared.layout import TokenLayout
+from shared.tokens.layout import TokenLayout
 
 TOLERANCE = 1e-3  # relative; measured: losses and norms 5e-6, the ten-step trajectory 2.3e-4
 RULE = Rule(0.9, 0.95, 1e-6, 0.1)

@@ -16,8 +16,8 @@ from lm_stage.training_batch import PADDING, TrainingBatch, build_batch
 from lm_stage.training_data import Mixture, Source
 from lm_stage.training_sequences import LossWeights, SequenceBuilder, TrainingSequence
 from shared.errors import DatasetError
-from shared.records import CodeRecord
-from tests.faults import handmade
+from shared.dataset.rows import CodeRecord
+from tests.support import handmade
 
 ROW = 100
 KEYS = ("one", "two", "three")

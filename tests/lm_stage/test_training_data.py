@@ -17,12 +17,12 @@ from lm_stage.templates import DEFAULT_QUESTION, DEFAULT_VIDEO_QUESTION, Clip
 from lm_stage.text_tokenizer import HuggingFaceTokenizer, train_text_tokenizer
 from lm_stage.training_data import Mixture, Samples, Source, open_samples
 from lm_stage.training_sequences import TASKS, LossWeights, SequenceBuilder, question_text
-from shared.dataset import Dataset
+from shared.dataset.dataset import Dataset
 from shared.errors import DatasetError, UsageError
-from shared.plan import PlannedInput, Unit, freeze_plan
-from shared.records import SEQUENCE_FORMAT, CodeRecord, SequenceRecord
-from shared.visual_tokens import ROWS
-from tests.faults import handmade
+from shared.dataset.plan import PlannedInput, Unit, freeze_plan
+from shared.dataset.rows import SEQUENCE_FORMAT, CodeRecord, SequenceRecord
+from shared.tokens.visual_tokens import ROWS
+from tests.support import handmade
 
 MANY = 3000
 CAPTIONS = ("a red apple", "", None, "a green pear, é \u2028 again " * 3, "a red apple", "7")

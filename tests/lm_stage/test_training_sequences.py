@@ -16,7 +16,7 @@ from lm_stage.templates import CHAT_AFTER, CHAT_BEFORE, Clip, Templates
 from lm_stage.text_tokenizer import HuggingFaceTokenizer, train_text_tokenizer
 from lm_stage.training_sequences import LOSSES, LossWeights, SequenceBuilder, TrainingSequence, question_text
 from shared.errors import ShapeError
-from shared.visual_tokens import ROWS, UNIVLA, VideoTemplate
+from shared.tokens.visual_tokens import ROWS, UNIVLA, VideoTemplate
 
 CODEBOOK_SIZE = 64
 CODES_HW = np.array([[5, 0, 63], [1, 2, 3]], np.uint16)

@@ -16,8 +16,8 @@ from pipelines.html_report import _answers, write_report
 from pipelines.pipeline import Pipeline
 from pipelines.step import Input, Step
 from pipelines.step_state import StepState
-from shared.train_log import TrainLog
-from tests.faults import handmade
+from shared.training.log import TrainLog
+from tests.support import handmade
 from vq_stage.output_files import picture_path
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")

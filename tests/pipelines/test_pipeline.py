@@ -21,10 +21,10 @@ from pipelines.run import StepFailed, run_pipeline
 from pipelines.step import Step
 from pipelines.step_state import plan_steps
 from shared.errors import UsageError
-from shared.jobs.locks import try_claim
+from shared.jobs.file_locks import try_claim
 from shared.jobs.signals import StopFlag
-from shared.plan import freeze_plan
-from tests.faults.command import ENCODE, INTERRUPTED, REPOSITORY, environment
+from shared.dataset.plan import freeze_plan
+from tests.support.command import ENCODE, INTERRUPTED, REPOSITORY, environment
 from vq_stage.encode_options import EncodeOptions
 
 CHAIN = {

@@ -11,10 +11,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from shared.dataset import Dataset, Refusal
+from shared.dataset.dataset import Dataset, Refusal
 from shared.errors import RefusedInput
-from shared.plan import Plan, PlannedInput, Unit
-from shared.records import CodeRecord
+from shared.dataset.plan import Plan, PlannedInput, Unit
+from shared.dataset.rows import CodeRecord
 from vq_stage.planning import Planner, PlanOptions
 from vq_stage.preprocess import Preprocessing
 from vq_stage.sources.items import MediaItem, Source

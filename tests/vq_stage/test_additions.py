@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
-from shared.dataset import Dataset
+from shared.dataset.dataset import Dataset
 from shared.errors import ConfigMismatchError, UsageError
 from shared.jobs.signals import StopFlag
-from shared.plan import Plan, PlannedInput
-from shared.records import CodeRecord
-from shared.summary import summarize
-from shared.verify import verify_dataset
-from tests.faults.handmade import settings
+from shared.dataset.plan import Plan, PlannedInput
+from shared.dataset.rows import CodeRecord
+from shared.maintenance.summary import summarize
+from shared.maintenance.verify import verify_dataset
+from tests.support.handmade import settings
 from tests.vq_stage.small_sources import (
     MemorySource,
     commit_missing,

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from pipelines.report import forecast_text
-from shared.dataset import Dataset
+from shared.dataset.dataset import Dataset
 from shared.errors import JobStoppedError
-from tests.faults import handmade
+from tests.support import handmade
 from tests.vq_stage.small_sources import MemorySource, memory_source, movie, planner, png
 from vq_stage.forecast import forecast, measured_megapixels_per_s, sequence_length
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from shared.errors import RefusedInput
-from tests.faults.bad_pictures import (
+from tests.support.bad_pictures import (
     ACCEPTED,
     GRAY,
     HEIGHT,

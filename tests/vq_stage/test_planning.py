@@ -8,8 +8,8 @@ import pytest
 
 from shared.errors import Interrupted, JobStoppedError
 from shared.jobs.signals import StopFlag
-from shared.plan import Plan, UnitSize
-from shared.plan_writer import KnownKeys, PlanWriter
+from shared.dataset.plan import Plan, UnitSize
+from shared.dataset.plan_writer import KnownKeys, PlanWriter
 from tests.vq_stage.small_sources import MemorySource, gif, inputs_of, memory_source, movie, planner, png
 from vq_stage.encode_worker import READ_AHEAD, read_ahead
 from vq_stage.sources.items import MediaItem

@@ -19,8 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import RefusedInput, UsageError
-from shared.storage import as_path
-from tests.faults.bad_pictures import encoded, picture
+from shared.storage.paths import as_path
+from tests.support.bad_pictures import encoded, picture
 from vq_stage.sources import MediaItem, open_source
 from vq_stage.sources import folder as source_folder
 from vq_stage.sources.folder import FolderSource, unique_keys

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from shared.errors import UsageError
-from shared.storage import as_path
+from shared.storage.paths import as_path
 from vq_stage.sources import MediaItem, open_source
 from vq_stage.sources import lists as source_lists
 from vq_stage.sources.lists import entry_item

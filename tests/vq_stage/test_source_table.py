@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from shared.errors import RefusedInput, UsageError
-from shared.storage import as_path
+from shared.storage.paths import as_path
 from vq_stage.sources import MediaItem, Source, open_source
 from vq_stage.sources import table as source_table
 from vq_stage.sources.batches import BatchCache, BatchKey

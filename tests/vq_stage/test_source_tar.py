@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import RefusedInput, UsageError
-from shared.storage import as_path
+from shared.storage.paths import as_path
 from vq_stage.sources import MediaItem, Source, open_source
 
 SAMPLES = {

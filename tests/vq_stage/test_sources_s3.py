@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from shared.errors import RefusedInput, UsageError
-from shared.storage import as_path
-from tests.faults.bad_pictures import encoded, picture
+from shared.storage.paths import as_path
+from tests.support.bad_pictures import encoded, picture
 from tests.vq_stage.test_source_tar import SAMPLES, tar_bytes
 from vq_stage.images import read_bytes, read_size
 from vq_stage.sources import MediaItem, Source, open_source

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from shared.checkpoint import read_checkpoint
+from shared.storage.safetensors_reader import read_checkpoint
 from shared.errors import CheckpointError
 from vq_stage import VisionTokenizer
 from vq_stage.config import VQConfig

@@ -10,7 +10,7 @@ from typing import Any
 from braceexpand import braceexpand
 
 from shared.errors import RefusedInput, UsageError
-from shared.storage import as_path, is_local
+from shared.storage.paths import as_path, is_local
 from vq_stage.sources.files import refusing_unreadable
 from vq_stage.sources.folder import FolderSource, entry_names
 from vq_stage.sources.items import IMAGE_SUFFIXES, MediaItem, Source, is_frame_folder, is_media, kind_of, suffix_of

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shared.errors import RefusedInput, UsageError
-from shared.storage import is_local
+from shared.storage.paths import is_local
 from vq_stage.sources.files import open_file
 
 LISTED_ROWS = 1024  # captions of a Parquet file held at once

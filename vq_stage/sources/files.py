@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from shared.errors import RefusedInput, RelayError
-from shared.storage import is_local
+from shared.storage.paths import is_local
 
 BLOCK_BYTES = 1 << 20  # asked of an object store at once
 MAX_FETCHED_BYTES = 64 << 20  # parts up to here come in one request

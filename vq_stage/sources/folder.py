@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import RefusedInput, UsageError
-from shared.jobs.ahead import map_ahead
-from shared.storage import is_local
+from shared.jobs.prefetch import map_ahead
+from shared.storage.paths import is_local
 from vq_stage.sources.captions import METADATA_FILES, Captions, read_captions
 from vq_stage.sources.files import open_file, refusing_unreadable
 from vq_stage.sources.items import (

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from shared.errors import RefusedInput, UsageError
-from shared.storage import as_path, is_local, names_in
+from shared.storage.paths import as_path, is_local, names_in
 from vq_stage.sources.files import open_file, refusing_unreadable
 from vq_stage.video import DEFAULT_FPS, VIDEO_SUFFIXES, open_video
 from vq_stage.video.frames import FrameFile, FrameFolder, VideoFile, natural_order

@@ -1,0 +1,211 @@
+"""Rows of a shard: one image or video, its codes and where they come from.
+
+`emu3.codes/1` holds what the vision stage encoded; `emu3.seq/1`, a superset, what the language stage wrote.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from operator import attrgetter
+from typing import Any, ClassVar
+
+import numpy as np
+import pyarrow as pa
+
+from shared.errors import ShapeError
+from shared.storage.digests import canonical_json
+
+CODES_FORMAT = "emu3.codes/1"
+SEQUENCE_FORMAT = "emu3.seq/1"
+KINDS = ("image", "video")
+SHAPE = ("t", "h", "w")
+MAX_ROWS_PER_BATCH = 256
+
+SCHEMA = pa.schema(
+    [
+        pa.field("key", pa.string(), nullable=False),
+        pa.field("src_index", pa.int64(), nullable=False),
+        pa.field("kind", pa.string(), nullable=False),
+        pa.field("t", pa.uint16(), nullable=False),
+        pa.field("h", pa.uint16(), nullable=False),
+        pa.field("w", pa.uint16(), nullable=False),
+        pa.field("codes", pa.large_list(pa.field("item", pa.uint16(), nullable=False)), nullable=False),
+        pa.field("codes_crc32", pa.uint32(), nullable=False),
+        pa.field("text", pa.string()),
+        pa.field("src_uri", pa.string(), nullable=False),
+        pa.field("src_sha256", pa.binary(), nullable=False),
+        pa.field("src_h", pa.uint32(), nullable=False),
+        pa.field("src_w", pa.uint32(), nullable=False),
+        pa.field("fps", pa.float32()),
+        pa.field("frame_start", pa.int64()),
+        pa.field("frame_stride", pa.int32()),
+        pa.field("extra_json", pa.string()),
+    ]
+)
+SEQUENCE_SCHEMA = pa.schema(
+    [
+        *SCHEMA,
+        pa.field("prompt", pa.string(), nullable=False),
+        pa.field("negative_prompt", pa.string()),
+        pa.field("seed", pa.int64(), nullable=False),
+        pa.field("guidance_scale", pa.float64(), nullable=False),
+        pa.field("sampling_json", pa.string(), nullable=False),
+        pa.field("finish_reason", pa.string(), nullable=False),
+        pa.field("valid", pa.bool_(), nullable=False),
+        pa.field("error", pa.string()),
+        pa.field("tokens", pa.large_list(pa.field("item", pa.uint32(), nullable=False))),
+    ]
+)
+SCHEMAS = {CODES_FORMAT: SCHEMA, SEQUENCE_FORMAT: SEQUENCE_SCHEMA}
+
+
+@dataclass(frozen=True, slots=True)
+class CodeRecord:
+    """One row. `codes_THW` is uint16 of shape (t, h, w); `src_h`, `src_w` are the upright source's pixels.
+
+    Raises ShapeError on construction if the codes are not such an array or the kind is unknown.
+    """
+
+    schema: ClassVar[pa.Schema] = SCHEMA
+
+    key: str
+    src_index: int
+    kind: str
+    codes_THW: np.ndarray
+    text: str | None
+    src_uri: str
+    src_sha256: bytes
+    src_h: int
+    src_w: int
+    fps: float | None = None
+    frame_start: int | None = None
+    frame_stride: int | None = None
+    extra_json: str | None = None
+
+    def __post_init__(self) -> None:
+        codes = self.codes_THW
+        if codes.ndim != 3 or codes.dtype != np.uint16 or (self.has_grid and not codes.size):
+            raise ShapeError(f"{self.key}: codes: expected uint16 (t, h, w), got {codes.dtype} {codes.shape}")
+        if self.kind not in KINDS:
+            raise ShapeError(f"{self.key}: kind {self.kind!r}: expected one of {', '.join(KINDS)}")
+
+    @property
+    def has_grid(self) -> bool:
+        """Whether there is a picture in the codes: always, but for sequences that went wrong."""
+        return True
+
+    @property
+    def codes_bytes(self) -> bytes:
+        """Little-endian codes in C order."""
+        return np.ascontiguousarray(self.codes_THW, dtype="<u2").tobytes()
+
+    @property
+    def codes_crc32(self) -> int:
+        return zlib.crc32(np.ascontiguousarray(self.codes_THW, dtype="<u2").data)
+
+    def digest(self) -> bytes:
+        """SHA-256 of everything in the row, whatever file or format it stands in."""
+        described = self._scalars()
+        described["src_sha256"] = self.src_sha256.hex()
+        return hashlib.sha256(canonical_json(described).encode() + b"\0" + self.codes_bytes).digest()
+
+    def _scalars(self) -> dict[str, Any]:
+        t, h, w = self.codes_THW.shape
+        names = (name for name in self.schema.names if name not in (*SHAPE, "codes", "codes_crc32"))
+        return {**{name: getattr(self, name) for name in names}, "t": t, "h": h, "w": w}
+
+
+@dataclass(frozen=True, slots=True)
+class SequenceRecord(CodeRecord):
+    """One sequence that the language stage wrote. `text` is the caption as given, `prompt` all the text around it.
+
+    `tokens` holds the raw token ids only where the sequence is not a plain valid image; then `valid` is false,
+    `error` says why and the grid is empty.
+    """
+
+    schema: ClassVar[pa.Schema] = SEQUENCE_SCHEMA
+
+    prompt: str = ""
+    negative_prompt: str | None = None
+    seed: int = 0
+    guidance_scale: float = 1.0
+    sampling_json: str = "{}"
+    finish_reason: str = "complete"
+    valid: bool = True
+    error: str | None = None
+    tokens: tuple[int, ...] | list[int] | None = None
+
+    @property
+    def has_grid(self) -> bool:
+        return self.valid
+
+
+def to_record_batches(records: Sequence[CodeRecord]) -> Iterator[pa.RecordBatch]:
+    """Arrow batches of at most 256 rows, in the order given."""
+    for start in range(0, len(records), MAX_ROWS_PER_BATCH):
+        yield _record_batch(records[start : start + MAX_ROWS_PER_BATCH])
+
+
+def _record_batch(records: Sequence[CodeRecord]) -> pa.RecordBatch:
+    schema = records[0].schema
+    return pa.RecordBatch.from_arrays([_column(records, field) for field in schema], schema=schema)
+
+
+def _column(records: Sequence[CodeRecord], field: pa.Field) -> pa.Array:
+    """One field of all rows: column by column is twice as fast as row by row."""
+    if field.name == "codes":
+        offsets = np.cumsum([0, *(record.codes_THW.size for record in records)], dtype=np.int64)
+        values = pa.array(np.concatenate([record.codes_THW.reshape(-1) for record in records]))
+        return pa.LargeListArray.from_arrays(offsets, values, type=field.type)
+    if field.name in SHAPE:
+        axis = SHAPE.index(field.name)
+        return pa.array([record.codes_THW.shape[axis] for record in records], field.type)
+    return pa.array(list(map(attrgetter(field.name), records)), field.type)
+
+
+def from_record_batch(batch: pa.RecordBatch) -> Iterator[CodeRecord]:
+    """The rows of a batch; codes are views of its memory. The stored checksum is compared by `damaged_keys`."""
+    record_class = SequenceRecord if "prompt" in batch.schema.names else CodeRecord
+    codes = batch.column("codes")
+    offsets, values = codes.offsets.to_numpy(), codes.values.to_numpy()
+    others = batch.select([name for name in batch.schema.names if name not in ("codes", "codes_crc32")])
+    for index, row in enumerate(others.to_pylist()):
+        shape = (row.pop("t"), row.pop("h"), row.pop("w"))
+        yield record_class(codes_THW=values[offsets[index] : offsets[index + 1]].reshape(shape), **row)
+
+
+def damaged_keys(batch: pa.RecordBatch) -> list[str]:
+    """Keys of the rows whose codes do not match their stored checksum or shape."""
+    codes, damaged = batch.column("codes"), []
+    offsets, values = codes.offsets.to_numpy(), codes.values.to_numpy()
+    sizes = [batch.column(name).to_numpy().astype(np.int64) for name in ("t", "h", "w")]
+    for index, (key, crc) in enumerate(zip(batch.column("key").to_pylist(), batch.column("codes_crc32").to_pylist())):
+        row = values[offsets[index] : offsets[index + 1]]
+        if zlib.crc32(row.astype("<u2").tobytes()) != crc or row.size != np.prod([size[index] for size in sizes]):
+            damaged.append(str(key))
+    return damaged
+
+
+class DatasetDigest:
+    """Digest of a set of rows: the sum of their SHA-256 modulo 2**256, hashed with the dataset's fingerprints.
+
+    It does not depend on the order of rows, on how they are cut into files, or on the file format.
+    """
+
+    def __init__(self, fingerprints: dict[str, Any]):
+        self._sum = 0
+        self._rows = 0
+        self._fingerprints = fingerprints
+
+    def add(self, digests: Iterable[bytes]) -> None:
+        for digest in digests:
+            self._sum = (self._sum + int.from_bytes(digest, "big")) % (1 << 256)
+            self._rows += 1
+
+    def hexdigest(self) -> str:
+        """64 hex digits."""
+        header = canonical_json({"rows": self._rows, "fingerprints": self._fingerprints})
+        return hashlib.sha256(header.encode() + b"\0" + self._sum.to_bytes(32, "big")).hexdigest()

@@ -1,0 +1,150 @@
+"""Tars as the webdataset library reads them, names of members, and tars that are damaged."""
+
+from __future__ import annotations
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shared.errors import DatasetError
+from shared.exchange.export import ExportOptions, export
+from shared.exchange.formats.safe_names import MAX_LENGTH, safe_name
+from shared.exchange.formats.webdataset import from_members, members, read_tar, write_tar
+from shared.dataset.rows import CodeRecord
+from tests.support.small_datasets import CODES_SETTINGS, code_rows, image, sequence_rows, write_dataset
+
+webdataset = pytest.importorskip("webdataset")
+texts = st.text(st.characters(blacklist_categories=["Cs"]), max_size=300)
+
+
+def read(data: bytes) -> list[CodeRecord]:
+    return list(read_tar(pa.py_buffer(data), "here.tar"))
+
+
+def library_samples(path: Path) -> list[dict]:
+    return list(webdataset.WebDataset(str(path), shardshuffle=False).decode())
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # the library leaves the tar open
+def test_the_library_reads_codes_texts_and_columns(tmp_path: Path) -> None:
+    rows = code_rows()
+    dataset = write_dataset(tmp_path / "codes", rows, CODES_SETTINGS)
+    export(ExportOptions(str(dataset.root), str(tmp_path / "out")))
+    samples = library_samples(tmp_path / "out/codes-00000.tar")
+    assert [sample["json"]["key"] for sample in samples] == [row.key for row in rows]
+    assert [sample.get("txt") for sample in samples] == [row.text for row in rows]
+    for sample, row in zip(samples, rows):
+        assert sample["codes.npy"].dtype == np.uint16
+        assert np.array_equal(sample["codes.npy"], row.codes_THW)
+        assert sample["json"]["src_sha256"] == row.src_sha256.hex()
+        assert sample["__key__"] == safe_name(row.key)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # the library leaves the tar open
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.tuples(texts, st.none() | texts), unique_by=lambda row: row[0], min_size=1, max_size=6))
+def test_any_key_and_text_survive_our_reader_and_the_librarys(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str | None]]
+) -> None:
+    records = [image(index, key, text=text) for index, (key, text) in enumerate(rows)]
+    data = write_tar(records)
+    assert [row.digest() for row in read(data)] == [row.digest() for row in records]
+    path = tmp_path_factory.getbasetemp() / "any.tar"
+    path.write_bytes(data)
+    found = library_samples(path)
+    assert [(sample["json"]["key"], sample.get("txt")) for sample in found] == rows
+
+
+def test_sequences_survive_with_their_tokens() -> None:
+    rows = sequence_rows()
+    assert [row.digest() for row in read(write_tar(rows))] == [row.digest() for row in rows]
+
+
+@given(texts)
+def test_names_are_short_and_plain(key: str) -> None:
+    name = safe_name(key)
+    assert 0 < len(name) <= MAX_LENGTH
+    assert not set(name) & set("./\\ \n\0")
+    assert name.isascii()
+
+
+@given(st.sets(texts, max_size=20))
+def test_names_of_different_keys_differ(keys: set[str]) -> None:
+    assert len({safe_name(key) for key in keys}) == len(keys)
+
+
+def test_names_of_known_keys() -> None:
+    assert safe_name("cat-1_b") == "cat-1_b"
+    assert safe_name("a/b.c") == "a%2Fb%2Ec"
+    assert safe_name("a%2Fb%2Ec") == "a%252Fb%252Ec"
+    assert safe_name("~") == "%7E"
+    assert safe_name("") == "~"
+    assert safe_name("é" * 40) != safe_name("é" * 41)
+    assert safe_name("x" * 81).startswith("x" * 40 + "~")
+
+
+def test_nothing_of_the_machine_or_the_time_stands_in_a_tar() -> None:
+    with tarfile.open(fileobj=io.BytesIO(write_tar([image(0, "a")]))) as archive:
+        found = archive.getmembers()
+    assert [member.name for member in found] == ["a.codes.npy", "a.json", "a.txt"]
+    about = {(m.mtime, m.uid, m.gid, m.uname, m.gname, m.mode) for m in found}
+    assert about == {(0, 0, 0, "", "", 0o644)}
+
+
+def test_a_row_of_known_members() -> None:
+    found = members(image(7, "a", text="b", codes_THW=np.array([[[1, 256]]], np.uint16)))
+    assert found["codes.npy"].endswith(b"\1\0\0\1")
+    assert found["txt"] == b"b"
+    assert json.loads(found["json"])["t"] == 1
+    assert "txt" not in members(image(7, "a", text=None))
+
+
+@pytest.mark.parametrize("cut", [1, 300, 700, 1500])
+def test_a_truncated_tar_is_a_dataset_error(cut: int) -> None:
+    with pytest.raises(DatasetError, match=r"here\.tar"):
+        read(write_tar([image(0, "a")])[:cut])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"codes.npy": None},
+        {"json": None},
+        {"json": b"{"},
+        {"json": b"[]"},
+        {"json": b'{"key":"a"}'},
+        {"codes.npy": b"no array"},
+        {"codes.npy": b""},
+        {"txt": b"\xff"},
+        {"codes.npy": members(image(1, "other"))["codes.npy"]},
+        {"codes.npy": members(image(0, "a", codes_THW=np.zeros((1, 2, 2), np.uint16)))["codes.npy"]},
+    ],
+)
+def test_members_that_are_no_row_are_a_dataset_error(changes: dict[str, bytes | None]) -> None:
+    parts = {name: data for name, data in {**members(image(0, "a")), **changes}.items() if data is not None}
+    with pytest.raises(DatasetError, match="here"):
+        from_members(parts, "here")
+
+
+def test_an_array_of_objects_is_never_unpickled() -> None:
+    sink = io.BytesIO()
+    np.save(sink, np.array([print], object), allow_pickle=True)
+    with pytest.raises(DatasetError, match="allow_pickle"):
+        from_members({**members(image(0, "a")), "codes.npy": sink.getvalue()}, "here")
+
+
+def test_links_and_folders_in_a_tar_are_no_rows() -> None:
+    sink = io.BytesIO()
+    with tarfile.open(fileobj=sink, mode="w") as archive:
+        link = tarfile.TarInfo("a.codes.npy")
+        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        archive.addfile(link)
+    with pytest.raises(DatasetError, match=r"here\.tar"):
+        read(sink.getvalue())

@@ -1,0 +1,242 @@
+"""Jobs in this process and by several: kills at any moment, poison, errors, signals, and the death of the parent."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from shared.errors import ConfigMismatchError, Interrupted, JobStoppedError, RefusedInput, RelayError, UsageError
+from shared.jobs import local_engine, worker_pool
+from shared.jobs.worker_process import portable
+from shared.jobs.job import Claimed, Done, Host, Job, Task
+from shared.jobs.local_engine import run_here, run_local, visible_devices
+from shared.jobs.signals import StopFlag
+from tests.support.toy_worker import INPUTS, PATIENCE_S, OwnClaims, Toy, inputs_of, toy_job
+
+
+def wait_until(is_true: Callable[[], object]) -> None:
+    until_s = time.monotonic() + PATIENCE_S
+    while not is_true():
+        assert time.monotonic() < until_s, "waited in vain"
+        time.sleep(0.01)
+
+
+def has_ended(pid: int) -> bool:
+    """Also of a process that nobody has taken notice of yet."""
+    try:
+        return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
+def started(folder: Path) -> list[int]:
+    """Processes of all workers so far."""
+    return [int(path.stem) for path in folder.glob("*.pid")]
+
+
+def committed(folder: Path) -> dict[int, dict[str, object]]:
+    """What each unit's file holds."""
+    return {int(path.stem[5:]): json.loads(path.read_text()) for path in folder.glob("unit-*.json")}
+
+
+def assert_all_done(folder: Path, units: int, poison: set[int], done: list[Done], progress: list[int]) -> None:
+    found = committed(folder)
+    assert sorted(found) == sorted(each.task.unit for each in done) == list(range(units))
+    for unit, entry in found.items():
+        assert entry["rows"] == [index for index in inputs_of(unit) if index not in poison]
+        assert entry["quarantined"] == [index for index in inputs_of(unit) if index in poison]
+    assert sum(progress) == units * INPUTS
+    assert sum(each.rows + each.quarantined for each in done) == units * INPUTS
+
+
+def test_in_this_process(tmp_path: Path) -> None:
+    done: list[Done] = []
+    progress: list[int] = []
+    run_here(toy_job(Toy(tmp_path), 7, done, progress))
+    assert_all_done(tmp_path, 7, set(), done, progress)
+    assert started(tmp_path) == [os.getpid()]
+
+
+def test_without_units_no_worker_is_made(tmp_path: Path) -> None:
+    run_here(toy_job(Toy(tmp_path, dies_at_start=True), 0, [], []))
+    run_local(toy_job(Toy(tmp_path, dies_at_start=True), 0, [], []), workers=2)
+    assert started(tmp_path) == []
+
+
+def test_in_this_process_stopped_by_a_signal(tmp_path: Path) -> None:
+    stop = StopFlag()
+    job = toy_job(
+        Toy(tmp_path, endless_units=(2,)), 3, [], [], stop
+    )  # 0 and 2 are of one shape, the later one is first
+    threading.Timer(0.05, stop.set, ["SIGTERM"]).start()
+    with pytest.raises(Interrupted, match=r"stopped by SIGTERM: 1 units committed, .* kept; the same command resumes"):
+        run_here(job)
+    assert sorted(committed(tmp_path)) == [2]
+
+
+def test_in_this_process_units_of_other_jobs_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_pool, "RETRY_ELSEWHERE_S", 0.01)
+    answers = iter([Claimed.ELSEWHERE, Claimed.ELSEWHERE, Claimed.HERE])
+
+    class Contended(OwnClaims):
+        def claim(self, unit: int) -> Claimed:
+            return next(answers)
+
+        def release(self, unit: int) -> None:
+            pass
+
+    class Plain:
+        def __init__(self, host: Host):
+            pass
+
+        def work(self, tasks: Iterator[Task | None]) -> Iterator[Done]:
+            return (Done(task) for task in tasks if task)
+
+    done: list[Done] = []
+    run_here(
+        Job(Plain, [5], inputs_of, lambda unit: 0, Contended(), StopFlag(), done.append, waits_for_others=True),
+    )
+    assert [each.task for each in done] == [Task(5)]
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_by_processes_each_with_a_device_of_the_list(
+    workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(local_engine.DEVICES, "4,5,6")
+    done: list[Done] = []
+    progress: list[int] = []
+    run_local(toy_job(Toy(tmp_path), 9, done, progress), workers)
+    assert_all_done(tmp_path, 9, set(), done, progress)
+    assert {entry["device"] for entry in committed(tmp_path).values()} <= {"4", "5", "6"}
+    assert os.environ[local_engine.DEVICES] == "4,5,6"
+    assert os.getpid() not in started(tmp_path)
+    assert all(has_ended(pid) for pid in started(tmp_path))
+
+
+def test_devices_are_numbered_without_a_list_and_never_shared() -> None:
+    assert visible_devices({}, 3) == "3"
+    assert visible_devices({local_engine.DEVICES: "6, 7"}, 1) == "7"
+    with pytest.raises(UsageError, match="use 2 workers"):
+        visible_devices({local_engine.DEVICES: "6,7"}, 2)
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_workers_killed_at_random_moments(seed: int, tmp_path: Path) -> None:
+    """Six deaths by chance: no unit is lost, done twice or blamed."""
+    chance, units = random.Random(seed), 40
+    done: list[Done] = []
+    progress: list[int] = []
+
+    def has_started_or_ended(workers: int) -> bool:
+        return len(started(tmp_path)) >= workers or len(committed(tmp_path)) == units
+
+    def kill_some() -> None:
+        for deaths in range(6):
+            wait_until(partial(has_started_or_ended, deaths + 1))
+            time.sleep(chance.uniform(0, 0.01))
+            alive = [pid for pid in started(tmp_path) if not has_ended(pid)]
+            if alive:
+                os.kill(chance.choice(alive), signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_some)
+    killer.start()
+    run_local(toy_job(Toy(tmp_path), units, done, progress), workers=2, pause_s=0)
+    killer.join()
+    assert_all_done(tmp_path, units, set(), done, progress)
+
+
+def test_inputs_that_kill_are_quarantined_and_no_others(tmp_path: Path) -> None:
+    """Two of one unit, among eight units of eight."""
+    done: list[Done] = []
+    progress: list[int] = []
+    poison = (9, 14)
+    run_local(toy_job(Toy(tmp_path, poison), 8, done, progress), workers=2, pause_s=0)
+    assert_all_done(tmp_path, 8, set(poison), done, progress)
+
+
+def test_an_error_for_the_user_stops_all_workers_and_is_raised_as_it_was(tmp_path: Path) -> None:
+    with pytest.raises(ConfigMismatchError, match="unit 3 has other settings"):
+        run_local(toy_job(Toy(tmp_path, refused_unit=3, endless_units=(4,)), 8, [], []), workers=2)
+    assert all(has_ended(pid) for pid in started(tmp_path))
+    assert 4 in committed(tmp_path), "the other worker was asked to end, not killed"
+
+
+def test_an_error_made_of_more_than_a_text_travels_as_a_plain_one() -> None:
+    error = portable(RefusedInput("truncated", "12 of 40 bytes"))
+    assert type(error) is RelayError
+    assert str(error) == "truncated: 12 of 40 bytes"
+
+
+def test_any_other_exception_is_a_death_with_a_traceback(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """No part of the unit can be done: the job gives up, and says where to look."""
+    job = replace(toy_job(Toy(tmp_path, broken_unit=0), 1, [], []), max_poisonous_in_a_row=1)
+    with pytest.raises(JobStoppedError, match="1 inputs in a row killed worker 0"):
+        run_local(job, workers=1, pause_s=0)
+    assert "ZeroDivisionError: unit 0" in capfd.readouterr().err
+
+
+def test_workers_that_die_before_they_are_ready_stop_the_job(tmp_path: Path) -> None:
+    with pytest.raises(JobStoppedError, match=r"worker \d died 3 times in a row before it took up any work"):
+        run_local(toy_job(Toy(tmp_path, dies_at_start=True), 4, [], []), workers=2, pause_s=0)
+    assert committed(tmp_path) == {}
+
+
+def test_a_worker_that_alone_gets_sigterm_keeps_what_it_has_and_another_takes_its_place(tmp_path: Path) -> None:
+    done: list[Done] = []
+    job = toy_job(Toy(tmp_path, endless_units=(0,)), 3, done, [])
+
+    def end_the_worker() -> None:
+        wait_until(lambda: list(tmp_path.glob("*.endless")))
+        os.kill(started(tmp_path)[0], signal.SIGTERM)
+
+    thread = threading.Thread(target=end_the_worker)
+    thread.start()
+    run_local(job, workers=1)
+    thread.join()
+    assert sorted(each.task.unit for each in done) == [0, 1, 2]
+    assert len(started(tmp_path)) == 2
+
+
+def start_program(folder: Path) -> subprocess.Popen[str]:
+    """Two workers, both in a unit that they would never leave."""
+    command = [sys.executable, "-m", "tests.support.toy_worker", str(folder), "12", "2"]
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
+    wait_until(lambda: len(list(folder.glob("*.endless"))) == 2 or process.poll() is not None)
+    assert not any(has_ended(pid) for pid in started(folder))
+    return process
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("is_for_all", [True, False])
+def test_a_signal_lets_workers_keep_what_they_have(number: signal.Signals, is_for_all: bool, tmp_path: Path) -> None:
+    """To the parent, or to its whole group, as Ctrl-C and schedulers send it."""
+    process = start_program(tmp_path)
+    before = len(committed(tmp_path))
+    (os.killpg if is_for_all else os.kill)(process.pid, number)
+    _, stderr = process.communicate(timeout=PATIENCE_S)
+    assert "Traceback" not in stderr
+    kept = len(committed(tmp_path))
+    assert kept == before + 2, "each worker ends its unit when it is asked to stop"
+    assert f"Interrupted: stopped by {number.name}: {kept} units committed" in stderr
+    assert all(has_ended(pid) for pid in started(tmp_path))
+
+
+def test_workers_end_soon_after_their_parent_was_killed(tmp_path: Path) -> None:
+    process = start_program(tmp_path)
+    process.kill()
+    process.communicate(timeout=PATIENCE_S)
+    wait_until(lambda: all(has_ended(pid) for pid in started(tmp_path)))

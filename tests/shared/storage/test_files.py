@@ -1,0 +1,156 @@
+"""Sealed JSON, atomic files, fingerprints, locks and work ahead."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.storage.atomic import create_file, write_file
+from shared.errors import DatasetError
+from shared.storage.digests import canonical_json, digest_of, settings_diff
+from shared.jobs.prefetch import map_ahead
+from shared.jobs.file_locks import job_lock, try_claim
+from shared.storage.checked_json import dump_sealed, load_sealed
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+objects = st.dictionaries(st.text().filter(lambda name: name != "check"), values, max_size=4)
+
+
+@given(objects)
+def test_sealed_json_round_trip(value: dict[str, object]) -> None:
+    try:
+        data = dump_sealed(value)
+    except UnicodeEncodeError:
+        return  # lone surrogates are not text
+    assert load_sealed(data, "here") == value
+
+
+def test_any_flipped_bit_of_sealed_json_is_noticed() -> None:
+    data = dump_sealed({"unit": 7, "part": "part-000007.arrow", "rows": 3, "share": 0.5})
+    for index in range(len(data)):
+        for bit in range(8):
+            damaged = bytearray(data)
+            damaged[index] ^= 1 << bit
+            with pytest.raises(DatasetError, match="here: damaged"):
+                load_sealed(bytes(damaged), "here")
+
+
+def test_create_file_never_overwrites(tmp_path: Path) -> None:
+    path = tmp_path / "record"
+    assert create_file(path, b"first")
+    assert not create_file(path, b"second")
+    assert path.read_bytes() == b"first"
+    write_file(path, b"third")
+    assert path.read_bytes() == b"third"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["record"], "no temporary file stays"
+
+
+def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "record"
+    write_file(path, b"old")
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(OSError, match="No space left"):
+        write_file(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["record"]
+
+
+def test_diff_names_nested_settings() -> None:
+    recorded = {"codec": {"fingerprint": "aa", "size": 4}, "dtype": "float32"}
+    given_ = {"codec": {"fingerprint": "bb", "size": 4}, "area": 3}
+    assert settings_diff(recorded, given_) == [
+        "area: recorded nothing, given 3",
+        'codec.fingerprint: recorded "aa", given "bb"',
+        'dtype: recorded "float32", given nothing',
+    ]
+    assert settings_diff(recorded, json.loads(canonical_json(recorded))) == []
+
+
+def test_diff_goes_into_lists_of_settings_and_not_into_others() -> None:
+    recorded = {"data": [{"samples": 3, "weight": 1}, {"weight": 1}], "targets": ["a", "b"]}
+    given_ = {"data": [{"samples": 3, "weight": 0.5}], "targets": ["a"]}
+    assert settings_diff(recorded, given_) == [
+        "data.0.weight: recorded 1, given 0.5",
+        'data.1: recorded {"weight":1}, given nothing',
+        'targets: recorded ["a","b"], given ["a"]',
+    ]
+
+
+def test_digest_ignores_the_order_of_keys() -> None:
+    assert digest_of({"a": 1, "b": [2]}) == digest_of({"b": [2], "a": 1}) != digest_of({"a": 1, "b": [3]})
+
+
+def _claim_in_child(path: str, results: multiprocessing.SimpleQueue) -> None:
+    results.put(try_claim(Path(path)) is not None)
+
+
+def test_a_claim_excludes_other_processes_until_released(tmp_path: Path) -> None:
+    context, path = multiprocessing.get_context("spawn"), tmp_path / "claims" / "part-000001"
+    results = context.SimpleQueue()
+
+    def claimed_by_child() -> bool:
+        child = context.Process(target=_claim_in_child, args=(str(path), results))
+        child.start()
+        child.join()
+        return bool(results.get())
+
+    claim = try_claim(path)
+    assert claim is not None
+    assert not claimed_by_child()
+    claim.release()
+    assert not path.exists()
+    assert claimed_by_child()
+    again = try_claim(path)
+    assert again is not None, "a claim whose holder died is free"
+    again.release()
+
+
+def test_only_a_job_that_is_alone_sweeps(tmp_path: Path) -> None:
+    swept: list[str] = []
+    with job_lock(tmp_path, lambda: swept.append("first")):
+        assert swept == ["first"]
+        with job_lock(tmp_path, lambda: swept.append("second")):
+            pass
+        assert swept == ["first"]
+    assert swept == ["first", "first"]
+
+
+def test_work_ahead_keeps_order_and_bound() -> None:
+    started: list[int] = []
+    lock = threading.Lock()
+
+    def work(item: int) -> int:
+        with lock:
+            started.append(item)
+        return item * item
+
+    results = map_ahead(work, iter(range(100)), workers=3, ahead=5)
+    assert [next(results) for _ in range(10)] == [n * n for n in range(10)]
+    assert max(started) <= 10 + 5
+    assert list(results) == [n * n for n in range(10, 100)]
+
+
+def test_work_ahead_raises_in_place() -> None:
+    def work(item: int) -> int:
+        if item == 3:
+            raise ValueError("three")
+        return item
+
+    results = map_ahead(work, range(5), workers=2, ahead=4)
+    assert [next(results) for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(ValueError, match="three"):
+        next(results)

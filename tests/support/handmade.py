@@ -1,0 +1,56 @@
+"""A small dataset written row by row, without MindSpore: 2 × 3 codes a picture, and a unit of refused inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from shared.dataset.dataset import Dataset, Refusal
+from shared.dataset.plan import Plan, PlannedInput, Unit, freeze_plan
+from shared.dataset.rows import CodeRecord
+from tests.support.command import TOKENIZER
+from vq_stage.encode_options import EncodeOptions
+from vq_stage.preprocess import Preprocessing
+
+CODEBOOK_SIZE = 512  # of the golden tokenizer
+NUMERICS = {"device": "CPU"}
+
+
+def record(index: int, key: str) -> CodeRecord:
+    codes_THW = np.random.default_rng(index).integers(0, CODEBOOK_SIZE, (1, 2, 3)).astype(np.uint16)
+    return CodeRecord(key, index, "image", codes_THW, f"caption {index}", f"{index}.png", bytes(32), 16, 24)
+
+
+def refusal(index: int) -> Refusal:
+    return Refusal(f"refused-{index}", index, f"{index}.png", "empty", "the file has no bytes")
+
+
+def settings() -> dict[str, Any]:
+    """Those of an encode job with the golden tokenizer, so that decode accepts it."""
+    options = EncodeOptions("", "", str(TOKENIZER), Preprocessing("none"), unit_rows=3)
+    return options.recorded()
+
+
+def freeze(root: Path, keys: Sequence[str], refused: int = 1) -> tuple[Dataset, Plan]:
+    """An empty dataset of two units: one of these keys, one of refused inputs."""
+    root.mkdir(parents=True)
+    inputs = tuple(PlannedInput(index, key, f"{index}.png", f"caption {index}") for index, key in enumerate(keys))
+    bad = tuple(
+        PlannedInput(index, f"refused-{index}", f"{index}.png", None, "empty", "the file has no bytes")
+        for index in range(len(keys), len(keys) + refused)
+    )
+    freeze_plan(root / "plan.arrow", [Unit(0, 16, 24, inputs), Unit(1, 0, 0, bad)], settings(), len(inputs + bad))
+    dataset = Dataset(root)
+    return dataset, dataset.plan()
+
+
+def make(root: Path, keys: Sequence[str] = ("one", "two", "three")) -> Dataset:
+    """Both units committed and the manifest written."""
+    dataset, plan = freeze(root, keys)
+    dataset.commit(0, [record(index, key) for index, key in enumerate(keys)], [], plan, NUMERICS, [])
+    dataset.commit(1, [], [refusal(len(keys))], plan, {}, [])
+    dataset.write_manifest(plan)
+    return dataset

@@ -1,0 +1,81 @@
+"""`emu3` with an encoder that needs no model, pictures that kill, and leases that soon expire.
+
+python -m tests.support.stand_in encode SOURCE DATASET …
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
+
+import numpy as np
+
+import shared.jobs.engines
+import shared.jobs.worker_pool
+import vq_stage.encode
+from pipelines.cli import main
+from shared.jobs.job import Host
+from shared.jobs.leases import Leases
+from shared.dataset.plan import UnitSize
+from vq_stage.config import VQConfig
+from vq_stage.encode_options import EncodeOptions
+from vq_stage.encode_worker import EncodeWorker
+from vq_stage.reading import Prepared, ReadTask
+
+KILLER = "killer"  # begins the keys of pictures that end the process which reads them
+SECONDS_A_BATCH = 0.02
+LEASE_S, SETTLE_S, RETRY_S = 2.0, 0.1, 0.2
+BLOCK = 8
+
+
+@dataclass(frozen=True, slots=True)
+class StandInTokenizer:
+    """Codes below `codebook_size` that depend on every pixel."""
+
+    codebook_size: int
+
+    def encode_images(self, pixels_BHWC: np.ndarray) -> np.ndarray:
+        time.sleep(SECONDS_A_BATCH)
+        B, H, W, C = pixels_BHWC.shape
+        blocks = pixels_BHWC.reshape(B, H // BLOCK, BLOCK, W // BLOCK, BLOCK * C).astype(np.uint16)
+        return blocks.sum(axis=(2, 4), dtype=np.uint16) % np.uint16(self.codebook_size)
+
+
+class StandInWorker(EncodeWorker):
+    """Reads, resizes and commits as the real one does."""
+
+    def __init__(self, options: EncodeOptions, host: Host):
+        super().__init__(options, host)
+        self.prepare = self.reader.prepare
+        cast(Any, self.reader).prepare = self._prepare
+
+    def _load_tokenizer(self, canary_size: UnitSize) -> None:
+        config = VQConfig.from_directory(self.options.vision_tokenizer)
+        cast(Any, self).tokenizer = StandInTokenizer(config.codebook_size)
+        self.numerics = {"device": "none"}
+
+    def _prepare(self, task: ReadTask) -> Prepared:
+        _, planned, is_poisonous = task
+        if planned.key.startswith(KILLER) and not is_poisonous:
+            os._exit(9)
+        return self.prepare(task)
+
+
+def run() -> None:
+    """The command line with the worker put in."""
+    from tests.support import stand_in  # under its own name other processes can import it
+
+    for module, name, value in (
+        (vq_stage.encode, "EncodeWorker", stand_in.StandInWorker),
+        (shared.jobs.engines, "Leases", partial(Leases, duration_s=LEASE_S, settle_s=SETTLE_S)),
+        (shared.jobs.worker_pool, "RETRY_ELSEWHERE_S", RETRY_S),
+    ):
+        setattr(module, name, value)
+    main()
+
+
+if __name__ == "__main__":
+    run()

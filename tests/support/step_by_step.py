@@ -1,0 +1,173 @@
+"""Runs a command again and again, and disturbs each run at its next change to the disk; prints one JSON line a step.
+
+    python -m tests.support.step_by_step (kill|fail|SIGTERM|SIGINT) WORKDIR ROOT emu3-arguments…
+
+In the arguments, `{}` stands for a new folder in WORKDIR, a copy of ROOT if that is not `-`. Models without MindSpore
+stand in for the real ones, so that every step can be tried; every token written counts as a change too. `fail` makes
+the change fail with ENOSPC.
+Every line has the exit codes of the disturbed run and of the same command run again, and that folder's files.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import signal
+import sys
+import types
+import zlib
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import lm_stage.generate_worker
+import vq_stage.decode
+import vq_stage.encode_worker
+from lm_stage.image_generator import ImageGenerator
+from lm_stage.sampling import Sampling
+from lm_stage.text_generator import TextGenerator
+from shared.device import Device
+from shared.tokens.layout import TokenLayout
+from tests.support.forking import run_forked
+
+ADDING, REMOVING = ("os.rename", "os.link", "os.mkdir"), ("os.remove", "os.rmdir")
+TOKEN_WRITTEN = "tests.token_written"
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+
+
+class StandInTokenizer:
+    """Codes are means of 8 × 8 pixels, pixels are codes repeated."""
+
+    spatial_factor = 8
+
+    @classmethod
+    def from_pretrained(cls, *arguments: object) -> StandInTokenizer:
+        return cls()
+
+    def encode_images(self, pixels_BHWC: np.ndarray) -> np.ndarray:
+        B, H, W, _ = pixels_BHWC.shape
+        return pixels_BHWC.reshape(B, H // 8, 8, W // 8, 24).mean(axis=(2, 4)).astype(np.uint16)
+
+    def encode_video(self, frames_THWC: np.ndarray, batch: int = 1) -> np.ndarray:
+        return self.encode_images(frames_THWC[::4])
+
+    def decode_video(self, codes_THW: np.ndarray) -> np.ndarray:
+        return self.decode_images(codes_THW.repeat(4, axis=0))
+
+    def decode_images(self, codes_BHW: np.ndarray) -> np.ndarray:
+        return codes_BHW.astype(np.uint8).repeat(8, axis=1).repeat(8, axis=2)[..., None].repeat(3, axis=3)
+
+
+class StandInCache:
+    """Logits are noise keyed by all tokens of the row, as a model's depend on all of them."""
+
+    def __init__(self, rows: int, outputs: int):
+        self.rows, self.outputs = rows, outputs
+        self.tokens: list[list[int]] = [[] for _ in range(rows)]
+
+    def prefill(self, row: int, token_ids: Sequence[int]) -> None:
+        self.tokens[row] = list(token_ids)
+
+    def decode_step(self, token_ids_R: np.ndarray, positions_R: np.ndarray) -> np.ndarray:
+        sys.audit(TOKEN_WRITTEN)
+        logits = np.zeros((self.rows, self.outputs), np.float32)
+        for row, (token, position) in enumerate(zip(token_ids_R, positions_R)):
+            assert position <= len(self.tokens[row]), "a place was left out"
+            self.tokens[row][position:] = [int(token)]
+            seed = zlib.crc32(repr(self.tokens[row]).encode())
+            logits[row] = np.random.default_rng(seed).normal(size=self.outputs)
+        return logits
+
+
+class StandInLanguageModel:
+    """The real generators over the stand-in's logits."""
+
+    def __init__(self, layout: TokenLayout):
+        self.layout = layout
+
+    @classmethod
+    def from_pretrained(cls, directory: object, device: str, dtype: None, layout: TokenLayout, backend: str) -> Any:
+        return cls(layout)
+
+    def image_generator(self, slots: int, length: int, sampling: Sampling, guidance_scale: float) -> ImageGenerator:
+        cache = StandInCache(slots if guidance_scale == 1 else 2 * slots, self.layout.codebook_size)
+        return ImageGenerator(cache, self.layout, sampling, guidance_scale)
+
+    def text_generator(self, slots: int, length: int, sampling: Sampling) -> TextGenerator:
+        return TextGenerator(StandInCache(slots, self.layout.first_visual_token), self.layout, sampling)
+
+
+def stand_in() -> None:
+    """Replaces the models and the device in this process."""
+    for module, name, replacement in (
+        ("vq_stage.tokenizer", "VisionTokenizer", StandInTokenizer),
+        ("lm_stage.language_model", "LanguageModel", StandInLanguageModel),
+    ):
+        sys.modules[module] = types.ModuleType(module)
+        setattr(sys.modules[module], name, replacement)
+    for job in (vq_stage.encode_worker, lm_stage.generate_worker):
+        job.setup_device = lambda *arguments, **options: Device("CPU", "float32", "none")  # type: ignore[attr-defined]
+
+
+def disturb_at(step: int, folder: Path, disturb: Callable[[], None], changes: Sequence[str]) -> None:
+    """Calls `disturb` right before the step-th change that this process makes below the folder."""
+    inside, steps = f"{folder}{os.sep}", itertools.count()
+
+    def watch(event: str, arguments: tuple[Any, ...]) -> None:
+        place = str(arguments[0]) if arguments else ""
+        is_change = event in changes or (event == "open" and arguments[2] & WRITING)
+        if ((is_change and place.startswith(inside)) or event == TOKEN_WRITTEN) and next(steps) == step:
+            print(f"at {event} {place.removeprefix(inside)}", file=sys.stderr, flush=True)
+            disturb()
+
+    sys.addaudithook(watch)
+
+
+def disk_full() -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def disturbance(name: str) -> Callable[[], None]:
+    if name == "fail":
+        return disk_full
+    number = signal.SIGKILL if name == "kill" else signal.Signals[name]
+    return lambda: os.kill(os.getpid(), number)
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Every file below the folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def run_steps(name: str, work: Path, root: str, arguments: Sequence[str]) -> None:
+    disturb = disturbance(name)
+    changes = ADDING if name == "fail" else ADDING + REMOVING  # a full disk stops nobody from removing
+
+    def prepare(step: int, folder: Path) -> None:
+        disturb_at(step, folder, disturb, changes)
+
+    for step in itertools.count():
+        folder = work / f"step-{step}"
+        shutil.copytree(root, folder) if root != "-" else folder.mkdir()
+        filled = [argument.replace("{}", str(folder)) for argument in arguments]
+        first = run_forked(filled, partial(prepare, step, folder))
+        was_disturbed = first.printed.startswith("at ") or "\nat " in first.printed
+        between, again = hashes(folder), run_forked(filled)
+        line = {"step": step, "first": first.exit_code, "first_printed": first.printed, "between": between}
+        print(json.dumps({**line, "again": again.exit_code, "printed": again.printed, "after": hashes(folder)}))
+        shutil.rmtree(folder)
+        if not was_disturbed:
+            return
+
+
+if __name__ == "__main__":
+    stand_in()
+    run_steps(sys.argv[1], Path(sys.argv[2]), sys.argv[3], sys.argv[4:])

@@ -1,0 +1,163 @@
+"""A worker that writes one small file a unit, misbehaves on request, and can be run as a program.
+
+python -m tests.support.toy_worker FOLDER UNITS WORKERS
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Hashable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from shared.errors import ConfigMismatchError
+from shared.jobs.job import Claimed, Done, Host, Job, Task
+from shared.jobs.signals import StopFlag, stop_on_signals
+
+INPUTS = 8  # of every unit; input i of unit u is number 8 u + i
+NO_UNIT = -1
+PATIENCE_S = 40.0
+
+
+@dataclass(frozen=True, slots=True)
+class Toy:
+    """How the worker behaves: inputs that kill it, units that raise, and those that it stays in until told to stop.
+
+    The refused unit raises once another worker is in an endless one, if there are such.
+    """
+
+    folder: Path
+    poison: tuple[int, ...] = ()
+    refused_unit: int = NO_UNIT
+    broken_unit: int = NO_UNIT
+    endless_units: tuple[int, ...] = ()
+    dies_at_start: bool = False
+    seconds_a_unit: float = 0.0
+
+
+class ToyWorker:
+    """Takes two tasks when it can get them, and does the later one first."""
+
+    def __init__(self, toy: Toy, host: Host):
+        self.toy = toy
+        self.host = host
+        if toy.dies_at_start:
+            os.kill(os.getpid(), signal.SIGKILL)
+        (toy.folder / f"{os.getpid()}.pid").touch()
+
+    def work(self, tasks: Iterator[Task | None]) -> Iterator[Done]:
+        for task in tasks:
+            if task is None:
+                continue
+            later = next(tasks, None)
+            for each in (later, task):
+                if each is not None and not self.host.stop.is_set():
+                    yield self._do(each)
+
+    def _do(self, task: Task) -> Done:
+        toy, unit = self.toy, task.unit
+        if unit == toy.refused_unit:
+            while toy.endless_units and not list(toy.folder.glob("*.endless")):
+                time.sleep(0.01)
+            raise ConfigMismatchError(f"unit {unit} has other settings")
+        if unit == toy.broken_unit:
+            raise ZeroDivisionError(f"unit {unit}")
+        time.sleep(toy.seconds_a_unit)
+        until_s = time.monotonic() + PATIENCE_S
+        if unit in toy.endless_units:
+            (toy.folder / f"{os.getpid()}.endless").touch()
+        while unit in toy.endless_units and not self.host.stop.is_set():
+            assert time.monotonic() < until_s, "nobody stopped the endless unit"
+            time.sleep(0.01)
+        partial_path = toy.folder / f"unit-{unit}.partial"
+        kept = set(json.loads(partial_path.read_text())) if partial_path.exists() else set()
+        rows = kept | set(self._computed(unit, set(task.only or inputs_of(unit)) - kept - set(task.poisonous)))
+        if task.only:
+            os.replace(self._written(sorted(rows)), partial_path)
+            return Done(task, rows=len(rows - kept))
+        self.host.progress(unit, len(kept) + len(task.poisonous))
+        device = os.environ.get("ASCEND_RT_VISIBLE_DEVICES")
+        found = {"rows": sorted(rows), "quarantined": list(task.poisonous), "device": device}
+        self._create(toy.folder / f"unit-{unit}.json", found)
+        return Done(task, rows=len(rows), quarantined=len(task.poisonous))
+
+    def _create(self, path: Path, found: dict[str, object]) -> None:
+        """The first one wins. It may be there: whoever did this unit before may have died before saying so."""
+        try:
+            os.link(self._written(found), path)
+        except FileExistsError:
+            there = json.loads(path.read_text())
+            assert {**there, "device": ""} == {**found, "device": ""}
+
+    def _written(self, content: object) -> Path:
+        path = self.toy.folder / f"{os.getpid()}.tmp"
+        path.unlink(missing_ok=True)
+        path.write_text(json.dumps(content))
+        return path
+
+    def _computed(self, unit: int, inputs: set[int]) -> Iterator[int]:
+        for src_index in sorted(inputs):
+            if src_index in self.toy.poison:
+                os.kill(os.getpid(), signal.SIGKILL)
+            self.host.progress(unit, 1)
+            yield src_index
+
+
+def inputs_of(unit: int) -> tuple[int, ...]:
+    return tuple(range(unit * INPUTS, (unit + 1) * INPUTS))
+
+
+def parity(unit: int) -> Hashable:
+    """Two shapes."""
+    return unit % 2
+
+
+class OwnClaims:
+    """Claims of a job that is alone; fails if a unit is claimed twice or released without having been claimed."""
+
+    def __init__(self) -> None:
+        self.held: set[int] = set()
+
+    def claim(self, unit: int) -> Claimed:
+        assert unit not in self.held
+        self.held.add(unit)
+        return Claimed.HERE
+
+    def release(self, unit: int) -> None:
+        self.held.remove(unit)
+
+
+def toy_job(toy: Toy, units: int, done: list[Done], progress: list[int], stop: StopFlag | None = None) -> Job:
+    """A job of the first units; what the engine reports is put into the lists."""
+    toy.folder.mkdir(exist_ok=True)
+    return Job(
+        make_worker=partial(ToyWorker, toy),
+        units=range(units),
+        inputs_of=inputs_of,
+        shape_of=parity,
+        claims=OwnClaims(),
+        stop=stop or StopFlag(),
+        on_done=done.append,
+        on_progress=progress.append,
+    )
+
+
+def main(folder: str, units: str, workers: str) -> None:
+    """Runs a job whose units are endless from the fourth on."""
+    from shared.jobs.local_engine import run_local
+
+    with stop_on_signals() as stop:
+        toy = Toy(Path(folder), endless_units=tuple(range(3, int(units))))
+        try:
+            run_local(toy_job(toy, int(units), [], [], stop), int(workers))
+        except Exception as error:
+            sys.exit(f"{type(error).__name__}: {error}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
