@@ -29,7 +29,7 @@ def inspect(dataset: str, as_json: bool, sheet: str | None, sheet_rows: int, vis
     summary = summarize(Dataset.open(dataset))
     click.echo(json.dumps(summary.to_dict(), indent=2) if as_json else summary_text(summary))
     if sheet:
-        from vq_stage.contact_sheet import draw_contact_sheet
+        from vq_stage.decode.contact_sheet import draw_contact_sheet
 
         draw_contact_sheet(dataset, sheet, sheet_rows, **given({"vision_tokenizer": vision_tokenizer}))
         say(f"contact sheet: {sheet}")
@@ -104,8 +104,8 @@ def import_(source: str, dataset: str, unit_rows: int, codebook_size: int | None
 def _codec(codebook_size: int | None, vision_tokenizer: str | None) -> Codec | None:
     """Whose codes upstream's files hold, if that was given."""
     from shared.exchange.formats.upstream import Codec
-    from vq_stage.config import VQConfig
-    from vq_stage.weights import codec_fingerprint
+    from vq_stage.model.config import VQConfig
+    from vq_stage.model.weights import codec_fingerprint
 
     if vision_tokenizer:
         size = VQConfig.from_directory(vision_tokenizer).codebook_size

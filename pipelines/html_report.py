@@ -26,7 +26,7 @@ from shared.storage.atomic import write_file
 from shared.dataset.dataset import Dataset
 from shared.storage.paths import as_path
 from shared.maintenance.summary import summarize
-from vq_stage.output_files import picture_path
+from vq_stage.decode.output_files import picture_path
 
 MAX_CARDS = 48
 MOST_ROWS = 10_000  # of a dataset, among which what is shown is chosen

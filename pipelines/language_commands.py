@@ -83,7 +83,7 @@ def sft(sample_prompts: str | None, vision_tokenizer: str | None, **others: Any)
     options, on_checkpoint = sft_settings(**others), None
     if sample_prompts:
         from pipelines.samples import sampler
-        from vq_stage.weights import EMBEDDED_TOKENIZER
+        from vq_stage.model.weights import EMBEDDED_TOKENIZER
 
         on_checkpoint = sampler(options, sample_prompts, vision_tokenizer or str(EMBEDDED_TOKENIZER))
     result = run(options, on_checkpoint)
@@ -196,6 +196,6 @@ def _sampling(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _codec(vision_tokenizer: str | None) -> str | None:
-    from vq_stage.weights import codec_fingerprint
+    from vq_stage.model.weights import codec_fingerprint
 
     return codec_fingerprint(vision_tokenizer) if vision_tokenizer else None

@@ -27,7 +27,7 @@ from pipelines.codecs import CodecCheck
 from pipelines.step import OUTPUTS, Step, build_step, fill, maker_of, output_of, references
 from shared.errors import RefusedInput, UsageError
 from shared.storage.paths import as_path
-from vq_stage.sources import expanded
+from vq_stage.sources.open_source import expanded
 from vq_stage.sources.files import refusing_unreadable
 
 EXAMPLES = Path(__file__).parent / "examples"

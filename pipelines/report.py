@@ -9,7 +9,7 @@ import numpy as np
 from shared.maintenance.summary import Summary
 
 if TYPE_CHECKING:
-    from vq_stage.forecast import Forecast
+    from vq_stage.encode.estimate import Forecast
 
 
 def summary_text(summary: Summary) -> str:

@@ -12,8 +12,8 @@ from lm_stage.sft_options import SftOptions
 from pipelines.codecs import carried_codec
 from shared.errors import ConfigMismatchError
 from shared.jobs.engines import EngineOptions
-from vq_stage.contact_sheet import draw_contact_sheet
-from vq_stage.weights import codec_fingerprint
+from vq_stage.decode.contact_sheet import draw_contact_sheet
+from vq_stage.model.weights import codec_fingerprint
 
 
 def sampler(options: SftOptions, prompts: str, vision_tokenizer: str) -> Callable[[Path, int], None]:

@@ -22,7 +22,7 @@ from pipelines.step import Step, maker_of
 from shared.storage.atomic import write_file
 from shared.storage.digests import canonical_json, digest_of
 from shared.storage.paths import sha256_of
-from vq_stage.weights import EMBEDDED_TOKENIZER
+from vq_stage.model.weights import EMBEDDED_TOKENIZER
 
 VERSIONS = ("emu3-relay", "mindspore")
 

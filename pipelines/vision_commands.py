@@ -9,9 +9,9 @@ import click
 from pipelines.options import engine_options, given, model_options, say, with_engine
 
 if TYPE_CHECKING:
-    from vq_stage.decode import DecodeOptions
-    from vq_stage.encode_options import EncodeOptions
-    from vq_stage.train import TrainVQOptions
+    from vq_stage.decode.job import DecodeOptions
+    from vq_stage.encode.options import EncodeOptions
+    from vq_stage.training.job import TrainVQOptions
 
 
 def source_options(command: Any) -> Any:
@@ -38,8 +38,8 @@ def source_options(command: Any) -> Any:
 
 def _cut(options: dict[str, Any]) -> dict[str, Any]:
     """The options with those of sizes and clips gathered into their objects."""
-    from vq_stage.preprocess import Preprocessing
-    from vq_stage.video import ClipSampling
+    from vq_stage.media.resizing import Preprocessing
+    from vq_stage.video.clips import ClipSampling
 
     preprocessing = Preprocessing(*(options.pop(name) for name in ("resize", "area", "round_to")))
     sampling = ClipSampling(*(options.pop(name) for name in ("clip_frames", "fps", "stride", "start_s", "duration_s")))
@@ -63,7 +63,7 @@ def encode(source: str, dataset: str, **others: Any) -> None:
     metadata.jsonl or captions.csv), WebDataset tars ('{00000..00099}.tar'), Parquet or Arrow files, a .json/.jsonl
     list of {name|key, image|video, text} or of conversations, or - for such lines on stdin; here or by a URL (s3://…).
     """
-    from vq_stage.encode import encode as run
+    from vq_stage.encode.job import encode as run
 
     result = run(encode_settings(source, dataset, **others))
     say(f"{dataset}: {result.rows} rows encoded, {result.quarantined} quarantined in {result.elapsed_s:.1f} s")
@@ -73,7 +73,7 @@ def encode(source: str, dataset: str, **others: Any) -> None:
 
 def encode_settings(source: str, dataset: str, **others: Any) -> EncodeOptions:
     """Raises UsageError, as those below do, for options that cannot work."""
-    from vq_stage.encode_options import EncodeOptions
+    from vq_stage.encode.options import EncodeOptions
 
     return EncodeOptions(source, dataset, **with_engine(_cut(others)))
 
@@ -88,8 +88,8 @@ def plan(source: str, megapixels_per_s: float | None, measured_in: str | None, r
     """Tell what encoding SOURCE would take, from headers: sizes, compiles, hours, gigabytes, SFT tokens, refusals."""
     from pipelines.report import forecast_text
     from shared.dataset.dataset import Dataset
-    from vq_stage.encode_options import EncodeOptions
-    from vq_stage.forecast import forecast, measured_megapixels_per_s
+    from vq_stage.encode.options import EncodeOptions
+    from vq_stage.encode.estimate import forecast, measured_megapixels_per_s
 
     rate = megapixels_per_s or (measured_megapixels_per_s(Dataset.open(measured_in)) if measured_in else None)
     click.echo(forecast_text(forecast(EncodeOptions(source, "", **given(_cut(others))).planner()), rate, row_tokens))
@@ -106,7 +106,7 @@ def plan(source: str, megapixels_per_s: float | None, measured_in: str | None, r
 @click.option("--batch-pixels", type=int, default=512 * 512, help="Pixels a batch at most (at least one image).")
 def decode(dataset: str, out: str, **others: Any) -> None:
     """Decode the codes of DATASET into pictures and videos in OUT, named by key; the same command resumes."""
-    from vq_stage.decode import decode as run
+    from vq_stage.decode.job import decode as run
 
     result = run(decode_settings(dataset, out, **others))
     say(f"{out}: {result.written} files written, {result.skipped} were there")
@@ -115,8 +115,8 @@ def decode(dataset: str, out: str, **others: Any) -> None:
 
 
 def decode_settings(dataset: str, out: str, image: str, video: str, quality: int, **others: Any) -> DecodeOptions:
-    from vq_stage.decode import DecodeOptions
-    from vq_stage.output_files import MediaFormats
+    from vq_stage.decode.job import DecodeOptions
+    from vq_stage.decode.output_files import MediaFormats
 
     return DecodeOptions(dataset, out, formats=MediaFormats(image, video, quality), **with_engine(others))
 
@@ -131,8 +131,8 @@ def repair(dataset: str, source: str | None, vision_tokenizer: str | None, devic
 
     Without SOURCE the command that made DATASET, run again, computes what is missing.
     """
-    from vq_stage.repair import RepairOptions
-    from vq_stage.repair import repair as run
+    from vq_stage.encode.repair import RepairOptions
+    from vq_stage.encode.repair import repair as run
 
     result = run(RepairOptions(dataset, source, device=device, **given({"vision_tokenizer": vision_tokenizer})))
     for unit in result.set_aside:
@@ -167,12 +167,12 @@ def repair(dataset: str, source: str | None, vision_tokenizer: str | None, devic
 @click.option("--device", type=click.Choice(["auto", "cpu", "ascend"]), default="auto")
 def train_vq(**options: Any) -> None:
     """Train or fine-tune a vision tokenizer on the pictures of SOURCE; the same command resumes."""
-    from vq_stage.train import train_vq as run
+    from vq_stage.training.job import train_vq as run
 
     say(f"tokenizer written to {run(train_vq_settings(**options))}")
 
 
 def train_vq_settings(**options: Any) -> TrainVQOptions:
-    from vq_stage.train import TrainVQOptions
+    from vq_stage.training.job import TrainVQOptions
 
     return TrainVQOptions(**given(options))

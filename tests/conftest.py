@@ -66,7 +66,7 @@ def write_language_model(directory: Path, codebook_size: int = 2048, positions: 
     from lm_stage.config import DecoderConfig
     from lm_stage.text_tokenizer import train_text_tokenizer
     from lm_stage.weights import parameter_shapes
-    from vq_stage.weights import EMBEDDED_TOKENIZER, codec_fingerprint
+    from vq_stage.model.weights import EMBEDDED_TOKENIZER, codec_fingerprint
 
     directory.mkdir(parents=True)
     vocabulary = train_text_tokenizer(["a red apple", "a green pear"] * 3, 280, codebook_size)

@@ -11,9 +11,9 @@ from mindspore import Tensor
 
 from shared.device import Device, setup_device
 from shared.errors import ShapeError, UsageError
-from vq_stage.config import TEMPORAL_FACTOR, VQConfig
-from vq_stage.model import VQModel
-from vq_stage.weights import load_weights
+from vq_stage.model.config import TEMPORAL_FACTOR, VQConfig
+from vq_stage.model.network import VQModel
+from vq_stage.model.weights import load_weights
 
 BACKENDS = ("native", "mindone")
 
@@ -53,7 +53,7 @@ class VisionTokenizer:
                 model.to_float(getattr(ms, chosen.dtype))
             return cls(model, config, chosen)
         if backend == "mindone":
-            from vq_stage.mindone_backend import MindoneModel
+            from vq_stage.model.mindone import MindoneModel
 
             return cls(MindoneModel.from_pretrained(directory, config, chosen), config, chosen)
         raise UsageError(f"backend {backend!r}: expected one of {', '.join(BACKENDS)}")

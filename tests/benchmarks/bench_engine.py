@@ -28,10 +28,10 @@ from shared.jobs.signals import StopFlag
 from shared.maintenance.sweep import sweep
 from shared.dataset.plan import PlannedInput, UnitSize
 from shared.dataset.plan_writer import PlanWriter
-from vq_stage.encode_options import EncodeOptions
-from vq_stage.encode_worker import EncodeWorker
-from vq_stage.preprocess import Preprocessing
-from vq_stage.reading import Prepared, ReadTask
+from vq_stage.encode.options import EncodeOptions
+from vq_stage.encode.worker import EncodeWorker
+from vq_stage.media.resizing import Preprocessing
+from vq_stage.encode.input_reader import Prepared, ReadTask
 
 UNIT_ROWS = 256
 

@@ -43,8 +43,8 @@ from shared.dataset.dataset import Dataset
 from shared.device import setup_device
 from shared.dataset.plan import PlannedInput, Unit, freeze_plan
 from shared.dataset.rows import CodeRecord
-from vq_stage.encode_options import EncodeOptions
-from vq_stage.preprocess import Preprocessing
+from vq_stage.encode.options import EncodeOptions
+from vq_stage.media.resizing import Preprocessing
 
 SIZES = ((8, 8), (8, 12), (12, 12), (6, 16), (10, 14))  # codes
 # Areas in the proportion of upstream's preparation: 720² pixels to generate, 480·320 to ask about.

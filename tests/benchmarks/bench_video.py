@@ -16,14 +16,14 @@ from PIL import Image
 from shared.jobs.signals import StopFlag
 from shared.dataset.plan import Plan
 from shared.dataset.plan_writer import KnownKeys, PlanWriter
-from vq_stage.planning import Planner, PlanOptions
-from vq_stage.preprocess import Preprocessing
-from vq_stage.reading import InputReader
-from vq_stage.sources import open_source
+from vq_stage.encode.planner import Planner, PlanOptions
+from vq_stage.media.resizing import Preprocessing
+from vq_stage.encode.input_reader import InputReader
+from vq_stage.sources.open_source import open_source
 from vq_stage.tokenizer import VisionTokenizer
-from vq_stage.video import ClipSampling
-from vq_stage.video.writing import encode_video_file
-from vq_stage.weights import EMBEDDED_TOKENIZER
+from vq_stage.video.clips import ClipSampling
+from vq_stage.video.encoding import encode_video_file
+from vq_stage.model.weights import EMBEDDED_TOKENIZER
 
 SECONDS, FPS, HEIGHT, WIDTH = 20, 24, 720, 1280
 

@@ -25,9 +25,9 @@ from transformers import Emu3VQVAE, Emu3VQVAEConfig
 
 from shared.device import setup_device
 from vq_stage import VisionTokenizer
-from vq_stage.config import VQConfig
-from vq_stage.initialize import initialize
-from vq_stage.model import VQModel
+from vq_stage.model.config import VQConfig
+from vq_stage.training.initialization import initialize
+from vq_stage.model.network import VQModel
 
 
 def write_random_tokenizer(directory: Path, width: int) -> None:

@@ -21,7 +21,7 @@ from lm_stage.understand import UnderstandOptions, understand
 from shared.storage.safetensors_reader import read_checkpoint
 from shared.dataset.code_index import CodeIndex
 from shared.dataset.dataset import Dataset
-from vq_stage.weights import EMBEDDED_TOKENIZER
+from vq_stage.model.weights import EMBEDDED_TOKENIZER
 
 
 def latents(codes: list[np.ndarray]) -> np.ndarray:

@@ -17,7 +17,7 @@ from shared.dataset.dataset import Dataset
 from tests.support import handmade
 from tests.support.command import MODEL, emu3, finish, leftovers, start, wait_until
 from tests.faults.conftest import PICTURES
-from vq_stage.output_files import RECORD_NAME, picture_path
+from vq_stage.decode.output_files import RECORD_NAME, picture_path
 
 MAX_COMPONENT_BYTES = 255  # of every file system in use
 BATCHES_OF_ONE = ("--batch-pixels", "1")

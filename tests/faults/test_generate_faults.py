@@ -34,7 +34,7 @@ from tests.support.command import (
     wait_until,
 )
 from tests.faults.test_commit_faults import contents
-from vq_stage.weights import EMBEDDED_TOKENIZER, codec_fingerprint
+from vq_stage.model.weights import EMBEDDED_TOKENIZER, codec_fingerprint
 
 HEIGHT, WIDTH = 8, 16  # codes of an image that takes long enough to be killed inside
 CODES = HEIGHT * WIDTH

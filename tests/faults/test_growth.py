@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-import vq_stage.encode_worker
+import vq_stage.encode.worker
 from pipelines.cli import main
 from shared.dataset.dataset import Dataset
 from shared.device import Device
@@ -32,7 +32,7 @@ from shared.dataset.row_reader import RowReader
 from shared.storage.paths import as_path
 from tests.support.command import INTERRUPTED, MODEL, leftovers
 from tests.support.step_by_step import StandInTokenizer
-from tests.vq_stage.small_sources import gif, movie, png
+from tests.support.small_sources import gif, movie, png
 
 ENCODE = (*MODEL, "--resize", "none", "--unit-rows", "4")
 
@@ -42,7 +42,7 @@ def _stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     module = types.ModuleType("vq_stage.tokenizer")
     module.VisionTokenizer = StandInTokenizer  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "vq_stage.tokenizer", module)
-    monkeypatch.setattr(vq_stage.encode_worker, "setup_device", lambda *arguments: Device("CPU", "float32", "none"))
+    monkeypatch.setattr(vq_stage.encode.worker, "setup_device", lambda *arguments: Device("CPU", "float32", "none"))
 
 
 def emu3(*arguments: object, exit_code: int = 0, stdin: bytes | None = None) -> click.testing.Result:

@@ -22,8 +22,8 @@ from shared.dataset.plan import PlannedInput, Unit, freeze_plan
 from shared.dataset.rows import CodeRecord
 from tests.conftest import write_language_model
 from tests.support.command import INTERRUPTED, emu3, finish, start, wait_until
-from vq_stage.encode_options import EncodeOptions
-from vq_stage.preprocess import Preprocessing
+from vq_stage.encode.options import EncodeOptions
+from vq_stage.media.resizing import Preprocessing
 
 STEPS = 12
 SETTINGS = ("--steps", STEPS, "--row-tokens", 64, "--rows", 2, "--save-every", 2, "--learning-rate", "1e-3")

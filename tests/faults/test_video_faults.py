@@ -27,7 +27,7 @@ from tests.support.command import (
     wait_until,
 )
 from tests.faults.test_every_step import problems, steps
-from tests.vq_stage.small_sources import gif, movie, png
+from tests.support.small_sources import gif, movie, png
 
 CLIPS = ("--clip-frames", "4", "--fps", "6")  # a film of twelve frames a second gives a clip of every eight
 

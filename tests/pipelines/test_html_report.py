@@ -18,7 +18,7 @@ from pipelines.step import Input, Step
 from pipelines.step_state import StepState
 from shared.training.log import TrainLog
 from tests.support import handmade
-from vq_stage.output_files import picture_path
+from vq_stage.decode.output_files import picture_path
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or shutil.which("chromium-browser")
 CAPTION = 'caption <b>0</b> & "more"'

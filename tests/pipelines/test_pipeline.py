@@ -25,7 +25,7 @@ from shared.jobs.file_locks import try_claim
 from shared.jobs.signals import StopFlag
 from shared.dataset.plan import freeze_plan
 from tests.support.command import ENCODE, INTERRUPTED, REPOSITORY, environment
-from vq_stage.encode_options import EncodeOptions
+from vq_stage.encode.options import EncodeOptions
 
 CHAIN = {
     "steps": {

@@ -12,7 +12,7 @@ from lm_stage.sft_options import SftOptions
 from pipelines.samples import sampler
 from shared.errors import ConfigMismatchError, UsageError
 from tests.faults.test_sft_faults import write_codes
-from vq_stage.weights import EMBEDDED_TOKENIZER
+from vq_stage.model.weights import EMBEDDED_TOKENIZER
 
 
 @pytest.fixture

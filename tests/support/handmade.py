@@ -12,8 +12,8 @@ from shared.dataset.dataset import Dataset, Refusal
 from shared.dataset.plan import Plan, PlannedInput, Unit, freeze_plan
 from shared.dataset.rows import CodeRecord
 from tests.support.command import TOKENIZER
-from vq_stage.encode_options import EncodeOptions
-from vq_stage.preprocess import Preprocessing
+from vq_stage.encode.options import EncodeOptions
+from vq_stage.media.resizing import Preprocessing
 
 CODEBOOK_SIZE = 512  # of the golden tokenizer
 NUMERICS = {"device": "CPU"}

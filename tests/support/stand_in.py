@@ -15,15 +15,15 @@ import numpy as np
 
 import shared.jobs.engines
 import shared.jobs.worker_pool
-import vq_stage.encode
+import vq_stage.encode.job
 from pipelines.cli import main
 from shared.jobs.job import Host
 from shared.jobs.leases import Leases
 from shared.dataset.plan import UnitSize
-from vq_stage.config import VQConfig
-from vq_stage.encode_options import EncodeOptions
-from vq_stage.encode_worker import EncodeWorker
-from vq_stage.reading import Prepared, ReadTask
+from vq_stage.model.config import VQConfig
+from vq_stage.encode.options import EncodeOptions
+from vq_stage.encode.worker import EncodeWorker
+from vq_stage.encode.input_reader import Prepared, ReadTask
 
 KILLER = "killer"  # begins the keys of pictures that end the process which reads them
 SECONDS_A_BATCH = 0.02
@@ -69,7 +69,7 @@ def run() -> None:
     from tests.support import stand_in  # under its own name other processes can import it
 
     for module, name, value in (
-        (vq_stage.encode, "EncodeWorker", stand_in.StandInWorker),
+        (vq_stage.encode.job, "EncodeWorker", stand_in.StandInWorker),
         (shared.jobs.engines, "Leases", partial(Leases, duration_s=LEASE_S, settle_s=SETTLE_S)),
         (shared.jobs.worker_pool, "RETRY_ELSEWHERE_S", RETRY_S),
     ):

@@ -28,8 +28,8 @@ from typing import Any
 import numpy as np
 
 import lm_stage.generate_worker
-import vq_stage.decode
-import vq_stage.encode_worker
+import vq_stage.decode.job
+import vq_stage.encode.worker
 from lm_stage.image_generator import ImageGenerator
 from lm_stage.sampling import Sampling
 from lm_stage.text_generator import TextGenerator
@@ -112,7 +112,7 @@ def stand_in() -> None:
     ):
         sys.modules[module] = types.ModuleType(module)
         setattr(sys.modules[module], name, replacement)
-    for job in (vq_stage.encode_worker, lm_stage.generate_worker):
+    for job in (vq_stage.encode.worker, lm_stage.generate_worker):
         job.setup_device = lambda *arguments, **options: Device("CPU", "float32", "none")  # type: ignore[attr-defined]
 
 

@@ -15,7 +15,7 @@ from shared.jobs.prefetch import map_ahead
 from shared.storage.paths import is_local
 from vq_stage.sources.captions import METADATA_FILES, Captions, read_captions
 from vq_stage.sources.files import open_file, refusing_unreadable
-from vq_stage.sources.items import (
+from vq_stage.sources.media_source import (
     IMAGE_SUFFIXES,
     MediaItem,
     Source,

@@ -12,7 +12,7 @@ from typing import Any
 from shared.errors import RefusedInput, UsageError
 from vq_stage.sources.captions import json_lines, open_list, parse_json, text_lines
 from vq_stage.sources.conversations import conversation_extra
-from vq_stage.sources.items import MediaItem, Source, kind_of, stem_of
+from vq_stage.sources.media_source import MediaItem, Source, kind_of, stem_of
 
 EXPECTED = "{name|key, image|video, text} or {id, image|video, conversations}"
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 from shared.errors import RefusedInput, UsageError
 from vq_stage.sources.batches import BatchCache, BatchKey, open_table
 from vq_stage.sources.conversations import conversation_extra
-from vq_stage.sources.items import MediaItem, Source, stem_of
+from vq_stage.sources.media_source import MediaItem, Source, stem_of
 
 TABLE_SUFFIXES = (".parquet", ".arrow")
 MEDIA_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "img", "image_bytes", "bytes", "video", "mp4")

@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 from shared.errors import RefusedInput, UsageError
 from vq_stage.sources.conversations import conversation_extra
 from vq_stage.sources.files import open_file, open_part, refusing_unreadable
-from vq_stage.sources.items import MediaItem, Source, is_media, kind_of, stem_of
+from vq_stage.sources.media_source import MediaItem, Source, is_media, kind_of, stem_of
 
 # Source: WebDataset, base_plus_ext: the name up to the first dot, then the field.
 SAMPLE_NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)", re.DOTALL)

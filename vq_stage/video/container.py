@@ -26,7 +26,7 @@ from av.video.stream import VideoStream
 from PIL import Image
 
 from shared.errors import RefusedInput
-from vq_stage.images import MAX_PIXELS
+from vq_stage.media.image_decoding import MAX_PIXELS
 from vq_stage.video.frames import TimedFrame, VideoInfo, check_size, on_white, read_head, shown_at
 
 # No playlists: those would open other files and addresses.

@@ -11,7 +11,7 @@ from typing import BinaryIO, Generic, Protocol, TypeVar
 from PIL import Image, UnidentifiedImageError
 
 from shared.errors import RefusedInput
-from vq_stage.images import MAX_ASPECT_RATIO, MAX_PIXELS, MIN_SIDE, decode_rgb
+from vq_stage.media.image_decoding import MAX_ASPECT_RATIO, MAX_PIXELS, MIN_SIDE, decode_rgb
 
 ANIMATION_SUFFIXES = frozenset({".gif", ".apng", ".png", ".webp"})  # the last two may be still images as well
 UNSTATED_DURATION_S = 0.1  # what browsers give a frame of 0 ms

@@ -1,0 +1,118 @@
+"""Sources in memory that note what is opened, and small pictures and videos for them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from PIL import Image
+
+from shared.dataset.dataset import Dataset, Refusal
+from shared.errors import RefusedInput
+from shared.dataset.plan import Plan, PlannedInput, Unit
+from shared.dataset.rows import CodeRecord
+from vq_stage.encode.planner import Planner, PlanOptions
+from vq_stage.media.resizing import Preprocessing
+from vq_stage.sources.media_source import MediaItem, Source
+from vq_stage.video.clips import ClipSampling
+from vq_stage.video.encoding import encode_video_file
+
+HEIGHT, WIDTH = 16, 24
+
+
+@dataclass(frozen=True)
+class MemorySource(Source):
+    """Items and the content of their uris; what has none is missing. `opened` notes every uri that is opened."""
+
+    items: list[MediaItem] = field(default_factory=list)
+    contents: dict[str, bytes] = field(default_factory=dict)
+    opened: list[str] = field(default_factory=list)
+
+    def _items(self) -> Any:
+        yield from self.items
+
+    def _nothing_found(self) -> None:
+        """It may be empty."""
+
+    def open(self, uri: str, place: tuple[int, int] | None = None) -> BinaryIO:
+        self.opened.append(uri)
+        if uri not in self.contents:
+            raise RefusedInput("missing", "the file is not there")
+        return io.BytesIO(self.contents[uri])
+
+    def add(self, uri: str, content: bytes | None, text: str | None = None, key: str | None = None) -> None:
+        """An item named by its uri without the suffix; None: not there."""
+        kind = "video" if uri.endswith(".mp4") else "image"
+        self.items.append(MediaItem(uri.rpartition(".")[0] if key is None else key, uri, text, kind))
+        if content is not None:
+            self.contents[uri] = content
+
+
+def memory_source(**contents: bytes) -> MemorySource:
+    """Pictures `name.png`."""
+    source = MemorySource(Path("memory"))
+    for name, content in contents.items():
+        source.add(f"{name}.png", content)
+    return source
+
+
+def pixels(seed: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
+    """Smooth noise (height, width, 3), another one for every seed."""
+    coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def png(seed: int, height: int = HEIGHT, width: int = WIDTH) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(pixels(seed, height, width)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def movie(frames: int, fps: float = 8, kind: str = "mp4", seed: int = 0) -> bytes:
+    """An mp4, or an animated webp, of frames that differ."""
+    return encode_video_file(np.stack([pixels(1000 * seed + number) for number in range(frames)]), fps, kind, 90)
+
+
+def gif(frames: int, seed: int = 0) -> bytes:
+    """Ten frames a second; a still picture if there is one only."""
+    images = [Image.fromarray(pixels(500 + 1000 * seed + number)) for number in range(frames)]
+    buffer = io.BytesIO()
+    images[0].save(buffer, "GIF", save_all=True, append_images=images[1:], duration=100)
+    return buffer.getvalue()
+
+
+def planner(source: Source, unit_rows: int = 4, **options: Any) -> Planner:
+    """Takes pictures as they are, and videos in clips of 16 frames, 8 a second."""
+    cut = {"readers": 2, "max_refused_in_a_row": 100, **options}
+    return Planner(source, Preprocessing("none"), ClipSampling(), PlanOptions(unit_rows, **cut))
+
+
+def commit_missing(dataset: Dataset, plan: Plan, broken: Mapping[str, str] | None = None) -> None:
+    """Commits all units as a job does; `broken` are keys that are refused only when they are read, with the reason."""
+    reasons = broken or {}
+    for number in dataset.missing_units(plan):
+        unit = plan.unit(number)
+        good = [planned for planned in unit.inputs if not (planned.refused_reason or planned.key in reasons)]
+        bad = [planned for planned in unit.inputs if planned.refused_reason or planned.key in reasons]
+        refusals = [
+            Refusal(one.key, one.src_index, one.uri, one.refused_reason or reasons[one.key], "found so") for one in bad
+        ]
+        dataset.commit(number, [_row(unit, planned) for planned in good], refusals, plan, {}, [])
+    dataset.write_manifest(plan)
+
+
+def _row(unit: Unit, planned: PlannedInput) -> CodeRecord:
+    codes_THW = np.zeros((max(1, unit.frames // 4), unit.height // 8, unit.width // 8), np.uint16)
+    kind = "video" if unit.frames > 1 else "image"
+    return CodeRecord(
+        planned.key, planned.src_index, kind, codes_THW, planned.text, planned.uri, bytes(32), unit.height, unit.width
+    )
+
+
+def inputs_of(plan: Plan, wanted: Callable[[PlannedInput], bool] = lambda planned: True) -> list[PlannedInput]:
+    """In the order of units."""
+    return [planned for unit in range(len(plan)) for planned in plan.unit(unit).inputs if wanted(planned)]

@@ -1,0 +1,91 @@
+"""What `emu3 plan` tells of a source, against numbers counted by hand."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.report import forecast_text
+from shared.dataset.dataset import Dataset
+from shared.errors import JobStoppedError
+from tests.support import handmade
+from tests.support.small_sources import MemorySource, memory_source, movie, planner, png
+from vq_stage.encode.estimate import forecast, measured_megapixels_per_s, sequence_length
+
+
+def mixed() -> MemorySource:
+    """Two pictures of 2×3 codes, one of them with a caption of eight bytes; a clip of 4×2×3; one refused."""
+    source = MemorySource(Path("memory"))
+    source.add("a.png", png(0), "ein Käx")
+    source.add("b.png", png(1))
+    source.add("film.mp4", movie(16))
+    source.add("bad.png", b"no picture")
+    return source
+
+
+def test_counts_are_those_of_the_inputs() -> None:
+    found = forecast(planner(mixed()))
+    assert (found.inputs, found.rows, found.captions, found.units) == (4, 3, 1, 3)
+    assert found.sizes == {(1, 16, 24): 2, (16, 16, 24): 1}
+    assert found.quarantined == {"not_an_image": 1}
+    assert found.compiles == 2
+    assert found.codes == 2 * 6 + 4 * 6
+    assert found.megapixels == pytest.approx((2 + 16) * 16 * 24 / 1e6)
+    assert found.bytes == 2 * 36 + 3 * 150 + 8
+    assert found.device_hours(0.5) == pytest.approx(0.006912 / 0.5 / 3600)
+
+
+def test_sequences_are_as_long_as_their_tokens() -> None:
+    """BOS, BOI, IMG and EOS; a token a character of the size; the rows with EOL, EOF a frame, EOI."""
+    image = 4 + len("2*3") + 2 * (3 + 1) + 1 + 1
+    film = 4 + len("4*2*3") + 4 * (2 * 3 + 1) + 1
+    assert sequence_length((1, 16, 24)) == image == 17
+    assert sequence_length((16, 16, 24)) == film == 38
+    lengths = forecast(planner(mixed())).sequence_lengths
+    assert sorted(lengths.tolist()) == [17, 17 + 2, 38], "eight bytes of caption count as two tokens"
+
+
+def test_clips_of_two_lengths_share_a_graph_and_pictures_of_their_size_have_another() -> None:
+    source = memory_source(a=png(0), b=png(1, 32, 32))
+    source.add("film.mp4", movie(24))  # sixteen frames, then eight
+    found = forecast(planner(source))
+    assert set(found.sizes) == {(1, 16, 24), (1, 32, 32), (16, 16, 24), (8, 16, 24)}
+    assert found.compiles == 3
+
+
+def test_nothing_but_refusals_is_told_as_such() -> None:
+    found = forecast(planner(memory_source(bad=b"no picture")))
+    assert (found.inputs, found.rows, found.codes, found.bytes, found.compiles) == (1, 0, 0, 0, 0)
+    assert "no sequence fits" in forecast_text(found, None, 8192)
+
+
+def test_a_broken_source_stops_the_forecast_as_it_would_the_job() -> None:
+    with pytest.raises(JobStoppedError):
+        forecast(planner(memory_source(a=b"x", b=b"x"), max_refused_in_a_row=1))
+
+
+def test_the_text_says_it_all() -> None:
+    text = forecast_text(forecast(planner(mixed())), 0.5, row_tokens=38)
+    for expected in (
+        "4: 3 rows in 3 units, 1 captions",
+        "16×24 (2), 16×16×24 (1)",
+        "2 graphs",
+        "0.006912 million",
+        "3.84e-06 at 0.5 megapixels a second",
+        "36 codes",
+        "about 74 tokens in 3 sequences, 0 too long for 38; padding 2.6% packed, 35.1% one a row",
+        "1 of 4 by their headers: not_an_image (1)",
+    ):
+        assert expected in text, text
+    assert "not known" in forecast_text(forecast(planner(mixed())), None, 8192)
+
+
+def test_the_rate_of_a_dataset_is_pixels_over_seconds(tmp_path: Path) -> None:
+    """Three rows of 16×24 pixels in two seconds; the unit of refused inputs does not count."""
+    handmade.make(tmp_path / "dataset")
+    dataset = Dataset.open(tmp_path / "dataset")
+    assert measured_megapixels_per_s(dataset) is None
+    dataset.add_event(event="unit", unit=0, rows=3, elapsed_s=2.0, time=0.0)
+    dataset.add_event(event="unit", unit=1, rows=0, elapsed_s=7.0, time=0.0)
+    assert measured_megapixels_per_s(dataset) == pytest.approx(3 * 16 * 24 / 1e6 / 2)

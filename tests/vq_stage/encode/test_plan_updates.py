@@ -1,0 +1,304 @@
+"""Datasets that grow with their source, and quarantined inputs that are tried again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from shared.dataset.dataset import Dataset
+from shared.errors import ConfigMismatchError, UsageError
+from shared.jobs.signals import StopFlag
+from shared.dataset.plan import Plan, PlannedInput
+from shared.dataset.rows import CodeRecord
+from shared.maintenance.summary import summarize
+from shared.maintenance.verify import verify_dataset
+from tests.support.handmade import settings
+from tests.support.small_sources import (
+    MemorySource,
+    commit_missing,
+    inputs_of,
+    memory_source,
+    movie,
+    planner,
+    png,
+)
+from vq_stage.encode.plan_updates import NOT_RETRIED, up_to_date_plan
+from vq_stage.sources.open_source import open_source
+from vq_stage.sources.media_source import Source
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    """A dataset that is not begun."""
+    (tmp_path / "dataset").mkdir()
+    return Dataset(tmp_path / "dataset")
+
+
+def planned(dataset: Dataset, source: Source, retry: Sequence[str] = (), unit_rows: int = 4) -> Plan:
+    return up_to_date_plan(dataset, planner(source, unit_rows), settings(), StopFlag(), retry)
+
+
+def encoded(
+    dataset: Dataset, source: Source, retry: Sequence[str] = (), broken: Mapping[str, str] | None = None
+) -> Plan:
+    """Plans, and commits what is missing."""
+    plan = planned(dataset, source, retry)
+    commit_missing(dataset, plan, broken)
+    return dataset.plan()
+
+
+def plan_files(dataset: Dataset) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in dataset.root.glob("plan*")}
+
+
+def rows(dataset: Dataset) -> list[CodeRecord]:
+    return [row for record in dataset.commit_records() for row in dataset.rows(record)]
+
+
+def quarantined(dataset: Dataset) -> int:
+    """As `verify` and `inspect` count it, which must agree with what the manifest says."""
+    report, summary = verify_dataset(dataset), summarize(dataset)
+    assert report.problems == []
+    assert report.is_complete
+    assert sum(summary.quarantined.values()) == report.quarantined == dataset.manifest()["quarantined"]
+    assert summary.rows + report.quarantined == summary.planned_rows
+    return report.quarantined
+
+
+def of_key(plan: Plan, key: str) -> list[PlannedInput]:
+    return inputs_of(plan, lambda one: one.key == key)
+
+
+def test_only_what_is_new_is_opened_and_planned(dataset: Dataset) -> None:
+    source = memory_source(a=png(0), bad=b"no picture", b=png(1))
+    source.add("film.mp4", movie(40))
+    source.add("short.mp4", movie(16))
+    encoded(dataset, source)
+    source.opened.clear()
+    source.add("c.png", png(2))
+    source.add("new.mp4", movie(40, seed=1))
+    source.add("0.png", png(3))
+    plan = encoded(dataset, source)
+    assert set(source.opened) == {"c.png", "new.mp4", "0.png"}
+    assert plan.additions == 1
+    new = [one for unit in range(len(plan)) if plan.is_added(unit) for one in plan.unit(unit).inputs]
+    assert {one.key: one.src_index for one in new} == {
+        "c": 7,
+        "new#00000": 8,
+        "new#00001": 9,
+        "new#00002": 10,
+        "0": 11,
+    }
+    assert quarantined(dataset) == 1
+
+
+def test_nothing_new_writes_nothing(dataset: Dataset) -> None:
+    source = memory_source(a=png(0), b=png(1))
+    encoded(dataset, source)
+    before = plan_files(dataset)
+    source.opened.clear()
+    encoded(dataset, source)
+    assert plan_files(dataset) == before
+    assert source.opened == []
+
+
+def test_two_additions_go_on_in_units_and_indices(dataset: Dataset) -> None:
+    source = memory_source(a=png(0), b=png(1))
+    encoded(dataset, source)
+    for number, name in enumerate(["c", "d"], 1):
+        source.add(f"{name}.png", png(10 + number, 32, 32))
+        source.add(f"{name}-bad.png", b"no picture")
+        before = plan_files(dataset)
+        plan = encoded(dataset, source)
+        assert before.items() <= plan_files(dataset).items(), "a plan is never changed"
+        assert plan.additions == number
+    assert [plan.unit(number).unit for number in range(len(plan))] == list(range(5))
+    assert [one.src_index for one in inputs_of(plan)] == list(range(6))
+    assert plan.next_index() == plan.input_count == 6
+    assert quarantined(dataset) == 2
+    assert [row.key for row in rows(dataset)] == ["a", "b", "c", "d"]
+
+
+def test_additions_of_equal_sources_are_equal(tmp_path: Path) -> None:
+    plans = []
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        dataset, source = Dataset(tmp_path / name), memory_source(a=png(0))
+        encoded(dataset, source)
+        source.add("b.png", png(1))
+        encoded(dataset, source)
+        plans.append(plan_files(dataset))
+    assert plans[0] == plans[1]
+    assert sorted(plans[0]) == ["plan-0001.arrow", "plan.arrow"]
+
+
+def test_a_new_input_with_a_taken_key_is_quarantined_in_either_run(dataset: Dataset) -> None:
+    """Of two new ones the second; and a picture whose name is that of a clip."""
+    source = memory_source(**{"film#00001": png(0)})
+    encoded(dataset, source)
+    source.add("new.png", png(1))
+    source.add("other/new.png", png(2), key="new")
+    source.add("film.mp4", movie(40))
+    plan = encoded(dataset, source)
+    refused = inputs_of(plan, lambda one: one.refused_reason is not None)
+    assert [(one.uri, one.refused_reason) for one in refused] == [
+        ("other/new.png", "duplicate_key"),
+        ("film.mp4", "duplicate_key"),
+    ]
+    found = [row.key for row in rows(dataset)]
+    assert len(found) == len(set(found)) == 4
+    assert len(plan_files(dataset)) == 2
+    encoded(dataset, source)
+    assert len(plan_files(dataset)) == 2, "what was refused is known too"
+
+
+def test_a_file_that_comes_beside_another_of_its_name_does_not_make_that_new(dataset: Dataset, tmp_path: Path) -> None:
+    """With a.webp beside it, a.png is called `a.png`, no longer `a`: it is the same picture all the same."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(png(0))
+    (folder / "film.mp4").write_bytes(movie(40))
+    encoded(dataset, open_source(folder))
+    (folder / "a.webp").write_bytes(png(1))
+    (folder / "film.png").write_bytes(png(2))
+    plan = encoded(dataset, open_source(folder))
+    added = [one.uri for unit in range(len(plan)) if plan.is_added(unit) for one in plan.unit(unit).inputs]
+    assert added == ["a.webp", "film.png"]
+    assert quarantined(dataset) == 0
+    (folder / "a.png").unlink()
+    (folder / "film.mp4").unlink()
+    assert encoded(dataset, open_source(folder)).additions == 1, "and they stay known when they are alone again"
+
+
+def test_other_settings_are_refused_before_anything_is_planned(dataset: Dataset) -> None:
+    source = memory_source(a=png(0))
+    encoded(dataset, source)
+    source.add("b.png", png(1))
+    before = plan_files(dataset)
+    other = {**settings(), "units": {"rows": 9}}
+    with pytest.raises(ConfigMismatchError, match="units"):
+        up_to_date_plan(dataset, planner(source), other, StopFlag())
+    assert plan_files(dataset) == before
+
+
+def test_an_empty_source_begins_no_dataset(dataset: Dataset) -> None:
+    with pytest.raises(UsageError, match="nothing to encode"):
+        planned(dataset, MemorySource(Path("memory")))
+    assert plan_files(dataset) == {}
+
+
+def test_a_retried_input_keeps_its_key_and_index_and_is_counted_once(dataset: Dataset) -> None:
+    source = memory_source(a=png(0), bad=b"no picture")
+    source.add("gone.png", None, "a caption")
+    encoded(dataset, source, broken={"a": "truncated"})
+    assert quarantined(dataset) == 3
+    source.contents["gone.png"] = png(5)
+    plan = encoded(dataset, source, retry=["missing"])
+    assert [(one.src_index, one.text, one.refused_reason) for one in of_key(plan, "gone")] == [
+        (2, "a caption", "missing"),
+        (2, "a caption", None),
+    ]
+    assert plan.retried == {"missing": 1}
+    assert quarantined(dataset) == 2
+    assert summarize(dataset).quarantined == {"not_an_image": 1, "truncated": 1}
+    assert [row.key for row in rows(dataset)] == ["gone"]
+    encoded(dataset, source, retry=["truncated"])
+    assert summarize(dataset).quarantined == {"not_an_image": 1}
+    assert sorted((row.key, row.src_index) for row in rows(dataset)) == [("a", 0), ("gone", 2)]
+    assert plan.next_index() == 3
+
+
+def test_what_fails_again_stays_quarantined_and_is_counted_once(dataset: Dataset) -> None:
+    source = memory_source(a=png(0))
+    source.add("gone.png", None)
+    encoded(dataset, source)
+    for attempts in (1, 2):
+        plan = encoded(dataset, source, retry=["missing"])
+        assert plan.retried == {"missing": attempts}
+        assert quarantined(dataset) == 1
+    source.contents["gone.png"] = png(1)
+    encoded(dataset, source, retry=["missing"])
+    assert quarantined(dataset) == 0
+    assert encoded(dataset, source, retry=["missing"]).additions == 3, "there is nothing left to try"
+
+
+def test_a_killed_retry_run_again_plans_nothing_twice(dataset: Dataset) -> None:
+    """The same command resumes: the second attempt is planned, though not yet committed."""
+    source = memory_source(a=png(0))
+    source.add("gone.png", None)
+    encoded(dataset, source)
+    source.contents["gone.png"] = png(1)
+    assert planned(dataset, source, retry=["missing"]).additions == 1
+    plan = encoded(dataset, source, retry=["missing"])
+    assert plan.additions == 1
+    assert [row.key for row in rows(dataset)] == ["a", "gone"]
+    assert quarantined(dataset) == 0
+
+
+def test_a_retried_video_gets_its_clips_now(dataset: Dataset) -> None:
+    source = memory_source(a=png(0))
+    source.add("film.mp4", None, "a caption")
+    source.add("b.png", png(1))
+    encoded(dataset, source)
+    source.contents["film.mp4"] = movie(40)
+    plan = encoded(dataset, source, retry=["missing"])
+    clips = inputs_of(plan, lambda one: one.frame_start is not None)
+    assert [(one.key, one.src_index, one.frame_start, one.text) for one in clips] == [
+        ("film#00000", 1, 0, "a caption"),
+        ("film#00001", 3, 16, "a caption"),
+        ("film#00002", 4, 32, "a caption"),
+    ]
+    assert plan.next_index() == 5
+    report = verify_dataset(dataset)
+    assert (report.rows, report.quarantined, report.problems) == (5, 0, [])
+    source.opened.clear()
+    assert encoded(dataset, source).additions == 1
+    assert source.opened == []
+
+
+def test_a_clip_that_could_not_be_read_is_tried_again_as_it_was(dataset: Dataset) -> None:
+    source = MemorySource(Path("memory"))
+    source.add("film.mp4", movie(40))
+    encoded(dataset, source, broken={"film#00001": "truncated"})
+    source.opened.clear()
+    plan = encoded(dataset, source, retry=["truncated"])
+    first, again = of_key(plan, "film#00001")
+    assert first == again
+    assert plan.unit(len(plan) - 1).size == (16, 16, 24)
+    assert source.opened == [], "it is read when it is encoded"
+    assert quarantined(dataset) == 0
+
+
+def test_what_the_source_says_now_counts(dataset: Dataset, tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(png(0))
+    (folder / "a.txt").write_bytes(b"\xff\xfe\xff")
+    encoded(dataset, open_source(folder))
+    assert summarize(dataset).quarantined == {"caption_unreadable": 1}
+    (folder / "a.txt").write_text("a caption")
+    encoded(dataset, open_source(folder), retry=["caption_unreadable"])
+    assert [(row.key, row.text) for row in rows(dataset)] == [("a", "a caption")]
+    assert quarantined(dataset) == 0
+
+
+@pytest.mark.parametrize("reason", NOT_RETRIED)
+def test_what_lies_in_the_list_is_not_retried(reason: str, dataset: Dataset) -> None:
+    source = memory_source(a=png(0))
+    encoded(dataset, source)
+    with pytest.raises(UsageError, match=f"--retry-quarantined {reason}: .*mend it"):
+        planned(dataset, source, retry=["missing", reason])
+    assert len(plan_files(dataset)) == 1
+
+
+def test_growing_and_retrying_in_one_run(dataset: Dataset) -> None:
+    source = memory_source(a=png(0))
+    source.add("gone.png", None)
+    encoded(dataset, source)
+    source.contents["gone.png"] = png(1)
+    source.add("new.png", png(2))
+    plan = encoded(dataset, source, retry=["missing"])
+    assert plan.additions == 2
+    assert sorted((row.key, row.src_index) for row in rows(dataset)) == [("a", 0), ("gone", 1), ("new", 2)]

@@ -1,0 +1,176 @@
+"""From items to units: sizes, clips, duplicates, refusals. No model, and no more of a file than its header."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from shared.errors import Interrupted, JobStoppedError
+from shared.jobs.signals import StopFlag
+from shared.dataset.plan import Plan, UnitSize
+from shared.dataset.plan_writer import KnownKeys, PlanWriter
+from tests.support.small_sources import MemorySource, gif, inputs_of, memory_source, movie, planner, png
+from vq_stage.encode.worker import READ_AHEAD, read_ahead
+from vq_stage.sources.media_source import MediaItem
+
+
+def plan_of(source: MemorySource, path: Path, unit_rows: int = 4, first_index: int = 0, **options: object) -> Plan:
+    planning = planner(source, unit_rows, **options)
+    with PlanWriter(unit_rows) as writer:
+        planning.plan(writer, source, KnownKeys(), first_index, StopFlag())
+        writer.freeze(path, {})
+    return Plan(path)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "plan.arrow"
+
+
+def keys(plan: Plan, unit: int) -> list[str]:
+    return [planned.key for planned in plan.unit(unit).inputs]
+
+
+def reasons(plan: Plan) -> dict[str, str]:
+    """By uri."""
+    return {one.uri: one.refused_reason for one in inputs_of(plan) if one.refused_reason}
+
+
+def test_units_are_of_one_size_the_largest_first_and_what_is_refused_last(path: Path) -> None:
+    source = memory_source(
+        a=png(0), b=png(1, 32, 32), bad=b"no picture", c=png(2), d=png(3), e=png(4, 32, 32), f=png(5, 24, 16)
+    )
+    plan = plan_of(source, path, unit_rows=2)
+    found = [(plan.unit(number).size, keys(plan, number)) for number in range(len(plan))]
+    assert found == [
+        ((1, 32, 32), ["b", "e"]),
+        ((1, 16, 24), ["a", "c"]),
+        ((1, 16, 24), ["d"]),
+        ((1, 24, 16), ["f"]),
+        ((0, 0, 0), ["bad"]),
+    ]
+    assert {one.key: one.src_index for one in inputs_of(plan)} == dict(
+        zip(["a", "b", "bad", "c", "d", "e", "f"], range(7))
+    )
+
+
+def test_a_video_becomes_clips_with_keys_of_their_own(path: Path) -> None:
+    """Forty frames at eight a second: sixteen, sixteen, eight."""
+    source = MemorySource(Path())
+    source.add("folder/film.mp4", movie(40), "a caption")
+    plan = plan_of(source, path)
+    assert [plan.unit(number).size for number in range(len(plan))] == [(16, 16, 24), (8, 16, 24)]
+    assert keys(plan, 0) == ["folder/film#00000", "folder/film#00001"]
+    assert keys(plan, 1) == ["folder/film#00002"]
+    clips = inputs_of(plan)
+    assert [(clip.src_index, clip.frame_start, clip.frame_stride, clip.fps) for clip in clips] == [
+        (0, 0, None, 8.0),
+        (1, 16, None, 8.0),
+        (2, 32, None, 8.0),
+    ]
+    assert {(clip.uri, clip.text) for clip in clips} == {("folder/film.mp4", "a caption")}
+
+
+def test_a_video_of_one_clip_keeps_its_name(path: Path) -> None:
+    source = MemorySource(Path())
+    source.add("film.mp4", movie(16))
+    assert keys(plan_of(source, path), 0) == ["film"]
+
+
+def test_a_moving_gif_is_a_video_and_a_still_one_an_image(path: Path) -> None:
+    """Five frames of a tenth of a second: half a second, four frames at eight a second."""
+    source = MemorySource(Path())
+    source.add("moving.gif", gif(5))
+    source.add("still.gif", gif(1))
+    plan = plan_of(source, path)
+    assert {one.key: unit.size for unit in map(plan.unit, range(len(plan))) for one in unit.inputs} == {
+        "moving": (4, 16, 24),
+        "still": (1, 16, 24),
+    }
+
+
+def test_what_cannot_be_clips_is_refused_with_its_reason(path: Path) -> None:
+    source = MemorySource(Path())
+    source.add("short.mp4", movie(3))
+    source.add("garbage.mp4", b"garbage" * 100)
+    source.add("empty.mp4", b"")
+    source.add("gone.mp4", None)
+    source.items.append(MediaItem("named", "named.png").refused("bad_name", "for some reason"))
+    plan = plan_of(source, path)
+    found = reasons(plan)
+    assert found.pop("empty.mp4") in ("empty", "truncated")
+    assert found == {
+        "short.mp4": "too_short",
+        "garbage.mp4": "not_a_video",
+        "gone.mp4": "missing",
+        "named.png": "bad_name",
+    }
+    assert "named.png" not in source.opened
+
+
+def test_a_taken_key_is_refused_and_the_first_stays(path: Path) -> None:
+    source = memory_source(a=png(0))
+    source.add("other/a.png", png(1), key="a")
+    plan = plan_of(source, path)
+    assert reasons(plan) == {"other/a.png": "duplicate_key"}
+    assert [(one.key, one.src_index) for one in inputs_of(plan)] == [("a", 0), ("a", 1)]
+
+
+def test_equal_files_are_encoded_once_only_if_asked(path: Path) -> None:
+    """Three clips of one video differ, those of its copy do not."""
+    source = memory_source(a=png(0), b=png(1), copy=png(0))
+    source.add("film.mp4", movie(40))
+    source.add("film-copy.mp4", movie(40))
+    assert reasons(plan_of(source, path)) == {}
+    once = plan_of(source, path.with_name("once.arrow"), duplicates="once")
+    assert reasons(once) == {"copy.png": "duplicate_content", "film-copy.mp4": "duplicate_content"}
+    refused = [one.key for one in inputs_of(once) if one.refused_reason]
+    assert refused == ["copy", "film-copy#00000", "film-copy#00001", "film-copy#00002"]
+
+
+def test_many_refused_in_a_row_stop_the_job_and_a_good_one_between_them_does_not(path: Path) -> None:
+    bad = {f"bad-{number}": b"no picture" for number in range(3)}
+    plan_of(memory_source(**bad), path, max_refused_in_a_row=3)
+    source = memory_source(**bad, good=png(0), **{f"more-{number}": b"no picture" for number in range(3)})
+    plan_of(source, path.with_name("broken-up.arrow"), max_refused_in_a_row=3)
+    with pytest.raises(JobStoppedError, match=r"more than 2 inputs in a row.*bad-2\.png: not_an_image.*--max-refused"):
+        plan_of(source, path.with_name("stopped.arrow"), max_refused_in_a_row=2)
+    assert not path.with_name("stopped.arrow").exists()
+
+
+def test_equal_inputs_give_equal_bytes_whatever_the_number_of_readers(path: Path) -> None:
+    contents = {f"picture-{number}": png(number, 16 + 8 * (number % 3)) for number in range(12)}
+    plans = []
+    for readers in (1, 2, 5):
+        source = memory_source(**contents)
+        source.add("film.mp4", movie(40))
+        place = path.with_name(f"{readers}.arrow")
+        plan_of(source, place, readers=readers, unit_rows=3)
+        plans.append(place.read_bytes())
+    assert plans[0] == plans[1] == plans[2]
+
+
+def test_a_signal_while_planning_leaves_nothing(path: Path) -> None:
+    stop, source = StopFlag(), memory_source(a=png(0), b=png(1))
+    stop.set("SIGTERM")
+    with PlanWriter(4) as writer, pytest.raises(Interrupted, match="SIGTERM: nothing was planned"):
+        planner(source).plan(writer, source, KnownKeys(), 0, stop)
+    assert list(path.parent.iterdir()) == []
+
+
+def test_what_a_list_says_beside_goes_along(path: Path) -> None:
+    source = MemorySource(Path())
+    source.contents["a.png"] = png(0)
+    source.items.append(MediaItem("a", "a.png", "text", place=(512, 90), extra={"b": 1, "a": "ä"}))
+    (planned,) = inputs_of(plan_of(source, path, first_index=40))
+    assert (planned.src_index, planned.text, planned.place) == (40, "text", (512, 90))
+    assert planned.extra_json == '{"a":"ä","b":1}'
+
+
+def test_long_clips_are_not_read_far_ahead() -> None:
+    picture, clip, film = UnitSize(1024, 1024, 1), UnitSize(1024, 1024, 1, 16), UnitSize(1024, 1024, 1, 400)
+    assert read_ahead([picture], readers=2) == READ_AHEAD
+    assert read_ahead([picture, clip], readers=2) == 512 // 48
+    assert read_ahead([film], readers=2) == 4
+    assert read_ahead([UnitSize(0, 0, 9)], readers=2) == read_ahead([], readers=2) == READ_AHEAD

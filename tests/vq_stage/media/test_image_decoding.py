@@ -1,0 +1,224 @@
+"""Image files, good, odd and damaged: RGB pixels or a reason, never another exception."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from shared.errors import RefusedInput
+from tests.support.bad_pictures import (
+    ACCEPTED,
+    GRAY,
+    HEIGHT,
+    REFUSED,
+    WIDTH,
+    cut,
+    encoded,
+    gray16,
+    palette,
+    picture,
+    png_header,
+    rgba,
+    turned,
+)
+from vq_stage.media.image_decoding import decode_rgb, read_bytes, read_size
+from vq_stage.sources.files import open_file
+
+WHITE, BLACK = (255, 255, 255), (0, 0, 0)
+JPEG_TOLERANCE = 3  # grey levels, on flat colours at quality 95
+
+
+def pixels(data: bytes) -> np.ndarray:
+    image = decode_rgb(data)
+    assert image.mode == "RGB"
+    return np.asarray(image)
+
+
+def content_of(path: Path) -> bytes:
+    with open_file(path) as file:
+        return read_bytes(file)
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    with open_file(path) as file:
+        return read_size(file)
+
+
+def halves(left: tuple[int, int, int], right: tuple[int, int, int]) -> np.ndarray:
+    expected = np.empty((HEIGHT, WIDTH, 3), np.uint8)
+    expected[:, : WIDTH // 2], expected[:, WIDTH // 2 :] = left, right
+    return expected
+
+
+def refusal_of(call: Callable[[], object]) -> RefusedInput | None:
+    try:
+        call()
+    except RefusedInput as refused:
+        return refused
+    return None
+
+
+def reason_of(call: Callable[[], object]) -> str:
+    with pytest.raises(RefusedInput) as refused:
+        call()
+    assert refused.value.detail, "a refusal says what it found"
+    return refused.value.reason
+
+
+def reasons_as_image(reasons: str) -> list[str]:
+    """What moves is no image, and becomes a video that may be too short."""
+    return ["animated" if reason == "too_short" else reason for reason in reasons.split("|")]
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_with_its_reason(name: str, tmp_path: Path) -> None:
+    content, reasons = REFUSED[name]
+    path = tmp_path / name
+    path.write_bytes(content())
+    assert reason_of(lambda: decode_rgb(content_of(path))) in reasons_as_image(reasons)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_size_of_a_refused_picture(name: str, tmp_path: Path) -> None:
+    """What the header shows is refused for the same reason; damage behind it may be found later."""
+    content, reasons = REFUSED[name]
+    path = tmp_path / name
+    path.write_bytes(content())
+    found = refusal_of(lambda: size_of(path))
+    if found is None:
+        assert set(reasons.split("|")) <= {"truncated", "not_an_image", "unsupported_mode"}
+    else:
+        assert found.reason in reasons_as_image(reasons)
+
+
+@pytest.mark.parametrize("name", ACCEPTED)
+def test_accepted_as_upright_rgb(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "picture"
+    path.write_bytes(ACCEPTED[name]())
+    assert pixels(content_of(path)).shape == (HEIGHT, WIDTH, 3)
+    assert size_of(path) == (HEIGHT, WIDTH)
+
+
+def test_missing_and_unreadable(tmp_path: Path) -> None:
+    """A dangling link and a folder named like a picture: chmod would not stop root."""
+    (tmp_path / "link.png").symlink_to("nowhere.png")
+    (tmp_path / "folder.png").mkdir()
+    for read in (content_of, size_of):
+        assert reason_of(lambda read=read: read(tmp_path / "link.png")) == "missing"
+        assert reason_of(lambda read=read: read(tmp_path / "folder.png")) == "unreadable"
+
+
+def test_lossless_pixels_are_exact() -> None:
+    image = picture(21)
+    for data in (encoded(image, "PNG"), encoded(image, "WEBP", lossless=True), encoded(image, "TIFF")):
+        np.testing.assert_array_equal(pixels(data), np.asarray(image))
+
+
+@pytest.mark.parametrize("value", [0, 255, 256, 40_000, 65_535])
+def test_16_bit_gray_is_scaled(value: int) -> None:
+    assert set(np.unique(pixels(gray16(value)))) == {value >> 8}
+
+
+def test_16_bit_gray_tiff_is_scaled() -> None:
+    wide = np.linspace(0, 65_535, HEIGHT * WIDTH).astype(np.uint16).reshape(HEIGHT, WIDTH)
+    data = encoded(Image.fromarray(wide), "TIFF")
+    np.testing.assert_array_equal(pixels(data)[..., 0], wide >> 8)
+
+
+def test_transparency_is_laid_on_white() -> None:
+    np.testing.assert_array_equal(pixels(encoded(rgba(), "PNG")), halves(GRAY, WHITE))
+    np.testing.assert_array_equal(pixels(palette(is_transparent=True)), halves(GRAY, WHITE))
+    np.testing.assert_array_equal(pixels(palette(is_transparent=False)), halves(GRAY, BLACK))
+
+
+def test_half_transparent_is_blended() -> None:
+    data = encoded(Image.new("LA", (WIDTH, HEIGHT), (0, 128)), "PNG")
+    np.testing.assert_allclose(pixels(data), 255 * (1 - 128 / 255), atol=1)
+
+
+def test_rgb_with_a_transparent_colour() -> None:
+    image = Image.new("RGB", (WIDTH, HEIGHT), GRAY)
+    image.paste(BLACK, (WIDTH // 2, 0, WIDTH, HEIGHT))
+    np.testing.assert_array_equal(pixels(encoded(image, "PNG", transparency=BLACK)), halves(GRAY, WHITE))
+
+
+def test_cmyk_jpeg_has_its_colours() -> None:
+    flat = Image.new("RGB", (WIDTH, HEIGHT), GRAY)
+    data = encoded(flat.convert("CMYK"), "JPEG", quality=95)
+    np.testing.assert_allclose(pixels(data), np.asarray(flat), atol=JPEG_TOLERANCE)
+
+
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_turned_pictures_are_upright(format: str, orientation: int, tmp_path: Path) -> None:
+    """Quadrants of four colours land where Exif says; the header gives the same size as the pixels."""
+    colours = np.array([[[250, 10, 10], [10, 250, 10]], [[10, 10, 250], [250, 250, 10]]], np.uint8)
+    stored = Image.fromarray(colours.repeat(16, axis=0).repeat(32, axis=1))  # 32 high, 64 wide
+    turns = [lambda x: x, np.fliplr, lambda x: np.rot90(x, 2), np.flipud, lambda x: np.swapaxes(x, 0, 1)]
+    turns += [lambda x: np.rot90(x, -1), lambda x: np.rot90(np.swapaxes(x, 0, 1), 2), np.rot90]
+    data = turned(orientation, format, stored, quality=95, lossless=True)
+    shown = pixels(data)
+    height, width = (64, 32) if orientation > 4 else (32, 64)
+    assert shown.shape == (height, width, 3)
+    centres = shown[height // 4 :: height // 2, width // 4 :: width // 2].astype(int)
+    np.testing.assert_allclose(centres, turns[orientation - 1](colours), atol=12)
+    path = tmp_path / "turned"
+    path.write_bytes(data)
+    assert size_of(path) == (height, width)
+
+
+def test_20000_pixels_wide(tmp_path: Path) -> None:
+    path = tmp_path / "wide.png"
+    path.write_bytes(png_header(20_000, 4_000))
+    assert reason_of(lambda: decode_rgb(path.read_bytes())) == "truncated"
+    path.write_bytes(png_header(20_000, 3_999))
+    assert reason_of(lambda: size_of(path)) == "aspect_ratio"
+    path.write_bytes(encoded(Image.new("1", (20_000, 4_000)), "TIFF", compression="group4"))
+    assert size_of(path) == (4_000, 20_000)
+
+
+def damaged(data: bytes, seed: int) -> Iterator[tuple[str, bytes]]:
+    """About 60 truncations spread evenly, and 200 times one byte changed."""
+    for length in sorted({len(data) * step // 60 for step in range(60)}):
+        yield f"cut at {length}", data[:length]
+    chooser = random.Random(seed)
+    for _ in range(200):
+        place, value = chooser.randrange(len(data)), chooser.randrange(1, 256)
+        yield f"byte {place} xor {value}", data[:place] + bytes([data[place] ^ value]) + data[place + 1 :]
+
+
+def escaped(call: Callable[[], object]) -> str | None:
+    """The exception that should have been a refusal, or None."""
+    try:
+        call()
+    except RefusedInput:
+        return None
+    except Exception as error:
+        return repr(error)
+    return None
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP", "AVIF", "JPEG2000"])
+@pytest.mark.parametrize("has_exif", [False, True], ids=["plain", "exif"])
+def test_damaged_bytes_are_refused_or_decoded(format: str, has_exif: bool, tmp_path: Path) -> None:
+    if has_exif and format in ("GIF", "BMP", "JPEG2000"):
+        pytest.skip("Pillow writes no Exif into this format")
+    data = turned(6, format) if has_exif else encoded(picture(), format)
+    path, problems = tmp_path / "picture", []
+    for what, bad in damaged(data, seed=len(data)):
+        path.write_bytes(bad)
+        calls = {"decode_rgb": lambda bad=bad: decode_rgb(bad), "read_size": lambda: size_of(path)}
+        problems += [f"{name}, {what}: {error}" for name, call in calls.items() if (error := escaped(call))]
+    assert not problems, f"{len(problems)} of 520 escaped: {problems[:6]}"
+
+
+def test_cut_files_of_every_format_are_refused() -> None:
+    """Losing a third of a picture is never passed over in silence."""
+    for format in ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP"):
+        data = cut(encoded(picture(0, 96, 96), format))
+        assert reason_of(lambda data=data: decode_rgb(data)) in ("truncated", "not_an_image")

@@ -1,0 +1,274 @@
+"""Folders: videos beside images, order at any depth, laziness, reading, and the same on a remote file system."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tracemalloc
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.errors import RefusedInput, UsageError
+from shared.storage.paths import as_path
+from tests.support.bad_pictures import encoded, picture
+from vq_stage.sources.open_source import MediaItem, open_source
+from vq_stage.sources.open_source import folder as source_folder
+from vq_stage.sources.folder import FolderSource, unique_keys
+
+
+@pytest.fixture
+def remote() -> Iterator[Path]:
+    """A folder of fsspec's memory, with a name that no other test has."""
+    root = as_path(f"memory://{uuid.uuid4().hex}")
+    yield root
+    if root.exists():
+        root.fs.rm(root.path, recursive=True)  # type: ignore[attr-defined]
+
+
+def fill(root: Path, files: dict[str, bytes]) -> Path:
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    return root
+
+
+def listed(root: Path) -> list[MediaItem]:
+    return list(open_source(str(root)))
+
+
+TREE = {
+    "b.png": b"b",
+    "a b.png": b"ab",
+    "a/z.png": b"z",
+    "a/z.txt": b"a zebra",
+    "a/metadata.jsonl": b'{"file_name": "./deep/q.jpg", "text": "a queue"}\n',
+    "a/deep/q.jpg": b"q",
+    "a.png": b"a",
+    "clip.mp4": b"clip",
+    "clip.txt": b"it moves",
+    "walk.frames/10.png": b"ten",
+    "walk.frames/9.png": b"nine",
+    "walk.frames/notes.txt": b"no frame",
+    "empty.frames/notes.txt": b"no frame either",
+    "notes.pdf": b"",
+}
+LISTED = [
+    MediaItem("a b", "a b.png"),
+    MediaItem("a", "a.png"),
+    MediaItem("a/deep/q", "a/deep/q.jpg", "a queue"),
+    MediaItem("a/z", "a/z.png", "a zebra"),
+    MediaItem("b", "b.png"),
+    MediaItem("clip", "clip.mp4", "it moves", "video"),
+    MediaItem("walk", "walk.frames", None, "video"),
+]
+
+
+def test_a_tree_on_disk(tmp_path: Path) -> None:
+    assert listed(fill(tmp_path, TREE)) == LISTED
+
+
+def test_the_same_tree_elsewhere(remote: Path) -> None:
+    assert listed(fill(remote, TREE)) == LISTED
+
+
+@pytest.mark.parametrize("place", ["disk", "memory"])
+def test_content_of_items(place: str, tmp_path: Path, remote: Path) -> None:
+    source = open_source(str(fill(tmp_path if place == "disk" else remote, TREE)))
+    for uri in ("a/z.png", "clip.mp4"):
+        with source.open(uri) as file:
+            assert (file.seekable(), file.read(), file.seek(1), file.read()) == (True, TREE[uri], 1, TREE[uri][1:])
+        assert source.sha256(uri) == hashlib.sha256(TREE[uri]).digest()
+    assert source.frames("walk.frames") == ["walk.frames/9.png", "walk.frames/10.png"]
+    assert source.sha256("walk.frames") == hashlib.sha256(b"nineten").digest()
+
+
+def test_frames_as_a_video(tmp_path: Path) -> None:
+    """Frame 10 comes after frame 9."""
+    files = {f"walk.frames/{n}.png": encoded(picture(n), "PNG") for n in range(1, 11)}
+    source = open_source(fill(tmp_path, files))
+    with source.video("walk.frames", fps=5.0) as video:
+        assert (video.info.frame_count, video.info.fps, video.info.duration_s) == (10, 5.0, 2.0)
+        (last,) = video.frames_at([1.9])
+    assert last.tobytes() == picture(10).tobytes()
+
+
+def reason_of(source: FolderSource, uri: str) -> str:
+    with pytest.raises(RefusedInput) as refused:
+        source.open(uri).close()
+    assert refused.value.detail
+    return refused.value.reason
+
+
+def test_what_cannot_be_opened_says_why(tmp_path: Path) -> None:
+    """A pipe must not be waited for."""
+    fill(tmp_path, {"empty.png": b"", "folder.png/a": b""})
+    (tmp_path / "link.png").symlink_to("nowhere.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    source = FolderSource(tmp_path)
+    names = ["empty.png", "link.png", "folder.png", "pipe.png", "nosuchstore://host/a.png"]
+    assert [reason_of(source, name) for name in names] == ["empty", "missing", *["unreadable"] * 3]
+    with pytest.raises(RefusedInput, match="missing"):
+        source.frames("gone.frames")
+
+
+def test_what_cannot_be_opened_elsewhere_says_why(remote: Path) -> None:
+    source = FolderSource(fill(remote, {"empty.png": b"", "empty.mp4": b""}))
+    assert [reason_of(source, name) for name in ("empty.png", "empty.mp4", "gone.png", "gone.mp4")] == [
+        "empty",
+        "empty",
+        "missing",
+        "missing",
+    ]
+
+
+def test_readers_of_one_remote_file_do_not_share_a_position(remote: Path) -> None:
+    content = bytes(range(256)) * 400
+    source = FolderSource(fill(remote, {"a.png": content, "a.mp4": content}))
+
+    def read(number: int) -> bytes:
+        with source.open("a.png" if number % 2 else "a.mp4") as file:
+            return b"".join(iter(lambda: file.read(1000), b""))
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(read, range(64))) == {content}
+
+
+def test_an_unreadable_folder_is_refused_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path, {"a.png": b"", "sub/b.png": b"", "z.png": b""})
+    scandir = os.scandir
+
+    def denied(path: Path) -> object:
+        if Path(path).name == "sub":
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", denied)
+    items = listed(tmp_path)
+    assert [(item.uri, item.refusal and item.refusal[0]) for item in items] == [
+        ("a.png", None),
+        ("sub/", "unreadable"),
+        ("z.png", None),
+    ]
+    monkeypatch.setattr(os, "scandir", lambda path: denied(Path("sub")))
+    with pytest.raises(UsageError, match="Permission denied"):
+        list(FolderSource(tmp_path))
+
+
+def test_linked_folders_are_not_entered(tmp_path: Path) -> None:
+    fill(tmp_path, {"a/b.png": b""})
+    (tmp_path / "a" / "loop").symlink_to(tmp_path)
+    assert [item.uri for item in listed(tmp_path)] == ["a/b.png"]
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["a.jpg", "a.mp4"], ["a", "a.mp4"]),
+        (["a.mov", "a.mp4"], ["a.mov", "a.mp4"]),
+        (["a.mp4", "a.mp4.jpg"], ["a", "a.mp4.jpg"]),
+        (["walk.frames", "walk.png"], ["walk.frames", "walk"]),
+    ],
+)
+def test_videos_give_way_to_images_of_their_name(names: list[str], expected: list[str]) -> None:
+    """A thumbnail is named like its video; folders of images keep the keys they had before there were videos."""
+    assert unique_keys(names) == expected
+
+
+STEMS = st.sampled_from(["a", "a.png", "a.mp4", "a.frames", "b"])
+SUFFIXES = st.sampled_from([".png", ".jpg", ".mp4", ".webm", ".frames"])
+
+
+@given(st.sets(st.builds("{}{}".format, STEMS, SUFFIXES)))
+def test_no_two_keys_of_a_folder_are_equal(names: set[str]) -> None:
+    assert len(set(unique_keys(sorted(names)))) == len(names)
+
+
+PARTS = st.sampled_from(["a", "b", "a.b", "a b", "B", "a-"])
+
+
+@given(paths=st.sets(st.lists(PARTS, min_size=1, max_size=4).map("/".join), min_size=1, max_size=12))
+def test_order_is_that_of_whole_paths(paths: set[str], tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Also where a folder's name goes on as a file's: `a.png` stands before `a/b.png`, `a b.png` before both."""
+    root = tmp_path_factory.mktemp("tree")
+    fill(root, {f"{path}.png": b"" for path in paths})
+    assert [item.uri for item in listed(root)] == sorted(f"{path}.png" for path in paths)
+
+
+def test_a_deep_tree_is_no_recursion(monkeypatch: pytest.MonkeyPatch) -> None:
+    """1200 folders in each other, each seen when it is entered."""
+    monkeypatch.setattr(source_folder, "sorted_names", lambda folder: ["d/"] if len(folder.parts) < 1200 else ["a.png"])
+    (item,) = FolderSource(Path())
+    assert item.key == "d/" * 1200 + "a"
+
+
+def test_listing_holds_one_folder_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """200 folders of 1000 images: the first items come after two folders are read, and few names are held."""
+    scanned: list[str] = []
+
+    class Entry:
+        def __init__(self, name: str, is_folder: bool):
+            self.name, self._is_folder = name, is_folder
+
+        def is_dir(self) -> bool:
+            return self._is_folder
+
+        def is_symlink(self) -> bool:
+            return False
+
+    class Entries(list):
+        def __enter__(self) -> Entries:
+            return self
+
+        def __exit__(self, *error: object) -> None:
+            pass
+
+    def scandir(path: Path) -> Entries:
+        scanned.append(Path(path).name)
+        if Path(path) == tmp_path:
+            return Entries(Entry(f"{n:06d}", True) for n in range(200))
+        return Entries(Entry(f"{n:06d}.jpg", False) for n in range(1000))
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    assert len(list(islice(FolderSource(tmp_path), 1500))) == 1500
+    assert len(scanned) == 3
+    tracemalloc.start()
+    count = sum(1 for _ in islice(FolderSource(tmp_path), 20_000))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert count == 20_000
+    assert peak < 2e6, "20 000 items are 10 MB and more"
+
+
+def test_captions_of_a_large_metadata_file_are_not_held(tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
+    (tmp_path / "z.png").touch()
+    with (tmp_path / "metadata.jsonl").open("w") as file:
+        for number in range(30_000):
+            file.write(json.dumps({"file_name": f"{number}.png", "text": "long " * 40}) + "\n")
+        file.write('{"file_name": "z.png", "text": "the last"}\n')
+    tracemalloc.start()
+    items = listed(tmp_path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert [item.text for item in items] == [None, "the last"]
+    assert peak < 1.5e6, "the file has 7 MB"
+
+
+def test_metadata_as_csv_and_parquet(tmp_path: Path) -> None:
+    fill(tmp_path, {"csv/a.png": b"", "csv/metadata.csv": b"file_name,label,text\na.png,3,a cat\n", "table/b.png": b""})
+    pq.write_table(pa.table({"file_name": ["b.png"], "text": ["a dog"]}), tmp_path / "table/metadata.parquet")
+    assert [(item.uri, item.text) for item in listed(tmp_path)] == [("csv/a.png", "a cat"), ("table/b.png", "a dog")]
+    pq.write_table(pa.table({"file_name": ["b.png"]}), tmp_path / "table/metadata.parquet")
+    with pytest.raises(UsageError, match=r"metadata.parquet: row 1: expected `file_name` and `text`"):
+        listed(tmp_path)

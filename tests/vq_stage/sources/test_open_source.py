@@ -1,0 +1,308 @@
+"""What a folder or a list offers for encoding: keys, captions, order and refusals; which location is what."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.errors import UsageError
+from vq_stage.sources.open_source import MediaItem, Source, open_source
+from vq_stage.sources.folder import FolderSource
+from vq_stage.sources.table import TableSource
+from vq_stage.sources.tar import TarSource
+
+BOM = b"\xef\xbb\xbf"
+
+
+def touch(root: Path, *names: str) -> Path:
+    """Empty files: a source is listed without opening its pictures."""
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return root
+
+
+def listed(location: Path | str) -> list[MediaItem]:
+    return list(open_source(location))
+
+
+def captions(root: Path | str) -> dict[str, str | None]:
+    return {item.uri: item.text for item in listed(root)}
+
+
+def keys(root: Path) -> dict[str, str]:
+    return {item.uri: item.key for item in listed(root)}
+
+
+def reasons(items: list[MediaItem]) -> list[str | None]:
+    return [item.refusal[0] if item.refusal else None for item in items]
+
+
+def write_list(path: Path, entries: list[object]) -> Path:
+    text = json.dumps(entries) if path.suffix == ".json" else "\n".join(json.dumps(entry) for entry in entries)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_sidecar_captions(tmp_path: Path) -> None:
+    touch(tmp_path, "a.png", "b.jpg", "sub/a.png", "notes.txt")
+    (tmp_path / "a.txt").write_text(" a cat\n", encoding="utf-8")
+    (tmp_path / "sub" / "a.txt").write_text("ein Kätzchen", encoding="utf-8")
+    assert captions(tmp_path) == {"a.png": "a cat", "b.jpg": None, "sub/a.png": "ein Kätzchen"}
+
+
+def test_metadata_jsonl_in_any_folder(tmp_path: Path) -> None:
+    touch(tmp_path, "a.png", "sub/b.png", "sub/c.png")
+    (tmp_path / "metadata.jsonl").write_text('{"file_name":"a.png","text":"top"}\n\n', encoding="utf-8")
+    lines = '{"file_name":"b.png","text":"漢字"}\n{"file_name":"gone.png","text":"passed over"}\n'
+    (tmp_path / "sub/metadata.jsonl").write_text(lines, encoding="utf-8")
+    assert captions(tmp_path) == {"a.png": "top", "sub/b.png": "漢字", "sub/c.png": None}
+
+
+def test_captions_csv(tmp_path: Path) -> None:
+    touch(tmp_path, "a.png", "b c.png")
+    (tmp_path / "captions.csv").write_text(
+        'file_name,text\na.png,"one, two\nlines"\nb c.png,plain\n', encoding="utf-8", newline=""
+    )
+    assert captions(tmp_path) == {"a.png": "one, two\nlines", "b c.png": "plain"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("captions.csv", "file_name,text\na.png\n"), ("metadata.jsonl", '{"file_name":"a.png","text":null}\n')],
+)
+def test_no_caption_is_not_the_word_none(name: str, content: str, tmp_path: Path) -> None:
+    touch(tmp_path, "a.png")
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    assert captions(tmp_path)["a.png"] in (None, "")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("metadata.jsonl", b'{"file_name":"a.png","caption":"no text"}\n'),
+        ("metadata.jsonl", b'{"file_name":"a.png",\n'),
+        ("metadata.jsonl", b"[1, 2]\n"),
+        ("metadata.jsonl", b'{"file_name":"a.png","text":"\xe9"}\n'),
+        ("captions.csv", b"name,text\na.png,x\n"),
+        ("captions.csv", b"file_name,text\na.png,caf\xe9\n"),
+    ],
+)
+def test_bad_caption_files_stop_the_run(name: str, content: bytes, tmp_path: Path) -> None:
+    touch(tmp_path, "a.png")
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UsageError, match=name):
+        listed(tmp_path)
+
+
+def test_byte_order_marks_are_no_part_of_captions(tmp_path: Path) -> None:
+    """Windows editors and Excel begin UTF-8 files with one."""
+    touch(tmp_path, "side/a.png", "csv/b.png", "lines/c.png")
+    (tmp_path / "side" / "a.txt").write_bytes(BOM + b"a cat")
+    (tmp_path / "csv" / "captions.csv").write_bytes(BOM + b"file_name,text\nb.png,a dog\n")
+    (tmp_path / "lines" / "metadata.jsonl").write_bytes(BOM + b'{"file_name":"c.png","text":"a bird"}\n')
+    found = {uri: text for folder in ("side", "csv", "lines") for uri, text in captions(tmp_path / folder).items()}
+    assert found == {"a.png": "a cat", "b.png": "a dog", "c.png": "a bird"}
+
+
+def test_byte_order_mark_of_a_list(tmp_path: Path) -> None:
+    path = tmp_path / "list.json"
+    path.write_bytes(BOM + b'[{"image":"a.png"}]')
+    assert [item.uri for item in listed(path)] == ["a.png"]
+
+
+def test_sidecar_that_is_not_utf8_is_refused_alone(tmp_path: Path) -> None:
+    touch(tmp_path, "a.png", "b.png")
+    (tmp_path / "a.txt").write_bytes(b"caf\xe9")
+    assert reasons(listed(tmp_path)) == ["caption_unreadable", None]
+
+
+def test_only_media_are_listed(tmp_path: Path) -> None:
+    touch(tmp_path, "a.PNG", "b.JpEg", "c.pdf", "d", "e.txt", "png", ".png", "sub.png/f.webp")
+    assert set(keys(tmp_path)) == {"a.PNG", "b.JpEg", "sub.png/f.webp"}
+
+
+def test_keys_of_nested_and_odd_names(tmp_path: Path) -> None:
+    touch(
+        tmp_path, "a.png", "sub/a.png", "sub/deeper/a.png", "two words.png", "漢字 ü😀.png", "v1.2.final.png", ".h.png"
+    )
+    assert keys(tmp_path) == {
+        "a.png": "a",
+        "sub/a.png": "sub/a",
+        "sub/deeper/a.png": "sub/deeper/a",
+        "two words.png": "two words",
+        "漢字 ü😀.png": "漢字 ü😀",
+        "v1.2.final.png": "v1.2.final",
+        ".h.png": ".h",
+    }
+
+
+def test_one_stem_with_two_suffixes_keeps_both(tmp_path: Path) -> None:
+    touch(tmp_path, "a.png", "a.jpg", "b.png")
+    assert keys(tmp_path) == {"a.png": "a.png", "a.jpg": "a.jpg", "b.png": "b"}
+    assert reasons(listed(tmp_path)) == [None, None, None]
+
+
+@given(
+    st.sets(st.builds("{}{}".format, st.sampled_from(["a", "a.png", "a.jpg", "b"]), st.sampled_from([".png", ".jpg"])))
+)
+def test_no_picture_of_a_folder_is_a_duplicate(tmp_path_factory: pytest.TempPathFactory, names: set[str]) -> None:
+    """Every file of a folder has a name of its own, so each gets a key of its own."""
+    root = touch(tmp_path_factory.mktemp("folder"), "z.png", *names)
+    items = listed(root)
+    assert reasons(items) == [None] * len(items)
+    assert len({item.key for item in items}) == len(names | {"z.png"})
+
+
+def test_order_does_not_depend_on_the_disk(tmp_path: Path) -> None:
+    names = ["b.png", "B.png", "a/z.png", "a.png", "a b.png", "ä.png", "10.png", "9.png"]
+    forward = listed(touch(tmp_path / "forward", *names))
+    backward = listed(touch(tmp_path / "backward", *reversed(names)))
+    assert forward == backward == sorted(forward, key=lambda item: item.uri)
+
+
+def test_names_that_are_not_utf8_do_not_break_the_listing(tmp_path: Path) -> None:
+    """Linux allows any bytes in a name; a key must be text that can be stored."""
+    touch(tmp_path, "good.png")
+    (Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png"))).touch()
+    items = listed(tmp_path)
+    assert sorted(map(str, reasons(items))) == ["None", "bad_name"]
+    assert all((item.key + item.uri).encode("utf-8") for item in items)
+
+
+@pytest.mark.parametrize("name", ["list.json", "list.jsonl"])
+def test_lists_with_name_or_key(name: str, tmp_path: Path) -> None:
+    entries: list[object] = [
+        {"name": "first", "image": "x/1.png", "text": "one"},
+        {"key": "second", "image": "2.png"},
+        {"image": "x/3.v2.png", "text": None},
+        {"key": 4, "image": "4.png", "text": ""},
+    ]
+    source = open_source(write_list(tmp_path / name, entries))
+    assert source.root == tmp_path
+    assert [(item.key, item.uri, item.text) for item in source] == [
+        ("first", "x/1.png", "one"),
+        ("second", "2.png", None),
+        ("x/3.v2", "x/3.v2.png", None),
+        ("4", "4.png", ""),
+    ]
+    assert reasons(list(source)) == [None] * 4
+
+
+def test_captions_with_unusual_line_breaks(tmp_path: Path) -> None:
+    """JSON allows U+2028 and U+0085 unescaped inside a string: they end no line of a .jsonl."""
+    text = "one\u2028two\u0085three"
+    path = tmp_path / "list.jsonl"
+    path.write_text(json.dumps({"image": "a.png", "text": text}, ensure_ascii=False) + "\n", encoding="utf-8")
+    assert [item.text for item in listed(path)] == [text]
+
+
+def test_duplicate_keys_are_left_to_planning(tmp_path: Path) -> None:
+    entries: list[object] = [{"key": "k", "image": "a.png"}, {"key": "k", "image": "b.png"}]
+    items = listed(write_list(tmp_path / "list.json", entries))
+    assert [(item.key, item.refusal) for item in items] == [("k", None), ("k", None)]
+
+
+@pytest.mark.parametrize(
+    "entry", [7, None, "a.png", [], {}, {"image": ""}, {"image": 3}, {"image": "a.png", "text": 5}]
+)
+def test_bad_entries_are_refused_alone(entry: object, tmp_path: Path) -> None:
+    items = listed(write_list(tmp_path / "list.json", [{"image": "good.png"}, entry, {"image": "also.png"}]))
+    assert reasons(items) == [None, "bad_entry", None]
+    assert items[1].refusal is not None
+    assert "entry 2" in items[1].refusal[1]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("list.json", b'{"image":"a.png"}'),
+        ("list.json", b"[{"),
+        ("list.json", b""),
+        ("list.json", b"[]"),
+        ("list.jsonl", b'{"image":"a.png"}\nnonsense\n'),
+        ("list.jsonl", b""),
+        ("list.jsonl", b'{"image":"\xe9.png"}\n'),
+        ("list.txt", b"a.png\n"),
+    ],
+)
+def test_bad_lists_stop_the_run(name: str, content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match=name):
+        listed(path)
+
+
+def test_empty_folder_and_wrong_path(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no images"):
+        listed(touch(tmp_path / "folder", "notes.txt"))
+    for name in ("nowhere", "nowhere.json", "nowhere.tar", "nowhere/{0..3}.tar", "memory://nowhere/list.jsonl"):
+        with pytest.raises(UsageError, match="neither"):
+            open_source(tmp_path / name if "://" not in name else name)
+
+
+@pytest.mark.parametrize(
+    ("location", "said"),
+    [
+        ("pipe:curl -s https://host/0.tar", "commands are not run"),
+        ("nosuchstore://bucket/folder", "nosuchstore"),
+        ("{0..3.tar", "braces"),
+        ("*.tar", "no file matches"),
+    ],
+)
+def test_locations_that_cannot_work(location: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageError, match=said) as error:
+        open_source(location)
+    assert location in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["00.tar.gz", "00.tgz", "00.tar.zst"])
+def test_compressed_tars_are_refused_with_advice(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="gunzip it first"):
+        open_source(touch(tmp_path, name) / name)
+
+
+def test_tars_and_tables_in_one_folder_are_ambiguous(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="got both"):
+        open_source(touch(tmp_path, "a.tar", "b.parquet"))
+
+
+@pytest.mark.parametrize(
+    ("names", "kind"),
+    [
+        (["a.tar", "README.md", "b.tar"], TarSource),
+        (["data-00000-of-00001.arrow", "state.json", "dataset_info.json"], TableSource),
+        (["a.tar", "picture.jpg"], FolderSource),
+        (["a.tar", "sub/picture.jpg"], FolderSource),
+        (["list.json"], FolderSource),
+    ],
+)
+def test_a_folder_of_nothing_but_shards_is_their_source(names: list[str], kind: type[Source], tmp_path: Path) -> None:
+    assert isinstance(open_source(touch(tmp_path, *names)), kind)
+
+
+def test_a_file_url_is_a_local_path(tmp_path: Path) -> None:
+    touch(tmp_path / "two words", "a.png")
+    source = open_source((tmp_path / "two words").as_uri())
+    assert (source.root, [item.uri for item in source]) == (tmp_path / "two words", ["a.png"])
+
+
+def test_a_name_with_braces_or_brackets_that_exists_is_itself(tmp_path: Path) -> None:
+    name = "odd{0..1}[a].json"
+    path = write_list(tmp_path / name, [{"image": "a.png"}])
+    assert [item.uri for item in open_source(path)] == ["a.png"]
+
+
+def test_a_source_is_opened_without_being_listed(tmp_path: Path) -> None:
+    """Workers open it to read; what is wrong with a list shows when it is listed."""
+    (tmp_path / "list.jsonl").write_text("nonsense")
+    source = open_source(tmp_path / "list.jsonl")
+    with pytest.raises(UsageError, match="line 1"):
+        list(source)

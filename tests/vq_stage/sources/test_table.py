@@ -1,0 +1,300 @@
+"""Tables: columns by their names and types, rows read from the batch they stand in, damage."""
+
+from __future__ import annotations
+
+import threading
+import time
+import uuid
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from shared.errors import RefusedInput, UsageError
+from shared.storage.paths import as_path
+from vq_stage.sources.open_source import MediaItem, Source, open_source
+from vq_stage.sources.open_source import table as source_table
+from vq_stage.sources.batches import BatchCache, BatchKey
+
+FORMATS = ("parquet", "file.arrow", "stream.arrow")
+IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+
+
+def table(rows: int, first: int = 0, **columns: Any) -> pa.Table:
+    images = pa.array([{"bytes": b"image %d" % n, "path": None} for n in range(first, first + rows)], IMAGE)
+    return pa.table({"image": images, **columns})
+
+
+def write(path: Path, content: pa.Table, batch_rows: int = 3) -> Path:
+    with path.open("wb") as file:
+        if path.name.endswith("parquet"):
+            pq.write_table(content, file, row_group_size=batch_rows)
+            return path
+        new = pa.ipc.new_file if path.name.endswith("file.arrow") else pa.ipc.new_stream
+        with new(file, content.schema) as writer:
+            writer.write_table(content, max_chunksize=batch_rows)
+    return path
+
+
+def read(source: Source, item: MediaItem) -> bytes:
+    with source.open(item.uri, item.place) as file:
+        return file.read()
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("place", ["disk", "memory"])
+def test_rows_in_order_and_their_images(format: str, place: str, tmp_path: Path) -> None:
+    folder = as_path(str(tmp_path) if place == "disk" else f"memory://{uuid.uuid4().hex}")
+    path = write(folder / f"data.{format}", table(7, text=[f"caption {n}" for n in range(6)] + [None]))
+    source = open_source(str(path))
+    items = list(source)
+    assert [item.uri for item in items] == [f"{path.name}#{n}" for n in range(7)]
+    assert [item.key for item in items] == [f"{path.name.rpartition('.')[0]}-{n:08d}" for n in range(7)]
+    assert [item.text for item in items] == [*[f"caption {n}" for n in range(6)], None]
+    assert [read(source, item) for item in reversed(items)] == [b"image %d" % n for n in reversed(range(7))]
+    assert [item.place[1] for item in items if item.place] == [0, 1, 2, 0, 1, 2, 0]
+
+
+def test_a_dataset_as_hugging_face_saves_it(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
+    images = [b"image %d" % n for n in range(5)]
+    rows = {"image": [{"bytes": image, "path": None} for image in images], "text": list("abcde")}
+    datasets.Dataset.from_dict(rows, features=features).save_to_disk(str(tmp_path / "saved"), num_shards=2)
+    source = open_source(tmp_path / "saved")
+    assert [(read(source, item), item.text) for item in source] == list(zip(images, "abcde"))
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "text"),
+    [
+        ("caption", ["a", "b"], "a"),
+        ("captions", [["a", "z"], []], "a"),
+        ("prompt", pa.array(["a", "b"], pa.large_string()), "a"),
+        ("sentence", pa.array(["a", "b"]).dictionary_encode(), "a"),
+        ("text", [1, 2], None),
+        ("label", ["a", "b"], None),
+    ],
+)
+def test_caption_columns(column: str, values: Any, text: str | None, tmp_path: Path) -> None:
+    path = write(tmp_path / "data.parquet", table(2, **{column: values}))
+    assert next(iter(open_source(path))).text == text
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "expected"),
+    [
+        ("key", ["x", "y"], ["x", "y"]),
+        ("__key__", ["x", None], ["x", "data-00000001"]),
+        ("id", [0, 41], ["0", "41"]),
+        ("file_name", ["a/b.png", ""], ["a/b.png", "data-00000001"]),
+        ("id", [0.5, 1.5], ["data-00000000", "data-00000001"]),
+    ],
+)
+def test_key_columns(column: str, values: Any, expected: list[str], tmp_path: Path) -> None:
+    path = write(tmp_path / "data.parquet", table(2, **{column: values}))
+    assert [item.key for item in open_source(path)] == expected
+
+
+@pytest.mark.parametrize("column", ["jpg", "png", "webp", "img", "image_bytes", "bytes"])
+def test_plain_bytes(column: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "data.parquet", pa.table({column: pa.array([b"x"], pa.large_binary())}))
+    source = open_source(path)
+    (item,) = source
+    assert (item.kind, read(source, item)) == ("image", b"x")
+
+
+@pytest.mark.parametrize("column", ["video", "mp4"])
+def test_videos_show_their_kind_in_their_uri(column: str, tmp_path: Path) -> None:
+    path = write(tmp_path / "data.parquet", pa.table({column: [b"moving"]}))
+    source = open_source(path)
+    (item,) = source
+    assert (item.kind, item.uri, read(source, item)) == ("video", "data.parquet#0.mp4", b"moving")
+
+
+def test_an_image_column_of_paths_is_passed_over_for_one_of_bytes(tmp_path: Path) -> None:
+    path = write(tmp_path / "data.parquet", pa.table({"image": ["a.png"], "jpg": [b"x"]}))
+    source = open_source(path)
+    assert [read(source, item) for item in source] == [b"x"]
+
+
+def test_conversations_of_a_table(tmp_path: Path) -> None:
+    good = [{"from": "human", "value": "<image>Who?"}, {"from": "gpt", "value": "Me."}]
+    path = write(tmp_path / "data.parquet", table(3, conversations=[good, good[:1], None]))
+    first, second, third = open_source(path)
+    assert first.extra == {"conversations": good, "question": "Who?", "answer": "Me."}
+    assert second.refusal is not None
+    assert second.refusal[0] == "bad_entry"
+    assert (third.extra, third.refusal) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("columns", "said"),
+    [
+        ({"url": ["https://host/a.png"], "text": ["a"]}, "img2dataset"),
+        ({"label": [1]}, "no column of images.*label int64"),
+        ({"image": ["a.png"]}, "image string"),
+    ],
+)
+def test_tables_without_images_say_what_they_have(columns: dict[str, Any], said: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=said):
+        list(open_source(write(tmp_path / "data.parquet", pa.table(columns))))
+
+
+def test_images_that_are_not_there(tmp_path: Path) -> None:
+    values = [{"bytes": None, "path": "/data/a.png"}, {"bytes": b"", "path": None}, None, {"bytes": b"x", "path": None}]
+    source = open_source(write(tmp_path / "data.parquet", pa.table({"image": pa.array(values, IMAGE)})))
+    found = []
+    for item in source:
+        try:
+            found.append(read(source, item).decode())
+        except RefusedInput as refused:
+            found.append(f"{refused.reason}: {refused.detail}")
+    assert "save the dataset with its images embedded" in found[0]
+    assert [text.partition(":")[0] for text in found] == ["missing", "empty", "missing", "x"]
+
+
+@pytest.mark.parametrize("location", ["*.parquet", "", "{0..2}.parquet"])
+def test_several_tables(location: str, tmp_path: Path) -> None:
+    for number in range(3):
+        write(tmp_path / f"{number}.parquet", table(2, 2 * number))
+    source = open_source(f"{tmp_path}/{location}")
+    assert [read(source, item) for item in source] == [b"image %d" % n for n in range(6)]
+    assert [item.uri for item in source][::2] == ["0.parquet#0", "1.parquet#0", "2.parquet#0"]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_damaged_table_is_refused_alone(format: str, tmp_path: Path) -> None:
+    """Cut at any place; the tables beside it are listed."""
+    suffix = format.rpartition(".")[2]
+    whole = write(tmp_path / f"0.{format}", table(9, text=["text"] * 9)).read_bytes()
+    write(tmp_path / f"1.{suffix}" if suffix == "parquet" else tmp_path / f"1.{format}", table(1))
+    for length in range(1, len(whole), len(whole) // 17):
+        (tmp_path / f"0.{format}").write_bytes(whole[:length])
+        items = list(open_source(tmp_path))
+        assert [item.key for item in items if item.refusal] == [f"0.{format}".rpartition(".")[0] + "-damaged"]
+        assert items[-1].refusal is None
+    (tmp_path / f"0.{format}").write_bytes(whole)
+    assert len(list(open_source(tmp_path))) == 10
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_overwritten_bytes_are_read_or_refused(format: str, tmp_path: Path) -> None:
+    """Arrow trusts the offsets it reads: a damaged file must not be read out of bounds."""
+    path = write(tmp_path / f"0.{format}", table(9, text=["text"] * 9))
+    whole = path.read_bytes()
+    places = list(open_source(path))
+    for position in range(0, len(whole), 13):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 0x41]) + whole[position + 1 :])
+        source = open_source(path)
+        with suppress(UsageError):
+            assert len(list(islice(source, 20))) < 20
+        for item in places[::4]:
+            with suppress(RefusedInput):
+                assert len(read(source, item)) < len(whole)
+
+
+def test_a_table_that_was_exchanged_refuses_its_rows_and_not_the_job(tmp_path: Path) -> None:
+    path = write(tmp_path / "0.parquet", table(1))
+    source = open_source(path)
+    (item,) = source
+    write(path, pa.table({"label": [1]}))
+    with pytest.raises(RefusedInput, match="no column of images"):
+        read(source, item)
+
+
+def test_a_stream_with_a_dictionary_is_refused_with_advice(tmp_path: Path) -> None:
+    path = write(tmp_path / "0.stream.arrow", table(2, label=pa.array(["a", "b"]).dictionary_encode()))
+    with pytest.raises(UsageError, match="save the table as Parquet"):
+        list(open_source(path))
+
+
+def test_places_that_do_not_fit(tmp_path: Path) -> None:
+    source = open_source(write(tmp_path / "0.parquet", table(3)))
+    for uri, place, reason in [
+        ("0.parquet#7", (0, 7), "missing"),
+        ("0.parquet#0", (5, 0), "unreadable"),
+        ("0.parquet#0", None, "missing"),
+        ("1.parquet#0", (0, 0), "missing"),
+    ]:
+        with pytest.raises(RefusedInput) as refused:
+            source.open(uri, place)
+        assert refused.value.reason == reason
+
+
+def test_neighbours_share_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight readers in a row: every row group is decoded once."""
+    source = open_source(write(tmp_path / "0.parquet", table(60), batch_rows=20))
+    decoded: Counter[int] = Counter()
+    decode = source_table._media_column
+
+    def counting(path: Path, number: int) -> Any:
+        decoded[number] += 1
+        return decode(path, number)
+
+    monkeypatch.setattr(source_table, "_media_column", counting)
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(lambda item: read(source, item), source))
+    assert found == [b"image %d" % n for n in range(60)]
+    assert decoded == {0: 1, 1: 1, 2: 1}
+
+
+def test_the_cache_is_bounded_and_keeps_two() -> None:
+    cache, column = BatchCache(max_bytes=3000), pa.array([b"x" * 1000])
+    loads: list[int] = []
+
+    def get(number: int) -> None:
+        cache.get(BatchKey("t", number), lambda: loads.append(number) or column)
+
+    for number in (0, 1, 2, 0, 3, 0, 1):
+        get(number)
+    assert loads == [0, 1, 2, 0, 3, 1], "2 rows of 1008 bytes fit; the one used last stays"
+    large = BatchCache(max_bytes=1)
+    loads.clear()
+    cache = large
+    for number in (0, 1, 0, 1, 0):
+        get(number)
+    assert loads == [0, 1], "readers at the end of one batch and the start of the next do not fight"
+
+
+def test_a_batch_that_cannot_be_read_is_asked_for_again_and_does_not_hang() -> None:
+    cache, tries = BatchCache(), []
+
+    def load() -> pa.Array:
+        tries.append(0)
+        time.sleep(0.05)
+        if len(tries) == 1:
+            raise RefusedInput("unreadable", "once")
+        return pa.array([b"x"])
+
+    def get() -> str:
+        try:
+            return str(len(cache.get(BatchKey("t", 0), load)))
+        except RefusedInput as refused:
+            return refused.detail
+
+    threads = [threading.Thread(target=get) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(5)
+    assert not any(thread.is_alive() for thread in threads)
+    assert get() == "1"
+
+
+def test_captions_are_read_as_they_are_listed(tmp_path: Path) -> None:
+    """The second row group is damaged, which the first does not show."""
+    path = write(tmp_path / "0.parquet", table(4000, text=[f"caption {n}" for n in range(4000)]), batch_rows=2000)
+    start = pq.ParquetFile(path).metadata.row_group(1).column(2).dictionary_page_offset
+    data = bytearray(path.read_bytes())
+    data[start : start + 64] = bytes(64)
+    path.write_bytes(data)
+    items = list(open_source(path))
+    assert [item.text for item in items[:2000]] == [f"caption {n}" for n in range(2000)]
+    assert [item.refusal and item.refusal[0] for item in items[2000:]] == ["unreadable"]

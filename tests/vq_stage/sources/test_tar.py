@@ -1,0 +1,266 @@
+"""WebDataset shards: samples, captions, members that lead out, shards that are cut, and reading in place."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import os
+import tarfile
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shared.errors import RefusedInput, UsageError
+from shared.storage.paths import as_path
+from vq_stage.sources.open_source import MediaItem, Source, open_source
+
+SAMPLES = {
+    "0001.jpg": b"first picture",
+    "0001.txt": b" a cat \n",
+    "0001.json": b'{"caption": "unused", "width": 640, "score": 0.5, "nsfw": false, "exif": {"a": 1}, "note": null}',
+    "sub/0002.WebP": b"second picture",
+    "sub/0002.json": b'{"prompt": "a dog", "url": "https://host/2"}',
+    "0003.mp4": b"a video",
+    "0003.caption": b"it moves",
+    "0004.txt": b"a caption of nothing",
+    "0005.left.png": b"left",
+    "0005.right.png": b"right",
+    "README": b"no sample",
+    "0006.pth": b"never unpickled",
+}
+
+
+def tar_bytes(files: dict[str, bytes]) -> bytes:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as tar:
+        for name, content in files.items():
+            add(tar, name, content)
+    return buffer.getvalue()
+
+
+def add(tar: tarfile.TarFile, name: str, content: bytes = b"", type: bytes = tarfile.REGTYPE) -> None:
+    info = tarfile.TarInfo(name)
+    info.size, info.type, info.linkname = len(content), type, "/etc/passwd"
+    tar.addfile(info, io.BytesIO(content))
+
+
+def read(source: Source, item: MediaItem) -> bytes:
+    with source.open(item.uri, item.place) as file:
+        return file.read()
+
+
+def reasons(items: list[MediaItem]) -> list[str | None]:
+    return [item.refusal[0] if item.refusal else None for item in items]
+
+
+@pytest.mark.parametrize("place", ["disk", "memory"])
+def test_samples_of_a_shard(place: str, tmp_path: Path) -> None:
+    path = as_path(str(tmp_path / "00.tar") if place == "disk" else f"memory://{uuid.uuid4().hex}/00.tar")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(tar_bytes(SAMPLES))
+    source = open_source(str(path))
+    items = list(source)
+    assert [(item.key, item.uri, item.kind, item.text, item.extra) for item in items] == [
+        ("0001", "00.tar/0001.jpg", "image", "a cat", {"width": 640, "score": 0.5, "nsfw": False}),
+        ("sub/0002", "00.tar/sub/0002.WebP", "image", "a dog", {"url": "https://host/2"}),
+        ("0003", "00.tar/0003.mp4", "video", "it moves", None),
+        ("0005.left.png", "00.tar/0005.left.png", "image", None, None),
+        ("0005.right.png", "00.tar/0005.right.png", "image", None, None),
+    ]
+    assert [read(source, item) for item in items] == [
+        b"first picture",
+        b"second picture",
+        b"a video",
+        b"left",
+        b"right",
+    ]
+    assert reasons(items) == [None] * 5
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # its reader leaves the file open
+def test_webdatasets_own_writer_and_reader_agree(tmp_path: Path) -> None:
+    wds = pytest.importorskip("webdataset")
+    with wds.TarWriter(str(tmp_path / "0.tar")) as writer:
+        for n in range(3):
+            writer.write({"__key__": f"a/{n}", "jpg": bytes([n]) * 9, "txt": f"n {n}", "json": {"n": n}})
+    source = open_source(tmp_path)
+    theirs = wds.WebDataset(str(tmp_path / "0.tar"), shardshuffle=False)
+    expected = [(sample["__key__"], sample["jpg"]) for sample in theirs]
+    assert [(item.key, read(source, item)) for item in source] == expected
+    assert [(item.text, item.extra) for item in source] == [(f"n {n}", {"n": n}) for n in range(3)]
+
+
+@pytest.mark.parametrize("location", ["{00..02}.tar", "*.tar", "0[0-2].tar", "", "{01,00,02}.tar"])
+def test_several_shards(location: str, tmp_path: Path) -> None:
+    for number in range(3):
+        (tmp_path / f"{number:02d}.tar").write_bytes(tar_bytes({f"{number}.jpg": b"x%d" % number}))
+    source = open_source(f"{tmp_path}/{location}")
+    order = [1, 0, 2] if "," in location else [0, 1, 2]
+    assert [item.uri for item in source] == [f"{n:02d}.tar/{n}.jpg" for n in order]
+    assert [read(source, item) for item in source] == [b"x%d" % n for n in order]
+
+
+def test_shards_of_several_folders_are_named_from_the_common_one(tmp_path: Path) -> None:
+    for name in ("a.tar/0.tar", "b/0.tar"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(tar_bytes({"k.tar/1.jpg": name.encode()}))
+    source = open_source(f"{tmp_path}/{{a.tar,b}}/0.tar")
+    items = list(source)
+    assert [item.uri for item in items] == ["a.tar/0.tar/k.tar/1.jpg", "b/0.tar/k.tar/1.jpg"]
+    assert [read(source, item) for item in items] == [b"a.tar/0.tar", b"b/0.tar"]
+
+
+def test_remote_globs(tmp_path: Path) -> None:
+    folder = f"memory://{uuid.uuid4().hex}"
+    for number in range(2):
+        as_path(f"{folder}/{number}.tar").write_bytes(tar_bytes({f"{number}.jpg": b"x%d" % number}))
+    for location in (f"{folder}/*.tar", f"{folder}/{{0..1}}.tar", folder):
+        source = open_source(location)
+        assert [(item.uri, read(source, item)) for item in source] == [("0.tar/0.jpg", b"x0"), ("1.tar/1.jpg", b"x1")]
+
+
+def test_members_that_lead_out_are_refused_and_named(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        add(tar, "good.jpg", b"good")
+        add(tar, "/etc/evil.jpg", b"evil")
+        add(tar, "../up.jpg", b"evil")
+        add(tar, "a/../../up.jpg", b"evil")
+        add(tar, "soft.jpg", type=tarfile.SYMTYPE)
+        add(tar, "hard.jpg", type=tarfile.LNKTYPE)
+        add(tar, "device.jpg", type=tarfile.CHRTYPE)
+        add(tar, "folder.jpg", type=tarfile.DIRTYPE)
+        add(tar, "last.jpg", b"last")
+        add(tar, "last.txt", type=tarfile.SYMTYPE)
+    items = list(open_source(tmp_path / "0.tar"))
+    found = dict(zip([item.key for item in items], reasons(items)))
+    names = ["/etc/evil.jpg", "../up.jpg", "a/../../up.jpg", "soft.jpg", "hard.jpg", "device.jpg", "last.txt"]
+    assert found == {"good": None, "last": None, **dict.fromkeys(names, "bad_name")}
+    assert [item.text for item in items if item.key == "last"] == [None]
+
+
+@pytest.mark.parametrize(
+    "files",
+    [{"a.txt": b"caf\xe9"}, {"a.json": b"{"}, {"a.json": b"\xff"}, {"a.txt": b"x" * (1 << 20) + b"x"}],
+)
+def test_captions_that_cannot_be_read_refuse_their_sample_alone(files: dict[str, bytes], tmp_path: Path) -> None:
+    (tmp_path / "0.tar").write_bytes(tar_bytes({"a.jpg": b"a", **files, "b.jpg": b"b", "b.txt": b"good"}))
+    items = list(open_source(tmp_path / "0.tar"))
+    assert reasons(items) == ["caption_unreadable", None]
+    assert items[1].text == "good"
+
+
+def test_conversations_in_a_shard(tmp_path: Path) -> None:
+    turns = [{"from": "human", "value": "<image> Who?"}, {"from": "gpt", "value": "Me."}]
+    fields = json.dumps({"id": 3, "conversations": turns}).encode()
+    (tmp_path / "0.tar").write_bytes(tar_bytes({"a.jpg": b"a", "a.json": fields}))
+    (item,) = open_source(tmp_path / "0.tar")
+    assert item.extra == {"id": 3, "conversations": turns, "question": "Who?", "answer": "Me."}
+
+
+def test_a_cut_shard_gives_what_came_before_the_cut(tmp_path: Path) -> None:
+    """At any byte: whole members before it, then one refusal; what is listed can be read."""
+    data = tar_bytes({f"{n}.jpg": bytes([n]) * 700 for n in range(4)})  # 512 + 1024 bytes each
+    path = tmp_path / "0.tar"
+    for length in range(1, 4 * 1536 + 512, 97):
+        path.write_bytes(data[:length])
+        source = open_source(path)
+        *whole, last = source
+        assert (last.key, last.refusal and last.refusal[0]) == ("0-damaged", "truncated")
+        assert [read(source, item) for item in whole] == [bytes([n]) * 700 for n in range(len(whole))]
+        assert len(whole) == (length - 1212) // 1536 + 1
+    path.write_bytes(data[: 4 * 1536 + 512])
+    assert len(list(open_source(path))) == 4
+
+
+def test_shards_that_are_none(tmp_path: Path) -> None:
+    """Whatever ails one shard, those beside it are listed."""
+    (tmp_path / "0.tar").write_bytes(b"")
+    (tmp_path / "1.tar").write_bytes(b"<html>404</html>" * 100)
+    (tmp_path / "2.tar").write_bytes(tar_bytes({"a.jpg": b"a"}))
+    items = list(open_source(f"{tmp_path}/{{0..3}}.tar"))
+    assert [(item.key, reason) for item, reason in zip(items, reasons(items))] == [
+        ("0-damaged", "empty"),
+        ("1-damaged", "truncated"),
+        ("a", None),
+        ("3-damaged", "missing"),
+    ]
+
+
+def test_a_gzipped_tar_without_its_suffix(tmp_path: Path) -> None:
+    (tmp_path / "0.tar").write_bytes(gzip.compress(tar_bytes(SAMPLES)))
+    with pytest.raises(UsageError, match="gunzip it first"):
+        list(open_source(tmp_path / "0.tar"))
+
+
+def test_a_tar_without_media(tmp_path: Path) -> None:
+    (tmp_path / "0.tar").write_bytes(tar_bytes({"a.txt": b"a"}))
+    with pytest.raises(UsageError, match="no images"):
+        list(open_source(tmp_path / "0.tar"))
+
+
+@given(st.lists(st.tuples(st.integers(0, 4095), st.integers(0, 255)), min_size=1, max_size=4))
+def test_a_damaged_shard_is_listed_or_refused(flips: list[tuple[int, int]]) -> None:
+    """Bytes overwritten anywhere: no crash, no endless loop, and no place outside the shard."""
+    data = bytearray(tar_bytes({"a.jpg": b"a" * 600, "a.txt": b"a cat", "b.jpg": b"b"}))
+    for position, value in flips:
+        data[position] = value
+    path = as_path("memory://damaged/0.tar")
+    path.write_bytes(bytes(data))
+    source = open_source(str(path))
+    try:
+        items = list(islice(source, 50))
+    except UsageError:
+        return
+    assert len(items) < 10
+    for item in items:
+        if item.refusal is None and item.place and item.place[1]:
+            assert len(read(source, item)) == item.place[1]
+
+
+def test_members_are_read_in_place_by_many_threads(tmp_path: Path) -> None:
+    files = {f"{n}.jpg": os.urandom(5000 + n) for n in range(40)}
+    (tmp_path / "0.tar").write_bytes(tar_bytes(files))
+    source = open_source(tmp_path / "0.tar")
+    items = list(source) * 5
+    with ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda item: read(source, item), items)) == list(files.values()) * 5
+
+
+def test_a_member_is_a_file_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "0.tar").write_bytes(tar_bytes({"a.mp4": b"0123456789", "b.mp4": b"other"}))
+    source = open_source(tmp_path / "0.tar")
+    first = next(iter(source))
+    with source.open(first.uri, first.place) as file:
+        assert (file.seek(0, 2), file.read()) == (10, b"")
+        assert (file.seek(-3, 2), file.read(2), file.tell(), file.read(), file.read()) == (7, b"78", 9, b"9", b"")
+        assert (file.seek(100), file.read()) == (100, b"")
+
+
+def test_places_that_do_not_fit(tmp_path: Path) -> None:
+    (tmp_path / "0.tar").write_bytes(tar_bytes({"a.jpg": b"a"}))
+    source = open_source(tmp_path / "0.tar")
+    for uri, place, reason in [
+        ("0.tar/a.jpg", (512, 0), "empty"),
+        ("0.tar/a.jpg", (512, 1 << 20), "truncated"),
+        ("0.tar/a.jpg", None, "missing"),
+        ("1.tar/a.jpg", (512, 1), "missing"),
+    ]:
+        with pytest.raises(RefusedInput) as refused:
+            source.open(uri, place)
+        assert refused.value.reason == reason
+
+
+def test_headers_are_not_kept(tmp_path: Path) -> None:
+    """The first item comes before the rest is looked at: a damaged end does not matter to it."""
+    data = tar_bytes({f"{n}.jpg": b"x" for n in range(100)})
+    (tmp_path / "0.tar").write_bytes(data)
+    items = iter(open_source(tmp_path / "0.tar"))
+    assert next(items).key == "0"
+    (tmp_path / "0.tar").write_bytes(data[:60_000])
+    assert list(items)[-1].key == "0-damaged"

@@ -1,0 +1,50 @@
+"""A contact sheet of a dataset: rows spread over it, decoded, with their captions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from shared.dataset.dataset import Dataset
+from shared.dataset.rows import CodeRecord
+from vq_stage.decode.job import check_codec
+from vq_stage.decode.picture_grid import save_sheet
+from vq_stage.model.weights import EMBEDDED_TOKENIZER
+
+if TYPE_CHECKING:
+    from vq_stage.tokenizer import VisionTokenizer
+
+
+def draw_contact_sheet(
+    dataset: str, path: str, rows: int = 64, vision_tokenizer: str = str(EMBEDDED_TOKENIZER)
+) -> None:
+    """Writes a PNG. Raises ConfigMismatchError if the tokenizer is not the dataset's."""
+    opened = Dataset.open(dataset)
+    check_codec(opened, vision_tokenizer)
+    from vq_stage.tokenizer import VisionTokenizer
+
+    tokenizer = VisionTokenizer.from_pretrained(vision_tokenizer)
+    chosen = spread_rows(opened, rows)
+    pictures = [first_frame(tokenizer, row) for row in chosen]
+    save_sheet(Path(path), pictures, [row.text or row.key for row in chosen])
+
+
+def first_frame(tokenizer: VisionTokenizer, row: CodeRecord) -> np.ndarray:
+    """uint8 (H, W, 3): the image, or the first frame of a clip."""
+    codes_THW = row.codes_THW[:1]
+    return (tokenizer.decode_video if row.kind == "video" else tokenizer.decode_images)(codes_THW)[0]
+
+
+def spread_rows(dataset: Dataset, count: int) -> list[CodeRecord]:
+    """At most `count` rows at even distances over all committed rows."""
+    records = [record for record in dataset.commit_records() if record.rows]
+    total = sum(record.rows for record in records)
+    wanted = set(np.linspace(0, total - 1, min(count, total)).astype(int).tolist())
+    chosen, first = [], 0
+    for record in records:
+        if wanted & set(range(first, first + record.rows)):
+            chosen += [row for index, row in enumerate(dataset.rows(record), first) if index in wanted]
+        first += record.rows
+    return chosen

@@ -1,0 +1,92 @@
+"""Where decoded images and videos are written, and in which format: named by key, whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from shared.storage.atomic import write_file
+from shared.errors import UsageError
+from shared.dataset.rows import CodeRecord
+from shared.storage.paths import make_directory
+from vq_stage.video.encoding import VIDEO_FORMATS, encode_video_file, frame_files
+
+IMAGE_FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}
+RECORD_NAME = ".emu3-decode.json"
+CLAIMS_NAME = ".claims"
+MAX_NAME_BYTES = 200
+DEFAULT_FPS = 8.0  # of clips that do not say theirs
+
+
+@dataclass(frozen=True, slots=True)
+class MediaFormats:
+    """Formats of images and of videos; `quality`, 1 to 100, is of JPEG, WebP and video files."""
+
+    image: str = "png"
+    video: str = "mp4"
+    quality: int = 95
+
+    def __post_init__(self) -> None:
+        if self.image not in IMAGE_FORMATS:
+            raise UsageError(f"--format {self.image!r}: expected one of {', '.join(IMAGE_FORMATS)}")
+        if self.video not in VIDEO_FORMATS:
+            raise UsageError(f"--video-format {self.video!r}: expected one of {', '.join(VIDEO_FORMATS)}")
+        if not 1 <= self.quality <= 100:
+            raise UsageError(f"--quality {self.quality}: expected 1 to 100")
+
+    def recorded(self) -> dict[str, object]:
+        """What may not change between two runs into one folder."""
+        videos = {"video_format": self.video} if self.video != "mp4" else {}
+        return {"format": self.image, "quality": None if self.image == "png" else self.quality, **videos}
+
+    def path(self, out: Path, row: CodeRecord) -> Path:
+        """The file of a row; of a video in frames, the last of its frames, which is written last."""
+        if row.kind != "video":
+            return picture_path(out, row.key, self.image)
+        if self.video != "frames":
+            return picture_path(out, row.key, self.video)
+        return picture_path(out, row.key, "frames") / f"{4 * len(row.codes_THW) - 1:06d}.png"
+
+    def write(self, out: Path, row: CodeRecord, pixels: np.ndarray) -> None:
+        """Writes an image (H, W, 3) or the frames (T, H, W, 3) of a video, uint8."""
+        path = self.path(out, row)
+        make_directory(path.parent)
+        if row.kind != "video":
+            write_file(path, self._image_bytes(pixels))
+        elif self.video != "frames":
+            write_file(path, encode_video_file(pixels, row.fps or DEFAULT_FPS, self.video, self.quality))
+        else:
+            for name, content in frame_files(pixels):
+                write_file(path.with_name(name), content)
+
+    def _image_bytes(self, pixels_HWC: np.ndarray) -> bytes:
+        buffer = io.BytesIO()
+        quality = {} if self.image == "png" else {"quality": self.quality}
+        Image.fromarray(pixels_HWC).save(buffer, IMAGE_FORMATS[self.image], **quality)
+        return buffer.getvalue()
+
+
+def picture_path(out: Path, key: str, suffix: str) -> Path:
+    """Where the picture of a key is written: folders are kept, nothing leads out of `out`, names fit the disk.
+
+    Distinct keys have distinct paths: a component that had to be changed ends in a hash of its original. So do
+    folders that look like a picture's name, or like the files of this job.
+    """
+    *folders, name = key.split("/")
+    reserved = re.compile(rf"\.{suffix}$|^{re.escape(RECORD_NAME)}|^{re.escape(CLAIMS_NAME)}$|^\.lock$", re.IGNORECASE)
+    places = [_safe_name(folder, is_reserved=bool(reserved.search(folder))) for folder in folders]
+    return out.joinpath(*places, f"{_safe_name(name)}.{suffix}")
+
+
+def _safe_name(component: str, is_reserved: bool = False) -> str:
+    name = re.sub(r"[\x00-\x1f\\:*?\"<>|~]", "_", component)
+    if name == component and name.strip(".") and len(name.encode()) <= MAX_NAME_BYTES and not is_reserved:
+        return name
+    kept = name.encode()[:MAX_NAME_BYTES].decode(errors="ignore").strip(".")
+    return f"{kept}~{hashlib.sha256(component.encode()).hexdigest()[:8]}"

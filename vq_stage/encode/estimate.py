@@ -1,0 +1,118 @@
+"""What an encode job would do, told before it runs: from headers only, without a model."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from shared.dataset.dataset import Dataset
+from shared.jobs.signals import stop_on_signals
+from shared.dataset.plan import Plan, Size
+from shared.dataset.plan_writer import KnownKeys, PlanWriter
+from shared.tokens.visual_tokens import image_length, video_length
+from vq_stage.model.config import TEMPORAL_FACTOR
+from vq_stage.encode.planner import Planner
+
+SPATIAL_FACTOR = 8
+BYTES_PER_CODE = 2.0
+BYTES_PER_ROW = 150  # key, path, checksums and the like, beside codes and caption
+TEXT_BYTES_PER_TOKEN = 4.0
+CONTROL_TOKENS = 4  # BOS, BOI, IMG, EOS; the size in between takes one token a character
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """Inputs by size (frames, height, width in pixels), what they become, and SFT lengths in tokens.
+
+    `sequence_lengths` are int64 (rows,): exact but for the caption, which counts four bytes a token.
+    """
+
+    inputs: int
+    sizes: Mapping[Size, int]
+    quarantined: Mapping[str, int]
+    captions: int
+    units: int
+    codes: int
+    megapixels: float
+    bytes: int
+    sequence_lengths: np.ndarray
+
+    @property
+    def rows(self) -> int:
+        return sum(self.sizes.values())
+
+    @property
+    def compiles(self) -> int:
+        """Graphs to compile: one a height and width, for images and for clips; clips of any length share one."""
+        return len({(frames > 1, height, width) for frames, height, width in self.sizes})
+
+    def device_hours(self, megapixels_per_s: float) -> float:
+        return self.megapixels / megapixels_per_s / 3600
+
+
+def forecast(planner: Planner) -> Forecast:
+    """Plans the whole source into a temporary file. Raises what planning raises."""
+    with tempfile.TemporaryDirectory(prefix="emu3-plan-") as folder, stop_on_signals() as stop:
+        path = Path(folder) / "plan.arrow"
+        with PlanWriter(planner.options.unit_rows) as writer:
+            planner.plan(writer, planner.source, KnownKeys(), 0, stop)
+            writer.freeze(path, {})
+        return _summed(Plan(path))
+
+
+def _summed(plan: Plan) -> Forecast:
+    sizes: Counter[Size] = Counter()
+    quarantined: Counter[str] = Counter()
+    captions = text_bytes = 0
+    lengths = [np.zeros(0, np.int64)]
+    for number in range(len(plan)):
+        unit = plan.unit(number)
+        if not unit.height:
+            quarantined.update(planned.refused_reason or "" for planned in unit.inputs)
+            continue
+        sizes[unit.size] += len(unit.inputs)
+        texts = np.array([len((planned.text or "").encode()) for planned in unit.inputs], np.int64)
+        captions += sum(planned.text is not None for planned in unit.inputs)
+        text_bytes += int(texts.sum())
+        lengths.append(np.ceil(texts / TEXT_BYTES_PER_TOKEN).astype(np.int64) + sequence_length(unit.size))
+    rows = sum(sizes.values())
+    codes = sum(count * int(np.prod(grid(size))) for size, count in sizes.items())
+    return Forecast(
+        inputs=plan.input_count,
+        sizes=dict(sizes.most_common()),
+        quarantined=dict(quarantined.most_common()),
+        captions=captions,
+        units=len(plan),
+        codes=codes,
+        megapixels=sum(count * int(np.prod(size)) for size, count in sizes.items()) / 1e6,
+        bytes=round(codes * BYTES_PER_CODE) + rows * BYTES_PER_ROW + text_bytes,
+        sequence_lengths=np.concatenate(lengths),
+    )
+
+
+def grid(size: Size) -> tuple[int, int, int]:
+    """Codes (t, h, w) of a size in pixels."""
+    frames, height, width = size
+    return max(1, frames // TEMPORAL_FACTOR), height // SPATIAL_FACTOR, width // SPATIAL_FACTOR
+
+
+def sequence_length(size: Size) -> int:
+    """Tokens of a text-to-image (or video) sequence of this size, without the caption."""
+    t, h, w = grid(size)
+    if size[0] == 1:
+        return CONTROL_TOKENS + len(f"{h}*{w}") + image_length(h, w)
+    return CONTROL_TOKENS + len(f"{t}*{h}*{w}") + video_length(t, h, w)
+
+
+def measured_megapixels_per_s(dataset: Dataset) -> float | None:
+    """Rate of the jobs that made a dataset, from its log of progress."""
+    seconds = {event["unit"]: event["elapsed_s"] for event in dataset.events() if event.get("event") == "unit"}
+    done = [record for record in dataset.commit_records() if record.unit in seconds and record.rows]
+    pixels = sum(record.codes * SPATIAL_FACTOR**2 * (TEMPORAL_FACTOR if record.frames > 1 else 1) for record in done)
+    elapsed_s = sum(seconds[record.unit] for record in done)
+    return pixels / 1e6 / elapsed_s if elapsed_s else None

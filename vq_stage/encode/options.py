@@ -1,0 +1,81 @@
+"""Settings of an encode job."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from shared.errors import UsageError
+from shared.jobs.engines import EngineOptions
+from shared.storage.paths import absolute
+from vq_stage.model.config import TEMPORAL_FACTOR, VQConfig
+from vq_stage.encode.planner import DUPLICATES, Planner, PlanOptions
+from vq_stage.media.resizing import Preprocessing
+from vq_stage.sources.open_source import open_source
+from vq_stage.video.clips import ClipSampling
+from vq_stage.model.weights import EMBEDDED_TOKENIZER, codec_fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class EncodeOptions:
+    """Settings of an encode job. `batch_pixels` bounds a batch; `quality_samples` are decoded again a unit.
+
+    `retry_quarantined` are reasons of refused inputs to try again; `duplicates` once encodes equal files once.
+    """
+
+    source: str
+    dataset: str
+    vision_tokenizer: str = str(EMBEDDED_TOKENIZER)
+    preprocessing: Preprocessing = field(default_factory=Preprocessing)
+    sampling: ClipSampling = field(default_factory=ClipSampling)
+    unit_rows: int = 256
+    batch_pixels: int = 512 * 512
+    quality_samples: int = 1
+    readers: int = 2
+    device: str = "auto"
+    dtype: str | None = None
+    backend: str = "native"
+    allow_numerics_change: bool = False
+    max_refused_in_a_row: int = 1000
+    duplicates: str = "keep"
+    retry_quarantined: tuple[str, ...] = ()
+    engine: EngineOptions = field(default_factory=EngineOptions)
+
+    def __post_init__(self) -> None:
+        for name in ("unit_rows", "batch_pixels", "readers", "max_refused_in_a_row"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected at least 1")
+        if self.quality_samples < 0:
+            raise UsageError(f"--quality-samples {self.quality_samples}: expected at least 0")
+        if self.duplicates not in DUPLICATES:
+            raise UsageError(f"--duplicates {self.duplicates}: expected one of {', '.join(DUPLICATES)}")
+
+    def recorded(self) -> dict[str, Any]:
+        """The settings that decide the codes, with the tokenizer's fingerprint; needs no MindSpore."""
+        config = VQConfig.from_directory(self.vision_tokenizer)
+        codec = {
+            "fingerprint": codec_fingerprint(self.vision_tokenizer),
+            "codebook_size": config.codebook_size,
+            "spatial_factor": config.spatial_factor,
+            "temporal_factor": TEMPORAL_FACTOR,
+        }
+        return {
+            "codec": codec,
+            "preprocessing": self.preprocessing.recorded(),
+            "clips": self.sampling.recorded(),
+            "units": {"rows": self.unit_rows},
+        }
+
+    def for_workers(self) -> EncodeOptions:
+        """The same job, told to processes that may have been started elsewhere."""
+        return replace(
+            self,
+            source=absolute(self.source),
+            dataset=absolute(self.dataset),
+            vision_tokenizer=absolute(self.vision_tokenizer),
+        )
+
+    def planner(self) -> Planner:
+        """Plans the source of this job."""
+        cut = PlanOptions(self.unit_rows, self.readers, self.max_refused_in_a_row, self.duplicates)
+        return Planner(open_source(self.source), self.preprocessing, self.sampling, cut)

@@ -1,0 +1,71 @@
+"""Mends a damaged dataset: what is whole stays, damaged rows are encoded again from their source."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+from shared.dataset.dataset import Dataset
+from shared.errors import UsageError
+from shared.jobs.file_locks import job_lock
+from shared.maintenance.sweep import sweep
+from shared.dataset.plan import Plan
+from shared.maintenance.salvage import SetAside, mended, set_damaged_aside
+from vq_stage.encode.job import encode
+from vq_stage.encode.options import EncodeOptions
+from vq_stage.media.resizing import Preprocessing
+from vq_stage.video.clips import ClipSampling
+from vq_stage.model.weights import EMBEDDED_TOKENIZER
+
+
+@dataclass(frozen=True, slots=True)
+class RepairOptions:
+    """Without a source nothing is encoded; all settings but these are the dataset's."""
+
+    dataset: str
+    source: str | None = None
+    vision_tokenizer: str = str(EMBEDDED_TOKENIZER)
+    device: str = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class RepairResult:
+    """Units set aside, units encoded again and whether their bytes are those they had, units still missing."""
+
+    set_aside: tuple[SetAside, ...]
+    mended: tuple[tuple[int, bool], ...]
+    missing: int
+
+
+def repair(options: RepairOptions) -> RepairResult:
+    """Raises DatasetError if the plan itself is damaged: then the dataset has to be made anew."""
+    dataset = Dataset.open(options.dataset)
+    plan = dataset.plan()
+    if options.source and not {"preprocessing", "clips"} <= set(plan.settings):
+        raise UsageError(
+            f"{options.dataset}: not made by `emu3 encode`: give no SOURCE, and run the command that made it again"
+        )
+    with job_lock(dataset.root, partial(sweep, dataset)):
+        set_aside = set_damaged_aside(dataset, plan)
+    if options.source and dataset.missing_units(plan):
+        encode(_encode_options(options, options.source, dataset, plan))
+    return RepairResult(tuple(set_aside), tuple(mended(dataset)), len(dataset.missing_units(plan)))
+
+
+def _encode_options(options: RepairOptions, source: str, dataset: Dataset, plan: Plan) -> EncodeOptions:
+    """Those the dataset was made with."""
+    recorded = plan.settings["preprocessing"]
+    preprocessing = Preprocessing(recorded["rule"], recorded.get("area"), recorded["round_to"])
+    numerics = next((record.numerics for record in dataset.commit_records() if record.numerics), {})
+    return EncodeOptions(
+        source,
+        options.dataset,
+        options.vision_tokenizer,
+        preprocessing,
+        ClipSampling(**plan.settings["clips"]),
+        unit_rows=plan.settings["units"]["rows"],
+        batch_pixels=numerics.get("batch_pixels", 512 * 512),
+        device=options.device,
+        dtype=numerics.get("dtype"),
+        backend=numerics.get("backend", "native"),
+    )

@@ -1,0 +1,66 @@
+"""Vision tokenizer weights: both published namings to the Hugging Face one, and their fingerprint."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from shared.storage.safetensors_reader import StoredTensor, check_tensors, read_checkpoint, rename_tensors
+from shared.storage.digests import digest_of
+from vq_stage.model.config import VQConfig
+
+if TYPE_CHECKING:
+    from mindspore import nn
+
+EMBEDDED_TOKENIZER = Path(__file__).parent / "embedded" / "emu3-tiny"
+
+# BAAI `Emu3VisionVQ` names on the left; applied in order. Hugging Face names pass through unchanged.
+_RENAMES = [
+    (r"^(?:model\.)?vqmodel\.", ""),
+    (r"^encoder\.down\.", "encoder.down_block.down."),
+    (r"^decoder\.up\.", "decoder.up_block.up."),
+    (r"\.mid\.attn_1\.norm\.", ".middle_block.attn_norm."),
+    (r"\.mid\.", ".middle_block."),
+    (r"\.attn\.(\d+)\.norm\.", r".attn_norms.\1."),
+    (r"\.(attn\.\d+|attn_1)\.(q|k|v)\.", r".\1.\2_proj."),
+    (r"\.(attn\.\d+|attn_1)\.proj_out\.", r".\1.out_proj."),
+]
+_IGNORED = ".num_batches_tracked"
+
+
+def hugging_face_name(name: str) -> str:
+    """The Hugging Face name of a tensor of either naming, without the `vqmodel.` prefix."""
+    for pattern, replacement in _RENAMES:
+        name = re.sub(pattern, replacement, name)
+    return name
+
+
+def read_weights(directory: str | Path) -> dict[str, StoredTensor]:
+    """Tensors of a tokenizer checkpoint under Hugging Face names; batch counters are left out."""
+    tensors = rename_tensors(read_checkpoint(directory), hugging_face_name)
+    return {name: tensor for name, tensor in tensors.items() if not name.endswith(_IGNORED)}
+
+
+def load_weights(model: nn.Cell, directory: str | Path) -> None:
+    """Copies a checkpoint into the model.
+
+    Raises CheckpointError naming tensors that are missing, extra or misshapen.
+    """
+    from mindspore import Tensor
+
+    tensors = read_weights(directory)
+    parameters = dict(model.parameters_and_names())
+    check_tensors(str(directory), tensors, {name: p.shape for name, p in parameters.items()})
+    for name, p in parameters.items():
+        p.set_data(Tensor(tensors[name].float32().reshape(p.shape)))
+
+
+def codec_fingerprint(directory: str | Path) -> str:
+    """SHA-256 over the config and every tensor's name, size, type and bytes.
+
+    Equal for the same weights under either naming; needs no MindSpore.
+    """
+    tensors = read_weights(directory)
+    described = {name: [t.dtype, [n for n in t.shape if n != 1], t.sha256()] for name, t in sorted(tensors.items())}
+    return digest_of({"config": VQConfig.from_directory(directory).to_dict(), "tensors": described})
