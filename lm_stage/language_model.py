@@ -10,13 +10,13 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
-from lm_stage.config import DecoderConfig, read_layout
-from lm_stage.image_generator import Cache, ImageGenerator, ImageRequest, check_length
-from lm_stage.kv_cache import CachedDecoder
-from lm_stage.model import Decoder, rotary_tables
-from lm_stage.sampling import Sampling
-from lm_stage.text_generator import TextGenerator
-from lm_stage.weights import load_weights
+from lm_stage.model.config import DecoderConfig, read_layout
+from lm_stage.inference.image_generator import Cache, ImageGenerator, ImageRequest, check_length
+from lm_stage.model.kv_cache import CachedDecoder
+from lm_stage.model.decoder import Decoder, rotary_tables
+from lm_stage.inference.sampling import Sampling
+from lm_stage.inference.text_generator import TextGenerator
+from lm_stage.model.weights import load_weights
 from shared.device import Device, setup_device
 from shared.errors import ShapeError, UsageError
 from shared.tokens.layout import TokenLayout
@@ -93,7 +93,7 @@ class LanguageModel:
             decoder.set_train(False)
             return cls(NativeBackend(decoder), chosen_layout, chosen)
         if backend == "mindone":
-            from lm_stage.mindone_backend import MindoneBackend
+            from lm_stage.model.mindone import MindoneBackend
 
             return cls(MindoneBackend.from_pretrained(directory, config, chosen), chosen_layout, chosen)
         raise UsageError(f"backend {backend!r}: expected one of {', '.join(BACKENDS)}")

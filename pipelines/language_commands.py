@@ -10,9 +10,9 @@ import click
 from pipelines.options import engine_options, given, language_options, say, video_template_option, with_engine
 
 if TYPE_CHECKING:
-    from lm_stage.generate_options import GenerateOptions
-    from lm_stage.sft_options import SftOptions
-    from lm_stage.understand import UnderstandOptions
+    from lm_stage.generate.options import GenerateOptions
+    from lm_stage.training.options import SftOptions
+    from lm_stage.understand.job import UnderstandOptions
 
 
 @click.command("init-lm")
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.option("--seed", type=int, default=0)
 def init_lm(**options: Any) -> None:
     """Make a small language model with random weights in OUT, for the codes and captions of DATASET."""
-    from lm_stage.initialize import InitOptions, initialize
+    from lm_stage.model.new_model import InitOptions, initialize
 
     say(f"language model written to {initialize(InitOptions(**options))}")
 
@@ -78,7 +78,7 @@ def sft(sample_prompts: str | None, vision_tokenizer: str | None, **others: Any)
     A dataset is PATH[,task=image|video|understand|text][,weight=W]: caption to image (default) or to video, image or
     video to caption or answer, text alone (also a .jsonl of {text} or {question, answer}). RUN/model is the result.
     """
-    from lm_stage.sft import sft as run
+    from lm_stage.training.job import sft as run
 
     options, on_checkpoint = sft_settings(**others), None
     if sample_prompts:
@@ -98,7 +98,7 @@ def sft(sample_prompts: str | None, vision_tokenizer: str | None, **others: Any)
 
 def sft_settings(sample_prompts: str | None = None, vision_tokenizer: str | None = None, **others: Any) -> SftOptions:
     """Without those of sample pictures. Raises UsageError, as those below do, for options that cannot work."""
-    from lm_stage.sft_options import SftOptions
+    from lm_stage.training.options import SftOptions
 
     return SftOptions(**given(others))
 
@@ -138,7 +138,7 @@ def generate(dataset: str, vision_tokenizer: str | None, **others: Any) -> None:
     samples, images, frames, video, fps}, or a codes dataset whose captions are the prompts. `video` is the key of a
     clip in --images to go on with. `emu3 decode` makes the pictures.
     """
-    from lm_stage.generate import generate as run
+    from lm_stage.generate.job import generate as run
 
     options = generate_settings(dataset=dataset, **others)
     result = run(replace(options, codec=_codec(vision_tokenizer)))
@@ -149,8 +149,8 @@ def generate(dataset: str, vision_tokenizer: str | None, **others: Any) -> None:
 
 def generate_settings(prompting: str, vision_tokenizer: str | None = None, **others: Any) -> GenerateOptions:
     """Without the fingerprint of the vision tokenizer."""
-    from lm_stage.generate_options import GenerateOptions
-    from lm_stage.templates import EMU3_NEGATIVE_PROMPT, EMU3_SUFFIX
+    from lm_stage.generate.options import GenerateOptions
+    from lm_stage.text.templates import EMU3_NEGATIVE_PROMPT, EMU3_SUFFIX
 
     if prompting == "emu3":
         published = {"suffix": EMU3_SUFFIX, "negative_prompt": EMU3_NEGATIVE_PROMPT}
@@ -174,21 +174,21 @@ def understand(answers: str, **others: Any) -> None:
 
     Captions every image unless asked something else. Questions without images need no dataset: give `-`.
     """
-    from lm_stage.understand import understand as run
+    from lm_stage.understand.job import understand as run
 
     result = run(understand_settings(answers=answers, **others))
     say(f"{answers}: {result.answered} answered, {result.kept} were there, {result.refused} refused")
 
 
 def understand_settings(dataset: str, **others: Any) -> UnderstandOptions:
-    from lm_stage.understand import UnderstandOptions
+    from lm_stage.understand.job import UnderstandOptions
 
     return UnderstandOptions(None if dataset == "-" else dataset, **with_engine(_sampling(others)))
 
 
 def _sampling(options: dict[str, Any]) -> dict[str, Any]:
     """The options with those of sampling gathered into one object."""
-    from lm_stage.sampling import Sampling
+    from lm_stage.inference.sampling import Sampling
 
     names = ("temperature", "top_k", "top_p", "greedy")
     others = {name: value for name, value in options.items() if name not in names}

@@ -67,7 +67,7 @@ def _size(size: tuple[int, int, int]) -> str:
 
 def _sft_text(forecast: Forecast, row_tokens: int) -> str:
     """Tokens of all sequences, and what padding takes: packed into rows, and without packing."""
-    from lm_stage.packing import pack_best_fit
+    from lm_stage.data.packing import pack_best_fit
 
     fitting = forecast.sequence_lengths[forecast.sequence_lengths <= row_tokens]
     too_long = len(forecast.sequence_lengths) - len(fitting)

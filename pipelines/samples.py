@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from lm_stage.generate import GenerateOptions, generate
-from lm_stage.prompts import list_prompts
-from lm_stage.sft_options import SftOptions
+from lm_stage.generate.job import GenerateOptions, generate
+from lm_stage.generate.prompts import list_prompts
+from lm_stage.training.options import SftOptions
 from pipelines.codecs import carried_codec
 from shared.errors import ConfigMismatchError
 from shared.jobs.engines import EngineOptions

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from lm_stage.source import EMBEDDED_MODEL
+from lm_stage.model.checkpoint_directory import EMBEDDED_MODEL
 from pipelines.inputs import Holding
 from pipelines.pipeline import Pipeline
 from pipelines.step import Step, maker_of

@@ -28,17 +28,17 @@ import click
 import mindspore as ms
 import numpy as np
 
-from lm_stage.config import DecoderConfig
-from lm_stage.initialize import InitOptions, initialize
-from lm_stage.model import Decoder
-from lm_stage.optimizer import AdamW, Rule
-from lm_stage.sample_order import PlacedSample, packed_rows
-from lm_stage.source import ModelSource
-from lm_stage.train_step import Evaluation, TrainStep, tensors_of
-from lm_stage.training_batch import TrainingBatch, build_batch
-from lm_stage.training_data import Mixture, Source
-from lm_stage.training_sequences import LossWeights, SequenceBuilder, TrainingSequence
-from lm_stage.weights import load_weights
+from lm_stage.model.config import DecoderConfig
+from lm_stage.model.new_model import InitOptions, initialize
+from lm_stage.model.decoder import Decoder
+from lm_stage.training.adamw import AdamW, Rule
+from lm_stage.data.shuffle import PlacedSample, packed_rows
+from lm_stage.model.checkpoint_directory import ModelSource
+from lm_stage.training.step import Evaluation, TrainStep, tensors_of
+from lm_stage.data.batch import TrainingBatch, build_batch
+from lm_stage.data.mixture import Mixture, Source
+from lm_stage.data.sequences import LossWeights, SequenceBuilder, TrainingSequence
+from lm_stage.model.weights import load_weights
 from shared.dataset.dataset import Dataset
 from shared.device import setup_device
 from shared.dataset.plan import PlannedInput, Unit, freeze_plan

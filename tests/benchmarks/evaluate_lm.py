@@ -15,9 +15,9 @@ from pathlib import Path
 import click
 import numpy as np
 
-from lm_stage.generate import GenerateOptions, generate
-from lm_stage.sampling import Sampling
-from lm_stage.understand import UnderstandOptions, understand
+from lm_stage.generate.job import GenerateOptions, generate
+from lm_stage.inference.sampling import Sampling
+from lm_stage.understand.job import UnderstandOptions, understand
 from shared.storage.safetensors_reader import read_checkpoint
 from shared.dataset.code_index import CodeIndex
 from shared.dataset.dataset import Dataset

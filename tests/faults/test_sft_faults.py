@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from lm_stage.sft import sft
-from lm_stage.sft_options import SftOptions, SftResult
+from lm_stage.training.job import sft
+from lm_stage.training.options import SftOptions, SftResult
 from shared.dataset.dataset import Dataset
 from shared.device import Device
 from shared.errors import ConfigMismatchError, DatasetError, JobStoppedError, UsageError
@@ -341,8 +341,8 @@ def test_a_run_in_half_precision_resumes_with_its_loss_scale(
     changes: dict[str, object], codes: Path, small_lm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """float16 on the CPU, which the command refuses for its slowness, from a loss scale that is too large."""
-    monkeypatch.setattr("lm_stage.sft.setup_device", lambda *device, **dtype: Device("CPU", "float16", "2.8"))
-    monkeypatch.setattr("lm_stage.trained_model.FIRST_LOSS_SCALE", 2.0**20)
+    monkeypatch.setattr("lm_stage.training.job.setup_device", lambda *device, **dtype: Device("CPU", "float16", "2.8"))
+    monkeypatch.setattr("lm_stage.training.model_state.FIRST_LOSS_SCALE", 2.0**20)
     settings = {"steps": 8, "save_every": 2, "keep": 9, "max_bad_steps": 1, **changes}
     whole = run_in_process(codes, tmp_path / "run", small_lm, **settings)
     checkpoints = tmp_path / "run/checkpoints"

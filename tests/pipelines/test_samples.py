@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from lm_stage.sft import sft
-from lm_stage.sft_options import SftOptions
+from lm_stage.training.job import sft
+from lm_stage.training.options import SftOptions
 from pipelines.samples import sampler
 from shared.errors import ConfigMismatchError, UsageError
 from tests.faults.test_sft_faults import write_codes

@@ -27,12 +27,12 @@ from typing import Any
 
 import numpy as np
 
-import lm_stage.generate_worker
+import lm_stage.generate.worker
 import vq_stage.decode.job
 import vq_stage.encode.worker
-from lm_stage.image_generator import ImageGenerator
-from lm_stage.sampling import Sampling
-from lm_stage.text_generator import TextGenerator
+from lm_stage.inference.image_generator import ImageGenerator
+from lm_stage.inference.sampling import Sampling
+from lm_stage.inference.text_generator import TextGenerator
 from shared.device import Device
 from shared.tokens.layout import TokenLayout
 from tests.support.forking import run_forked
@@ -112,7 +112,7 @@ def stand_in() -> None:
     ):
         sys.modules[module] = types.ModuleType(module)
         setattr(sys.modules[module], name, replacement)
-    for job in (vq_stage.encode.worker, lm_stage.generate_worker):
+    for job in (vq_stage.encode.worker, lm_stage.generate.worker):
         job.setup_device = lambda *arguments, **options: Device("CPU", "float32", "none")  # type: ignore[attr-defined]
 
 

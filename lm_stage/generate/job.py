@@ -1,0 +1,115 @@
+"""The generation job: prompts to a dataset of token sequences (`emu3.seq/1`), which `emu3 decode` turns into pictures.
+
+The way of one prompt: prompt file → plan (size, unit) → token ids → slot of the image generator → codes, journaled
+every few rows → record → committed part.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import Any
+
+from tqdm import tqdm
+
+from lm_stage.generate.options import GenerateOptions
+from lm_stage.generate.worker import GenerateWorker
+from lm_stage.generate.planner import PromptRenderer, plan_prompts, token_counts
+from lm_stage.generate.prompts import list_prompts
+from lm_stage.model.checkpoint_directory import ModelSource
+from lm_stage.text.templates import chosen_video_template
+from shared.dataset.code_index import CodeIndex
+from shared.dataset.dataset import Dataset
+from shared.errors import ConfigMismatchError
+from shared.jobs.engines import Units, missing_units, run_units
+from shared.jobs.file_locks import job_lock, leave
+from shared.jobs.signals import stop_on_signals
+from shared.maintenance.sweep import sweep
+from shared.dataset.plan import Plan, freeze_plan
+from shared.dataset.rows import SEQUENCE_FORMAT
+from shared.storage.paths import as_path
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateResult:
+    """What this run of the job did, and what the dataset lacks still (units that other jobs work on)."""
+
+    rows: int
+    quarantined: int
+    units_missing: int
+    elapsed_s: float
+
+
+def generate(options: GenerateOptions) -> GenerateResult:
+    """Generates what is not generated yet; the same call resumes, inside an image too.
+
+    Raises ConfigMismatchError, before the model loads, if the dataset was begun with other settings;
+    Interrupted after SIGINT or SIGTERM, with every row of codes kept.
+    """
+    began = time.monotonic()
+    source = ModelSource.from_directory(options.model, options.layout, options.codec)
+    prompts = list_prompts(options.prompts, options.defaults())
+    renderer = options.renderer(source)
+    settings = _recorded(options, source, renderer.images, any(prompt.frames for prompt in prompts))
+    dataset = Dataset(options.dataset)
+    with (
+        stop_on_signals() as stop,
+        job_lock(dataset.root, partial(sweep, dataset) if options.engine.ranks == 1 else leave),
+    ):
+        if not dataset.plan_path.is_file():
+            units = plan_prompts(prompts, renderer, source.config.max_position_embeddings, options.unit_rows)
+            freeze_plan(dataset.plan_path, units, settings, len(prompts))
+        plan = dataset.plan()
+        plan.check_settings(settings, dataset.root)
+        to_do, bar = _units_in_tokens(dataset, plan, renderer), tqdm(unit="token", desc="generate", disable=None)
+        run = run_units(to_do, partial(GenerateWorker, options.for_workers()), options.engine, stop, bar)
+        if not (left := len(dataset.missing_units(plan))):
+            dataset.write_manifest(plan)
+    return GenerateResult(run.rows, run.quarantined, left, time.monotonic() - began)
+
+
+def _units_in_tokens(dataset: Dataset, plan: Plan, renderer: PromptRenderer) -> Units:
+    """Missing units, with progress counted in tokens."""
+    units = missing_units(dataset, plan)
+    tokens, written = token_counts(plan, units.missing, renderer.templates.video)
+    return replace(units, inputs=tokens, inputs_missing=tokens - written)
+
+
+def _recorded(
+    options: GenerateOptions, source: ModelSource, images: CodeIndex | None, has_videos: bool
+) -> dict[str, Any]:
+    """The settings that decide the tokens. Raises ConfigMismatchError if images are of another codec."""
+    codec = source.codec()
+    if images is not None:
+        found = images.dataset.plan().settings["codec"]["fingerprint"]
+        if codec["fingerprint"] not in (None, found):
+            raise ConfigMismatchError(
+                f"{options.images}: its codes are of tokenizer {found[:12]}, the model's of"
+                f" {codec['fingerprint'][:12]}; encode the images with the model's tokenizer"
+            )
+        codec = {**codec, "fingerprint": found}
+    defaults = asdict(options.defaults())
+    if not options.frames:  # so that datasets of images have the settings they always had
+        del defaults["frames"]
+    generation = {
+        **source.recorded(),
+        "template": "text-to-image",
+        "sampling": asdict(options.sampling),
+        "guidance_scale": options.guidance_scale,
+        "suffix": options.suffix,
+        "defaults": defaults,
+        "prompts_sha256": _sha256_of_prompts(options),
+        "images": images.dataset.plan().sha256 if images else None,
+    }
+    if has_videos:
+        generation["video_template"] = asdict(chosen_video_template(options.video_template))
+    return {"format": SEQUENCE_FORMAT, "codec": codec, "generation": generation, "units": {"rows": options.unit_rows}}
+
+
+def _sha256_of_prompts(options: GenerateOptions) -> str:
+    """Of the prompt file, or of the plan of the dataset whose captions are the prompts."""
+    path = as_path(options.prompts)
+    content = (path / "plan.arrow" if path.is_dir() else path).read_bytes()
+    return hashlib.sha256(content).hexdigest()

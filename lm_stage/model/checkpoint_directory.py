@@ -1,0 +1,87 @@
+"""A model on disk as jobs see it before it is loaded: config, token layout, text tokenizer, fingerprints."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lm_stage.model.config import DecoderConfig, read_config, read_layout
+from lm_stage.text.tokenizer import TextTokenizer, load_text_tokenizer
+from lm_stage.model.weights import check_weights, model_fingerprint
+from shared.errors import CheckpointError
+from shared.tokens.layout import TokenLayout
+from shared.storage.paths import local_directory
+
+if TYPE_CHECKING:
+    from lm_stage.language_model import LanguageModel
+
+EMBEDDED_MODEL = Path(__file__).parent / "embedded" / "emu3-tiny"
+EMU3_FACTORS = {"spatial_factor": 8, "temporal_factor": 4}
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """A checkpoint directory with a text tokenizer; needs no MindSpore until `load`."""
+
+    directory: Path
+    config: DecoderConfig
+    layout: TokenLayout
+    text_tokenizer: TextTokenizer
+    codec_fingerprint: str | None
+
+    @classmethod
+    def from_directory(cls, directory: str | Path, layout: str | None = None, codec: str | None = None) -> ModelSource:
+        """Reads and compares config, layout and vocabulary.
+
+        `layout` is a JSON file with the ids by name, for a checkpoint that does not carry them; `codec` the
+        fingerprint of its vision tokenizer. Raises CheckpointError if they do not fit each other.
+        """
+        directory = local_directory(directory)
+        config = DecoderConfig.from_directory(directory)
+        tokenizer = load_text_tokenizer(directory)
+        chosen = _layout_from_file(Path(layout)) if layout else read_layout(directory)
+        chosen.check_vocabulary(config.vocab_size, str(directory))
+        check_weights(directory, config)
+        if tokenizer.layout != chosen:
+            raise CheckpointError(
+                f"{directory}: config.json and the text tokenizer name different token layouts:\n"
+                f"  {chosen.to_dict()}\n  {tokenizer.layout.to_dict()}"
+            )
+        recorded = read_config(directory).get("codec_fingerprint")
+        if not isinstance(recorded, (str, type(None))):
+            raise CheckpointError(f"{directory}: config.json: codec_fingerprint {recorded!r}: expected hex digits")
+        if codec and recorded and codec != recorded:
+            raise CheckpointError(
+                f"{directory}: writes codes of tokenizer {recorded[:12]}, the one given is {codec[:12]};"
+                " give the tokenizer this model was trained with"
+            )
+        return cls(directory, config, chosen, tokenizer, recorded or codec)
+
+    def codec(self) -> dict[str, Any]:
+        """What a dataset records of the vision tokenizer; its fingerprint is None if nobody knows it."""
+        size = self.layout.codebook_size
+        return {"fingerprint": self.codec_fingerprint, "codebook_size": size, **EMU3_FACTORS}
+
+    def recorded(self) -> dict[str, Any]:
+        """What a dataset records of the model."""
+        return {
+            "model": model_fingerprint(self.directory),
+            "text": self.text_tokenizer.fingerprint,
+            "layout": self.layout.to_dict(),
+        }
+
+    def load(self, device: str, dtype: str | None, backend: str) -> LanguageModel:
+        """Raises CheckpointError if weights and config do not fit."""
+        from lm_stage.language_model import LanguageModel
+
+        return LanguageModel.from_pretrained(self.directory, device, dtype, self.layout, backend)
+
+
+def _layout_from_file(path: Path) -> TokenLayout:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: expected a token layout as JSON: {error}") from error
+    return TokenLayout.from_mapping(values, str(path))

@@ -1,0 +1,82 @@
+"""Decoder weights: the published namings to one, and their fingerprint."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lm_stage.model.config import DecoderConfig, read_config
+from shared.storage.safetensors_reader import StoredTensor, check_tensors, read_checkpoint, rename_tensors
+from shared.storage.digests import digest_of
+
+if TYPE_CHECKING:
+    from mindspore import nn
+
+_VISION = re.compile(r"^(?:model\.)?vqmodel\.")
+_PREFIX = re.compile(r"^(?:model\.)?(?:text_model|language_model)\.(?:model\.)?")
+_BUFFER = ".rotary_emb.inv_freq"
+
+
+def hugging_face_name(name: str) -> str:
+    """The name of `Emu3ForCausalLM` for a tensor of any published naming."""
+    bare = _PREFIX.sub("", name)
+    return bare if bare == name or bare.startswith("lm_head.") else f"model.{bare}"
+
+
+def read_weights(directory: str | Path) -> dict[str, StoredTensor]:
+    """Tensors of the decoder under `Emu3ForCausalLM` names; a vision tokenizer in the same files is left out."""
+    kept = {name: t for name, t in read_checkpoint(directory).items() if not _VISION.match(name)}
+    tensors = rename_tensors(kept, hugging_face_name)
+    if DecoderConfig.from_directory(directory).tie_word_embeddings:
+        tensors.pop("lm_head.weight", None)
+    return {name: tensor for name, tensor in tensors.items() if not name.endswith(_BUFFER)}
+
+
+def parameter_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a decoder's tensors, in the order they are used; needs no MindSpore."""
+    C, F = config.hidden_size, config.intermediate_size
+    kv = config.num_key_value_heads * config.head_dim
+    layer = {
+        "input_layernorm.weight": (C,),
+        "self_attn.q_proj.weight": (C, C),
+        "self_attn.k_proj.weight": (kv, C),
+        "self_attn.v_proj.weight": (kv, C),
+        "self_attn.o_proj.weight": (C, C),
+        "post_attention_layernorm.weight": (C,),
+        "mlp.gate_proj.weight": (F, C),
+        "mlp.up_proj.weight": (F, C),
+        "mlp.down_proj.weight": (C, F),
+    }
+    layers = {
+        f"model.layers.{number}.{name}": shape
+        for number in range(config.num_hidden_layers)
+        for name, shape in layer.items()
+    }
+    head = {} if config.tie_word_embeddings else {"lm_head.weight": (config.vocab_size, C)}
+    return {"model.embed_tokens.weight": (config.vocab_size, C), **layers, "model.norm.weight": (C,), **head}
+
+
+def check_weights(directory: str | Path, config: DecoderConfig) -> None:
+    """Raises CheckpointError naming tensors that are missing, extra or misshapen; needs no MindSpore."""
+    check_tensors(str(directory), read_weights(directory), parameter_shapes(config))
+
+
+def load_weights(decoder: nn.Cell, directory: str | Path) -> None:
+    """Copies a checkpoint into the decoder, one tensor at a time.
+
+    Raises CheckpointError naming tensors that are missing, extra or misshapen.
+    """
+    from mindspore import Tensor
+
+    tensors = read_weights(directory)
+    parameters = dict(decoder.parameters_and_names())
+    check_tensors(str(directory), tensors, {name: p.shape for name, p in parameters.items()})
+    for name, p in parameters.items():
+        p.set_data(Tensor(tensors[name].float32(), dtype=p.dtype))
+
+
+def model_fingerprint(directory: str | Path) -> str:
+    """SHA-256 over the config and every tensor's name, size, type and bytes; needs no MindSpore."""
+    described = {name: [t.dtype, list(t.shape), t.sha256()] for name, t in sorted(read_weights(directory).items())}
+    return digest_of({"config": DecoderConfig.from_dict(read_config(directory)).to_dict(), "tensors": described})

@@ -1,0 +1,276 @@
+"""The understanding job: questions about coded images and videos to answers, without a vision model.
+
+The way of one question: list → prompt with its codes → slot of the text generator → answer → line of the file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from lm_stage.understand.answer_file import AnswerFile
+from lm_stage.understand.questions import Question, list_questions
+from lm_stage.inference.sampling import Sampling
+from lm_stage.model.checkpoint_directory import EMBEDDED_MODEL, ModelSource
+from lm_stage.text.templates import UNDERSTANDING_TEMPLATES, Clip, Templates, Visual, chosen_video_template, interleave
+from lm_stage.inference.text_generator import TextGenerator, TextRequest, TextSlot
+from shared.dataset.code_index import CodeIndex
+from shared.dataset.dataset import Dataset
+from shared.errors import ConfigMismatchError, DatasetError, Interrupted, RefusedInput, UsageError
+from shared.storage.digests import settings_diff
+from shared.jobs.claims import NoClaims
+from shared.jobs.engines import EngineOptions
+from shared.jobs.job import Done, Host, Job, Task
+from shared.jobs.file_locks import try_claim
+from shared.jobs.signals import StopFlag, stop_on_signals
+from shared.jobs.task_feed import TaskFeed
+from shared.storage.paths import absolute
+
+LENGTH_BUCKETS = tuple(256 * 2**power for power in range(12))  # tokens of question and answer: one compile each
+
+
+@dataclass(frozen=True, slots=True)
+class UnderstandOptions:
+    """Settings of an understanding job. `slots` is the number of answers written at once."""
+
+    dataset: str | None
+    answers: str
+    model: str = str(EMBEDDED_MODEL)
+    question: str | None = None
+    questions: str | None = None
+    template: str = "chat"
+    video_template: str = "univla"
+    max_new_tokens: int = 1024
+    sampling: Sampling = field(default_factory=lambda: Sampling(greedy=True))
+    seed: int = 0
+    slots: int = 8
+    layout: str | None = None
+    device: str = "auto"
+    dtype: str | None = None
+    backend: str = "native"
+    engine: EngineOptions = field(default_factory=EngineOptions)
+
+    def __post_init__(self) -> None:
+        for name in ("max_new_tokens", "slots"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected at least 1")
+        if self.template not in UNDERSTANDING_TEMPLATES:
+            raise UsageError(f"--template {self.template!r}: expected one of {', '.join(UNDERSTANDING_TEMPLATES)}")
+        chosen_video_template(self.video_template)
+        if self.dataset is None and self.questions is None:
+            raise UsageError("expected a DATASET of images, or --questions FILE.jsonl with questions about text only")
+        if self.question is not None and self.questions is not None:
+            raise UsageError("--question and --questions: expected one of them")
+        if self.engine.ranks > 1:
+            raise UsageError(
+                f"--world-size {self.engine.ranks}: answers are one file: each rank needs its own questions and file"
+            )
+
+    def for_workers(self) -> UnderstandOptions:
+        """The same job, told to processes that may have been started elsewhere."""
+        return replace(
+            self,
+            dataset=self.dataset and absolute(self.dataset),
+            model=absolute(self.model),
+            questions=self.questions and absolute(self.questions),
+            layout=self.layout and absolute(self.layout),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class UnderstandResult:
+    """Answers of this run, lines that were there already, and questions of this run that could not be asked."""
+
+    answered: int
+    kept: int
+    refused: int
+
+
+def understand(options: UnderstandOptions) -> UnderstandResult:
+    """Answers what is not answered yet; the same call resumes.
+
+    Raises ConfigMismatchError, before the model loads, if the answers were begun with other settings;
+    Interrupted after SIGINT or SIGTERM, with every finished answer kept.
+    """
+    asker = Asker(options)
+    if not asker.questions:
+        raise UsageError(f"{options.questions or options.dataset}: holds no question and no image")
+    out = Path(options.answers)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with stop_on_signals() as stop:
+        claim = try_claim(out.with_name(out.name + ".lock"))
+        if claim is None:
+            raise UsageError(f"{out}: another job writes these answers; give it another file")
+        try:
+            with closing(AnswerFile(out, _recorded(options, asker))) as file:
+                kept = dict(file.answers)
+                _answer_missing(options, asker, file, stop)
+                file.finish([question.key for question in asker.questions])
+        finally:
+            claim.release()
+    errors = [answer["error"] for key, answer in file.answers.items() if key not in kept]
+    return UnderstandResult(errors.count(None), len(kept), len(errors) - errors.count(None))
+
+
+def _answer_missing(options: UnderstandOptions, asker: Asker, file: AnswerFile, stop: StopFlag) -> None:
+    """Questions of like length are answered together, the shortest first. What cannot be asked gets its line."""
+    missing = [number for number, question in enumerate(asker.questions) if question.key not in file.answers]
+    if missing and file.is_finished:
+        raise DatasetError(f"{file.path}: damaged: {len(missing)} answers are missing; remove it to answer again")
+    buckets: dict[int, int] = {}
+    for number in missing:
+        try:
+            buckets[number] = asker.bucket(asker.request(number))
+        except RefusedInput as refusal:
+            file.add(_line(asker.questions[number], error=str(refusal)))
+    answered = len(asker.questions) - len(buckets)
+    with tqdm(total=len(asker.questions), initial=answered, unit="answer", disable=None) as bar:
+        job = Job(
+            partial(UnderstandWorker, options.for_workers()),
+            sorted(buckets, key=lambda number: (buckets[number], number)),
+            inputs_of=lambda number: (number,),
+            shape_of=buckets.__getitem__,
+            claims=NoClaims(),
+            stop=stop,
+            on_done=lambda done: file.add(done.result),  # type: ignore[arg-type]
+            on_progress=bar.update,
+            in_flight=2 * options.slots,
+        )
+        try:
+            options.engine.run(job)
+        except Interrupted:
+            stop.raise_if_set(f"{len(file.answers)} of {len(asker.questions)} answers kept")
+            raise
+
+
+def _check_codec(options: UnderstandOptions, source: ModelSource, index: CodeIndex) -> None:
+    found, expected = index.dataset.plan().settings["codec"], source.codec()
+    names = ["codebook_size", *(["fingerprint"] if expected["fingerprint"] and found["fingerprint"] else [])]
+    if diff := settings_diff({name: expected[name] for name in names}, {name: found[name] for name in names}):
+        raise ConfigMismatchError(
+            f"{options.dataset}: its codes are not those {options.model} was trained on:\n  " + "\n  ".join(diff)
+        )
+
+
+def _recorded(options: UnderstandOptions, asker: Asker) -> dict[str, Any]:
+    """The settings that decide the answers; the form of videos only if one is asked about."""
+    content = Path(options.questions).read_bytes() if options.questions else b""
+    source, index = asker.source, asker.index
+    shown = (key for question in asker.questions for key in question.images)
+    has_videos = index is not None and any(index.is_video(key) for key in shown)
+    recorded = {
+        **source.recorded(),
+        "images": index.dataset.plan().sha256 if index else None,
+        "question": options.question,
+        "questions_sha256": hashlib.sha256(content).hexdigest() if options.questions else None,
+        "template": options.template,
+        "max_new_tokens": options.max_new_tokens,
+        "sampling": asdict(options.sampling),
+        "seed": options.seed,
+    }
+    if has_videos:
+        recorded["video_template"] = asdict(chosen_video_template(options.video_template))
+    return recorded
+
+
+class Asker:
+    """The questions of a job, and what a model is given of each."""
+
+    def __init__(self, options: UnderstandOptions):
+        self.options = options
+        self.source = ModelSource.from_directory(options.model, options.layout)
+        self.index = CodeIndex(Dataset.open(options.dataset)) if options.dataset else None
+        if self.index is not None:
+            _check_codec(options, self.source, self.index)
+        self.questions = list(list_questions(options.question, options.questions, self.index))
+        video = chosen_video_template(options.video_template)
+        self.templates = Templates(self.source.text_tokenizer, self.source.layout, video)
+
+    def request(self, number: int) -> TextRequest:
+        """Raises RefusedInput if it cannot be asked."""
+        question = self.questions[number]
+        if question.refusal:
+            reason, _, detail = question.refusal.partition(": ")
+            raise RefusedInput(reason, detail)
+        ids = self.templates.understanding_prompt(
+            interleave(question.text, [self._visual(key) for key in question.images]), self.options.template
+        )
+        left = self.source.config.max_position_embeddings - len(ids)
+        if left < 1:
+            raise RefusedInput("too_long", f"{len(ids)} tokens, the model has {left + len(ids)} positions")
+        return TextRequest(question.key, ids, min(left, self.options.max_new_tokens), self.options.seed)
+
+    def _visual(self, key: str) -> Visual:
+        """The image or clip of a key. Raises RefusedInput if there is none."""
+        if self.index is None:
+            raise RefusedInput("missing_image", "the question holds images: give their DATASET")
+        return Clip(self.index.clip(key).codes_THW) if self.index.is_video(key) else self.index.image(key)
+
+    def bucket(self, request: TextRequest) -> int:
+        """Cache length for a question and its answer."""
+        bucket = next(bucket for bucket in LENGTH_BUCKETS if bucket >= request.length)
+        return min(bucket, self.source.config.max_position_embeddings)
+
+
+class UnderstandWorker:
+    """Answers questions; what came of one is the `result` of its Done, for the file that one process writes."""
+
+    def __init__(self, options: UnderstandOptions, host: Host):
+        self.options, self.host = options, host
+        self.asker = Asker(options)
+        self.model = self.asker.source.load(options.device, options.dtype, options.backend)
+
+    def work(self, tasks: Iterator[Task | None]) -> Iterator[Done]:
+        """All slots are kept busy over questions of like length."""
+        feed = TaskFeed(tasks, lambda number: self.asker.bucket(self.asker.request(number)))
+        while (bucket := feed.next_shape()) is not None and not self.host.stop.is_set():
+            generator = self.model.text_generator(self.options.slots, bucket, self.options.sampling)
+            yield from self._answer(generator, feed, bucket)
+
+    def _answer(self, generator: TextGenerator, feed: TaskFeed[int], bucket: int) -> Iterator[Done]:
+        """Until there is no task of this length and no answer under way, or the stop flag is set."""
+        running: dict[str, Task] = {}
+        while not self.host.stop.is_set():
+            while generator.has_free_slot and (task := feed.take(bucket)) is not None:
+                question = self.asker.questions[task.unit]
+                if task.poisonous:
+                    died = "worker_died: the worker died each time it came to this question"
+                    yield Done(task, quarantined=1, result=_line(question, error=died))
+                    continue
+                running[question.key] = task
+                generator.add(self.asker.request(task.unit))
+            if not generator.running:
+                return
+            for slot in generator.step():
+                self.host.progress(running[slot.request.key].unit, 1)
+                task = running.pop(slot.request.key)
+                yield Done(task, rows=1, result=self._answered(self.asker.questions[task.unit], slot))
+
+    def _answered(self, question: Question, slot: TextSlot) -> dict[str, Any]:
+        text = self.asker.source.text_tokenizer.decode(slot.text_ids())
+        return _line(question, text, slot.finish_reason, len(slot.token_ids))
+
+
+def _line(
+    question: Question,
+    answer: str | None = None,
+    finish_reason: str | None = None,
+    tokens: int = 0,
+    error: str | None = None,
+) -> dict[str, Any]:
+    return {
+        "key": question.key,
+        "question": question.text,
+        "images": list(question.images),
+        "answer": answer,
+        "finish_reason": finish_reason,
+        "tokens": tokens,
+        "error": error,
+    }

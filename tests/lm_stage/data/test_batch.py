@@ -1,0 +1,159 @@
+"""Rows as arrays: what stands where, what predicts what, and what is left out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lm_stage.data.shuffle import PlacedSample
+from lm_stage.text.tokenizer import HuggingFaceTokenizer, train_text_tokenizer
+from lm_stage.data.batch import PADDING, TrainingBatch, build_batch
+from lm_stage.data.mixture import Mixture, Source
+from lm_stage.data.sequences import LossWeights, SequenceBuilder, TrainingSequence
+from shared.errors import DatasetError
+from shared.dataset.rows import CodeRecord
+from tests.support import handmade
+
+ROW = 100
+KEYS = ("one", "two", "three")
+LINES = ({"text": "a red apple"}, {"question": "what", "answer": "a pear"})
+IMAGE_0, IMAGE_1, IMAGE_2 = (PlacedSample(0, index, False) for index in range(3))
+BARE_1 = PlacedSample(0, 1, True)
+TEXT, ANSWER = PlacedSample(1, 0, False), PlacedSample(1, 1, False)
+ROWS = [[IMAGE_1, TEXT, BARE_1], [ANSWER], [], [TEXT, TEXT]]
+
+
+@pytest.fixture
+def mixture(tmp_path: Path) -> Mixture:
+    return open_mixture(tmp_path, [handmade.record(index, key) for index, key in enumerate(KEYS)])
+
+
+@pytest.fixture
+def with_damage(tmp_path: Path) -> Mixture:
+    """The same, but that the second picture has a code that no codebook has."""
+    rows = [handmade.record(index, key) for index, key in enumerate(KEYS)]
+    rows[1].codes_THW[0, 1, 2] = handmade.CODEBOOK_SIZE
+    return open_mixture(tmp_path, rows)
+
+
+def open_mixture(root: Path, rows: Sequence[CodeRecord]) -> Mixture:
+    dataset, plan = handmade.freeze(root / "codes", KEYS)
+    dataset.commit(0, rows, [], plan, handmade.NUMERICS, [])
+    dataset.commit(1, [], [handmade.refusal(len(KEYS))], plan, {}, [])
+    (root / "lines.jsonl").write_text("".join(json.dumps(line) + "\n" for line in LINES))
+    vocabulary = train_text_tokenizer(["a red apple"] * 3, 280, handmade.CODEBOOK_SIZE)
+    text_tokenizer = HuggingFaceTokenizer(json.loads(vocabulary.tokenizer_json), "", "here")
+    builder = SequenceBuilder(text_tokenizer, vocabulary.layout, LossWeights(visual=0.5))
+    return Mixture([Source(str(root / "codes")), Source(str(root / "lines.jsonl"), "text")], builder, ROW)
+
+
+def sequences(mixture: Mixture, row: Sequence[PlacedSample]) -> list[TrainingSequence]:
+    return [mixture.samples[placed.source].sequence(placed.index, placed.is_bare) for placed in row]
+
+
+def test_a_row_is_its_samples_and_padding(mixture: Mixture) -> None:
+    batch, pad = build_batch(ROWS, mixture), mixture.builder.layout.pad
+    assert batch.token_ids_BL.shape == (len(ROWS), ROW)
+    for number, row in enumerate(ROWS):
+        parts = sequences(mixture, row)
+        used = sum(len(part.token_ids) for part in parts)
+        assert used <= ROW
+        tokens = [token for part in parts for token in part.token_ids.tolist()]
+        positions = [position for part in parts for position in range(len(part.token_ids))]
+        segments = [segment for segment, part in enumerate(parts) for _ in part.token_ids]
+        assert batch.token_ids_BL[number].tolist() == tokens + [pad] * (ROW - used)
+        assert batch.positions_BL[number].tolist() == positions + [0] * (ROW - used)
+        assert batch.segments_BL[number].tolist() == segments + [PADDING] * (ROW - used)
+
+
+def test_every_token_predicts_the_next_of_its_own_sample(mixture: Mixture) -> None:
+    batch, pad = build_batch(ROWS, mixture), mixture.builder.layout.pad
+    for number, row in enumerate(ROWS):
+        targets, weights = [], []
+        for part in sequences(mixture, row):
+            targets += [*part.token_ids[1:].tolist(), pad]
+            weights += [*part.weights[1:].tolist(), 0.0]
+        padding = ROW - len(targets)
+        assert batch.targets_BL[number].tolist() == targets + [pad] * padding
+        assert batch.weights_BL[number].tolist() == weights + [0.0] * padding
+
+
+def test_arrays_are_those_the_step_takes(mixture: Mixture) -> None:
+    batch = build_batch(ROWS, mixture)
+    types = {field.name: getattr(batch, field.name).dtype for field in fields(TrainingBatch) if field.name != "keys"}
+    assert types.pop("weights_BL") == np.float32
+    assert set(types.values()) == {np.dtype(np.int32)}
+
+
+def test_a_row_may_be_full_to_the_last_token(mixture: Mixture) -> None:
+    [sequence] = sequences(mixture, [ANSWER])
+    full = Mixture(mixture.sources, mixture.builder, len(sequence.token_ids))
+    batch = build_batch([[ANSWER]], full)
+    assert batch.token_ids_BL[0].tolist() == sequence.token_ids.tolist()
+    assert batch.targets_BL[0, -2:].tolist() == [mixture.builder.layout.eos, mixture.builder.layout.pad]
+    assert batch.useful_tokens == len(sequence.token_ids)
+
+
+def test_keys_are_those_of_the_samples(mixture: Mixture) -> None:
+    keys = ("two", "lines.jsonl#1", "two", "lines.jsonl#2", "lines.jsonl#1", "lines.jsonl#1")
+    assert build_batch(ROWS, mixture).keys == keys
+
+
+def test_totals_count_what_is_there(mixture: Mixture) -> None:
+    batch = build_batch(ROWS, mixture)
+    parts = [part for row in ROWS for part in sequences(mixture, row)]
+    assert batch.useful_tokens == sum(len(part.token_ids) for part in parts)
+    answer, text = len(mixture.builder.encode("a pear")) + 1, len(mixture.builder.encode("a red apple")) + 1
+    image = 6 * 0.5 + 5  # six codes; two EOL, EOF, EOI, EOS
+    assert batch.total_weight == 2 * image + answer + 3 * text
+    empty = build_batch([[], []], mixture)
+    assert (empty.useful_tokens, empty.total_weight, empty.keys) == (0, 0.0, ())
+
+
+def test_the_loss_sees_each_weighted_place_once(mixture: Mixture) -> None:
+    """Filled up with places without weight, to an eighth of all places."""
+    batch = build_batch(ROWS, mixture)
+    places, targets, weights = batch.supervised(batch.eighths)
+    flat = batch.weights_BL.reshape(-1)
+    weighted, eighth = set(np.flatnonzero(flat).tolist()), -(-flat.size // 8)
+    assert len(set(places.tolist())) == len(places)
+    assert weighted <= set(places.tolist())
+    assert len(places) == -(-len(weighted) // eighth) * eighth
+    np.testing.assert_array_equal(weights, flat[places])
+    np.testing.assert_array_equal(targets, batch.targets_BL.reshape(-1)[places])
+    empty = build_batch([[], []], mixture)
+    assert len(empty.supervised(empty.eighths)[0]) == 2 * ROW // 8
+    assert len(batch.supervised(8)[0]) == flat.size
+
+
+def test_a_damaged_sample_is_named(with_damage: Mixture) -> None:
+    with pytest.raises(DatasetError, match=rf"{with_damage.sources[0].path}.*'two'.*512"):
+        build_batch([[IMAGE_0, IMAGE_1, TEXT]], with_damage)
+    assert build_batch([[IMAGE_0, TEXT, IMAGE_2]], with_damage).keys == ("one", "lines.jsonl#1", "three")
+
+
+def test_a_damaged_sample_is_left_out(with_damage: Mixture) -> None:
+    damaged: list[str] = []
+    found = build_batch([[IMAGE_0, IMAGE_1, TEXT], [BARE_1], [IMAGE_2]], with_damage, damaged.append)
+    assert len(damaged) == 2
+    assert all(with_damage.sources[0].path in line and "'two'" in line for line in damaged)
+    expected = build_batch([[IMAGE_0, TEXT], [], [IMAGE_2]], with_damage)
+    for name in ("token_ids_BL", "targets_BL", "weights_BL", "positions_BL"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))
+    first, text = (len(part.token_ids) for part in sequences(with_damage, [IMAGE_0, TEXT]))
+    segments = found.segments_BL[0].tolist()
+    assert len(set(segments[:first])) == len(set(segments[first : first + text])) == 1
+    assert len({segments[0], segments[first], PADDING}) == 3
+    np.testing.assert_array_equal(found.segments_BL == PADDING, expected.segments_BL == PADDING)
+    assert (found.useful_tokens, found.total_weight) == (expected.useful_tokens, expected.total_weight)
+
+
+def test_sound_samples_name_no_damage(mixture: Mixture) -> None:
+    damaged: list[str] = []
+    build_batch(ROWS, mixture, damaged.append)
+    assert damaged == []

@@ -1,0 +1,257 @@
+"""The order of training: every sample as often as its weight says, and the same wherever a run goes on."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lm_stage.data.shuffle import PlacedSample, epoch_members, is_dropped, packed_rows
+from lm_stage.text.tokenizer import HuggingFaceTokenizer, train_text_tokenizer
+from lm_stage.data.mixture import Mixture, Source
+from lm_stage.data.sequences import LossWeights, SequenceBuilder
+from tests.support import handmade
+
+WINDOW = 16  # small, so that an epoch of so few samples has several
+PICTURES, TEXTS, ROW = 40, 11, 80
+DROPOUT = 0.3
+MANY = 4000
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_window() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("lm_stage.data.shuffle.WINDOW", WINDOW)
+        yield
+
+
+@pytest.fixture(scope="module")
+def builder() -> SequenceBuilder:
+    vocabulary = train_text_tokenizer(["a red apple", "caption"] * 3, 280, handmade.CODEBOOK_SIZE)
+    text_tokenizer = HuggingFaceTokenizer(json.loads(vocabulary.tokenizer_json), "", "here")
+    return SequenceBuilder(text_tokenizer, vocabulary.layout, LossWeights())
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`codes`: pictures with captions of 1 to 31 tokens; `texts.jsonl`: lines of 1 to 11."""
+    root = tmp_path_factory.mktemp("order")
+    write_pictures(root / "codes", [f"k{index}" for index in range(PICTURES)])
+    lines = (json.dumps({"text": "z" * (1 + index)}) + "\n" for index in range(TEXTS))
+    (root / "texts.jsonl").write_text("".join(lines))
+    return root
+
+
+@pytest.fixture(scope="module")
+def mixture(root: Path, builder: SequenceBuilder) -> Mixture:
+    return mixed(root, builder)
+
+
+def write_pictures(path: Path, keys: Sequence[str]) -> None:
+    dataset, plan = handmade.freeze(path, keys)
+    rows = [
+        replace(handmade.record(index, key), text="z" * (1 + 7 * index % 31), codes_THW=np.zeros((1, 1, 1), np.uint16))
+        for index, key in enumerate(keys)
+    ]
+    dataset.commit(0, rows, [], plan, handmade.NUMERICS, [])
+    dataset.commit(1, [], [handmade.refusal(len(keys))], plan, {}, [])
+
+
+def mixed(
+    root: Path, builder: SequenceBuilder, weights: tuple[float, float] = (1.0, 1.0), row_length: int = ROW
+) -> Mixture:
+    sources = [Source(str(root / "codes"), "image", weights[0]), Source(str(root / "texts.jsonl"), "text", weights[1])]
+    return Mixture(sources, builder, row_length)
+
+
+def epochs(mixture: Mixture, count: int, seed: int = 0, dropout: float = DROPOUT) -> list[list[list[PlacedSample]]]:
+    """Rows of the first epochs, cut where as many samples as an epoch has have passed."""
+    rows, found = packed_rows(mixture, seed, dropout), []
+    for epoch in range(count):
+        left, taken = len(epoch_members(mixture, seed, epoch)), []
+        while left > 0:
+            taken.append(next(rows))
+            left -= len(taken[-1])
+        assert left == 0, "no row holds samples of two epochs"
+        found.append(taken)
+    return found
+
+
+def places(rows: Sequence[Sequence[PlacedSample]]) -> list[tuple[int, int]]:
+    return [(placed.source, placed.index) for row in rows for placed in row]
+
+
+def first_rows(mixture: Mixture, seed: int, count: int = 12) -> list[list[PlacedSample]]:
+    return list(islice(packed_rows(mixture, seed, DROPOUT), count))
+
+
+def test_an_epoch_has_every_sample_once(mixture: Mixture) -> None:
+    everything = [(0, index) for index in range(PICTURES)] + [(1, index) for index in range(TEXTS)]
+    for rows in epochs(mixture, 3):
+        assert sorted(places(rows)) == everything
+
+
+def test_epochs_differ(mixture: Mixture) -> None:
+    orders = [places(rows) for rows in epochs(mixture, 3)]
+    assert len({tuple(order) for order in orders}) == 3
+
+
+@pytest.mark.parametrize(
+    ("weights", "totals", "times"),
+    [
+        ((0.5, 1.0), (20, 11), ({0, 1}, {1})),
+        ((1.0, 0.5), (40, 6), ({1}, {0, 1})),
+        ((2.0, 1.0), (80, 11), ({2}, {1})),
+        ((1.5, 3.0), (60, 33), ({1, 2}, {3})),
+        ((0.001, 0.001), (1, 1), ({0, 1}, {0, 1})),
+    ],
+)
+def test_weights_say_how_often_a_sample_is_seen(
+    root: Path,
+    builder: SequenceBuilder,
+    weights: tuple[float, float],
+    totals: tuple[int, int],
+    times: tuple[set[int], set[int]],
+) -> None:
+    for rows in epochs(mixed(root, builder, weights), 2):
+        seen = Counter(places(rows))
+        for source, size in enumerate((PICTURES, TEXTS)):
+            counts = [seen[source, index] for index in range(size)]
+            assert (sum(counts), set(counts)) == (totals[source], times[source])
+
+
+def test_half_of_a_source_is_another_half_in_the_next_epoch(root: Path, builder: SequenceBuilder) -> None:
+    first, second = (set(places(rows)) for rows in epochs(mixed(root, builder, (0.5, 1.0)), 2))
+    assert first != second
+
+
+def test_sources_are_mixed(mixture: Mixture) -> None:
+    order = [source for source, _ in epoch_members(mixture, 0, 0).tolist()]
+    assert order not in (sorted(order), sorted(order, reverse=True))
+    assert 1 in order[: PICTURES // 2]
+    assert 1 in order[PICTURES // 2 :]
+
+
+def test_rows_hold_the_samples_of_one_window_after_the_other(mixture: Mixture) -> None:
+    [rows] = epochs(mixture, 1)
+    members = [tuple(member) for member in epoch_members(mixture, 0, 0).tolist()]
+    for start in range(0, len(members), WINDOW):
+        taken = 0
+        expected = sorted(members[start : start + WINDOW])
+        while sum(map(len, rows[:taken])) < len(expected):
+            taken += 1
+        assert sorted(places(rows[:taken])) == expected
+        rows = rows[taken:]
+
+
+def test_rows_of_a_window_do_not_go_from_long_to_short_samples(mixture: Mixture) -> None:
+    lengths = [int(mixture.samples[row[0].source].lengths[row[0].index]) for row in epochs(mixture, 1, 0, 0.0)[0]]
+    assert lengths[:4] != sorted(lengths[:4], reverse=True), "as they come from packing"
+
+
+def test_rows_are_full_of_what_is_in_them(mixture: Mixture) -> None:
+    """By the lengths of the sequences that are built, with and without captions."""
+    used = []
+    for rows in epochs(mixture, 3):
+        for row in rows:
+            lengths = [len(mixture.samples[p.source].sequence(p.index, p.is_bare).token_ids) for p in row]
+            used.append(sum(lengths))
+    assert max(used) <= ROW
+    assert sum(used) > 0.8 * ROW * len(used), "the last window of an epoch has three samples"
+
+
+def test_dropped_captions_leave_room_for_more_samples(mixture: Mixture) -> None:
+    kept, dropped = (epochs(mixture, 1, 0, dropout)[0] for dropout in (0.0, 1.0))
+    assert len(dropped) < len(kept)
+
+
+def test_samples_longer_than_a_row_never_occur(root: Path, builder: SequenceBuilder) -> None:
+    mixture = mixed(root, builder, (2.0, 1.0), row_length=24)
+    fitting = {(n, int(index)) for n, members in enumerate(mixture.members) for index in members}
+    assert 0 < len(fitting) < PICTURES + TEXTS
+    for rows in epochs(mixture, 2):
+        assert set(places(rows)) == fitting
+
+
+@given(begin=st.integers(0, 60))
+def test_rows_from_any_number_on_are_the_tail_of_all(mixture: Mixture, begin: int) -> None:
+    unbroken = list(islice(packed_rows(mixture, 7, DROPOUT), 70))
+    assert sum(map(len, unbroken)) > 2 * (PICTURES + TEXTS), "into the third epoch"
+    assert list(islice(packed_rows(mixture, 7, DROPOUT, begin), 70 - begin)) == unbroken[begin:]
+
+
+@given(steps=st.lists(st.tuples(st.integers(1, 9), st.booleans()), max_size=10))
+def test_the_order_does_not_depend_on_steps_and_restarts(mixture: Mixture, steps: list[tuple[int, bool]]) -> None:
+    rows, seen = packed_rows(mixture, 7, DROPOUT), []
+    for size, is_restarted in steps:
+        if is_restarted:
+            rows = packed_rows(mixture, 7, DROPOUT, len(seen))
+        seen += islice(rows, size)
+    assert seen == list(islice(packed_rows(mixture, 7, DROPOUT), len(seen)))
+
+
+def test_the_order_is_a_function_of_datasets_and_seed(root: Path, builder: SequenceBuilder, mixture: Mixture) -> None:
+    again = mixed(root, builder)
+    np.random.seed(1)
+    assert first_rows(mixture, 5) == first_rows(again, 5)
+    orders = {str(places(first_rows(mixture, seed))) for seed in range(6)}
+    assert len(orders) == 6
+    assert len({str(epoch_members(mixture, seed, 0)) for seed in range(6)}) == 6
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory, builder: SequenceBuilder) -> Mixture:
+    root = tmp_path_factory.mktemp("many") / "codes"
+    write_pictures(root, [f"k{index}" for index in range(MANY)])
+    return Mixture([Source(str(root)), Source(str(root), "understand"), Source(str(root), "text")], builder, 200)
+
+
+def dropped_keys(mixture: Mixture, seed: int, epoch: int, share: float, source: int = 0) -> set[str]:
+    keys = mixture.samples[source].keys
+    return {key for i, key in enumerate(keys) if is_dropped(mixture, seed, epoch, source, i, share)}
+
+
+def test_the_share_of_dropped_captions_is_as_given(many: Mixture) -> None:
+    for seed, epoch in ((0, 0), (0, 1), (3, 2)):
+        assert 0.038 < len(dropped_keys(many, seed, epoch, 0.05)) / MANY < 0.062
+        assert 0.46 < len(dropped_keys(many, seed, epoch, 0.5)) / MANY < 0.54
+    assert not dropped_keys(many, 0, 0, 0.0)
+    assert len(dropped_keys(many, 0, 0, 1.0)) == MANY
+
+
+def test_other_captions_are_dropped_by_other_epochs_and_seeds(many: Mixture) -> None:
+    first = dropped_keys(many, 0, 0, 0.05)
+    for other in (dropped_keys(many, 0, 1, 0.05), dropped_keys(many, 1, 0, 0.05)):
+        assert len(first & other) < 0.2 * len(first)
+
+
+def test_only_captions_of_images_are_dropped(many: Mixture) -> None:
+    assert not dropped_keys(many, 0, 0, 1.0, source=1)
+    assert not dropped_keys(many, 0, 0, 1.0, source=2)
+
+
+def test_a_caption_is_dropped_for_its_key_wherever_it_stands(tmp_path: Path, builder: SequenceBuilder) -> None:
+    keys = [f"k{index}" for index in range(60)]
+    write_pictures(tmp_path / "forth", keys)
+    write_pictures(tmp_path / "back", keys[:3:-1])
+    forth, back = (Mixture([Source(str(tmp_path / name))], builder, ROW) for name in ("forth", "back"))
+    dropped = dropped_keys(forth, 0, 0, DROPOUT)
+    assert dropped_keys(back, 0, 0, DROPOUT) == dropped - set(keys[:4])
+    both = Mixture([Source(str(tmp_path / "back")), Source(str(tmp_path / "forth"))], builder, ROW)
+    assert dropped_keys(both, 0, 0, DROPOUT, source=1) == dropped
+
+
+def test_rows_carry_whether_a_caption_is_dropped(mixture: Mixture) -> None:
+    for epoch, rows in enumerate(epochs(mixture, 2)):
+        for placed in (placed for row in rows for placed in row):
+            expected = is_dropped(mixture, 0, epoch, placed.source, placed.index, DROPOUT)
+            assert placed.is_bare == expected
+        assert {placed.is_bare for row in rows for placed in row} == {True, False}

@@ -1,0 +1,174 @@
+"""Videos from prompts to rows: written, gone on with, crashed and resumed, asked about; and images as ever."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lm_stage.generate.job import GenerateOptions, generate
+from lm_stage.inference.image_generator import ImageGenerator, Slot
+from lm_stage.understand.job import UnderstandOptions, understand
+from shared.dataset.code_index import CodeIndex
+from shared.dataset.dataset import Dataset
+from shared.errors import UsageError
+from shared.dataset.rows import SequenceRecord
+
+SIZE = {"height": 16, "width": 24}  # pixels: 2 × 3 codes
+LONG = {"key": "long", "prompt": "a red apple", "frames": 5, "video": "clip"}
+CRASH_AFTER = 11  # forwards: inside the fourth frame of LONG
+
+
+class Crashed(Exception):
+    pass
+
+
+def write(path: Path, *entries: dict[str, Any]) -> str:
+    path.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    return str(path)
+
+
+def options(prompts: str, dataset: Path, model: Path, **others: Any) -> GenerateOptions:
+    return GenerateOptions(prompts, str(dataset), str(model), **{"slots": 2, "journal_rows": 1, **others})
+
+
+def parts(dataset: Path) -> list[bytes]:
+    return [path.read_bytes() for path in sorted((dataset / "parts").glob("*.arrow"))]
+
+
+@pytest.fixture(scope="module")
+def written(small_lm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A video of two frames and an image; not to be changed."""
+    folder = tmp_path_factory.mktemp("written")
+    clip, still = {"key": "clip", "frames": 2, **SIZE}, {"key": "still", **SIZE}
+    prompts = write(folder / "p.jsonl", {"prompt": "a red apple", **clip}, {"prompt": "a green pear", **still})
+    result = generate(options(prompts, folder / "dataset", small_lm))
+    assert (result.rows, result.quarantined) == (2, 0)
+    return folder / "dataset"
+
+
+@pytest.fixture(scope="module")
+def longer_prompts(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("prompts")
+    from_still = {"key": "moved", "prompt": "a green pear", "frames": 3, "video": "still", "fps": 2}
+    short = {"key": "short", "prompt": "a pear", "frames": 2, "video": "clip"}
+    return write(folder / "p.jsonl", LONG, from_still, short)
+
+
+@pytest.fixture(scope="module")
+def longer(written: Path, longer_prompts: str, small_lm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is written gone on with, by a job that nothing disturbed; not to be changed."""
+    dataset = tmp_path_factory.mktemp("longer") / "dataset"
+    result = generate(options(longer_prompts, dataset, small_lm, images=str(written)))
+    assert (result.rows, result.quarantined) == (2, 1)
+    return dataset
+
+
+def test_a_video_is_a_row_with_frames_and_fps(written: Path) -> None:
+    index = CodeIndex(Dataset.open(written))
+    clip, still = index.row("clip"), index.row("still")
+    assert isinstance(clip, SequenceRecord)
+    assert (clip.kind, clip.codes_THW.shape, clip.fps, clip.src_h, clip.valid) == ("video", (2, 2, 3), 8.0, 16, True)
+    assert (still.kind, still.codes_THW.shape, still.fps) == ("image", (1, 2, 3), None)
+    assert clip.codes_THW[0].tolist() != clip.codes_THW[1].tolist(), "a frame of its own"
+
+
+def test_a_clip_that_is_gone_on_with_stays_as_it_is(written: Path, longer: Path) -> None:
+    before, after = CodeIndex(Dataset.open(written)), CodeIndex(Dataset.open(longer))
+    for key, begins_with, frames, fps in (("long", "clip", 5, 8.0), ("moved", "still", 3, 2.0)):
+        row, given = after.row(key), before.row(begins_with).codes_THW
+        assert (row.kind, row.codes_THW.shape, row.fps) == ("video", (frames, 2, 3), fps)
+        np.testing.assert_array_equal(row.codes_THW[: len(given)], given)
+        assert len({frame.tobytes() for frame in row.codes_THW}) == frames, "and goes on"
+    [refusal] = [refusal for record in Dataset(longer).commit_records() for refusal in Dataset(longer).refusals(record)]
+    assert (refusal.key, refusal.reason) == ("short", "bad_frames")
+
+
+def crash_in_the_video(monkeypatch: pytest.MonkeyPatch, command: GenerateOptions) -> None:
+    """The job ends inside a video, as if the machine did: the last line of its journal is cut short."""
+    steps, step = [0], ImageGenerator.step
+
+    def crashing(generator: ImageGenerator) -> list[Slot]:
+        steps[0] += 1
+        if steps[0] > CRASH_AFTER:
+            raise Crashed
+        return step(generator)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ImageGenerator, "step", crashing)
+        with pytest.raises(Crashed):
+            generate(command)
+    journal = Dataset(command.dataset).journal_path(0)
+    content = journal.read_bytes()
+    assert content.count(b"\n") > 3
+    journal.write_bytes(content[:-7])
+
+
+def test_crashed_inside_a_video_and_run_again(
+    written: Path,
+    longer: Path,
+    longer_prompts: str,
+    small_lm: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    command = options(longer_prompts, tmp_path / "dataset", small_lm, images=str(written))
+    crash_in_the_video(monkeypatch, command)
+    generate(command)
+    assert parts(tmp_path / "dataset") == parts(longer)
+
+
+def test_a_clip_is_asked_about(written: Path, small_lm: Path, tmp_path: Path) -> None:
+    out = tmp_path / "answers.jsonl"
+    understand(UnderstandOptions(str(written), str(out), str(small_lm), max_new_tokens=3, slots=2))
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    asked = {line["key"]: line["question"] for line in lines}
+    assert asked == {"clip": "Please describe the video.", "still": "Please describe the image."}
+    assert [line["error"] for line in lines] == [None, None]
+    settings = json.loads(out.with_name("answers.jsonl.settings.json").read_text())
+    assert settings["video_template"] == {"name": "univla", "size": "T*H*W", "has_eol": False}
+
+
+def settings_of(entries: Sequence[dict[str, Any]], model: Path, folder: Path, **others: Any) -> dict[str, Any]:
+    """What a job records whose prompts are all refused, so that no model loads."""
+    generate(options(write(folder / "p.jsonl", *entries), folder / "dataset", model, **others))
+    return Dataset(folder / "dataset").plan().settings["generation"]
+
+
+def test_settings_of_images_are_what_they_always_were(small_lm: Path, tmp_path: Path) -> None:
+    """Written down before there were videos: a key more, and datasets begun by then could not be resumed."""
+    settings = settings_of([{"prompt": ""}], small_lm, tmp_path, video_template="rows", **SIZE)
+    for name in ("model", "text", "layout", "prompts_sha256"):
+        assert settings.pop(name)
+    defaults = {"area": 1024, "is_size_given": True, "negative_prompt": "", "ratio": "1:1", "samples": 1, "seed": 0}
+    assert settings == {
+        "defaults": {**defaults, **SIZE},
+        "guidance_scale": 3.0,
+        "images": None,
+        "sampling": {"greedy": False, "temperature": 1.0, "top_k": 2048, "top_p": 1.0},
+        "suffix": "",
+        "template": "text-to-image",
+    }
+
+
+def test_settings_of_videos_have_their_form_and_frames(small_lm: Path, tmp_path: Path) -> None:
+    too_long = {"prompt": "a", **SIZE}
+    settings = settings_of([too_long], small_lm, tmp_path, video_template="rows", frames=500)
+    assert settings["video_template"] == {"name": "rows", "size": "T*H*W", "has_eol": True}
+    assert settings["defaults"]["frames"] == 500
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [({"frames": -1}, "--frames -1"), ({"video_template": "emu3"}, "expected one of univla, rows")],
+)
+def test_bad_settings_of_videos_stop_the_job(
+    changes: dict[str, Any], shown: str, small_lm: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError, match=shown):
+        generate(options(write(tmp_path / "p.jsonl", {"prompt": "a"}), tmp_path / "dataset", small_lm, **changes))
+    assert not (tmp_path / "dataset").exists()

@@ -1,0 +1,126 @@
+"""Two processes under `msrun` take the steps that one takes with twice the batches."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+from safetensors.numpy import load_file
+
+from lm_stage.training.run_directory import STATE_FILE
+from tests.support.command import REPOSITORY, emu3, environment
+from tests.faults.test_sft_faults import write_codes
+
+SETTINGS = ("--steps", "6", "--row-tokens", "64", "--rows", "2", "--learning-rate", "1e-3", "--save-every", "3")
+
+
+@contextmanager
+def launched(log: Path, *arguments: object) -> Iterator[subprocess.Popen[str]]:
+    """The command on two processes of this machine."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launcher = ["--worker_num=2", "--local_worker_num=2", f"--master_port={port}", f"--log_dir={log}", "--join=True"]
+    programs = Path(sys.executable).parent
+    command = [str(programs / "msrun"), *launcher, str(programs / "emu3"), *map(str, arguments)]
+    path = environment(PATH=f"{programs}:{os.environ['PATH']}")  # msrun starts whatever is called `python`
+    launcher = subprocess.Popen(
+        command, cwd=REPOSITORY, env=path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        yield launcher
+    finally:
+        for process in (
+            [*psutil.Process(launcher.pid).children(recursive=True), launcher] if launcher.poll() is None else []
+        ):
+            process.kill()
+        launcher.communicate()
+
+
+def msrun(log: Path, *arguments: object) -> None:
+    """The command on two processes, to its end."""
+    with launched(log, *arguments) as launcher:
+        _, said = launcher.communicate(timeout=300)
+        workers = "".join(path.read_text() for path in log.glob("worker_*.log"))
+        assert launcher.returncode == 0, said[-2000:] + workers[-3000:]
+
+
+def losses(run: Path, name: str = "loss") -> list[float]:
+    entries = [json.loads(line) for line in (run / "train_log.jsonl").read_text().splitlines()]
+    return [entry[name] for entry in entries if name in entry]
+
+
+@pytest.mark.parametrize("zero", [(), ("--zero",)], ids=["replicated", "zero"])
+def test_two_processes_take_the_steps_of_one(small_lm: Path, tmp_path: Path, zero: tuple[str, ...]) -> None:
+    codes = write_codes(tmp_path / "codes")
+    one, two = tmp_path / "one", tmp_path / "two"
+    few = write_codes(tmp_path / "few", rows=2, units=1)  # one batch: the second process has none
+    watched = ("--held-out", few, "--evaluate-every", 2)
+    emu3("sft", codes, one, "--model", small_lm, *SETTINGS, "--accumulate", 2, *watched)
+    msrun(tmp_path / "log", "sft", codes, two, "--model", small_lm, *SETTINGS, *watched, *zero)
+    assert losses(two) == pytest.approx(losses(one), rel=1e-5)
+    held_out = losses(one, "held_out_loss")
+    assert len(held_out) == 3
+    assert held_out[-1] < held_out[0] < losses(one)[0]  # it is the data that is trained on
+    assert losses(two, "held_out_loss") == pytest.approx(held_out, rel=1e-5)
+    ours, theirs = load_file(one / "model/model.safetensors"), load_file(two / "model/model.safetensors")
+    assert all(np.allclose(ours[name], theirs[name], atol=1e-5) for name in ours)
+    names = sorted(path.name for path in (two / "checkpoints").iterdir())
+    assert names == ["step-00000003", "step-00000006"]
+    moments = [load_file(run / "checkpoints" / names[0] / STATE_FILE) for run in (one, two)]
+    assert all(np.allclose(moments[0][name], moments[1][name], atol=1e-5) for name in moments[0])
+    # On another number of processes the run is the same run, if a step sees as many rows.
+    emu3("sft", codes, two, "--model", small_lm, *SETTINGS, "--accumulate", 2)
+    refused = emu3("sft", codes, two, "--model", small_lm, *SETTINGS, exit_code=2)
+    assert "rows_a_step: recorded 4, given 2" in refused.stderr
+
+
+def test_split_and_recomputed_in_one_process_with_frozen_layers(small_lm: Path, tmp_path: Path) -> None:
+    """The same steps; what is frozen is written as it was read; either run goes on as the other."""
+    codes = write_codes(tmp_path / "codes")
+    settings = ("--model", small_lm, *SETTINGS, "--freeze", "embed_tokens")
+    whole, split = tmp_path / "whole", tmp_path / "split"
+    emu3("sft", codes, whole, *settings)
+    emu3("sft", codes, split, *settings, "--zero", "--recompute")
+    assert losses(whole) == losses(split)
+    assert (whole / "model/model.safetensors").read_bytes() == (split / "model/model.safetensors").read_bytes()
+    start, end = load_file(small_lm / "model.safetensors"), load_file(split / "model/model.safetensors")
+    same = {name for name in end if np.array_equal(start[name], end[name])}
+    assert same == {name for name in end if "embed_tokens" in name}
+    for run in (whole, split):
+        shutil.rmtree(run / "checkpoints/step-00000006")
+    emu3("sft", codes, whole, *settings, "--zero")
+    emu3("sft", codes, split, *settings)
+    assert losses(whole) == losses(split)
+    assert (whole / "model/model.safetensors").read_bytes() == (split / "model/model.safetensors").read_bytes()
+    refused = emu3("sft", codes, tmp_path / "lora", *settings[:-2], "--lora-rank", 4, "--zero", exit_code=2)
+    assert "--zero does not go with --lora-rank" in refused.stderr
+
+
+@pytest.mark.slow
+def test_a_process_that_dies_ends_the_others_and_checkpoints_stay(small_lm: Path, tmp_path: Path) -> None:
+    codes, run = write_codes(tmp_path / "codes"), tmp_path / "run"
+    settings = ("--model", small_lm, *SETTINGS[:1], 400, *SETTINGS[2:])
+    with launched(tmp_path / "log", "sft", codes, run, *settings) as launcher:
+        deadline = time.monotonic() + 200
+        while not list((run / "checkpoints").glob("step-*")):
+            assert launcher.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        workers = [one for one in psutil.Process(launcher.pid).children(recursive=True) if "sft" in one.cmdline()]
+        workers[-1].kill()
+        assert launcher.wait(timeout=120) != 0
+    assert not [one for one in workers if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+    done = int(sorted((run / "checkpoints").glob("step-" + "[0-9]" * 8))[-1].name[-8:])
+    assert 3 <= done < 400
