@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from pipelines import dataset_commands, language_commands, pipeline_commands, vision_commands
-from pipelines.options import say
+from pipelines.commands.options import say
 from shared.errors import RelayError
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.report import forecast_text
+from pipelines.report.text import forecast_text
 from shared.dataset.dataset import Dataset
 from shared.errors import JobStoppedError
 from tests.support import handmade

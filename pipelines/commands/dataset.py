@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipelines.options import given, say
+from pipelines.commands.options import given, say
 
 if TYPE_CHECKING:
     from shared.exchange.formats.upstream import Codec
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @click.option("--vision-tokenizer", metavar="DIR", help="Tokenizer for the sheet.  [default: embedded emu3-tiny]")
 def inspect(dataset: str, as_json: bool, sheet: str | None, sheet_rows: int, vision_tokenizer: str | None) -> None:
     """Show what is in DATASET: rows, sizes, codebook use, quality, quarantine, speed."""
-    from pipelines.report import summary_text
+    from pipelines.report.text import summary_text
     from shared.dataset.dataset import Dataset
     from shared.maintenance.summary import summarize
 

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import click
 
-from pipelines.language_commands import generate_settings, sft_settings, understand_settings
-from pipelines.vision_commands import decode_settings, encode_settings, train_vq_settings
+from pipelines.commands.language import generate_settings, sft_settings, understand_settings
+from pipelines.commands.vision import decode_settings, encode_settings, train_vq_settings
 from shared.errors import UsageError
 
 # Command -> the parameter it writes to, and those that must exist before it starts.

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from lm_stage.model.checkpoint_directory import EMBEDDED_MODEL
-from pipelines.inputs import Holding
-from pipelines.pipeline import Pipeline
-from pipelines.step import Step, maker_of
+from pipelines.workflow.inputs import Holding
+from pipelines.workflow.file import Pipeline
+from pipelines.workflow.step import Step, maker_of
 from shared.storage.atomic import write_file
 from shared.storage.digests import canonical_json, digest_of
 from shared.storage.paths import sha256_of

@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
-from pipelines.pipeline import Pipeline
-from pipelines.step import Step
-from pipelines.step_state import StepState, note, plan_steps
+from pipelines.workflow.file import Pipeline
+from pipelines.workflow.step import Step
+from pipelines.workflow.state import StepState, note, plan_steps
 from shared.storage.atomic import write_file
 from shared.dataset.dataset import Dataset
 from shared.errors import Interrupted, RelayError, UsageError

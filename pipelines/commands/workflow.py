@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from pipelines.options import say
+from pipelines.commands.options import say
 
 
 @click.command()
@@ -26,10 +26,10 @@ def run(
 
     PIPELINE.yaml is a file, or the name of a packaged example.
     """
-    from pipelines.html_report import write_report
-    from pipelines.pipeline import load_pipeline
-    from pipelines.run import run_pipeline
-    from pipelines.step_state import plan_steps
+    from pipelines.report.html import write_report
+    from pipelines.workflow.file import load_pipeline
+    from pipelines.workflow.runner import run_pipeline
+    from pipelines.workflow.state import plan_steps
 
     if bad := [change for change in changes if "=" not in change]:
         raise click.UsageError(f"--set {bad[0]}: expected NAME=VALUE")

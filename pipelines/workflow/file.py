@@ -23,8 +23,8 @@ from typing import Any
 import click
 import yaml
 
-from pipelines.codecs import CodecCheck
-from pipelines.step import OUTPUTS, Step, build_step, fill, maker_of, output_of, references
+from pipelines.workflow.codec_check import CodecCheck
+from pipelines.workflow.step import OUTPUTS, Step, build_step, fill, maker_of, output_of, references
 from shared.errors import RefusedInput, UsageError
 from shared.storage.paths import as_path
 from vq_stage.sources.open_source import expanded

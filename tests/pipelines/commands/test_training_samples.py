@@ -9,7 +9,7 @@ from PIL import Image
 
 from lm_stage.training.job import sft
 from lm_stage.training.options import SftOptions
-from pipelines.samples import sampler
+from pipelines.commands.training_samples import sampler
 from shared.errors import ConfigMismatchError, UsageError
 from tests.faults.test_sft_faults import write_codes
 from vq_stage.model.weights import EMBEDDED_TOKENIZER

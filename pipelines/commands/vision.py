@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipelines.options import engine_options, given, model_options, say, with_engine
+from pipelines.commands.options import engine_options, given, model_options, say, with_engine
 
 if TYPE_CHECKING:
     from vq_stage.decode.job import DecodeOptions
@@ -86,7 +86,7 @@ def encode_settings(source: str, dataset: str, **others: Any) -> EncodeOptions:
 @click.option("--row-tokens", type=int, default=8192, help="Tokens of a row, for SFT.")
 def plan(source: str, megapixels_per_s: float | None, measured_in: str | None, row_tokens: int, **others: Any) -> None:
     """Tell what encoding SOURCE would take, from headers: sizes, compiles, hours, gigabytes, SFT tokens, refusals."""
-    from pipelines.report import forecast_text
+    from pipelines.report.text import forecast_text
     from shared.dataset.dataset import Dataset
     from vq_stage.encode.options import EncodeOptions
     from vq_stage.encode.estimate import forecast, measured_megapixels_per_s

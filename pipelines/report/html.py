@@ -19,9 +19,9 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from pipelines.pipeline import Pipeline
-from pipelines.step import Step
-from pipelines.step_state import StepState
+from pipelines.workflow.file import Pipeline
+from pipelines.workflow.step import Step
+from pipelines.workflow.state import StepState
 from shared.storage.atomic import write_file
 from shared.dataset.dataset import Dataset
 from shared.storage.paths import as_path

@@ -14,12 +14,12 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from pipelines import run as runner
+from pipelines.workflow import runner
 from pipelines.cli import main
-from pipelines.pipeline import EXAMPLES, Pipeline, load_pipeline
-from pipelines.run import StepFailed, run_pipeline
-from pipelines.step import Step
-from pipelines.step_state import plan_steps
+from pipelines.workflow.file import EXAMPLES, Pipeline, load_pipeline
+from pipelines.workflow.runner import StepFailed, run_pipeline
+from pipelines.workflow.step import Step
+from pipelines.workflow.state import plan_steps
 from shared.errors import UsageError
 from shared.jobs.file_locks import try_claim
 from shared.jobs.signals import StopFlag

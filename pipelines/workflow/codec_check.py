@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 
 from lm_stage.model.checkpoint_directory import EMBEDDED_MODEL
-from pipelines.step import Step
+from pipelines.workflow.step import Step
 from shared.dataset.dataset import Dataset
 from shared.errors import DatasetError, RelayError
 from shared.storage.paths import as_path

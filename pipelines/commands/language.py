@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipelines.options import engine_options, given, language_options, say, video_template_option, with_engine
+from pipelines.commands.options import engine_options, given, language_options, say, video_template_option, with_engine
 
 if TYPE_CHECKING:
     from lm_stage.generate.options import GenerateOptions
@@ -82,7 +82,7 @@ def sft(sample_prompts: str | None, vision_tokenizer: str | None, **others: Any)
 
     options, on_checkpoint = sft_settings(**others), None
     if sample_prompts:
-        from pipelines.samples import sampler
+        from pipelines.commands.training_samples import sampler
         from vq_stage.model.weights import EMBEDDED_TOKENIZER
 
         on_checkpoint = sampler(options, sample_prompts, vision_tokenizer or str(EMBEDDED_TOKENIZER))

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.html_report import _answers, write_report
-from pipelines.pipeline import Pipeline
-from pipelines.step import Input, Step
-from pipelines.step_state import StepState
+from pipelines.report.html import _answers, write_report
+from pipelines.workflow.file import Pipeline
+from pipelines.workflow.step import Input, Step
+from pipelines.workflow.state import StepState
 from shared.training.log import TrainLog
 from tests.support import handmade
 from vq_stage.decode.output_files import picture_path
