@@ -10,12 +10,12 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
-from lm_stage.model.config import DecoderConfig, read_layout
 from lm_stage.inference.image_generator import Cache, ImageGenerator, ImageRequest, check_length
-from lm_stage.model.kv_cache import CachedDecoder
-from lm_stage.model.decoder import Decoder, rotary_tables
 from lm_stage.inference.sampling import Sampling
 from lm_stage.inference.text_generator import TextGenerator
+from lm_stage.model.config import DecoderConfig, read_layout
+from lm_stage.model.decoder import Decoder, rotary_tables
+from lm_stage.model.kv_cache import CachedDecoder
 from lm_stage.model.weights import load_weights
 from shared.device import Device, setup_device
 from shared.errors import ShapeError, UsageError

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from pipelines import dataset_commands, language_commands, pipeline_commands, vision_commands
+from pipelines.commands import dataset, language, vision, workflow
 from pipelines.commands.options import say
 from shared.errors import RelayError
 
@@ -35,7 +35,7 @@ def main() -> None:
     """Two stages that meet on disk: pictures to code shards, token sequences to pictures."""
 
 
-for module in (vision_commands, dataset_commands, language_commands, pipeline_commands):
+for module in (vision, dataset, language, workflow):
     for command in vars(module).values():
         if isinstance(command, click.Command):
             main.add_command(command)

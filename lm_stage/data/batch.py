@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lm_stage.data.shuffle import PlacedSample
 from lm_stage.data.mixture import Mixture
 from lm_stage.data.sequences import TrainingSequence
+from lm_stage.data.shuffle import PlacedSample
 from shared.errors import DatasetError
 
 PADDING = -1  # segment of places that hold no sample

@@ -13,13 +13,13 @@ import numpy as np
 from tqdm import tqdm
 
 from lm_stage.data.conversations import Turn, turns_of_row
-from lm_stage.text.templates import Clip, Visual
 from lm_stage.data.sequences import TASKS, SequenceBuilder, TrainingSequence, question_text
+from lm_stage.text.templates import Clip, Visual
 from shared.dataset.dataset import Dataset
+from shared.dataset.row_reader import RowReader
+from shared.dataset.rows import KINDS
 from shared.errors import DatasetError, UsageError
 from shared.storage.digests import digest_of
-from shared.dataset.rows import KINDS
-from shared.dataset.row_reader import RowReader
 from shared.storage.paths import as_path
 
 

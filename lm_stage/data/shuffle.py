@@ -14,8 +14,8 @@ from itertools import count, islice
 
 import numpy as np
 
-from lm_stage.data.packing import pack_best_fit
 from lm_stage.data.mixture import Mixture
+from lm_stage.data.packing import pack_best_fit
 
 WINDOW = 4096  # samples packed together
 

@@ -15,20 +15,20 @@ from typing import Any
 from tqdm import tqdm
 
 from lm_stage.generate.options import GenerateOptions
-from lm_stage.generate.worker import GenerateWorker
 from lm_stage.generate.planner import PromptRenderer, plan_prompts, token_counts
 from lm_stage.generate.prompts import list_prompts
+from lm_stage.generate.worker import GenerateWorker
 from lm_stage.model.checkpoint_directory import ModelSource
 from lm_stage.text.templates import chosen_video_template
 from shared.dataset.code_index import CodeIndex
 from shared.dataset.dataset import Dataset
+from shared.dataset.plan import Plan, freeze_plan
+from shared.dataset.rows import SEQUENCE_FORMAT
 from shared.errors import ConfigMismatchError
 from shared.jobs.engines import Units, missing_units, run_units
 from shared.jobs.file_locks import job_lock, leave
 from shared.jobs.signals import stop_on_signals
 from shared.maintenance.sweep import sweep
-from shared.dataset.plan import Plan, freeze_plan
-from shared.dataset.rows import SEQUENCE_FORMAT
 from shared.storage.paths import as_path
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from lm_stage.model.config import read_config
 from lm_stage.generate.planner import PromptRenderer
 from lm_stage.generate.prompts import PromptDefaults
 from lm_stage.inference.sampling import Sampling
 from lm_stage.model.checkpoint_directory import EMBEDDED_MODEL, ModelSource
+from lm_stage.model.config import read_config
 from lm_stage.text.templates import Templates, chosen_video_template
 from shared.dataset.code_index import CodeIndex
 from shared.dataset.dataset import Dataset

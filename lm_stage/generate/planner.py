@@ -14,10 +14,10 @@ from tqdm import tqdm
 from lm_stage.generate.prompts import SPATIAL_FACTOR, Prompt
 from lm_stage.text.templates import Part, Templates, interleave
 from shared.dataset.code_index import CodeIndex
-from shared.errors import RefusedInput
-from shared.storage.digests import canonical_json
 from shared.dataset.plan import REFUSED, Plan, PlannedInput, Size, Unit, cut_units
 from shared.dataset.rows import CodeRecord
+from shared.errors import RefusedInput
+from shared.storage.digests import canonical_json
 from shared.tokens.visual_tokens import IMAGE, VideoTemplate, checked_codes, video_length
 
 DEFAULT_FPS = 8.0  # of videos whose prompt gives none

@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lm_stage.generate.options import GenerateOptions
 from lm_stage.generate.journal import Journal
+from lm_stage.generate.options import GenerateOptions
 from lm_stage.generate.planner import body_length, longest_prompt, planned_prompt
 from lm_stage.model.checkpoint_directory import ModelSource
 from shared.dataset.dataset import Dataset, Refusal
-from shared.device import setup_device
-from shared.storage.digests import canonical_json
-from shared.jobs.job import Done, Host, Task, check_numerics
-from shared.jobs.file_locks import job_lock
-from shared.jobs.task_feed import TaskFeed
 from shared.dataset.plan import PlannedInput, Size, Unit
 from shared.dataset.rows import CodeRecord, SequenceRecord
+from shared.device import setup_device
+from shared.jobs.file_locks import job_lock
+from shared.jobs.job import Done, Host, Task, check_numerics
+from shared.jobs.task_feed import TaskFeed
+from shared.storage.digests import canonical_json
 
 if TYPE_CHECKING:
     from lm_stage.inference.image_generator import ImageGenerator, ImageRequest, Slot

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lm_stage.model.config import DecoderConfig, read_config, read_layout
-from lm_stage.text.tokenizer import TextTokenizer, load_text_tokenizer
 from lm_stage.model.weights import check_weights, model_fingerprint
+from lm_stage.text.tokenizer import TextTokenizer, load_text_tokenizer
 from shared.errors import CheckpointError
-from shared.tokens.layout import TokenLayout
 from shared.storage.paths import local_directory
+from shared.tokens.layout import TokenLayout
 
 if TYPE_CHECKING:
     from lm_stage.language_model import LanguageModel
 
-EMBEDDED_MODEL = Path(__file__).parent / "embedded" / "emu3-tiny"
+EMBEDDED_MODEL = Path(__file__).parents[1] / "embedded" / "emu3-tiny"
 EMU3_FACTORS = {"spatial_factor": 8, "temporal_factor": 4}
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import CheckpointError
-from shared.tokens.layout import SURFACES, TokenLayout
 from shared.storage.paths import local_directory
+from shared.tokens.layout import SURFACES, TokenLayout
 
 # Role in TokenLayout -> key of BAAI's config.json.
 _BAAI_IDS = {

@@ -11,13 +11,13 @@ import numpy as np
 from safetensors.numpy import save
 
 from lm_stage.model.config import DecoderConfig
+from lm_stage.model.weights import parameter_shapes
 from lm_stage.text.templates import CHAT_AFTER, CHAT_BEFORE, DEFAULT_QUESTION
 from lm_stage.text.tokenizer import JSON_FILE, train_text_tokenizer
-from lm_stage.model.weights import parameter_shapes
-from shared.storage.atomic import write_directory
 from shared.dataset.dataset import Dataset
-from shared.errors import UsageError
 from shared.dataset.row_reader import RowReader
+from shared.errors import UsageError
+from shared.storage.atomic import write_directory
 
 TEMPLATE_REPEATS = 50  # so that the words of the templates become tokens of their own
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lm_stage.model.config import DecoderConfig, read_config
-from shared.storage.safetensors_reader import StoredTensor, check_tensors, read_checkpoint, rename_tensors
 from shared.storage.digests import digest_of
+from shared.storage.safetensors_reader import StoredTensor, check_tensors, read_checkpoint, rename_tensors
 
 if TYPE_CHECKING:
     from mindspore import nn

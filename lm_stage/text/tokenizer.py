@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from shared.errors import CheckpointError
-from shared.tokens.layout import TokenLayout
 from shared.storage.paths import local_directory
+from shared.tokens.layout import TokenLayout
 
 RANKS_FILE, VISION_FILE, JSON_FILE = "emu3.tiktoken", "emu3_vision_tokens.txt", "tokenizer.json"
 CONTROL_SURFACES = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"<|extra_{number}|>" for number in range(205)))

@@ -18,27 +18,27 @@ from typing import Any
 
 from tqdm import tqdm
 
-from lm_stage.training.run_directory import Checkpoints, checked_run
-from lm_stage.model.config import read_config
-from lm_stage.data.skipped import LeftOut
-from lm_stage.training.adamw import Schedule
-from lm_stage.training.distributed import Group, join_group
-from lm_stage.data.shuffle import PlacedSample, epoch_members, packed_rows
-from lm_stage.training.options import SftOptions, SftResult
-from lm_stage.model.checkpoint_directory import ModelSource
-from lm_stage.text.templates import chosen_video_template
-from lm_stage.training.step import Evaluation, Outcome, StepResult, TrainStep
-from lm_stage.training.model_state import TrainedModel, check_names
 from lm_stage.data.batch import TrainingBatch, build_batch
 from lm_stage.data.mixture import Mixture
 from lm_stage.data.sequences import SequenceBuilder
-from shared.storage.atomic import write_directory, write_file
+from lm_stage.data.shuffle import PlacedSample, epoch_members, packed_rows
+from lm_stage.data.skipped import LeftOut
+from lm_stage.model.checkpoint_directory import ModelSource
+from lm_stage.model.config import read_config
+from lm_stage.text.templates import chosen_video_template
+from lm_stage.training.adamw import Schedule
+from lm_stage.training.distributed import Group, join_group
+from lm_stage.training.model_state import TrainedModel, check_names
+from lm_stage.training.options import SftOptions, SftResult
+from lm_stage.training.run_directory import Checkpoints, checked_run
+from lm_stage.training.step import Evaluation, Outcome, StepResult, TrainStep
 from shared.device import Device, setup_device
 from shared.errors import ConfigMismatchError, Interrupted, JobStoppedError, UsageError
-from shared.storage.digests import settings_diff
-from shared.jobs.prefetch import map_ahead
 from shared.jobs.file_locks import try_claim
+from shared.jobs.prefetch import map_ahead
 from shared.jobs.signals import StopFlag, stop_on_signals
+from shared.storage.atomic import write_directory, write_file
+from shared.storage.digests import settings_diff
 from shared.training.log import TrainLog
 
 BATCHES_AHEAD = 4

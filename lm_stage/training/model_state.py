@@ -12,15 +12,15 @@ from mindspore.amp import DynamicLossScaler, LossScaler, StaticLossScaler
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from lm_stage.training.run_directory import STATE_FILE, model_files
+from lm_stage.model.checkpoint_directory import ModelSource
 from lm_stage.model.config import DecoderConfig
-from lm_stage.model.lora import WEIGHTS_FILE, adapter_files, add_adapters, add_adapters_to, restore_adapters
 from lm_stage.model.decoder import Decoder
+from lm_stage.model.lora import WEIGHTS_FILE, adapter_files, add_adapters, add_adapters_to, restore_adapters
+from lm_stage.model.weights import load_weights, parameter_shapes, read_weights
 from lm_stage.training.adamw import AdamW, Rule
 from lm_stage.training.distributed import Group
 from lm_stage.training.options import SftOptions
-from lm_stage.model.checkpoint_directory import ModelSource
-from lm_stage.model.weights import load_weights, parameter_shapes, read_weights
+from lm_stage.training.run_directory import STATE_FILE, model_files
 from lm_stage.training.zero import ZeroAdamW
 from shared.device import Device
 from shared.errors import CheckpointError, UsageError

@@ -16,8 +16,8 @@ import numpy as np
 from safetensors.numpy import save
 
 from lm_stage.text.tokenizer import JSON_FILE, RANKS_FILE, VISION_FILE
-from shared.storage.atomic import remove_directory, write_directory
 from shared.errors import UsageError
+from shared.storage.atomic import remove_directory, write_directory
 
 STATE_FILE = "train_state.safetensors"
 TEXT_FILES = (RANKS_FILE, VISION_FILE, JSON_FILE, "tokenizer_config.json", "generation_config.json")

@@ -15,11 +15,11 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore.amp import LossScaler, StaticLossScaler
 
+from lm_stage.data.batch import TrainingBatch
 from lm_stage.model.attention import PackedAttention
 from lm_stage.model.decoder import Decoder, rotary_tables
 from lm_stage.training.adamw import AdamW
 from lm_stage.training.distributed import Group
-from lm_stage.data.batch import TrainingBatch
 from lm_stage.training.loss import ChunkedCrossEntropy
 
 LOSS_CHUNK = 1024  # positions whose logits exist at once

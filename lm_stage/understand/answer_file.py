@@ -13,8 +13,8 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
-from shared.storage.atomic import write_file
 from shared.errors import ConfigMismatchError, DatasetError, UsageError
+from shared.storage.atomic import write_file
 from shared.storage.digests import canonical_json, settings_diff
 
 

@@ -15,22 +15,22 @@ from typing import Any
 
 from tqdm import tqdm
 
-from lm_stage.understand.answer_file import AnswerFile
-from lm_stage.understand.questions import Question, list_questions
 from lm_stage.inference.sampling import Sampling
+from lm_stage.inference.text_generator import TextGenerator, TextRequest, TextSlot
 from lm_stage.model.checkpoint_directory import EMBEDDED_MODEL, ModelSource
 from lm_stage.text.templates import UNDERSTANDING_TEMPLATES, Clip, Templates, Visual, chosen_video_template, interleave
-from lm_stage.inference.text_generator import TextGenerator, TextRequest, TextSlot
+from lm_stage.understand.answer_file import AnswerFile
+from lm_stage.understand.questions import Question, list_questions
 from shared.dataset.code_index import CodeIndex
 from shared.dataset.dataset import Dataset
 from shared.errors import ConfigMismatchError, DatasetError, Interrupted, RefusedInput, UsageError
-from shared.storage.digests import settings_diff
 from shared.jobs.claims import NoClaims
 from shared.jobs.engines import EngineOptions
-from shared.jobs.job import Done, Host, Job, Task
 from shared.jobs.file_locks import try_claim
+from shared.jobs.job import Done, Host, Job, Task
 from shared.jobs.signals import StopFlag, stop_on_signals
 from shared.jobs.task_feed import TaskFeed
+from shared.storage.digests import settings_diff
 from shared.storage.paths import absolute
 
 LENGTH_BUCKETS = tuple(256 * 2**power for power in range(12))  # tokens of question and answer: one compile each

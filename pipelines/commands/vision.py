@@ -88,8 +88,8 @@ def plan(source: str, megapixels_per_s: float | None, measured_in: str | None, r
     """Tell what encoding SOURCE would take, from headers: sizes, compiles, hours, gigabytes, SFT tokens, refusals."""
     from pipelines.report.text import forecast_text
     from shared.dataset.dataset import Dataset
-    from vq_stage.encode.options import EncodeOptions
     from vq_stage.encode.estimate import forecast, measured_megapixels_per_s
+    from vq_stage.encode.options import EncodeOptions
 
     rate = megapixels_per_s or (measured_megapixels_per_s(Dataset.open(measured_in)) if measured_in else None)
     click.echo(forecast_text(forecast(EncodeOptions(source, "", **given(_cut(others))).planner()), rate, row_tokens))

@@ -20,12 +20,12 @@ from typing import NamedTuple
 from PIL import Image
 
 from pipelines.workflow.file import Pipeline
-from pipelines.workflow.step import Step
 from pipelines.workflow.state import StepState
-from shared.storage.atomic import write_file
+from pipelines.workflow.step import Step
 from shared.dataset.dataset import Dataset
-from shared.storage.paths import as_path
 from shared.maintenance.summary import summarize
+from shared.storage.atomic import write_file
+from shared.storage.paths import as_path
 from vq_stage.decode.output_files import picture_path
 
 MAX_CARDS = 48

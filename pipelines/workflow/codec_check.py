@@ -11,8 +11,8 @@ from pipelines.workflow.step import Step
 from shared.dataset.dataset import Dataset
 from shared.errors import DatasetError, RelayError
 from shared.storage.paths import as_path
-from vq_stage.sources.files import refusing_unreadable
 from vq_stage.model.weights import EMBEDDED_TOKENIZER, codec_fingerprint
+from vq_stage.sources.files import refusing_unreadable
 
 CARRIERS = ("dataset", "datasets", "held_out", "images", "model")  # options by which codes come, or a model of them
 PASSING_ON = ("encode", "generate", "init-lm", "sft")  # commands that write codes, or a model of them

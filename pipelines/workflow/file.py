@@ -27,10 +27,10 @@ from pipelines.workflow.codec_check import CodecCheck
 from pipelines.workflow.step import OUTPUTS, Step, build_step, fill, maker_of, output_of, references
 from shared.errors import RefusedInput, UsageError
 from shared.storage.paths import as_path
-from vq_stage.sources.open_source import expanded
 from vq_stage.sources.files import refusing_unreadable
+from vq_stage.sources.open_source import expanded
 
-EXAMPLES = Path(__file__).parent / "examples"
+EXAMPLES = Path(__file__).parents[1] / "examples"
 RESERVED = ("package", "stale")  # a variable, and a folder beside the steps
 
 
@@ -66,7 +66,7 @@ def load_pipeline(location: str, changes: Mapping[str, str], out: str | None, co
         raise UsageError(f"{path}: cannot be read as a pipeline: {error}; packaged are {packaged}") from error
     if problems := _shape_problems(described):
         raise UsageError(f"{path}:\n  " + "\n  ".join(problems))
-    variables = {"package": str(Path(__file__).parents[1]), **(described.get("variables") or {})}
+    variables = {"package": str(Path(__file__).parents[2]), **(described.get("variables") or {})}
     steps = {name: {_key(key): value for key, value in step.items()} for name, step in described["steps"].items()}
     problems = _apply_changes(changes, variables, steps)
     if unknown := _shape_problems({"steps": steps}):

@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from pipelines.workflow.file import Pipeline
-from pipelines.workflow.step import Step
 from pipelines.workflow.state import StepState, note, plan_steps
-from shared.storage.atomic import write_file
+from pipelines.workflow.step import Step
 from shared.dataset.dataset import Dataset
 from shared.errors import Interrupted, RelayError, UsageError
 from shared.jobs.file_locks import try_claim
 from shared.jobs.signals import StopFlag, stop_on_signals
+from shared.storage.atomic import write_file
 
 TICK_S = 0.2
 

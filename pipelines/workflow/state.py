@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from lm_stage.model.checkpoint_directory import EMBEDDED_MODEL
-from pipelines.workflow.inputs import Holding
 from pipelines.workflow.file import Pipeline
+from pipelines.workflow.inputs import Holding
 from pipelines.workflow.step import Step, maker_of
 from shared.storage.atomic import write_file
 from shared.storage.digests import canonical_json, digest_of

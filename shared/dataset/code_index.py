@@ -8,8 +8,8 @@ from functools import lru_cache
 import numpy as np
 
 from shared.dataset.dataset import Dataset
-from shared.errors import DatasetError, RefusedInput
 from shared.dataset.rows import CodeRecord
+from shared.errors import DatasetError, RefusedInput
 
 
 class CodeIndex:

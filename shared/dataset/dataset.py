@@ -18,13 +18,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from shared.storage.atomic import create_file, write_file
-from shared.errors import DatasetError, NondeterminismError
-from shared.storage.digests import canonical_json
 from shared.dataset.plan import Plan
 from shared.dataset.rows import CODES_FORMAT, SCHEMAS, CodeRecord, damaged_keys, from_record_batch, to_record_batches
-from shared.storage.checked_json import dump_sealed, load_sealed
 from shared.dataset.shards import Shard, ShardReader
+from shared.errors import DatasetError, NondeterminismError
+from shared.storage.atomic import create_file, write_file
+from shared.storage.checked_json import dump_sealed, load_sealed
+from shared.storage.digests import canonical_json
 from shared.storage.paths import as_path, is_local, make_directory, names_in, read_buffer, sha256_of
 
 _HASH_DIGITS = 12

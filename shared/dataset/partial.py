@@ -9,10 +9,10 @@ from typing import Any
 
 import pyarrow as pa
 
-from shared.storage.atomic import write_file
 from shared.dataset.dataset import METADATA_KEY, Dataset, part_bytes
 from shared.dataset.plan import Plan
 from shared.dataset.rows import CodeRecord, from_record_batch
+from shared.storage.atomic import write_file
 from shared.storage.paths import make_directory
 
 _DIGEST_BYTES = 32

@@ -17,8 +17,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from shared.storage.atomic import create_file
 from shared.errors import ConfigMismatchError, DatasetError
+from shared.storage.atomic import create_file
 from shared.storage.digests import canonical_json, settings_diff
 from shared.storage.paths import read_buffer
 

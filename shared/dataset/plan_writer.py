@@ -15,8 +15,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from shared.storage.atomic import create_file
 from shared.dataset.plan import PlannedInput, Size, plan_schema, unit_batch
+from shared.storage.atomic import create_file
 from shared.storage.paths import read_buffer
 
 _BUFFERED = 1024  # inputs on their way to the table

@@ -14,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from shared.storage.atomic import write_file
 from shared.dataset.dataset import Dataset
-from shared.errors import DatasetError
-from shared.storage.digests import canonical_json, digest_of
 from shared.dataset.rows import CodeRecord, damaged_keys, from_record_batch
 from shared.dataset.shards import Shard
+from shared.errors import DatasetError
+from shared.storage.atomic import write_file
+from shared.storage.digests import canonical_json, digest_of
 from shared.storage.paths import names_in, read_buffer
 
 _SHARDS = b"shards"

@@ -15,14 +15,14 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from shared.storage.atomic import temporary_beside, write_file
 from shared.dataset.dataset import Dataset
-from shared.errors import DatasetError, UsageError
-from shared.exchange.manifest import MANIFEST, ROW_FORMATS, ExportedFile, ExportManifest
-from shared.exchange.formats.upstream import FEATURES, LIST, dump_list, dump_sample, sample_name
-from shared.jobs.signals import StopFlag, stop_on_signals
 from shared.dataset.plan import Plan
 from shared.dataset.rows import CodeRecord, DatasetDigest, SequenceRecord
+from shared.errors import DatasetError, UsageError
+from shared.exchange.formats.upstream import FEATURES, LIST, dump_list, dump_sample, sample_name
+from shared.exchange.manifest import MANIFEST, ROW_FORMATS, ExportedFile, ExportManifest
+from shared.jobs.signals import StopFlag, stop_on_signals
+from shared.storage.atomic import temporary_beside, write_file
 from shared.storage.paths import as_path, is_local, make_directory, names_in, sha256_of
 
 FORMATS = (*ROW_FORMATS, "pth")

@@ -16,16 +16,16 @@ from typing import Any
 from tqdm import tqdm
 
 from shared.dataset.dataset import Dataset
-from shared.errors import UsageError
-from shared.exchange.manifest import MANIFEST, ExportedRows
-from shared.exchange.formats.upstream import LIST, Codec, UpstreamSamples
-from shared.jobs.engines import EngineOptions, missing_units, run_units
-from shared.jobs.job import Done, Host, Task
-from shared.jobs.file_locks import job_lock
-from shared.jobs.signals import StopFlag, stop_on_signals
-from shared.maintenance.sweep import sweep
 from shared.dataset.plan import REFUSED, Plan, PlannedInput, Size, Unit, freeze_plan
 from shared.dataset.plan_writer import PlanWriter
+from shared.errors import UsageError
+from shared.exchange.formats.upstream import LIST, Codec, UpstreamSamples
+from shared.exchange.manifest import MANIFEST, ExportedRows
+from shared.jobs.engines import EngineOptions, missing_units, run_units
+from shared.jobs.file_locks import job_lock
+from shared.jobs.job import Done, Host, Task
+from shared.jobs.signals import StopFlag, stop_on_signals
+from shared.maintenance.sweep import sweep
 from shared.storage.paths import as_path, is_local, make_directory
 
 

@@ -12,13 +12,13 @@ from typing import Any
 import pyarrow as pa
 
 from shared.dataset.dataset import Refusal
+from shared.dataset.plan import REFUSED, PlannedInput, Size, Unit
+from shared.dataset.rows import CodeRecord
 from shared.errors import DatasetError
 from shared.exchange.formats.parquet import read_parquet, write_parquet
 from shared.exchange.formats.webdataset import read_tar, write_tar
-from shared.storage.digests import canonical_json
-from shared.dataset.plan import REFUSED, PlannedInput, Size, Unit
-from shared.dataset.rows import CodeRecord
 from shared.storage.checked_json import dump_sealed, load_sealed
+from shared.storage.digests import canonical_json
 from shared.storage.paths import read_buffer
 
 EXPORT_FORMAT = "emu3.export/1"

@@ -11,15 +11,15 @@ from pathlib import Path
 from tqdm import tqdm
 
 from shared.dataset.dataset import Dataset
+from shared.dataset.plan import Plan
 from shared.errors import UsageError
 from shared.jobs.claims import UnitClaims
+from shared.jobs.file_locks import try_claim
 from shared.jobs.job import Done, Host, Job, Worker
 from shared.jobs.leases import Leases
 from shared.jobs.local_engine import run_here, run_local
-from shared.jobs.file_locks import try_claim
 from shared.jobs.rank import order_for, resolve_rank
 from shared.jobs.signals import StopFlag
-from shared.dataset.plan import Plan
 from shared.storage.paths import is_local
 
 ENGINES = ("here", "local", "ray")

@@ -12,8 +12,8 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING, Any, Protocol
 
 from shared.errors import ConfigMismatchError
-from shared.storage.digests import settings_diff
 from shared.jobs.signals import StopFlag
+from shared.storage.digests import settings_diff
 
 if TYPE_CHECKING:
     from shared.dataset.dataset import Dataset

@@ -19,11 +19,11 @@ from typing import Any
 
 from shared.errors import RelayError, UsageError
 from shared.jobs import worker_pool
-from shared.jobs.scheduler import Dispatcher
-from shared.jobs.worker_process import STOPS, Note, Progress, serve
-from shared.jobs.worker_pool import TICK_S, Fleet, raise_if_stopped
 from shared.jobs.job import Done, Host, Job, Task, Worker
+from shared.jobs.scheduler import Dispatcher
 from shared.jobs.signals import StopFlag
+from shared.jobs.worker_pool import TICK_S, Fleet, raise_if_stopped
+from shared.jobs.worker_process import STOPS, Note, Progress, serve
 
 DEVICES = "ASCEND_RT_VISIBLE_DEVICES"
 EXIT_GRACE_S = 5.0  # for a child to leave its libraries in good order once it has closed its pipe

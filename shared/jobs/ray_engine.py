@@ -17,10 +17,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shared.errors import Interrupted, RelayError, UsageError
-from shared.jobs.worker_process import portable
-from shared.jobs.worker_pool import TICK_S, Fleet
 from shared.jobs.job import Done, Host, Job, Task, Worker
 from shared.jobs.signals import StopFlag
+from shared.jobs.worker_pool import TICK_S, Fleet
+from shared.jobs.worker_process import portable
 
 # MindSpore needs protobuf in pure Python, and asks for it when it is imported: in an actor too late, because Ray has
 # imported protobuf by then.

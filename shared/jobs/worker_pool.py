@@ -7,8 +7,8 @@ from abc import ABC, abstractmethod
 from collections import Counter
 
 from shared.errors import RelayError
-from shared.jobs.scheduler import Dispatcher
 from shared.jobs.job import Job
+from shared.jobs.scheduler import Dispatcher
 
 TICK_S = 0.2  # how long a signal may go unnoticed
 RETRY_ELSEWHERE_S = 5.0

@@ -13,14 +13,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from shared.storage.atomic import write_file
 from shared.dataset.dataset import CommitRecord, Dataset, part_bytes
-from shared.errors import DatasetError
 from shared.dataset.partial import save_partial
 from shared.dataset.plan import Plan
 from shared.dataset.rows import CodeRecord, damaged_keys, from_record_batch
-from shared.storage.checked_json import load_sealed
 from shared.dataset.shard_index import shards_of_index
+from shared.errors import DatasetError
+from shared.storage.atomic import write_file
+from shared.storage.checked_json import load_sealed
 from shared.storage.paths import make_directory, names_in, sha256_of
 
 

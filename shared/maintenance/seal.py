@@ -15,15 +15,15 @@ from functools import partial
 import pyarrow as pa
 from tqdm import tqdm
 
-from shared.storage.atomic import write_file
 from shared.dataset.dataset import CommitRecord, Dataset, row_schema
+from shared.dataset.plan import Plan
+from shared.dataset.shard_index import index_path, write_index
+from shared.dataset.shards import Shard
 from shared.errors import DatasetError, UsageError
 from shared.jobs.file_locks import job_lock
 from shared.jobs.signals import StopFlag, stop_on_signals
 from shared.maintenance.sweep import sweep
-from shared.dataset.plan import Plan
-from shared.dataset.shard_index import index_path, write_index
-from shared.dataset.shards import Shard
+from shared.storage.atomic import write_file
 from shared.storage.paths import make_directory, names_in
 
 _HASH_DIGITS = 12

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from shared.dataset.dataset import CommitRecord, Dataset, format_of
-from shared.errors import DatasetError
 from shared.dataset.plan import Plan
 from shared.dataset.rows import SCHEMAS, DatasetDigest, damaged_keys, from_record_batch
+from shared.errors import DatasetError
 from shared.storage.checked_json import load_sealed
 from shared.storage.paths import names_in, sha256_of
 

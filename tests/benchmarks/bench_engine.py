@@ -20,18 +20,18 @@ import numpy as np
 from tqdm import tqdm
 
 from shared.dataset.dataset import Dataset
-from shared.jobs.engines import EngineOptions, missing_units, run_units
-from shared.jobs.job import Claimed, Done, Host, Job, Task
-from shared.jobs.local_engine import run_here, run_local
-from shared.jobs.file_locks import job_lock
-from shared.jobs.signals import StopFlag
-from shared.maintenance.sweep import sweep
 from shared.dataset.plan import PlannedInput, UnitSize
 from shared.dataset.plan_writer import PlanWriter
+from shared.jobs.engines import EngineOptions, missing_units, run_units
+from shared.jobs.file_locks import job_lock
+from shared.jobs.job import Claimed, Done, Host, Job, Task
+from shared.jobs.local_engine import run_here, run_local
+from shared.jobs.signals import StopFlag
+from shared.maintenance.sweep import sweep
+from vq_stage.encode.input_reader import Prepared, ReadTask
 from vq_stage.encode.options import EncodeOptions
 from vq_stage.encode.worker import EncodeWorker
 from vq_stage.media.resizing import Preprocessing
-from vq_stage.encode.input_reader import Prepared, ReadTask
 
 UNIT_ROWS = 256
 

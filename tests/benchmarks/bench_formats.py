@@ -19,11 +19,11 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from shared.dataset.dataset import Dataset
+from shared.dataset.plan import PlannedInput, cut_units, freeze_plan
+from shared.dataset.row_reader import RowReader
+from shared.dataset.rows import MAX_ROWS_PER_BATCH, CodeRecord
 from shared.exchange.export import ExportOptions, export
 from shared.exchange.formats.torch_files import load_torch
-from shared.dataset.plan import PlannedInput, cut_units, freeze_plan
-from shared.dataset.rows import MAX_ROWS_PER_BATCH, CodeRecord
-from shared.dataset.row_reader import RowReader
 
 CODEC = {"fingerprint": None, "codebook_size": 32768, "spatial_factor": 8, "temporal_factor": 4}
 RANDOM_READS = 500

@@ -19,13 +19,13 @@ from shared.dataset.plan import PlannedInput, Unit, freeze_plan
 from shared.dataset.rows import CodeRecord
 from shared.maintenance.summary import summarize
 from vq_stage import VisionTokenizer
+from vq_stage.encode.input_reader import InputReader
 from vq_stage.encode.job import encode
 from vq_stage.encode.options import EncodeOptions
 from vq_stage.media.resizing import Preprocessing
-from vq_stage.encode.input_reader import InputReader
+from vq_stage.model.weights import EMBEDDED_TOKENIZER
 from vq_stage.sources.open_source import open_source
 from vq_stage.video.clips import ClipSampling
-from vq_stage.model.weights import EMBEDDED_TOKENIZER
 
 
 def write_photos(folder: Path, count: int, side: int) -> None:

@@ -32,9 +32,9 @@ from transformers import (
 )
 
 from lm_stage import LanguageModel
-from lm_stage.model.config import DecoderConfig
 from lm_stage.inference.image_generator import ImageGenerator, ImageRequest
 from lm_stage.inference.sampling import Sampling
+from lm_stage.model.config import DecoderConfig
 from lm_stage.model.weights import parameter_shapes
 from shared.tokens.layout import TokenLayout
 from shared.tokens.visual_tokens import IMAGE, VISUAL, body_template, image_length

@@ -28,21 +28,21 @@ import click
 import mindspore as ms
 import numpy as np
 
-from lm_stage.model.config import DecoderConfig
-from lm_stage.model.new_model import InitOptions, initialize
-from lm_stage.model.decoder import Decoder
-from lm_stage.training.adamw import AdamW, Rule
-from lm_stage.data.shuffle import PlacedSample, packed_rows
-from lm_stage.model.checkpoint_directory import ModelSource
-from lm_stage.training.step import Evaluation, TrainStep, tensors_of
 from lm_stage.data.batch import TrainingBatch, build_batch
 from lm_stage.data.mixture import Mixture, Source
 from lm_stage.data.sequences import LossWeights, SequenceBuilder, TrainingSequence
+from lm_stage.data.shuffle import PlacedSample, packed_rows
+from lm_stage.model.checkpoint_directory import ModelSource
+from lm_stage.model.config import DecoderConfig
+from lm_stage.model.decoder import Decoder
+from lm_stage.model.new_model import InitOptions, initialize
 from lm_stage.model.weights import load_weights
+from lm_stage.training.adamw import AdamW, Rule
+from lm_stage.training.step import Evaluation, TrainStep, tensors_of
 from shared.dataset.dataset import Dataset
-from shared.device import setup_device
 from shared.dataset.plan import PlannedInput, Unit, freeze_plan
 from shared.dataset.rows import CodeRecord
+from shared.device import setup_device
 from vq_stage.encode.options import EncodeOptions
 from vq_stage.media.resizing import Preprocessing
 

@@ -13,17 +13,17 @@ import click
 import numpy as np
 from PIL import Image
 
-from shared.jobs.signals import StopFlag
 from shared.dataset.plan import Plan
 from shared.dataset.plan_writer import KnownKeys, PlanWriter
+from shared.jobs.signals import StopFlag
+from vq_stage.encode.input_reader import InputReader
 from vq_stage.encode.planner import Planner, PlanOptions
 from vq_stage.media.resizing import Preprocessing
-from vq_stage.encode.input_reader import InputReader
+from vq_stage.model.weights import EMBEDDED_TOKENIZER
 from vq_stage.sources.open_source import open_source
 from vq_stage.tokenizer import VisionTokenizer
 from vq_stage.video.clips import ClipSampling
 from vq_stage.video.encoding import encode_video_file
-from vq_stage.model.weights import EMBEDDED_TOKENIZER
 
 SECONDS, FPS, HEIGHT, WIDTH = 20, 24, 720, 1280
 

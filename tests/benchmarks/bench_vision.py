@@ -26,8 +26,8 @@ from transformers import Emu3VQVAE, Emu3VQVAEConfig
 from shared.device import setup_device
 from vq_stage import VisionTokenizer
 from vq_stage.model.config import VQConfig
-from vq_stage.training.initialization import initialize
 from vq_stage.model.network import VQModel
+from vq_stage.training.initialization import initialize
 
 
 def write_random_tokenizer(directory: Path, width: int) -> None:

@@ -18,9 +18,9 @@ import numpy as np
 from lm_stage.generate.job import GenerateOptions, generate
 from lm_stage.inference.sampling import Sampling
 from lm_stage.understand.job import UnderstandOptions, understand
-from shared.storage.safetensors_reader import read_checkpoint
 from shared.dataset.code_index import CodeIndex
 from shared.dataset.dataset import Dataset
+from shared.storage.safetensors_reader import read_checkpoint
 from vq_stage.model.weights import EMBEDDED_TOKENIZER
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from shared.dataset.dataset import Dataset, Refusal
+from shared.dataset.plan import Plan
 from shared.errors import NondeterminismError
 from shared.maintenance.sweep import sweep
-from shared.dataset.plan import Plan
 from shared.maintenance.verify import verify_dataset
 from tests.support.command import leftovers
 from tests.support.handmade import NUMERICS, freeze, record, refusal

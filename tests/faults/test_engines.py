@@ -19,6 +19,7 @@ import pytest
 
 from shared.dataset.dataset import Dataset
 from tests.conftest import save_picture
+from tests.faults.conftest import PICTURES
 from tests.support.command import (
     ENCODE,
     INTERRUPTED,
@@ -34,7 +35,6 @@ from tests.support.command import (
     verified_digest,
     wait_until,
 )
-from tests.faults.conftest import PICTURES
 from tests.support.stand_in import KILLER
 
 Start = Callable[..., "subprocess.Popen[str]"]

@@ -22,6 +22,7 @@ from safetensors.numpy import load_file, save_file
 from pipelines.cli import main
 from shared.dataset.dataset import Dataset
 from shared.maintenance.verify import verify_dataset
+from tests.faults.test_commit_faults import contents
 from tests.support.command import (
     INTERRUPTED,
     TOKENIZER,
@@ -33,7 +34,6 @@ from tests.support.command import (
     verified_digest,
     wait_until,
 )
-from tests.faults.test_commit_faults import contents
 from vq_stage.model.weights import EMBEDDED_TOKENIZER, codec_fingerprint
 
 HEIGHT, WIDTH = 8, 16  # codes of an image that takes long enough to be killed inside

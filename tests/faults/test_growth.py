@@ -25,14 +25,14 @@ from PIL import Image
 import vq_stage.encode.worker
 from pipelines.cli import main
 from shared.dataset.dataset import Dataset
-from shared.device import Device
 from shared.dataset.plan import freeze_plan
-from shared.dataset.rows import CodeRecord
 from shared.dataset.row_reader import RowReader
+from shared.dataset.rows import CodeRecord
+from shared.device import Device
 from shared.storage.paths import as_path
 from tests.support.command import INTERRUPTED, MODEL, leftovers
-from tests.support.step_by_step import StandInTokenizer
 from tests.support.small_sources import gif, movie, png
+from tests.support.step_by_step import StandInTokenizer
 
 ENCODE = (*MODEL, "--resize", "none", "--unit-rows", "4")
 

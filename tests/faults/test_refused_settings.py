@@ -12,8 +12,8 @@ from click import Group
 
 from pipelines.cli import main
 from shared.dataset.dataset import Dataset
-from tests.support.command import ENCODE, MODEL, REPOSITORY, SMALL_UNITS, TOKENIZER, emu3
 from tests.faults.test_commit_faults import contents
+from tests.support.command import ENCODE, MODEL, REPOSITORY, SMALL_UNITS, TOKENIZER, emu3
 
 HELP_LIMIT_S = 0.5
 COMMANDS = sorted(main.commands) if isinstance(main, Group) else []

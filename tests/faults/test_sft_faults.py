@@ -15,11 +15,11 @@ from safetensors.numpy import load_file, save_file
 from lm_stage.training.job import sft
 from lm_stage.training.options import SftOptions, SftResult
 from shared.dataset.dataset import Dataset
+from shared.dataset.plan import PlannedInput, Unit, freeze_plan
+from shared.dataset.rows import CodeRecord
 from shared.device import Device
 from shared.errors import ConfigMismatchError, DatasetError, JobStoppedError, UsageError
 from shared.jobs.file_locks import try_claim
-from shared.dataset.plan import PlannedInput, Unit, freeze_plan
-from shared.dataset.rows import CodeRecord
 from tests.conftest import write_language_model
 from tests.support.command import INTERRUPTED, emu3, finish, start, wait_until
 from vq_stage.encode.options import EncodeOptions

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from lm_stage import LanguageModel
-from lm_stage.model.config import DecoderConfig
 from lm_stage.inference.image_generator import ImageGenerator, ImageRequest
 from lm_stage.inference.sampling import Sampling
+from lm_stage.model.config import DecoderConfig
 from shared.errors import CheckpointError, JobStoppedError, ShapeError, UsageError
 from shared.tokens.visual_tokens import ROWS, UNIVLA, image_tokens
 

@@ -19,9 +19,9 @@ import numpy as np
 from mindspore import Tensor, mint, ops
 
 from lm_stage import LanguageModel
+from lm_stage.inference.sampling import Sampling
 from lm_stage.model.config import DecoderConfig
 from lm_stage.model.mindone import MindoneBackend
-from lm_stage.inference.sampling import Sampling
 from shared.device import setup_device
 from shared.errors import CheckpointError
 from shared.tokens.layout import TokenLayout

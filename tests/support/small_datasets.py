@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from shared.dataset.dataset import Dataset
-from shared.exchange.importer import cut_runs
 from shared.dataset.plan import REFUSED, PlannedInput, Size, freeze_plan
 from shared.dataset.rows import SEQUENCE_FORMAT, CodeRecord, SequenceRecord
+from shared.exchange.importer import cut_runs
 from shared.maintenance.verify import verify_dataset
 
 CODEBOOK_SIZE = 32768

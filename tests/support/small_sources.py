@@ -12,9 +12,9 @@ import numpy as np
 from PIL import Image
 
 from shared.dataset.dataset import Dataset, Refusal
-from shared.errors import RefusedInput
 from shared.dataset.plan import Plan, PlannedInput, Unit
 from shared.dataset.rows import CodeRecord
+from shared.errors import RefusedInput
 from vq_stage.encode.planner import Planner, PlanOptions
 from vq_stage.media.resizing import Preprocessing
 from vq_stage.sources.media_source import MediaItem, Source

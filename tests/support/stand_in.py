@@ -17,13 +17,13 @@ import shared.jobs.engines
 import shared.jobs.worker_pool
 import vq_stage.encode.job
 from pipelines.cli import main
+from shared.dataset.plan import UnitSize
 from shared.jobs.job import Host
 from shared.jobs.leases import Leases
-from shared.dataset.plan import UnitSize
-from vq_stage.model.config import VQConfig
+from vq_stage.encode.input_reader import Prepared, ReadTask
 from vq_stage.encode.options import EncodeOptions
 from vq_stage.encode.worker import EncodeWorker
-from vq_stage.encode.input_reader import Prepared, ReadTask
+from vq_stage.model.config import VQConfig
 
 KILLER = "killer"  # begins the keys of pictures that end the process which reads them
 SECONDS_A_BATCH = 0.02

@@ -19,20 +19,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from shared.storage.atomic import create_file
 from shared.dataset.dataset import Dataset
-from shared.errors import ConfigMismatchError, DatasetError, UsageError
-from shared.storage.digests import canonical_json, settings_diff
-from shared.jobs.prefetch import map_ahead
-from shared.jobs.engines import EngineOptions, Units, run_units
-from shared.jobs.job import Done, Host, Task
-from shared.jobs.file_locks import job_lock, leave
-from shared.jobs.signals import stop_on_signals
 from shared.dataset.rows import CodeRecord
+from shared.errors import ConfigMismatchError, DatasetError, UsageError
+from shared.jobs.engines import EngineOptions, Units, run_units
+from shared.jobs.file_locks import job_lock, leave
+from shared.jobs.job import Done, Host, Task
+from shared.jobs.prefetch import map_ahead
+from shared.jobs.signals import stop_on_signals
+from shared.storage.atomic import create_file
+from shared.storage.digests import canonical_json, settings_diff
 from shared.storage.paths import absolute, as_path, names_in
-from vq_stage.model.config import VQConfig
 from vq_stage.decode.output_files import CLAIMS_NAME, RECORD_NAME, MediaFormats
 from vq_stage.encode.input_reader import WORKER_DIED
+from vq_stage.model.config import VQConfig
 from vq_stage.model.weights import EMBEDDED_TOKENIZER, codec_fingerprint
 
 if TYPE_CHECKING:

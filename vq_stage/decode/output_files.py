@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from shared.storage.atomic import write_file
-from shared.errors import UsageError
 from shared.dataset.rows import CodeRecord
+from shared.errors import UsageError
+from shared.storage.atomic import write_file
 from shared.storage.paths import make_directory
 from vq_stage.video.encoding import VIDEO_FORMATS, encode_video_file, frame_files
 

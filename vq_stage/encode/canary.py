@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from shared.storage.atomic import create_file
 from shared.dataset.dataset import Dataset
 from shared.errors import DatasetError
+from shared.storage.atomic import create_file
 from shared.storage.checked_json import dump_sealed, load_sealed
 from vq_stage.tokenizer import VisionTokenizer
 

@@ -11,12 +11,12 @@ from functools import lru_cache
 import numpy as np
 
 from shared.dataset.dataset import Refusal
-from shared.errors import RefusedInput
 from shared.dataset.plan import PlannedInput, Unit
 from shared.dataset.rows import CodeRecord
+from shared.errors import RefusedInput
 from vq_stage.media.image_decoding import decode_rgb
 from vq_stage.media.resizing import Preprocessing
-from vq_stage.sources.open_source import Source
+from vq_stage.sources.media_source import Source
 from vq_stage.video.clips import DEFAULT_FPS, Clip, ClipSampling, read_clip
 
 WORKER_DIED = "worker_died"

@@ -17,8 +17,8 @@ from shared.jobs.engines import missing_units, run_units
 from shared.jobs.file_locks import job_lock, leave
 from shared.jobs.signals import stop_on_signals
 from shared.maintenance.sweep import sweep
-from vq_stage.encode.plan_updates import up_to_date_plan
 from vq_stage.encode.options import EncodeOptions
+from vq_stage.encode.plan_updates import up_to_date_plan
 from vq_stage.encode.worker import EncodeWorker
 
 

@@ -8,12 +8,12 @@ from typing import Any
 from shared.errors import UsageError
 from shared.jobs.engines import EngineOptions
 from shared.storage.paths import absolute
-from vq_stage.model.config import TEMPORAL_FACTOR, VQConfig
 from vq_stage.encode.planner import DUPLICATES, Planner, PlanOptions
 from vq_stage.media.resizing import Preprocessing
+from vq_stage.model.config import TEMPORAL_FACTOR, VQConfig
+from vq_stage.model.weights import EMBEDDED_TOKENIZER, codec_fingerprint
 from vq_stage.sources.open_source import open_source
 from vq_stage.video.clips import ClipSampling
-from vq_stage.model.weights import EMBEDDED_TOKENIZER, codec_fingerprint
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,14 +17,14 @@ from typing import Any
 from tqdm import tqdm
 
 from shared.dataset.dataset import Dataset, Refusal
-from shared.errors import UsageError
-from shared.jobs.signals import StopFlag
 from shared.dataset.plan import Plan, PlannedInput, Unit, added_path
 from shared.dataset.plan_writer import KnownKeys, PlanWriter
+from shared.errors import UsageError
+from shared.jobs.signals import StopFlag
 from vq_stage.encode.planner import Planner, Sized, clip_key
 from vq_stage.sources.folder import FolderSource
-from vq_stage.sources.media_source import MediaItem, Source, kind_of, stem_of
 from vq_stage.sources.lists import StandardInput
+from vq_stage.sources.media_source import MediaItem, Source, kind_of, stem_of
 
 NOT_RETRIED = ("duplicate_key", "duplicate_content")
 

@@ -7,16 +7,16 @@ from dataclasses import dataclass, replace
 
 from tqdm import tqdm
 
-from shared.errors import JobStoppedError, RefusedInput
-from shared.storage.digests import canonical_json
-from shared.jobs.prefetch import map_ahead
-from shared.jobs.signals import StopFlag
 from shared.dataset.plan import REFUSED, PlannedInput, Size
 from shared.dataset.plan_writer import KnownKeys, PlanWriter
+from shared.errors import JobStoppedError, RefusedInput
+from shared.jobs.prefetch import map_ahead
+from shared.jobs.signals import StopFlag
+from shared.storage.digests import canonical_json
+from vq_stage.encode.input_reader import folder_fps
 from vq_stage.media.image_decoding import read_size
 from vq_stage.media.resizing import Preprocessing
-from vq_stage.encode.input_reader import folder_fps
-from vq_stage.sources.open_source import MediaItem, Source
+from vq_stage.sources.media_source import MediaItem, Source
 from vq_stage.video.clips import ClipSampling, cut_clips
 
 DUPLICATES = ("keep", "once")

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 from functools import partial
 
 from shared.dataset.dataset import Dataset
+from shared.dataset.plan import Plan
 from shared.errors import UsageError
 from shared.jobs.file_locks import job_lock
-from shared.maintenance.sweep import sweep
-from shared.dataset.plan import Plan
 from shared.maintenance.salvage import SetAside, mended, set_damaged_aside
+from shared.maintenance.sweep import sweep
 from vq_stage.encode.job import encode
 from vq_stage.encode.options import EncodeOptions
 from vq_stage.media.resizing import Preprocessing
-from vq_stage.video.clips import ClipSampling
 from vq_stage.model.weights import EMBEDDED_TOKENIZER
+from vq_stage.video.clips import ClipSampling
 
 
 @dataclass(frozen=True, slots=True)

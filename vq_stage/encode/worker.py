@@ -12,18 +12,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from shared.dataset.dataset import Dataset, Refusal
-from shared.device import setup_device
-from shared.errors import JobStoppedError
-from shared.jobs.prefetch import map_ahead
-from shared.jobs.job import Done, Host, Task, check_numerics
-from shared.jobs.file_locks import job_lock
 from shared.dataset.partial import load_partial, save_partial
 from shared.dataset.plan import Unit, UnitSize
 from shared.dataset.rows import CodeRecord
-from vq_stage.model.config import TEMPORAL_FACTOR
-from vq_stage.encode.options import EncodeOptions
-from vq_stage.encode.metrics import psnr_db, ssim
+from shared.device import setup_device
+from shared.errors import JobStoppedError
+from shared.jobs.file_locks import job_lock
+from shared.jobs.job import Done, Host, Task, check_numerics
+from shared.jobs.prefetch import map_ahead
 from vq_stage.encode.input_reader import InputReader, Prepared
+from vq_stage.encode.metrics import psnr_db, ssim
+from vq_stage.encode.options import EncodeOptions
+from vq_stage.model.config import TEMPORAL_FACTOR
 from vq_stage.sources.open_source import open_source
 
 if TYPE_CHECKING:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 import mindspore as ms
 from mindspore import Tensor, ops
 
-from shared.storage.safetensors_reader import check_tensors
 from shared.device import Device
 from shared.errors import DeviceError
+from shared.storage.safetensors_reader import check_tensors
 from vq_stage.model.config import VQConfig
 from vq_stage.model.weights import read_weights
 

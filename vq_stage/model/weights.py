@@ -6,14 +6,14 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from shared.storage.safetensors_reader import StoredTensor, check_tensors, read_checkpoint, rename_tensors
 from shared.storage.digests import digest_of
+from shared.storage.safetensors_reader import StoredTensor, check_tensors, read_checkpoint, rename_tensors
 from vq_stage.model.config import VQConfig
 
 if TYPE_CHECKING:
     from mindspore import nn
 
-EMBEDDED_TOKENIZER = Path(__file__).parent / "embedded" / "emu3-tiny"
+EMBEDDED_TOKENIZER = Path(__file__).parents[1] / "embedded" / "emu3-tiny"
 
 # BAAI `Emu3VisionVQ` names on the left; applied in order. Hugging Face names pass through unchanged.
 _RENAMES = [

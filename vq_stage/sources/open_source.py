@@ -13,12 +13,10 @@ from shared.errors import RefusedInput, UsageError
 from shared.storage.paths import as_path, is_local
 from vq_stage.sources.files import refusing_unreadable
 from vq_stage.sources.folder import FolderSource, entry_names
-from vq_stage.sources.media_source import IMAGE_SUFFIXES, MediaItem, Source, is_frame_folder, is_media, kind_of, suffix_of
 from vq_stage.sources.lists import ListSource, StandardInput
+from vq_stage.sources.media_source import Source, is_media, suffix_of
 from vq_stage.sources.table import TABLE_SUFFIXES, TableSource
 from vq_stage.sources.tar import TarSource
-
-__all__ = ["IMAGE_SUFFIXES", "MediaItem", "Source", "expanded", "is_frame_folder", "kind_of", "open_source"]
 
 STANDARD_INPUT = "-"
 LIST_SUFFIXES = (".json", ".jsonl")

@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image
 
 from shared.errors import RefusedInput, UsageError
-from vq_stage.model.config import TEMPORAL_FACTOR
 from vq_stage.media.image_decoding import decode_rgb
-from vq_stage.sources.open_source import Source
+from vq_stage.model.config import TEMPORAL_FACTOR
+from vq_stage.sources.media_source import Source
 
 SCALES = (0.7, 4.0)  # short side of a picture before cropping, in units of the crop
 MAX_PAN = 0.08  # motion of a synthetic clip from frame to frame, in units of the crop

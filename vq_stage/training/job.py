@@ -19,21 +19,21 @@ from mindspore import Tensor, nn, ops
 from safetensors.numpy import load_file, save
 from tqdm import tqdm
 
-from shared.storage.atomic import write_file
 from shared.device import setup_device
 from shared.errors import CheckpointError, ConfigMismatchError, UsageError
-from shared.storage.digests import settings_diff
 from shared.jobs.signals import stop_on_signals
+from shared.storage.atomic import write_file
+from shared.storage.digests import settings_diff
 from shared.training.log import TrainLog
-from vq_stage.training.codebook import CodebookAverage
-from vq_stage.model.config import VQConfig
-from vq_stage.training.initialization import initialize
-from vq_stage.model.network import VQModel
 from vq_stage.decode.picture_grid import save_rows
+from vq_stage.model.config import VQConfig
+from vq_stage.model.network import VQModel
+from vq_stage.model.weights import codec_fingerprint, load_weights
 from vq_stage.sources.open_source import open_source
 from vq_stage.tokenizer import to_uint8
+from vq_stage.training.codebook import CodebookAverage
 from vq_stage.training.data import check_pictures, training_batches
-from vq_stage.model.weights import codec_fingerprint, load_weights
+from vq_stage.training.initialization import initialize
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shared.dataset.dataset import row_schema
-from shared.errors import DatasetError
 from shared.dataset.rows import (
     MAX_ROWS_PER_BATCH,
     SCHEMA,
@@ -23,6 +22,7 @@ from shared.dataset.rows import (
     from_record_batch,
     to_record_batches,
 )
+from shared.errors import DatasetError
 
 _LISTS = ("codes", "tokens")
 # of random 15-bit codes: 2.1 bytes a code, plain 2.5, dictionary 2.2; BYTE_STREAM_SPLIT 1.9, but few readers know it

@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 
 from shared.dataset.dataset import Refusal
-from shared.errors import JobStoppedError, RefusedInput, UsageError
-from shared.exchange.formats.safe_names import safe_name
-from shared.exchange.formats.torch_files import dump_torch, load_torch
-from shared.storage.digests import canonical_json
-from shared.jobs.prefetch import map_ahead
 from shared.dataset.plan import REFUSED, PlannedInput, Size, Unit
 from shared.dataset.plan_writer import KnownKeys
 from shared.dataset.rows import CodeRecord
+from shared.errors import JobStoppedError, RefusedInput, UsageError
+from shared.exchange.formats.safe_names import safe_name
+from shared.exchange.formats.torch_files import dump_torch, load_torch
+from shared.jobs.prefetch import map_ahead
+from shared.storage.digests import canonical_json
 from shared.storage.paths import as_path
 
 FEATURES = "feature"

@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from shared.dataset.rows import SCHEMA, SEQUENCE_SCHEMA, CodeRecord, SequenceRecord
 from shared.errors import DatasetError, ShapeError
 from shared.exchange.formats.safe_names import safe_name
 from shared.storage.digests import canonical_json
-from shared.dataset.rows import SCHEMA, SEQUENCE_SCHEMA, CodeRecord, SequenceRecord
 
 _OWN_MEMBERS = ("codes", "text")
 _GRID = ("t", "h", "w", "codes_crc32")

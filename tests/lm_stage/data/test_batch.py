@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lm_stage.data.shuffle import PlacedSample
-from lm_stage.text.tokenizer import HuggingFaceTokenizer, train_text_tokenizer
 from lm_stage.data.batch import PADDING, TrainingBatch, build_batch
 from lm_stage.data.mixture import Mixture, Source
 from lm_stage.data.sequences import LossWeights, SequenceBuilder, TrainingSequence
-from shared.errors import DatasetError
+from lm_stage.data.shuffle import PlacedSample
+from lm_stage.text.tokenizer import HuggingFaceTokenizer, train_text_tokenizer
 from shared.dataset.rows import CodeRecord
+from shared.errors import DatasetError
 from tests.support import handmade
 
 ROW = 100

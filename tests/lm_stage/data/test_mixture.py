@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lm_stage.training.options import SftOptions
-from lm_stage.text.templates import DEFAULT_QUESTION, DEFAULT_VIDEO_QUESTION, Clip
-from lm_stage.text.tokenizer import HuggingFaceTokenizer, train_text_tokenizer
 from lm_stage.data.mixture import Mixture, Samples, Source, open_samples
 from lm_stage.data.sequences import TASKS, LossWeights, SequenceBuilder, question_text
+from lm_stage.text.templates import DEFAULT_QUESTION, DEFAULT_VIDEO_QUESTION, Clip
+from lm_stage.text.tokenizer import HuggingFaceTokenizer, train_text_tokenizer
+from lm_stage.training.options import SftOptions
 from shared.dataset.dataset import Dataset
-from shared.errors import DatasetError, UsageError
 from shared.dataset.plan import PlannedInput, Unit, freeze_plan
 from shared.dataset.rows import SEQUENCE_FORMAT, CodeRecord, SequenceRecord
+from shared.errors import DatasetError, UsageError
 from shared.tokens.visual_tokens import ROWS
 from tests.support import handmade
 

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from lm_stage.data.sequences import LOSSES, LossWeights, SequenceBuilder, TrainingSequence, question_text
 from lm_stage.text.templates import CHAT_AFTER, CHAT_BEFORE, Clip, Templates
 from lm_stage.text.tokenizer import HuggingFaceTokenizer, train_text_tokenizer
-from lm_stage.data.sequences import LOSSES, LossWeights, SequenceBuilder, TrainingSequence, question_text
 from shared.errors import ShapeError
 from shared.tokens.visual_tokens import ROWS, UNIVLA, VideoTemplate
 

@@ -14,10 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lm_stage.data.shuffle import PlacedSample, epoch_members, is_dropped, packed_rows
-from lm_stage.text.tokenizer import HuggingFaceTokenizer, train_text_tokenizer
 from lm_stage.data.mixture import Mixture, Source
 from lm_stage.data.sequences import LossWeights, SequenceBuilder
+from lm_stage.data.shuffle import PlacedSample, epoch_members, is_dropped, packed_rows
+from lm_stage.text.tokenizer import HuggingFaceTokenizer, train_text_tokenizer
 from tests.support import handmade
 
 WINDOW = 16  # small, so that an epoch of so few samples has several

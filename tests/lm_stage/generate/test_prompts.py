@@ -27,9 +27,9 @@ from lm_stage.text.templates import Templates
 from lm_stage.text.tokenizer import HuggingFaceTokenizer, train_text_tokenizer
 from shared.dataset.code_index import CodeIndex
 from shared.dataset.dataset import Dataset
-from shared.errors import RefusedInput, UsageError
 from shared.dataset.plan import Plan, Unit, freeze_plan
 from shared.dataset.rows import SEQUENCE_FORMAT, SequenceRecord
+from shared.errors import RefusedInput, UsageError
 from shared.tokens.visual_tokens import ROWS, UNIVLA
 from tests.support import handmade
 

@@ -15,8 +15,8 @@ from lm_stage.inference.image_generator import ImageGenerator, Slot
 from lm_stage.understand.job import UnderstandOptions, understand
 from shared.dataset.code_index import CodeIndex
 from shared.dataset.dataset import Dataset
-from shared.errors import UsageError
 from shared.dataset.rows import SequenceRecord
+from shared.errors import UsageError
 
 SIZE = {"height": 16, "width": 24}  # pixels: 2 × 3 codes
 LONG = {"key": "long", "prompt": "a red apple", "frames": 5, "video": "clip"}

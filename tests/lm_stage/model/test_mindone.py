@@ -25,7 +25,7 @@ from shared.tokens.layout import TokenLayout
 from shared.tokens.visual_tokens import image_tokens
 from tests.support.mindone_language_kernels import STEPS, golden_sequence
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TOLERANCE = 1e-3  # of logits; measured 1.8e-5
 
 

@@ -19,8 +19,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from lm_stage.training.run_directory import STATE_FILE
-from tests.support.command import REPOSITORY, emu3, environment
 from tests.faults.test_sft_faults import write_codes
+from tests.support.command import REPOSITORY, emu3, environment
 
 SETTINGS = ("--steps", "6", "--row-tokens", "64", "--rows", "2", "--learning-rate", "1e-3", "--save-every", "3")
 

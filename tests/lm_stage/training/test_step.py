@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from mindspore.amp import DynamicLossScaler
 
+from lm_stage.data.batch import PADDING, TrainingBatch
 from lm_stage.model.config import DecoderConfig
 from lm_stage.model.decoder import Decoder
+from lm_stage.model.weights import load_weights, read_weights
 from lm_stage.training.adamw import AdamW, Rule, Schedule
 from lm_stage.training.distributed import Group
 from lm_stage.training.step import Evaluation, Outcome, TrainStep, tensors_of
-from lm_stage.data.batch import PADDING, TrainingBatch
-from lm_stage.model.weights import load_weights, read_weights
 from lm_stage.training.zero import ZeroAdamW
 from shared.device import setup_device
 from shared.tokens.layout import TokenLayout

@@ -14,8 +14,8 @@ from PIL import Image
 
 from pipelines.report.html import _answers, write_report
 from pipelines.workflow.file import Pipeline
-from pipelines.workflow.step import Input, Step
 from pipelines.workflow.state import StepState
+from pipelines.workflow.step import Input, Step
 from shared.training.log import TrainLog
 from tests.support import handmade
 from vq_stage.decode.output_files import picture_path

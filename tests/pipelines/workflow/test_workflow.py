@@ -14,16 +14,16 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from pipelines.workflow import runner
 from pipelines.cli import main
+from pipelines.workflow import runner
 from pipelines.workflow.file import EXAMPLES, Pipeline, load_pipeline
 from pipelines.workflow.runner import StepFailed, run_pipeline
-from pipelines.workflow.step import Step
 from pipelines.workflow.state import plan_steps
+from pipelines.workflow.step import Step
+from shared.dataset.plan import freeze_plan
 from shared.errors import UsageError
 from shared.jobs.file_locks import try_claim
 from shared.jobs.signals import StopFlag
-from shared.dataset.plan import freeze_plan
 from tests.support.command import ENCODE, INTERRUPTED, REPOSITORY, environment
 from vq_stage.encode.options import EncodeOptions
 

@@ -8,15 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from shared.storage.atomic import create_file
 from shared.dataset.dataset import Dataset
-from shared.errors import NondeterminismError
 from shared.dataset.partial import load_partial, save_partial
 from shared.dataset.plan import PlannedInput, Unit, freeze_plan
 from shared.dataset.row_reader import RowReader
+from shared.errors import NondeterminismError
 from shared.maintenance.seal import SealOptions, seal
-from shared.storage.paths import as_path, is_local, local_directory, names_in
 from shared.maintenance.verify import verify_dataset
+from shared.storage.atomic import create_file
+from shared.storage.paths import as_path, is_local, local_directory, names_in
 from tests.support.handmade import NUMERICS, record, settings
 
 KEYS = ("one", "two", "three")

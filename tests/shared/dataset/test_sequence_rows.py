@@ -16,7 +16,6 @@ from hypothesis.extra.numpy import arrays
 
 from shared.dataset.code_index import CodeIndex
 from shared.dataset.dataset import Dataset, Refusal
-from shared.errors import DatasetError, RefusedInput, ShapeError
 from shared.dataset.plan import PlannedInput, Unit, freeze_plan
 from shared.dataset.rows import (
     SEQUENCE_FORMAT,
@@ -28,6 +27,7 @@ from shared.dataset.rows import (
     from_record_batch,
     to_record_batches,
 )
+from shared.errors import DatasetError, RefusedInput, ShapeError
 from shared.maintenance.verify import verify_dataset
 from tests.support import handmade
 

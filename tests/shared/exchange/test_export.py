@@ -14,13 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from shared.dataset.dataset import Dataset
-from shared.errors import ConfigMismatchError, DatasetError, Interrupted, UsageError
-from shared.exchange.export import ExportJob, ExportOptions, ExportResult, export, grouped, row_size_bytes
-from shared.exchange.manifest import ExportedRows
-from shared.exchange.importer import ImportOptions, cut_runs, import_dataset
-from shared.exchange.formats.upstream import Codec
 from shared.dataset.plan import REFUSED, PlannedInput
 from shared.dataset.rows import SCHEMA
+from shared.errors import ConfigMismatchError, DatasetError, Interrupted, UsageError
+from shared.exchange.export import ExportJob, ExportOptions, ExportResult, export, grouped, row_size_bytes
+from shared.exchange.formats.upstream import Codec
+from shared.exchange.importer import ImportOptions, cut_runs, import_dataset
+from shared.exchange.manifest import ExportedRows
 from shared.maintenance.seal import SealOptions, seal
 from tests.support.small_datasets import (
     CODES_SETTINGS,

@@ -11,9 +11,9 @@ import pytest
 
 from shared.jobs import leases as leases_module
 from shared.jobs.claims import UnitClaims
+from shared.jobs.file_locks import try_claim
 from shared.jobs.job import Claimed, Releasable
 from shared.jobs.leases import Leases
-from shared.jobs.file_locks import try_claim
 
 
 class Clock:

@@ -19,10 +19,10 @@ import pytest
 
 from shared.errors import ConfigMismatchError, Interrupted, JobStoppedError, RefusedInput, RelayError, UsageError
 from shared.jobs import local_engine, worker_pool
-from shared.jobs.worker_process import portable
 from shared.jobs.job import Claimed, Done, Host, Job, Task
 from shared.jobs.local_engine import run_here, run_local, visible_devices
 from shared.jobs.signals import StopFlag
+from shared.jobs.worker_process import portable
 from tests.support.toy_worker import INPUTS, PATIENCE_S, OwnClaims, Toy, inputs_of, toy_job
 
 

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.errors import JobStoppedError
-from shared.jobs.scheduler import Dispatcher
 from shared.jobs.job import Claimed, Done, Host, Job, Task, Worker
+from shared.jobs.scheduler import Dispatcher
 from shared.jobs.signals import StopFlag
 from tests.support.toy_worker import OwnClaims
 

@@ -12,13 +12,13 @@ import pytest
 
 from shared.dataset.code_index import CodeIndex
 from shared.dataset.dataset import Dataset
-from shared.errors import DatasetError
 from shared.dataset.plan import PlannedInput, Unit, added_path, freeze_plan
-from shared.dataset.rows import CodeRecord
 from shared.dataset.row_reader import RowReader
+from shared.dataset.rows import CodeRecord
+from shared.dataset.shard_index import ShardIndex
+from shared.errors import DatasetError
 from shared.maintenance.salvage import mended, set_damaged_aside
 from shared.maintenance.seal import SealOptions, seal
-from shared.dataset.shard_index import ShardIndex
 from shared.maintenance.verify import verify_dataset
 from tests.support.handmade import NUMERICS, record, refusal, settings
 

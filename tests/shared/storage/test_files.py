@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.storage.atomic import create_file, write_file
 from shared.errors import DatasetError
-from shared.storage.digests import canonical_json, digest_of, settings_diff
-from shared.jobs.prefetch import map_ahead
 from shared.jobs.file_locks import job_lock, try_claim
+from shared.jobs.prefetch import map_ahead
+from shared.storage.atomic import create_file, write_file
 from shared.storage.checked_json import dump_sealed, load_sealed
+from shared.storage.digests import canonical_json, digest_of, settings_diff
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),

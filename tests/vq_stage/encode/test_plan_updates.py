@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from shared.dataset.dataset import Dataset
-from shared.errors import ConfigMismatchError, UsageError
-from shared.jobs.signals import StopFlag
 from shared.dataset.plan import Plan, PlannedInput
 from shared.dataset.rows import CodeRecord
+from shared.errors import ConfigMismatchError, UsageError
+from shared.jobs.signals import StopFlag
 from shared.maintenance.summary import summarize
 from shared.maintenance.verify import verify_dataset
 from tests.support.handmade import settings
@@ -25,8 +25,8 @@ from tests.support.small_sources import (
     png,
 )
 from vq_stage.encode.plan_updates import NOT_RETRIED, up_to_date_plan
-from vq_stage.sources.open_source import open_source
 from vq_stage.sources.media_source import Source
+from vq_stage.sources.open_source import open_source
 
 
 @pytest.fixture

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from shared.errors import Interrupted, JobStoppedError
-from shared.jobs.signals import StopFlag
 from shared.dataset.plan import Plan, UnitSize
 from shared.dataset.plan_writer import KnownKeys, PlanWriter
+from shared.errors import Interrupted, JobStoppedError
+from shared.jobs.signals import StopFlag
 from tests.support.small_sources import MemorySource, gif, inputs_of, memory_source, movie, planner, png
 from vq_stage.encode.worker import READ_AHEAD, read_ahead
 from vq_stage.sources.media_source import MediaItem

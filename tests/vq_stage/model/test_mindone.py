@@ -20,7 +20,7 @@ from vq_stage.model.config import VQConfig
 from vq_stage.model.mindone import build_emu3_vqvae
 from vq_stage.tokenizer import VisionTokenizer, to_uint8
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 MINDONE_MODULE = "mindone.transformers.models.emu3.modeling_emu3"
 GREY_LEVELS = 1  # measured: 1, on 0.5 % of the values, because upstream truncates and the golden pixels are float16
 

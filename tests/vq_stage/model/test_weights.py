@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from shared.storage.safetensors_reader import read_checkpoint
 from shared.errors import CheckpointError
+from shared.storage.safetensors_reader import read_checkpoint
 from vq_stage import VisionTokenizer
 from vq_stage.model.config import VQConfig
 from vq_stage.model.weights import codec_fingerprint, hugging_face_name, read_weights

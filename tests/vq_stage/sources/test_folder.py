@@ -21,9 +21,10 @@ from hypothesis import strategies as st
 from shared.errors import RefusedInput, UsageError
 from shared.storage.paths import as_path
 from tests.support.bad_pictures import encoded, picture
-from vq_stage.sources.open_source import MediaItem, open_source
-from vq_stage.sources.open_source import folder as source_folder
+from vq_stage.sources import folder as source_folder
 from vq_stage.sources.folder import FolderSource, unique_keys
+from vq_stage.sources.media_source import MediaItem
+from vq_stage.sources.open_source import open_source
 
 
 @pytest.fixture

@@ -13,9 +13,10 @@ import pytest
 
 from shared.errors import UsageError
 from shared.storage.paths import as_path
-from vq_stage.sources.open_source import MediaItem, open_source
-from vq_stage.sources.open_source import lists as source_lists
+from vq_stage.sources import lists as source_lists
 from vq_stage.sources.lists import entry_item
+from vq_stage.sources.media_source import MediaItem
+from vq_stage.sources.open_source import open_source
 
 TURNS = [
     {"from": "human", "value": "<image>\nWhat is it?"},

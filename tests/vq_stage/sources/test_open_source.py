@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import UsageError
-from vq_stage.sources.open_source import MediaItem, Source, open_source
 from vq_stage.sources.folder import FolderSource
+from vq_stage.sources.media_source import MediaItem, Source
+from vq_stage.sources.open_source import open_source
 from vq_stage.sources.table import TableSource
 from vq_stage.sources.tar import TarSource
 

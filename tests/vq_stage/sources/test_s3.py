@@ -16,7 +16,8 @@ from shared.storage.paths import as_path
 from tests.support.bad_pictures import encoded, picture
 from tests.vq_stage.sources.test_tar import SAMPLES, tar_bytes
 from vq_stage.media.image_decoding import read_bytes, read_size
-from vq_stage.sources.open_source import MediaItem, Source, open_source
+from vq_stage.sources.media_source import MediaItem, Source
+from vq_stage.sources.open_source import open_source
 
 PICTURE = encoded(picture(1), "PNG")
 LARGE_VIDEO = bytes(range(256)) * 10_000  # more than two blocks

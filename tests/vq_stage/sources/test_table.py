@@ -18,9 +18,10 @@ import pytest
 
 from shared.errors import RefusedInput, UsageError
 from shared.storage.paths import as_path
-from vq_stage.sources.open_source import MediaItem, Source, open_source
-from vq_stage.sources.open_source import table as source_table
+from vq_stage.sources import table as source_table
 from vq_stage.sources.batches import BatchCache, BatchKey
+from vq_stage.sources.media_source import MediaItem, Source
+from vq_stage.sources.open_source import open_source
 
 FORMATS = ("parquet", "file.arrow", "stream.arrow")
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])

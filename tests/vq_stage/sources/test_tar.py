@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 
 from shared.errors import RefusedInput, UsageError
 from shared.storage.paths import as_path
-from vq_stage.sources.open_source import MediaItem, Source, open_source
+from vq_stage.sources.media_source import MediaItem, Source
+from vq_stage.sources.open_source import open_source
 
 SAMPLES = {
     "0001.jpg": b"first picture",

@@ -18,11 +18,11 @@ import vq_stage.training.job
 from shared.errors import ConfigMismatchError, UsageError
 from tests.conftest import save_picture
 from vq_stage import VisionTokenizer
-from vq_stage.training.codebook import CodebookAverage
 from vq_stage.model.config import VQConfig
 from vq_stage.model.network import Quantizer
-from vq_stage.training.job import TrainVQOptions, learning_rate_schedule, quantized_share, train_vq
+from vq_stage.training.codebook import CodebookAverage
 from vq_stage.training.data import random_crop
+from vq_stage.training.job import TrainVQOptions, learning_rate_schedule, quantized_share, train_vq
 
 TINY = VQConfig(base_channels=32, channel_multiplier=(1, 1, 1, 1), num_res_blocks=1, codebook_size=16)
 

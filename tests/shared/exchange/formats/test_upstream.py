@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from shared.dataset.dataset import Dataset
 from shared.errors import JobStoppedError, RefusedInput, UsageError
 from shared.exchange.export import ExportOptions, export
-from shared.exchange.importer import ImportOptions, import_dataset
 from shared.exchange.formats.safe_names import safe_name
 from shared.exchange.formats.torch_files import dump_torch, load_torch
 from shared.exchange.formats.upstream import Codec
+from shared.exchange.importer import ImportOptions, import_dataset
 from shared.jobs.engines import Run
 from tests.support.small_datasets import CODES_SETTINGS, all_rows, code_rows, digest, image, write_dataset
 

@@ -13,11 +13,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shared.dataset.rows import CodeRecord
 from shared.errors import DatasetError
 from shared.exchange.export import ExportOptions, export
 from shared.exchange.formats.safe_names import MAX_LENGTH, safe_name
 from shared.exchange.formats.webdataset import from_members, members, read_tar, write_tar
-from shared.dataset.rows import CodeRecord
 from tests.support.small_datasets import CODES_SETTINGS, code_rows, image, sequence_rows, write_dataset
 
 webdataset = pytest.importorskip("webdataset")
