@@ -6,10 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import save_picture
 from tests.support.command import encode, verified_digest
-
-PICTURES = 32
+from tests.support.pictures import PICTURES, save_picture
 
 
 @pytest.fixture(scope="session")

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from shared.dataset.dataset import Dataset
-from tests.faults.conftest import PICTURES
 from tests.support import handmade
 from tests.support.command import MODEL, emu3, finish, leftovers, start, wait_until
+from tests.support.pictures import PICTURES
 from vq_stage.decode.output_files import RECORD_NAME, picture_path
 
 MAX_COMPONENT_BYTES = 255  # of every file system in use

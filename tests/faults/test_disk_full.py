@@ -10,8 +10,8 @@ import pytest
 
 from shared.dataset.dataset import Dataset
 from shared.maintenance.verify import verify_dataset
-from tests.faults.conftest import PICTURES
 from tests.support.command import assert_rows_once, encode, leftovers, verified_digest
+from tests.support.pictures import PICTURES
 
 SMALL_KIB, LARGE_KIB = 72, 4096  # the plan, and about five of sixteen units; far more than all
 

@@ -16,7 +16,6 @@ import pytest
 
 from shared.dataset.dataset import Dataset
 from shared.dataset.partial import load_partial
-from tests.faults.conftest import PICTURES
 from tests.support.bad_pictures import fill_folder
 from tests.support.command import (
     ENCODE,
@@ -31,6 +30,7 @@ from tests.support.command import (
     verified_digest,
     wait_until,
 )
+from tests.support.pictures import PICTURES
 
 UNITS = PICTURES // 2
 MINDSPORE = importlib.metadata.version("mindspore")

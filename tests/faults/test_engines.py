@@ -18,8 +18,6 @@ import psutil
 import pytest
 
 from shared.dataset.dataset import Dataset
-from tests.conftest import save_picture
-from tests.faults.conftest import PICTURES
 from tests.support.command import (
     ENCODE,
     INTERRUPTED,
@@ -35,6 +33,7 @@ from tests.support.command import (
     verified_digest,
     wait_until,
 )
+from tests.support.pictures import PICTURES, save_picture
 from tests.support.stand_in import KILLER
 
 Start = Callable[..., "subprocess.Popen[str]"]

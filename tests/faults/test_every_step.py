@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import save_picture
 from tests.support import handmade
 from tests.support.command import ENCODE, INTERRUPTED, MODEL, REPOSITORY, SMALL_UNITS, environment
+from tests.support.pictures import save_picture
 
 NOT_COMPARED = ("events.jsonl", ".lock")  # a log with times; an empty file that is only locked
 

@@ -20,8 +20,8 @@ from shared.dataset.rows import CodeRecord
 from shared.device import Device
 from shared.errors import ConfigMismatchError, DatasetError, JobStoppedError, UsageError
 from shared.jobs.file_locks import try_claim
-from tests.conftest import write_language_model
 from tests.support.command import INTERRUPTED, emu3, finish, start, wait_until
+from tests.support.models import write_language_model
 from vq_stage.encode.options import EncodeOptions
 from vq_stage.media.resizing import Preprocessing
 

@@ -16,7 +16,7 @@ from safetensors.numpy import load_file
 
 import vq_stage.training.job
 from shared.errors import ConfigMismatchError, UsageError
-from tests.conftest import save_picture
+from tests.support.pictures import save_picture
 from vq_stage import VisionTokenizer
 from vq_stage.model.config import VQConfig
 from vq_stage.model.network import Quantizer
