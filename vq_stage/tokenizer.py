@@ -9,9 +9,10 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
+from shared.codec import TEMPORAL_FACTOR
 from shared.device import Device, setup_device
 from shared.errors import ShapeError, UsageError
-from vq_stage.model.config import TEMPORAL_FACTOR, VQConfig
+from vq_stage.model.config import VQConfig
 from vq_stage.model.network import VQModel
 from vq_stage.model.weights import load_weights
 

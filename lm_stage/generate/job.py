@@ -20,6 +20,7 @@ from lm_stage.generate.prompts import list_prompts
 from lm_stage.generate.worker import GenerateWorker
 from lm_stage.model.checkpoint_directory import ModelSource
 from lm_stage.text.templates import chosen_video_template
+from shared.codec import Codec
 from shared.dataset.code_index import CodeIndex
 from shared.dataset.dataset import Dataset
 from shared.dataset.plan import Plan, freeze_plan
@@ -83,13 +84,13 @@ def _recorded(
     """The settings that decide the tokens. Raises ConfigMismatchError if images are of another codec."""
     codec = source.codec()
     if images is not None:
-        found = images.dataset.plan().settings["codec"]["fingerprint"]
-        if codec["fingerprint"] not in (None, found):
+        found = Codec.from_json(images.dataset.plan().settings["codec"], str(images.dataset.root))
+        if codec.fingerprint not in (None, found.fingerprint):
             raise ConfigMismatchError(
-                f"{options.images}: its codes are of tokenizer {found[:12]}, the model's of"
-                f" {codec['fingerprint'][:12]}; encode the images with the model's tokenizer"
+                f"{options.images}: codes of tokenizer {found.short_fingerprint}, expected those of the model's"
+                f" tokenizer {codec.short_fingerprint}; encode the images with the model's tokenizer"
             )
-        codec = {**codec, "fingerprint": found}
+        codec = replace(codec, fingerprint=found.fingerprint)
     defaults = asdict(options.defaults())
     if not options.frames:  # so that datasets of images have the settings they always had
         del defaults["frames"]
@@ -105,7 +106,12 @@ def _recorded(
     }
     if has_videos:
         generation["video_template"] = asdict(chosen_video_template(options.video_template))
-    return {"format": SEQUENCE_FORMAT, "codec": codec, "generation": generation, "units": {"rows": options.unit_rows}}
+    return {
+        "format": SEQUENCE_FORMAT,
+        "codec": codec.to_json(),
+        "generation": generation,
+        "units": {"rows": options.unit_rows},
+    }
 
 
 def _sha256_of_prompts(options: GenerateOptions) -> str:

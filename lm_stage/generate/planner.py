@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from lm_stage.generate.prompts import SPATIAL_FACTOR, Prompt
+from lm_stage.generate.prompts import Prompt
 from lm_stage.text.templates import Part, Templates, interleave
+from shared.codec import SPATIAL_FACTOR
 from shared.dataset.code_index import CodeIndex
 from shared.dataset.plan import REFUSED, Plan, PlannedInput, Size, Unit, cut_units
 from shared.dataset.rows import CodeRecord

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from shared.codec import SPATIAL_FACTOR
 from shared.dataset.code_index import CodeIndex
 from shared.dataset.dataset import Dataset
 from shared.errors import RefusedInput, UsageError
@@ -34,10 +35,9 @@ FIELDS = frozenset(
     }
 )
 SEED_BITS = 63
-MAX_SIDE = 65535 // 8  # codes; a plan holds sides of up to 65535 pixels
+MAX_SIDE = 65535 // SPATIAL_FACTOR  # codes; a plan holds sides of up to 65535 pixels
 MAX_FRAMES = 65535  # of codes; as a plan holds them
 MAX_FPS = 1000
-SPATIAL_FACTOR = 8  # pixels a code along each side, of every Emu3 vision tokenizer
 
 
 @dataclass(frozen=True, slots=True)

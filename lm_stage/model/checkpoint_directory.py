@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lm_stage.model.config import DecoderConfig, read_config, read_layout
 from lm_stage.model.weights import check_weights, model_fingerprint
 from lm_stage.text.tokenizer import TextTokenizer, load_text_tokenizer
+from shared.codec import Codec
 from shared.errors import CheckpointError
 from shared.storage.paths import local_directory
 from shared.tokens.layout import TokenLayout
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from lm_stage.language_model import LanguageModel
 
 EMBEDDED_MODEL = Path(__file__).parents[1] / "embedded" / "emu3-tiny"
-EMU3_FACTORS = {"spatial_factor": 8, "temporal_factor": 4}
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +59,9 @@ class ModelSource:
             )
         return cls(directory, config, chosen, tokenizer, recorded or codec)
 
-    def codec(self) -> dict[str, Any]:
-        """What a dataset records of the vision tokenizer; its fingerprint is None if nobody knows it."""
-        size = self.layout.codebook_size
-        return {"fingerprint": self.codec_fingerprint, "codebook_size": size, **EMU3_FACTORS}
+    def codec(self) -> Codec:
+        """Return the codec whose codes the model reads and writes; its fingerprint is None if unknown."""
+        return Codec(self.codec_fingerprint, self.layout.codebook_size)
 
     def recorded(self) -> dict[str, Any]:
         """What a dataset records of the model."""

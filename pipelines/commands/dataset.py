@@ -11,7 +11,7 @@ import click
 from pipelines.commands.options import given, say
 
 if TYPE_CHECKING:
-    from shared.exchange.formats.upstream import Codec
+    from shared.codec import Codec
 
 
 @click.command()
@@ -103,11 +103,11 @@ def import_(source: str, dataset: str, unit_rows: int, codebook_size: int | None
 
 def _codec(codebook_size: int | None, vision_tokenizer: str | None) -> Codec | None:
     """Whose codes upstream's files hold, if that was given."""
-    from shared.exchange.formats.upstream import Codec
+    from shared.codec import Codec
     from vq_stage.model.config import VQConfig
     from vq_stage.model.weights import codec_fingerprint
 
     if vision_tokenizer:
         size = VQConfig.from_directory(vision_tokenizer).codebook_size
-        return Codec(size, codec_fingerprint(vision_tokenizer))
-    return Codec(codebook_size) if codebook_size else None
+        return Codec(codec_fingerprint(vision_tokenizer), size)
+    return Codec(None, codebook_size) if codebook_size else None

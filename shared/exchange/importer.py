@@ -15,11 +15,12 @@ from typing import Any
 
 from tqdm import tqdm
 
+from shared.codec import Codec
 from shared.dataset.dataset import Dataset
 from shared.dataset.plan import REFUSED, Plan, PlannedInput, Size, Unit, freeze_plan
 from shared.dataset.plan_writer import PlanWriter
 from shared.errors import UsageError
-from shared.exchange.formats.upstream import LIST, Codec, UpstreamSamples
+from shared.exchange.formats.upstream import LIST, UpstreamSamples
 from shared.exchange.manifest import MANIFEST, ExportedRows
 from shared.jobs.engines import EngineOptions, missing_units, run_units
 from shared.jobs.file_locks import job_lock
@@ -97,13 +98,7 @@ def upstream_settings(options: ImportOptions) -> dict[str, Any]:
     """As the encode job records them, as far as they are known."""
     codec = options.codec
     assert codec is not None, "a list is opened with its codec"
-    described = {
-        "fingerprint": codec.fingerprint,
-        "codebook_size": codec.codebook_size,
-        "spatial_factor": codec.spatial_factor,
-        "temporal_factor": codec.temporal_factor,
-    }
-    return {"codec": described, "import": {"from": "upstream list"}, "units": {"rows": options.unit_rows}}
+    return {"codec": codec.to_json(), "import": {"from": "upstream list"}, "units": {"rows": options.unit_rows}}
 
 
 def _open_plan(

@@ -10,15 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
+from shared.codec import SPATIAL_FACTOR, TEMPORAL_FACTOR
 from shared.dataset.dataset import Dataset
 from shared.dataset.plan import Plan, Size
 from shared.dataset.plan_writer import KnownKeys, PlanWriter
 from shared.jobs.signals import stop_on_signals
 from shared.tokens.visual_tokens import image_length, video_length
 from vq_stage.encode.planner import Planner
-from vq_stage.model.config import TEMPORAL_FACTOR
 
-SPATIAL_FACTOR = 8
 BYTES_PER_CODE = 2.0
 BYTES_PER_ROW = 150  # key, path, checksums and the like, beside codes and caption
 TEXT_BYTES_PER_TOKEN = 4.0

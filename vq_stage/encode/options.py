@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from shared.codec import Codec
 from shared.errors import UsageError
 from shared.jobs.engines import EngineOptions
 from shared.storage.paths import absolute
 from vq_stage.encode.planner import DUPLICATES, Planner, PlanOptions
 from vq_stage.media.resizing import Preprocessing
-from vq_stage.model.config import TEMPORAL_FACTOR, VQConfig
+from vq_stage.model.config import VQConfig
 from vq_stage.model.weights import EMBEDDED_TOKENIZER, codec_fingerprint
 from vq_stage.sources.open_source import open_source
 from vq_stage.video.clips import ClipSampling
@@ -53,14 +54,14 @@ class EncodeOptions:
     def recorded(self) -> dict[str, Any]:
         """The settings that decide the codes, with the tokenizer's fingerprint; needs no MindSpore."""
         config = VQConfig.from_directory(self.vision_tokenizer)
-        codec = {
-            "fingerprint": codec_fingerprint(self.vision_tokenizer),
-            "codebook_size": config.codebook_size,
-            "spatial_factor": config.spatial_factor,
-            "temporal_factor": TEMPORAL_FACTOR,
-        }
+        codec = Codec(
+            codec_fingerprint(self.vision_tokenizer),
+            config.codebook_size,
+            config.spatial_factor,
+            config.temporal_downsample_factor,
+        )
         return {
-            "codec": codec,
+            "codec": codec.to_json(),
             "preprocessing": self.preprocessing.recorded(),
             "clips": self.sampling.recorded(),
             "units": {"rows": self.unit_rows},

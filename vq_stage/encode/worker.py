@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from shared.codec import TEMPORAL_FACTOR
 from shared.dataset.dataset import Dataset, Refusal
 from shared.dataset.partial import load_partial, save_partial
 from shared.dataset.plan import Unit, UnitSize
@@ -23,7 +24,6 @@ from shared.jobs.prefetch import map_ahead
 from vq_stage.encode.input_reader import InputReader, Prepared
 from vq_stage.encode.metrics import psnr_db, ssim
 from vq_stage.encode.options import EncodeOptions
-from vq_stage.model.config import TEMPORAL_FACTOR
 from vq_stage.sources.open_source import open_source
 
 if TYPE_CHECKING:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from shared.codec import SPATIAL_FACTOR
 from shared.errors import RefusedInput, UsageError
 
 RULES = ("processor", "area", "none")
@@ -30,18 +31,18 @@ class Preprocessing:
 
     rule: str = "processor"
     area: int | None = None
-    round_to: int = 8
+    round_to: int = SPATIAL_FACTOR
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
             raise UsageError(f"--resize {self.rule!r}: expected one of {', '.join(RULES)}")
-        if self.round_to < 8 or self.round_to % 8:
-            raise UsageError(f"--round-to {self.round_to}: expected a multiple of 8")
+        if self.round_to < SPATIAL_FACTOR or self.round_to % SPATIAL_FACTOR:
+            raise UsageError(f"--round-to {self.round_to}: expected a multiple of {SPATIAL_FACTOR}")
         if self.area is not None and self.rule != "area":
             raise UsageError("--area needs --resize area: with the others, nothing is scaled to it")
         if self.rule == "area" and self.pixels < self.round_to**2:
             raise UsageError(f"--area {self.pixels}: expected at least {self.round_to**2} pixels")
-        if self.rule == "none" and self.round_to != 8:
+        if self.rule == "none" and self.round_to != SPATIAL_FACTOR:
             raise UsageError("--round-to needs --resize processor or area: with none, sizes are not changed")
 
     @property
@@ -56,14 +57,16 @@ class Preprocessing:
     def target_size(self, height: int, width: int) -> tuple[int, int]:
         """(height, width) to encode at. Raises RefusedInput `bad_size` if there is none."""
         if self.rule == "none":
-            if height % 8 or width % 8:
-                raise RefusedInput("bad_size", f"{height}×{width}: expected multiples of 8 with --resize none")
+            if height % SPATIAL_FACTOR or width % SPATIAL_FACTOR:
+                raise RefusedInput(
+                    "bad_size", f"{height}×{width}: expected multiples of {SPATIAL_FACTOR} with --resize none"
+                )
             size = height, width
         elif self.rule == "area":
             size = _area_size(height, width, self.pixels, self.round_to)
         else:
             size = _processor_size(height, width, self.round_to)
-        if min(size) < 8 or max(size) > MAX_SIDE:
+        if min(size) < SPATIAL_FACTOR or max(size) > MAX_SIDE:
             raise RefusedInput("bad_size", f"{height}×{width} would become {size[0]}×{size[1]}")
         return size
 

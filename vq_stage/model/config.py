@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from shared.codec import MAX_CODEBOOK_SIZE, TEMPORAL_FACTOR
 from shared.errors import CheckpointError
 from shared.storage.paths import local_directory
 
 GROUPS = 32
-TEMPORAL_FACTOR = 4
 
 # Field of VQConfig -> (Hugging Face `emu3_vqgan` key, BAAI `Emu3VisionVQ` key).
 _KEYS = {
@@ -53,8 +53,8 @@ class VQConfig:
                 problems.append(f"level {level}: channels must be a multiple of {GROUPS}")
         if self.temporal_downsample_factor != TEMPORAL_FACTOR:
             problems.append(f"temporal_downsample_factor must be {TEMPORAL_FACTOR}")
-        if not 1 <= self.codebook_size <= 65536:
-            problems.append("codebook_size must lie in [1, 65536]: codes are stored as uint16")
+        if not 1 <= self.codebook_size <= MAX_CODEBOOK_SIZE:
+            problems.append(f"codebook_size must lie in [1, {MAX_CODEBOOK_SIZE}]: codes are stored as uint16")
         if (self.in_channels, self.out_channels) != (3, 3):
             problems.append("in_channels and out_channels must be 3")
         if problems:

@@ -14,7 +14,8 @@ from itertools import pairwise
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-from vq_stage.model.config import TEMPORAL_FACTOR, VQConfig
+from shared.codec import TEMPORAL_FACTOR
+from vq_stage.model.config import VQConfig
 from vq_stage.model.layers import (
     Attention,
     CausalConv3d,

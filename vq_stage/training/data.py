@@ -9,9 +9,9 @@ from itertools import islice
 import numpy as np
 from PIL import Image
 
+from shared.codec import TEMPORAL_FACTOR
 from shared.errors import RefusedInput, UsageError
 from vq_stage.media.image_decoding import decode_rgb
-from vq_stage.model.config import TEMPORAL_FACTOR
 from vq_stage.sources.media_source import Source
 
 SCALES = (0.7, 4.0)  # short side of a picture before cropping, in units of the crop

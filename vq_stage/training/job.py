@@ -19,6 +19,7 @@ from mindspore import Tensor, nn, ops
 from safetensors.numpy import load_file, save
 from tqdm import tqdm
 
+from shared.codec import SPATIAL_FACTOR
 from shared.device import setup_device
 from shared.errors import CheckpointError, ConfigMismatchError, UsageError
 from shared.jobs.signals import stop_on_signals
@@ -64,8 +65,8 @@ class TrainVQOptions:
         problems = []
         if (self.config is None) == (self.init_from is None):
             problems.append("give either --config (train from random weights) or --init-from (fine-tune)")
-        if self.crop < 32 or self.crop % 8:
-            problems.append(f"--crop {self.crop}: expected a multiple of 8, at least 32")
+        if self.crop < 32 or self.crop % SPATIAL_FACTOR:
+            problems.append(f"--crop {self.crop}: expected a multiple of {SPATIAL_FACTOR}, at least 32")
         if self.save_dtype not in ("float32", "float16"):
             problems.append(f"--save-dtype {self.save_dtype}: expected float32 or float16")
         if not 0.0 <= self.clip_share <= 1.0:

@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
+from shared.codec import TEMPORAL_FACTOR
 from shared.errors import RefusedInput, UsageError
 from vq_stage.video.container import ContainerVideo
 from vq_stage.video.frames import Animation, VideoFile, VideoInfo, is_animation, read_head
@@ -19,7 +20,6 @@ VIDEO_SUFFIXES = frozenset(
     | {".flv", ".wmv", ".asf", ".ogv"}
 )
 DEFAULT_FPS = 8.0
-FRAMES_PER_CODE = 4  # the tokenizer makes one code grid of four frames
 LONGEST_FRAME_S = 600.0  # on average; above it a damaged time would be cut into millions of equal clips
 ROUNDING = 1e-6  # of a frame: a duration of 2.4999999 s holds as many frames as one of 2.5 s
 
@@ -46,8 +46,8 @@ class ClipSampling:
             )
         if self.fps is None and self.stride is None:
             object.__setattr__(self, "fps", DEFAULT_FPS)
-        if self.frames < FRAMES_PER_CODE or self.frames % FRAMES_PER_CODE:
-            raise UsageError(f"--clip-frames {self.frames}: expected a multiple of {FRAMES_PER_CODE}")
+        if self.frames < TEMPORAL_FACTOR or self.frames % TEMPORAL_FACTOR:
+            raise UsageError(f"--clip-frames {self.frames}: expected a multiple of {TEMPORAL_FACTOR}")
         if self.fps is not None and not 0 < self.fps < math.inf:
             raise UsageError(f"--fps {self.fps:g}: expected frames per second above 0")
         if self.stride is not None and self.stride < 1:
@@ -96,12 +96,12 @@ def cut_clips(info: VideoInfo, sampling: ClipSampling) -> list[Clip]:
     first, stride, count, fps = _sampled(info, sampling)
     clips = []
     for done in range(0, count, sampling.frames):
-        frames = min(sampling.frames, count - done) // FRAMES_PER_CODE * FRAMES_PER_CODE
+        frames = min(sampling.frames, count - done) // TEMPORAL_FACTOR * TEMPORAL_FACTOR
         if frames:
             clips.append(Clip(first + done * stride, frames, fps, sampling.stride))
     if not clips:
         found = f"{max(count, 0)} frames at {fps:.3g} fps from {sampling.start_s:g} s on, of {info.duration_s:.3f} s"
-        raise RefusedInput("too_short", f"{found}; expected at least {FRAMES_PER_CODE}")
+        raise RefusedInput("too_short", f"{found}; expected at least {TEMPORAL_FACTOR}")
     return clips
 
 

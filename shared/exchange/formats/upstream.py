@@ -11,12 +11,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from shared.codec import Codec
 from shared.dataset.dataset import Refusal
 from shared.dataset.plan import REFUSED, PlannedInput, Size, Unit
 from shared.dataset.plan_writer import KnownKeys
@@ -47,16 +48,6 @@ def dump_sample(row: CodeRecord) -> bytes:
 
 def dump_list(prefix: str, names: list[str]) -> bytes:
     return (canonical_json({"prefix": prefix, "path_list": names}) + "\n").encode()
-
-
-@dataclass(frozen=True, slots=True)
-class Codec:
-    """Whose codes the files hold, which they do not say. Factors: pixels and frames a code; as Emu3's by default."""
-
-    codebook_size: int
-    fingerprint: str | None = None
-    spatial_factor: int = 8
-    temporal_factor: int = 4
 
 
 class UpstreamSamples:

@@ -13,12 +13,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from shared.codec import Codec
 from shared.dataset.dataset import Dataset
 from shared.dataset.plan import REFUSED, PlannedInput
 from shared.dataset.rows import SCHEMA
 from shared.errors import ConfigMismatchError, DatasetError, Interrupted, UsageError
 from shared.exchange.export import ExportJob, ExportOptions, ExportResult, export, grouped, row_size_bytes
-from shared.exchange.formats.upstream import Codec
 from shared.exchange.importer import ImportOptions, cut_runs, import_dataset
 from shared.exchange.manifest import ExportedRows
 from shared.maintenance.seal import SealOptions, seal
@@ -143,7 +143,7 @@ def test_a_stopped_import_goes_on(tmp_path: Path, codes: Path, monkeypatch: pyte
 def test_sequences_without_codes_are_left_out_of_upstreams_layout_and_counted(tmp_path: Path, sequences: Path) -> None:
     result = run(sequences, tmp_path / "out", "pth")
     assert (result.rows, result.files, result.left_out) == (5, 4, 1)
-    import_dataset(ImportOptions(str(tmp_path / "out"), str(tmp_path / "back"), Codec(32768)))
+    import_dataset(ImportOptions(str(tmp_path / "out"), str(tmp_path / "back"), Codec(None, 32768)))
     assert [row.key for row in all_rows(tmp_path / "back")] == ["s/0", "s/2", "s/3", "s/4"]
 
 
@@ -165,7 +165,7 @@ def test_what_cannot_be_imported_is_refused(tmp_path: Path, codes: Path) -> None
         import_dataset(ImportOptions(str(tmp_path), str(tmp_path / "back")))
     run(codes, tmp_path / "out", "webdataset")
     with pytest.raises(UsageError, match="leave the codec out"):
-        import_dataset(ImportOptions(str(tmp_path / "out"), str(tmp_path / "back"), Codec(8)))
+        import_dataset(ImportOptions(str(tmp_path / "out"), str(tmp_path / "back"), Codec(None, 8)))
     other = write_dataset(tmp_path / "other", code_rows(), {**CODES_SETTINGS, "preprocessing": {"resize": "area"}})
     run(other.root, tmp_path / "other_out", "webdataset")
     import_dataset(ImportOptions(str(tmp_path / "out"), str(tmp_path / "back")))

@@ -15,17 +15,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shared.codec import Codec
 from shared.dataset.dataset import Dataset
 from shared.errors import JobStoppedError, RefusedInput, UsageError
 from shared.exchange.export import ExportOptions, export
 from shared.exchange.formats.safe_names import safe_name
 from shared.exchange.formats.torch_files import dump_torch, load_torch
-from shared.exchange.formats.upstream import Codec
 from shared.exchange.importer import ImportOptions, import_dataset
 from shared.jobs.engines import Run
 from tests.support.small_datasets import CODES_SETTINGS, all_rows, code_rows, digest, image, write_dataset
 
-CODEC = Codec(32768)
+CODEC = Codec(None, 32768)
 CODES = np.arange(6).reshape(2, 3)
 
 
