@@ -21,7 +21,7 @@ PUBLISHED_AREA = 720 * 720
 
 @dataclass(frozen=True, slots=True)
 class GenerateOptions:
-    """Settings of a generation job. `slots` is the number of images or videos written at once.
+    """Settings of a generation job. `batch_size` is the number of images or videos generated at the same time.
 
     `frames` asks for videos of so many frames of codes (four times as many of pixels); 0 asks for images.
 
@@ -49,7 +49,7 @@ class GenerateOptions:
     codec: str | None = None
     layout: str | None = None
     unit_rows: int = 64
-    slots: int = 8
+    batch_size: int = 8
     journal_rows: int = 4
     resume: str = "replay"
     device: str = "auto"
@@ -59,7 +59,7 @@ class GenerateOptions:
     engine: EngineOptions = field(default_factory=EngineOptions)
 
     def __post_init__(self) -> None:
-        for name in ("unit_rows", "slots", "journal_rows"):
+        for name in ("unit_rows", "batch_size", "journal_rows"):
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected at least 1")
         if self.resume not in ("replay", "prefill"):

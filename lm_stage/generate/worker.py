@@ -86,7 +86,7 @@ class GenerateWorker:
 
     def _set_up(self) -> None:
         device = setup_device(self.options.device, self.options.dtype, ascend_dtype="bfloat16")
-        self.numerics = {**device.numerics(), "backend": self.options.backend, "slots": self.options.slots}
+        self.numerics = {**device.numerics(), "backend": self.options.backend, "slots": self.options.batch_size}
         if not self.options.allow_numerics_change:
             check_numerics(self.dataset, self.numerics)
 
@@ -94,7 +94,8 @@ class GenerateWorker:
         """For all prompts of one size; loads the model when the first is needed."""
         model = self.source.load(self.options.device, self.options.dtype, self.options.backend)
         length = longest_prompt(self.plan, size) + body_length(size, self.renderer.templates.video)
-        return model.image_generator(self.options.slots, length, self.options.sampling, self.options.guidance_scale)
+        options = self.options
+        return model.image_generator(options.batch_size, length, options.sampling, options.guidance_scale)
 
     def _run_size(self, generator: ImageGenerator, feed: TaskFeed[Size], size: Size) -> Iterator[Done]:
         """Until there is no task of this size and no image under way, or the stop flag is set."""

@@ -38,7 +38,7 @@ LENGTH_BUCKETS = tuple(256 * 2**power for power in range(12))  # tokens of quest
 
 @dataclass(frozen=True, slots=True)
 class UnderstandOptions:
-    """Settings of an understanding job. `slots` is the number of answers written at once."""
+    """Settings of an understanding job. `batch_size` is the number of answers generated at the same time."""
 
     dataset: str | None
     answers: str
@@ -50,7 +50,7 @@ class UnderstandOptions:
     max_new_tokens: int = 1024
     sampling: Sampling = field(default_factory=lambda: Sampling(greedy=True))
     seed: int = 0
-    slots: int = 8
+    batch_size: int = 8
     layout: str | None = None
     device: str = "auto"
     dtype: str | None = None
@@ -58,7 +58,7 @@ class UnderstandOptions:
     engine: EngineOptions = field(default_factory=EngineOptions)
 
     def __post_init__(self) -> None:
-        for name in ("max_new_tokens", "slots"):
+        for name in ("max_new_tokens", "batch_size"):
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected at least 1")
         if self.template not in UNDERSTANDING_TEMPLATES:
@@ -141,7 +141,7 @@ def _answer_missing(options: UnderstandOptions, asker: Asker, file: AnswerFile, 
             stop=stop,
             on_done=lambda done: file.add(done.result),  # type: ignore[arg-type]
             on_progress=bar.update,
-            in_flight=2 * options.slots,
+            in_flight=2 * options.batch_size,
         )
         try:
             options.engine.run(job)
@@ -231,7 +231,7 @@ class UnderstandWorker:
         """All slots are kept busy over questions of like length."""
         feed = TaskFeed(tasks, lambda number: self.asker.bucket(self.asker.request(number)))
         while (bucket := feed.next_shape()) is not None and not self.host.stop.is_set():
-            generator = self.model.text_generator(self.options.slots, bucket, self.options.sampling)
+            generator = self.model.text_generator(self.options.batch_size, bucket, self.options.sampling)
             yield from self._answer(generator, feed, bucket)
 
     def _answer(self, generator: TextGenerator, feed: TaskFeed[int], bucket: int) -> Iterator[Done]:

@@ -38,7 +38,7 @@ def language_options(command: Any) -> Any:
             click.option("--top-k", type=int, default=2048, help="Draw from the best so many; 0: from all."),
             click.option("--top-p", type=float, default=1.0, help="Draw from the smallest set of this probability."),
             click.option("--seed", type=int, default=0),
-            click.option("--slots", type=int, default=8, help="Sequences written at once."),
+            click.option("--batch-size", type=int, default=8, help="Sequences generated at the same time."),
             click.option("--device", type=click.Choice(["auto", "cpu", "ascend"]), default="auto"),
             click.option(
                 "--dtype",

@@ -61,10 +61,10 @@ def main(codes: str, model: str, count: int, seed: int, guidance_scale: float, t
                 model,
                 guidance_scale=guidance_scale,
                 sampling=Sampling(temperature=temperature),
-                slots=16,
+                batch_size=16,
             )
         )
-        understand(UnderstandOptions(codes, f"{folder}/answers.jsonl", model, questions=str(questions), slots=16))
+        understand(UnderstandOptions(codes, f"{folder}/answers.jsonl", model, questions=str(questions), batch_size=16))
         made = CodeIndex(Dataset.open(f"{folder}/images"))
         generated = {key: made.image(key) for key in made}
         answers = {

@@ -46,7 +46,7 @@ RANKS: dict[str, Ranks] = {
     "slurm step": [((), {"SLURM_PROCID": str(rank), "SLURM_NTASKS": "2"}) for rank in range(2)],
 }
 START_OF_SCAN = b"\xff\xda"  # of a JPEG file
-IMAGE = ("--height", 32, "--width", 64, "--slots", 2, "--unit-rows", 2, "--journal-rows", 1)
+IMAGE = ("--height", 32, "--width", 64, "--batch-size", 2, "--unit-rows", 2, "--journal-rows", 1)
 
 
 def start_real(pictures: Path, dataset: Path, *options: object, **variables: str) -> subprocess.Popen[str]:

@@ -110,7 +110,7 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_generate_disturbed_at_every_step(
     disturbance: str, allowed: set[int], prompts: Path, small_lm: Path, tmp_path: Path
 ) -> None:
-    options = ("--unit-rows", "2", "--slots", "2", "--journal-rows", "1", "--height", "16", "--width", "24")
+    options = ("--unit-rows", "2", "--batch-size", "2", "--journal-rows", "1", "--height", "16", "--width", "24")
     lines = steps(disturbance, tmp_path / "work", None, "generate", prompts, "{}", "--model", small_lm, *options)
     assert sum(name.endswith(".arrow") for name in lines[-1]["after"]) == 4, "plan, two units, and the refused one"
     assert problems(lines, allowed) == []
@@ -122,7 +122,7 @@ def test_understand_disturbed_at_every_step(
 ) -> None:
     questions = tmp_path / "questions.jsonl"
     questions.write_text("".join(json.dumps({"question": text}) + "\n" for text in ("one", "two", "three", "")))
-    options = ("--model", small_lm, "--questions", questions, "--max-new-tokens", "5", "--slots", "2", "--sample")
+    options = ("--model", small_lm, "--questions", questions, "--max-new-tokens", "5", "--batch-size", "2", "--sample")
     lines = steps(disturbance, tmp_path / "work", None, "understand", "-", "{}/answers.jsonl", *options)
     assert list(compared(lines[-1]["after"])) == ["answers.jsonl", "answers.jsonl.settings.json"]
     assert problems(lines, allowed) == []

@@ -39,11 +39,11 @@ from vq_stage.model.weights import EMBEDDED_TOKENIZER, codec_fingerprint
 HEIGHT, WIDTH = 8, 16  # codes of an image that takes long enough to be killed inside
 CODES = HEIGHT * WIDTH
 PROMPTS = {f"k{index}": "a red apple " * index + "and a pear" for index in range(5)}
-PLACES = ("--height", HEIGHT * 8, "--width", WIDTH * 8, "--slots", 2, "--unit-rows", 2, "--journal-rows", 1)
+PLACES = ("--height", HEIGHT * 8, "--width", WIDTH * 8, "--batch-size", 2, "--unit-rows", 2, "--journal-rows", 1)
 GENERATE = PLACES
 SMALL = ("--height", "16", "--width", "24")
 QUESTIONS = {f"q{index}": "what is " * (index + 1) + "an apple?" for index in range(8)}
-UNDERSTAND = ("--max-new-tokens", 80, "--slots", 1)
+UNDERSTAND = ("--max-new-tokens", 80, "--batch-size", 1)
 
 Damage = Callable[[Path], None]
 
@@ -228,10 +228,10 @@ def test_journaled_codes_are_not_written_again(killed: Path, small_lm: Path, pro
     assert any(codes[WIDTH:])
 
 
-def generate_in(slots: int, prompts: Mapping[str, str], model: Path, folder: Path) -> dict[str, list[int]]:
+def generate_in(batch_size: int, prompts: Mapping[str, str], model: Path, folder: Path) -> dict[str, list[int]]:
     folder.mkdir()
     dataset = folder / "dataset"
-    run("generate", write_prompts(folder, prompts), dataset, "--model", model, *GENERATE, "--slots", slots)
+    run("generate", write_prompts(folder, prompts), dataset, "--model", model, *GENERATE, "--batch-size", batch_size)
     return codes_by_key(dataset)
 
 
@@ -265,7 +265,7 @@ MIXED: list[tuple[dict[str, Any], tuple[str, str] | None]] = [
 def test_bad_prompts_are_quarantined_and_the_others_become_pictures(small_lm: Path, tmp_path: Path) -> None:
     entries = write_lines(tmp_path / "prompts.jsonl", (fields for fields, _ in MIXED))
     dataset, good = tmp_path / "dataset", [fields["key"] for fields, refusal in MIXED if refusal is None]
-    printed = run("generate", entries, dataset, "--model", small_lm, *SMALL, "--slots", 2)
+    printed = run("generate", entries, dataset, "--model", small_lm, *SMALL, "--batch-size", 2)
     assert f"{len(good)} images generated, {len(MIXED) - len(good)} refused" in printed
     assert sorted(codes_by_key(dataset)) == sorted(good)
     reasons = reasons_by_uri(dataset)
@@ -339,12 +339,12 @@ def test_other_generation_settings_are_refused_with_the_difference(change: str, 
 
 
 def test_other_numerics_are_refused_or_allowed(generated: Path, small_lm: Path, prompts: Path, tmp_path: Path) -> None:
-    """The number of slots is one of them; here it changes no code."""
+    """The batch size is recorded among the numerics (as `slots`); here it changes no code."""
     dataset = tmp_path / "dataset"
     shutil.copytree(generated, dataset)
     for path in (dataset / "parts").glob("part-000001.*"):
         path.unlink()
-    command = ("generate", prompts, dataset, "--model", small_lm, *GENERATE, "--slots", 3)
+    command = ("generate", prompts, dataset, "--model", small_lm, *GENERATE, "--batch-size", 3)
     assert "numerics.slots: recorded 2, given 3" in run(*command, exit_code=2)
     assert Dataset(dataset).committed_units() == [0, 2]
     run(*command, "--allow-numerics-change")

@@ -33,7 +33,7 @@ def write(path: Path, *entries: dict[str, Any]) -> str:
 
 
 def options(prompts: str, dataset: Path, model: Path, **others: Any) -> GenerateOptions:
-    return GenerateOptions(prompts, str(dataset), str(model), **{"slots": 2, "journal_rows": 1, **others})
+    return GenerateOptions(prompts, str(dataset), str(model), **{"batch_size": 2, "journal_rows": 1, **others})
 
 
 def parts(dataset: Path) -> list[bytes]:
@@ -124,7 +124,7 @@ def test_crashed_inside_a_video_and_run_again(
 
 def test_a_clip_is_asked_about(written: Path, small_lm: Path, tmp_path: Path) -> None:
     out = tmp_path / "answers.jsonl"
-    understand(UnderstandOptions(str(written), str(out), str(small_lm), max_new_tokens=3, slots=2))
+    understand(UnderstandOptions(str(written), str(out), str(small_lm), max_new_tokens=3, batch_size=2))
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     asked = {line["key"]: line["question"] for line in lines}
     assert asked == {"clip": "Please describe the video.", "still": "Please describe the image."}
