@@ -12,13 +12,13 @@ from typing import Any, Protocol
 import numpy as np
 from tqdm import tqdm
 
-from lm_stage.data.conversations import Turn, turns_of_row
 from lm_stage.data.sequences import TASKS, SequenceBuilder, TrainingSequence, question_text
-from lm_stage.text.templates import Clip, Visual
+from lm_stage.text.templates import CHAT_BEFORE, Clip, Visual, chat_opening, default_question
+from shared.dataset.conversations import Conversation, Turn, without_media_marks
 from shared.dataset.dataset import Dataset
 from shared.dataset.row_reader import RowReader
 from shared.dataset.rows import KINDS
-from shared.errors import DatasetError, UsageError
+from shared.errors import DatasetError, RefusedInput, UsageError
 from shared.storage.digests import digest_of
 from shared.storage.paths import as_path
 
@@ -168,19 +168,48 @@ class AnsweredRows(DatasetSamples):
     def __init__(self, path: Path, builder: SequenceBuilder, keeps_damaged: bool):
         super().__init__(path, builder, KINDS, keeps_damaged)
         columns = zip(self.keys, self.column("extra_json"), self.column("text"), self.is_video)
-        turns = [self._turns(index, f"{path}: row {key!r}", *row) for index, (key, *row) in enumerate(columns)]
-        kept = [index for index, said in enumerate(turns) if said and all(answer for _, answer in said)]
+        read = [self._conversation(index, f"{path}: row {key!r}", *row) for index, (key, *row) in enumerate(columns)]
+        kept = [index for index, one in enumerate(read) if one.turns and all(turn.answer for turn in one.turns)]
         self.without_text: Sequence[str] = sorted(set(self.keys) - {self.keys[index] for index in kept})
         self.keep(kept)
-        self.turns: list[list[Turn]] = [turns[index] for index in kept]
+        self.conversations = [read[index] for index in kept]
 
-    def _turns(self, index: int, where: str, extra_json: str | None, text: str | None, is_video: bool) -> list[Turn]:
+    def _conversation(
+        self, index: int, where: str, extra_json: str | None, text: str | None, is_video: bool
+    ) -> Conversation:
         try:
-            return turns_of_row(where, extra_json, text, is_video)
+            return row_conversation(where, extra_json, text, is_video)
         except DatasetError:
             if not self.rows.is_damaged(int(self.numbers[index])):
                 raise
-            return [("", "damaged")]  # never read: its part is refused
+            return Conversation((Turn("", "damaged"),))  # never read: its part is refused
+
+
+def row_conversation(where: str, extra_json: str | None, caption: str | None, is_video: bool) -> Conversation:
+    """The `conversations` of a row, or its `question` and `answer`; the caption answers what has no answer.
+
+    A conversation without turns is a row without an answer. Media marks are dropped: the image goes first.
+    Raises DatasetError, beginning with `where`, if `extra_json` is not what an encode job writes.
+    """
+    try:
+        extra = json.loads(extra_json) if extra_json else {}
+        question, answer, stored = extra.get("question"), extra.get("answer"), extra.get("conversations")
+    except (ValueError, AttributeError) as error:
+        raise DatasetError(f"{where}: extra_json: expected a JSON object: {error}") from error
+    if stored == []:
+        return Conversation(())
+    if stored is not None:
+        try:
+            read = Conversation.from_json(stored)
+        except RefusedInput as error:
+            raise DatasetError(f"{where}: {error.detail}") from error
+        turns = [Turn(without_media_marks(turn.question), without_media_marks(turn.answer)) for turn in read.turns]
+        return Conversation(tuple(turns), read.system)
+    question = default_question(is_video) if question is None else question
+    answer = caption or "" if answer is None else answer
+    if not isinstance(question, str) or not isinstance(answer, str):
+        raise DatasetError(f"{where}: extra_json: expected `question` and `answer` as text")
+    return Conversation((Turn(question, answer),))
 
 
 class AnswerSamples(AnsweredRows):
@@ -188,24 +217,26 @@ class AnswerSamples(AnsweredRows):
 
     def __init__(self, path: Path, builder: SequenceBuilder, keeps_damaged: bool):
         super().__init__(path, builder, keeps_damaged)
-        counts = np.array([len(turns) for turns in self.turns], np.int64)
+        counts = np.array([len(one.turns) for one in self.conversations], np.int64)
         self._ends = np.concatenate(([0], np.cumsum(counts)))
         total = int(self._ends[-1])
         asked = (
-            question_text(question, turn, has_visual=True)
-            for turns in self.turns
-            for turn, (question, _) in enumerate(turns)
+            question_text(turn.question, number, has_visual=True)
+            for one in self.conversations
+            for number, turn in enumerate(one.turns)
         )
-        answers = (answer for turns in self.turns for _, answer in turns)
+        answers = (turn.answer for one in self.conversations for turn in one.turns)
+        openings = (CHAT_BEFORE if one.system is None else chat_opening(one.system) for one in self.conversations)
+        self.openings = EncodedTexts(openings, len(self.conversations), builder.encode, path.name)
         self.asked = EncodedTexts(asked, total, builder.encode, path.name)
         self.answers = EncodedTexts(answers, total, builder.encode, path.name)
         spoken = np.concatenate(([0], np.cumsum(self.asked.lengths + self.answers.lengths + 1)))[self._ends]
-        self.lengths = 1 + len(builder.before) + self.visual_lengths() + np.diff(spoken)
+        self.lengths = 1 + self.openings.lengths + self.visual_lengths() + np.diff(spoken)
         self.bare_lengths = self.lengths
 
     def sequence(self, index: int, is_bare: bool) -> TrainingSequence:
         turns = [(self.asked[turn], self.answers[turn]) for turn in range(self._ends[index], self._ends[index + 1])]
-        return self.builder.conversation(turns, self.visual(index))
+        return self.builder.conversation(turns, self.visual(index), self.openings[index])
 
 
 class AnswerTexts(AnsweredRows):
@@ -215,8 +246,8 @@ class AnswerTexts(AnsweredRows):
 
     def __init__(self, path: Path, builder: SequenceBuilder, keeps_damaged: bool):
         super().__init__(path, builder, keeps_damaged)
-        texts = ("\n".join(answer for _, answer in turns) for turns in self.turns)
-        self.texts = EncodedTexts(texts, len(self.turns), builder.encode, path.name)
+        texts = ("\n".join(turn.answer for turn in one.turns) for one in self.conversations)
+        self.texts = EncodedTexts(texts, len(self.conversations), builder.encode, path.name)
         self.lengths = self.texts.lengths + 2
         self.bare_lengths = self.lengths
 
@@ -299,7 +330,7 @@ class Mixture:
             if not fits.any():
                 raise UsageError(
                     f"{source.path}: no sample fits a row of {row_length} tokens, the shortest has"
-                    f" {samples.lengths.min()}: give --row-tokens"
+                    f" {samples.lengths.min()}: give --seq-length"
                 )
             self.members.append(np.flatnonzero(fits))
             self.too_long += [

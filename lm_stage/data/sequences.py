@@ -111,12 +111,20 @@ class SequenceBuilder:
         weights[-1] = self.loss.of_other
         return TrainingSequence(token_ids, weights)
 
-    def conversation(self, turns: Sequence[tuple[np.ndarray, np.ndarray]], visual: Visual | None) -> TrainingSequence:
-        """Questions (`question_text`) and answers about an image, a clip or nothing; the loss is over all answers."""
+    def conversation(
+        self,
+        turns: Sequence[tuple[np.ndarray, np.ndarray]],
+        visual: Visual | None,
+        opening_ids: np.ndarray | None = None,
+    ) -> TrainingSequence:
+        """Questions (`question_text`) and answers about an image, a clip or nothing; the loss is over all answers.
+
+        `opening_ids` replace the published text before an image or clip: a `chat_opening` with another system prompt.
+        """
         parts = [self.bos]
         if visual is not None:
             size, body = self._visual(visual)
-            parts += [self.before, size.opening, body]
+            parts += [self.before if opening_ids is None else opening_ids, size.opening, body]
         weights = [np.zeros(sum(map(len, parts)), np.float32)]
         for asked_ids, answer_ids in turns:
             parts += [asked_ids, answer_ids, self.eos]

@@ -33,6 +33,16 @@ EMU3_NEGATIVE_PROMPT = (
 )
 
 
+def default_question(is_video: bool) -> str:
+    """The question about an image or a video that has none."""
+    return DEFAULT_VIDEO_QUESTION if is_video else DEFAULT_QUESTION
+
+
+def chat_opening(system: str) -> str:
+    """The text before the first question, with a system prompt in place of the published one."""
+    return f"{system} USER: "
+
+
 @dataclass(frozen=True, slots=True)
 class Clip:
     """A video within a sequence: codes (T, H, W)."""

@@ -30,7 +30,7 @@ from lm_stage.training.adamw import Schedule
 from lm_stage.training.distributed import Group, join_group
 from lm_stage.training.model_state import TrainedModel, check_names
 from lm_stage.training.options import SftOptions, SftResult
-from lm_stage.training.run_directory import Checkpoints, checked_run
+from lm_stage.training.run_directory import OPTIONS_FILE, Checkpoints, checked_run, recorded_options
 from lm_stage.training.step import Evaluation, Outcome, StepResult, TrainStep
 from shared.device import Device, setup_device
 from shared.errors import ConfigMismatchError, Interrupted, JobStoppedError, UsageError
@@ -56,17 +56,17 @@ def sft(options: SftOptions, on_checkpoint: Callable[[Path, int], None] | None =
     """
     run = checked_run(options.run)
     start = ModelSource.from_directory(options.model)
-    if options.row_tokens > start.config.max_position_embeddings:
+    if options.seq_length > start.config.max_position_embeddings:
         raise UsageError(
-            f"--row-tokens {options.row_tokens}: the model has {start.config.max_position_embeddings} positions"
+            f"--seq-length {options.seq_length}: the model has {start.config.max_position_embeddings} positions"
         )
     check_names(options, start.config)
     video = chosen_video_template(options.video_template)
     builder = SequenceBuilder(start.text_tokenizer, start.layout, options.weights, video)
-    mixture = Mixture(options.sources, builder, options.row_tokens, options.skip_damaged)
+    mixture = Mixture(options.sources, builder, options.seq_length, options.skip_damaged)
     held_out = None
     if options.held_out:
-        held_out = Mixture(options.held_out_sources, builder, options.row_tokens, options.skip_damaged)
+        held_out = Mixture(options.held_out_sources, builder, options.seq_length, options.skip_damaged)
     codec = _codec(start, [*mixture.samples, *(held_out.samples if held_out else [])])
     config = {**read_config(options.model), "token_layout": start.layout.to_dict(), "codec_fingerprint": codec}
     device = setup_device(options.device, options.dtype, ascend_dtype="bfloat16")
@@ -76,7 +76,7 @@ def sft(options: SftOptions, on_checkpoint: Callable[[Path, int], None] | None =
     with stop_on_signals() as stop, _place(run, group):
         if group.is_first:
             Checkpoints(run, options.keep).sweep()
-            write_file(run / "options.json", (json.dumps(recorded, indent=2) + "\n").encode())
+            write_file(run / OPTIONS_FILE, (json.dumps(recorded, indent=2) + "\n").encode())
         model = TrainedModel(options, start, config, device, group, Checkpoints(run, options.keep).newest())
         return SftJob(options, model, mixture, held_out, stop).train(on_checkpoint)
 
@@ -126,8 +126,8 @@ def _recorded(
 
 
 def _check_resumable(run: Path, recorded: dict[str, Any]) -> None:
-    path = run / "options.json"
-    if path.is_file() and (diff := settings_diff(json.loads(path.read_bytes()), recorded)):
+    before = recorded_options(run)
+    if before is not None and (diff := settings_diff(before, recorded)):
         raise ConfigMismatchError(
             f"{run} was begun with other settings:\n  " + "\n  ".join(diff) + "\nuse those, or another RUN"
         )
@@ -144,7 +144,7 @@ class SftJob:
         self.checkpoints = Checkpoints(self.run, options.keep)
         self.mixtures = [mixture, held_out] if held_out else [mixture]
         self.left_out = LeftOut(self.run, self.group.rank, self.mixtures)
-        row, longest = options.row_tokens, mixture.longest
+        row, longest = options.seq_length, mixture.longest
         self.cell = TrainStep(model.decoder, row, longest, model.optimizer, options.clip_norm, model.scaler, self.group)
         self.first = model.counters.get("step", 0)
         self.taken = model.counters.get("taken", 0)
@@ -158,7 +158,7 @@ class SftJob:
 
     def train(self, on_checkpoint: Callable[[Path, int], None] | None) -> SftResult:
         options = self.options
-        schedule = Schedule(options.learning_rate, options.warmup, options.steps, options.floor)
+        schedule = Schedule(options.learning_rate, options.warmup, options.steps, options.min_lr_ratio)
         steps = self._batches()
         hidden = None if self.group.is_first else True
         if self.group.is_first:
@@ -224,13 +224,13 @@ class SftJob:
     def _batches(self) -> Iterator[list[TrainingBatch]]:
         """This process's batches of each step, built ahead of the device."""
         options = self.options
-        a_step = options.rows * options.accumulate * self.group.size
+        a_step = options.micro_batch_size * options.gradient_accumulation_steps * self.group.size
         rows = packed_rows(self.mixture, options.seed, options.caption_dropout, self.first * a_step)
-        every_chunk = iter(lambda: list(islice(rows, options.rows)), [])
+        every_chunk = iter(lambda: list(islice(rows, options.micro_batch_size)), [])
         chunks = islice(every_chunk, self.group.rank, None, self.group.size)
         built = map_ahead(partial(self._build, mixture=self.mixture), chunks, 1, BATCHES_AHEAD)
         while True:
-            yield list(islice(built, options.accumulate))
+            yield list(islice(built, options.gradient_accumulation_steps))
 
     def _held_out_batches(self, held_out: Mixture) -> list[TrainingBatch]:
         """One pass over all held-out samples."""
@@ -240,8 +240,11 @@ class SftJob:
             left -= len(row)
             if left <= 0:
                 break
-        rows += [[]] * (-len(rows) % self.options.rows)
-        chunks = [rows[begin : begin + self.options.rows] for begin in range(0, len(rows), self.options.rows)]
+        rows += [[]] * (-len(rows) % self.options.micro_batch_size)
+        chunks = [
+            rows[begin : begin + self.options.micro_batch_size]
+            for begin in range(0, len(rows), self.options.micro_batch_size)
+        ]
         return [self._build(chunk, held_out) for chunk in chunks[self.group.rank :: self.group.size]]
 
     def _build(self, rows: Sequence[Sequence[PlacedSample]], mixture: Mixture) -> TrainingBatch:

@@ -15,8 +15,8 @@ from shared.tokens.visual_tokens import VIDEO_TEMPLATES
 
 # Settings that may differ on resume: places, and what does not touch the numbers.
 FREE = (
-    "rows",
-    "accumulate",
+    "micro_batch_size",
+    "gradient_accumulation_steps",
     "datasets",
     "held_out",
     "run",
@@ -38,7 +38,7 @@ FREE = (
 class SftOptions:
     """Settings of a fine-tuning run; all but FREE must be the same on resume.
 
-    A step sees `accumulate` batches of `rows` rows of `row_tokens` tokens.
+    A step sees `gradient_accumulation_steps` batches of `micro_batch_size` rows of `seq_length` tokens.
     """
 
     datasets: tuple[str, ...]
@@ -46,12 +46,12 @@ class SftOptions:
     model: str = str(EMBEDDED_MODEL)
     held_out: tuple[str, ...] = ()
     steps: int = 1000
-    row_tokens: int = 1024
-    rows: int = 4
-    accumulate: int = 1
+    seq_length: int = 1024
+    micro_batch_size: int = 4
+    gradient_accumulation_steps: int = 1
     learning_rate: float = 1e-4
     warmup: int = 50
-    floor: float = 0.1
+    min_lr_ratio: float = 0.1
     weight_decay: float = 0.1
     beta1: float = 0.9
     beta2: float = 0.95
@@ -80,14 +80,23 @@ class SftOptions:
 
     def __post_init__(self) -> None:
         problems = []
-        whole = ("steps", "row_tokens", "rows", "accumulate", "save_every", "keep", "evaluate_every", "max_bad_steps")
+        whole = (
+            "steps",
+            "seq_length",
+            "micro_batch_size",
+            "gradient_accumulation_steps",
+            "save_every",
+            "keep",
+            "evaluate_every",
+            "max_bad_steps",
+        )
         problems += [f"--{_flag(name)} must be at least 1" for name in whole if getattr(self, name) < 1]
         if self.loss not in LOSSES:
             problems.append(f"--loss {self.loss}: expected one of {', '.join(LOSSES)}")
         if not 0 <= self.caption_dropout <= 1:
             problems.append(f"--caption-dropout {self.caption_dropout}: expected 0 to 1")
-        if not 0 < self.learning_rate < math.inf or not 0 <= self.floor <= 1:
-            problems.append("--learning-rate must be above 0, --floor 0 to 1")
+        if not 0 < self.learning_rate < math.inf or not 0 <= self.min_lr_ratio <= 1:
+            problems.append("--learning-rate must be above 0, --min-lr-ratio 0 to 1")
         not_negative = ("weight_decay", "warmup", "clip_norm", "visual_weight")
         problems += [f"--{_flag(n)} must not be below 0" for n in not_negative if not 0 <= getattr(self, n) < math.inf]
         if self.loss_scale is not None and not self.loss_scale >= 1:
@@ -129,7 +138,7 @@ class SftOptions:
     def recorded(self, processes: int) -> dict[str, Any]:
         """What a resumed run must share with the run that began, on however many processes."""
         kept = {name: value for name, value in asdict(self).items() if name not in FREE}
-        return {**kept, "rows_a_step": self.rows * self.accumulate * processes}
+        return {**kept, "global_batch_size": self.micro_batch_size * self.gradient_accumulation_steps * processes}
 
 
 def _flag(name: str) -> str:

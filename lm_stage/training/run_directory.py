@@ -21,6 +21,9 @@ from shared.storage.atomic import remove_directory, write_directory
 
 STATE_FILE = "train_state.safetensors"
 TEXT_FILES = (RANKS_FILE, VISION_FILE, JSON_FILE, "tokenizer_config.json", "generation_config.json")
+OPTIONS_FILE = "options.json"
+# Options under the names that earlier versions recorded.
+EARLIER_OPTION_NAMES = {"row_tokens": "seq_length", "floor": "min_lr_ratio", "rows_a_step": "global_batch_size"}
 RESULTS = ("model", "adapter", "checkpoints", "tensorboard", "train_log.jsonl", "loss.png", "left_out.jsonl")
 _STEPS = "step-" + "[0-9]" * 8
 
@@ -44,9 +47,17 @@ def checked_run(location: str) -> Path:
         raise UsageError(f"{location}: is a dataset; expected DATASETS, then the directory of the RUN")
     if run.exists() and not run.is_dir():
         raise UsageError(f"{location}: expected a directory for the RUN, got a file")
-    if not (run / "options.json").exists() and (found := [name for name in RESULTS if _holds_something(run / name)]):
+    if not (run / OPTIONS_FILE).exists() and (found := [name for name in RESULTS if _holds_something(run / name)]):
         raise UsageError(f"{location}: holds {', '.join(found)}, of no run; give another RUN")
     return run
+
+
+def recorded_options(run: Path) -> dict[str, Any] | None:
+    """The options that a run was started with, under their present names; None if the run has none yet."""
+    path = run / OPTIONS_FILE
+    if not path.is_file():
+        return None
+    return {EARLIER_OPTION_NAMES.get(name, name): value for name, value in json.loads(path.read_bytes()).items()}
 
 
 def _holds_something(path: Path) -> bool:
@@ -70,7 +81,7 @@ class Checkpoints:
 
     def sweep(self) -> None:
         """Removes what a killed run left half-written or half-removed."""
-        ours = [path for name in (*RESULTS, "options.json", "damaged-*") for path in self.run.glob(f"{name}.*.tmp")]
+        ours = [path for name in (*RESULTS, OPTIONS_FILE, "damaged-*") for path in self.run.glob(f"{name}.*.tmp")]
         for path in [*self.root.glob("step-*.tmp"), *ours]:
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lm_stage.data.conversations import default_question
+from lm_stage.text.templates import default_question
 from shared.dataset.code_index import CodeIndex
 from shared.errors import UsageError
 

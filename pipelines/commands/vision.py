@@ -83,8 +83,8 @@ def encode_settings(source: str, dataset: str, **others: Any) -> EncodeOptions:
 @source_options
 @click.option("--megapixels-per-s", type=float, help="Rate of a device, for device-hours.")
 @click.option("--measured-in", metavar="DATASET", help="Take the rate from the log of a dataset encoded before.")
-@click.option("--row-tokens", type=int, default=8192, help="Tokens of a row, for SFT.")
-def plan(source: str, megapixels_per_s: float | None, measured_in: str | None, row_tokens: int, **others: Any) -> None:
+@click.option("--seq-length", type=int, default=8192, help="Tokens of a row in SFT.")
+def plan(source: str, megapixels_per_s: float | None, measured_in: str | None, seq_length: int, **others: Any) -> None:
     """Tell what encoding SOURCE would take, from headers: sizes, compiles, hours, gigabytes, SFT tokens, refusals."""
     from pipelines.report.text import forecast_text
     from shared.dataset.dataset import Dataset
@@ -92,7 +92,7 @@ def plan(source: str, megapixels_per_s: float | None, measured_in: str | None, r
     from vq_stage.encode.options import EncodeOptions
 
     rate = megapixels_per_s or (measured_megapixels_per_s(Dataset.open(measured_in)) if measured_in else None)
-    click.echo(forecast_text(forecast(EncodeOptions(source, "", **given(_cut(others))).planner()), rate, row_tokens))
+    click.echo(forecast_text(forecast(EncodeOptions(source, "", **given(_cut(others))).planner()), rate, seq_length))
 
 
 @click.command()

@@ -38,7 +38,7 @@ def summary_text(summary: Summary) -> str:
     return "\n".join(f"{name:<11}{value}" for name, value in lines.items())
 
 
-def forecast_text(forecast: Forecast, megapixels_per_s: float | None, row_tokens: int) -> str:
+def forecast_text(forecast: Forecast, megapixels_per_s: float | None, seq_length: int) -> str:
     """What `emu3 plan` tells, one line a fact."""
     sizes = list(forecast.sizes.items())
     shown = ", ".join(f"{_size(size)} ({count})" for size, count in sizes[:8])
@@ -54,7 +54,7 @@ def forecast_text(forecast: Forecast, megapixels_per_s: float | None, row_tokens
         "pixels": f"{forecast.megapixels:.4g} million",
         "hours": f"{hours} (device-hours, without compiling)",
         "on disk": f"{forecast.bytes / 1e9:.3g} GB, {forecast.codes} codes",
-        "sft": _sft_text(forecast, row_tokens),
+        "sft": _sft_text(forecast, seq_length),
         "quarantine": f"{refused} of {forecast.inputs} by their headers{': ' if reasons else ''}{reasons}",
     }
     return "\n".join(f"{name:<11}{value}" for name, value in lines.items())
@@ -65,20 +65,20 @@ def _size(size: tuple[int, int, int]) -> str:
     return f"{frames}×{height}×{width}" if frames > 1 else f"{height}×{width}"
 
 
-def _sft_text(forecast: Forecast, row_tokens: int) -> str:
+def _sft_text(forecast: Forecast, seq_length: int) -> str:
     """Tokens of all sequences, and what padding takes: packed into rows, and without packing."""
     from lm_stage.data.packing import pack_best_fit
 
-    fitting = forecast.sequence_lengths[forecast.sequence_lengths <= row_tokens]
+    fitting = forecast.sequence_lengths[forecast.sequence_lengths <= seq_length]
     too_long = len(forecast.sequence_lengths) - len(fitting)
     if not len(fitting):
-        return f"no sequence fits {row_tokens} tokens"
+        return f"no sequence fits {seq_length} tokens"
     tokens = int(fitting.sum())
     parts = np.array_split(fitting, len(fitting) // 4096 + 1)
-    packed = 1 - tokens / (row_tokens * sum(len(pack_best_fit(part.tolist(), row_tokens)) for part in parts))
+    packed = 1 - tokens / (seq_length * sum(len(pack_best_fit(part.tolist(), seq_length)) for part in parts))
     padded = 1 - tokens / (len(fitting) * int(fitting.max()))
     return (
-        f"about {tokens} tokens in {len(fitting)} sequences, {too_long} too long for {row_tokens};"
+        f"about {tokens} tokens in {len(fitting)} sequences, {too_long} too long for {seq_length};"
         f" padding {packed:.1%} packed, {padded:.1%} one a row"
     )
 

@@ -26,7 +26,7 @@ from vq_stage.encode.options import EncodeOptions
 from vq_stage.media.resizing import Preprocessing
 
 STEPS = 12
-SETTINGS = ("--steps", STEPS, "--row-tokens", 64, "--rows", 2, "--save-every", 2, "--learning-rate", "1e-3")
+SETTINGS = ("--steps", STEPS, "--seq-length", 64, "--micro-batch-size", 2, "--save-every", 2, "--learning-rate", "1e-3")
 
 
 def write_codes(
@@ -90,7 +90,7 @@ def assert_same_run(run: Path, unbroken: Path) -> None:
 
 def run_in_process(codes: Path | Sequence[str], run: Path, model: Path, **changes: object) -> SftResult:
     datasets = tuple(codes) if not isinstance(codes, Path) else (str(codes),)
-    small = {"steps": 3, "row_tokens": 64, "rows": 2}
+    small = {"steps": 3, "seq_length": 64, "micro_batch_size": 2}
     return sft(SftOptions(datasets, str(run), str(model), **{**small, **changes}))
 
 
@@ -145,15 +145,15 @@ def test_codes_of_another_tokenizer_are_refused(codes: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"row_tokens": 4000}, "positions"),
-        ({"row_tokens": 8}, "no sample fits"),
+        ({"seq_length": 4000}, "positions"),
+        ({"seq_length": 8}, "no sample fits"),
         ({"freeze": ("model", "lm_head")}, "nothing to train"),
         ({"freeze": ("embed_tokens", "mpl")}, "--freeze mpl: no such parameters"),
         ({"clip_norm": -1.0}, "--clip-norm"),
         ({"visual_weight": float("nan")}, "--visual-weight"),
         ({"loss": "visual", "visual_weight": 0.0}, "no codes to learn"),
         ({"learning_rate": 0.0}, "--learning-rate"),
-        ({"rows": 0}, "--rows"),
+        ({"micro_batch_size": 0}, "--micro-batch-size"),
         ({"caption_dropout": 2.0}, "--caption-dropout"),
     ],
 )
@@ -263,7 +263,7 @@ def test_other_files_in_a_run_are_left_as_they_are(codes: Path, small_lm: Path, 
 def test_samples_too_long_for_a_row_are_counted_told_and_listed(
     codes: Path, small_lm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    result = run_in_process(codes, tmp_path / "run", small_lm, row_tokens=30)
+    result = run_in_process(codes, tmp_path / "run", small_lm, seq_length=30)
     assert f"{codes}: {result.too_long} samples are longer than a row of 30 tokens" in capsys.readouterr().err
     lines = (tmp_path / "run/left_out.jsonl").read_text().splitlines()
     assert 0 < result.too_long == len(lines) < 30
@@ -273,7 +273,7 @@ def test_rows_without_a_caption_are_told_and_listed(
     small_lm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     codes = write_codes(tmp_path / "codes", captioned=12)
-    run_in_process([str(codes), f"{codes},task=understand"], tmp_path / "run", small_lm, steps=1, row_tokens=200)
+    run_in_process([str(codes), f"{codes},task=understand"], tmp_path / "run", small_lm, steps=1, seq_length=200)
     said = capsys.readouterr().err
     assert f"{codes}: 18 of 30 samples have no caption: drawn without one" in said
     assert f"{codes}: 18 rows without an answer are left out" in said
@@ -303,7 +303,7 @@ def test_a_mixture_with_held_out_loss(codes: Path, small_lm: Path, tmp_path: Pat
     text = tmp_path / "chat.jsonl"
     text.write_text('{"question": "what is red?", "answer": "an apple"}\n{"text": "a green pear"}\n')
     datasets = [str(codes), f"{codes},task=understand,weight=0.5", f"{text},task=text,weight=3"]
-    result = run_in_process(datasets, tmp_path / "run", small_lm, row_tokens=160, held_out=(str(codes),))
+    result = run_in_process(datasets, tmp_path / "run", small_lm, seq_length=160, held_out=(str(codes),))
     assert result.held_out_loss is not None
     assert np.isfinite(result.held_out_loss)
 

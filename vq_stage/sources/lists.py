@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shared.dataset.conversations import conversation_extra
 from shared.errors import RefusedInput, UsageError
 from vq_stage.sources.captions import json_lines, open_list, parse_json, text_lines
-from vq_stage.sources.conversations import conversation_extra
 from vq_stage.sources.media_source import MediaItem, Source, kind_of, stem_of
 
 EXPECTED = "{name|key, image|video, text} or {id, image|video, conversations}"

@@ -10,9 +10,9 @@ from typing import Any, BinaryIO
 
 import pyarrow as pa
 
+from shared.dataset.conversations import conversation_extra
 from shared.errors import RefusedInput, UsageError
 from vq_stage.sources.batches import BatchCache, BatchKey, open_table
-from vq_stage.sources.conversations import conversation_extra
 from vq_stage.sources.media_source import MediaItem, Source, stem_of
 
 TABLE_SUFFIXES = (".parquet", ".arrow")

@@ -14,8 +14,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from shared.dataset.conversations import conversation_extra
 from shared.errors import RefusedInput, UsageError
-from vq_stage.sources.conversations import conversation_extra
 from vq_stage.sources.files import open_file, open_part, refusing_unreadable
 from vq_stage.sources.media_source import MediaItem, Source, is_media, kind_of, stem_of
 

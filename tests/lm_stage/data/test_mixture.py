@@ -14,7 +14,7 @@ import pytest
 
 from lm_stage.data.mixture import Mixture, Samples, Source, open_samples
 from lm_stage.data.sequences import TASKS, LossWeights, SequenceBuilder, question_text
-from lm_stage.text.templates import DEFAULT_QUESTION, DEFAULT_VIDEO_QUESTION, Clip
+from lm_stage.text.templates import CHAT_BEFORE, DEFAULT_QUESTION, DEFAULT_VIDEO_QUESTION, Clip, Templates
 from lm_stage.text.tokenizer import HuggingFaceTokenizer, train_text_tokenizer
 from lm_stage.training.options import SftOptions
 from shared.dataset.dataset import Dataset
@@ -309,13 +309,26 @@ def test_every_turn_of_a_conversation_is_in_the_sequence(tmp_path: Path, builder
         [{"from": "human", "value": 5}, {"from": "gpt", "value": "a"}],
         [{"from": "human"}, {"from": "gpt", "value": "a"}],
         [{"from": "system", "value": "b"}, *said("what?", "a"), {"from": "human", "value": "b"}],
+        [*said("what?", "a"), {"from": "system", "value": "b"}, *said("what?", "a")],
     ],
 )
 def test_a_conversation_of_another_form_is_named(conversation: Any, tmp_path: Path, builder: SequenceBuilder) -> None:
     path = write(tmp_path / "codes", [[row(0), extra(1, conversations=conversation)]])
     for task in ("understand", "text"):
-        with pytest.raises(DatasetError, match=rf"{path}: row 'k1': conversations: expected "):
+        with pytest.raises(DatasetError, match=rf"{path}: row 'k1': (`conversations`|turn \d): expected "):
             opened(path, builder, task)
+
+
+def test_a_system_turn_replaces_the_published_system_prompt(tmp_path: Path, builder: SequenceBuilder) -> None:
+    turns = said("what?", "a pear", "and now?", "a red apple")
+    rows = [extra(0, conversations=[{"from": "system", "value": "Be brief."}, *turns]), extra(1, conversations=turns)]
+    samples = opened(write(tmp_path / "codes", [rows]), builder, "understand")
+    assert_lengths_are_true(samples)
+    templates = Templates(builder.text_tokenizer, builder.layout)
+    for index, opening in enumerate(("Be brief. USER: ", CHAT_BEFORE)):
+        image = templates.understanding_prompt([rows[index].codes_THW[0]], "stage1")[1:]
+        begin = [builder.layout.bos, *builder.encode(opening).tolist(), *image]
+        assert samples.sequence(index, False).token_ids[: len(begin)].tolist() == begin
 
 
 def test_questions_are_encoded_only_where_they_are_asked(tmp_path: Path, builder: SequenceBuilder) -> None:
@@ -451,7 +464,7 @@ def test_a_row_too_short_for_every_sample_of_a_source_is_refused(tmp_path: Path,
     shortest = int(opened(codes, builder).lengths.min())
     sources = [Source(str(lines), "text"), Source(str(codes))]
     assert not Mixture(sources, builder, shortest).too_long
-    message = rf"{codes}: no sample fits a row of {shortest - 1} tokens, the shortest has {shortest}.*--row-tokens"
+    message = rf"{codes}: no sample fits a row of {shortest - 1} tokens, the shortest has {shortest}.*--seq-length"
     with pytest.raises(UsageError, match=message):
         Mixture(sources, builder, shortest - 1)
 

@@ -22,7 +22,18 @@ from lm_stage.training.run_directory import STATE_FILE
 from tests.faults.test_sft_faults import write_codes
 from tests.support.command import REPOSITORY, emu3, environment
 
-SETTINGS = ("--steps", "6", "--row-tokens", "64", "--rows", "2", "--learning-rate", "1e-3", "--save-every", "3")
+SETTINGS = (
+    "--steps",
+    "6",
+    "--seq-length",
+    "64",
+    "--micro-batch-size",
+    "2",
+    "--learning-rate",
+    "1e-3",
+    "--save-every",
+    "3",
+)
 
 
 @contextmanager
@@ -67,7 +78,7 @@ def test_two_processes_take_the_steps_of_one(small_lm: Path, tmp_path: Path, zer
     one, two = tmp_path / "one", tmp_path / "two"
     few = write_codes(tmp_path / "few", rows=2, units=1)  # one batch: the second process has none
     watched = ("--held-out", few, "--evaluate-every", 2)
-    emu3("sft", codes, one, "--model", small_lm, *SETTINGS, "--accumulate", 2, *watched)
+    emu3("sft", codes, one, "--model", small_lm, *SETTINGS, "--gradient-accumulation-steps", 2, *watched)
     msrun(tmp_path / "log", "sft", codes, two, "--model", small_lm, *SETTINGS, *watched, *zero)
     assert losses(two) == pytest.approx(losses(one), rel=1e-5)
     held_out = losses(one, "held_out_loss")
@@ -81,9 +92,9 @@ def test_two_processes_take_the_steps_of_one(small_lm: Path, tmp_path: Path, zer
     moments = [load_file(run / "checkpoints" / names[0] / STATE_FILE) for run in (one, two)]
     assert all(np.allclose(moments[0][name], moments[1][name], atol=1e-5) for name in moments[0])
     # On another number of processes the run is the same run, if a step sees as many rows.
-    emu3("sft", codes, two, "--model", small_lm, *SETTINGS, "--accumulate", 2)
+    emu3("sft", codes, two, "--model", small_lm, *SETTINGS, "--gradient-accumulation-steps", 2)
     refused = emu3("sft", codes, two, "--model", small_lm, *SETTINGS, exit_code=2)
-    assert "rows_a_step: recorded 4, given 2" in refused.stderr
+    assert "global_batch_size: recorded 4, given 2" in refused.stderr
 
 
 def test_split_and_recomputed_in_one_process_with_frozen_layers(small_lm: Path, tmp_path: Path) -> None:

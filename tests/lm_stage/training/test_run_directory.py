@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from lm_stage.training.run_directory import Checkpoints, model_files
+from lm_stage.training.options import SftOptions
+from lm_stage.training.run_directory import OPTIONS_FILE, Checkpoints, model_files, recorded_options
 from shared.storage.atomic import write_directory
+from shared.storage.digests import settings_diff
 
 OLD = {"config.json": b"old", "weights": b"old weights", "gone": b"only in the old one"}
 NEW = {"config.json": b"new", "weights": b"new weights " * 1000}
@@ -204,3 +206,16 @@ def test_other_directories_do_not_count_as_checkpoints_to_keep(tmp_path: Path, t
     for step in (2, 3):
         save(checkpoints, step, text)
     assert names(checkpoints.root) == ["step-00000002", "step-00000003", "step-best"]
+
+
+def test_options_recorded_under_earlier_names_are_translated(tmp_path: Path) -> None:
+    """A run that started with `--row-tokens 64 --rows 2 --accumulate 2 --floor 0.05` resumes with today's flags."""
+    earlier = Path(__file__).parents[2] / "golden" / "sft_run_0.1" / "options.json"
+    (tmp_path / OPTIONS_FILE).write_bytes(earlier.read_bytes())
+    recorded = recorded_options(tmp_path)
+    changed = {"seq_length": 64, "micro_batch_size": 2, "gradient_accumulation_steps": 2, "min_lr_ratio": 0.05}
+    options = SftOptions(("codes",), "run", steps=12, learning_rate=1e-3, **changed)
+    given = json.loads(json.dumps(options.recorded(processes=1)))
+    assert recorded is not None
+    assert settings_diff(recorded, {**recorded, **given}) == ['dtype: recorded "float32", given nothing']
+    assert set(given) <= set(recorded)

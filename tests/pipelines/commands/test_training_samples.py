@@ -19,7 +19,7 @@ from vq_stage.model.weights import EMBEDDED_TOKENIZER
 def options(tmp_path: Path, small_lm: Path) -> SftOptions:
     codes = str(write_codes(tmp_path / "codes"))
     places = {"datasets": (codes,), "run": str(tmp_path / "run"), "model": str(small_lm)}
-    return SftOptions(**places, steps=2, row_tokens=128, rows=2, save_every=2, device="cpu")  # type: ignore[arg-type]
+    return SftOptions(**places, steps=2, seq_length=128, micro_batch_size=2, save_every=2, device="cpu")  # type: ignore[arg-type]
 
 
 def test_every_checkpoint_draws_pictures(options: SftOptions, tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_a_broken_source_stops_the_forecast_as_it_would_the_job() -> None:
 
 
 def test_the_text_says_it_all() -> None:
-    text = forecast_text(forecast(planner(mixed())), 0.5, row_tokens=38)
+    text = forecast_text(forecast(planner(mixed())), 0.5, seq_length=38)
     for expected in (
         "4: 3 rows in 3 units, 1 captions",
         "16×24 (2), 16×16×24 (1)",

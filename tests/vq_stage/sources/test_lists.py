@@ -52,8 +52,8 @@ def test_every_turn_of_a_conversation_is_kept() -> None:
     [
         ("hello", "expected a list"),
         ([], "expected a list"),
-        ([{"from": "human", "value": "Who?"}], "none from gpt"),
-        ([{"from": "gpt", "value": "Me."}], "none from human"),
+        ([{"from": "human", "value": "Who?"}], "in turn, got human"),
+        ([{"from": "gpt", "value": "Me."}], "in turn, got gpt"),
         ([{"from": "robot", "value": "Beep."}], "turn 1"),
         ([TURNS[0], {"from": "gpt", "value": 7}], "turn 2"),
         ([TURNS[0], "A cat."], "turn 2"),
