@@ -68,3 +68,6 @@ def _integer(name: str, value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise UsageError(f"codec.{name}: expected an integer, got {value!r}")
     return value
+
+
+EMU3 = Codec(None, 32768)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from lm_stage.data.sequences import TASKS, SequenceBuilder, TrainingSequence, question_text
 from lm_stage.text.templates import CHAT_BEFORE, Clip, Visual, chat_opening, default_question
+from shared.codec import Codec
 from shared.dataset.conversations import Conversation, Turn, without_media_marks
 from shared.dataset.dataset import Dataset
 from shared.dataset.row_reader import RowReader
@@ -62,7 +63,7 @@ class Samples(Protocol):
     lengths: np.ndarray
     bare_lengths: np.ndarray
     fingerprint: str
-    codec: Mapping[str, Any] | None
+    codec: Codec | None
     without_text: Sequence[str]  # keys of rows without a caption or an answer
 
     @property
@@ -102,7 +103,7 @@ class DatasetSamples:
         if missing := dataset.missing_units(plan):
             raise DatasetError(f"{path}: {len(missing)} of {len(plan)} units are missing: finish the job that makes it")
         self.builder = builder
-        self.codec = plan.settings["codec"]
+        self.codec: Codec | None = plan.settings.codec
         self.fingerprint = digest_of({"plan": plan.sha256, "parts": [r.part_sha256 for r in dataset.commit_records()]})
         self.rows = RowReader(dataset, keeps_damaged)
         shapes_THW = self.rows.shapes_THW()
@@ -259,7 +260,7 @@ class AnswerTexts(AnsweredRows):
 class TextSamples:
     """Lines of JSON: `{text}`, or `{question, answer}`."""
 
-    codec: Mapping[str, Any] | None = None
+    codec: Codec | None = None
     has_videos = False
     without_text: Sequence[str] = ()
 

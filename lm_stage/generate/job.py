@@ -10,7 +10,6 @@ import hashlib
 import time
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import Any
 
 from tqdm import tqdm
 
@@ -20,11 +19,11 @@ from lm_stage.generate.prompts import list_prompts
 from lm_stage.generate.worker import GenerateWorker
 from lm_stage.model.checkpoint_directory import ModelSource
 from lm_stage.text.templates import chosen_video_template
-from shared.codec import Codec
 from shared.dataset.code_index import CodeIndex
 from shared.dataset.dataset import Dataset
 from shared.dataset.plan import Plan, freeze_plan
 from shared.dataset.rows import SEQUENCE_FORMAT
+from shared.dataset.settings import DatasetSettings
 from shared.errors import ConfigMismatchError
 from shared.jobs.engines import Units, missing_units, run_units
 from shared.jobs.file_locks import job_lock, leave
@@ -80,11 +79,11 @@ def _units_in_tokens(dataset: Dataset, plan: Plan, renderer: PromptRenderer) -> 
 
 def _recorded(
     options: GenerateOptions, source: ModelSource, images: CodeIndex | None, has_videos: bool
-) -> dict[str, Any]:
+) -> DatasetSettings:
     """The settings that decide the tokens. Raises ConfigMismatchError if images are of another codec."""
     codec = source.codec()
     if images is not None:
-        found = Codec.from_json(images.dataset.plan().settings["codec"], str(images.dataset.root))
+        found = images.dataset.plan().settings.codec
         if codec.fingerprint not in (None, found.fingerprint):
             raise ConfigMismatchError(
                 f"{options.images}: codes of tokenizer {found.short_fingerprint}, expected those of the model's"
@@ -106,12 +105,7 @@ def _recorded(
     }
     if has_videos:
         generation["video_template"] = asdict(chosen_video_template(options.video_template))
-    return {
-        "format": SEQUENCE_FORMAT,
-        "codec": codec.to_json(),
-        "generation": generation,
-        "units": {"rows": options.unit_rows},
-    }
+    return DatasetSettings(codec, options.unit_rows, SEQUENCE_FORMAT, generation=generation)
 
 
 def _sha256_of_prompts(options: GenerateOptions) -> str:

@@ -53,9 +53,9 @@ def initialize(options: InitOptions) -> Path:
     captions = [text for text in rows.column("text") if text]
     if not captions:
         raise UsageError(f"{options.dataset}: has no caption to learn a vocabulary from")
-    codec = dataset.plan().settings["codec"]
+    codec = dataset.plan().settings.codec
     texts = captions + [f"{CHAT_BEFORE}{DEFAULT_QUESTION}{CHAT_AFTER}"] * TEMPLATE_REPEATS
-    vocabulary = train_text_tokenizer(texts, options.text_ids, codec["codebook_size"])
+    vocabulary = train_text_tokenizer(texts, options.text_ids, codec.codebook_size)
     shape = DecoderConfig(
         vocab_size=vocabulary.vocab_size,
         hidden_size=options.hidden_size,
@@ -71,8 +71,8 @@ def initialize(options: InitOptions) -> Path:
     config = {
         **shape.to_dict(),
         "token_layout": vocabulary.layout.to_dict(),
-        "codec_fingerprint": codec["fingerprint"],
-        "image_area": height * width * codec["spatial_factor"] ** 2,
+        "codec_fingerprint": codec.fingerprint,
+        "image_area": height * width * codec.spatial_factor**2,
     }
     files = {
         "config.json": (json.dumps(config, indent=2) + "\n").encode(),

@@ -103,10 +103,10 @@ def _codec(start: ModelSource, samples: list[Any]) -> str | None:
     for one in samples:
         if one.codec is None:
             continue
-        found = one.codec["fingerprint"]
-        if one.codec["codebook_size"] != size or (expected and found and found != expected):
+        found = one.codec.fingerprint
+        if one.codec.codebook_size != size or (expected and found and found != expected):
             raise ConfigMismatchError(
-                f"{one.rows.dataset.root}: {one.codec['codebook_size']} codes of tokenizer {str(found)[:12]}; expected"
+                f"{one.rows.dataset.root}: {one.codec.codebook_size} codes of tokenizer {str(found)[:12]}; expected"
                 f" {size} codes of {str(expected)[:12]}; encode with one tokenizer"
             )
         expected = expected or found

@@ -151,7 +151,7 @@ def _answer_missing(options: UnderstandOptions, asker: Asker, file: AnswerFile, 
 
 
 def _check_codec(options: UnderstandOptions, source: ModelSource, index: CodeIndex) -> None:
-    found, expected = index.dataset.plan().settings["codec"], source.codec().to_json()
+    found, expected = index.dataset.plan().settings.codec.to_json(), source.codec().to_json()
     names = ["codebook_size", *(["fingerprint"] if expected["fingerprint"] and found["fingerprint"] else [])]
     if diff := settings_diff({name: expected[name] for name in names}, {name: found[name] for name in names}):
         raise ConfigMismatchError(

@@ -27,11 +27,11 @@ def summary_text(summary: Summary) -> str:
         f" ({summary.quality_samples} samples)",
         "quarantine": refused or "none",
         "speed": _number(summary.images_per_s, "images/s"),
-        "codec": (summary.settings["codec"]["fingerprint"] or "not known")[:12],
+        "codec": summary.settings.codec.short_fingerprint,
     }
-    if "preprocessing" in summary.settings:
-        lines["resize"] = ", ".join(f"{name} {value}" for name, value in summary.settings["preprocessing"].items())
-    if generation := summary.settings.get("generation"):
+    if preprocessing := summary.settings.preprocessing:
+        lines["resize"] = ", ".join(f"{name} {value}" for name, value in preprocessing.items())
+    if generation := summary.settings.generation:
         lines["model"] = generation["model"][:12]
         lines["sampling"] = ", ".join(f"{name} {value}" for name, value in generation["sampling"].items())
         lines["guidance"] = str(generation["guidance_scale"])

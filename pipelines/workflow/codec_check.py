@@ -67,7 +67,7 @@ def carried_codec(place: str) -> str | None:
     path = as_path(place)
     with refusing_unreadable():
         if (path / "plan.arrow").exists():
-            found = Dataset.open(place).plan().settings["codec"].get("fingerprint")
+            found = Dataset.open(place).plan().settings.codec.fingerprint
         elif (path / "config.json").exists():
             found = json.loads((path / "config.json").read_text(encoding="utf-8")).get("codec_fingerprint")
         else:

@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 
 from shared.dataset.plan import Plan
-from shared.dataset.rows import CODES_FORMAT, SCHEMAS, CodeRecord, damaged_keys, from_record_batch, to_record_batches
+from shared.dataset.rows import SCHEMAS, CodeRecord, damaged_keys, from_record_batch, to_record_batches
 from shared.dataset.shards import Shard, ShardReader
 from shared.errors import DatasetError, NondeterminismError
 from shared.storage.atomic import create_file, write_file
@@ -29,7 +29,6 @@ from shared.storage.paths import as_path, is_local, make_directory, names_in, re
 
 _HASH_DIGITS = 12
 METADATA_KEY = b"emu3"
-FINGERPRINTS = ("codec", "preprocessing", "generation")
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,10 +199,6 @@ class Dataset:
         lines = (self.quarantine / record.quarantine).read_text(encoding="utf-8").split("\n")
         return [Refusal(**json.loads(line)) for line in lines if line]
 
-    def fingerprints(self, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """The settings that decide the codes; they stand in every part and in the dataset's digest."""
-        return {"format": format_of(settings), **{name: settings[name] for name in FINGERPRINTS if name in settings}}
-
     def commit(
         self,
         unit: int,
@@ -246,7 +241,7 @@ class Dataset:
         return record
 
     def _write_part(self, unit: int, records: Sequence[CodeRecord], plan: Plan) -> tuple[str, str, int]:
-        content = part_bytes(records, plan.settings, self.fingerprints(plan.settings))
+        content = part_bytes(records, plan.settings.format, plan.settings.fingerprints())
         sha256 = _sha256(content)
         path = self.parts / f"part-{unit:06d}.{sha256[:_HASH_DIGITS]}.arrow"
         write_file(path, content)
@@ -273,9 +268,9 @@ class Dataset:
         records = list(self.commit_records())
         shards = self.sealed.shards if shards is None else shards
         manifest = {
-            "format": format_of(plan.settings),
+            "format": plan.settings.format,
             "plan_sha256": plan.sha256,
-            "settings": plan.settings,
+            "settings": plan.settings.to_json(),
             "rows": sum(record.rows for record in records),
             "quarantined": sum(sum(record.quarantined.values()) for record in records) - sum(plan.retried.values()),
             "parts": [
@@ -315,23 +310,18 @@ class Dataset:
                     yield event
 
 
-def format_of(settings: Mapping[str, Any]) -> str:
-    """Row format of a dataset with these settings."""
-    return str(settings.get("format", CODES_FORMAT))
-
-
-def part_bytes(records: Sequence[CodeRecord], settings: Mapping[str, Any], metadata: Mapping[str, Any]) -> pa.Buffer:
-    """Rows as an Arrow file; equal rows give equal bytes."""
+def part_bytes(records: Sequence[CodeRecord], row_format: str, metadata: Mapping[str, Any]) -> pa.Buffer:
+    """Return rows as an Arrow file; equal rows give equal bytes."""
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, row_schema(settings, metadata)) as writer:
+    with pa.ipc.new_file(sink, row_schema(row_format, metadata)) as writer:
         for batch in to_record_batches(records):
             writer.write_batch(batch)
     return sink.getvalue()
 
 
-def row_schema(settings: Mapping[str, Any], metadata: Mapping[str, Any]) -> pa.Schema:
-    """Columns of a dataset's rows, with what holds for all of them."""
-    return SCHEMAS[format_of(settings)].with_metadata({METADATA_KEY: canonical_json(metadata).encode()})
+def row_schema(row_format: str, metadata: Mapping[str, Any]) -> pa.Schema:
+    """Return the schema of a row format, with `metadata` as its schema metadata."""
+    return SCHEMAS[row_format].with_metadata({METADATA_KEY: canonical_json(metadata).encode()})
 
 
 def _sha256(data: bytes | pa.Buffer) -> str:

@@ -24,7 +24,7 @@ def save_partial(
     path = dataset.partial_path(unit)
     make_directory(path.parent)
     belongs = {"plan_sha256": plan.sha256, "numerics": numerics, "quality": quality}
-    content = part_bytes(records, plan.settings, belongs).to_pybytes()
+    content = part_bytes(records, plan.settings.format, belongs).to_pybytes()
     write_file(path, hashlib.sha256(content).digest() + content)
 
 

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 
+from shared.dataset.settings import DatasetSettings
 from shared.errors import ConfigMismatchError, DatasetError
 from shared.storage.atomic import create_file
 from shared.storage.digests import canonical_json, settings_diff
@@ -106,7 +106,7 @@ class PlanFile:
             self.sha256 = hashlib.sha256(content).hexdigest()
             self._reader = pa.ipc.open_file(content)
             metadata = json.loads((self._reader.schema.metadata or {})[_METADATA_KEY])
-            self.settings: dict[str, Any] = metadata["settings"]
+            self.settings = DatasetSettings.from_json(metadata["settings"], str(path))
             self.input_count: int = metadata["inputs"]
             self.retried: dict[str, int] = metadata.get("retried", {})
         except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
@@ -195,13 +195,11 @@ class Plan:
         """Sizes of all units in order, read without their inputs."""
         return [_unit_size(self._batch(unit)) for unit in range(len(self))]
 
-    def check_settings(self, given: Mapping[str, Any], where: Path, allowed: Iterable[str] = ()) -> None:
-        """Raises ConfigMismatchError with the diff if a group of settings differs that is not `allowed` to."""
-        free = set(allowed)
-        recorded = {name: value for name, value in self.settings.items() if name not in free}
-        if diff := settings_diff(recorded, {name: value for name, value in given.items() if name not in free}):
+    def check_settings(self, settings: DatasetSettings, where: Path) -> None:
+        """Raise ConfigMismatchError, with the differences, if the plan was made with different settings."""
+        if diff := settings_diff(self.settings.to_json(), settings.to_json()):
             raise ConfigMismatchError(
-                f"{where} was begun with other settings:\n  "
+                f"{where} was created with different settings:\n  "
                 + "\n  ".join(diff)
                 + "\nuse the recorded settings, or write a new dataset"
             )
@@ -244,7 +242,7 @@ def cut_units(by_size: Mapping[Size, Sequence[PlannedInput]], unit_rows: int) ->
     ]
 
 
-def freeze_plan(path: Path, units: Iterable[Unit], settings: Mapping[str, Any], input_count: int) -> None:
+def freeze_plan(path: Path, units: Iterable[Unit], settings: DatasetSettings, input_count: int) -> None:
     """Writes a plan unless one is there already: the first of several jobs wins, and all follow its plan."""
     sink, schema = pa.BufferOutputStream(), plan_schema(settings, input_count)
     with pa.ipc.new_file(sink, schema) as writer:
@@ -253,9 +251,9 @@ def freeze_plan(path: Path, units: Iterable[Unit], settings: Mapping[str, Any], 
     create_file(path, sink.getvalue())
 
 
-def plan_schema(settings: Mapping[str, Any], input_count: int, retried: Mapping[str, int] | None = None) -> pa.Schema:
+def plan_schema(settings: DatasetSettings, input_count: int, retried: Mapping[str, int] | None = None) -> pa.Schema:
     """Of a file of a plan, with what it says about all its units."""
-    described = {"format": PLAN_FORMAT, "settings": dict(settings), "inputs": input_count}
+    described = {"format": PLAN_FORMAT, "settings": settings.to_json(), "inputs": input_count}
     metadata = canonical_json({**described, **({"retried": dict(retried)} if retried else {})})
     return _SCHEMA.with_metadata({_METADATA_KEY: metadata.encode()})
 

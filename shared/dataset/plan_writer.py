@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from shared.dataset.plan import PlannedInput, Size, plan_schema, unit_batch
+from shared.dataset.settings import DatasetSettings
 from shared.storage.atomic import create_file
 from shared.storage.paths import read_buffer
 
@@ -86,7 +87,7 @@ class PlanWriter:
         self._buffer.clear()
 
     def freeze(
-        self, path: Path, settings: Mapping[str, Any], first_unit: int = 0, retried: Mapping[str, int] | None = None
+        self, path: Path, settings: DatasetSettings, first_unit: int = 0, retried: Mapping[str, int] | None = None
     ) -> bool:
         """Writes the plan, largest sizes first. Returns False, and changes nothing, if one is there already."""
         self._flush()

@@ -77,7 +77,7 @@ class ExportJob:
     def __init__(self, options: ExportOptions, dataset: Dataset, plan: Plan):
         self.options, self.dataset, self.plan = options, dataset, plan
         self.out = as_path(options.out)
-        self.fingerprints = dataset.fingerprints(plan.settings)
+        self.fingerprints = plan.settings.fingerprints()
         self.digest = DatasetDigest(self.fingerprints)
         self.rows = self.files = self.bytes = self.written = 0
 
@@ -98,7 +98,7 @@ class ExportJob:
         row_format, listed = ROW_FORMATS[self.options.format], list[ExportedFile]()
         for number, group in enumerate(grouped(self.read(), self.options.shard_bytes)):
             stop.raise_if_set(f"{len(listed)} files written")
-            content = row_format.write(group, self.plan.settings, self.fingerprints)
+            content = row_format.write(group, self.plan.settings)
             name = f"codes-{number:05d}{row_format.suffix}"
             sha256 = hashlib.sha256(content).hexdigest()
             if sha256_of(self.out / name) != sha256:

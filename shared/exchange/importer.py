@@ -11,7 +11,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import Any
 
 from tqdm import tqdm
 
@@ -19,6 +18,7 @@ from shared.codec import Codec
 from shared.dataset.dataset import Dataset
 from shared.dataset.plan import REFUSED, Plan, PlannedInput, Size, Unit, freeze_plan
 from shared.dataset.plan_writer import PlanWriter
+from shared.dataset.settings import DatasetSettings
 from shared.errors import UsageError
 from shared.exchange.formats.upstream import LIST, UpstreamSamples
 from shared.exchange.manifest import MANIFEST, ExportedRows
@@ -78,7 +78,7 @@ def import_dataset(options: ImportOptions) -> ImportResult:
     return ImportResult(run.rows, run.quarantined, run.units, left, time.monotonic() - began)
 
 
-def open_source(options: ImportOptions) -> tuple[ExportedRows | UpstreamSamples, dict[str, Any]]:
+def open_source(options: ImportOptions) -> tuple[ExportedRows | UpstreamSamples, DatasetSettings]:
     """The rows to import and the settings of their dataset. Raises UsageError if there are none."""
     path = as_path(options.source)
     if (path / MANIFEST).is_file():
@@ -94,17 +94,17 @@ def open_source(options: ImportOptions) -> tuple[ExportedRows | UpstreamSamples,
     return UpstreamSamples(listed, options.codec, options.max_refused_in_a_row), upstream_settings(options)
 
 
-def upstream_settings(options: ImportOptions) -> dict[str, Any]:
+def upstream_settings(options: ImportOptions) -> DatasetSettings:
     """As the encode job records them, as far as they are known."""
     codec = options.codec
     assert codec is not None, "a list is opened with its codec"
-    return {"codec": codec.to_json(), "import": {"from": "upstream list"}, "units": {"rows": options.unit_rows}}
+    return DatasetSettings(codec, unit_rows=options.unit_rows, imported={"from": "upstream list"})
 
 
 def _open_plan(
     options: ImportOptions,
     source: ExportedRows | UpstreamSamples,
-    settings: dict[str, Any],
+    settings: DatasetSettings,
     dataset: Dataset,
     stop: StopFlag,
 ) -> Plan:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,6 +14,7 @@ import pyarrow as pa
 from shared.dataset.dataset import Refusal
 from shared.dataset.plan import REFUSED, PlannedInput, Size, Unit
 from shared.dataset.rows import CodeRecord
+from shared.dataset.settings import DatasetSettings
 from shared.errors import DatasetError
 from shared.exchange.formats.parquet import read_parquet, write_parquet
 from shared.exchange.formats.webdataset import read_tar, write_tar
@@ -27,15 +28,15 @@ MANIFEST = "manifest.json"
 
 @dataclass(frozen=True, slots=True)
 class RowFormat:
-    """How files of rows are called, written (from rows, settings and schema metadata) and read."""
+    """How files of rows are called, written (from rows and settings) and read."""
 
     suffix: str
-    write: Callable[[Sequence[CodeRecord], Mapping[str, Any], Mapping[str, Any]], bytes]
+    write: Callable[[Sequence[CodeRecord], DatasetSettings], bytes]
     read: Callable[[pa.Buffer, str], Iterator[CodeRecord]]
 
 
 ROW_FORMATS = {
-    "webdataset": RowFormat(".tar", lambda records, settings, metadata: write_tar(records), read_tar),
+    "webdataset": RowFormat(".tar", lambda records, settings: write_tar(records), read_tar),
     "parquet": RowFormat(".parquet", write_parquet, read_parquet),
 }
 
@@ -55,14 +56,14 @@ class ExportManifest:
     """What an export holds. `digest` is that which `emu3 verify` prints for the dataset."""
 
     rows_as: str
-    settings: dict[str, Any]
+    settings: DatasetSettings
     fingerprints: dict[str, Any]
     digest: str
     rows: int
     files: tuple[ExportedFile, ...]
 
     def to_json(self) -> bytes:
-        return dump_sealed({"format": EXPORT_FORMAT, **asdict(self)})
+        return dump_sealed({"format": EXPORT_FORMAT, **asdict(self), "settings": self.settings.to_json()})
 
     @classmethod
     def from_json(cls, data: bytes, where: str) -> ExportManifest:
@@ -71,7 +72,8 @@ class ExportManifest:
         if values.pop("format", None) != EXPORT_FORMAT or values.get("rows_as") not in ROW_FORMATS:
             raise DatasetError(f"{where}: expected the manifest of an export ({EXPORT_FORMAT})")
         files = tuple(ExportedFile(**file) for file in values.pop("files"))
-        return cls(**values, files=files)
+        settings = DatasetSettings.from_json(values.pop("settings"), where)
+        return cls(**values, settings=settings, files=files)
 
 
 class ExportedRows:

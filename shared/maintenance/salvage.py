@@ -70,7 +70,7 @@ def _restore_part(dataset: Dataset, plan: Plan, record: CommitRecord) -> bool:
     if record.unit not in dataset.sealed or (dataset.parts / record.part).is_file():
         return False
     rows = _whole_rows(dataset, record)
-    content = part_bytes(rows, plan.settings, dataset.fingerprints(plan.settings))
+    content = part_bytes(rows, plan.settings.format, plan.settings.fingerprints())
     temporary = dataset.parts / record.part
     write_file(temporary, content)
     if sha256_of(temporary) == record.part_sha256:

@@ -97,7 +97,7 @@ def _groups(records: Sequence[CommitRecord], shard_bytes: int) -> Iterator[list[
 
 def _write_shard(dataset: Dataset, plan: Plan, number: int, group: Sequence[CommitRecord]) -> Shard:
     sink, units, batches = pa.BufferOutputStream(), [], 0
-    with pa.ipc.new_file(sink, row_schema(plan.settings, dataset.fingerprints(plan.settings))) as writer:
+    with pa.ipc.new_file(sink, row_schema(plan.settings.format, plan.settings.fingerprints())) as writer:
         for record in group:
             dataset.check_part(record)
             first = batches

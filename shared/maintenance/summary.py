@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from shared.dataset.dataset import CommitRecord, Dataset
+from shared.dataset.settings import DatasetSettings
 
 SAMPLED_PARTS = 32
 
@@ -35,10 +36,10 @@ class Summary:
     ssim: float | None
     quality_samples: int
     images_per_s: float | None
-    settings: dict[str, Any]
+    settings: DatasetSettings
 
     def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        return {**asdict(self), "settings": self.settings.to_json()}
 
 
 def summarize(dataset: Dataset) -> Summary:
@@ -54,7 +55,7 @@ def summarize(dataset: Dataset) -> Summary:
     quarantined.subtract(plan.retried)
     codes = sum(record.codes for record in records)
     part_bytes = sum(record.part_bytes for record in records)
-    counts_K, sampled = _code_counts(dataset, records, plan.settings["codec"]["codebook_size"])
+    counts_K, sampled = _code_counts(dataset, records, plan.settings.codec.codebook_size)
     quality = [sample for record in records for sample in record.quality]
     return Summary(
         units=len(records),

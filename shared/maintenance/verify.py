@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from shared.dataset.dataset import CommitRecord, Dataset, format_of
+from shared.dataset.dataset import CommitRecord, Dataset
 from shared.dataset.plan import Plan
 from shared.dataset.rows import SCHEMAS, DatasetDigest, damaged_keys, from_record_batch
 from shared.errors import DatasetError
@@ -47,7 +47,7 @@ def verify_dataset(dataset: Dataset, on_unit: Callable[[], None] = lambda: None)
     plan = _checked_plan(dataset, records, report)
     report.planned_units = len(plan) if plan else report.units
     report.quarantined -= sum(plan.retried.values()) if plan else 0
-    digest = DatasetDigest(dataset.fingerprints(plan.settings)) if plan else None
+    digest = DatasetDigest(plan.settings.fingerprints()) if plan else None
     for record in records:
         problems = list(_check_unit(dataset, plan, record))
         report.problems += problems
@@ -93,12 +93,12 @@ def _check_rows(dataset: Dataset, plan: Plan | None, record: CommitRecord) -> It
     rows = 0
     for batch in dataset.batches(record):
         rows += batch.num_rows
-        if plan and not batch.schema.equals(SCHEMAS[format_of(plan.settings)]):
+        if plan and not batch.schema.equals(SCHEMAS[plan.settings.format]):
             yield f"{record.part}: columns differ from the format's"
         for key in damaged_keys(batch):
             yield f"{record.part}: row {key!r}: codes do not match their checksum"
         codes = batch.column("codes").values.to_numpy()
-        if plan and codes.size and int(np.max(codes)) >= plan.settings["codec"]["codebook_size"]:
+        if plan and codes.size and int(np.max(codes)) >= plan.settings.codec.codebook_size:
             yield f"{record.part}: code {int(np.max(codes))} is outside the codebook"
     refused = sum(record.quarantined.values())
     if rows != record.rows or (plan and rows + refused != len(plan.unit(record.unit).inputs)):

@@ -18,14 +18,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
+from shared.codec import EMU3
 from shared.dataset.dataset import Dataset
 from shared.dataset.plan import PlannedInput, cut_units, freeze_plan
 from shared.dataset.row_reader import RowReader
 from shared.dataset.rows import MAX_ROWS_PER_BATCH, CodeRecord
+from shared.dataset.settings import DatasetSettings
 from shared.exchange.export import ExportOptions, export
 from shared.exchange.formats.torch_files import load_torch
 
-CODEC = {"fingerprint": None, "codebook_size": 32768, "spatial_factor": 8, "temporal_factor": 4}
 RANDOM_READS = 500
 
 
@@ -44,7 +45,7 @@ def write_codes(root: Path, rows: int, side: int) -> Dataset:
     dataset = Dataset(root)
     root.mkdir()
     planned = [PlannedInput(index, f"sample-{index:06d}", f"{index}.png") for index in range(rows)]
-    freeze_plan(dataset.plan_path, cut_units({(1, side, side): planned}, 256), {"codec": CODEC}, rows)
+    freeze_plan(dataset.plan_path, cut_units({(1, side, side): planned}, 256), DatasetSettings(EMU3), rows)
     plan = dataset.plan()
     for number in range(len(plan)):
         records = [_record(item, side) for item in plan.unit(number).inputs]

@@ -14,8 +14,10 @@ from pathlib import Path
 
 import click
 
+from shared.codec import EMU3
 from shared.dataset.plan import Plan, PlannedInput
 from shared.dataset.plan_writer import KnownKeys, PlanWriter
+from shared.dataset.settings import DatasetSettings
 
 SIZES = 40
 
@@ -38,7 +40,7 @@ def main(inputs: int) -> None:
                 size = (1, 512 + 8 * (index % SIZES), 512)
                 writer.add(size, PlannedInput(index, key, f"{key}.jpg", f"a caption of picture {index}"))
             del keys  # as planning does: they are needed no more
-            writer.freeze(path, {})
+            writer.freeze(path, DatasetSettings(EMU3))
         planned_s = time.perf_counter() - began
         megabytes = path.stat().st_size / 1e6
         click.echo(

@@ -13,8 +13,10 @@ import click
 import numpy as np
 from PIL import Image
 
+from shared.codec import EMU3
 from shared.dataset.plan import Plan
 from shared.dataset.plan_writer import KnownKeys, PlanWriter
+from shared.dataset.settings import DatasetSettings
 from shared.jobs.signals import StopFlag
 from vq_stage.encode.input_reader import InputReader
 from vq_stage.encode.planner import Planner, PlanOptions
@@ -47,7 +49,7 @@ def main(side: int) -> None:
         with PlanWriter(256) as writer:
             planner = Planner(source, area, sampling, PlanOptions(256, 1, 1))
             planner.plan(writer, source, KnownKeys(), 0, StopFlag())
-            writer.freeze(Path(root) / "plan.arrow", {})
+            writer.freeze(Path(root) / "plan.arrow", DatasetSettings(EMU3))
         unit = Plan(Path(root) / "plan.arrow").unit(0)
         reader = InputReader(source, area, sampling)
         began = time.perf_counter()

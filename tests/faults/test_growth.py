@@ -24,10 +24,12 @@ from PIL import Image
 
 import vq_stage.encode.worker
 from pipelines.cli import main
+from shared.codec import EMU3
 from shared.dataset.dataset import Dataset
 from shared.dataset.plan import freeze_plan
 from shared.dataset.row_reader import RowReader
 from shared.dataset.rows import CodeRecord
+from shared.dataset.settings import DatasetSettings
 from shared.device import Device
 from shared.storage.paths import as_path
 from tests.support.command import INTERRUPTED, MODEL, leftovers
@@ -218,7 +220,7 @@ def test_repair_without_a_source_leaves_the_unit_to_the_next_run(source: Path, t
 
 
 def test_what_encode_did_not_make_is_not_encoded_again(source: Path, tmp_path: Path) -> None:
-    freeze_plan(tmp_path / "plan.arrow", [], {"codec": {}, "units": {"rows": 4}, "import": {}}, 0)
+    freeze_plan(tmp_path / "plan.arrow", [], DatasetSettings(EMU3, 4, imported={}), 0)
     assert "not made by `emu3 encode`" in emu3("repair", tmp_path, source, *MODEL, exit_code=2).output
 
 

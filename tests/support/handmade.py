@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from shared.dataset.dataset import Dataset, Refusal
 from shared.dataset.plan import Plan, PlannedInput, Unit, freeze_plan
 from shared.dataset.rows import CodeRecord
+from shared.dataset.settings import DatasetSettings
 from tests.support.command import TOKENIZER
 from vq_stage.encode.options import EncodeOptions
 from vq_stage.media.resizing import Preprocessing
@@ -28,7 +28,7 @@ def refusal(index: int) -> Refusal:
     return Refusal(f"refused-{index}", index, f"{index}.png", "empty", "the file has no bytes")
 
 
-def settings() -> dict[str, Any]:
+def settings() -> DatasetSettings:
     """Those of an encode job with the golden tokenizer, so that decode accepts it."""
     options = EncodeOptions("", "", str(TOKENIZER), Preprocessing("none"), unit_rows=3)
     return options.recorded()

@@ -8,16 +8,18 @@ from typing import Any
 
 import numpy as np
 
+from shared.codec import Codec
 from shared.dataset.dataset import Dataset
 from shared.dataset.plan import REFUSED, PlannedInput, Size, freeze_plan
 from shared.dataset.rows import SEQUENCE_FORMAT, CodeRecord, SequenceRecord
+from shared.dataset.settings import DatasetSettings
 from shared.exchange.importer import cut_runs
 from shared.maintenance.verify import verify_dataset
 
 CODEBOOK_SIZE = 32768
-CODEC = {"fingerprint": "ab" * 32, "codebook_size": CODEBOOK_SIZE, "spatial_factor": 8, "temporal_factor": 4}
-CODES_SETTINGS: dict[str, Any] = {"codec": CODEC, "preprocessing": {"resize": "none"}, "units": {"rows": 3}}
-SEQUENCE_SETTINGS: dict[str, Any] = {"format": SEQUENCE_FORMAT, "codec": CODEC, "generation": {"seed": 1}}
+CODEC = Codec("ab" * 32, CODEBOOK_SIZE)
+CODES_SETTINGS = DatasetSettings(CODEC, unit_rows=3, preprocessing={"resize": "none"})
+SEQUENCE_SETTINGS = DatasetSettings(CODEC, format=SEQUENCE_FORMAT, generation={"seed": 1})
 ODD_KEYS = [
     "a.b/c.d.png",
     "../up",
@@ -73,7 +75,7 @@ def sequence_rows() -> list[SequenceRecord]:
     return rows
 
 
-def write_dataset(root: Path, rows: Sequence[CodeRecord], settings: dict[str, Any], unit_rows: int = 3) -> Dataset:
+def write_dataset(root: Path, rows: Sequence[CodeRecord], settings: DatasetSettings, unit_rows: int = 3) -> Dataset:
     """Units are cut in the order given."""
     dataset = Dataset(root)
     root.mkdir(parents=True)

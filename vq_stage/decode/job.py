@@ -83,11 +83,11 @@ def check_codec(dataset: Dataset, vision_tokenizer: str | Path) -> None:
 
     Generated codes may name none, if the language model's checkpoint did not: then the codebook's size must do.
     """
-    codec = dataset.plan().settings["codec"]
-    expected, size = codec["fingerprint"], VQConfig.from_directory(vision_tokenizer).codebook_size
-    if expected is None and codec["codebook_size"] != size:
+    codec = dataset.plan().settings.codec
+    expected, size = codec.fingerprint, VQConfig.from_directory(vision_tokenizer).codebook_size
+    if expected is None and codec.codebook_size != size:
         raise ConfigMismatchError(
-            f"{vision_tokenizer}: codebook of {size}, but {dataset.root} holds codes of one of {codec['codebook_size']}"
+            f"{vision_tokenizer}: codebook of {size}, but {dataset.root} holds codes of one of {codec.codebook_size}"
         )
     found = codec_fingerprint(vision_tokenizer)
     if expected is not None and found != expected:
@@ -136,7 +136,7 @@ class DecodeWorker:
         self.options, self.host = options, host
         self.dataset = Dataset.open(options.dataset)
         self.out = as_path(options.out)
-        self.unit_rows = self.dataset.plan().settings["units"]["rows"]
+        self.unit_rows = self.dataset.plan().settings.unit_rows or 1
         self.tokenizer: VisionTokenizer | None = None
 
     def work(self, tasks: Iterator[Task | None]) -> Iterator[Done]:

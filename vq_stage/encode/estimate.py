@@ -10,10 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from shared.codec import SPATIAL_FACTOR, TEMPORAL_FACTOR
+from shared.codec import EMU3, SPATIAL_FACTOR, TEMPORAL_FACTOR
 from shared.dataset.dataset import Dataset
 from shared.dataset.plan import Plan, Size
 from shared.dataset.plan_writer import KnownKeys, PlanWriter
+from shared.dataset.settings import DatasetSettings
 from shared.jobs.signals import stop_on_signals
 from shared.tokens.visual_tokens import image_length, video_length
 from vq_stage.encode.planner import Planner
@@ -60,7 +61,7 @@ def forecast(planner: Planner) -> Forecast:
         path = Path(folder) / "plan.arrow"
         with PlanWriter(planner.options.unit_rows) as writer:
             planner.plan(writer, planner.source, KnownKeys(), 0, stop)
-            writer.freeze(path, {})
+            writer.freeze(path, DatasetSettings(EMU3))
         return _summed(Plan(path))
 
 

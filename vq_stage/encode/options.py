@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from shared.codec import Codec
+from shared.dataset.settings import DatasetSettings
 from shared.errors import UsageError
 from shared.jobs.engines import EngineOptions
 from shared.storage.paths import absolute
@@ -51,7 +51,7 @@ class EncodeOptions:
         if self.duplicates not in DUPLICATES:
             raise UsageError(f"--duplicates {self.duplicates}: expected one of {', '.join(DUPLICATES)}")
 
-    def recorded(self) -> dict[str, Any]:
+    def recorded(self) -> DatasetSettings:
         """The settings that decide the codes, with the tokenizer's fingerprint; needs no MindSpore."""
         config = VQConfig.from_directory(self.vision_tokenizer)
         codec = Codec(
@@ -60,12 +60,12 @@ class EncodeOptions:
             config.spatial_factor,
             config.temporal_downsample_factor,
         )
-        return {
-            "codec": codec.to_json(),
-            "preprocessing": self.preprocessing.recorded(),
-            "clips": self.sampling.recorded(),
-            "units": {"rows": self.unit_rows},
-        }
+        return DatasetSettings(
+            codec,
+            unit_rows=self.unit_rows,
+            preprocessing=self.preprocessing.recorded(),
+            clips=self.sampling.recorded(),
+        )
 
     def for_workers(self) -> EncodeOptions:
         """The same job, told to processes that may have been started elsewhere."""

@@ -12,13 +12,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Any
 
 from tqdm import tqdm
 
 from shared.dataset.dataset import Dataset, Refusal
 from shared.dataset.plan import Plan, PlannedInput, Unit, added_path
 from shared.dataset.plan_writer import KnownKeys, PlanWriter
+from shared.dataset.settings import DatasetSettings
 from shared.errors import UsageError
 from shared.jobs.signals import StopFlag
 from vq_stage.encode.planner import Planner, Sized, clip_key
@@ -30,7 +30,7 @@ NOT_RETRIED = ("duplicate_key", "duplicate_content")
 
 
 def up_to_date_plan(
-    dataset: Dataset, planner: Planner, settings: Mapping[str, Any], stop: StopFlag, retry: Sequence[str] = ()
+    dataset: Dataset, planner: Planner, settings: DatasetSettings, stop: StopFlag, retry: Sequence[str] = ()
 ) -> Plan:
     """The plan of a dataset; begins it, or adds what its source has new. `retry` are reasons of quarantine.
 
@@ -49,7 +49,7 @@ def up_to_date_plan(
     return _add_new(dataset, plan, planner, settings, stop)
 
 
-def _add_new(dataset: Dataset, plan: Plan, planner: Planner, settings: Mapping[str, Any], stop: StopFlag) -> Plan:
+def _add_new(dataset: Dataset, plan: Plan, planner: Planner, settings: DatasetSettings, stop: StopFlag) -> Plan:
     known = KnownItems(plan, planner.source)
     new = (item for item in planner.source if not known.has(item))
     with PlanWriter(planner.options.unit_rows) as writer:
@@ -86,7 +86,7 @@ class KnownItems:
 
 
 def _retry(
-    dataset: Dataset, plan: Plan, planner: Planner, settings: Mapping[str, Any], stop: StopFlag, reasons: Sequence[str]
+    dataset: Dataset, plan: Plan, planner: Planner, settings: DatasetSettings, stop: StopFlag, reasons: Sequence[str]
 ) -> Plan:
     """Plans quarantined inputs again, under their keys; a video that had no clips yet gets them now.
 
@@ -126,7 +126,7 @@ def _added(
     dataset: Dataset,
     plan: Plan,
     writer: PlanWriter,
-    settings: Mapping[str, Any],
+    settings: DatasetSettings,
     retried: Mapping[str, int] | None = None,
 ) -> Plan:
     if not writer.inputs:

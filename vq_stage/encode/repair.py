@@ -41,7 +41,7 @@ def repair(options: RepairOptions) -> RepairResult:
     """Raises DatasetError if the plan itself is damaged: then the dataset has to be made anew."""
     dataset = Dataset.open(options.dataset)
     plan = dataset.plan()
-    if options.source and not {"preprocessing", "clips"} <= set(plan.settings):
+    if options.source and (plan.settings.preprocessing is None or plan.settings.clips is None):
         raise UsageError(
             f"{options.dataset}: not made by `emu3 encode`: give no SOURCE, and run the command that made it again"
         )
@@ -54,7 +54,7 @@ def repair(options: RepairOptions) -> RepairResult:
 
 def _encode_options(options: RepairOptions, source: str, dataset: Dataset, plan: Plan) -> EncodeOptions:
     """Those the dataset was made with."""
-    recorded = plan.settings["preprocessing"]
+    recorded, clips = plan.settings.preprocessing or {}, plan.settings.clips or {}
     preprocessing = Preprocessing(recorded["rule"], recorded.get("area"), recorded["round_to"])
     numerics = next((record.numerics for record in dataset.commit_records() if record.numerics), {})
     return EncodeOptions(
@@ -62,8 +62,8 @@ def _encode_options(options: RepairOptions, source: str, dataset: Dataset, plan:
         options.dataset,
         options.vision_tokenizer,
         preprocessing,
-        ClipSampling(**plan.settings["clips"]),
-        unit_rows=plan.settings["units"]["rows"],
+        ClipSampling(**clips),
+        unit_rows=plan.settings.unit_rows or 1,
         batch_pixels=numerics.get("batch_pixels", 512 * 512),
         device=options.device,
         dtype=numerics.get("dtype"),

@@ -5,8 +5,7 @@ Equal rows give equal bytes with one version of pyarrow, which writes its name i
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -22,6 +21,7 @@ from shared.dataset.rows import (
     from_record_batch,
     to_record_batches,
 )
+from shared.dataset.settings import DatasetSettings
 from shared.errors import DatasetError
 
 _LISTS = ("codes", "tokens")
@@ -29,9 +29,9 @@ _LISTS = ("codes", "tokens")
 _ENCODING = {f"{name}.list.element": "DELTA_BINARY_PACKED" for name in _LISTS}
 
 
-def write_parquet(records: Sequence[CodeRecord], settings: Mapping[str, Any], metadata: Mapping[str, Any]) -> pa.Buffer:
+def write_parquet(records: Sequence[CodeRecord], settings: DatasetSettings) -> pa.Buffer:
     """One file of these rows, in their order."""
-    sink, schema = pa.BufferOutputStream(), row_schema(settings, metadata)
+    sink, schema = pa.BufferOutputStream(), row_schema(settings.format, settings.fingerprints())
     flat = [name for name in schema.names if name not in _LISTS]
     encoding = {path: how for path, how in _ENCODING.items() if path.partition(".")[0] in schema.names}
     with pq.ParquetWriter(

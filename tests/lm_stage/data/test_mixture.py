@@ -65,8 +65,12 @@ def write(root: Path, units: Sequence[Sequence[CodeRecord]], commit: bool = True
     ]
     bad = PlannedInput(900, "refused-900", "900.png", None, "empty", "the file has no bytes")
     planned.append(Unit(len(units), 0, 0, (bad,)))
-    settings = {**handmade.settings(), **settings}
-    freeze_plan(root / "plan.arrow", planned, settings, sum(len(unit.inputs) for unit in planned))
+    freeze_plan(
+        root / "plan.arrow",
+        planned,
+        replace(handmade.settings(), **settings),
+        sum(len(unit.inputs) for unit in planned),
+    )
     dataset = Dataset(root)
     plan = dataset.plan()
     for number, rows in enumerate(units if commit else ()):
@@ -498,7 +502,7 @@ def test_the_form_of_videos_is_recorded_where_there_are_some(tmp_path: Path, bui
 
 def test_samples_of_a_dataset_know_its_codec(tmp_path: Path, builder: SequenceBuilder) -> None:
     samples = opened(write(tmp_path / "codes", [[row(0)]]), builder)
-    assert samples.codec == handmade.settings()["codec"]
+    assert samples.codec == handmade.settings().codec
     assert opened(write_lines(tmp_path / "t.jsonl", {"text": "a"}), builder, "text").codec is None
 
 

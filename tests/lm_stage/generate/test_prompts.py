@@ -408,7 +408,7 @@ def test_a_plan_knows_its_longest_prompt_and_all_its_tokens(templates: Templates
     assert [(unit.height, unit.width, len(unit.inputs)) for unit in units] == [
         (16, 24, 2), (16, 24, 1), (8, 8, 1), (0, 0, 1)
     ]  # fmt: skip
-    freeze_plan(tmp_path / "plan.arrow", units, {}, len(prompts))
+    freeze_plan(tmp_path / "plan.arrow", units, handmade.settings(), len(prompts))
     frozen = Plan(tmp_path / "plan.arrow")
     around = 6  # BOS BOI h * w IMG
     assert longest_prompt(frozen, (1, 16, 24)) == 6 + around
@@ -498,7 +498,7 @@ def with_format(dataset: Dataset, plan: Plan) -> Dataset:
     """The same empty dataset, for sequences."""
     units = [plan.unit(number) for number in range(len(plan))]
     dataset.plan_path.unlink()
-    freeze_plan(dataset.plan_path, units, {**handmade.settings(), "format": SEQUENCE_FORMAT}, plan.input_count)
+    freeze_plan(dataset.plan_path, units, replace(handmade.settings(), format=SEQUENCE_FORMAT), plan.input_count)
     return dataset
 
 
@@ -540,7 +540,7 @@ def test_videos_have_units_and_tokens_of_their_own(templates: Templates, tmp_pat
     planned = [planned_prompt(unit, item) for unit in units for item in unit.inputs]
     with_fps = [replace(prompt, fps=prompt.fps or 8.0) if prompt.frames else prompt for prompt in prompts]
     assert planned == [with_fps[index] for index in (3, 1, 0, 2)]
-    freeze_plan(tmp_path / "plan.arrow", units, {}, len(prompts))
+    freeze_plan(tmp_path / "plan.arrow", units, handmade.settings(), len(prompts))
     frozen = Plan(tmp_path / "plan.arrow")
     assert longest_prompt(frozen, (3, 16, 24)) == 2 + 8  # BOS BOI t * h * w IMG
     assert body_length((3, 16, 24), UNIVLA) == 3 * 7 + 1

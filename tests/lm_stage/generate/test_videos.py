@@ -136,7 +136,7 @@ def test_a_clip_is_asked_about(written: Path, small_lm: Path, tmp_path: Path) ->
 def settings_of(entries: Sequence[dict[str, Any]], model: Path, folder: Path, **others: Any) -> dict[str, Any]:
     """What a job records whose prompts are all refused, so that no model loads."""
     generate(options(write(folder / "p.jsonl", *entries), folder / "dataset", model, **others))
-    return Dataset(folder / "dataset").plan().settings["generation"]
+    return dict(Dataset(folder / "dataset").plan().settings.generation or {})
 
 
 def test_settings_of_images_are_what_they_always_were(small_lm: Path, tmp_path: Path) -> None:

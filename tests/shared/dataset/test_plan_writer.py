@@ -10,11 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shared.codec import EMU3
 from shared.dataset.plan import Plan, PlannedInput, Size, Unit, added_path, cut_units, freeze_plan
 from shared.dataset.plan_writer import KnownKeys, PlanWriter
+from shared.dataset.settings import DatasetSettings
 
 SIZES: list[Size] = [(1, 16, 24), (1, 24, 16), (16, 16, 24), (4, 64, 96), (0, 0, 0)]
-SETTINGS = {"units": {"rows": 2}}
+SETTINGS = DatasetSettings(EMU3, unit_rows=2)
 
 
 def write(path: Path, sized: list[tuple[Size, PlannedInput]], unit_rows: int = 2) -> bool:
@@ -97,7 +99,7 @@ def test_20_000_inputs_of_2000_sizes_pass_through_a_few_megabytes(tmp_path: Path
             for index in range(20_000):
                 size = (1, 8 + 8 * (index % 40), 8 + 8 * (index // 40 % 50))
                 writer.add(size, PlannedInput(index, f"folder/{index:08d}", f"folder/{index:08d}.jpg", "a caption"))
-            writer.freeze(tmp_path / "plan.arrow", {})
+            writer.freeze(tmp_path / "plan.arrow", SETTINGS)
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -111,7 +113,7 @@ def test_a_full_temporary_disk_is_an_error_that_names_it(tmp_path: Path) -> None
         for index in range(1000):
             writer.add((1, 16, 24), PlannedInput(index, f"key {index}", "a.png"))
         with pytest.raises(OSError, match=r"full; set TMPDIR"):
-            writer.freeze(tmp_path / "plan.arrow", {})
+            writer.freeze(tmp_path / "plan.arrow", SETTINGS)
     assert list(tmp_path.iterdir()) == []
 
 

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from shared.codec import Codec
 from shared.dataset.code_index import CodeIndex
 from shared.dataset.dataset import Dataset, Refusal
 from shared.dataset.plan import PlannedInput, Unit, freeze_plan
@@ -27,16 +28,13 @@ from shared.dataset.rows import (
     from_record_batch,
     to_record_batches,
 )
+from shared.dataset.settings import DatasetSettings
 from shared.errors import DatasetError, RefusedInput, ShapeError
 from shared.maintenance.verify import verify_dataset
 from tests.support import handmade
 
 EMPTY_GRID = np.zeros((0, 0, 0), np.uint16)
-SETTINGS = {
-    "format": SEQUENCE_FORMAT,
-    "codec": {"fingerprint": "c0dec", "codebook_size": 512},
-    "generation": {"guidance_scale": 3.0},
-}
+SETTINGS = DatasetSettings(Codec("c0dec", 512), format=SEQUENCE_FORMAT, generation={"guidance_scale": 3.0})
 
 text = st.text(st.characters(blacklist_categories=["Cs"]), max_size=10)
 grids = st.tuples(st.integers(1, 2), st.integers(1, 4), st.integers(1, 4)).flatmap(lambda s: arrays(np.uint16, s))
@@ -87,7 +85,7 @@ def write(root: Path, units: Sequence[Sequence[CodeRecord]], refused: int = 0, *
     ]
     bad = [PlannedInput(900 + index, f"r{index}", "p", None, "too_long", "no") for index in range(refused)]
     planned += [Unit(len(units), 0, 0, tuple(bad))] if bad else []
-    freeze_plan(root / "plan.arrow", planned, {**SETTINGS, **settings}, sum(len(unit.inputs) for unit in planned))
+    freeze_plan(root / "plan.arrow", planned, replace(SETTINGS, **settings), sum(len(unit.inputs) for unit in planned))
     dataset = Dataset(root)
     plan = dataset.plan()
     for number, rows in enumerate(units):
@@ -225,7 +223,7 @@ def test_a_sound_dataset_verifies_to_the_digest_of_its_rows(tmp_path: Path) -> N
     assert report.problems == []
     assert (report.units, report.planned_units, report.rows, report.quarantined) == (3, 3, 3, 2)
     assert report.is_complete
-    digest = DatasetDigest(SETTINGS)
+    digest = DatasetDigest(SETTINGS.fingerprints())
     digest.add(row.digest() for row in rows)
     assert report.digest == digest.hexdigest()
 
@@ -237,7 +235,7 @@ def test_the_digest_tells_rows_and_settings_apart_but_not_cuts(tmp_path: Path) -
     others = [
         write(tmp_path / "row", [[*rows[:2], sequence(2, "c", seed=6)]]),
         write(tmp_path / "generation", [rows], generation={"guidance_scale": 4.0}),
-        write(tmp_path / "codec", [rows], codec={"fingerprint": "0ther", "codebook_size": 512}),
+        write(tmp_path / "codec", [rows], codec=Codec("0ther", 512)),
     ]
     assert len({whole, *(verify_dataset(other).digest for other in others)}) == 4
 
@@ -251,7 +249,7 @@ def test_verify_names_the_row_whose_codes_changed(tmp_path: Path) -> None:
     [problem] = report.problems
     assert part in problem
     assert problem.endswith("damaged rows: 'changed'")
-    undamaged = DatasetDigest(SETTINGS)
+    undamaged = DatasetDigest(SETTINGS.fingerprints())
     undamaged.add(row.digest() for row in others)
     assert report.digest == undamaged.hexdigest()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -166,7 +167,7 @@ def test_what_cannot_be_imported_is_refused(tmp_path: Path, codes: Path) -> None
     run(codes, tmp_path / "out", "webdataset")
     with pytest.raises(UsageError, match="leave the codec out"):
         import_dataset(ImportOptions(str(tmp_path / "out"), str(tmp_path / "back"), Codec(None, 8)))
-    other = write_dataset(tmp_path / "other", code_rows(), {**CODES_SETTINGS, "preprocessing": {"resize": "area"}})
+    other = write_dataset(tmp_path / "other", code_rows(), replace(CODES_SETTINGS, preprocessing={"resize": "area"}))
     run(other.root, tmp_path / "other_out", "webdataset")
     import_dataset(ImportOptions(str(tmp_path / "out"), str(tmp_path / "back")))
     with pytest.raises(ConfigMismatchError, match=r"preprocessing\.resize"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -177,7 +178,7 @@ def test_other_settings_are_refused_before_anything_is_planned(dataset: Dataset)
     encoded(dataset, source)
     source.add("b.png", png(1))
     before = plan_files(dataset)
-    other = {**settings(), "units": {"rows": 9}}
+    other = replace(settings(), unit_rows=9)
     with pytest.raises(ConfigMismatchError, match="units"):
         up_to_date_plan(dataset, planner(source), other, StopFlag())
     assert plan_files(dataset) == before

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from shared.codec import EMU3
 from shared.dataset.plan import Plan, UnitSize
 from shared.dataset.plan_writer import KnownKeys, PlanWriter
+from shared.dataset.settings import DatasetSettings
 from shared.errors import Interrupted, JobStoppedError
 from shared.jobs.signals import StopFlag
 from tests.support.small_sources import MemorySource, gif, inputs_of, memory_source, movie, planner, png
@@ -19,7 +21,7 @@ def plan_of(source: MemorySource, path: Path, unit_rows: int = 4, first_index: i
     planning = planner(source, unit_rows, **options)
     with PlanWriter(unit_rows) as writer:
         planning.plan(writer, source, KnownKeys(), first_index, StopFlag())
-        writer.freeze(path, {})
+        writer.freeze(path, DatasetSettings(EMU3))
     return Plan(path)
 
 

@@ -262,7 +262,7 @@ def test_samples_of_mixed_sizes_share_units_of_one_size(tmp_path: Path) -> None:
     import_dataset(ImportOptions(str(tmp_path / "in/list/train.json"), str(tmp_path / "back"), CODEC))
     records = list(Dataset.open(tmp_path / "back").commit_records())
     assert [(record.rows, record.width) for record in records] == [(3, 3), (3, 2)]
-    assert Dataset.open(tmp_path / "back").plan().settings["codec"]["codebook_size"] == 32768
+    assert Dataset.open(tmp_path / "back").plan().settings.codec.codebook_size == 32768
 
 
 def test_lists_that_cannot_be_imported(tmp_path: Path) -> None:
