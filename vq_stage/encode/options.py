@@ -64,7 +64,7 @@ class EncodeOptions:
             codec,
             unit_rows=self.unit_rows,
             preprocessing=self.preprocessing.recorded(),
-            clips=self.sampling.recorded(),
+            clips=self.sampling.to_json(),
         )
 
     def for_workers(self) -> EncodeOptions:

@@ -11,10 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from shared.errors import RefusedInput
-
-MAX_PIXELS = 178_956_970  # where Pillow itself speaks of a decompression bomb
-MIN_SIDE = 8
-MAX_ASPECT_RATIO = 5.0  # limit of the published image processor
+from vq_stage.media.size_limits import check_size
 
 Image.MAX_IMAGE_PIXELS = None  # our own limit is checked on the header, before any pixel is decoded
 
@@ -65,12 +62,7 @@ def _refusing(reason: str) -> Iterator[None]:
 
 def _displayed_size(image: Image.Image) -> tuple[int, int]:
     width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise RefusedInput("too_large", f"{height}×{width} pixels, at most {MAX_PIXELS} in all")
-    if min(height, width) < MIN_SIDE:
-        raise RefusedInput("too_small", f"{height}×{width} pixels, expected sides of at least {MIN_SIDE}")
-    if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
-        raise RefusedInput("aspect_ratio", f"{height}×{width} pixels, expected at most 1:{MAX_ASPECT_RATIO:g}")
+    check_size(height, width)
     if getattr(image, "is_animated", False) and image.format != "MPO":  # a phone's JPEG with a preview behind it
         raise RefusedInput("animated", f"{getattr(image, 'n_frames', 2)} frames, expected a still image")
     if image.format == "TIFF":  # Pillow has turned the size already, newer versions only: take the stored one
@@ -86,7 +78,12 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         wide = np.asarray(image).astype(np.int64)
         return Image.fromarray((wide.clip(0, 65535) >> 8).astype(np.uint8), "L").convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        canvas = Image.new("RGBA", image.size, (255, 255, 255, 255))
-        return Image.alpha_composite(canvas, image).convert("RGB")
+        return flatten_on_white(image)
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def flatten_on_white(image: Image.Image) -> Image.Image:
+    """Return the image in RGB, with transparent pixels blended with white."""
+    image = image.convert("RGBA")
+    canvas = Image.new("RGBA", image.size, (255, 255, 255, 255))
+    return Image.alpha_composite(canvas, image).convert("RGB")

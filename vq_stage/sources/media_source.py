@@ -16,8 +16,10 @@ from typing import Any, BinaryIO
 from shared.errors import RefusedInput, UsageError
 from shared.storage.paths import as_path, is_local, names_in
 from vq_stage.sources.files import open_file, refusing_unreadable
-from vq_stage.video.clips import DEFAULT_FPS, VIDEO_SUFFIXES, open_video
-from vq_stage.video.frames import FrameFile, FrameFolder, VideoFile, natural_order
+from vq_stage.video.clips import DEFAULT_FPS, VIDEO_SUFFIXES
+from vq_stage.video.frame_folder import FrameFile, FrameFolder, natural_sort_key
+from vq_stage.video.open_video import open_video
+from vq_stage.video.video_file import VideoFile
 
 IMAGE_SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"}
@@ -95,7 +97,7 @@ class Source(ABC):
             names = [name for name in names_in(folder) if is_image(name)]
             if not names and not folder.is_dir():
                 raise RefusedInput("missing", "the folder is not there")
-        return [f"{uri.rstrip('/')}/{name}" for name in sorted(names, key=natural_order)]
+        return [f"{uri.rstrip('/')}/{name}" for name in sorted(names, key=natural_sort_key)]
 
     def sha256(self, uri: str, place: tuple[int, int] | None = None) -> bytes:
         """Digest of an item's content; of a folder's frames, one after the other. Raises RefusedInput."""

@@ -22,8 +22,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from shared.errors import RefusedInput, UsageError
-from vq_stage.video.clips import Clip, ClipSampling, cut_clips, open_video, read_clip
-from vq_stage.video.frames import FrameFile, FrameFolder, TimedFrame, VideoInfo, natural_order, shown_at
+from vq_stage.video.clips import Clip, ClipSampling, cut_clips, read_clip
+from vq_stage.video.frame_folder import FrameFile, FrameFolder, natural_sort_key
+from vq_stage.video.open_video import open_video
+from vq_stage.video.video_file import TimedFrame, VideoInfo, frames_displayed_at
 
 HEIGHT, WIDTH, FRAMES, FPS = 48, 64, 60, 24
 TOLERANCE = 2  # grey levels, of a step of 3 between frames
@@ -455,11 +457,11 @@ def test_one_clip_of_a_long_video_holds_no_more_than_the_clip() -> None:
     assert peak_bytes < 3 * clip_THWC.nbytes + 1_000_000 < frames * clip_THWC[0].nbytes / 5
 
 
-def test_shown_at_refuses_times_after_the_last_frames_end() -> None:
+def test_frames_displayed_at_refuses_times_after_the_last_frames_end() -> None:
     frames = [TimedFrame(0.0, 0.5, "a"), TimedFrame(0.5, 1.0, "b")]
-    assert list(shown_at(frames, [0.0, 0.4, 0.5, 0.9])) == ["a", "a", "b", "b"]
-    assert reason_of(lambda: list(shown_at(frames, [0.9, 1.1]))) == "truncated"
-    assert reason_of(lambda: list(shown_at([], [0.0]))) == "truncated"
+    assert list(frames_displayed_at(frames, [0.0, 0.4, 0.5, 0.9])) == ["a", "a", "b", "b"]
+    assert reason_of(lambda: list(frames_displayed_at(frames, [0.9, 1.1]))) == "truncated"
+    assert reason_of(lambda: list(frames_displayed_at([], [0.0]))) == "truncated"
 
 
 def folder(tmp_path: Path, names: list[str], sizes: list[tuple[int, int]] | None = None) -> list[FrameFile]:
@@ -491,17 +493,17 @@ def test_frames_of_a_folder_have_one_size_and_can_be_read(tmp_path: Path) -> Non
     frames = folder(tmp_path, [f"{n}.png" for n in range(4)], [(48, 64), (48, 64), (48, 64), (64, 48)])
     sampling = ClipSampling(frames=4)
     clip = Clip(0, 4, 8.0, None)
-    assert reason_of(lambda: read_clip(FrameFolder(frames), clip, sampling, pixels)) == "bad_size"
+    assert reason_of(lambda: read_clip(FrameFolder(frames, 8.0), clip, sampling, pixels)) == "bad_size"
     (tmp_path / "3.png").write_bytes(b"")
-    assert reason_of(lambda: read_clip(FrameFolder(frames), clip, sampling, pixels)) == "empty"
+    assert reason_of(lambda: read_clip(FrameFolder(frames, 8.0), clip, sampling, pixels)) == "empty"
     (tmp_path / "3.png").unlink()
-    assert reason_of(lambda: read_clip(FrameFolder(frames), clip, sampling, pixels)) == "missing"
-    assert reason_of(lambda: FrameFolder([]).info) == "too_short"
+    assert reason_of(lambda: read_clip(FrameFolder(frames, 8.0), clip, sampling, pixels)) == "missing"
+    assert reason_of(lambda: FrameFolder([], 8.0).info) == "too_short"
 
 
-def test_natural_order_counts() -> None:
+def test_natural_order_compares_numbers_by_value() -> None:
     names = ["frame10.png", "frame9.png", "frame009.png", "a.png", "2.png"]
-    assert sorted(names, key=natural_order) == ["a.png", "frame009.png", "frame9.png", "frame10.png", "2.png"]
+    assert sorted(names, key=natural_sort_key) == ["a.png", "frame009.png", "frame9.png", "frame10.png", "2.png"]
 
 
 @given(
@@ -567,5 +569,5 @@ def test_settings_that_cannot_work_are_named(options: dict[str, Any], named: str
 
 
 def test_a_stride_switches_the_rate_off_and_both_are_recorded() -> None:
-    assert ClipSampling().recorded() == {"frames": 16, "fps": 8.0, "stride": None, "start_s": 0.0, "duration_s": None}
-    assert ClipSampling(stride=2).recorded()["fps"] is None
+    assert ClipSampling().to_json() == {"frames": 16, "fps": 8.0, "stride": None, "start_s": 0.0, "duration_s": None}
+    assert ClipSampling(stride=2).to_json()["fps"] is None

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from shared.errors import ShapeError, UsageError
-from vq_stage.video.clips import ClipSampling, cut_clips, open_video, read_clip
+from vq_stage.video.clips import ClipSampling, cut_clips, read_clip
 from vq_stage.video.encoding import VIDEO_FORMATS, encode_video_file, frame_files
+from vq_stage.video.open_video import open_video
 
 FILES = [format for format in VIDEO_FORMATS if format != "frames"]
 COLOURS = [(200, 60, 30), (30, 200, 60), (60, 30, 200), (128, 128, 128)]
