@@ -27,7 +27,7 @@ def source_options(command: Any) -> Any:
             click.option("--start-s", type=float, default=0.0, help="Seconds of videos passed over."),
             click.option("--duration-s", type=float, help="Seconds of videos used.  [default: all]"),
             click.option("--unit-rows", type=int, default=256, help="Inputs a unit of work, committed together."),
-            click.option("--readers", type=int, default=2, help="Threads that read and resize ahead of the device."),
+            click.option("--reader-threads", type=int, default=2, help="Threads that read and resize images."),
             click.option("--duplicates", type=click.Choice(["keep", "once"]), default="keep", help="Of equal files."),
             click.option("--max-refused-in-a-row", type=int, default=1000, help="Stop when so many in a row are bad."),
         ]
@@ -163,7 +163,7 @@ def repair(dataset: str, source: str | None, vision_tokenizer: str | None, devic
 @click.option("--seed", type=int, default=0)
 @click.option("--save-every", type=int, default=200, help="Steps between checkpoints and sample pictures.")
 @click.option("--save-dtype", type=click.Choice(["float32", "float16"]), default="float32", help="Of the weights.")
-@click.option("--readers", type=int, default=2, help="Threads that read and crop ahead of the device.")
+@click.option("--reader-threads", type=int, default=2, help="Threads that read and crop ahead of the device.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "ascend"]), default="auto")
 def train_vq(**options: Any) -> None:
     """Train or fine-tune a vision tokenizer on the pictures of SOURCE; the same command resumes."""

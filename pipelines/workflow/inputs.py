@@ -14,7 +14,7 @@ from shared.errors import UsageError
 from shared.storage.digests import digest_of
 from shared.storage.paths import sha256_of
 from vq_stage.sources.captions import METADATA_FILES
-from vq_stage.sources.media_source import is_frame_folder, stem_of
+from vq_stage.sources.media_types import is_frame_folder, stem_of
 from vq_stage.sources.open_source import expanded
 
 READ_WHOLE = 64 << 20  # bytes of a single file up to which its content is compared, not its size and time

@@ -26,7 +26,7 @@ OUTPUTS |= {"init-lm": "out", "train-vq": "out", "verify": None, "inspect": "she
 INPUTS = ["source", "dataset", "datasets", "held_out", "model", "prompts", "images", "questions", "vision_tokenizer"]
 INPUTS += ["layout", "config", "init_from", "sample_prompts"]
 # Options that decide how a step is done, not what comes of it: they may change while it is under way, or after it.
-MANNER = {"engine", "workers", "rank", "world_size", "ray_address", "readers", "skip_damaged", "max_bad_steps"}
+MANNER = {"engine", "workers", "rank", "world_size", "ray_address", "reader_threads", "skip_damaged", "max_bad_steps"}
 MANNER |= {"save_every", "keep", "evaluate_every", "zero", "recompute", "allow_numerics_change"}
 SETTINGS: dict[str, Callable[..., object]] = {
     "encode": encode_settings,

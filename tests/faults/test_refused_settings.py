@@ -101,7 +101,7 @@ def test_nothing_left_to_do_needs_no_mindspore(
         (["{pictures}", "{out}", "--unit-rows", "0"], "--unit-rows 0"),
         (["{pictures}", "{out}", "--round-to", "12"], "--round-to 12"),
         (["{pictures}", "{out}", "--resize", "area", "--area", "0"], "--area 0"),
-        (["{pictures}", "{out}", "--readers", "0"], "--readers 0"),
+        (["{pictures}", "{out}", "--reader-threads", "0"], "--reader-threads 0"),
         (["{pictures}", "{out}", "--vision-tokenizer", "{out}/nowhere"], "nowhere"),
         (["{out}/nowhere", "{out}", *MODEL], "nowhere"),
         (["{pictures}"], "DATASET"),

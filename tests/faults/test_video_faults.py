@@ -120,7 +120,7 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(("disturbance", "allowed"), [("kill", {-9, 0}), ("SIGTERM", {75, 0})])
 def test_disturbed_at_every_step(disturbance: str, allowed: set[int], few: Path, tmp_path: Path) -> None:
     """Six clips in two units and a picture, by a model that stands in: the same files in the end."""
-    options = ("--unit-rows", "4", "--quality-samples", "0", "--readers", "1")
+    options = ("--unit-rows", "4", "--quality-samples", "0", "--reader-threads", "1")
     lines = steps(
         disturbance, tmp_path / "work", None, "encode", few, "{}", *MODEL, "--resize", "none", *options, *CLIPS
     )

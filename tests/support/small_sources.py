@@ -17,7 +17,7 @@ from shared.dataset.rows import CodeRecord
 from shared.errors import RefusedInput
 from vq_stage.encode.planner import Planner, PlanOptions
 from vq_stage.media.resizing import Preprocessing
-from vq_stage.sources.media_source import MediaItem, Source
+from vq_stage.sources.media_source import MediaItem, MediaSource
 from vq_stage.video.clips import ClipSampling
 from vq_stage.video.encoding import encode_video_file
 
@@ -25,7 +25,7 @@ HEIGHT, WIDTH = 16, 24
 
 
 @dataclass(frozen=True)
-class MemorySource(Source):
+class MemorySource(MediaSource):
     """Items and the content of their uris; what has none is missing. `opened` notes every uri that is opened."""
 
     items: list[MediaItem] = field(default_factory=list)
@@ -38,7 +38,7 @@ class MemorySource(Source):
     def _nothing_found(self) -> None:
         """It may be empty."""
 
-    def open(self, uri: str, place: tuple[int, int] | None = None) -> BinaryIO:
+    def open(self, uri: str, locator: tuple[int, int] | None = None) -> BinaryIO:
         self.opened.append(uri)
         if uri not in self.contents:
             raise RefusedInput("missing", "the file is not there")
@@ -85,9 +85,9 @@ def gif(frames: int, seed: int = 0) -> bytes:
     return buffer.getvalue()
 
 
-def planner(source: Source, unit_rows: int = 4, **options: Any) -> Planner:
+def planner(source: MediaSource, unit_rows: int = 4, **options: Any) -> Planner:
     """Takes pictures as they are, and videos in clips of 16 frames, 8 a second."""
-    cut = {"readers": 2, "max_refused_in_a_row": 100, **options}
+    cut = {"reader_threads": 2, "max_refused_in_a_row": 100, **options}
     return Planner(source, Preprocessing("none"), ClipSampling(), PlanOptions(unit_rows, **cut))
 
 

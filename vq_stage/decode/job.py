@@ -20,6 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from shared.dataset.dataset import Dataset
+from shared.dataset.quarantine_reasons import WORKER_DIED
 from shared.dataset.rows import CodeRecord
 from shared.errors import ConfigMismatchError, DatasetError, UsageError
 from shared.jobs.engines import EngineOptions, Units, run_units
@@ -31,7 +32,6 @@ from shared.storage.atomic import create_file
 from shared.storage.digests import canonical_json, settings_diff
 from shared.storage.paths import absolute, as_path, names_in
 from vq_stage.decode.output_files import CLAIMS_NAME, RECORD_NAME, MediaFormats
-from vq_stage.encode.input_reader import WORKER_DIED
 from vq_stage.model.config import VQConfig
 from vq_stage.model.weights import EMBEDDED_TOKENIZER, codec_fingerprint
 

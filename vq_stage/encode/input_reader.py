@@ -12,14 +12,13 @@ import numpy as np
 
 from shared.dataset.dataset import Refusal
 from shared.dataset.plan import PlannedInput, Unit
+from shared.dataset.quarantine_reasons import WORKER_DIED
 from shared.dataset.rows import CodeRecord
 from shared.errors import RefusedInput
 from vq_stage.media.image_decoding import decode_rgb
 from vq_stage.media.resizing import Preprocessing
-from vq_stage.sources.media_source import Source
+from vq_stage.sources.media_source import MediaSource
 from vq_stage.video.clips import DEFAULT_FPS, Clip, ClipSampling, read_clip
-
-WORKER_DIED = "worker_died"
 
 ReadTask = tuple[Unit, PlannedInput, bool]  # True: the input killed workers, and is not to be touched
 
@@ -58,7 +57,7 @@ class Prepared:
 class InputReader:
     """Turns planned inputs into pixels; safe to call from several threads."""
 
-    def __init__(self, source: Source, preprocessing: Preprocessing, sampling: ClipSampling):
+    def __init__(self, source: MediaSource, preprocessing: Preprocessing, sampling: ClipSampling):
         self.source = source
         self.preprocessing = preprocessing
         self.sampling = sampling

@@ -32,7 +32,7 @@ class EncodeOptions:
     unit_rows: int = 256
     batch_pixels: int = 512 * 512
     quality_samples: int = 1
-    readers: int = 2
+    reader_threads: int = 2
     device: str = "auto"
     dtype: str | None = None
     backend: str = "native"
@@ -43,7 +43,7 @@ class EncodeOptions:
     engine: EngineOptions = field(default_factory=EngineOptions)
 
     def __post_init__(self) -> None:
-        for name in ("unit_rows", "batch_pixels", "readers", "max_refused_in_a_row"):
+        for name in ("unit_rows", "batch_pixels", "reader_threads", "max_refused_in_a_row"):
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected at least 1")
         if self.quality_samples < 0:
@@ -78,5 +78,5 @@ class EncodeOptions:
 
     def planner(self) -> Planner:
         """Plans the source of this job."""
-        cut = PlanOptions(self.unit_rows, self.readers, self.max_refused_in_a_row, self.duplicates)
+        cut = PlanOptions(self.unit_rows, self.reader_threads, self.max_refused_in_a_row, self.duplicates)
         return Planner(open_source(self.source), self.preprocessing, self.sampling, cut)

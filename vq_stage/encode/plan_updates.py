@@ -24,7 +24,8 @@ from shared.jobs.signals import StopFlag
 from vq_stage.encode.planner import Planner, Sized, clip_key
 from vq_stage.sources.folder import FolderSource
 from vq_stage.sources.lists import StandardInput
-from vq_stage.sources.media_source import MediaItem, Source, kind_of, stem_of
+from vq_stage.sources.media_source import MediaItem, MediaSource
+from vq_stage.sources.media_types import kind_of, stem_of
 
 NOT_RETRIED = ("duplicate_key", "duplicate_content")
 
@@ -64,7 +65,7 @@ class KnownItems:
     changes the key of that.
     """
 
-    def __init__(self, plan: Plan, source: Source):
+    def __init__(self, plan: Plan, source: MediaSource):
         self.keys = KnownKeys(plan.keys())
         self._plan = plan
         self._is_folder = isinstance(source, FolderSource)
@@ -112,7 +113,7 @@ def _retry(
         return _added(dataset, plan, writer, settings, retried)
 
 
-def _listed(source: Source, keys: set[str]) -> dict[str, MediaItem]:
+def _listed(source: MediaSource, keys: set[str]) -> dict[str, MediaItem]:
     """The items of a source with these keys; of standard input none, as that can be read only once."""
     listed: dict[str, MediaItem] = {}
     if keys and not isinstance(source, StandardInput):

@@ -16,7 +16,7 @@ from shared.storage.digests import canonical_json
 from vq_stage.encode.input_reader import folder_fps
 from vq_stage.media.image_decoding import read_size
 from vq_stage.media.resizing import Preprocessing
-from vq_stage.sources.media_source import MediaItem, Source
+from vq_stage.sources.media_source import MediaItem, MediaSource
 from vq_stage.video.clips import ClipSampling, cut_clips
 
 DUPLICATES = ("keep", "once")
@@ -28,7 +28,7 @@ class PlanOptions:
     """How a source is cut into units. `duplicates` once: of equal files only the first is encoded."""
 
     unit_rows: int
-    readers: int
+    reader_threads: int
     max_refused_in_a_row: int
     duplicates: str = "keep"
 
@@ -36,7 +36,7 @@ class PlanOptions:
 class Planner:
     """Measures the items of a source, ahead of the one that is written down."""
 
-    def __init__(self, source: Source, preprocessing: Preprocessing, sampling: ClipSampling, options: PlanOptions):
+    def __init__(self, source: MediaSource, preprocessing: Preprocessing, sampling: ClipSampling, options: PlanOptions):
         self.source = source
         self.preprocessing = preprocessing
         self.sampling = sampling
@@ -51,7 +51,7 @@ class Planner:
         is the source that is broken.
         """
         contents, in_a_row = KnownKeys(), 0
-        measured = map_ahead(self.measure, items, self.options.readers, 64 * self.options.readers)
+        measured = map_ahead(self.measure, items, self.options.reader_threads, 64 * self.options.reader_threads)
         for sized, digest in tqdm(measured, "plan", unit="input", disable=None):
             stop.raise_if_set("nothing was planned")
             for size, planned in sized:
@@ -71,26 +71,26 @@ class Planner:
     def measure(self, item: MediaItem) -> tuple[list[Sized], str | None]:
         """The sized inputs of an item, from headers, and the digest of its content if that is asked for."""
         extra = canonical_json(dict(item.extra)) if item.extra else None
-        planned = PlannedInput(0, item.key, item.uri, item.text, extra_json=extra, place=item.place)
+        planned = PlannedInput(0, item.key, item.uri, item.text, extra_json=extra, place=item.locator)
         try:
             if item.refusal is not None:
                 raise RefusedInput(*item.refusal)
             sized = list(self._sized(item, planned))
             is_hashed = self.options.duplicates == "once"
-            return sized, self.source.sha256(item.uri, item.place).hex() if is_hashed else None
+            return sized, self.source.sha256(item.uri, item.locator).hex() if is_hashed else None
         except RefusedInput as refusal:
             return [_refused(planned, refusal.reason, refusal.detail)], None
 
     def _sized(self, item: MediaItem, planned: PlannedInput) -> Iterator[Sized]:
         if item.kind == "image":
             try:
-                with self.source.open(item.uri, item.place) as file:
+                with self.source.open(item.uri, item.locator) as file:
                     yield (1, *self.preprocessing.target_size(*read_size(file))), planned
                 return
             except RefusedInput as refusal:
                 if refusal.reason != "animated":
                     raise
-        with self.source.video(item.uri, item.place, folder_fps(planned.extra_json)) as video:
+        with self.source.video(item.uri, item.locator, folder_fps(planned.extra_json)) as video:
             info = video.info
         size = self.preprocessing.target_size(info.height, info.width)
         clips = cut_clips(info, self.sampling)

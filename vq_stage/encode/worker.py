@@ -45,7 +45,7 @@ class EncodeWorker:
         self.numerics: dict[str, Any] = {}
         self.refused_in_a_row = 0
         sizes = self.plan.sizes()
-        self.ahead = read_ahead(sizes, options.readers)
+        self.ahead = read_ahead(sizes, options.reader_threads)
         if any(sizes[number].height for number in self.dataset.missing_units(self.plan)):
             self._load_tokenizer(next(size for size in sizes if size.height))  # refused inputs need no model
 
@@ -65,7 +65,7 @@ class EncodeWorker:
 
         with (
             job_lock(self.dataset.root),
-            closing(map_ahead(self.reader.prepare, inputs(), self.options.readers, self.ahead)) as prepared,
+            closing(map_ahead(self.reader.prepare, inputs(), self.options.reader_threads, self.ahead)) as prepared,
         ):
             ready = (item for item in prepared if item is not None)
             for first in ready:
@@ -96,7 +96,7 @@ class EncodeWorker:
         return max(1, min(self.options.batch_pixels // (height * width), self.options.unit_rows))
 
     def _batch_size(self, unit: Unit) -> int:
-        """Inputs taken from the readers at once; the frames of clips are batched by the tokenizer."""
+        """Inputs taken from the reading threads at once; the frames of clips are batched by the tokenizer."""
         if not unit.height:
             return 1
         return max(1, self._images_a_batch(unit.height, unit.width) // unit.frames)
@@ -176,10 +176,10 @@ class EncodeWorker:
         return self.tokenizer.decode_images(codes_THW)[0]
 
 
-def read_ahead(sizes: Sequence[UnitSize], readers: int) -> int:
+def read_ahead(sizes: Sequence[UnitSize], reader_threads: int) -> int:
     """How many inputs to hold ready: fewer if the largest of the plan are long clips, at least two a reader."""
     largest_bytes = max((3 * size.frames * size.height * size.width for size in sizes), default=0)
-    return max(2 * readers, min(READ_AHEAD, READ_AHEAD_BYTES // max(1, largest_bytes)))
+    return max(2 * reader_threads, min(READ_AHEAD, READ_AHEAD_BYTES // max(1, largest_bytes)))
 
 
 def measured(pixels: np.ndarray, restored: np.ndarray) -> dict[str, float]:

@@ -62,7 +62,7 @@ def read_captions(path: Path) -> Iterator[tuple[str, str]]:
             yield row["file_name"], str(row["text"])
 
 
-def text_lines(file: BinaryIO, place: str, newline: str = "\n") -> Iterator[str]:
+def text_lines(file: BinaryIO, where: str, newline: str = "\n") -> Iterator[str]:
     """Lines of UTF-8 text as they are read; by default nothing but \\n ends one. Closes the file.
 
     Raises UsageError.
@@ -71,22 +71,22 @@ def text_lines(file: BinaryIO, place: str, newline: str = "\n") -> Iterator[str]
         with io.TextIOWrapper(file, encoding="utf-8-sig", newline=newline) as lines:
             yield from lines
     except UnicodeDecodeError as error:
-        raise UsageError(f"{place}: expected UTF-8: {error}; save it as UTF-8") from error
+        raise UsageError(f"{where}: expected UTF-8: {error}; save it as UTF-8") from error
 
 
-def json_lines(file: BinaryIO, place: str) -> Iterator[object]:
+def json_lines(file: BinaryIO, where: str) -> Iterator[object]:
     """Values of a .jsonl file; empty lines are passed over. Raises UsageError with the line's number."""
-    for number, line in enumerate(text_lines(file, place), 1):
+    for number, line in enumerate(text_lines(file, where), 1):
         if line.strip():
-            yield parse_json(line, f"{place}: line {number}")
+            yield parse_json(line, f"{where}: line {number}")
 
 
-def parse_json(text: str, place: str) -> Any:
+def parse_json(text: str, where: str) -> Any:
     """Raises UsageError."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{place}: not JSON: {error}") from error
+        raise UsageError(f"{where}: not JSON: {error}") from error
 
 
 def open_list(path: Path) -> BinaryIO:

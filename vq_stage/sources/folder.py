@@ -15,16 +15,8 @@ from shared.jobs.prefetch import map_ahead
 from shared.storage.paths import is_local
 from vq_stage.sources.captions import METADATA_FILES, Captions, read_captions
 from vq_stage.sources.files import open_file, refusing_unreadable
-from vq_stage.sources.media_source import (
-    IMAGE_SUFFIXES,
-    MediaItem,
-    Source,
-    is_frame_folder,
-    is_image,
-    is_media,
-    kind_of,
-    stem_of,
-)
+from vq_stage.sources.media_source import MediaItem, MediaSource
+from vq_stage.sources.media_types import IMAGE_SUFFIXES, is_frame_folder, is_image, is_media, kind_of, stem_of
 
 REMOTE_READERS = 16  # sidecars of a remote folder read at once, as each takes a round trip
 
@@ -33,7 +25,7 @@ Found = tuple[MediaItem, str | None] | str
 
 
 @dataclass(frozen=True)
-class FolderSource(Source):
+class FolderSource(MediaSource):
     """Items in the order of their paths.
 
     Captions: `picture.txt` beside `picture.png`, or `file_name` and `text` in a `metadata.jsonl` or the like in any of
@@ -83,41 +75,41 @@ class FolderWalk:
             else:
                 yield found
 
-    def _folder(self, place: str) -> Iterator[Found]:
-        """What a folder holds; `place` is "" or its path ending in `/`."""
+    def _folder(self, prefix: str) -> Iterator[Found]:
+        """What a folder holds; `prefix` is "" or its path ending in `/`."""
         try:
-            names = sorted_names(self.root / place)
+            names = sorted_names(self.root / prefix)
         except RefusedInput as refused:
-            if not place:
+            if not prefix:
                 raise UsageError(f"{self.root}: cannot be listed: {refused}") from refused
-            yield MediaItem(place, place).refused(refused.reason, f"the folder: {refused.detail}"), None
+            yield MediaItem(prefix, prefix).refused(refused.reason, f"the folder: {refused.detail}"), None
             return
         for name in METADATA_FILES:
             if name in names:
-                self._read_captions(place, name)
-        media = [name for name in names if self._is_media(place, name)]
+                self._read_captions(prefix, name)
+        media = [name for name in names if self._is_media(prefix, name)]
         keys = dict(zip(media, unique_keys([name.rstrip("/") for name in media])))
         texts = {name for name in names if name.endswith(".txt")}
         for name in names:
             if name in keys:
-                yield self._found(place, name.rstrip("/"), keys[name], texts)
+                yield self._found(prefix, name.rstrip("/"), keys[name], texts)
             elif name.endswith("/"):
-                yield place + name
+                yield prefix + name
 
-    def _found(self, place: str, name: str, key: str, texts: set[str]) -> tuple[MediaItem, str | None]:
-        uri, sidecar = place + name, f"{stem_of(name)}.txt"
-        item = MediaItem(place + key, uri, self.captions.get(uri), kind_of(name))
-        return item, place + sidecar if item.text is None and sidecar in texts else None
+    def _found(self, prefix: str, name: str, key: str, texts: set[str]) -> tuple[MediaItem, str | None]:
+        uri, sidecar = prefix + name, f"{stem_of(name)}.txt"
+        item = MediaItem(prefix + key, uri, self.captions.get(uri), kind_of(name))
+        return item, prefix + sidecar if item.text is None and sidecar in texts else None
 
-    def _read_captions(self, place: str, name: str) -> None:
-        captions = read_captions(self.root / place / name)
-        self.captions.add((f"{place}{os.path.normpath(file)}", text) for file, text in captions)
+    def _read_captions(self, prefix: str, name: str) -> None:
+        captions = read_captions(self.root / prefix / name)
+        self.captions.add((f"{prefix}{os.path.normpath(file)}", text) for file, text in captions)
 
-    def _is_media(self, place: str, name: str) -> bool:
+    def _is_media(self, prefix: str, name: str) -> bool:
         if not name.endswith("/"):
             return is_media(name)
         try:
-            return is_frame_folder(name) and any(map(is_image, sorted_names(self.root / place / name)))
+            return is_frame_folder(name) and any(map(is_image, sorted_names(self.root / prefix / name)))
         except RefusedInput:
             return False
 

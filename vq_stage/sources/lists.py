@@ -12,13 +12,14 @@ from typing import Any
 from shared.dataset.conversations import conversation_extra
 from shared.errors import RefusedInput, UsageError
 from vq_stage.sources.captions import json_lines, open_list, parse_json, text_lines
-from vq_stage.sources.media_source import MediaItem, Source, kind_of, stem_of
+from vq_stage.sources.media_source import MediaItem, MediaSource
+from vq_stage.sources.media_types import kind_of, stem_of
 
 EXPECTED = "{name|key, image|video, text} or {id, image|video, conversations}"
 
 
 @dataclass(frozen=True)
-class ListSource(Source):
+class ListSource(MediaSource):
     """Entries of a `.json` or `.jsonl`, which is read as it is listed. Their paths are relative to its folder."""
 
     path: Path
@@ -38,7 +39,7 @@ class ListSource(Source):
 
 
 @dataclass(frozen=True)
-class StandardInput(Source):
+class StandardInput(MediaSource):
     """A path or URL a line, or an entry as in a `.jsonl`; paths are relative to `root`, the working directory."""
 
     def _items(self) -> Iterator[MediaItem]:

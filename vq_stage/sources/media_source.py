@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,16 +15,12 @@ from typing import Any, BinaryIO
 from shared.errors import RefusedInput, UsageError
 from shared.storage.paths import as_path, is_local, names_in
 from vq_stage.sources.files import open_file, refusing_unreadable
-from vq_stage.video.clips import DEFAULT_FPS, VIDEO_SUFFIXES
+from vq_stage.sources.media_types import is_frame_folder, is_image, kind_of
+from vq_stage.video.clips import DEFAULT_FPS
 from vq_stage.video.frame_folder import FrameFile, FrameFolder, natural_sort_key
 from vq_stage.video.open_video import open_video
 from vq_stage.video.video_file import VideoFile
 
-IMAGE_SUFFIXES = frozenset(
-    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"}
-    | {".pnm", ".jp2", ".avif", ".apng", ".tga", ".ico"}
-)
-FRAME_FOLDER_SUFFIX = ".frames"
 _READ_BYTES = 1 << 20
 
 
@@ -34,7 +29,7 @@ class MediaItem:
     """One input: proposed key, where its content is, caption.
 
     `uri` is relative to the source's root where it can be (`a/b.jpg`, `shard.tar/b.jpg`, `table.parquet#17`).
-    `kind` is image or video. `place` is where it stands in a container: (offset, size) in bytes of a tar; (row group,
+    `kind` is image or video. `locator` is where it stands in a container: (offset, size) in bytes of a tar; (row group,
     row) of a Parquet file, (batch, row) of an Arrow file, (offset of the batch in bytes, row) of an Arrow stream.
     `extra` goes to the row's `extra_json`; `refusal` is (reason, detail).
     """
@@ -43,7 +38,7 @@ class MediaItem:
     uri: str
     text: str | None = None
     kind: str = "image"
-    place: tuple[int, int] | None = None
+    locator: tuple[int, int] | None = None
     extra: Mapping[str, Any] | None = None
     refusal: tuple[str, str] | None = None
 
@@ -52,7 +47,7 @@ class MediaItem:
 
 
 @dataclass(frozen=True)
-class Source(ABC):
+class MediaSource(ABC):
     """Paths of its items are relative to `root`, so a moved folder is the same source. Reading is thread-safe.
 
     Listing is lazy: one directory, one shard's headers or one batch of captions is held at a time.
@@ -76,18 +71,18 @@ class Source(ABC):
     def _nothing_found(self) -> str | None:
         """The complaint of a source without items; None if it may have none."""
 
-    def open(self, uri: str, place: tuple[int, int] | None = None) -> BinaryIO:
+    def open(self, uri: str, locator: tuple[int, int] | None = None) -> BinaryIO:
         """Content of an item, seekable. Raises RefusedInput: `missing`, `unreadable`, `empty` or `truncated`."""
         with refusing_unreadable():
             return open_file(self._path(uri), is_fetched=kind_of(uri) == "image")
 
     @contextmanager
-    def video(self, uri: str, place: tuple[int, int] | None = None, fps: float = DEFAULT_FPS) -> Iterator[VideoFile]:
+    def video(self, uri: str, locator: tuple[int, int] | None = None, fps: float = DEFAULT_FPS) -> Iterator[VideoFile]:
         """A video, or a folder of frames shown at `fps`. Raises RefusedInput."""
         if is_frame_folder(uri):
             yield FrameFolder([FrameFile(frame, partial(self.open, frame)) for frame in self.frames(uri)], fps)
         else:
-            with self.open(uri, place) as file:
+            with self.open(uri, locator) as file:
                 yield open_video(file)
 
     def frames(self, uri: str) -> list[str]:
@@ -99,11 +94,11 @@ class Source(ABC):
                 raise RefusedInput("missing", "the folder is not there")
         return [f"{uri.rstrip('/')}/{name}" for name in sorted(names, key=natural_sort_key)]
 
-    def sha256(self, uri: str, place: tuple[int, int] | None = None) -> bytes:
+    def sha256(self, uri: str, locator: tuple[int, int] | None = None) -> bytes:
         """Digest of an item's content; of a folder's frames, one after the other. Raises RefusedInput."""
         digest = hashlib.sha256()
         for part in self.frames(uri) if is_frame_folder(uri) else [uri]:
-            with self.open(part, place) as file, refusing_unreadable():
+            with self.open(part, locator) as file, refusing_unreadable():
                 while data := file.read(_READ_BYTES):
                     digest.update(data)
         return digest.digest()
@@ -111,34 +106,6 @@ class Source(ABC):
     def _path(self, uri: str) -> Path:
         is_absolute = "://" in uri or (uri.startswith("/") and not is_local(self.root))
         return as_path(uri) if is_absolute else self.root / uri
-
-
-def suffix_of(uri: str) -> str:
-    """In lower case, with its dot; what follows `?` in a URL is no part of a name."""
-    return os.path.splitext(uri.partition("?")[0] if "://" in uri else uri)[1].lower()
-
-
-def stem_of(uri: str) -> str:
-    """A path without its suffix; a URL also without its scheme and query."""
-    return os.path.splitext(uri.partition("://")[2].partition("?")[0] if "://" in uri else uri)[0]
-
-
-def is_frame_folder(uri: str) -> bool:
-    return suffix_of(uri.rstrip("/")) == FRAME_FOLDER_SUFFIX
-
-
-def kind_of(uri: str) -> str:
-    """`video` or `image`, by the suffix; GIF, WebP and PNG count as images, animated or not."""
-    return "video" if suffix_of(uri) in VIDEO_SUFFIXES or is_frame_folder(uri) else "image"
-
-
-def is_image(uri: str) -> bool:
-    return suffix_of(uri) in IMAGE_SUFFIXES
-
-
-def is_media(uri: str) -> bool:
-    """Whether a file is an image or a video, by its suffix."""
-    return is_image(uri) or suffix_of(uri) in VIDEO_SUFFIXES
 
 
 def _as_text(item: MediaItem) -> MediaItem:

@@ -14,9 +14,10 @@ from shared.storage.paths import as_path, is_local
 from vq_stage.sources.files import refusing_unreadable
 from vq_stage.sources.folder import FolderSource, entry_names
 from vq_stage.sources.lists import ListSource, StandardInput
-from vq_stage.sources.media_source import Source, is_media, suffix_of
-from vq_stage.sources.table import TABLE_SUFFIXES, TableSource
-from vq_stage.sources.tar import TarSource
+from vq_stage.sources.media_source import MediaSource
+from vq_stage.sources.media_types import is_media, suffix_of
+from vq_stage.sources.tables import TABLE_SUFFIXES, TableSource
+from vq_stage.sources.webdataset import WebDatasetSource
 
 STANDARD_INPUT = "-"
 LIST_SUFFIXES = (".json", ".jsonl")
@@ -24,7 +25,7 @@ COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 EXPECTED = "a folder of images or videos, a .json/.jsonl list, .tar shards or .parquet/.arrow tables"
 
 
-def open_source(location: str | Path) -> Source:
+def open_source(location: str | Path) -> MediaSource:
     """A source by its path or fsspec URL; nothing is listed before it is iterated over.
 
     A folder (of images and videos, or of nothing but tars or tables), a `.json` or `.jsonl` list, one `.tar`,
@@ -43,7 +44,7 @@ def open_source(location: str | Path) -> Source:
         raise UsageError(f"{location}: cannot be opened: {refused}") from refused
 
 
-def _open(location: str) -> Source:
+def _open(location: str) -> MediaSource:
     path = as_path(location)
     if path.is_dir():
         containers = _containers_in(path)
@@ -88,7 +89,7 @@ def _existing(name: str, location: str) -> Path:
     return path
 
 
-def _container_source(location: str, paths: list[Path]) -> Source:
+def _container_source(location: str, paths: list[Path]) -> MediaSource:
     """Raises UsageError unless all are tars, or all tables."""
     if not paths:
         raise UsageError(f"{location}: no file matches; expected {EXPECTED}")
@@ -98,7 +99,7 @@ def _container_source(location: str, paths: list[Path]) -> Source:
     named = {_relative(path, root): path for path in paths}
     suffixes = {suffix_of(path.name) for path in paths}
     if suffixes == {".tar"}:
-        return TarSource(root, named)
+        return WebDatasetSource(root, named)
     if suffixes <= set(TABLE_SUFFIXES):
         return TableSource(root, named)
     if len(suffixes & {".tar", *TABLE_SUFFIXES}) > 1:

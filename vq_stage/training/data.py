@@ -12,7 +12,7 @@ from PIL import Image
 from shared.codec import TEMPORAL_FACTOR
 from shared.errors import RefusedInput, UsageError
 from vq_stage.media.image_decoding import decode_rgb
-from vq_stage.sources.media_source import Source
+from vq_stage.sources.media_source import MediaSource
 
 SCALES = (0.7, 4.0)  # short side of a picture before cropping, in units of the crop
 MAX_PAN = 0.08  # motion of a synthetic clip from frame to frame, in units of the crop
@@ -21,9 +21,9 @@ MAX_PAN = 0.08  # motion of a synthetic clip from frame to frame, in units of th
 Picture = tuple[str, tuple[int, int] | None]  # uri, place within a container
 
 
-def check_pictures(source: Source) -> list[Picture]:
+def check_pictures(source: MediaSource) -> list[Picture]:
     """The pictures that can be decoded. Raises UsageError if none can."""
-    listed = [(item.uri, item.place) for item in source if item.refusal is None and item.kind == "image"]
+    listed = [(item.uri, item.locator) for item in source if item.refusal is None and item.kind == "image"]
     usable = [picture for picture in listed if _is_usable(source, picture)]
     if not usable:
         raise UsageError(
@@ -32,7 +32,7 @@ def check_pictures(source: Source) -> list[Picture]:
     return usable
 
 
-def _is_usable(source: Source, picture: Picture) -> bool:
+def _is_usable(source: MediaSource, picture: Picture) -> bool:
     try:
         _load(source, picture)
     except RefusedInput:
@@ -40,20 +40,20 @@ def _is_usable(source: Source, picture: Picture) -> bool:
     return True
 
 
-def _load(source: Source, picture: Picture) -> Image.Image:
+def _load(source: MediaSource, picture: Picture) -> Image.Image:
     with source.open(*picture) as file:
         return decode_rgb(file.read())
 
 
 def training_batches(
-    source: Source,
+    source: MediaSource,
     pictures: list[Picture],
     crop: int,
     batch: int,
     clip_share: float,
     seed: int,
     first_step: int,
-    readers: int,
+    reader_threads: int,
 ) -> Iterator[np.ndarray]:
     """uint8 batches (B, T, crop, crop, 3) from `first_step` on, without end.
 
@@ -70,7 +70,7 @@ def training_batches(
         frames, count = (TEMPORAL_FACTOR, max(1, batch // TEMPORAL_FACTOR)) if is_clip else (1, batch)
         return [pool.submit(load, step, index, frames) for index in range(count)]
 
-    with ThreadPoolExecutor(readers, thread_name_prefix="reader") as pool:
+    with ThreadPoolExecutor(reader_threads, thread_name_prefix="reader") as pool:
         steps = iter(range(first_step, 1 << 62))
         ahead = [submit(step) for step in islice(steps, 3)]
         while True:

@@ -58,7 +58,7 @@ class TrainVQOptions:
     seed: int = 0
     save_every: int = 200
     save_dtype: str = "float32"
-    readers: int = 2
+    reader_threads: int = 2
     device: str = "auto"
 
     def __post_init__(self) -> None:
@@ -71,14 +71,14 @@ class TrainVQOptions:
             problems.append(f"--save-dtype {self.save_dtype}: expected float32 or float16")
         if not 0.0 <= self.clip_share <= 1.0:
             problems.append(f"--clip-share {self.clip_share}: expected 0 to 1")
-        if min(self.steps, self.batch, self.save_every, self.readers) < 1:
-            problems.append("--steps, --batch, --save-every and --readers must be at least 1")
+        if min(self.steps, self.batch, self.save_every, self.reader_threads) < 1:
+            problems.append("--steps, --batch, --save-every and --reader-threads must be at least 1")
         if problems:
             raise UsageError("; ".join(problems))
 
     def recorded(self) -> dict[str, Any]:
         """What a resumed run must share with the run that began."""
-        free = {"source", "out", "save_every", "save_dtype", "readers", "device"}
+        free = {"source", "out", "save_every", "save_dtype", "reader_threads", "device"}
         values = {name: value for name, value in asdict(self).items() if name not in free}
         if self.init_from is not None:
             values["init_from"] = codec_fingerprint(self.init_from)
@@ -169,7 +169,7 @@ def train_vq(options: TrainVQOptions) -> Path:
     (out / "samples").mkdir(parents=True, exist_ok=True)
     log = TrainLog(out, first)
     batches = training_batches(
-        source, pictures, options.crop, options.batch, options.clip_share, options.seed, first, options.readers
+        source, pictures, options.crop, options.batch, options.clip_share, options.seed, first, options.reader_threads
     )
     bar = tqdm(total=options.steps, initial=first, unit="step", disable=None, desc=f"train-vq on {device.kind}")
     with stop_on_signals() as stop, bar, closing(log):

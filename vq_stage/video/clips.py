@@ -14,10 +14,6 @@ from shared.codec import TEMPORAL_FACTOR
 from shared.errors import RefusedInput, UsageError
 from vq_stage.video.video_file import VideoFile, VideoInfo
 
-VIDEO_SUFFIXES = frozenset(
-    {".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".vob", ".ts", ".mts", ".m2ts"}
-    | {".flv", ".wmv", ".asf", ".ogv"}
-)
 DEFAULT_FPS = 8.0
 MAX_MEAN_FRAME_S = 600.0  # a longer one is a damaged timestamp, which would give millions of equal clips
 FRAME_ROUNDING = 1e-6  # in frames: a duration of 2.4999999 s holds as many frames as one of 2.5 s

@@ -26,7 +26,7 @@ from tests.support.small_sources import (
     png,
 )
 from vq_stage.encode.plan_updates import NOT_RETRIED, up_to_date_plan
-from vq_stage.sources.media_source import Source
+from vq_stage.sources.media_source import MediaSource
 from vq_stage.sources.open_source import open_source
 
 
@@ -37,12 +37,12 @@ def dataset(tmp_path: Path) -> Dataset:
     return Dataset(tmp_path / "dataset")
 
 
-def planned(dataset: Dataset, source: Source, retry: Sequence[str] = (), unit_rows: int = 4) -> Plan:
+def planned(dataset: Dataset, source: MediaSource, retry: Sequence[str] = (), unit_rows: int = 4) -> Plan:
     return up_to_date_plan(dataset, planner(source, unit_rows), settings(), StopFlag(), retry)
 
 
 def encoded(
-    dataset: Dataset, source: Source, retry: Sequence[str] = (), broken: Mapping[str, str] | None = None
+    dataset: Dataset, source: MediaSource, retry: Sequence[str] = (), broken: Mapping[str, str] | None = None
 ) -> Plan:
     """Plans, and commits what is missing."""
     plan = planned(dataset, source, retry)

@@ -144,12 +144,12 @@ def test_many_refused_in_a_row_stop_the_job_and_a_good_one_between_them_does_not
 def test_equal_inputs_give_equal_bytes_whatever_the_number_of_readers(path: Path) -> None:
     contents = {f"picture-{number}": png(number, 16 + 8 * (number % 3)) for number in range(12)}
     plans = []
-    for readers in (1, 2, 5):
+    for threads in (1, 2, 5):
         source = memory_source(**contents)
         source.add("film.mp4", movie(40))
-        place = path.with_name(f"{readers}.arrow")
-        plan_of(source, place, readers=readers, unit_rows=3)
-        plans.append(place.read_bytes())
+        plan_path = path.with_name(f"{threads}.arrow")
+        plan_of(source, plan_path, reader_threads=threads, unit_rows=3)
+        plans.append(plan_path.read_bytes())
     assert plans[0] == plans[1] == plans[2]
 
 
@@ -164,7 +164,7 @@ def test_a_signal_while_planning_leaves_nothing(path: Path) -> None:
 def test_what_a_list_says_beside_goes_along(path: Path) -> None:
     source = MemorySource(Path())
     source.contents["a.png"] = png(0)
-    source.items.append(MediaItem("a", "a.png", "text", place=(512, 90), extra={"b": 1, "a": "ä"}))
+    source.items.append(MediaItem("a", "a.png", "text", locator=(512, 90), extra={"b": 1, "a": "ä"}))
     (planned,) = inputs_of(plan_of(source, path, first_index=40))
     assert (planned.src_index, planned.text, planned.place) == (40, "text", (512, 90))
     assert planned.extra_json == '{"a":"ä","b":1}'
@@ -172,7 +172,7 @@ def test_what_a_list_says_beside_goes_along(path: Path) -> None:
 
 def test_long_clips_are_not_read_far_ahead() -> None:
     picture, clip, film = UnitSize(1024, 1024, 1), UnitSize(1024, 1024, 1, 16), UnitSize(1024, 1024, 1, 400)
-    assert read_ahead([picture], readers=2) == READ_AHEAD
-    assert read_ahead([picture, clip], readers=2) == 512 // 48
-    assert read_ahead([film], readers=2) == 4
-    assert read_ahead([UnitSize(0, 0, 9)], readers=2) == read_ahead([], readers=2) == READ_AHEAD
+    assert read_ahead([picture], reader_threads=2) == READ_AHEAD
+    assert read_ahead([picture, clip], reader_threads=2) == 512 // 48
+    assert read_ahead([film], reader_threads=2) == 4
+    assert read_ahead([UnitSize(0, 0, 9)], reader_threads=2) == read_ahead([], reader_threads=2) == READ_AHEAD

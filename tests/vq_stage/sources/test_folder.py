@@ -83,9 +83,9 @@ def test_the_same_tree_elsewhere(remote: Path) -> None:
     assert listed(fill(remote, TREE)) == LISTED
 
 
-@pytest.mark.parametrize("place", ["disk", "memory"])
-def test_content_of_items(place: str, tmp_path: Path, remote: Path) -> None:
-    source = open_source(str(fill(tmp_path if place == "disk" else remote, TREE)))
+@pytest.mark.parametrize("location", ["disk", "memory"])
+def test_content_of_items(location: str, tmp_path: Path, remote: Path) -> None:
+    source = open_source(str(fill(tmp_path if location == "disk" else remote, TREE)))
     for uri in ("a/z.png", "clip.mp4"):
         with source.open(uri) as file:
             assert (file.seekable(), file.read(), file.seek(1), file.read()) == (True, TREE[uri], 1, TREE[uri][1:])

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from shared.errors import UsageError
 from vq_stage.sources.folder import FolderSource
-from vq_stage.sources.media_source import MediaItem, Source
+from vq_stage.sources.media_source import MediaItem, MediaSource
 from vq_stage.sources.open_source import open_source
-from vq_stage.sources.table import TableSource
-from vq_stage.sources.tar import TarSource
+from vq_stage.sources.tables import TableSource
+from vq_stage.sources.webdataset import WebDatasetSource
 
 BOM = b"\xef\xbb\xbf"
 
@@ -278,14 +278,16 @@ def test_tars_and_tables_in_one_folder_are_ambiguous(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "kind"),
     [
-        (["a.tar", "README.md", "b.tar"], TarSource),
+        (["a.tar", "README.md", "b.tar"], WebDatasetSource),
         (["data-00000-of-00001.arrow", "state.json", "dataset_info.json"], TableSource),
         (["a.tar", "picture.jpg"], FolderSource),
         (["a.tar", "sub/picture.jpg"], FolderSource),
         (["list.json"], FolderSource),
     ],
 )
-def test_a_folder_of_nothing_but_shards_is_their_source(names: list[str], kind: type[Source], tmp_path: Path) -> None:
+def test_a_folder_of_nothing_but_shards_is_their_source(
+    names: list[str], kind: type[MediaSource], tmp_path: Path
+) -> None:
     assert isinstance(open_source(touch(tmp_path, *names)), kind)
 
 

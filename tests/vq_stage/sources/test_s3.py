@@ -14,9 +14,9 @@ import pytest
 from shared.errors import RefusedInput, UsageError
 from shared.storage.paths import as_path
 from tests.support.bad_pictures import encoded, picture
-from tests.vq_stage.sources.test_tar import SAMPLES, tar_bytes
+from tests.support.small_tars import SAMPLES, tar_bytes
 from vq_stage.media.image_decoding import read_bytes, read_size
-from vq_stage.sources.media_source import MediaItem, Source
+from vq_stage.sources.media_source import MediaItem, MediaSource
 from vq_stage.sources.open_source import open_source
 
 PICTURE = encoded(picture(1), "PNG")
@@ -32,8 +32,8 @@ def put(url: str, content: bytes) -> None:
     as_path(url).write_bytes(content)
 
 
-def read(source: Source, item: MediaItem) -> bytes:
-    with source.open(item.uri, item.place) as file:
+def read(source: MediaSource, item: MediaItem) -> bytes:
+    with source.open(item.uri, item.locator) as file:
         return read_bytes(file)
 
 

@@ -63,7 +63,7 @@ def options(tmp_path: Path, **changes: object) -> TrainVQOptions:
     config.write_text(json.dumps(TINY.to_dict()))
     for index in range(4):
         save_picture(tmp_path / "pictures" / f"{index}.png", index, 48, 48)
-    values = {"steps": 6, "crop": 32, "batch": 4, "clip_share": 0.0, "save_every": 2, "warmup": 2, "readers": 1}
+    values = {"steps": 6, "crop": 32, "batch": 4, "clip_share": 0.0, "save_every": 2, "warmup": 2, "reader_threads": 1}
     values |= {"quantize_from": 1, "quantize_fully_from": 3, "config": str(config), "out": str(tmp_path / "out")}
     return TrainVQOptions(source=str(tmp_path / "pictures"), **{**values, **changes})  # type: ignore[arg-type]
 

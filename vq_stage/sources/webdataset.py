@@ -17,7 +17,8 @@ from typing import Any, BinaryIO
 from shared.dataset.conversations import conversation_extra
 from shared.errors import RefusedInput, UsageError
 from vq_stage.sources.files import open_file, open_part, refusing_unreadable
-from vq_stage.sources.media_source import MediaItem, Source, is_media, kind_of, stem_of
+from vq_stage.sources.media_source import MediaItem, MediaSource
+from vq_stage.sources.media_types import is_media, kind_of, stem_of
 
 # Source: WebDataset, base_plus_ext: the name up to the first dot, then the field.
 SAMPLE_NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)", re.DOTALL)
@@ -36,12 +37,12 @@ class Member:
     name: str
     sample: str
     suffix: str
-    place: tuple[int, int]
+    locator: tuple[int, int]
     refusal: str | None = None
 
 
 @dataclass(frozen=True)
-class TarSource(Source):
+class WebDatasetSource(MediaSource):
     """Samples of tars in their order. `shards` are by path relative to `root`; nothing is ever extracted."""
 
     shards: Mapping[str, Path] = field(repr=False)
@@ -55,12 +56,12 @@ class TarSource(Source):
             f"{self.root}: no images or videos found in {len(self.shards)} tars; expected members as 000.jpg, 000.txt"
         )
 
-    def open(self, uri: str, place: tuple[int, int] | None = None) -> BinaryIO:
-        """A member at its place, (offset, size) in bytes. Raises RefusedInput."""
+    def open(self, uri: str, locator: tuple[int, int] | None = None) -> BinaryIO:
+        """A member at its locator, (offset, size) in bytes. Raises RefusedInput."""
         name = next((uri[: end + 4] for end in _ends_of_tars(uri) if uri[: end + 4] in self.shards), None)
-        if name is None or place is None:
+        if name is None or locator is None:
             raise RefusedInput("missing", f"its shard is not one of {len(self.shards)} in {self.root}")
-        return open_part(self.shards[name], *place)
+        return open_part(self.shards[name], *locator)
 
 
 class ShardScan:
@@ -123,7 +124,7 @@ class ShardScan:
                 yield MediaItem(member.name, uri).refused("bad_name", member.refusal)
             elif is_media(member.name):
                 key = sample if len(media) == 1 else member.name.removeprefix("./")
-                yield MediaItem(key, uri, text, kind_of(member.name), member.place, extra, refusal)
+                yield MediaItem(key, uri, text, kind_of(member.name), member.locator, extra, refusal)
 
     def _damaged(self, refused: RefusedInput) -> MediaItem:
         return MediaItem(f"{stem_of(self.name)}-damaged", self.name).refused(
@@ -144,16 +145,16 @@ def _until_refused(members: Iterator[Member], refusals: list[RefusedInput]) -> I
 
 def _member(header: tarfile.TarInfo) -> Member | None:
     """None of folders and of files that belong to no sample."""
-    place, name = (header.offset_data, header.size), header.name
+    locator, name = (header.offset_data, header.size), header.name
     if header.isdir():
         return None
     named = SAMPLE_NAME.fullmatch(name.removeprefix("./"))
     sample, suffix = (named[1], named[2].lower()) if named else (name, "")
     if not header.isreg() or header.sparse is not None:
-        return Member(name, sample, suffix, place, "expected a plain file, got a link, a device or a sparse file")
+        return Member(name, sample, suffix, locator, "expected a plain file, got a link, a device or a sparse file")
     if name.startswith("/") or ".." in name.split("/"):
-        return Member(name, sample, suffix, place, "a name that leads out of its shard")
-    return Member(name, sample, suffix, place) if named else None
+        return Member(name, sample, suffix, locator, "a name that leads out of its shard")
+    return Member(name, sample, suffix, locator) if named else None
 
 
 def _described(file: BinaryIO, members: list[Member]) -> tuple[str | None, Mapping[str, Any] | None]:
@@ -169,7 +170,7 @@ def _described(file: BinaryIO, members: list[Member]) -> tuple[str | None, Mappi
 
 
 def _read(file: BinaryIO, member: Member) -> str:
-    offset, size = member.place
+    offset, size = member.locator
     if size > MAX_CAPTION_BYTES:
         raise RefusedInput("caption_unreadable", f"{member.name}: {size} bytes, at most {MAX_CAPTION_BYTES}")
     with refusing_unreadable():

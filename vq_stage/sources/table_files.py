@@ -24,11 +24,11 @@ MIN_CACHED = 2  # readers ahead of the device stand at the end of one batch and 
 _FILE_MAGIC = b"ARROW1"
 _END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 
-Row = tuple[tuple[int, int], dict[str, Any]]  # place, fields
+Row = tuple[tuple[int, int], dict[str, Any]]  # locator, fields
 
 
 class Table(Protocol):
-    """An open table. A place is (number, row), where the number leads to a row group or a batch."""
+    """An open table. A locator is (number, row), where the number leads to a row group or a batch."""
 
     @property
     def schema(self) -> pa.Schema: ...
@@ -83,12 +83,12 @@ class ArrowFileTable:
 class ArrowStreamTable:
     """Arrow IPC stream, numbered by the offset of a batch in bytes: a stream has no index."""
 
-    def __init__(self, file: pa.NativeFile, place: str):
+    def __init__(self, file: pa.NativeFile, where: str):
         self._file = file
         self.schema = pa.ipc.read_schema(pa.ipc.read_message(file))
         self._start = file.tell()
         if encoded := [column.name for column in self.schema if pa.types.is_dictionary(column.type)]:
-            raise UsageError(f"{place}: column {encoded[0]} is dictionary-encoded; save the table as Parquet")
+            raise UsageError(f"{where}: column {encoded[0]} is dictionary-encoded; save the table as Parquet")
 
     def rows(self, columns: Sequence[str]) -> Iterator[Row]:
         self._file.seek(self._start)

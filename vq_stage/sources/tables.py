@@ -12,8 +12,9 @@ import pyarrow as pa
 
 from shared.dataset.conversations import conversation_extra
 from shared.errors import RefusedInput, UsageError
-from vq_stage.sources.batches import BatchCache, BatchKey, open_table
-from vq_stage.sources.media_source import MediaItem, Source, stem_of
+from vq_stage.sources.media_source import MediaItem, MediaSource
+from vq_stage.sources.media_types import stem_of
+from vq_stage.sources.table_files import BatchCache, BatchKey, open_table
 
 TABLE_SUFFIXES = (".parquet", ".arrow")
 MEDIA_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "img", "image_bytes", "bytes", "video", "mp4")
@@ -33,7 +34,7 @@ class Columns:
     conversations: str | None
 
     @classmethod
-    def of(cls, schema: pa.Schema, place: str) -> Columns:
+    def of(cls, schema: pa.Schema, where: str) -> Columns:
         """Raises UsageError if there is no column of images or videos."""
         media = _first(schema, MEDIA_COLUMNS, _holds_media)
         if media is None:
@@ -41,7 +42,7 @@ class Columns:
             expected = f"expected bytes, or a struct of `bytes` and `path`, in one of {', '.join(MEDIA_COLUMNS)}"
             has_urls = any(column.name.lower() in ("url", "image_url") for column in schema)
             advice = "; it has addresses only: download them first, by img2dataset for example" if has_urls else ""
-            raise UsageError(f"{place}: no column of images; {expected}, found {found}{advice}")
+            raise UsageError(f"{where}: no column of images; {expected}, found {found}{advice}")
         return cls(
             media,
             _first(schema, KEY_COLUMNS, lambda type: _is_text(type) or pa.types.is_integer(type)),
@@ -63,7 +64,7 @@ class Columns:
 
 
 @dataclass(frozen=True)
-class TableSource(Source):
+class TableSource(MediaSource):
     """Rows of tables in their order. `tables` are by path relative to `root`; an item's uri is `table.parquet#row`."""
 
     tables: Mapping[str, Path] = field(repr=False)
@@ -80,12 +81,12 @@ class TableSource(Source):
     def _nothing_found(self) -> str:
         return f"{self.root}: no images or videos found; {len(self.tables)} tables have no rows"
 
-    def open(self, uri: str, place: tuple[int, int] | None = None) -> BinaryIO:
+    def open(self, uri: str, locator: tuple[int, int] | None = None) -> BinaryIO:
         """A row's image; the batch around it is kept for its neighbours. Raises RefusedInput."""
         path = self.tables.get(uri.rpartition("#")[0])
-        if path is None or place is None:
+        if path is None or locator is None:
             raise RefusedInput("missing", f"its table is not one of {len(self.tables)} in {self.root}")
-        number, row = place
+        number, row = locator
         column = self._cache.get(BatchKey(str(path), number), lambda: _media_column(path, number))
         if not 0 <= row < len(column):
             raise RefusedInput("missing", f"row {row} of {len(column)}: the table was changed")
@@ -96,24 +97,24 @@ def _table_items(name: str, path: Path) -> Iterator[MediaItem]:
     """Raises RefusedInput where the table is damaged."""
     with open_table(path) as table:
         columns = Columns.of(table.schema, str(path))
-        for index, (place, fields) in enumerate(table.rows(columns.described)):
+        for index, (locator, fields) in enumerate(table.rows(columns.described)):
             uri = f"{name}#{index}{columns.suffix}"
-            yield _row_item(columns, fields, f"{stem_of(name)}-{index:08d}", uri, place)
+            yield _row_item(columns, fields, f"{stem_of(name)}-{index:08d}", uri, locator)
 
 
-def _row_item(columns: Columns, fields: dict[str, Any], name: str, uri: str, place: tuple[int, int]) -> MediaItem:
+def _row_item(columns: Columns, fields: dict[str, Any], name: str, uri: str, locator: tuple[int, int]) -> MediaItem:
     key, text = (fields.get(column) if column else None for column in (columns.key, columns.caption))
     if isinstance(text, list):
         text = text[0] if text else None
     kind = "video" if columns.suffix else "image"
-    item = MediaItem(name if key is None or key == "" else str(key), uri, text, kind, place)
+    item = MediaItem(name if key is None or key == "" else str(key), uri, text, kind, locator)
     if columns.conversations is None or fields[columns.conversations] is None:
         return item
     try:
         extra = conversation_extra(fields[columns.conversations])
     except RefusedInput as refused:
         return item.refused(refused.reason, refused.detail)
-    return MediaItem(item.key, uri, text, kind, place, extra)
+    return MediaItem(item.key, uri, text, kind, locator, extra)
 
 
 def _media_column(path: Path, number: int) -> pa.Array | pa.ChunkedArray:

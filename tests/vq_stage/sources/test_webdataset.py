@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gzip
-import io
 import json
 import os
 import tarfile
@@ -18,41 +17,13 @@ from hypothesis import strategies as st
 
 from shared.errors import RefusedInput, UsageError
 from shared.storage.paths import as_path
-from vq_stage.sources.media_source import MediaItem, Source
+from tests.support.small_tars import SAMPLES, add_member, tar_bytes
+from vq_stage.sources.media_source import MediaItem, MediaSource
 from vq_stage.sources.open_source import open_source
 
-SAMPLES = {
-    "0001.jpg": b"first picture",
-    "0001.txt": b" a cat \n",
-    "0001.json": b'{"caption": "unused", "width": 640, "score": 0.5, "nsfw": false, "exif": {"a": 1}, "note": null}',
-    "sub/0002.WebP": b"second picture",
-    "sub/0002.json": b'{"prompt": "a dog", "url": "https://host/2"}',
-    "0003.mp4": b"a video",
-    "0003.caption": b"it moves",
-    "0004.txt": b"a caption of nothing",
-    "0005.left.png": b"left",
-    "0005.right.png": b"right",
-    "README": b"no sample",
-    "0006.pth": b"never unpickled",
-}
 
-
-def tar_bytes(files: dict[str, bytes]) -> bytes:
-    buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode="w") as tar:
-        for name, content in files.items():
-            add(tar, name, content)
-    return buffer.getvalue()
-
-
-def add(tar: tarfile.TarFile, name: str, content: bytes = b"", type: bytes = tarfile.REGTYPE) -> None:
-    info = tarfile.TarInfo(name)
-    info.size, info.type, info.linkname = len(content), type, "/etc/passwd"
-    tar.addfile(info, io.BytesIO(content))
-
-
-def read(source: Source, item: MediaItem) -> bytes:
-    with source.open(item.uri, item.place) as file:
+def read(source: MediaSource, item: MediaItem) -> bytes:
+    with source.open(item.uri, item.locator) as file:
         return file.read()
 
 
@@ -60,9 +31,9 @@ def reasons(items: list[MediaItem]) -> list[str | None]:
     return [item.refusal[0] if item.refusal else None for item in items]
 
 
-@pytest.mark.parametrize("place", ["disk", "memory"])
-def test_samples_of_a_shard(place: str, tmp_path: Path) -> None:
-    path = as_path(str(tmp_path / "00.tar") if place == "disk" else f"memory://{uuid.uuid4().hex}/00.tar")
+@pytest.mark.parametrize("location", ["disk", "memory"])
+def test_samples_of_a_shard(location: str, tmp_path: Path) -> None:
+    path = as_path(str(tmp_path / "00.tar") if location == "disk" else f"memory://{uuid.uuid4().hex}/00.tar")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(tar_bytes(SAMPLES))
     source = open_source(str(path))
@@ -128,16 +99,16 @@ def test_remote_globs(tmp_path: Path) -> None:
 
 def test_members_that_lead_out_are_refused_and_named(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "0.tar", "w") as tar:
-        add(tar, "good.jpg", b"good")
-        add(tar, "/etc/evil.jpg", b"evil")
-        add(tar, "../up.jpg", b"evil")
-        add(tar, "a/../../up.jpg", b"evil")
-        add(tar, "soft.jpg", type=tarfile.SYMTYPE)
-        add(tar, "hard.jpg", type=tarfile.LNKTYPE)
-        add(tar, "device.jpg", type=tarfile.CHRTYPE)
-        add(tar, "folder.jpg", type=tarfile.DIRTYPE)
-        add(tar, "last.jpg", b"last")
-        add(tar, "last.txt", type=tarfile.SYMTYPE)
+        add_member(tar, "good.jpg", b"good")
+        add_member(tar, "/etc/evil.jpg", b"evil")
+        add_member(tar, "../up.jpg", b"evil")
+        add_member(tar, "a/../../up.jpg", b"evil")
+        add_member(tar, "soft.jpg", type=tarfile.SYMTYPE)
+        add_member(tar, "hard.jpg", type=tarfile.LNKTYPE)
+        add_member(tar, "device.jpg", type=tarfile.CHRTYPE)
+        add_member(tar, "folder.jpg", type=tarfile.DIRTYPE)
+        add_member(tar, "last.jpg", b"last")
+        add_member(tar, "last.txt", type=tarfile.SYMTYPE)
     items = list(open_source(tmp_path / "0.tar"))
     found = dict(zip([item.key for item in items], reasons(items)))
     names = ["/etc/evil.jpg", "../up.jpg", "a/../../up.jpg", "soft.jpg", "hard.jpg", "device.jpg", "last.txt"]
@@ -207,7 +178,7 @@ def test_a_tar_without_media(tmp_path: Path) -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 4095), st.integers(0, 255)), min_size=1, max_size=4))
 def test_a_damaged_shard_is_listed_or_refused(flips: list[tuple[int, int]]) -> None:
-    """Bytes overwritten anywhere: no crash, no endless loop, and no place outside the shard."""
+    """Bytes overwritten anywhere: no crash, no endless loop, and no offset outside the shard."""
     data = bytearray(tar_bytes({"a.jpg": b"a" * 600, "a.txt": b"a cat", "b.jpg": b"b"}))
     for position, value in flips:
         data[position] = value
@@ -220,8 +191,8 @@ def test_a_damaged_shard_is_listed_or_refused(flips: list[tuple[int, int]]) -> N
         return
     assert len(items) < 10
     for item in items:
-        if item.refusal is None and item.place and item.place[1]:
-            assert len(read(source, item)) == item.place[1]
+        if item.refusal is None and item.locator and item.locator[1]:
+            assert len(read(source, item)) == item.locator[1]
 
 
 def test_members_are_read_in_place_by_many_threads(tmp_path: Path) -> None:
@@ -237,7 +208,7 @@ def test_a_member_is_a_file_of_its_own(tmp_path: Path) -> None:
     (tmp_path / "0.tar").write_bytes(tar_bytes({"a.mp4": b"0123456789", "b.mp4": b"other"}))
     source = open_source(tmp_path / "0.tar")
     first = next(iter(source))
-    with source.open(first.uri, first.place) as file:
+    with source.open(first.uri, first.locator) as file:
         assert (file.seek(0, 2), file.read()) == (10, b"")
         assert (file.seek(-3, 2), file.read(2), file.tell(), file.read(), file.read()) == (7, b"78", 9, b"9", b"")
         assert (file.seek(100), file.read()) == (100, b"")
@@ -246,14 +217,14 @@ def test_a_member_is_a_file_of_its_own(tmp_path: Path) -> None:
 def test_places_that_do_not_fit(tmp_path: Path) -> None:
     (tmp_path / "0.tar").write_bytes(tar_bytes({"a.jpg": b"a"}))
     source = open_source(tmp_path / "0.tar")
-    for uri, place, reason in [
+    for uri, locator, reason in [
         ("0.tar/a.jpg", (512, 0), "empty"),
         ("0.tar/a.jpg", (512, 1 << 20), "truncated"),
         ("0.tar/a.jpg", None, "missing"),
         ("1.tar/a.jpg", (512, 1), "missing"),
     ]:
         with pytest.raises(RefusedInput) as refused:
-            source.open(uri, place)
+            source.open(uri, locator)
         assert refused.value.reason == reason
 
 

@@ -18,10 +18,10 @@ import pytest
 
 from shared.errors import RefusedInput, UsageError
 from shared.storage.paths import as_path
-from vq_stage.sources import table as source_table
-from vq_stage.sources.batches import BatchCache, BatchKey
-from vq_stage.sources.media_source import MediaItem, Source
+from vq_stage.sources import tables
+from vq_stage.sources.media_source import MediaItem, MediaSource
 from vq_stage.sources.open_source import open_source
+from vq_stage.sources.table_files import BatchCache, BatchKey
 
 FORMATS = ("parquet", "file.arrow", "stream.arrow")
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -43,15 +43,15 @@ def write(path: Path, content: pa.Table, batch_rows: int = 3) -> Path:
     return path
 
 
-def read(source: Source, item: MediaItem) -> bytes:
-    with source.open(item.uri, item.place) as file:
+def read(source: MediaSource, item: MediaItem) -> bytes:
+    with source.open(item.uri, item.locator) as file:
         return file.read()
 
 
 @pytest.mark.parametrize("format", FORMATS)
-@pytest.mark.parametrize("place", ["disk", "memory"])
-def test_rows_in_order_and_their_images(format: str, place: str, tmp_path: Path) -> None:
-    folder = as_path(str(tmp_path) if place == "disk" else f"memory://{uuid.uuid4().hex}")
+@pytest.mark.parametrize("location", ["disk", "memory"])
+def test_rows_in_order_and_their_images(format: str, location: str, tmp_path: Path) -> None:
+    folder = as_path(str(tmp_path) if location == "disk" else f"memory://{uuid.uuid4().hex}")
     path = write(folder / f"data.{format}", table(7, text=[f"caption {n}" for n in range(6)] + [None]))
     source = open_source(str(path))
     items = list(source)
@@ -59,7 +59,7 @@ def test_rows_in_order_and_their_images(format: str, place: str, tmp_path: Path)
     assert [item.key for item in items] == [f"{path.name.rpartition('.')[0]}-{n:08d}" for n in range(7)]
     assert [item.text for item in items] == [*[f"caption {n}" for n in range(6)], None]
     assert [read(source, item) for item in reversed(items)] == [b"image %d" % n for n in reversed(range(7))]
-    assert [item.place[1] for item in items if item.place] == [0, 1, 2, 0, 1, 2, 0]
+    assert [item.locator[1] for item in items if item.locator] == [0, 1, 2, 0, 1, 2, 0]
 
 
 def test_a_dataset_as_hugging_face_saves_it(tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_several_tables(location: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("format", FORMATS)
 def test_a_damaged_table_is_refused_alone(format: str, tmp_path: Path) -> None:
-    """Cut at any place; the tables beside it are listed."""
+    """Cut at any offset; the tables beside it are listed."""
     suffix = format.rpartition(".")[2]
     whole = write(tmp_path / f"0.{format}", table(9, text=["text"] * 9)).read_bytes()
     write(tmp_path / f"1.{suffix}" if suffix == "parquet" else tmp_path / f"1.{format}", table(1))
@@ -190,13 +190,13 @@ def test_overwritten_bytes_are_read_or_refused(format: str, tmp_path: Path) -> N
     """Arrow trusts the offsets it reads: a damaged file must not be read out of bounds."""
     path = write(tmp_path / f"0.{format}", table(9, text=["text"] * 9))
     whole = path.read_bytes()
-    places = list(open_source(path))
+    items = list(open_source(path))
     for position in range(0, len(whole), 13):
         path.write_bytes(whole[:position] + bytes([whole[position] ^ 0x41]) + whole[position + 1 :])
         source = open_source(path)
         with suppress(UsageError):
             assert len(list(islice(source, 20))) < 20
-        for item in places[::4]:
+        for item in items[::4]:
             with suppress(RefusedInput):
                 assert len(read(source, item)) < len(whole)
 
@@ -218,14 +218,14 @@ def test_a_stream_with_a_dictionary_is_refused_with_advice(tmp_path: Path) -> No
 
 def test_places_that_do_not_fit(tmp_path: Path) -> None:
     source = open_source(write(tmp_path / "0.parquet", table(3)))
-    for uri, place, reason in [
+    for uri, locator, reason in [
         ("0.parquet#7", (0, 7), "missing"),
         ("0.parquet#0", (5, 0), "unreadable"),
         ("0.parquet#0", None, "missing"),
         ("1.parquet#0", (0, 0), "missing"),
     ]:
         with pytest.raises(RefusedInput) as refused:
-            source.open(uri, place)
+            source.open(uri, locator)
         assert refused.value.reason == reason
 
 
@@ -233,13 +233,13 @@ def test_neighbours_share_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """Eight readers in a row: every row group is decoded once."""
     source = open_source(write(tmp_path / "0.parquet", table(60), batch_rows=20))
     decoded: Counter[int] = Counter()
-    decode = source_table._media_column
+    decode = tables._media_column
 
     def counting(path: Path, number: int) -> Any:
         decoded[number] += 1
         return decode(path, number)
 
-    monkeypatch.setattr(source_table, "_media_column", counting)
+    monkeypatch.setattr(tables, "_media_column", counting)
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda item: read(source, item), source))
     assert found == [b"image %d" % n for n in range(60)]

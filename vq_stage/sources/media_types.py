@@ -1,0 +1,45 @@
+"""Which files are images or videos, by the suffixes of their names. A new format needs one entry here."""
+
+from __future__ import annotations
+
+import os
+
+IMAGE_SUFFIXES = frozenset(
+    {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm"}
+    | {".pnm", ".jp2", ".avif", ".apng", ".tga", ".ico"}
+)
+VIDEO_SUFFIXES = frozenset(
+    {".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".vob", ".ts", ".mts", ".m2ts"}
+    | {".flv", ".wmv", ".asf", ".ogv"}
+)
+FRAME_FOLDER_SUFFIX = ".frames"
+
+
+def suffix_of(uri: str) -> str:
+    """Return the suffix in lower case with its dot; the query of a URL is not part of the name."""
+    return os.path.splitext(uri.partition("?")[0] if "://" in uri else uri)[1].lower()
+
+
+def stem_of(uri: str) -> str:
+    """Return a path without its suffix; a URL also loses its scheme and query."""
+    return os.path.splitext(uri.partition("://")[2].partition("?")[0] if "://" in uri else uri)[0]
+
+
+def is_frame_folder(uri: str) -> bool:
+    """Return whether a path names a folder whose images are the frames of one video."""
+    return suffix_of(uri.rstrip("/")) == FRAME_FOLDER_SUFFIX
+
+
+def is_image(uri: str) -> bool:
+    """Return whether a file is an image by its suffix; GIF, WebP and PNG count, animated or not."""
+    return suffix_of(uri) in IMAGE_SUFFIXES
+
+
+def is_media(uri: str) -> bool:
+    """Return whether a file is an image or a video by its suffix."""
+    return is_image(uri) or suffix_of(uri) in VIDEO_SUFFIXES
+
+
+def kind_of(uri: str) -> str:
+    """Return `video` or `image`, by the suffix; a file with an unknown suffix is taken for an image."""
+    return "video" if suffix_of(uri) in VIDEO_SUFFIXES or is_frame_folder(uri) else "image"
