@@ -25,9 +25,10 @@ from shared.dataset.plan import Plan, freeze_plan
 from shared.dataset.rows import SEQUENCE_FORMAT
 from shared.dataset.settings import DatasetSettings
 from shared.errors import ConfigMismatchError
-from shared.jobs.engines import Units, missing_units, run_units
-from shared.jobs.file_locks import job_lock, leave
+from shared.jobs.engines import run_units
+from shared.jobs.file_locks import job_lock
 from shared.jobs.signals import stop_on_signals
+from shared.jobs.units import PlanUnits
 from shared.maintenance.sweep import sweep
 from shared.storage.paths import as_path
 
@@ -56,7 +57,7 @@ def generate(options: GenerateOptions) -> GenerateResult:
     dataset = Dataset(options.dataset)
     with (
         stop_on_signals() as stop,
-        job_lock(dataset.root, partial(sweep, dataset) if options.engine.ranks == 1 else leave),
+        job_lock(dataset.root, partial(sweep, dataset) if options.engine.rank_count == 1 else None),
     ):
         if not dataset.plan_path.is_file():
             units = plan_prompts(prompts, renderer, source.config.max_position_embeddings, options.unit_rows)
@@ -70,11 +71,11 @@ def generate(options: GenerateOptions) -> GenerateResult:
     return GenerateResult(run.rows, run.quarantined, left, time.monotonic() - began)
 
 
-def _units_in_tokens(dataset: Dataset, plan: Plan, renderer: PromptRenderer) -> Units:
+def _units_in_tokens(dataset: Dataset, plan: Plan, renderer: PromptRenderer) -> PlanUnits:
     """Missing units, with progress counted in tokens."""
-    units = missing_units(dataset, plan)
+    units = PlanUnits.of(dataset, plan)
     tokens, written = token_counts(plan, units.missing, renderer.templates.video)
-    return replace(units, inputs=tokens, inputs_missing=tokens - written)
+    return replace(units, progress_total=tokens, progress_done=written)
 
 
 def _recorded(

@@ -20,7 +20,8 @@ from shared.dataset.plan import PlannedInput, Size, Unit
 from shared.dataset.rows import CodeRecord, SequenceRecord
 from shared.device import setup_device
 from shared.jobs.file_locks import job_lock
-from shared.jobs.job import Done, Host, Task, check_numerics
+from shared.jobs.job import Task, TaskResult, WorkerContext
+from shared.jobs.numerics import check_numerics
 from shared.jobs.task_feed import TaskFeed
 from shared.storage.digests import canonical_json
 
@@ -39,7 +40,7 @@ class UnitWork:
         self.records: dict[int, CodeRecord] = {}
         died = ("worker_died", "the worker died each time it came to this prompt")
         reasons = {item.src_index: (item.refused_reason, item.refused_detail or "") for item in unit.inputs}
-        reasons |= dict.fromkeys(task.poisonous, died)
+        reasons |= dict.fromkeys(task.poison, died)
         self.refusals = [
             Refusal(item.key, item.src_index, item.uri, reason, detail)
             for item in unit.inputs
@@ -50,7 +51,7 @@ class UnitWork:
         self.inputs = [
             item
             for item in unit.inputs
-            if item.src_index not in refused and (not task.only or item.src_index in task.only)
+            if item.src_index not in refused and (not task.subset or item.src_index in task.subset)
         ]
 
     @property
@@ -61,8 +62,8 @@ class UnitWork:
 class GenerateWorker:
     """Writes images and videos and commits units of one dataset."""
 
-    def __init__(self, options: GenerateOptions, host: Host):
-        self.options, self.host = options, host
+    def __init__(self, options: GenerateOptions, context: WorkerContext):
+        self.options, self.context = options, context
         self.source = ModelSource.from_directory(options.model, options.layout, options.codec)
         self.renderer = options.renderer(self.source)
         self.dataset = Dataset.open(options.dataset)
@@ -74,11 +75,11 @@ class GenerateWorker:
         if any(self.sizes[unit][1] for unit in self.dataset.missing_units(self.plan)):
             self._set_up()  # refused prompts need no device
 
-    def work(self, tasks: Iterator[Task | None]) -> Iterator[Done]:
+    def work(self, tasks: Iterator[Task | None]) -> Iterator[TaskResult]:
         """All slots are kept busy over the units of one size."""
         feed = TaskFeed(tasks, self.sizes.__getitem__)
         with job_lock(self.dataset.root):
-            while (size := feed.next_shape()) is not None and not self.host.stop.is_set():
+            while (size := feed.next_shape()) is not None and not self.context.stop.is_set():
                 if size[1]:
                     yield from self._run_size(self._generator(size), feed, size)
                 while not size[1] and (task := feed.take(size)):
@@ -97,11 +98,11 @@ class GenerateWorker:
         options = self.options
         return model.image_generator(options.batch_size, length, options.sampling, options.guidance_scale)
 
-    def _run_size(self, generator: ImageGenerator, feed: TaskFeed[Size], size: Size) -> Iterator[Done]:
+    def _run_size(self, generator: ImageGenerator, feed: TaskFeed[Size], size: Size) -> Iterator[TaskResult]:
         """Until there is no task of this size and no image under way, or the stop flag is set."""
         requests: Iterator[ImageRequest] = iter(())
         try:
-            while not self.host.stop.is_set():
+            while not self.context.stop.is_set():
                 while generator.has_free_slot:
                     if (request := next(requests, None)) is not None:
                         self._note_progress([generator.add(request)], lambda slot: slot.place)
@@ -128,7 +129,7 @@ class GenerateWorker:
         for slot in slots:
             counts[self.owners[slot.request.key][0].unit.unit] += tokens(slot)
         for unit, count in counts.items():
-            self.host.progress(unit, count)
+            self.context.report_progress(unit, count)
 
     def _open(self, task: Task) -> UnitWork:
         unit = self.plan.unit(task.unit)
@@ -183,7 +184,7 @@ class GenerateWorker:
         assert work.journal is not None, "an image with a size has a journal"
         work.journal.add(item.src_index, slot.codes)
         work.journal.sync()
-        self.host.progress(work.unit.unit, len(slot.template) - slot.place)  # the forced tail
+        self.context.report_progress(work.unit.unit, len(slot.template) - slot.place)  # the forced tail
         self._record(slot.request.key, slot.codes_THW())
 
     def _record(self, key: str, codes_THW: np.ndarray) -> None:
@@ -208,18 +209,18 @@ class GenerateWorker:
             sampling_json=canonical_json(asdict(self.options.sampling)),
         )
 
-    def _finish_complete(self) -> Iterator[Done]:
+    def _finish_complete(self) -> Iterator[TaskResult]:
         for work in [work for work in self.work_in_hand.values() if work.is_complete]:
             yield self._finished(work)
 
-    def _finished(self, work: UnitWork) -> Done:
+    def _finished(self, work: UnitWork) -> TaskResult:
         """Commits a unit; what was asked of it in part stays in its journal."""
         del self.work_in_hand[work.unit.unit]
-        if not work.task.only:
+        if not work.task.subset:
             records = [work.records[index] for index in sorted(work.records)]
             numerics = self.numerics if work.unit.height else {}
             self.dataset.commit(work.unit.unit, records, work.refusals, self.plan, numerics, [])
         if work.journal:
-            work.journal.close() if work.task.only else work.journal.remove()
+            work.journal.close() if work.task.subset else work.journal.remove()
         elapsed_s = time.monotonic() - work.began
-        return Done(work.task, len(work.records), quarantined=len(work.refusals), elapsed_s=elapsed_s)
+        return TaskResult(work.task, len(work.records), quarantined=len(work.refusals), elapsed_s=elapsed_s)

@@ -34,8 +34,8 @@ from lm_stage.training.run_directory import OPTIONS_FILE, Checkpoints, checked_r
 from lm_stage.training.step import Evaluation, Outcome, StepResult, TrainStep
 from shared.device import Device, setup_device
 from shared.errors import ConfigMismatchError, Interrupted, JobStoppedError, UsageError
-from shared.jobs.file_locks import try_claim
-from shared.jobs.prefetch import map_ahead
+from shared.jobs.file_locks import try_lock
+from shared.jobs.prefetch import prefetch_map
 from shared.jobs.signals import StopFlag, stop_on_signals
 from shared.storage.atomic import write_directory, write_file
 from shared.storage.digests import settings_diff
@@ -88,7 +88,7 @@ def _place(run: Path, group: Group) -> Iterator[None]:
         yield
         return
     run.mkdir(parents=True, exist_ok=True)
-    claim = try_claim(run / ".claim")
+    claim = try_lock(run / ".claim")
     if claim is None:
         raise UsageError(f"{run}: another process trains here; give another RUN")
     try:
@@ -228,7 +228,7 @@ class SftJob:
         rows = packed_rows(self.mixture, options.seed, options.caption_dropout, self.first * a_step)
         every_chunk = iter(lambda: list(islice(rows, options.micro_batch_size)), [])
         chunks = islice(every_chunk, self.group.rank, None, self.group.size)
-        built = map_ahead(partial(self._build, mixture=self.mixture), chunks, 1, BATCHES_AHEAD)
+        built = prefetch_map(partial(self._build, mixture=self.mixture), chunks, 1, BATCHES_AHEAD)
         while True:
             yield list(islice(built, options.gradient_accumulation_steps))
 

@@ -6,7 +6,7 @@ The way of one question: list → prompt with its codes → slot of the text gen
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -26,8 +26,8 @@ from shared.dataset.dataset import Dataset
 from shared.errors import ConfigMismatchError, DatasetError, Interrupted, RefusedInput, UsageError
 from shared.jobs.claims import NoClaims
 from shared.jobs.engines import EngineOptions
-from shared.jobs.file_locks import try_claim
-from shared.jobs.job import Done, Host, Job, Task
+from shared.jobs.file_locks import try_lock
+from shared.jobs.job import Job, Task, TaskResult, WorkerContext
 from shared.jobs.signals import StopFlag, stop_on_signals
 from shared.jobs.task_feed import TaskFeed
 from shared.storage.digests import settings_diff
@@ -68,9 +68,10 @@ class UnderstandOptions:
             raise UsageError("expected a DATASET of images, or --questions FILE.jsonl with questions about text only")
         if self.question is not None and self.questions is not None:
             raise UsageError("--question and --questions: expected one of them")
-        if self.engine.ranks > 1:
+        if self.engine.rank_count > 1:
             raise UsageError(
-                f"--world-size {self.engine.ranks}: answers are one file: each rank needs its own questions and file"
+                f"--world-size {self.engine.rank_count}: all answers go into one file; give each rank its own questions"
+                " and file"
             )
 
     def for_workers(self) -> UnderstandOptions:
@@ -105,7 +106,7 @@ def understand(options: UnderstandOptions) -> UnderstandResult:
     out = Path(options.answers)
     out.parent.mkdir(parents=True, exist_ok=True)
     with stop_on_signals() as stop:
-        claim = try_claim(out.with_name(out.name + ".lock"))
+        claim = try_lock(out.with_name(out.name + ".lock"))
         if claim is None:
             raise UsageError(f"{out}: another job writes these answers; give it another file")
         try:
@@ -135,13 +136,12 @@ def _answer_missing(options: UnderstandOptions, asker: Asker, file: AnswerFile, 
         job = Job(
             partial(UnderstandWorker, options.for_workers()),
             sorted(buckets, key=lambda number: (buckets[number], number)),
-            inputs_of=lambda number: (number,),
-            shape_of=buckets.__getitem__,
+            catalog=QuestionCatalog(buckets),
             claims=NoClaims(),
             stop=stop,
-            on_done=lambda done: file.add(done.result),  # type: ignore[arg-type]
+            on_result=lambda result: file.add(result.payload),  # type: ignore[arg-type]
             on_progress=bar.update,
-            in_flight=2 * options.batch_size,
+            max_in_flight=2 * options.batch_size,
         )
         try:
             options.engine.run(job)
@@ -219,39 +219,52 @@ class Asker:
         return min(bucket, self.source.config.max_position_embeddings)
 
 
-class UnderstandWorker:
-    """Answers questions; what came of one is the `result` of its Done, for the file that one process writes."""
+@dataclass(frozen=True, slots=True)
+class QuestionCatalog:
+    """One question per unit; questions of the same cache length share compiled graphs."""
 
-    def __init__(self, options: UnderstandOptions, host: Host):
-        self.options, self.host = options, host
+    cache_lengths: Mapping[int, int]
+
+    def src_indices(self, unit: int) -> tuple[int, ...]:
+        return (unit,)
+
+    def shape(self, unit: int) -> int:
+        return self.cache_lengths[unit]
+
+
+class UnderstandWorker:
+    """Answers questions; what came of one is the `payload` of its TaskResult, for the file that one process writes."""
+
+    def __init__(self, options: UnderstandOptions, context: WorkerContext):
+        self.options, self.context = options, context
         self.asker = Asker(options)
         self.model = self.asker.source.load(options.device, options.dtype, options.backend)
 
-    def work(self, tasks: Iterator[Task | None]) -> Iterator[Done]:
+    def work(self, tasks: Iterator[Task | None]) -> Iterator[TaskResult]:
         """All slots are kept busy over questions of like length."""
         feed = TaskFeed(tasks, lambda number: self.asker.bucket(self.asker.request(number)))
-        while (bucket := feed.next_shape()) is not None and not self.host.stop.is_set():
+        while (bucket := feed.next_shape()) is not None and not self.context.stop.is_set():
             generator = self.model.text_generator(self.options.batch_size, bucket, self.options.sampling)
             yield from self._answer(generator, feed, bucket)
 
-    def _answer(self, generator: TextGenerator, feed: TaskFeed[int], bucket: int) -> Iterator[Done]:
+    def _answer(self, generator: TextGenerator, feed: TaskFeed[int], bucket: int) -> Iterator[TaskResult]:
         """Until there is no task of this length and no answer under way, or the stop flag is set."""
         running: dict[str, Task] = {}
-        while not self.host.stop.is_set():
+        while not self.context.stop.is_set():
             while generator.has_free_slot and (task := feed.take(bucket)) is not None:
                 question = self.asker.questions[task.unit]
-                if task.poisonous:
+                if task.poison:
                     died = "worker_died: the worker died each time it came to this question"
-                    yield Done(task, quarantined=1, result=_line(question, error=died))
+                    yield TaskResult(task, quarantined=1, payload=_line(question, error=died))
                     continue
                 running[question.key] = task
                 generator.add(self.asker.request(task.unit))
             if not generator.running:
                 return
             for slot in generator.step():
-                self.host.progress(running[slot.request.key].unit, 1)
+                self.context.report_progress(running[slot.request.key].unit, 1)
                 task = running.pop(slot.request.key)
-                yield Done(task, rows=1, result=self._answered(self.asker.questions[task.unit], slot))
+                yield TaskResult(task, rows=1, payload=self._answered(self.asker.questions[task.unit], slot))
 
     def _answered(self, question: Question, slot: TextSlot) -> dict[str, Any]:
         text = self.asker.source.text_tokenizer.decode(slot.text_ids())

@@ -18,7 +18,7 @@ from pipelines.workflow.state import StepState, note, plan_steps
 from pipelines.workflow.step import Step
 from shared.dataset.dataset import Dataset
 from shared.errors import Interrupted, RelayError, UsageError
-from shared.jobs.file_locks import try_claim
+from shared.jobs.file_locks import try_lock
 from shared.jobs.signals import StopFlag, stop_on_signals
 from shared.storage.atomic import write_file
 
@@ -77,7 +77,7 @@ def _seconds_of(pipeline: Pipeline, state: StepState, stop: StopFlag, say: Calla
 @contextmanager
 def _alone(pipeline: Pipeline) -> Iterator[None]:
     (pipeline.out / ".pipeline").mkdir(parents=True, exist_ok=True)
-    claim = try_claim(pipeline.out / ".pipeline/lock")
+    claim = try_lock(pipeline.out / ".pipeline/lock")
     if claim is None:
         raise UsageError(f"{pipeline.out}: another `emu3 run` works here; wait for it, or give another --out")
     try:

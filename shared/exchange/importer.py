@@ -22,10 +22,11 @@ from shared.dataset.settings import DatasetSettings
 from shared.errors import UsageError
 from shared.exchange.formats.upstream import LIST, UpstreamSamples
 from shared.exchange.manifest import MANIFEST, ExportedRows
-from shared.jobs.engines import EngineOptions, missing_units, run_units
+from shared.jobs.engines import EngineOptions, run_units
 from shared.jobs.file_locks import job_lock
-from shared.jobs.job import Done, Host, Task
+from shared.jobs.job import Task, TaskResult, WorkerContext
 from shared.jobs.signals import StopFlag, stop_on_signals
+from shared.jobs.units import PlanUnits
 from shared.maintenance.sweep import sweep
 from shared.storage.paths import as_path, is_local, make_directory
 
@@ -72,7 +73,7 @@ def import_dataset(options: ImportOptions) -> ImportResult:
         plan = _open_plan(options, source, settings, dataset, stop)
         bar = tqdm(desc="import", unit="row", disable=None)
         worker = partial(ImportWorker, source, dataset, plan)
-        run = run_units(missing_units(dataset, plan), worker, EngineOptions(), stop, bar)
+        run = run_units(PlanUnits.of(dataset, plan), worker, EngineOptions(), stop, bar)
         if not (left := len(dataset.missing_units(plan))):
             dataset.write_manifest(plan)
     return ImportResult(run.rows, run.quarantined, run.units, left, time.monotonic() - began)
@@ -146,14 +147,14 @@ def cut_runs(rows: Iterable[tuple[Size, PlannedInput]], unit_rows: int) -> Itera
 class ImportWorker:
     """Reads and commits units, in this process."""
 
-    def __init__(self, source: ExportedRows | UpstreamSamples, dataset: Dataset, plan: Plan, host: Host):
-        self.source, self.dataset, self.plan, self.host = source, dataset, plan, host
+    def __init__(self, source: ExportedRows | UpstreamSamples, dataset: Dataset, plan: Plan, context: WorkerContext):
+        self.source, self.dataset, self.plan, self.context = source, dataset, plan, context
 
-    def work(self, tasks: Iterator[Task | None]) -> Iterator[Done]:
+    def work(self, tasks: Iterator[Task | None]) -> Iterator[TaskResult]:
         for task in filter(None, tasks):
             began = time.monotonic()
             unit = self.plan.unit(task.unit)
             records, refusals = self.source.read(unit)
             self.dataset.commit(unit.unit, records, refusals, self.plan, {}, [])
-            self.host.progress(unit.unit, len(unit.inputs))
-            yield Done(task, len(records), quarantined=len(refusals), elapsed_s=time.monotonic() - began)
+            self.context.report_progress(unit.unit, len(unit.inputs))
+            yield TaskResult(task, len(records), quarantined=len(refusals), elapsed_s=time.monotonic() - began)

@@ -1,58 +1,83 @@
-"""Claims of the units of a job, by locks between processes of one machine or by leases between machines."""
+"""Claims on the units of a job: locks between the processes of one machine, or leases between machines.
+
+Claims only avoid duplicate work. Correctness rests on the commit records alone.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from enum import Enum, auto
 from pathlib import Path
+from typing import Protocol
 
-from shared.jobs.job import Claimed, Releasable
+
+class ClaimStatus(Enum):
+    """The outcome of an attempt to claim a unit."""
+
+    ACQUIRED = auto()
+    HELD_ELSEWHERE = auto()
+    COMMITTED = auto()
+
+
+class Claims(Protocol):
+    """Decides which process works on which unit."""
+
+    def claim(self, unit: int) -> ClaimStatus: ...
+
+    def release(self, unit: int) -> None: ...
+
+
+class Releasable(Protocol):
+    """A claim held by this process: a `file_locks.FileLock` or a `leases.Lease`."""
+
+    def release(self) -> None: ...
+
+
+class NoClaims:
+    """Grants every claim: for jobs that exclude other jobs as a whole."""
+
+    def claim(self, unit: int) -> ClaimStatus:
+        return ClaimStatus.ACQUIRED
+
+    def release(self, unit: int) -> None:
+        pass
 
 
 class UnitClaims:
-    """The units that this process works on; a context manager that gives them back.
+    """The units claimed by this process; a context manager that releases them.
 
-    `try_to_claim` is `locks.try_claim` or `Leases.try_lease`; `is_committed` tells units that others have done.
+    `acquire` is `file_locks.try_lock` or `Leases.try_lease`. `is_committed` tells whether a unit is already done.
     """
 
     def __init__(
         self,
-        path_of: Callable[[int], Path],
+        claim_path: Callable[[int], Path],
         is_committed: Callable[[int], bool],
-        try_to_claim: Callable[[Path], Releasable | None],
+        acquire: Callable[[Path], Releasable | None],
     ):
-        self._path_of = path_of
+        self._claim_path = claim_path
         self._is_committed = is_committed
-        self._try_to_claim = try_to_claim
-        self._claims: dict[int, Releasable] = {}
+        self._acquire = acquire
+        self._held: dict[int, Releasable] = {}
 
     def __enter__(self) -> UnitClaims:
         return self
 
     def __exit__(self, *error: object) -> None:
-        for unit in list(self._claims):
+        for unit in list(self._held):
             self.release(unit)
 
-    def claim(self, unit: int) -> Claimed:
-        """Claims a unit, unless another job works on it or it is committed."""
-        claim = self._try_to_claim(self._path_of(unit))
-        if self._is_committed(unit):
-            if claim is not None:
-                claim.release()
-            return Claimed.COMMITTED
-        if claim is None:
-            return Claimed.ELSEWHERE
-        self._claims[unit] = claim
-        return Claimed.HERE
+    def claim(self, unit: int) -> ClaimStatus:
+        """Claim a unit unless another job holds it or it is committed."""
+        held = self._acquire(self._claim_path(unit))
+        if self._is_committed(unit):  # checked after acquiring: its owner may just have committed and released it
+            if held is not None:
+                held.release()
+            return ClaimStatus.COMMITTED
+        if held is None:
+            return ClaimStatus.HELD_ELSEWHERE
+        self._held[unit] = held
+        return ClaimStatus.ACQUIRED
 
     def release(self, unit: int) -> None:
-        self._claims.pop(unit).release()
-
-
-class NoClaims:
-    """For jobs that keep others away as a whole."""
-
-    def claim(self, unit: int) -> Claimed:
-        return Claimed.HERE
-
-    def release(self, unit: int) -> None:
-        pass
+        self._held.pop(unit).release()

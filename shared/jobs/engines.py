@@ -1,36 +1,36 @@
-"""Which processes run a job over the units of a dataset: this one, one a device, or a Ray cluster's."""
+"""Chooses the processes that run a job: this one, one per device of this machine, or the actors of a Ray cluster."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from tqdm import tqdm
 
-from shared.dataset.dataset import Dataset
-from shared.dataset.plan import Plan
 from shared.errors import UsageError
 from shared.jobs.claims import UnitClaims
-from shared.jobs.file_locks import try_claim
-from shared.jobs.job import Done, Host, Job, Worker
+from shared.jobs.file_locks import try_lock
+from shared.jobs.job import Job, TaskResult, Worker, WorkerContext
 from shared.jobs.leases import Leases
-from shared.jobs.local_engine import run_here, run_local
-from shared.jobs.rank import order_for, resolve_rank
+from shared.jobs.local_engine import run_in_process, run_local
+from shared.jobs.rank import Rank, resolve_rank, split_units
 from shared.jobs.signals import StopFlag
+from shared.jobs.units import Units
 from shared.storage.paths import is_local
 
 ENGINES = ("here", "local", "ray")
-UNITS_IN_FLIGHT = 2  # of another process: one to work on, one to read ahead in
+MAX_IN_FLIGHT = 2  # per worker process: one unit to compute, one to read ahead
 
 
 @dataclass(frozen=True, slots=True)
 class EngineOptions:
-    """Who does the work. `here` is this process alone; `local` and `ray` run `workers` processes, one a device.
+    """Which processes do the work.
 
-    `rank` of `world_size` equal commands, started by a scheduler, begins with its share and then steals from others.
+    `here` is this process alone; `local` and `ray` run `workers` processes, one per device. If a cluster scheduler
+    starts the same command `world_size` times, the one with number `rank` starts with its own share of the units and
+    then steals from the others.
     """
 
     engine: str = "here"
@@ -48,15 +48,19 @@ class EngineOptions:
             raise UsageError(f"--workers {self.workers} needs --engine local or ray")
         if self.ray_address and self.engine != "ray":
             raise UsageError("--ray-address needs --engine ray")
-        resolve_rank(self.rank, self.world_size, os.environ)
+        self.resolve_rank()
+
+    def resolve_rank(self) -> Rank:
+        """Return the rank of this process, from these options or from the environment."""
+        return resolve_rank(self.rank, self.world_size, os.environ)
 
     @property
-    def ranks(self) -> int:
-        """Number of equal commands that share the work."""
-        return resolve_rank(self.rank, self.world_size, os.environ).size
+    def rank_count(self) -> int:
+        """Number of equal commands that share the units."""
+        return self.resolve_rank().world_size
 
     def run(self, job: Job) -> None:
-        """Runs a job to its end. Raises what its workers raise, Interrupted after a signal."""
+        """Run a job to completion. Raises the errors of its workers, or Interrupted after a signal."""
         if self.engine == "ray":
             from shared.jobs.ray_engine import run_ray
 
@@ -64,99 +68,64 @@ class EngineOptions:
         elif self.engine == "local":
             run_local(job, self.workers)
         else:
-            run_here(job)
+            run_in_process(job)
 
 
 @dataclass(slots=True)
-class Run:
-    """What one run has done."""
+class RunTotals:
+    """The sums over all task results of one run."""
 
     units: int = 0
     rows: int = 0
-    kept: int = 0
+    resumed_rows: int = 0
     quarantined: int = 0
     invalid: list[tuple[str, str]] = field(default_factory=list)
 
-    def add(self, done: Done) -> None:
+    def add(self, result: TaskResult) -> None:
         self.units += 1
-        self.rows += done.rows
-        self.kept += done.kept
-        self.quarantined += done.quarantined
-        self.invalid += done.invalid
-
-
-def no_log(unit: int, rows: int, elapsed_s: float) -> None:
-    """For jobs without a log of progress."""
-
-
-@dataclass(frozen=True, slots=True)
-class Units:
-    """What a job is over: its missing units in order, the `src_index` of a unit's inputs, what it compiles for them.
-
-    `inputs` counts those of all units, `inputs_missing` those of the missing ones. `log` hears of units that are done:
-    number, rows, seconds.
-    """
-
-    missing: Sequence[int]
-    inputs: int
-    inputs_missing: int
-    inputs_of: Callable[[int], tuple[int, ...]]
-    shape_of: Callable[[int], Hashable]
-    claim_path: Callable[[int], Path]
-    is_committed: Callable[[int], bool]
-    log: Callable[[int, int, float], None] = no_log
-
-
-def missing_units(dataset: Dataset, plan: Plan) -> Units:
-    """The units of a plan without a commit record."""
-    sizes, missing = plan.sizes(), dataset.missing_units(plan)
-    return Units(
-        missing,
-        plan.input_count,
-        sum(sizes[unit].inputs for unit in missing),
-        plan.src_indices,
-        lambda unit: (sizes[unit].frames > 1, sizes[unit].height, sizes[unit].width),
-        dataset.claim_path,
-        dataset.is_committed,
-        dataset.log,
-    )
+        self.rows += result.rows
+        self.resumed_rows += result.resumed_rows
+        self.quarantined += result.quarantined
+        self.invalid += result.invalid
 
 
 def run_units(
     units: Units,
-    make_worker: Callable[[Host], Worker],
+    make_worker: Callable[[WorkerContext], Worker],
     options: EngineOptions,
     stop: StopFlag,
     bar: tqdm,
-) -> Run:
-    """Does missing units. Those that other jobs work on are left to them; a rank takes over from ranks that died."""
-    rank, run = resolve_rank(options.rank, options.world_size, os.environ), Run()
-    own, others = order_for(rank, units.missing)
-    bar.reset(units.inputs)
-    bar.update(units.inputs - units.inputs_missing)
+) -> RunTotals:
+    """Complete the missing units.
 
-    def on_done(done: Done) -> None:
-        run.add(done)
-        units.log(done.task.unit, done.rows, done.elapsed_s)
+    Units claimed by other jobs are left to them; a rank takes over the units of ranks that died.
+    """
+    rank, totals = options.resolve_rank(), RunTotals()
+    own, others = split_units(rank, units.missing)
+    bar.reset(units.progress_total)
+    bar.update(units.progress_done)
+
+    def on_result(result: TaskResult) -> None:
+        totals.add(result)
+        units.log(result.task.unit, result.rows, result.elapsed_s)
 
     with ExitStack() as stack:
         stack.enter_context(bar)
-        needs_leases = rank.size > 1 or not is_local(units.claim_path(0))
-        try_to_claim = stack.enter_context(Leases()).try_lease if needs_leases else try_claim
-        claims = stack.enter_context(UnitClaims(units.claim_path, units.is_committed, try_to_claim))
+        needs_leases = rank.world_size > 1 or not is_local(units.claim_path(0))
+        acquire = stack.enter_context(Leases()).try_lease if needs_leases else try_lock
+        claims = stack.enter_context(UnitClaims(units.claim_path, units.is_committed, acquire))
         options.run(
             Job(
                 make_worker,
                 own,
-                inputs_of=units.inputs_of,
-                shape_of=units.shape_of,
+                catalog=units,
                 claims=claims,
                 stop=stop,
-                on_done=on_done,
+                on_result=on_result,
                 on_progress=bar.update,
-                to_steal=others,
-                waits_for_others=rank.size > 1,
-                in_flight=UNITS_IN_FLIGHT if options.engine != "here" else max(1, len(units.missing)),
+                steal_units=others,
+                wait_for_others=rank.world_size > 1,
+                max_in_flight=MAX_IN_FLIGHT if options.engine != "here" else max(1, len(units.missing)),
             )
         )
-    return run
+    return totals

@@ -1,7 +1,7 @@
-"""Several jobs on one dataset: who works on which unit, and who may clear away what a killed job left.
+"""Locks between jobs of one machine: who works on which unit, and who may delete what a killed job left behind.
 
-Locks are `flock`: the kernel drops them when a process dies, however it dies. They spare work and keep the
-directory tidy; correctness rests on the commit records alone.
+The locks use `flock`, which the kernel releases when a process dies, however it dies. They only avoid duplicate work
+and keep the directory tidy; correctness rests on the commit records alone.
 """
 
 from __future__ import annotations
@@ -15,21 +15,19 @@ from pathlib import Path
 from shared.storage.paths import is_local, make_directory
 
 
-def leave() -> None:
-    """For jobs that cannot know whether they are alone: machines may share a disk but no locks. Sweeps nothing."""
-
-
 @contextmanager
-def job_lock(dataset: Path, sweep: Callable[[], None] = leave) -> Iterator[None]:
-    """Held by every job while it runs; makes the directory. `sweep` is called before and after, if no other runs.
+def job_lock(directory: Path, sweep: Callable[[], None] | None = None) -> Iterator[None]:
+    """Hold the shared lock of a directory while a job runs in it; create the directory if it is missing.
 
-    In an object store nobody can know whether another job runs: nothing is swept there.
+    `sweep` deletes the leftovers of killed jobs. It is called before and after the block, each time only if no other
+    job holds the lock. Pass None if machines share the disk but no locks. Object stores have no locks, so nothing is
+    swept there.
     """
-    if not is_local(dataset):
+    if not is_local(directory):
         yield
         return
-    make_directory(dataset)
-    descriptor = os.open(dataset / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    make_directory(directory)
+    descriptor = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         _sweep_if_alone(descriptor, sweep)
         fcntl.flock(descriptor, fcntl.LOCK_SH)
@@ -39,7 +37,9 @@ def job_lock(dataset: Path, sweep: Callable[[], None] = leave) -> Iterator[None]
         os.close(descriptor)
 
 
-def _sweep_if_alone(descriptor: int, sweep: Callable[[], None]) -> None:
+def _sweep_if_alone(descriptor: int, sweep: Callable[[], None] | None) -> None:
+    if sweep is None:
+        return
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
@@ -47,8 +47,8 @@ def _sweep_if_alone(descriptor: int, sweep: Callable[[], None]) -> None:
     sweep()
 
 
-class Claim:
-    """A unit that this process works on."""
+class FileLock:
+    """An exclusive lock held by this process; releasing it deletes the file."""
 
     def __init__(self, descriptor: int, path: Path):
         self._descriptor = descriptor
@@ -59,18 +59,18 @@ class Claim:
         os.close(self._descriptor)
 
 
-def try_claim(path: Path) -> Claim | None:
-    """Claims a unit, or returns None while another live process holds it."""
+def try_lock(path: Path) -> FileLock | None:
+    """Acquire the lock file at `path`, or return None while another live process holds it."""
     path.parent.mkdir(exist_ok=True)
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.fstat(descriptor).st_ino == os.stat(path).st_ino:
-                return Claim(descriptor, path)
+                return FileLock(descriptor, path)
         except BlockingIOError:
             os.close(descriptor)
             return None
         except FileNotFoundError:
-            pass  # released and removed between open and lock: open the new file
+            pass  # released and deleted between open and lock: open the new file
         os.close(descriptor)

@@ -1,6 +1,7 @@
-"""Runs a job on this machine: in this process, or by one process a device, each restarted when it dies.
+"""Runs a job on this machine: in this process, or in one process per device, each restarted when it dies.
 
-Parent and child (`engine_child`) talk over a pipe. The parent hands out tasks and holds the claims, the child commits.
+Parent and child (`worker_process`) communicate through a pipe. The parent hands out tasks and holds the claims; the
+child commits.
 """
 
 from __future__ import annotations
@@ -19,120 +20,123 @@ from typing import Any
 
 from shared.errors import RelayError, UsageError
 from shared.jobs import worker_pool
-from shared.jobs.job import Done, Host, Job, Task, Worker
-from shared.jobs.scheduler import Dispatcher
+from shared.jobs.job import Job, Task, TaskResult, Worker, WorkerContext
+from shared.jobs.scheduler import Scheduler
 from shared.jobs.signals import StopFlag
-from shared.jobs.worker_pool import TICK_S, Fleet, raise_if_stopped
-from shared.jobs.worker_process import STOPS, Note, Progress, serve
+from shared.jobs.worker_pool import POLL_S, WorkerPool, raise_if_stopped
+from shared.jobs.worker_process import STOP_SIGNALS, Progress, WorkerState, serve
 
-DEVICES = "ASCEND_RT_VISIBLE_DEVICES"
-EXIT_GRACE_S = 5.0  # for a child to leave its libraries in good order once it has closed its pipe
+VISIBLE_DEVICES = "ASCEND_RT_VISIBLE_DEVICES"
+EXIT_GRACE_S = 5.0  # for a process that has closed its pipe to unload its libraries
 
 
-def run_here(job: Job) -> None:
-    """Runs a job by one worker in this process. Raises what the worker raises, Interrupted after a signal."""
-    dispatcher = Dispatcher(job)
-    tasks = _tasks_here(job, dispatcher)
+def run_in_process(job: Job) -> None:
+    """Run a job with one worker in this process. Raises what the worker raises, Interrupted after a signal."""
+    scheduler = Scheduler(job)
+    tasks = _tasks_in_process(job, scheduler)
     first = next(tasks, None)
-    if first is not None:  # without any unit there is no need for a worker and its model
-        worker = job.make_worker(Host(job.stop, dispatcher.progressed))
-        for done in worker.work(chain((first,), tasks)):
-            dispatcher.done(0, done)
-    assert dispatcher.is_finished or job.stop.is_set(), "a worker returns with tasks in hand only once it is to stop"
-    raise_if_stopped(job, dispatcher)
+    if first is not None:  # without units no worker and no model is needed
+        worker = job.make_worker(WorkerContext(job.stop, scheduler.progressed))
+        for result in worker.work(chain((first,), tasks)):
+            scheduler.finished(0, result)
+    assert scheduler.is_finished or job.stop.is_set(), "a worker may keep tasks in hand only if it was stopped"
+    raise_if_stopped(job, scheduler)
 
 
-def _tasks_here(job: Job, dispatcher: Dispatcher) -> Iterator[Task | None]:
+def _tasks_in_process(job: Job, scheduler: Scheduler) -> Iterator[Task | None]:
     while not job.stop.is_set():
-        task = dispatcher.next_task(0)
-        if task is None and not dispatcher.in_flight(0):
-            if dispatcher.is_finished:
+        task = scheduler.next_task(0)
+        if task is None and not scheduler.in_flight(0):
+            if scheduler.is_finished:
                 return
-            _wait_for_others(job.stop, time.monotonic() + worker_pool.RETRY_ELSEWHERE_S)
-            dispatcher.retry_elsewhere()
+            _wait(job.stop, time.monotonic() + worker_pool.RETRY_HELD_ELSEWHERE_S)
+            scheduler.retry_held_elsewhere()
         else:
             yield task
 
 
-def _wait_for_others(stop: StopFlag, until_s: float) -> None:
+def _wait(stop: StopFlag, until_s: float) -> None:
     while not stop.is_set() and time.monotonic() < until_s:
-        time.sleep(TICK_S)
+        time.sleep(POLL_S)
 
 
-def run_local(job: Job, workers: int, pause_s: float = 0.5, grace_s: float = 60.0) -> None:
-    """Runs a job by this many processes, as `Fleet` says; their RelayErrors stop all of them and are raised here.
+def run_local(job: Job, workers: int, backoff_s: float = 0.5, grace_s: float = 60.0) -> None:
+    """Run a job in several processes (see `WorkerPool`).
 
-    Raises UsageError if there are fewer devices listed than workers.
+    A RelayError of one worker stops all of them and is raised here. Raises UsageError if fewer devices are visible
+    than there are workers.
     """
-    _Processes(job, [visible_devices(os.environ, number) for number in range(workers)], pause_s, grace_s).run()
+    _ProcessPool(job, [visible_device(os.environ, worker) for worker in range(workers)], backoff_s, grace_s).run()
 
 
-def visible_devices(environ: Mapping[str, str], number: int) -> str:
-    """The device of the worker of this number: from the list that the parent was given, or all there are."""
-    listed = [name.strip() for name in environ.get(DEVICES, "").split(",") if name.strip()]
-    if not listed:
-        return str(number)
-    if number >= len(listed):
-        raise UsageError(f"{DEVICES}={environ[DEVICES]}: expected one a worker; use {len(listed)} workers")
-    return listed[number]
+def visible_device(environ: Mapping[str, str], worker: int) -> str:
+    """Return the device of a worker: from the list of visible devices if there is one, else by number."""
+    devices = [name.strip() for name in environ.get(VISIBLE_DEVICES, "").split(",") if name.strip()]
+    if not devices:
+        return str(worker)
+    if worker >= len(devices):
+        raise UsageError(
+            f"{VISIBLE_DEVICES}={environ[VISIBLE_DEVICES]}: expected one per worker; use {len(devices)} workers"
+        )
+    return devices[worker]
 
 
-class _Processes(Fleet):
-    """The parent's side: starts children, feeds them, listens to them."""
+class _ProcessPool(WorkerPool):
+    """Worker processes, seen from their parent."""
 
-    def __init__(self, job: Job, devices: list[str], pause_s: float, grace_s: float):
-        super().__init__(job, len(devices), pause_s, grace_s)
+    def __init__(self, job: Job, devices: list[str], backoff_s: float, grace_s: float):
+        super().__init__(job, len(devices), backoff_s, grace_s)
         self.devices = devices
         self.children: dict[int, _Child] = {}
 
-    def start(self, number: int) -> None:
-        self.children[number] = _Child(self.job.make_worker, number, self.devices[number])
+    def start(self, worker: int) -> None:
+        self.children[worker] = _Child(self.job.make_worker, worker, self.devices[worker])
 
     def feed(self) -> None:
-        for number, child in self.children.items():
-            while child.is_ready and not child.has_ended and (task := self.dispatcher.next_task(number)):
+        for worker, child in self.children.items():
+            while child.is_ready and not child.is_exiting and (task := self.scheduler.next_task(worker)):
                 child.send(task)
 
-    def listen(self) -> None:
-        wait([child.connection for child in self.children.values()], TICK_S)
-        for number, child in list(self.children.items()):
-            has_exited = not child.process.is_alive()  # before its last words are read, so that none are missed
+    def poll(self) -> None:
+        wait([child.connection for child in self.children.values()], POLL_S)
+        for worker, child in list(self.children.items()):
+            has_exited = not child.process.is_alive()  # checked before reading, so that no last message is missed
             for message in child.messages():
-                self._hear(number, child, message)
-            if has_exited or child.is_silent:
+                self._handle(worker, child, message)
+            if has_exited or child.is_disconnected:
                 child.kill()
-                del self.children[number]
-                self._replace(number, child)
+                del self.children[worker]
+                self._replace(worker, child)
 
-    def _hear(self, number: int, child: _Child, message: Any) -> None:
-        if isinstance(message, Done):
-            self.starts.has_worked(number)
-            self.dispatcher.done(number, message)
+    def _handle(self, worker: int, child: _Child, message: Any) -> None:
+        if isinstance(message, TaskResult):
+            self.start_times.reset_backoff(worker)
+            self.scheduler.finished(worker, message)
         elif isinstance(message, Progress):
-            self.dispatcher.progressed(message.unit, message.count)
+            self.scheduler.progressed(message.unit, message.count)
         elif isinstance(message, RelayError):
             self.error = self.error or message
-        elif message is Note.READY:
+        elif message is WorkerState.READY:
             child.is_ready = True
-        elif message is Note.ENDED:
-            child.has_ended = True
+        elif message is WorkerState.EXITING:
+            child.is_exiting = True
 
-    def _replace(self, number: int, child: _Child) -> None:
-        if self.error or child.is_asked_to_end:
+    def _replace(self, worker: int, child: _Child) -> None:
+        if self.error or child.was_asked_to_exit:
             return
-        if child.has_ended:  # somebody sent SIGTERM to it alone
-            self.dispatcher.gave_back(number)
-            self.starts.again(number)
+        if child.is_exiting:  # somebody sent SIGTERM to this process alone
+            self.scheduler.returned(worker)
+            self.start_times.start_now(worker)
             return
-        print(f"worker {number} died (exit code {child.process.exitcode}), starts again", file=sys.stderr)
-        self.has_died(number)
+        print(f"worker {worker} died (exit code {child.process.exitcode}); restarting it", file=sys.stderr)
+        self.restart_after_death(worker)
 
-    def end(self) -> None:
+    def shut_down(self) -> None:
         for child in self.children.values():
-            child.ask_to_end(is_urgent=not self.dispatcher.is_finished)
+            child.ask_to_exit(is_urgent=not self.scheduler.is_finished)
         until_s = time.monotonic() + self.grace_s
         while self.children and time.monotonic() < until_s:
-            self.listen()
+            self.poll()
 
     def kill_all(self) -> None:
         for child in self.children.values():
@@ -140,39 +144,39 @@ class _Processes(Fleet):
 
 
 class _Child:
-    """One worker process, as its parent sees it."""
+    """One worker process, seen from its parent."""
 
-    def __init__(self, make_worker: Callable[[Host], Worker], number: int, devices: str):
-        self.is_ready = self.has_ended = self.is_silent = self.is_asked_to_end = False
+    def __init__(self, make_worker: Callable[[WorkerContext], Worker], worker: int, device: str):
+        self.is_ready = self.is_exiting = self.is_disconnected = self.was_asked_to_exit = False
         context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(make_worker, theirs), name=f"worker-{number}")
-        resource_tracker.ensure_running()  # it would unblock the signals
-        with _environment(DEVICES, devices), _blocked_signals():
+        self.connection, child_end = context.Pipe()
+        self.process = context.Process(target=serve, args=(make_worker, child_end), name=f"worker-{worker}")
+        resource_tracker.ensure_running()  # started inside the block, it would unblock the signals
+        with _environment(VISIBLE_DEVICES, device), _blocked_signals():
             self.process.start()
-        theirs.close()
+        child_end.close()
 
     def send(self, task: Task | None) -> None:
-        with contextlib.suppress(OSError):  # it has died: its silence tells
+        with contextlib.suppress(OSError):  # it has died, which `poll` will notice
             self.connection.send(task)
 
     def messages(self) -> Iterator[Any]:
-        """What it has said so far; notes when it can say no more."""
+        """Yield the messages received so far; sets `is_disconnected` when there can be no more."""
         try:
-            while not self.is_silent and self.connection.poll():
+            while not self.is_disconnected and self.connection.poll():
                 yield self.connection.recv()
         except (EOFError, OSError):
-            self.is_silent = True
+            self.is_disconnected = True
 
-    def ask_to_end(self, is_urgent: bool) -> None:
-        self.is_asked_to_end = True
+    def ask_to_exit(self, is_urgent: bool) -> None:
+        self.was_asked_to_exit = True
         self.send(None)
         if is_urgent:
             self.process.terminate()
 
     def kill(self) -> None:
-        """Ends it for certain; one that has closed its pipe is about to end by itself."""
-        self.process.join(EXIT_GRACE_S if self.is_silent else 0)
+        """Make sure that the process ends; one that has closed its pipe is about to end by itself."""
+        self.process.join(EXIT_GRACE_S if self.is_disconnected else 0)
         self.process.kill()
         self.process.join()
         self.connection.close()
@@ -180,23 +184,23 @@ class _Child:
 
 @contextlib.contextmanager
 def _environment(name: str, value: str) -> Iterator[None]:
-    """For a process started inside the block: it has the variable before it imports anything."""
-    before = os.environ.get(name)
+    """Set a variable for a process started inside the block, which then has it before it imports anything."""
+    previous = os.environ.get(name)
     os.environ[name] = value
     try:
         yield
     finally:
-        if before is None:
+        if previous is None:
             del os.environ[name]
         else:
-            os.environ[name] = before
+            os.environ[name] = previous
 
 
 @contextlib.contextmanager
 def _blocked_signals() -> Iterator[None]:
-    """A child inherits the block, and lifts it once it has its own handlers."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)
+    """Block signals for a process started inside the block; it unblocks them once its own handlers are installed."""
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)

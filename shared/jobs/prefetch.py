@@ -12,28 +12,30 @@ R = TypeVar("R")
 
 
 @overload
-def map_ahead(function: Callable[[T], R], items: Iterable[T], workers: int, ahead: int) -> Generator[R, None, None]: ...
+def prefetch_map(
+    function: Callable[[T], R], items: Iterable[T], threads: int, max_pending: int
+) -> Generator[R, None, None]: ...
 @overload
-def map_ahead(
-    function: Callable[[T], R], items: Iterable[T | None], workers: int, ahead: int
+def prefetch_map(
+    function: Callable[[T], R], items: Iterable[T | None], threads: int, max_pending: int
 ) -> Generator[R | None, None, None]: ...
-def map_ahead(
-    function: Callable[[Any], Any], items: Iterable[Any], workers: int, ahead: int
+def prefetch_map(
+    function: Callable[[Any], Any], items: Iterable[Any], threads: int, max_pending: int
 ) -> Generator[Any, None, None]:
-    """`map` by `workers` threads, at most `ahead` results before the one being consumed.
+    """Apply a function in a pool of threads, at most `max_pending` items ahead of the result being consumed.
 
-    Results keep the order of items; an exception surfaces where its result would have.
-    (`Executor.map` would read all of `items` at once.) An item of None says that there is none for now: what is
-    pending is given out meanwhile, and None itself once nothing is.
+    Results keep the order of the items, and an exception is raised in place of its result. (`Executor.map` would read
+    all of `items` at once.) An item of None means that no item is available at the moment: pending results are
+    yielded first, then None itself.
     """
     source = iter(items)
-    with ThreadPoolExecutor(workers, thread_name_prefix="ahead") as pool:
+    with ThreadPoolExecutor(threads, thread_name_prefix="prefetch") as pool:
         pending: deque[Future[Any]] = deque()
         try:
-            is_at_end = _fill(pending, source, lambda item: pool.submit(function, item), ahead)
+            is_at_end = _fill(pending, source, lambda item: pool.submit(function, item), max_pending)
             while pending or not is_at_end:
                 ready = [pending.popleft().result()] if pending else []
-                is_at_end = is_at_end or _fill(pending, source, lambda item: pool.submit(function, item), ahead)
+                is_at_end = is_at_end or _fill(pending, source, lambda item: pool.submit(function, item), max_pending)
                 if ready:
                     yield ready[0]
                 elif not pending and not is_at_end:
@@ -43,9 +45,11 @@ def map_ahead(
                 future.cancel()
 
 
-def _fill(pending: deque[Future[Any]], source: Iterator[Any], submit: Callable[[Any], Future[Any]], ahead: int) -> bool:
-    """Tops up what is pending, as far as the source has something now. Returns whether the source has ended."""
-    while len(pending) < ahead:
+def _fill(
+    pending: deque[Future[Any]], source: Iterator[Any], submit: Callable[[Any], Future[Any]], max_pending: int
+) -> bool:
+    """Submit available items until `max_pending` are pending. Return whether the source is exhausted."""
+    while len(pending) < max_pending:
         try:
             item = next(source)
         except StopIteration:

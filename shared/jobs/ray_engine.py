@@ -1,7 +1,7 @@
-"""Runs a job on a Ray cluster: one long-lived actor a device, wherever Ray places it.
+"""Runs a job on a Ray cluster: one long-lived actor per device, wherever Ray places it.
 
-Ray places and tells of deaths; what is done stays with the records on disk. An actor is never restarted by Ray: a
-new one takes its place, so that the dispatcher hears of every death.
+Ray places the actors and reports their deaths; the records on disk alone tell what is done. Ray never restarts an
+actor: the pool starts a new one in its place, so that the scheduler sees every death.
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from shared.errors import Interrupted, RelayError, UsageError
-from shared.jobs.job import Done, Host, Job, Task, Worker
+from shared.jobs.job import Job, Task, TaskResult, Worker, WorkerContext
 from shared.jobs.signals import StopFlag
-from shared.jobs.worker_pool import TICK_S, Fleet
-from shared.jobs.worker_process import portable
+from shared.jobs.worker_pool import POLL_S, WorkerPool
+from shared.jobs.worker_process import picklable
 
-# MindSpore needs protobuf in pure Python, and asks for it when it is imported: in an actor too late, because Ray has
-# imported protobuf by then.
+# MindSpore needs protobuf in pure Python and sets this variable when it is imported. In an actor that is too late,
+# because Ray has already imported protobuf.
 ACTOR_ENVIRONMENT = {"env_vars": {"PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": "python"}}
 
 
-def run_ray(job: Job, workers: int, address: str | None = None, pause_s: float = 0.5, grace_s: float = 60.0) -> None:
-    """Runs a job by this many actors, each with an NPU, or with a CPU on clusters that have no NPU.
+def run_ray(job: Job, workers: int, address: str | None = None, backoff_s: float = 0.5, grace_s: float = 60.0) -> None:
+    """Run a job with actors that have one NPU each, or one CPU each on a cluster without NPUs.
 
-    `address` is that of a cluster, None the one around this process or else a new one on this machine. Raises as
-    `run_local` does, and UsageError if Ray is not installed.
+    With no `address`, uses the cluster that this process belongs to, or else starts one on this machine. Raises what
+    `run_local` raises, and UsageError if Ray is not installed.
     """
     with _connection(address):
-        _Actors(job, workers, pause_s, grace_s).run()
+        _ActorPool(job, workers, backoff_s, grace_s).run()
 
 
 @contextlib.contextmanager
 def _connection(address: str | None) -> Iterator[None]:
-    """Connects to a cluster, unless the caller has, quietly; handlers of signals stay those of the job."""
+    """Connect to a cluster unless the caller has done so; keep the job's own signal handlers."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray
@@ -50,9 +50,9 @@ def _connection(address: str | None) -> Iterator[None]:
         return
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     ray.init(address=address, log_to_driver=False, include_dashboard=False, logging_level="ERROR")
-    with contextlib.suppress(ValueError):  # not in the main thread: Ray has set none there
+    with contextlib.suppress(ValueError):  # outside the main thread, where Ray installs no handlers
         for number, handler in handlers.items():
-            if handler is not None:  # one of Python
+            if handler is not None:  # None: it was not installed from Python
                 signal.signal(number, handler)
     try:
         yield
@@ -61,16 +61,16 @@ def _connection(address: str | None) -> Iterator[None]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
-    """What a call to an actor came to: a unit done, an error for the user or neither; progress by unit."""
+class _Reply:
+    """What a call to an actor returns: results, or an error for the user, and progress by unit."""
 
-    done: tuple[Done, ...] = ()
+    results: tuple[TaskResult, ...] = ()
     error: RelayError | None = None
     progress: dict[int, int] = field(default_factory=dict)
 
 
 class _CancelFlag(StopFlag):
-    """Set once the call under way has been cancelled: the only word that reaches an actor while it works."""
+    """Set once the current call is cancelled: the only message that reaches an actor while it is working."""
 
     def is_set(self) -> bool:
         if not super().is_set():
@@ -81,136 +81,140 @@ class _CancelFlag(StopFlag):
         return super().is_set()
 
 
-class _Seat:
-    """The actor: a worker that goes on where it was with every call. Its exceptions are deaths to the dispatcher."""
+class _WorkerActor:
+    """An actor around a worker, which continues where it was with every call.
 
-    def __init__(self, make_worker: Callable[[Host], Worker]):
+    To the scheduler, an exception that escapes a call is a death.
+    """
+
+    def __init__(self, make_worker: Callable[[WorkerContext], Worker]):
         self.make_worker = make_worker
         self.stop = _CancelFlag()
-        self.feed: deque[Task] = deque()
+        self.queue: deque[Task] = deque()
         self.in_hand = 0
         self.progress: Counter[int] = Counter()
-        self.last = _Answer()
+        self.last_reply = _Reply()
         self.worker: Worker | None = None
-        self.results: Iterator[Done] | None = None
+        self.results: Iterator[TaskResult] | None = None
 
-    def start(self) -> _Answer:
-        """Makes the worker."""
+    def start(self) -> _Reply:
+        """Construct the worker."""
         try:
-            self.worker = self.make_worker(Host(self.stop, self._note_progress))
+            self.worker = self.make_worker(WorkerContext(self.stop, self._report_progress))
         except RelayError as error:
-            return _Answer(error=portable(error))
-        return _Answer()
+            return _Reply(error=picklable(error))
+        return _Reply()
 
-    def work(self, tasks: list[Task]) -> _Answer:
-        """Hands over tasks, and returns when one of those in hand is done."""
-        self.feed += tasks
+    def work(self, tasks: list[Task]) -> _Reply:
+        """Accept tasks, and return when one of those in hand is finished."""
+        self.queue += tasks
         if self.results is None:
-            assert self.worker is not None, "actors that have not started get no tasks"
+            assert self.worker is not None, "an actor gets tasks only after it has started"
             self.results = self.worker.work(self._tasks())
-        return self._answer(at_most=1)
+        return self._reply(max_results=1)
 
-    def end(self, is_last_lost: bool) -> _Answer:
-        """Lets the worker keep what it has. A call that was cancelled is not heard, so its answer is given here."""
+    def shut_down(self, is_last_reply_lost: bool) -> _Reply:
+        """Let the worker save what it has. The reply of a cancelled call is lost, so it is repeated here."""
         self.stop.set("the job")
-        lost, rest = self.last if is_last_lost else _Answer(), self._answer(at_most=sys.maxsize)
-        return _Answer(lost.done + rest.done, lost.error or rest.error, Counter(lost.progress) + Counter(rest.progress))
+        lost, rest = self.last_reply if is_last_reply_lost else _Reply(), self._reply(max_results=sys.maxsize)
+        progress = Counter(lost.progress) + Counter(rest.progress)
+        return _Reply(lost.results + rest.results, lost.error or rest.error, progress)
 
-    def _answer(self, at_most: int) -> _Answer:
-        done: list[Done] = []
+    def _reply(self, max_results: int) -> _Reply:
+        results: list[TaskResult] = []
         error = None
         try:
-            while len(done) < at_most and (result := next(self.results or iter(()), None)):
+            while len(results) < max_results and (result := next(self.results or iter(()), None)):
                 self.in_hand -= 1
-                done.append(result)
+                results.append(result)
         except Interrupted:
-            pass  # everything that can be kept is
+            pass  # the worker has saved everything that it could
         except RelayError as raised:
-            error = portable(raised)
-        self.last = _Answer(tuple(done), error, dict(self.progress))
+            error = picklable(raised)
+        self.last_reply = _Reply(tuple(results), error, dict(self.progress))
         self.progress.clear()
-        return self.last
+        return self.last_reply
 
     def _tasks(self) -> Iterator[Task | None]:
-        """Ends with the job; while it lasts the worker is only called when there is a task for it."""
-        while not self.stop.is_set() and (self.feed or self.in_hand):
-            if self.feed:
+        """Yield tasks until the job stops. `work` is called only while there are tasks, so this never blocks."""
+        while not self.stop.is_set() and (self.queue or self.in_hand):
+            if self.queue:
                 self.in_hand += 1
-                yield self.feed.popleft()
+                yield self.queue.popleft()
             else:
                 yield None
 
-    def _note_progress(self, unit: int, count: int) -> None:
+    def _report_progress(self, unit: int, count: int) -> None:
         self.progress[unit] += count
 
 
-class _Actors(Fleet):
-    """The driver's side: one call to each actor at a time, which brings new tasks and returns with one done."""
+class _ActorPool(WorkerPool):
+    """Actors, seen from the driver: each has at most one call, which brings new tasks and returns one result."""
 
-    def __init__(self, job: Job, workers: int, pause_s: float, grace_s: float):
+    def __init__(self, job: Job, workers: int, backoff_s: float, grace_s: float):
         import ray
 
-        super().__init__(job, workers, pause_s, grace_s)
+        super().__init__(job, workers, backoff_s, grace_s)
         self.ray = ray
         has_npus = ray.cluster_resources().get("NPU")
         device: dict[str, Any] = {"resources": {"NPU": 1}} if has_npus else {"num_cpus": 1}
         options = {**device, "runtime_env": ACTOR_ENVIRONMENT, "max_restarts": 0, "max_task_retries": 0}
-        self.actor_class: Any = ray.remote(**options)(_Seat)
+        self.actor_class: Any = ray.remote(**options)(_WorkerActor)
         self.actors: dict[int, Any] = {}
         self.calls: dict[Any, int] = {}
-        self.has_started: set[int] = set()
+        self.started: set[int] = set()
 
-    def start(self, number: int) -> None:
-        self.actors[number] = self.actor_class.remote(self.job.make_worker)
-        self.calls[self.actors[number].start.remote()] = number
+    def start(self, worker: int) -> None:
+        self.actors[worker] = self.actor_class.remote(self.job.make_worker)
+        self.calls[self.actors[worker].start.remote()] = worker
 
     def feed(self) -> None:
-        for number in self.actors.keys() - self.calls.values():
-            tasks = list(self._tasks_for(number))
-            if tasks or self.dispatcher.in_flight(number):
-                self.calls[self.actors[number].work.remote(tasks)] = number
+        for worker in self.actors.keys() - self.calls.values():
+            tasks = list(self._tasks_for(worker))
+            if tasks or self.scheduler.in_flight(worker):
+                self.calls[self.actors[worker].work.remote(tasks)] = worker
 
-    def _tasks_for(self, number: int) -> Iterator[Task]:
-        while task := self.dispatcher.next_task(number):
+    def _tasks_for(self, worker: int) -> Iterator[Task]:
+        while task := self.scheduler.next_task(worker):
             yield task
 
-    def listen(self) -> None:
+    def poll(self) -> None:
         if not self.calls:
-            time.sleep(TICK_S)
+            time.sleep(POLL_S)
             return
-        ready, _ = self.ray.wait(list(self.calls), timeout=TICK_S)
+        ready, _ = self.ray.wait(list(self.calls), timeout=POLL_S)
         for call in ready:
-            number = self.calls.pop(call)
+            worker = self.calls.pop(call)
             try:
-                self._hear(number, self.ray.get(call))
+                self._handle(worker, self.ray.get(call))
             except self.ray.exceptions.RayError as error:
-                print(f"worker {number} died, another one takes its place: {error}", file=sys.stderr)
-                self._replace(number)
+                print(f"worker {worker} died; starting another one in its place: {error}", file=sys.stderr)
+                self._replace(worker)
 
-    def _hear(self, number: int, answer: _Answer) -> None:
-        self.has_started.add(number)
-        for unit, count in answer.progress.items():
-            self.dispatcher.progressed(unit, count)
-        for done in answer.done:
-            self.starts.has_worked(number)
-            self.dispatcher.done(number, done)
-        self.error = self.error or answer.error
+    def _handle(self, worker: int, reply: _Reply) -> None:
+        self.started.add(worker)
+        for unit, count in reply.progress.items():
+            self.scheduler.progressed(unit, count)
+        for result in reply.results:
+            self.start_times.reset_backoff(worker)
+            self.scheduler.finished(worker, result)
+        self.error = self.error or reply.error
 
-    def _replace(self, number: int) -> None:
-        self.has_started.discard(number)
-        self.ray.kill(self.actors.pop(number))  # one that is out of reach or has failed may be alive still
-        self.has_died(number)
+    def _replace(self, worker: int) -> None:
+        self.started.discard(worker)
+        self.ray.kill(self.actors.pop(worker))  # an actor that failed or is out of reach may still be alive
+        self.restart_after_death(worker)
 
-    def end(self) -> None:
-        """What cancelled calls did is told by the last one."""
+    def shut_down(self) -> None:
+        """Cancel the current calls and collect a last reply from every actor."""
         for call in self.calls:
             self.ray.cancel(call)
-        lost = set(self.calls.values())
-        calls = {self.actors[number].end.remote(number in lost): number for number in self.has_started}
+        cancelled = set(self.calls.values())
+        calls = {self.actors[worker].shut_down.remote(worker in cancelled): worker for worker in self.started}
         ready, _ = self.ray.wait(list(calls), num_returns=len(calls), timeout=self.grace_s) if calls else ((), ())
         for call in ready:
-            with contextlib.suppress(self.ray.exceptions.RayError):  # it died meanwhile: nothing is lost on disk
-                self._hear(calls[call], self.ray.get(call))
+            with contextlib.suppress(self.ray.exceptions.RayError):  # it has died; nothing on disk is lost
+                self._handle(calls[call], self.ray.get(call))
 
     def kill_all(self) -> None:
         for actor in self.actors.values():

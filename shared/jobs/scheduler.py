@@ -1,126 +1,67 @@
-"""Which task next for which worker, and what to do about the tasks of one that died. No processes, no clock.
+"""Decides which worker does which task next, and what happens to the tasks of a worker that died.
 
-Units of one shape go to the same worker, so that each compiles few shapes. A unit that was in flight when its worker
-died becomes a suspect: it is tried alone, after a second death its inputs are tried in halves, and a single input
-that kills its worker twice, alone, is poisonous: the unit is done without it.
+This module starts no processes and reads no clock. Units of one shape go to the same worker, so that each worker
+compiles few graphs. A unit that was in flight when its worker died becomes a suspect (see `suspects`) and is retried
+before all others.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Hashable, Iterable
-from dataclasses import dataclass, field
 
 from shared.errors import JobStoppedError
-from shared.jobs.job import Claimed, Done, Job, Task
+from shared.jobs.claims import ClaimStatus
+from shared.jobs.job import Job, Task, TaskResult
+from shared.jobs.suspects import Suspect
 
-DEATHS_OF_A_UNIT = 2  # before it is split
-DEATHS_OF_AN_INPUT = 2  # alone, before it is poisonous: the first may have been chance, a lost node or a lack of memory
-DEATHS_TO_GIVE_UP = 3  # in a row: of a worker without any task, of a unit all of whose inputs can be computed
-
-
-@dataclass(slots=True)
-class _Suspect:
-    """A unit with which a worker died. `groups` of its inputs are to be tried, the last one next; None: all at once."""
-
-    unit: int
-    inputs: tuple[int, ...]
-    deaths: int = 0
-    groups: list[tuple[int, ...]] | None = None
-    poisonous: list[int] = field(default_factory=list)
-
-    def task(self) -> Task:
-        if self.groups:
-            return Task(self.unit, only=self.groups[-1])
-        return Task(self.unit, poisonous=tuple(sorted(self.poisonous)))
-
-    def group_is_kept(self) -> None:
-        assert self.groups, "only a suspect with groups has tasks for some of its inputs"
-        self.groups.pop()
-        self.deaths = 0
-
-    def died(self) -> bool:
-        """Notes a death; returns whether it has shown an input to be poisonous. Raises JobStoppedError."""
-        self.deaths += 1
-        if self.groups is None:
-            self._split_unit()
-        elif not self.groups:
-            self._check_whole()
-        elif len(self.groups[-1]) > 1:
-            self.groups += _halves(self.groups.pop())
-            self.deaths = 0
-        elif self.deaths >= DEATHS_OF_AN_INPUT:
-            self.poisonous += self.groups.pop()
-            self.deaths = 0
-            return True
-        return False
-
-    def _split_unit(self) -> None:
-        if self.deaths < DEATHS_OF_A_UNIT:
-            return
-        if len(self.inputs) == 1:
-            self.groups, self.deaths = [self.inputs], DEATHS_OF_AN_INPUT - 1
-        else:
-            self.groups, self.deaths = _halves(self.inputs), 0
-
-    def _check_whole(self) -> None:
-        if self.deaths >= DEATHS_TO_GIVE_UP:
-            raise JobStoppedError(
-                f"unit {self.unit}: its worker died {self.deaths} times in a row, though each of its inputs could be"
-                " computed alone; see the workers' output above, then run the same command"
-            )
+MAX_IDLE_DEATHS = 3  # deaths in a row of a worker that has no task
 
 
-def _halves(inputs: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """The second half first: the last one of a list is tried next."""
-    middle = (len(inputs) + 1) // 2
-    return [half for half in (inputs[middle:], inputs[:middle]) if half]
-
-
-class Dispatcher:
-    """Hands out the units of a job, each until it is committed once."""
+class Scheduler:
+    """Hands out the units of a job until each of them is committed once."""
 
     def __init__(self, job: Job):
         self.job = job
         self.committed = 0
-        self._waiting: dict[Hashable, deque[int]] = {}
-        self._to_steal = list(job.to_steal)
-        self._elsewhere: list[int] = []
-        self._mine: set[int] = set()
-        self._suspects: dict[int, _Suspect] = {}
-        self._to_retry: deque[_Suspect] = deque()
-        self._in_flight: dict[int, list[Task]] = {}
-        self._shapes: dict[int, Hashable] = {}
-        self._deaths_without_task: Counter[int] = Counter()
-        self._poisonous_in_a_row: Counter[int] = Counter()
-        self._progress: Counter[int] = Counter()
-        self._wait(job.units)
+        self._queues: dict[Hashable, deque[int]] = {}  # by shape
+        self._steal_units = list(job.steal_units)
+        self._held_elsewhere: list[int] = []
+        self._claimed: set[int] = set()
+        self._suspects: dict[int, Suspect] = {}
+        self._retries: deque[Suspect] = deque()
+        self._in_flight: dict[int, list[Task]] = {}  # by worker
+        self._last_shape: dict[int, Hashable] = {}  # by worker
+        self._idle_deaths: Counter[int] = Counter()  # in a row, by worker
+        self._consecutive_poison: Counter[int] = Counter()  # by worker
+        self._progress: Counter[int] = Counter()  # by unit
+        self._enqueue(job.units)
 
-    def _wait(self, units: Iterable[int]) -> None:
+    def _enqueue(self, units: Iterable[int]) -> None:
         for unit in units:
-            self._waiting.setdefault(self.job.shape_of(unit), deque()).append(unit)
+            self._queues.setdefault(self.job.catalog.shape(unit), deque()).append(unit)
 
     @property
     def is_finished(self) -> bool:
-        """Whether no task is to be had or in flight, for any worker, now or later."""
-        is_waiting = self._waiting or self._to_steal or self._to_retry or any(self._in_flight.values())
-        return not is_waiting and not self.waits_for_others
+        """Whether no task is available or in flight, for any worker, now or later."""
+        has_work = self._queues or self._steal_units or self._retries or any(self._in_flight.values())
+        return not has_work and not self.is_waiting_for_others
 
     @property
-    def waits_for_others(self) -> bool:
-        """Whether there are units that others work on, to be tried again by `retry_elsewhere` after a while."""
-        return bool(self._elsewhere) and self.job.waits_for_others
+    def is_waiting_for_others(self) -> bool:
+        """Whether other jobs hold units that `retry_held_elsewhere` should try again after a while."""
+        return bool(self._held_elsewhere) and self.job.wait_for_others
 
     def in_flight(self, worker: int) -> int:
         return len(self._in_flight.get(worker, ()))
 
     def next_task(self, worker: int) -> Task | None:
-        """A task for a worker; None if there is none for it now. A suspect is a worker's only task."""
+        """Return a task for a worker, or None if there is none for it now. A suspect is always the only task."""
         tasks = self._in_flight.setdefault(worker, [])
-        if len(tasks) >= self.job.in_flight or any(task.unit in self._suspects for task in tasks):
+        if len(tasks) >= self.job.max_in_flight or any(task.unit in self._suspects for task in tasks):
             return None
-        if self._to_retry and not tasks:
-            task = self._to_retry.popleft().task()
+        if self._retries and not tasks:
+            task = self._retries.popleft().task()
         elif (unit := self._next_unit(worker)) is not None:
             task = Task(unit)
         else:
@@ -129,105 +70,106 @@ class Dispatcher:
         return task
 
     def _next_unit(self, worker: int) -> int | None:
-        while self._waiting or self._to_steal:
-            if not self._waiting:
-                self._to_steal, units = [], self._to_steal
-                self._wait(units)
+        while self._queues or self._steal_units:
+            if not self._queues:
+                self._steal_units, units = [], self._steal_units
+                self._enqueue(units)
             shape = self._shape_for(worker)
-            unit = self._waiting[shape].popleft()
-            if not self._waiting[shape]:
-                del self._waiting[shape]
-            if self._is_claimed(unit):
-                self._shapes[worker] = shape
+            unit = self._queues[shape].popleft()
+            if not self._queues[shape]:
+                del self._queues[shape]
+            if self._claim(unit):
+                self._last_shape[worker] = shape
                 return unit
         return None
 
     def _shape_for(self, worker: int) -> Hashable:
-        """The worker's last shape, or the one with the most units left for each worker that it would then have."""
-        last = self._shapes.get(worker)
-        if last in self._waiting:
+        """Return the worker's last shape, or the one with the most units left per worker if this one joins it."""
+        last = self._last_shape.get(worker)
+        if last in self._queues:
             return last
-        busy = Counter(shape for other, shape in self._shapes.items() if other != worker)
-        return max(self._waiting, key=lambda shape: len(self._waiting[shape]) / (busy[shape] + 1))
+        workers = Counter(shape for other, shape in self._last_shape.items() if other != worker)
+        return max(self._queues, key=lambda shape: len(self._queues[shape]) / (workers[shape] + 1))
 
-    def _is_claimed(self, unit: int) -> bool:
-        if unit not in self._mine:
-            claimed = self.job.claims.claim(unit)
-            if claimed is Claimed.ELSEWHERE:
-                self._elsewhere.append(unit)
-            if claimed is not Claimed.HERE:
+    def _claim(self, unit: int) -> bool:
+        if unit not in self._claimed:
+            status = self.job.claims.claim(unit)
+            if status is ClaimStatus.HELD_ELSEWHERE:
+                self._held_elsewhere.append(unit)
+            if status is not ClaimStatus.ACQUIRED:
                 return False
-            self._mine.add(unit)
+            self._claimed.add(unit)
         return True
 
-    def retry_elsewhere(self) -> None:
-        """Puts the units that others worked on among the waiting ones again."""
-        self._elsewhere, units = [], self._elsewhere
-        self._wait(units)
+    def retry_held_elsewhere(self) -> None:
+        """Put the units that other jobs held back into the queues."""
+        self._held_elsewhere, units = [], self._held_elsewhere
+        self._enqueue(units)
 
     def progressed(self, unit: int, count: int) -> None:
         self._progress[unit] += count
         self.job.on_progress(count)
 
-    def _take_back_progress(self, unit: int) -> None:
+    def _undo_progress(self, unit: int) -> None:
         if count := self._progress.pop(unit, 0):
             self.job.on_progress(-count)
 
-    def done(self, worker: int, done: Done) -> None:
-        """Notes what came of a task."""
-        self._in_flight[worker].remove(done.task)
-        self._deaths_without_task[worker] = 0
-        suspect = self._suspects.get(done.task.unit)
-        if done.task.only or suspect is None:  # a suspect as a whole may have had nothing left to compute
-            self._poisonous_in_a_row[worker] = 0
-        if done.task.only:
-            assert suspect is not None, "only suspects are tried in parts"
-            suspect.group_is_kept()
-            self._to_retry.appendleft(suspect)
-            self._take_back_progress(done.task.unit)  # the whole unit reports its kept rows again
+    def finished(self, worker: int, result: TaskResult) -> None:
+        """Handle the result of a task."""
+        task = result.task
+        self._in_flight[worker].remove(task)
+        self._idle_deaths[worker] = 0
+        suspect = self._suspects.get(task.unit)
+        if task.subset or suspect is None:  # a whole suspect may have had nothing left to compute
+            self._consecutive_poison[worker] = 0
+        if task.subset:
+            assert suspect is not None, "only suspects are computed in subsets"
+            suspect.subset_finished()
+            self._retries.appendleft(suspect)
+            self._undo_progress(task.unit)  # the whole unit reports its resumed rows again
         else:
-            self._commit(done)
+            self._committed(result)
 
-    def _commit(self, done: Done) -> None:
-        unit = done.task.unit
+    def _committed(self, result: TaskResult) -> None:
+        unit = result.task.unit
         self._suspects.pop(unit, None)
         self._progress.pop(unit, None)
-        self._mine.discard(unit)
+        self._claimed.discard(unit)
         self.job.claims.release(unit)
         self.committed += 1
-        self.job.on_done(done)
+        self.job.on_result(result)
 
-    def gave_back(self, worker: int) -> None:
-        """A worker ended in good order before its tasks were done: they go back to the front, no blame on them."""
+    def returned(self, worker: int) -> None:
+        """Take back the tasks of a worker that exited in good order. They are not suspects."""
         for task in reversed(self._in_flight.pop(worker, [])):
-            self._take_back_progress(task.unit)
+            self._undo_progress(task.unit)
             if suspect := self._suspects.get(task.unit):
-                self._to_retry.appendleft(suspect)
+                self._retries.appendleft(suspect)
             else:
-                self._waiting.setdefault(self.job.shape_of(task.unit), deque()).appendleft(task.unit)
+                self._queues.setdefault(self.job.catalog.shape(task.unit), deque()).appendleft(task.unit)
 
     def died(self, worker: int) -> None:
-        """A worker died. Raises JobStoppedError if there is no use in starting it once more."""
+        """Handle the death of a worker. Raises JobStoppedError if restarting it would not help."""
         tasks = self._in_flight.pop(worker, [])
         for task in reversed(tasks):
-            self._take_back_progress(task.unit)
-            suspect = self._suspects.get(task.unit) or _Suspect(task.unit, self.job.inputs_of(task.unit))
+            self._undo_progress(task.unit)
+            suspect = self._suspects.get(task.unit) or Suspect(task.unit, self.job.catalog.src_indices(task.unit))
             self._suspects[task.unit] = suspect
-            self._to_retry.appendleft(suspect)
+            self._retries.appendleft(suspect)
             if suspect.died():
-                self._count_poisonous(worker, suspect)
-        self._deaths_without_task[worker] += not tasks
-        if self._deaths_without_task[worker] >= DEATHS_TO_GIVE_UP:
+                self._count_poison(worker, suspect)
+        self._idle_deaths[worker] += not tasks
+        if self._idle_deaths[worker] >= MAX_IDLE_DEATHS:
             raise JobStoppedError(
-                f"worker {worker} died {DEATHS_TO_GIVE_UP} times in a row before it took up any work; see its output"
+                f"worker {worker} died {MAX_IDLE_DEATHS} times in a row before it started any work; see its output"
                 " above; if memory is short, use fewer workers; then run the same command"
             )
 
-    def _count_poisonous(self, worker: int, suspect: _Suspect) -> None:
-        self._poisonous_in_a_row[worker] += 1
-        if (count := self._poisonous_in_a_row[worker]) >= self.job.max_poisonous_in_a_row:
+    def _count_poison(self, worker: int, suspect: Suspect) -> None:
+        self._consecutive_poison[worker] += 1
+        if (count := self._consecutive_poison[worker]) >= self.job.max_consecutive_poison:
             raise JobStoppedError(
-                f"{count} inputs in a row killed worker {worker}, the last: input {suspect.poisonous[-1]} of unit"
-                f" {suspect.unit}, which was not committed; that is more likely its device, its memory or its model:"
-                " see its output above, mend that and run the same command"
+                f"{count} inputs in a row killed worker {worker}, the last: input {suspect.poison[-1]} of unit"
+                f" {suspect.unit}, which was not committed; the likely cause is its device, its memory or its model:"
+                " see its output above, fix the cause and run the same command"
             )

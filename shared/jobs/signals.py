@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as a flag that a job looks at between batches."""
+"""SIGINT and SIGTERM as a flag that a job checks between batches."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from shared.errors import Interrupted
 
 
 class StopFlag:
-    """Set by the first signal; a second SIGINT falls through to Python and stops at once."""
+    """A request to stop, with the name of the signal that made it."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
@@ -24,28 +24,31 @@ class StopFlag:
     def is_set(self) -> bool:
         return self._event.is_set()
 
-    def raise_if_set(self, done: str) -> None:
-        """Raises Interrupted once a signal has come; `done` says what is safe on disk."""
+    def raise_if_set(self, saved: str) -> None:
+        """Raise Interrupted after a signal; `saved` describes what is safe on disk."""
         if self._event.is_set():
-            raise Interrupted(f"stopped by {self.signal_name}: {done}; the same command resumes")
+            raise Interrupted(f"stopped by {self.signal_name}: {saved}; the same command resumes")
 
 
 @contextmanager
 def stop_on_signals() -> Iterator[StopFlag]:
-    """Turns SIGINT and SIGTERM into a flag inside the block; restores the handlers afterwards."""
+    """Set a flag on SIGINT and SIGTERM inside the block; restore the previous handlers afterwards.
+
+    After the first signal, SIGINT raises KeyboardInterrupt again, so that a second Ctrl-C stops at once.
+    """
     flag = StopFlag()
     if threading.current_thread() is not threading.main_thread():
         yield flag
         return
 
-    def note(number: int, frame: object) -> None:
+    def handle(number: int, frame: object) -> None:
         if flag.is_set():
             signal.signal(signal.SIGINT, signal.default_int_handler)
         flag.set(signal.Signals(number).name)
 
-    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield flag
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

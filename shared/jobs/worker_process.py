@@ -1,7 +1,7 @@
-"""A worker process of `local_engine`, from its first line to its last.
+"""The main function of a worker process of `local_engine`.
 
-It takes tasks from a pipe and tells over it what came of them. One whose parent is gone notices the end of the pipe,
-keeps what it has and ends.
+The process receives tasks through a pipe and sends their results back. If its parent dies, the pipe is closed: the
+process then saves what it has and exits.
 """
 
 from __future__ import annotations
@@ -20,51 +20,56 @@ from multiprocessing.connection import Connection
 from queue import Empty, SimpleQueue
 
 from shared.errors import Interrupted, RelayError
-from shared.jobs.job import Host, Task, Worker
+from shared.jobs.job import Task, Worker, WorkerContext
 from shared.jobs.signals import StopFlag
 
-ORPHAN_GRACE_S = 10.0  # for a child to keep what it has once its parent is gone
-PROGRESS_S = 0.1
-STOPS = {signal.SIGINT, signal.SIGTERM}
+ORPHAN_GRACE_S = 10.0  # for a process whose parent is gone to save what it has
+PROGRESS_INTERVAL_S = 0.1
+STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
 
-class Note(Enum):
-    """What a child says beside Dones, progress and errors."""
+class WorkerState(Enum):
+    """Messages to the parent about the worker itself, besides results, progress and errors."""
 
     READY = auto()
-    ENDED = auto()
+    EXITING = auto()
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
+    """A count of images or tokens that were finished since the last message about this unit."""
+
     unit: int
     count: int
 
 
-def serve(make_worker: Callable[[Host], Worker], connection: Connection) -> None:
-    """A child's whole life. Exceptions other than RelayError end it with a traceback: to the parent a death."""
-    desk = Desk(connection)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group: the parent decides
-    signal.signal(signal.SIGTERM, lambda number, frame: desk.stop_for("SIGTERM"))
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
+def serve(make_worker: Callable[[WorkerContext], Worker], connection: Connection) -> None:
+    """Run a worker until the job ends.
+
+    An exception other than RelayError ends the process with a traceback, which the parent treats as a death.
+    """
+    channel = ParentChannel(connection)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group: the parent decides
+    signal.signal(signal.SIGTERM, lambda number, frame: channel.request_stop("SIGTERM"))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     try:
-        worker = make_worker(Host(desk.stop, desk.progress))
-        desk.send(Note.READY)
-        for done in worker.work(desk.tasks()):
-            desk.in_hand -= 1
-            desk.tell_progress()
-            desk.send(done)
+        worker = make_worker(WorkerContext(channel.stop, channel.report_progress))
+        channel.send(WorkerState.READY)
+        for result in worker.work(channel.tasks()):
+            channel.in_hand -= 1
+            channel.flush_progress()
+            channel.send(result)
     except Interrupted:
-        desk.stop_for("its worker")
+        channel.request_stop("its worker")
     except RelayError as error:
-        desk.send(portable(error))
+        channel.send(picklable(error))
         return
-    assert desk.stop.is_set() or not desk.in_hand, "a worker returns with tasks in hand only once it is to stop"
-    desk.send(Note.ENDED)
+    assert channel.stop.is_set() or not channel.in_hand, "a worker may keep tasks in hand only if it was stopped"
+    channel.send(WorkerState.EXITING)
 
 
-def portable(error: RelayError) -> RelayError:
-    """Exceptions travel as their class and one text; one that is made of more becomes a plain one."""
+def picklable(error: RelayError) -> RelayError:
+    """Return an error that survives pickling: an exception with more than one argument becomes a plain RelayError."""
     try:
         pickle.loads(pickle.dumps(error))
     except (pickle.PicklingError, TypeError, AttributeError):
@@ -72,8 +77,11 @@ def portable(error: RelayError) -> RelayError:
     return error
 
 
-class Desk:
-    """The child's side of the pipe, read by a thread so that the end of the parent is noticed in any case."""
+class ParentChannel:
+    """The worker's end of the pipe.
+
+    A thread reads it, so that the death of the parent is noticed whatever the worker is doing.
+    """
 
     def __init__(self, connection: Connection):
         self.connection = connection
@@ -81,21 +89,21 @@ class Desk:
         self.in_hand = 0
         self._queue: SimpleQueue[Task | None] = SimpleQueue()
         self._progress: Counter[int] = Counter()
-        self._told_s = 0.0
+        self._flushed_s = 0.0
         self._lock = threading.Lock()
-        threading.Thread(target=self._read, name="desk", daemon=True).start()
+        threading.Thread(target=self._read, name="parent-channel", daemon=True).start()
 
     def _read(self) -> None:
         try:
             while True:
                 self._queue.put(self.connection.recv())
         except (EOFError, OSError):
-            self.stop_for("the end of its parent")
+            self.request_stop("the end of its parent")
         time.sleep(ORPHAN_GRACE_S)
         os._exit(1)
 
-    def stop_for(self, reason: str) -> None:
-        """Also from a signal handler: a SimpleQueue may be interrupted by its own `put`."""
+    def request_stop(self, reason: str) -> None:
+        """Set the stop flag and wake up `tasks`. Safe in a signal handler: `SimpleQueue.put` is reentrant."""
         self.stop.set(reason)
         self._queue.put(None)
 
@@ -111,22 +119,22 @@ class Desk:
             self.in_hand += 1
             yield task
 
-    def progress(self, unit: int, count: int) -> None:
-        """Tells the parent, at most once in `PROGRESS_S`: it is woken by every message."""
+    def report_progress(self, unit: int, count: int) -> None:
+        """Count progress and send it at intervals, because every message wakes up the parent."""
         self._progress[unit] += count
-        if time.monotonic() - self._told_s >= PROGRESS_S:
-            self.tell_progress()
+        if time.monotonic() - self._flushed_s >= PROGRESS_INTERVAL_S:
+            self.flush_progress()
 
-    def tell_progress(self) -> None:
-        """To be called before a Done is sent, which ends the count of its unit."""
+    def flush_progress(self) -> None:
+        """Send the progress counted so far. Call it before sending a result, which ends the count of its unit."""
         for unit, count in self._progress.items():
             self.send(Progress(unit, count))
         self._progress.clear()
-        self._told_s = time.monotonic()
+        self._flushed_s = time.monotonic()
 
     def send(self, message: object) -> None:
         try:
             with self._lock:
                 self.connection.send(message)
         except OSError:
-            sys.exit(1)  # nobody listens any more
+            sys.exit(1)  # the parent is gone

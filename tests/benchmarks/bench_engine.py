@@ -22,11 +22,13 @@ from tqdm import tqdm
 from shared.dataset.dataset import Dataset
 from shared.dataset.plan import PlannedInput, UnitSize
 from shared.dataset.plan_writer import PlanWriter
-from shared.jobs.engines import EngineOptions, missing_units, run_units
+from shared.jobs.claims import NoClaims
+from shared.jobs.engines import EngineOptions, run_units
 from shared.jobs.file_locks import job_lock
-from shared.jobs.job import Claimed, Done, Host, Job, Task
-from shared.jobs.local_engine import run_here, run_local
+from shared.jobs.job import Job, Task, TaskResult, WorkerContext
+from shared.jobs.local_engine import run_in_process, run_local
 from shared.jobs.signals import StopFlag
+from shared.jobs.units import PlanUnits
 from shared.maintenance.sweep import sweep
 from vq_stage.encode.input_reader import Prepared, ReadTask
 from vq_stage.encode.options import EncodeOptions
@@ -39,21 +41,21 @@ UNIT_ROWS = 256
 class IdleWorker:
     """Says at once that a task is done."""
 
-    def __init__(self, host: Host):
+    def __init__(self, context: WorkerContext):
         pass
 
-    def work(self, tasks: Iterator[Task | None]) -> Iterator[Done]:
-        return (Done(task) for task in tasks if task is not None)
+    def work(self, tasks: Iterator[Task | None]) -> Iterator[TaskResult]:
+        return (TaskResult(task) for task in tasks if task is not None)
 
 
-class NoClaims:
-    """Of a job that is alone."""
+class IdleCatalog:
+    """Units without inputs; a hundred in a row share a shape."""
 
-    def claim(self, unit: int) -> Claimed:
-        return Claimed.HERE
+    def src_indices(self, unit: int) -> tuple[int, ...]:
+        return ()
 
-    def release(self, unit: int) -> None:
-        pass
+    def shape(self, unit: int) -> int:
+        return unit // 100
 
 
 class InstantTokenizer:
@@ -69,9 +71,9 @@ class InstantTokenizer:
 class InstantWorker(EncodeWorker):
     """The encode job's worker without reading and without a model."""
 
-    def __init__(self, options: EncodeOptions, side: int, host: Host):
+    def __init__(self, options: EncodeOptions, side: int, context: WorkerContext):
         self.side = side
-        super().__init__(options, host)
+        super().__init__(options, context)
         cast(Any, self.reader).prepare = self._prepare
 
     def _load_tokenizer(self, canary_size: UnitSize) -> None:
@@ -84,8 +86,8 @@ class InstantWorker(EncodeWorker):
 
 
 def bench(name: str, units: int, run: Callable[[Job], None]) -> None:
-    done: list[Done] = []
-    job = Job(IdleWorker, range(units), lambda unit: (), lambda unit: unit // 100, NoClaims(), StopFlag(), done.append)
+    done: list[TaskResult] = []
+    job = Job(IdleWorker, range(units), IdleCatalog(), NoClaims(), StopFlag(), done.append)
     began = time.perf_counter()
     run(job)
     elapsed_s = time.perf_counter() - began
@@ -108,7 +110,7 @@ def bench_rows(root: Path, rows: int, side: int, engine: EngineOptions) -> None:
     with job_lock(dataset.root, partial(sweep, dataset)):
         plan = dataset.plan()
         worker, bar = partial(InstantWorker, options, side), tqdm(disable=True)
-        run = run_units(missing_units(dataset, plan), worker, engine, StopFlag(), bar)
+        run = run_units(PlanUnits.of(dataset, plan), worker, engine, StopFlag(), bar)
     elapsed_s, cpu_s = time.perf_counter() - began, time.process_time() - cpu_began
     assert run.rows == rows
     click.echo(
@@ -126,7 +128,7 @@ def bench_rows(root: Path, rows: int, side: int, engine: EngineOptions) -> None:
 def main(units: int, rows: int | None, codes_side: int, profile: bool) -> None:
     """In this process, and by one other with its start."""
     if rows is None:
-        bench("in this process", units, run_here)
+        bench("in this process", units, run_in_process)
         bench("by one process", units // 10, lambda job: run_local(job, 1))
         return
     for engine in (EngineOptions(), EngineOptions("local", 1)):

@@ -78,7 +78,7 @@ def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
     try:
         for child in psutil.Process(process.pid).children(recursive=True):
             command = " ".join(child.cmdline())
-            if "--multiprocessing-fork" in command or command.startswith("ray::_Seat"):
+            if "--multiprocessing-fork" in command or command.startswith("ray::_WorkerActor"):
                 found.append(child)
     except psutil.NoSuchProcess:
         pass  # ended while it was looked at
@@ -126,7 +126,7 @@ def test_three_workers_two_of_them_killed(pictures: Path, unbroken_digest: str, 
     process = start_real(pictures, tmp_path / "dataset", "--workers", 3)
     kills = kill_workers(process, tmp_path / "dataset", at_units=[1, 4])
     done = succeed(process)
-    assert kills == done.stderr.count("died (exit code -9), starts again") == 2
+    assert kills == done.stderr.count("died (exit code -9); restarting it") == 2
     assert_is(tmp_path / "dataset", unbroken_digest)
 
 
@@ -135,7 +135,7 @@ def test_two_actors_of_ray_one_of_them_killed(pictures: Path, unbroken_digest: s
     process = start_real(pictures, tmp_path / "dataset", *RAY)
     kills = kill_workers(process, tmp_path / "dataset", at_units=[2])
     done = succeed(process)
-    assert kills == done.stderr.count("died, another one takes its place") == 1
+    assert kills == done.stderr.count("died; starting another one in its place") == 1
     assert_is(tmp_path / "dataset", unbroken_digest)
 
 
@@ -260,7 +260,7 @@ def test_decode_by_two_workers_gives_the_same_files(is_killed: bool, unbroken: P
     if is_killed:
         wait_until(lambda: len(pictures_in(tmp_path / "two")) >= 4, process)
         workers_of(process)[0].kill()
-    assert succeed(process).stderr.count("starts again") == is_killed
+    assert succeed(process).stderr.count("restarting it") == is_killed
     emu3("decode", unbroken, tmp_path / "one", *command[3:])
     assert len(pictures_in(tmp_path / "one")) == PICTURES
     assert pictures_in(tmp_path / "two") == pictures_in(tmp_path / "one")
@@ -274,7 +274,7 @@ def test_generate_by_two_workers_one_of_them_killed_gives_the_same_digest(small_
     process = start(*command, "--workers", 2)
     wait_until(lambda: committed(tmp_path / "two") >= 1, process)
     workers_of(process)[0].kill()
-    assert "starts again" in succeed(process).stderr
+    assert "restarting it" in succeed(process).stderr
     emu3("generate", prompts, tmp_path / "one", *command[3:])
     assert verified_digest(tmp_path / "two") == verified_digest(tmp_path / "one")
     assert_rows_once(tmp_path / "two", 8)

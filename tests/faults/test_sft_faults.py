@@ -19,7 +19,7 @@ from shared.dataset.plan import PlannedInput, Unit, freeze_plan
 from shared.dataset.rows import CodeRecord
 from shared.device import Device
 from shared.errors import ConfigMismatchError, DatasetError, JobStoppedError, UsageError
-from shared.jobs.file_locks import try_claim
+from shared.jobs.file_locks import try_lock
 from tests.support.command import INTERRUPTED, emu3, finish, start, wait_until
 from tests.support.models import write_language_model
 from vq_stage.encode.options import EncodeOptions
@@ -370,7 +370,7 @@ def test_adapters_for_layers_that_are_not_there_are_refused(codes: Path, small_l
 
 def test_two_runs_in_one_place_are_refused(codes: Path, small_lm: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
-    claim = try_claim(tmp_path / "run/.claim")
+    claim = try_lock(tmp_path / "run/.claim")
     assert claim is not None
     with pytest.raises(UsageError, match="another process trains here"):
         run_in_process(codes, tmp_path / "run", small_lm)

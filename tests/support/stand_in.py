@@ -18,7 +18,7 @@ import shared.jobs.worker_pool
 import vq_stage.encode.job
 from pipelines.cli import main
 from shared.dataset.plan import UnitSize
-from shared.jobs.job import Host
+from shared.jobs.job import WorkerContext
 from shared.jobs.leases import Leases
 from vq_stage.encode.input_reader import Prepared, ReadTask
 from vq_stage.encode.options import EncodeOptions
@@ -47,8 +47,8 @@ class StandInTokenizer:
 class StandInWorker(EncodeWorker):
     """Reads, resizes and commits as the real one does."""
 
-    def __init__(self, options: EncodeOptions, host: Host):
-        super().__init__(options, host)
+    def __init__(self, options: EncodeOptions, context: WorkerContext):
+        super().__init__(options, context)
         self.prepare = self.reader.prepare
         cast(Any, self.reader).prepare = self._prepare
 
@@ -71,7 +71,7 @@ def run() -> None:
     for module, name, value in (
         (vq_stage.encode.job, "EncodeWorker", stand_in.StandInWorker),
         (shared.jobs.engines, "Leases", partial(Leases, duration_s=LEASE_S, settle_s=SETTLE_S)),
-        (shared.jobs.worker_pool, "RETRY_ELSEWHERE_S", RETRY_S),
+        (shared.jobs.worker_pool, "RETRY_HELD_ELSEWHERE_S", RETRY_S),
     ):
         setattr(module, name, value)
     main()

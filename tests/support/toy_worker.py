@@ -16,7 +16,8 @@ from functools import partial
 from pathlib import Path
 
 from shared.errors import ConfigMismatchError
-from shared.jobs.job import Claimed, Done, Host, Job, Task
+from shared.jobs.claims import ClaimStatus
+from shared.jobs.job import Job, Task, TaskResult, WorkerContext
 from shared.jobs.signals import StopFlag, stop_on_signals
 
 INPUTS = 8  # of every unit; input i of unit u is number 8 u + i
@@ -43,23 +44,23 @@ class Toy:
 class ToyWorker:
     """Takes two tasks when it can get them, and does the later one first."""
 
-    def __init__(self, toy: Toy, host: Host):
+    def __init__(self, toy: Toy, context: WorkerContext):
         self.toy = toy
-        self.host = host
+        self.context = context
         if toy.dies_at_start:
             os.kill(os.getpid(), signal.SIGKILL)
         (toy.folder / f"{os.getpid()}.pid").touch()
 
-    def work(self, tasks: Iterator[Task | None]) -> Iterator[Done]:
+    def work(self, tasks: Iterator[Task | None]) -> Iterator[TaskResult]:
         for task in tasks:
             if task is None:
                 continue
             later = next(tasks, None)
             for each in (later, task):
-                if each is not None and not self.host.stop.is_set():
+                if each is not None and not self.context.stop.is_set():
                     yield self._do(each)
 
-    def _do(self, task: Task) -> Done:
+    def _do(self, task: Task) -> TaskResult:
         toy, unit = self.toy, task.unit
         if unit == toy.refused_unit:
             while toy.endless_units and not list(toy.folder.glob("*.endless")):
@@ -71,20 +72,20 @@ class ToyWorker:
         until_s = time.monotonic() + PATIENCE_S
         if unit in toy.endless_units:
             (toy.folder / f"{os.getpid()}.endless").touch()
-        while unit in toy.endless_units and not self.host.stop.is_set():
+        while unit in toy.endless_units and not self.context.stop.is_set():
             assert time.monotonic() < until_s, "nobody stopped the endless unit"
             time.sleep(0.01)
         partial_path = toy.folder / f"unit-{unit}.partial"
         kept = set(json.loads(partial_path.read_text())) if partial_path.exists() else set()
-        rows = kept | set(self._computed(unit, set(task.only or inputs_of(unit)) - kept - set(task.poisonous)))
-        if task.only:
+        rows = kept | set(self._computed(unit, set(task.subset or inputs_of(unit)) - kept - set(task.poison)))
+        if task.subset:
             os.replace(self._written(sorted(rows)), partial_path)
-            return Done(task, rows=len(rows - kept))
-        self.host.progress(unit, len(kept) + len(task.poisonous))
+            return TaskResult(task, rows=len(rows - kept))
+        self.context.report_progress(unit, len(kept) + len(task.poison))
         device = os.environ.get("ASCEND_RT_VISIBLE_DEVICES")
-        found = {"rows": sorted(rows), "quarantined": list(task.poisonous), "device": device}
+        found = {"rows": sorted(rows), "quarantined": list(task.poison), "device": device}
         self._create(toy.folder / f"unit-{unit}.json", found)
-        return Done(task, rows=len(rows), quarantined=len(task.poisonous))
+        return TaskResult(task, rows=len(rows), quarantined=len(task.poison))
 
     def _create(self, path: Path, found: dict[str, object]) -> None:
         """The first one wins. It may be there: whoever did this unit before may have died before saying so."""
@@ -104,7 +105,7 @@ class ToyWorker:
         for src_index in sorted(inputs):
             if src_index in self.toy.poison:
                 os.kill(os.getpid(), signal.SIGKILL)
-            self.host.progress(unit, 1)
+            self.context.report_progress(unit, 1)
             yield src_index
 
 
@@ -112,9 +113,14 @@ def inputs_of(unit: int) -> tuple[int, ...]:
     return tuple(range(unit * INPUTS, (unit + 1) * INPUTS))
 
 
-def parity(unit: int) -> Hashable:
-    """Two shapes."""
-    return unit % 2
+class ToyCatalog:
+    """Units of eight inputs and two shapes."""
+
+    def src_indices(self, unit: int) -> tuple[int, ...]:
+        return inputs_of(unit)
+
+    def shape(self, unit: int) -> Hashable:
+        return unit % 2
 
 
 class OwnClaims:
@@ -123,26 +129,25 @@ class OwnClaims:
     def __init__(self) -> None:
         self.held: set[int] = set()
 
-    def claim(self, unit: int) -> Claimed:
+    def claim(self, unit: int) -> ClaimStatus:
         assert unit not in self.held
         self.held.add(unit)
-        return Claimed.HERE
+        return ClaimStatus.ACQUIRED
 
     def release(self, unit: int) -> None:
         self.held.remove(unit)
 
 
-def toy_job(toy: Toy, units: int, done: list[Done], progress: list[int], stop: StopFlag | None = None) -> Job:
+def toy_job(toy: Toy, units: int, done: list[TaskResult], progress: list[int], stop: StopFlag | None = None) -> Job:
     """A job of the first units; what the engine reports is put into the lists."""
     toy.folder.mkdir(exist_ok=True)
     return Job(
         make_worker=partial(ToyWorker, toy),
         units=range(units),
-        inputs_of=inputs_of,
-        shape_of=parity,
+        catalog=ToyCatalog(),
         claims=OwnClaims(),
         stop=stop or StopFlag(),
-        on_done=done.append,
+        on_result=done.append,
         on_progress=progress.append,
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from shared.dataset.dataset import Dataset
+from shared.dataset.dataset import CommitRecord, Dataset
 from shared.dataset.quarantine_reasons import WORKER_DIED
 from shared.dataset.rows import CodeRecord
 from shared.errors import ConfigMismatchError, DatasetError, UsageError
-from shared.jobs.engines import EngineOptions, Units, run_units
-from shared.jobs.file_locks import job_lock, leave
-from shared.jobs.job import Done, Host, Task
-from shared.jobs.prefetch import map_ahead
+from shared.jobs.engines import EngineOptions, run_units
+from shared.jobs.file_locks import job_lock
+from shared.jobs.job import Task, TaskResult, WorkerContext
+from shared.jobs.prefetch import prefetch_map
 from shared.jobs.signals import stop_on_signals
 from shared.storage.atomic import create_file
 from shared.storage.digests import canonical_json, settings_diff
@@ -104,59 +104,75 @@ def decode(options: DecodeOptions) -> DecodeResult:
     """
     dataset, out = Dataset.open(options.dataset), as_path(options.out)
     check_codec(dataset, options.vision_tokenizer)
-    with stop_on_signals() as stop, job_lock(out, partial(_sweep, out) if options.engine.ranks == 1 else leave):
+    with stop_on_signals() as stop, job_lock(out, partial(_sweep, out) if options.engine.rank_count == 1 else None):
         _claim_directory(dataset, options, out)
         bar = tqdm(unit="image", desc="decode", disable=None)
         worker = partial(DecodeWorker, options.for_workers())
-        run = run_units(_units(dataset, out), worker, options.engine, stop, bar)
-    return DecodeResult(run.rows, run.kept, tuple(sorted(run.invalid)))
+        run = run_units(DecodeUnits.of(dataset, out), worker, options.engine, stop, bar)
+    return DecodeResult(run.rows, run.resumed_rows, tuple(sorted(run.invalid)))
 
 
-def _units(dataset: Dataset, out: Path) -> Units:
-    """Every unit with rows: which of them have files, the workers see. None counts as done before."""
-    records = {record.unit: record for record in dataset.commit_records() if record.rows}
-    rows = sum(record.rows for record in records.values())
+@dataclass(frozen=True, slots=True)
+class DecodeUnits:
+    """All units with rows. The workers find out which rows already have files, so no progress counts as done."""
 
-    def inputs_of(unit: int) -> tuple[int, ...]:
-        return tuple(row.src_index for row in dataset.rows(records[unit]))
+    dataset: Dataset
+    records: Mapping[int, CommitRecord]
+    missing: Sequence[int]
+    progress_total: int
+    claims: Path
+    progress_done: int = 0
 
-    def shape_of(unit: int) -> tuple[int, int]:
-        return (records[unit].height, records[unit].width)
+    @classmethod
+    def of(cls, dataset: Dataset, out: Path) -> DecodeUnits:
+        records = {record.unit: record for record in dataset.commit_records() if record.rows}
+        rows = sum(record.rows for record in records.values())
+        return cls(dataset, records, list(records), rows, out / CLAIMS_NAME)
 
-    claims = out / CLAIMS_NAME
-    return Units(
-        list(records), rows, rows, inputs_of, shape_of, lambda unit: claims / f"part-{unit:06d}", lambda unit: False
-    )
+    def src_indices(self, unit: int) -> tuple[int, ...]:
+        return tuple(row.src_index for row in self.dataset.rows(self.records[unit]))
+
+    def shape(self, unit: int) -> tuple[int, int]:
+        return self.records[unit].height, self.records[unit].width
+
+    def claim_path(self, unit: int) -> Path:
+        return self.claims / f"part-{unit:06d}"
+
+    def is_committed(self, unit: int) -> bool:
+        return False
+
+    def log(self, unit: int, rows: int, elapsed_s: float) -> None:
+        """Keep no log: the files are the record."""
 
 
 class DecodeWorker:
     """Turns rows into files; loads the tokenizer when the first row without a file comes."""
 
-    def __init__(self, options: DecodeOptions, host: Host):
-        self.options, self.host = options, host
+    def __init__(self, options: DecodeOptions, context: WorkerContext):
+        self.options, self.context = options, context
         self.dataset = Dataset.open(options.dataset)
         self.out = as_path(options.out)
         self.unit_rows = self.dataset.plan().settings.unit_rows or 1
         self.tokenizer: VisionTokenizer | None = None
 
-    def work(self, tasks: Iterator[Task | None]) -> Iterator[Done]:
+    def work(self, tasks: Iterator[Task | None]) -> Iterator[TaskResult]:
         """Files of a unit are all written when it is done, or what of it is decoded once the stop flag is set."""
         with job_lock(self.out):
             for task in tasks:
                 if task is not None:
                     done = self._decode_unit(task)
-                    if self.host.stop.is_set():
+                    if self.context.stop.is_set():
                         return
                     yield done
 
-    def _decode_unit(self, task: Task) -> Done:
+    def _decode_unit(self, task: Task) -> TaskResult:
         began, kept, written = time.monotonic(), 0, 0
         invalid: list[tuple[str, str]] = []
 
         def missing() -> Iterator[CodeRecord]:
             nonlocal kept
             for row in self.dataset.rows(self.dataset.record(task.unit)):
-                if task.only and row.src_index not in task.only:
+                if task.subset and row.src_index not in task.subset:
                     continue
                 if problem := _problem(row, task):
                     invalid.append((row.key, problem))
@@ -165,15 +181,15 @@ class DecodeWorker:
                 else:
                     yield row
                     continue
-                self.host.progress(task.unit, 1)
+                self.context.report_progress(task.unit, 1)
 
         save = partial(_save, self.options.formats, self.out)
-        with closing(map_ahead(save, self._decoded(missing()), WRITERS, WRITE_BEHIND)) as saved:
+        with closing(prefetch_map(save, self._decoded(missing()), WRITERS, WRITE_BEHIND)) as saved:
             for _ in saved:
                 written += 1
-                self.host.progress(task.unit, 1)
+                self.context.report_progress(task.unit, 1)
         elapsed_s = time.monotonic() - began
-        return Done(task, written, kept, invalid=() if task.only else tuple(invalid), elapsed_s=elapsed_s)
+        return TaskResult(task, written, kept, invalid=() if task.subset else tuple(invalid), elapsed_s=elapsed_s)
 
     def _decoded(self, rows: Iterable[CodeRecord]) -> Iterator[tuple[CodeRecord, np.ndarray]]:
         """Rows and their pixels, until the stop flag is set."""
@@ -185,7 +201,7 @@ class DecodeWorker:
                 size = max(1, min(size, self.unit_rows))
             while batch := list(islice(group, size)):
                 yield from zip(batch, _pixels(tokenizer, batch, size))
-                if self.host.stop.is_set():
+                if self.context.stop.is_set():
                     return
 
     def _loaded(self) -> VisionTokenizer:
@@ -201,7 +217,7 @@ class DecodeWorker:
 
 def _problem(row: CodeRecord, task: Task) -> str | None:
     """Why a row gives no file, if it gives none."""
-    if row.src_index in task.poisonous:
+    if row.src_index in task.poison:
         return f"{WORKER_DIED}: the worker died each time it came to this row"
     if not row.has_grid:
         return getattr(row, "error", None) or "no image"

@@ -13,9 +13,10 @@ from functools import partial
 from tqdm import tqdm
 
 from shared.dataset.dataset import Dataset
-from shared.jobs.engines import missing_units, run_units
-from shared.jobs.file_locks import job_lock, leave
+from shared.jobs.engines import run_units
+from shared.jobs.file_locks import job_lock
 from shared.jobs.signals import stop_on_signals
+from shared.jobs.units import PlanUnits
 from shared.maintenance.sweep import sweep
 from vq_stage.encode.options import EncodeOptions
 from vq_stage.encode.plan_updates import up_to_date_plan
@@ -44,12 +45,12 @@ def encode(options: EncodeOptions) -> EncodeResult:
     planner, dataset = options.planner(), Dataset(options.dataset)
     with (
         stop_on_signals() as stop,
-        job_lock(dataset.root, partial(sweep, dataset) if options.engine.ranks == 1 else leave),
+        job_lock(dataset.root, partial(sweep, dataset) if options.engine.rank_count == 1 else None),
     ):
         plan = up_to_date_plan(dataset, planner, settings, stop, options.retry_quarantined)
         bar = tqdm(unit="image", desc="encode", disable=None)
-        units, worker = missing_units(dataset, plan), partial(EncodeWorker, options.for_workers())
+        units, worker = PlanUnits.of(dataset, plan), partial(EncodeWorker, options.for_workers())
         run = run_units(units, worker, options.engine, stop, bar)
         if not (left := len(dataset.missing_units(plan))):
             dataset.write_manifest(plan)
-    return EncodeResult(run.rows + run.kept, run.quarantined, run.units, left, time.monotonic() - began)
+    return EncodeResult(run.rows + run.resumed_rows, run.quarantined, run.units, left, time.monotonic() - began)

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from shared.dataset.plan import REFUSED, PlannedInput, Size
 from shared.dataset.plan_writer import KnownKeys, PlanWriter
 from shared.errors import JobStoppedError, RefusedInput
-from shared.jobs.prefetch import map_ahead
+from shared.jobs.prefetch import prefetch_map
 from shared.jobs.signals import StopFlag
 from shared.storage.digests import canonical_json
 from vq_stage.encode.input_reader import folder_fps
@@ -51,7 +51,7 @@ class Planner:
         is the source that is broken.
         """
         contents, in_a_row = KnownKeys(), 0
-        measured = map_ahead(self.measure, items, self.options.reader_threads, 64 * self.options.reader_threads)
+        measured = prefetch_map(self.measure, items, self.options.reader_threads, 64 * self.options.reader_threads)
         for sized, digest in tqdm(measured, "plan", unit="input", disable=None):
             stop.raise_if_set("nothing was planned")
             for size, planned in sized:

@@ -19,8 +19,9 @@ from shared.dataset.rows import CodeRecord
 from shared.device import setup_device
 from shared.errors import JobStoppedError
 from shared.jobs.file_locks import job_lock
-from shared.jobs.job import Done, Host, Task, check_numerics
-from shared.jobs.prefetch import map_ahead
+from shared.jobs.job import Task, TaskResult, WorkerContext
+from shared.jobs.numerics import check_numerics
+from shared.jobs.prefetch import prefetch_map
 from vq_stage.encode.input_reader import InputReader, Prepared
 from vq_stage.encode.metrics import psnr_db, ssim
 from vq_stage.encode.options import EncodeOptions
@@ -36,8 +37,8 @@ READ_AHEAD_BYTES = 512 << 20  # of pixels; a clip of sixteen frames of 1024² ha
 class EncodeWorker:
     """Reads, encodes and commits units of one dataset."""
 
-    def __init__(self, options: EncodeOptions, host: Host):
-        self.options, self.host = options, host
+    def __init__(self, options: EncodeOptions, context: WorkerContext):
+        self.options, self.context = options, context
         self.dataset = Dataset.open(options.dataset)
         self.plan = self.dataset.plan()
         self.reader = InputReader(open_source(options.source), options.preprocessing, options.sampling)
@@ -49,7 +50,7 @@ class EncodeWorker:
         if any(sizes[number].height for number in self.dataset.missing_units(self.plan)):
             self._load_tokenizer(next(size for size in sizes if size.height))  # refused inputs need no model
 
-    def work(self, tasks: Iterator[Task | None]) -> Iterator[Done]:
+    def work(self, tasks: Iterator[Task | None]) -> Iterator[TaskResult]:
         """Units in the order of their tasks; the inputs of the next are read while one is encoded."""
         begun: deque[tuple[Task, Unit, int]] = deque()
 
@@ -59,13 +60,13 @@ class EncodeWorker:
                     yield None
                     continue
                 unit = self.plan.unit(task.unit)
-                chosen = [item for item in unit.inputs if not task.only or item.src_index in task.only]
+                chosen = [item for item in unit.inputs if not task.subset or item.src_index in task.subset]
                 begun.append((task, unit, len(chosen)))
-                yield from ((unit, item, item.src_index in task.poisonous) for item in chosen)
+                yield from ((unit, item, item.src_index in task.poison) for item in chosen)
 
         with (
             job_lock(self.dataset.root),
-            closing(map_ahead(self.reader.prepare, inputs(), self.options.reader_threads, self.ahead)) as prepared,
+            closing(prefetch_map(self.reader.prepare, inputs(), self.options.reader_threads, self.ahead)) as prepared,
         ):
             ready = (item for item in prepared if item is not None)
             for first in ready:
@@ -101,29 +102,29 @@ class EncodeWorker:
             return 1
         return max(1, self._images_a_batch(unit.height, unit.width) // unit.frames)
 
-    def _encode_unit(self, task: Task, unit: Unit, inputs: Iterable[Prepared]) -> Done | None:
+    def _encode_unit(self, task: Task, unit: Unit, inputs: Iterable[Prepared]) -> TaskResult | None:
         """Encodes what is asked of a unit. None once the stop flag is set: then what was done of it is kept."""
         began = time.monotonic()
         work = UnitWork(unit, self.options.quality_samples)
         if unit.height:
             work.restore(load_partial(self.dataset, unit.unit, self.plan, self.numerics))
-            self.host.progress(unit.unit, len(work.records))
+            self.context.report_progress(unit.unit, len(work.records))
         kept = len(work.records)
         accepted = self._accepted(work, inputs)
         while batch := list(islice(accepted, self._batch_size(unit))):
             self._encode_batch(work, batch)
-            self.host.progress(unit.unit, len(batch))
-            if self.host.stop.is_set():
+            self.context.report_progress(unit.unit, len(batch))
+            if self.context.stop.is_set():
                 self._keep(work)
                 return None
-        if task.only:
+        if task.subset:
             self._keep(work)
         else:
             numerics = self.numerics if unit.height else {}
             records, refusals = work.sorted_records(), work.sorted_refusals()
             self.dataset.commit(unit.unit, records, refusals, self.plan, numerics, work.sorted_quality())
         rows, elapsed_s = len(work.records) - kept, time.monotonic() - began
-        return Done(task, rows, kept, len(work.refusals), elapsed_s=elapsed_s)
+        return TaskResult(task, rows, kept, len(work.refusals), elapsed_s=elapsed_s)
 
     def _keep(self, work: UnitWork) -> None:
         save_partial(self.dataset, work.unit.unit, work.sorted_records(), work.quality, self.plan, self.numerics)
@@ -138,7 +139,7 @@ class EncodeWorker:
                 yield prepared
             else:
                 work.refusals.append(prepared.refusal)
-                self.host.progress(work.unit.unit, 1)
+                self.context.report_progress(work.unit.unit, 1)
                 self._count_refusal(prepared)
 
     def _count_refusal(self, prepared: Prepared) -> None:

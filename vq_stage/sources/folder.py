@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import RefusedInput, UsageError
-from shared.jobs.prefetch import map_ahead
+from shared.jobs.prefetch import prefetch_map
 from shared.storage.paths import is_local
 from vq_stage.sources.captions import METADATA_FILES, Captions, read_captions
 from vq_stage.sources.files import open_file, refusing_unreadable
@@ -38,7 +38,7 @@ class FolderSource(MediaSource):
             if is_local(self.root):
                 yield from map(self._captioned, found)
             else:
-                with closing(map_ahead(self._captioned, found, REMOTE_READERS, 4 * REMOTE_READERS)) as captioned:
+                with closing(prefetch_map(self._captioned, found, REMOTE_READERS, 4 * REMOTE_READERS)) as captioned:
                     yield from captioned
 
     def _nothing_found(self) -> str:

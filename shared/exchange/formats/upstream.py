@@ -25,7 +25,7 @@ from shared.dataset.rows import CodeRecord
 from shared.errors import JobStoppedError, RefusedInput, UsageError
 from shared.exchange.formats.safe_names import safe_name
 from shared.exchange.formats.torch_files import dump_torch, load_torch
-from shared.jobs.prefetch import map_ahead
+from shared.jobs.prefetch import prefetch_map
 from shared.storage.digests import canonical_json
 from shared.storage.paths import as_path
 
@@ -73,7 +73,7 @@ class UpstreamSamples:
         Raises JobStoppedError if too many in a row are.
         """
         known, in_a_row = KnownKeys(), 0
-        for size, planned in map_ahead(self._plan, range(len(self.entries)), _READERS, 8 * _READERS):
+        for size, planned in prefetch_map(self._plan, range(len(self.entries)), _READERS, 8 * _READERS):
             if size != REFUSED and not known.is_new(planned.key):
                 detail = "another sample of the list has this name"
                 size, planned = REFUSED, _refused(planned, RefusedInput("duplicate_key", detail))

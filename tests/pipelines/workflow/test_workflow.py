@@ -22,7 +22,7 @@ from pipelines.workflow.state import plan_steps
 from pipelines.workflow.step import Step
 from shared.dataset.plan import freeze_plan
 from shared.errors import UsageError
-from shared.jobs.file_locks import try_claim
+from shared.jobs.file_locks import try_lock
 from shared.jobs.signals import StopFlag
 from tests.support.command import ENCODE, INTERRUPTED, REPOSITORY, environment
 from vq_stage.encode.options import EncodeOptions
@@ -396,7 +396,7 @@ def test_files_of_a_pattern_are_watched(folder: Path, worker: Worker) -> None:
 
 def test_two_runs_in_one_place_are_refused(folder: Path, worker: Worker) -> None:
     (folder / "p/.pipeline").mkdir(parents=True)
-    claim = try_claim(folder / "p/.pipeline/lock")
+    claim = try_lock(folder / "p/.pipeline/lock")
     assert claim is not None
     with pytest.raises(UsageError, match="another `emu3 run` works here"):
         ran(worker, load(CHAIN))

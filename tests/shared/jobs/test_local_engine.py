@@ -19,11 +19,12 @@ import pytest
 
 from shared.errors import ConfigMismatchError, Interrupted, JobStoppedError, RefusedInput, RelayError, UsageError
 from shared.jobs import local_engine, worker_pool
-from shared.jobs.job import Claimed, Done, Host, Job, Task
-from shared.jobs.local_engine import run_here, run_local, visible_devices
+from shared.jobs.claims import ClaimStatus
+from shared.jobs.job import Job, Task, TaskResult, WorkerContext
+from shared.jobs.local_engine import run_in_process, run_local, visible_device
 from shared.jobs.signals import StopFlag
-from shared.jobs.worker_process import portable
-from tests.support.toy_worker import INPUTS, PATIENCE_S, OwnClaims, Toy, inputs_of, toy_job
+from shared.jobs.worker_process import picklable
+from tests.support.toy_worker import INPUTS, PATIENCE_S, OwnClaims, Toy, ToyCatalog, inputs_of, toy_job
 
 
 def wait_until(is_true: Callable[[], object]) -> None:
@@ -51,7 +52,7 @@ def committed(folder: Path) -> dict[int, dict[str, object]]:
     return {int(path.stem[5:]): json.loads(path.read_text()) for path in folder.glob("unit-*.json")}
 
 
-def assert_all_done(folder: Path, units: int, poison: set[int], done: list[Done], progress: list[int]) -> None:
+def assert_all_done(folder: Path, units: int, poison: set[int], done: list[TaskResult], progress: list[int]) -> None:
     found = committed(folder)
     assert sorted(found) == sorted(each.task.unit for each in done) == list(range(units))
     for unit, entry in found.items():
@@ -62,15 +63,15 @@ def assert_all_done(folder: Path, units: int, poison: set[int], done: list[Done]
 
 
 def test_in_this_process(tmp_path: Path) -> None:
-    done: list[Done] = []
+    done: list[TaskResult] = []
     progress: list[int] = []
-    run_here(toy_job(Toy(tmp_path), 7, done, progress))
+    run_in_process(toy_job(Toy(tmp_path), 7, done, progress))
     assert_all_done(tmp_path, 7, set(), done, progress)
     assert started(tmp_path) == [os.getpid()]
 
 
 def test_without_units_no_worker_is_made(tmp_path: Path) -> None:
-    run_here(toy_job(Toy(tmp_path, dies_at_start=True), 0, [], []))
+    run_in_process(toy_job(Toy(tmp_path, dies_at_start=True), 0, [], []))
     run_local(toy_job(Toy(tmp_path, dies_at_start=True), 0, [], []), workers=2)
     assert started(tmp_path) == []
 
@@ -82,31 +83,31 @@ def test_in_this_process_stopped_by_a_signal(tmp_path: Path) -> None:
     )  # 0 and 2 are of one shape, the later one is first
     threading.Timer(0.05, stop.set, ["SIGTERM"]).start()
     with pytest.raises(Interrupted, match=r"stopped by SIGTERM: 1 units committed, .* kept; the same command resumes"):
-        run_here(job)
+        run_in_process(job)
     assert sorted(committed(tmp_path)) == [2]
 
 
 def test_in_this_process_units_of_other_jobs_are_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(worker_pool, "RETRY_ELSEWHERE_S", 0.01)
-    answers = iter([Claimed.ELSEWHERE, Claimed.ELSEWHERE, Claimed.HERE])
+    monkeypatch.setattr(worker_pool, "RETRY_HELD_ELSEWHERE_S", 0.01)
+    answers = iter([ClaimStatus.HELD_ELSEWHERE, ClaimStatus.HELD_ELSEWHERE, ClaimStatus.ACQUIRED])
 
     class Contended(OwnClaims):
-        def claim(self, unit: int) -> Claimed:
+        def claim(self, unit: int) -> ClaimStatus:
             return next(answers)
 
         def release(self, unit: int) -> None:
             pass
 
     class Plain:
-        def __init__(self, host: Host):
+        def __init__(self, context: WorkerContext):
             pass
 
-        def work(self, tasks: Iterator[Task | None]) -> Iterator[Done]:
-            return (Done(task) for task in tasks if task)
+        def work(self, tasks: Iterator[Task | None]) -> Iterator[TaskResult]:
+            return (TaskResult(task) for task in tasks if task)
 
-    done: list[Done] = []
-    run_here(
-        Job(Plain, [5], inputs_of, lambda unit: 0, Contended(), StopFlag(), done.append, waits_for_others=True),
+    done: list[TaskResult] = []
+    run_in_process(
+        Job(Plain, [5], ToyCatalog(), Contended(), StopFlag(), done.append, wait_for_others=True),
     )
     assert [each.task for each in done] == [Task(5)]
 
@@ -115,29 +116,29 @@ def test_in_this_process_units_of_other_jobs_are_waited_for(monkeypatch: pytest.
 def test_by_processes_each_with_a_device_of_the_list(
     workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(local_engine.DEVICES, "4,5,6")
-    done: list[Done] = []
+    monkeypatch.setenv(local_engine.VISIBLE_DEVICES, "4,5,6")
+    done: list[TaskResult] = []
     progress: list[int] = []
     run_local(toy_job(Toy(tmp_path), 9, done, progress), workers)
     assert_all_done(tmp_path, 9, set(), done, progress)
     assert {entry["device"] for entry in committed(tmp_path).values()} <= {"4", "5", "6"}
-    assert os.environ[local_engine.DEVICES] == "4,5,6"
+    assert os.environ[local_engine.VISIBLE_DEVICES] == "4,5,6"
     assert os.getpid() not in started(tmp_path)
     assert all(has_ended(pid) for pid in started(tmp_path))
 
 
 def test_devices_are_numbered_without_a_list_and_never_shared() -> None:
-    assert visible_devices({}, 3) == "3"
-    assert visible_devices({local_engine.DEVICES: "6, 7"}, 1) == "7"
+    assert visible_device({}, 3) == "3"
+    assert visible_device({local_engine.VISIBLE_DEVICES: "6, 7"}, 1) == "7"
     with pytest.raises(UsageError, match="use 2 workers"):
-        visible_devices({local_engine.DEVICES: "6,7"}, 2)
+        visible_device({local_engine.VISIBLE_DEVICES: "6,7"}, 2)
 
 
 @pytest.mark.parametrize("seed", range(2))
 def test_workers_killed_at_random_moments(seed: int, tmp_path: Path) -> None:
     """Six deaths by chance: no unit is lost, done twice or blamed."""
     chance, units = random.Random(seed), 40
-    done: list[Done] = []
+    done: list[TaskResult] = []
     progress: list[int] = []
 
     def has_started_or_ended(workers: int) -> bool:
@@ -153,17 +154,17 @@ def test_workers_killed_at_random_moments(seed: int, tmp_path: Path) -> None:
 
     killer = threading.Thread(target=kill_some)
     killer.start()
-    run_local(toy_job(Toy(tmp_path), units, done, progress), workers=2, pause_s=0)
+    run_local(toy_job(Toy(tmp_path), units, done, progress), workers=2, backoff_s=0)
     killer.join()
     assert_all_done(tmp_path, units, set(), done, progress)
 
 
 def test_inputs_that_kill_are_quarantined_and_no_others(tmp_path: Path) -> None:
     """Two of one unit, among eight units of eight."""
-    done: list[Done] = []
+    done: list[TaskResult] = []
     progress: list[int] = []
     poison = (9, 14)
-    run_local(toy_job(Toy(tmp_path, poison), 8, done, progress), workers=2, pause_s=0)
+    run_local(toy_job(Toy(tmp_path, poison), 8, done, progress), workers=2, backoff_s=0)
     assert_all_done(tmp_path, 8, set(poison), done, progress)
 
 
@@ -175,27 +176,27 @@ def test_an_error_for_the_user_stops_all_workers_and_is_raised_as_it_was(tmp_pat
 
 
 def test_an_error_made_of_more_than_a_text_travels_as_a_plain_one() -> None:
-    error = portable(RefusedInput("truncated", "12 of 40 bytes"))
+    error = picklable(RefusedInput("truncated", "12 of 40 bytes"))
     assert type(error) is RelayError
     assert str(error) == "truncated: 12 of 40 bytes"
 
 
 def test_any_other_exception_is_a_death_with_a_traceback(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """No part of the unit can be done: the job gives up, and says where to look."""
-    job = replace(toy_job(Toy(tmp_path, broken_unit=0), 1, [], []), max_poisonous_in_a_row=1)
+    job = replace(toy_job(Toy(tmp_path, broken_unit=0), 1, [], []), max_consecutive_poison=1)
     with pytest.raises(JobStoppedError, match="1 inputs in a row killed worker 0"):
-        run_local(job, workers=1, pause_s=0)
+        run_local(job, workers=1, backoff_s=0)
     assert "ZeroDivisionError: unit 0" in capfd.readouterr().err
 
 
 def test_workers_that_die_before_they_are_ready_stop_the_job(tmp_path: Path) -> None:
-    with pytest.raises(JobStoppedError, match=r"worker \d died 3 times in a row before it took up any work"):
-        run_local(toy_job(Toy(tmp_path, dies_at_start=True), 4, [], []), workers=2, pause_s=0)
+    with pytest.raises(JobStoppedError, match=r"worker \d died 3 times in a row before it started any work"):
+        run_local(toy_job(Toy(tmp_path, dies_at_start=True), 4, [], []), workers=2, backoff_s=0)
     assert committed(tmp_path) == {}
 
 
 def test_a_worker_that_alone_gets_sigterm_keeps_what_it_has_and_another_takes_its_place(tmp_path: Path) -> None:
-    done: list[Done] = []
+    done: list[TaskResult] = []
     job = toy_job(Toy(tmp_path, endless_units=(0,)), 3, done, [])
 
     def end_the_worker() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.jobs.prefetch import map_ahead
+from shared.jobs.prefetch import prefetch_map
 
 
 def test_what_is_pending_is_given_out_before_the_source_is_asked_again() -> None:
@@ -21,7 +21,7 @@ def test_what_is_pending_is_given_out_before_the_source_is_asked_again() -> None
             yield None
         yield 3
 
-    for result in map_ahead(lambda item: item * 10, source(), workers=2, ahead=8):
+    for result in prefetch_map(lambda item: item * 10, source(), threads=2, max_pending=8):
         if result is not None:
             consumed.append(result)
     assert consumed == [10, 20, 30]
@@ -29,11 +29,11 @@ def test_what_is_pending_is_given_out_before_the_source_is_asked_again() -> None
 
 def test_none_is_given_out_while_nothing_is_pending() -> None:
     """It is asked twice before that: once for the result behind the one due, once more when there is none."""
-    assert list(map_ahead(str, iter([None, None, None, 1]), workers=1, ahead=4)) == [None, None, "1"]
+    assert list(prefetch_map(str, iter([None, None, None, 1]), threads=1, max_pending=4)) == [None, None, "1"]
 
 
-@given(items=st.lists(st.none() | st.integers()), ahead=st.integers(1, 5))
-def test_every_item_is_mapped_once_and_in_order(items: list[int | None], ahead: int) -> None:
-    results = list(map_ahead(lambda item: item + 1, iter(items), workers=2, ahead=ahead))
+@given(items=st.lists(st.none() | st.integers()), max_pending=st.integers(1, 5))
+def test_every_item_is_mapped_once_and_in_order(items: list[int | None], max_pending: int) -> None:
+    results = list(prefetch_map(lambda item: item + 1, iter(items), threads=2, max_pending=max_pending))
     assert [result for result in results if result is not None] == [item + 1 for item in items if item is not None]
     assert results.count(None) <= items.count(None)

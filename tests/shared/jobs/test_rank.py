@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import UsageError
-from shared.jobs.rank import Rank, order_for, resolve_rank
+from shared.jobs.rank import Rank, resolve_rank, split_units
 
 ARRAY = {
     "SLURM_ARRAY_TASK_ID": "7",
@@ -43,8 +43,8 @@ def test_flags_win_over_the_environment() -> None:
 @pytest.mark.parametrize(
     ("flags", "environ", "message"),
     [
-        ((1, None), {}, "--rank 1 --size None: expected both or neither"),
-        ((None, 4), {}, "expected both or neither"),
+        ((1, None), {}, "--rank 1: expected --world-size too"),
+        ((None, 4), {}, "--world-size 4: expected --rank too"),
         ((4, 4), {}, "rank 4 of 4: expected 0 to 3"),
         ((-1, 4), {}, "rank -1 of 4"),
         ((0, 0), {}, "rank 0 of 0"),
@@ -66,13 +66,13 @@ def test_half_given_or_out_of_range_is_refused(
 
 
 def test_a_rank_does_its_share_and_steals_from_its_neighbours_ends() -> None:
-    assert order_for(Rank(1, 3), range(9)) == ([1, 4, 7], [8, 5, 2, 6, 3, 0])
-    assert order_for(Rank(), range(3)) == ([0, 1, 2], [])
+    assert split_units(Rank(1, 3), range(9)) == ([1, 4, 7], [8, 5, 2, 6, 3, 0])
+    assert split_units(Rank(), range(3)) == ([0, 1, 2], [])
 
 
 @given(size=st.integers(1, 9), units=st.lists(st.integers(0, 99), unique=True))
 def test_shares_hold_each_unit_once_and_no_two_ranks_steal_the_same_first(size: int, units: list[int]) -> None:
-    orders = [order_for(Rank(rank, size), units) for rank in range(size)]
+    orders = [split_units(Rank(rank, size), units) for rank in range(size)]
     assert sorted(unit for own, _ in orders for unit in own) == sorted(units)
     assert all(sorted(own + others) == sorted(units) for own, others in orders)
     if len({unit % size for unit in units}) == size:

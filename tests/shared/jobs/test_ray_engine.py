@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from shared.errors import ConfigMismatchError, Interrupted, JobStoppedError, UsageError
-from shared.jobs.job import Done
+from shared.jobs.job import TaskResult
 from shared.jobs.ray_engine import run_ray
 from shared.jobs.signals import StopFlag
 from tests.shared.jobs.test_local_engine import assert_all_done, committed, has_ended, started, wait_until
@@ -40,9 +40,9 @@ def address(cluster: Any) -> str:
 
 
 def test_inputs_that_kill_are_quarantined_and_no_others(address: str, tmp_path: Path) -> None:
-    done: list[Done] = []
+    done: list[TaskResult] = []
     progress: list[int] = []
-    run_ray(toy_job(Toy(tmp_path, poison=(17,)), 12, done, progress), 2, address, pause_s=0)
+    run_ray(toy_job(Toy(tmp_path, poison=(17,)), 12, done, progress), 2, address, backoff_s=0)
     assert_all_done(tmp_path, 12, {17}, done, progress)
     assert os.getpid() not in started(tmp_path)
 
@@ -76,7 +76,7 @@ def test_a_stop_lets_actors_keep_what_they_have(address: str, tmp_path: Path) ->
 def test_a_node_lost_takes_no_unit_with_it(cluster: Any, tmp_path: Path) -> None:
     """Three actors on three nodes; one node goes with all its processes, and the others do the rest."""
     node = cluster.add_node(**NODE)
-    done: list[Done] = []
+    done: list[TaskResult] = []
     progress: list[int] = []
 
     def lose_the_node() -> None:
@@ -85,15 +85,15 @@ def test_a_node_lost_takes_no_unit_with_it(cluster: Any, tmp_path: Path) -> None
 
     thread = threading.Thread(target=lose_the_node)
     thread.start()
-    run_ray(toy_job(Toy(tmp_path, seconds_a_unit=0.2), 40, done, progress), 3, cluster.address, pause_s=0)
+    run_ray(toy_job(Toy(tmp_path, seconds_a_unit=0.2), 40, done, progress), 3, cluster.address, backoff_s=0)
     thread.join()
     assert_all_done(tmp_path, 40, set(), done, progress)
 
 
 @pytest.mark.slow
 def test_actors_that_cannot_start_stop_the_job(address: str, tmp_path: Path) -> None:
-    with pytest.raises(JobStoppedError, match=r"worker 0 died 3 times in a row before it took up any work"):
-        run_ray(toy_job(Toy(tmp_path, dies_at_start=True), 4, [], []), 1, address, pause_s=0)
+    with pytest.raises(JobStoppedError, match=r"worker 0 died 3 times in a row before it started any work"):
+        run_ray(toy_job(Toy(tmp_path, dies_at_start=True), 4, [], []), 1, address, backoff_s=0)
 
 
 def test_without_ray_the_advice_is_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

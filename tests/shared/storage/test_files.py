@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import DatasetError
-from shared.jobs.file_locks import job_lock, try_claim
-from shared.jobs.prefetch import map_ahead
+from shared.jobs.file_locks import job_lock, try_lock
+from shared.jobs.prefetch import prefetch_map
 from shared.storage.atomic import create_file, write_file
 from shared.storage.checked_json import dump_sealed, load_sealed
 from shared.storage.digests import canonical_json, digest_of, settings_diff
@@ -95,7 +95,7 @@ def test_digest_ignores_the_order_of_keys() -> None:
 
 
 def _claim_in_child(path: str, results: multiprocessing.SimpleQueue) -> None:
-    results.put(try_claim(Path(path)) is not None)
+    results.put(try_lock(Path(path)) is not None)
 
 
 def test_a_claim_excludes_other_processes_until_released(tmp_path: Path) -> None:
@@ -108,13 +108,13 @@ def test_a_claim_excludes_other_processes_until_released(tmp_path: Path) -> None
         child.join()
         return bool(results.get())
 
-    claim = try_claim(path)
+    claim = try_lock(path)
     assert claim is not None
     assert not claimed_by_child()
     claim.release()
     assert not path.exists()
     assert claimed_by_child()
-    again = try_claim(path)
+    again = try_lock(path)
     assert again is not None, "a claim whose holder died is free"
     again.release()
 
@@ -138,7 +138,7 @@ def test_work_ahead_keeps_order_and_bound() -> None:
             started.append(item)
         return item * item
 
-    results = map_ahead(work, iter(range(100)), workers=3, ahead=5)
+    results = prefetch_map(work, iter(range(100)), threads=3, max_pending=5)
     assert [next(results) for _ in range(10)] == [n * n for n in range(10)]
     assert max(started) <= 10 + 5
     assert list(results) == [n * n for n in range(10, 100)]
@@ -150,7 +150,7 @@ def test_work_ahead_raises_in_place() -> None:
             raise ValueError("three")
         return item
 
-    results = map_ahead(work, range(5), workers=2, ahead=4)
+    results = prefetch_map(work, range(5), threads=2, max_pending=4)
     assert [next(results) for _ in range(3)] == [0, 1, 2]
     with pytest.raises(ValueError, match="three"):
         next(results)

@@ -22,7 +22,7 @@ from shared.exchange.export import ExportOptions, export
 from shared.exchange.formats.safe_names import safe_name
 from shared.exchange.formats.torch_files import dump_torch, load_torch
 from shared.exchange.importer import ImportOptions, import_dataset
-from shared.jobs.engines import Run
+from shared.jobs.engines import RunTotals
 from tests.support.small_datasets import CODES_SETTINGS, all_rows, code_rows, digest, image, write_dataset
 
 CODEC = Codec(None, 32768)
@@ -245,7 +245,7 @@ def test_a_file_that_changes_between_planning_and_reading_is_quarantined(
     samples = {f"{name}.pth": dump_torch({"name": name, "images": CODES, "texts": ""}) for name in "ab"}
     write_list(tmp_path / "in", samples)
     options = ImportOptions(str(tmp_path / "in"), str(tmp_path / "back"), CODEC)
-    monkeypatch.setattr("shared.exchange.importer.run_units", lambda *others: Run())
+    monkeypatch.setattr("shared.exchange.importer.run_units", lambda *others: RunTotals())
     assert import_dataset(options).units_missing == 1
     monkeypatch.undo()
     (tmp_path / "in/feature/a.pth").write_bytes(dump_torch({"name": "a", "images": CODES.T, "texts": ""}))
