@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from shared.errors import NondeterminismError
 from shared.maintenance.sweep import sweep
 from shared.maintenance.verify import verify_dataset
 from tests.support.command import leftovers
+from tests.support.file_digests import file_digests
 from tests.support.handmade import NUMERICS, freeze, record, refusal
 
 KEYS = ("one", "two", "three", "four")
@@ -57,15 +57,10 @@ def os_error(call: Callable[[], object]) -> OSError | None:
     return None
 
 
-def contents(dataset: Dataset) -> dict[str, str]:
-    files = (path for path in dataset.root.rglob("*") if path.is_file())
-    return {str(p.relative_to(dataset.root)): hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
-
-
 def expected_contents(tmp_path: Path) -> dict[str, str]:
     dataset, plan = freeze(tmp_path / "expected", KEYS)
     commit(dataset, plan)
-    return contents(dataset)
+    return file_digests(dataset.root)
 
 
 def attempts(tmp_path: Path) -> Iterator[tuple[int, Dataset, Plan]]:
@@ -92,13 +87,13 @@ def test_no_space_at_every_call(target: str, tmp_path: Path) -> None:
         where = f"call {fails_at} of {target}"
         assert leftovers(dataset.root) == [], where
         if dataset.is_committed(0):
-            assert contents(dataset) == expected, where
+            assert file_digests(dataset.root) == expected, where
             assert verify_dataset(dataset).problems == [], where
         else:
             sweep(dataset)
-            assert set(contents(dataset)) == {"plan.arrow"}, where
+            assert set(file_digests(dataset.root)) == {"plan.arrow"}, where
         commit(dataset, plan)
-        assert contents(dataset) == expected, where
+        assert file_digests(dataset.root) == expected, where
     assert failures >= {"os.replace": 2, "os.link": 1, "os.fsync": 6}[target]
 
 
@@ -121,22 +116,22 @@ def test_no_space_for_the_plan(target: str, tmp_path: Path) -> None:
 def test_second_commit_of_other_rows_changes_nothing(tmp_path: Path) -> None:
     dataset, plan = freeze(tmp_path / "dataset", KEYS)
     commit(dataset, plan)
-    before = contents(dataset)
+    before = file_digests(dataset.root)
     other = [record(index + 100, key) for index, key in enumerate(KEYS)]
     with pytest.raises(NondeterminismError, match="first stays"):
         dataset.commit(0, other, [], plan, NUMERICS, [])
-    assert contents(dataset) == before
+    assert file_digests(dataset.root) == before
 
 
 def test_second_commit_of_other_refusals_changes_nothing(tmp_path: Path) -> None:
     """An input that was unreadable the first time only: the loser's quarantine file must not stay."""
     dataset, plan = freeze(tmp_path / "dataset", KEYS)
     commit(dataset, plan)
-    before = contents(dataset)
+    before = file_digests(dataset.root)
     records = [record(index, key) for index, key in enumerate(KEYS[:3])]
     with pytest.raises(NondeterminismError):
         dataset.commit(0, records, [refusal(3)], plan, NUMERICS, [])
-    assert contents(dataset) == before
+    assert file_digests(dataset.root) == before
 
 
 def test_refusals_come_back_as_they_were(tmp_path: Path) -> None:

@@ -22,7 +22,6 @@ from safetensors.numpy import load_file, save_file
 from pipelines.cli import main
 from shared.dataset.dataset import Dataset
 from shared.maintenance.verify import verify_dataset
-from tests.faults.test_commit_faults import contents
 from tests.support.command import (
     INTERRUPTED,
     TOKENIZER,
@@ -34,6 +33,7 @@ from tests.support.command import (
     verified_digest,
     wait_until,
 )
+from tests.support.file_digests import file_digests
 from vq_stage.model.weights import EMBEDDED_TOKENIZER, codec_fingerprint
 
 HEIGHT, WIDTH = 8, 16  # codes of an image that takes long enough to be killed inside
@@ -323,7 +323,7 @@ OTHER_GENERATION = {
 def test_other_generation_settings_are_refused_with_the_difference(change: str, small_lm: Path, tmp_path: Path) -> None:
     dataset, entries = tmp_path / "dataset", write_prompts(tmp_path)
     begin("generate", entries, dataset, "--model", small_lm, *SMALL)
-    before, model, options = contents(Dataset(dataset)), small_lm, change.split()
+    before, model, options = file_digests(dataset), small_lm, change.split()
     if change == "prompts":
         write_prompts(tmp_path, {**PROMPTS, "k0": "a green pear"})
     if change == "model":
@@ -334,7 +334,7 @@ def test_other_generation_settings_are_refused_with_the_difference(change: str, 
     assert len(differences) == 1, printed
     assert OTHER_GENERATION[change] in differences[0]
     assert "new dataset" in printed
-    assert contents(Dataset(dataset)) == before
+    assert file_digests(dataset) == before
     begin("generate", write_prompts(tmp_path), dataset, "--model", small_lm, *SMALL)
 
 

@@ -11,9 +11,8 @@ import pytest
 from click import Group
 
 from pipelines.cli import main
-from shared.dataset.dataset import Dataset
-from tests.faults.test_commit_faults import contents
 from tests.support.command import ENCODE, MODEL, REPOSITORY, SMALL_UNITS, TOKENIZER, emu3
+from tests.support.file_digests import file_digests
 
 HELP_LIMIT_S = 0.5
 COMMANDS = sorted(main.commands) if isinstance(main, Group) else []
@@ -76,12 +75,12 @@ def test_other_settings_are_refused_with_the_difference(
     other_tokenizer: Path,
     without_mindspore: dict[str, str],
 ) -> None:
-    before = contents(Dataset(dataset))
+    before = file_digests(dataset)
     options = replaced([*ENCODE, *SMALL_UNITS], name, str(other_tokenizer) if value == "other" else value)
     done = emu3("encode", pictures, dataset, *options, exit_code=2, **without_mindspore)
     assert shown in done.stderr
     assert "new dataset" in done.stderr
-    assert contents(Dataset(dataset)) == before
+    assert file_digests(dataset) == before
 
 
 def test_nothing_left_to_do_needs_no_mindspore(

@@ -15,50 +15,15 @@ from safetensors.numpy import load_file, save_file
 from lm_stage.training.job import sft
 from lm_stage.training.options import SftOptions, SftResult
 from shared.dataset.dataset import Dataset
-from shared.dataset.plan import PlannedInput, Unit, freeze_plan
-from shared.dataset.rows import CodeRecord
 from shared.device import Device
 from shared.errors import ConfigMismatchError, DatasetError, JobStoppedError, UsageError
 from shared.jobs.file_locks import try_lock
+from tests.support.captioned_codes import write_codes
 from tests.support.command import INTERRUPTED, emu3, finish, start, wait_until
 from tests.support.models import write_language_model
-from vq_stage.encode.options import EncodeOptions
-from vq_stage.media.resizing import Preprocessing
 
 STEPS = 12
 SETTINGS = ("--steps", STEPS, "--seq-length", 64, "--micro-batch-size", 2, "--save-every", 2, "--learning-rate", "1e-3")
-
-
-def write_codes(
-    root: Path, rows: int = 30, units: int = 2, codebook_size: int = 2048, captioned: int | None = None
-) -> Path:
-    """A codes dataset of the embedded tokenizer: small images, all or the first `captioned` with captions."""
-    root.mkdir(parents=True)
-    settings = EncodeOptions("", "", preprocessing=Preprocessing("none")).recorded()
-    per_unit = rows // units
-    inputs = [PlannedInput(i, f"image-{i}", f"{i}.png", "a red apple") for i in range(rows)]
-    cut = [Unit(u, 24, 32, tuple(inputs[u * per_unit : (u + 1) * per_unit])) for u in range(units)]
-    freeze_plan(root / "plan.arrow", cut, settings, rows)
-    dataset, random = Dataset(root), np.random.default_rng(0)
-    plan = dataset.plan()
-    for unit in cut:
-        records = [
-            CodeRecord(
-                item.key,
-                item.src_index,
-                "image",
-                random.integers(0, codebook_size, (1, 3, 4)).astype(np.uint16),
-                "a red apple " * (1 + item.src_index % 3) if item.src_index < (captioned or rows) else None,
-                item.uri,
-                bytes(32),
-                24,
-                32,
-            )
-            for item in unit.inputs
-        ]
-        dataset.commit(unit.unit, records, [], plan, {"device": "CPU"}, [])
-    dataset.write_manifest(plan)
-    return root
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ import pytest
 from PIL import Image
 
 from shared.dataset.dataset import Dataset
-from tests.faults.test_every_step import problems, steps
 from tests.support.command import (
     ENCODE,
     MODEL,
@@ -27,6 +26,7 @@ from tests.support.command import (
     verified_digest,
     wait_until,
 )
+from tests.support.disturbed_runs import problems, steps
 from tests.support.small_sources import gif, movie, png
 
 CLIPS = ("--clip-frames", "4", "--fps", "6")  # a film of twelve frames a second gives a clip of every eight

@@ -11,7 +11,6 @@ Every line has the exit codes of the disturbed run and of the same command run a
 from __future__ import annotations
 
 import errno
-import hashlib
 import itertools
 import json
 import os
@@ -35,6 +34,7 @@ from lm_stage.inference.sampling import Sampling
 from lm_stage.inference.text_generator import TextGenerator
 from shared.device import Device
 from shared.tokens.layout import TokenLayout
+from tests.support.file_digests import file_digests
 from tests.support.forking import run_forked
 
 ADDING, REMOVING = ("os.rename", "os.link", "os.mkdir"), ("os.remove", "os.rmdir")
@@ -141,12 +141,6 @@ def disturbance(name: str) -> Callable[[], None]:
     return lambda: os.kill(os.getpid(), number)
 
 
-def hashes(folder: Path) -> dict[str, str]:
-    """Every file below the folder."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
 def run_steps(name: str, work: Path, root: str, arguments: Sequence[str]) -> None:
     disturb = disturbance(name)
     changes = ADDING if name == "fail" else ADDING + REMOVING  # a full disk stops nobody from removing
@@ -160,9 +154,9 @@ def run_steps(name: str, work: Path, root: str, arguments: Sequence[str]) -> Non
         filled = [argument.replace("{}", str(folder)) for argument in arguments]
         first = run_forked(filled, partial(prepare, step, folder))
         was_disturbed = first.printed.startswith("at ") or "\nat " in first.printed
-        between, again = hashes(folder), run_forked(filled)
+        between, again = file_digests(folder), run_forked(filled)
         line = {"step": step, "first": first.exit_code, "first_printed": first.printed, "between": between}
-        print(json.dumps({**line, "again": again.exit_code, "printed": again.printed, "after": hashes(folder)}))
+        print(json.dumps({**line, "again": again.exit_code, "printed": again.printed, "after": file_digests(folder)}))
         shutil.rmtree(folder)
         if not was_disturbed:
             return

@@ -19,7 +19,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from lm_stage.training.run_directory import STATE_FILE
-from tests.faults.test_sft_faults import write_codes
+from tests.support.captioned_codes import write_codes
 from tests.support.command import REPOSITORY, emu3, environment
 
 SETTINGS = (

@@ -11,7 +11,7 @@ from lm_stage.training.job import sft
 from lm_stage.training.options import SftOptions
 from pipelines.commands.training_samples import sampler
 from shared.errors import ConfigMismatchError, UsageError
-from tests.faults.test_sft_faults import write_codes
+from tests.support.captioned_codes import write_codes
 from vq_stage.model.weights import EMBEDDED_TOKENIZER
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import random
 import signal
@@ -10,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -24,42 +23,8 @@ from shared.jobs.job import Job, Task, TaskResult, WorkerContext
 from shared.jobs.local_engine import run_in_process, run_local, visible_device
 from shared.jobs.signals import StopFlag
 from shared.jobs.worker_process import picklable
-from tests.support.toy_worker import INPUTS, PATIENCE_S, OwnClaims, Toy, ToyCatalog, inputs_of, toy_job
-
-
-def wait_until(is_true: Callable[[], object]) -> None:
-    until_s = time.monotonic() + PATIENCE_S
-    while not is_true():
-        assert time.monotonic() < until_s, "waited in vain"
-        time.sleep(0.01)
-
-
-def has_ended(pid: int) -> bool:
-    """Also of a process that nobody has taken notice of yet."""
-    try:
-        return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return True
-
-
-def started(folder: Path) -> list[int]:
-    """Processes of all workers so far."""
-    return [int(path.stem) for path in folder.glob("*.pid")]
-
-
-def committed(folder: Path) -> dict[int, dict[str, object]]:
-    """What each unit's file holds."""
-    return {int(path.stem[5:]): json.loads(path.read_text()) for path in folder.glob("unit-*.json")}
-
-
-def assert_all_done(folder: Path, units: int, poison: set[int], done: list[TaskResult], progress: list[int]) -> None:
-    found = committed(folder)
-    assert sorted(found) == sorted(each.task.unit for each in done) == list(range(units))
-    for unit, entry in found.items():
-        assert entry["rows"] == [index for index in inputs_of(unit) if index not in poison]
-        assert entry["quarantined"] == [index for index in inputs_of(unit) if index in poison]
-    assert sum(progress) == units * INPUTS
-    assert sum(each.rows + each.quarantined for each in done) == units * INPUTS
+from tests.support.toy_results import assert_all_done, committed, has_ended, started, wait_until
+from tests.support.toy_worker import PATIENCE_S, OwnClaims, Toy, ToyCatalog, toy_job
 
 
 def test_in_this_process(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from shared.errors import ConfigMismatchError, Interrupted, JobStoppedError, Usa
 from shared.jobs.job import TaskResult
 from shared.jobs.ray_engine import run_ray
 from shared.jobs.signals import StopFlag
-from tests.shared.jobs.test_local_engine import assert_all_done, committed, has_ended, started, wait_until
+from tests.support.toy_results import assert_all_done, committed, has_ended, started, wait_until
 from tests.support.toy_worker import Toy, toy_job
 
 NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
