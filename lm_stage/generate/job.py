@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from lm_stage.generate.options import GenerateOptions
 from lm_stage.generate.planner import PromptRenderer, plan_prompts, token_counts
-from lm_stage.generate.prompts import list_prompts
+from lm_stage.generate.prompt_files import list_prompts
 from lm_stage.generate.worker import GenerateWorker
 from lm_stage.model.checkpoint_directory import ModelSource
 from lm_stage.text.templates import chosen_video_template
@@ -91,16 +91,13 @@ def _recorded(
                 f" tokenizer {codec.short_fingerprint}; encode the images with the model's tokenizer"
             )
         codec = replace(codec, fingerprint=found.fingerprint)
-    defaults = asdict(options.defaults())
-    if not options.frames:  # so that datasets of images have the settings they always had
-        del defaults["frames"]
     generation = {
         **source.recorded(),
         "template": "text-to-image",
         "sampling": asdict(options.sampling),
         "guidance_scale": options.guidance_scale,
         "suffix": options.suffix,
-        "defaults": defaults,
+        "defaults": options.defaults().to_json(),
         "prompts_sha256": _sha256_of_prompts(options),
         "images": images.dataset.plan().sha256 if images else None,
     }

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lm_stage.generate.job import GenerateOptions, generate
-from lm_stage.generate.prompts import list_prompts
+from lm_stage.generate.prompt_files import list_prompts
 from lm_stage.training.options import SftOptions
 from pipelines.workflow.codec_check import carried_codec
 from shared.errors import ConfigMismatchError

@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lm_stage.generate.grid_size import grid_size
 from lm_stage.generate.planner import (
     PromptRenderer,
     body_length,
@@ -22,7 +23,8 @@ from lm_stage.generate.planner import (
     planned_prompt,
     token_counts,
 )
-from lm_stage.generate.prompts import Prompt, PromptDefaults, grid_size, list_prompts
+from lm_stage.generate.prompt_files import list_prompts
+from lm_stage.generate.prompts import Prompt, PromptDefaults
 from lm_stage.text.templates import Templates
 from lm_stage.text.tokenizer import HuggingFaceTokenizer, train_text_tokenizer
 from shared.dataset.code_index import CodeIndex
@@ -253,7 +255,7 @@ def test_a_taken_key_is_refused(tmp_path: Path) -> None:
         (
             {"prompt": "a", "promt": "b", "zoom": 2},
             "bad_entry",
-            "unknown 'promt', 'zoom'; known are area, fps, frames, height",
+            "unknown fields 'promt', 'zoom'; expected some of area, fps, frames, height",
         ),
         (5, "bad_entry", "int"),
         (None, "bad_entry", "NoneType"),
