@@ -21,23 +21,6 @@ from lm_stage.training.distributed import Group
 
 
 @dataclass(frozen=True, slots=True)
-class Schedule:
-    """Linear warm-up, then a cosine to `floor` times the peak at the last step."""
-
-    peak: float
-    warmup: int
-    steps: int
-    floor: float
-
-    def learning_rate(self, step: int) -> float:
-        """Of step 0, 1, …"""
-        if step < self.warmup:
-            return self.peak * (step + 1) / self.warmup
-        done = (step - self.warmup) / max(1, self.steps - 1 - self.warmup)
-        return self.peak * (self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
-
-
-@dataclass(frozen=True, slots=True)
 class Rule:
     """The constants of AdamW."""
 

@@ -26,7 +26,6 @@ from lm_stage.data.skipped import LeftOut
 from lm_stage.model.checkpoint_directory import ModelSource
 from lm_stage.model.config import read_config
 from lm_stage.text.templates import chosen_video_template
-from lm_stage.training.adamw import Schedule
 from lm_stage.training.distributed import Group, join_group
 from lm_stage.training.model_state import TrainedModel, check_names
 from lm_stage.training.options import SftOptions, SftResult
@@ -40,6 +39,7 @@ from shared.jobs.signals import StopFlag, stop_on_signals
 from shared.storage.atomic import write_directory, write_file
 from shared.storage.digests import settings_diff
 from shared.training.log import TrainLog
+from shared.training.schedule import CosineSchedule
 
 BATCHES_AHEAD = 4
 
@@ -158,7 +158,9 @@ class SftJob:
 
     def train(self, on_checkpoint: Callable[[Path, int], None] | None) -> SftResult:
         options = self.options
-        schedule = Schedule(options.learning_rate, options.warmup, options.steps, options.min_lr_ratio)
+        schedule = CosineSchedule(
+            options.learning_rate, options.min_lr_ratio, options.warmup, options.warmup, options.steps - 1
+        )
         steps = self._batches()
         hidden = None if self.group.is_first else True
         if self.group.is_first:

@@ -26,6 +26,7 @@ from shared.jobs.signals import stop_on_signals
 from shared.storage.atomic import write_file
 from shared.storage.digests import settings_diff
 from shared.training.log import TrainLog
+from shared.training.schedule import CosineSchedule
 from vq_stage.decode.picture_grid import save_rows
 from vq_stage.model.config import VQConfig
 from vq_stage.model.network import VQModel
@@ -123,12 +124,8 @@ class TrainStep(nn.Cell):
 
 def learning_rate_schedule(options: TrainVQOptions) -> list[float]:
     """Linear warm-up, then a cosine to a hundredth of the peak."""
-    rates = []
-    for step in range(options.steps):
-        warm = min(1.0, (step + 1) / max(1, options.warmup))
-        cosine = 0.5 * (1 + math.cos(math.pi * step / options.steps))
-        rates.append(options.learning_rate * warm * (0.01 + 0.99 * cosine))
-    return rates
+    schedule = CosineSchedule(options.learning_rate, 0.01, options.warmup, decay_from=0, decay_to=options.steps)
+    return [schedule.learning_rate(step) for step in range(options.steps)]
 
 
 def quantized_share(step: int, options: TrainVQOptions) -> float:

@@ -17,7 +17,7 @@ from lm_stage.data.batch import PADDING, TrainingBatch
 from lm_stage.model.config import DecoderConfig
 from lm_stage.model.decoder import Decoder
 from lm_stage.model.weights import load_weights, read_weights
-from lm_stage.training.adamw import AdamW, Rule, Schedule
+from lm_stage.training.adamw import AdamW, Rule
 from lm_stage.training.distributed import Group
 from lm_stage.training.step import Evaluation, Outcome, TrainStep, tensors_of
 from lm_stage.training.zero import ZeroAdamW
@@ -250,12 +250,3 @@ def test_norms_do_not_decay_and_matrices_do(make_step: Callable[[int], TrainStep
     for name, p in zip(optimizer.names, optimizer.parameters_):
         kept = 1.0 if "norm" in name else 1 - 0.01 * 0.1
         np.testing.assert_allclose(p.asnumpy(), before[name] * kept, rtol=1e-6)
-
-
-def test_schedule() -> None:
-    schedule = Schedule(peak=1.0, warmup=4, steps=104, floor=0.1)
-    rates = [schedule.learning_rate(step) for step in range(104)]
-    assert rates[:5] == pytest.approx([0.25, 0.5, 0.75, 1.0, 1.0])
-    assert rates[-1] == pytest.approx(0.1)
-    assert rates[4:] == sorted(rates[4:], reverse=True)
-    assert Schedule(1.0, 0, 1, 0.1).learning_rate(0) == 1.0
