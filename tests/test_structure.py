@@ -1,0 +1,54 @@
+"""The test tree: it mirrors the packages, and test files share code only through `tests/support`."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+TESTS = ROOT / "tests"
+MIRRORED = ("shared", "vq_stage", "lm_stage", "pipelines")
+
+# Test files of no single source file, each with the reason.
+INTEGRATION: dict[str, str] = {
+    "lm_stage/generate/test_videos.py": "prompts for videos, from the plan to the decoded frames",
+    "pipelines/test_flags.py": "all messages and documents against the whole command line",
+    "pipelines/workflow/test_workflow.py": "whole workflows, from the file to the report",
+    "shared/dataset/test_remote_datasets.py": "a dataset in a bucket, through all files of the folder",
+    "shared/dataset/test_sequence_rows.py": "datasets of generated sequences, through all files of the folder",
+    "shared/storage/test_files.py": "paths, atomic writes and locks together",
+    "vq_stage/sources/test_s3.py": "every kind of source in a bucket",
+}
+
+
+def imported_modules(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def is_test_module(module: str) -> bool:
+    """Whether a dotted name, perhaps with a name of the module behind it, is a test file or a conftest."""
+    parts = module.split(".")
+    return parts[0] == "tests" and any(part == "conftest" or part.startswith("test_") for part in parts)
+
+
+def test_no_file_imports_a_test_file_or_a_conftest() -> None:
+    imports = [(path, module) for path in sorted(TESTS.rglob("*.py")) for module in imported_modules(path)]
+    assert [f"{path.relative_to(TESTS)}: {module}" for path, module in imports if is_test_module(module)] == []
+
+
+def is_mirror(test_file: Path) -> bool:
+    """Whether a source file or folder has the name of a test file, without `test_`."""
+    source = ROOT / test_file.relative_to(TESTS).with_name(test_file.stem.removeprefix("test_"))
+    return source.with_suffix(".py").is_file() or source.is_dir()
+
+
+def test_every_test_file_mirrors_a_source_file_or_folder() -> None:
+    """If this fails, rename the test file after its source, or list it with the reason."""
+    files = [path for package in MIRRORED for path in sorted((TESTS / package).rglob("test_*.py"))]
+    assert {str(path.relative_to(TESTS)) for path in files if not is_mirror(path)} == set(INTEGRATION)
