@@ -10,9 +10,9 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
-from lm_stage.inference.image_generator import Cache, ImageGenerator, ImageRequest, check_length
-from lm_stage.inference.sampling import Sampling
+from lm_stage.inference.sampling import SamplingOptions
 from lm_stage.inference.text_generator import TextGenerator
+from lm_stage.inference.visual_generator import Cache, VisualGenerator, VisualRequest, check_length
 from lm_stage.model.config import DecoderConfig, read_layout
 from lm_stage.model.decoder import Decoder, rotary_tables
 from lm_stage.model.kv_cache import CachedDecoder
@@ -106,25 +106,25 @@ class LanguageModel:
         check_length(len(ids), self.config.max_position_embeddings)
         return self.backend.logits(ids)
 
-    def image_generator(
-        self, slots: int, length: int, sampling: Sampling, guidance_scale: float = 1.0
-    ) -> ImageGenerator:
-        """For `slots` images or videos at once, prompt and body of at most `length` tokens.
+    def visual_generator(
+        self, batch_size: int, length: int, sampling: SamplingOptions, guidance_scale: float = 1.0
+    ) -> VisualGenerator:
+        """For `batch_size` images or videos at once, prompt and body of at most `length` tokens.
 
         Raises UsageError if the model has fewer positions.
         """
         check_length(length, self.config.max_position_embeddings)
-        rows = slots if guidance_scale == 1.0 else 2 * slots
+        rows = batch_size if guidance_scale == 1.0 else 2 * batch_size
         cache = self.backend.cached(rows, length, self.layout.first_visual_token, self.layout.end_of_visual)
-        return ImageGenerator(cache, self.layout, sampling, guidance_scale)
+        return VisualGenerator(cache, self.layout, sampling, guidance_scale)
 
-    def text_generator(self, slots: int, length: int, sampling: Sampling) -> TextGenerator:
-        """For `slots` answers at once, question and answer of at most `length` tokens.
+    def text_generator(self, batch_size: int, length: int, sampling: SamplingOptions) -> TextGenerator:
+        """For `batch_size` answers at once, question and answer of at most `length` tokens.
 
         Raises UsageError if the model has fewer positions.
         """
         check_length(length, self.config.max_position_embeddings)
-        cache = self.backend.cached(slots, length, 0, self.layout.first_visual_token)
+        cache = self.backend.cached(batch_size, length, 0, self.layout.first_visual_token)
         return TextGenerator(cache, self.layout, sampling)
 
     def generate_images(
@@ -134,7 +134,7 @@ class LanguageModel:
         width: int,
         negative_prompt: Sequence[int] | None = None,
         guidance_scale: float = 3.0,
-        sampling: Sampling | None = None,
+        sampling: SamplingOptions | None = None,
         seed: int = 0,
         batch: int = 16,
     ) -> np.ndarray:
@@ -145,10 +145,10 @@ class LanguageModel:
         Raises UsageError if a prompt is empty, does not end in IMG, or does not fit the model's positions.
         """
         requests = [
-            ImageRequest(str(index), prompt, negative, height, width, seed)
+            VisualRequest(str(index), prompt, negative, height, width, seed)
             for index, (prompt, negative) in enumerate(self._with_negatives(prompts, negative_prompt))
         ]
-        codes = self._written(requests, sampling or Sampling(), guidance_scale, batch)
+        codes = self._written(requests, sampling or SamplingOptions(), guidance_scale, batch)
         return np.array([grid_THW[0] for grid_THW in codes], np.uint16).reshape(-1, height, width)
 
     def generate_videos(
@@ -161,7 +161,7 @@ class LanguageModel:
         template: VideoTemplate = UNIVLA,
         negative_prompt: Sequence[int] | None = None,
         guidance_scale: float = 3.0,
-        sampling: Sampling | None = None,
+        sampling: SamplingOptions | None = None,
         seed: int = 0,
         batch: int = 16,
     ) -> np.ndarray:
@@ -171,7 +171,7 @@ class LanguageModel:
         """
         given = self._given(beginnings_BTHW, (len(prompts), frames, height, width))
         requests = [
-            ImageRequest(
+            VisualRequest(
                 *(str(index), prompt, negative, height, width, seed),
                 frames=frames,
                 template=template,
@@ -179,7 +179,7 @@ class LanguageModel:
             )
             for index, (prompt, negative) in enumerate(self._with_negatives(prompts, negative_prompt))
         ]
-        codes = self._written(requests, sampling or Sampling(), guidance_scale, batch)
+        codes = self._written(requests, sampling or SamplingOptions(), guidance_scale, batch)
         return np.array(codes, np.uint16).reshape(-1, frames, height, width)
 
     def _given(self, beginnings_BTHW: np.ndarray | None, shape_BTHW: tuple[int, int, int, int]) -> list[list[int]]:
@@ -202,16 +202,16 @@ class LanguageModel:
             yield prompt, negative
 
     def _written(
-        self, requests: Sequence[ImageRequest], sampling: Sampling, guidance_scale: float, batch: int
+        self, requests: Sequence[VisualRequest], sampling: SamplingOptions, guidance_scale: float, batch: int
     ) -> list[np.ndarray]:
         """Codes (T, H, W) of requests whose keys are their numbers."""
         if not requests:
             return []
         length = max(request.length for request in requests)
-        generator = self.image_generator(min(batch, len(requests)), length, sampling, guidance_scale)
+        generator = self.visual_generator(min(batch, len(requests)), length, sampling, guidance_scale)
         waiting, codes = list(requests[::-1]), {}
         while waiting or generator.running:
-            while waiting and generator.has_free_slot:
+            while waiting and not generator.is_full:
                 generator.add(waiting.pop())
             for slot in generator.step():
                 codes[int(slot.request.key)] = slot.codes_THW()

@@ -12,8 +12,9 @@ from typing import Any, Protocol
 import numpy as np
 from tqdm import tqdm
 
-from lm_stage.data.sequences import TASKS, SequenceBuilder, TrainingSequence, question_text
-from lm_stage.text.templates import CHAT_BEFORE, Clip, Visual, chat_opening, default_question
+from lm_stage.data.sequences import TASKS, SequenceBuilder, TrainingSequence
+from lm_stage.text.parts import CodeGrid
+from lm_stage.text.templates import CHAT, default_question
 from shared.codec import Codec
 from shared.dataset.conversations import Conversation, Turn, without_media_marks
 from shared.dataset.dataset import Dataset
@@ -128,23 +129,20 @@ class DatasetSamples:
         self.numbers, self.shapes_THW, self.is_video = self.numbers[kept], self.shapes_THW[kept], self.is_video[kept]
         self.keys = [self.keys[index] for index in kept]
 
-    def visual(self, index: int) -> Visual:
-        """Image or clip of a sample. Raises DatasetError if its codes are damaged."""
+    def grid(self, index: int) -> CodeGrid:
+        """Return the image or video of a sample. Raises DatasetError if its codes are damaged."""
         codes = self.rows.codes_THW(int(self.numbers[index]))
         if int(codes.max()) >= self.builder.layout.codebook_size:
             raise DatasetError(
                 f"{self.rows.dataset.root}: row {self.keys[index]!r}: code {codes.max()} not in codebook"
             )
-        return Clip(codes) if self.is_video[index] else codes[0]
+        return CodeGrid(codes, bool(self.is_video[index]))
 
     def visual_lengths(self) -> np.ndarray:
         """Tokens of each image or clip with its opening; few sizes occur, so each is counted once."""
         described = np.column_stack((self.is_video, self.shapes_THW)).astype(np.int64)
         sizes, which = np.unique(described, axis=0, return_inverse=True)
-        lengths = [
-            self.builder.video_length(t, h, w) if is_video else self.builder.image_length(h, w)
-            for is_video, t, h, w in sizes.tolist()
-        ]
+        lengths = [self.builder.grid_length(bool(is_video), t, h, w) for is_video, t, h, w in sizes.tolist()]
         return np.array(lengths, np.int64)[which.reshape(-1)]
 
 
@@ -160,7 +158,7 @@ class CaptionSamples(DatasetSamples):
         self.lengths = self.bare_lengths + self.captions.lengths
 
     def sequence(self, index: int, is_bare: bool) -> TrainingSequence:
-        return self.builder.captioned(self.captions[-1 if is_bare else index], self.visual(index))
+        return self.builder.captioned(self.captions[-1 if is_bare else index], self.grid(index))
 
 
 class AnsweredRows(DatasetSamples):
@@ -222,12 +220,12 @@ class AnswerSamples(AnsweredRows):
         self._ends = np.concatenate(([0], np.cumsum(counts)))
         total = int(self._ends[-1])
         asked = (
-            question_text(turn.question, number, has_visual=True)
+            CHAT.question_text(turn.question, number, follows_grid=True)
             for one in self.conversations
             for number, turn in enumerate(one.turns)
         )
         answers = (turn.answer for one in self.conversations for turn in one.turns)
-        openings = (CHAT_BEFORE if one.system is None else chat_opening(one.system) for one in self.conversations)
+        openings = (CHAT.opening(one.system) for one in self.conversations)
         self.openings = EncodedTexts(openings, len(self.conversations), builder.encode, path.name)
         self.asked = EncodedTexts(asked, total, builder.encode, path.name)
         self.answers = EncodedTexts(answers, total, builder.encode, path.name)
@@ -237,7 +235,7 @@ class AnswerSamples(AnsweredRows):
 
     def sequence(self, index: int, is_bare: bool) -> TrainingSequence:
         turns = [(self.asked[turn], self.answers[turn]) for turn in range(self._ends[index], self._ends[index + 1])]
-        return self.builder.conversation(turns, self.visual(index), self.openings[index])
+        return self.builder.conversation(turns, self.grid(index), self.openings[index])
 
 
 class AnswerTexts(AnsweredRows):
@@ -272,7 +270,7 @@ class TextSamples:
         entries = [_text_entry(path, number, line) for number, line in lines]
         self.keys = [f"{path.name}#{number}" for number, _ in lines]
         self.has_question = [question is not None for question, _ in entries]
-        asked = (None if question is None else question_text(question, 0, has_visual=False) for question, _ in entries)
+        asked = (None if question is None else CHAT.question_text(question) for question, _ in entries)
         self.asked = EncodedTexts(asked, len(entries), builder.encode, path.name)
         self.answers = EncodedTexts((answer for _, answer in entries), len(entries), builder.encode, path.name)
         self.lengths = self.answers.lengths + 2 + self.asked.lengths
@@ -349,7 +347,7 @@ class Mixture:
             {"task": source.task, "weight": source.weight, "content": samples.fingerprint}
             for source, samples in zip(self.sources, self.samples)
         ]
-        template = asdict(self.builder.video_template)
+        template = asdict(self.builder.renderer.video_format)
         return [
             {**one, "video_template": template} if samples.has_videos else one
             for one, samples in zip(described, self.samples)

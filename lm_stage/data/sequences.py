@@ -1,13 +1,13 @@
-"""A sample of a dataset as a training sequence: token ids, and which of them the loss is over.
+"""Training sequences: a rendered prompt, what follows it, and the weight of every token in the loss.
 
-| image       | BOS caption BOI H*W IMG body EOS      loss: the body and EOS, or its visual tokens only               |
-| video       | BOS caption BOI T*H*W IMG body EOS    the same                                                        |
-| understand  | BOS … USER: image question . ASSISTANT: answer EOS      loss: the answer and EOS                      |
-|             | then USER: question . ASSISTANT: answer EOS for every further turn      loss: all answers, each EOS   |
-| text        | BOS text EOS, or question and answer without an image   loss: the text, or the answer, and EOS        |
+| image       | BOS caption BOI H*W IMG body EOS             the loss covers the body and EOS                    |
+| video       | BOS caption BOI T*H*W IMG body EOS           the same                                            |
+| understand  | BOS … USER: image question . ASSISTANT: answer EOS           the loss covers the answer and EOS  |
+|             | then USER: question . ASSISTANT: answer EOS for every later turn    all answers, each with EOS   |
+| text        | BOS text EOS, or a question and its answer without an image    the text or the answer, and EOS   |
 
-Prompts are never supervised, images and videos within a prompt neither. The published template has one turn only;
-that each answer ends with EOS is our choice: so a turn ends in training as it does in generation.
+Prompts are never supervised, and neither are the images and videos within them. The published template has a single
+turn; ending every answer with EOS is our choice, so that a turn ends in training as it does in generation.
 """
 
 from __future__ import annotations
@@ -17,28 +17,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lm_stage.text.templates import CHAT_AFTER, CHAT_BEFORE, Clip, Visual
-from lm_stage.text.tokenizer import TextTokenizer
-from shared.tokens.layout import TokenLayout
-from shared.tokens.visual_tokens import (
-    IMAGE,
-    UNIVLA,
-    VISUAL,
-    VideoTemplate,
-    body_template,
-    image_tokens,
-    video_length,
-    video_tokens,
-)
+from lm_stage.text.parts import CodeGrid, Part
+from lm_stage.text.renderer import SequenceRenderer
+from lm_stage.text.templates import CHAT
+from shared.tokens.visual_tokens import IMAGE, VISUAL, VideoTemplate, body_template, video_length
 
 TASKS = ("image", "video", "understand", "text")
 LOSSES = ("after_prompt", "visual", "text")
-CHAT_AGAIN = " USER: "  # before the question of a further turn
 
 
 @dataclass(frozen=True, slots=True)
 class TrainingSequence:
-    """int32 token ids (L,) and float32 weights (L,): the weight of the loss of predicting each token."""
+    """int32 token ids (L,) and float32 weights (L,): the weight of each token's prediction in the loss."""
 
     token_ids: np.ndarray
     weights: np.ndarray
@@ -46,7 +36,11 @@ class TrainingSequence:
 
 @dataclass(frozen=True, slots=True)
 class LossWeights:
-    """Weights of a supervised token, by what it is. `over` leaves out the rest: after_prompt leaves nothing out."""
+    """The weight of a supervised token by its type.
+
+    `over` selects the supervised tokens: `visual` and `text` set the weight of the other type to zero, `after_prompt`
+    keeps both.
+    """
 
     over: str = "after_prompt"
     visual: float = 1.0
@@ -57,82 +51,65 @@ class LossWeights:
 
     @property
     def of_other(self) -> np.float32:
-        """Of text and control tokens."""
+        """The weight of text and control tokens."""
         return np.float32(0.0 if self.over == "visual" else 1.0)
 
 
-@dataclass(frozen=True, slots=True)
-class SizeParts:
-    """What is the same for every image or clip of one size: its opening, and the weights of its body if supervised."""
-
-    opening: np.ndarray
-    body_weights: np.ndarray
-
-
-def question_text(question: str, turn: int, has_visual: bool) -> str:
-    """A question and the template around it that is one text with it, as templates.py has it; turns count from 0."""
-    before = CHAT_AGAIN if turn else "" if has_visual else CHAT_BEFORE
-    return before + question + CHAT_AFTER
-
-
 class SequenceBuilder:
-    """Builds sequences of one text tokenizer and token layout; what stands around a sample is encoded once."""
+    """Builds training sequences from prompts of one renderer. Texts arrive encoded, because each is used many times."""
 
-    def __init__(
-        self, text_tokenizer: TextTokenizer, layout: TokenLayout, loss: LossWeights, video: VideoTemplate = UNIVLA
-    ):
-        self.text_tokenizer = text_tokenizer
-        self.layout = layout
+    def __init__(self, renderer: SequenceRenderer, loss: LossWeights):
+        self.renderer = renderer
+        self.layout = renderer.layout
         self.loss = loss
-        self.video_template = video
-        self.before = self.encode(CHAT_BEFORE)
-        self.bos, self.eos = np.array([layout.bos], np.int32), np.array([layout.eos], np.int32)
-        self._sizes: dict[tuple[str, int, int, int], SizeParts] = {}
+        self.chat_opening = self.encode(CHAT.opening())
+        self._eos = np.array([self.layout.eos], np.int32)
+        self._body_weights: dict[tuple[VideoTemplate, int, int, int], np.ndarray] = {}
 
     def encode(self, text: str) -> np.ndarray:
-        return np.array(self.text_tokenizer.encode(text), np.int32)
+        """Return the int32 token ids of a text."""
+        return self.renderer.encode(text)
 
-    def image_length(self, height: int, width: int) -> int:
-        """Tokens of an image with its opening."""
-        return len(self._of_size(IMAGE, 1, height, width).opening) + video_length(1, height, width, IMAGE)
+    def grid_length(self, is_video: bool, frames: int, height: int, width: int) -> int:
+        """Return the number of tokens of an image or a video: header and body."""
+        grid_format = self.renderer.video_format if is_video else IMAGE
+        header = self.renderer.header(grid_format, frames, height, width)
+        return len(header) + video_length(frames, height, width, grid_format)
 
-    def video_length(self, frames: int, height: int, width: int) -> int:
-        """Tokens of a video with its opening."""
-        template = self.video_template
-        opening = self._of_size(template, frames, height, width).opening
-        return len(opening) + video_length(frames, height, width, template)
-
-    def captioned(self, caption_ids: np.ndarray, visual: Visual) -> TrainingSequence:
+    def captioned(self, caption_ids: np.ndarray, grid: CodeGrid) -> TrainingSequence:
         """Caption to image or video; an empty caption trains the unconditional model that guidance needs."""
-        size, body = self._visual(visual)
-        token_ids = np.concatenate((self.bos, caption_ids, size.opening, body, self.eos))
+        grid_format = self.renderer.format_of(grid)
+        prompt = self.renderer.generation_prompt([caption_ids], grid_format, *grid.codes_THW.shape)
+        token_ids = np.concatenate((prompt, self.renderer.body(grid), self._eos))
         weights = np.zeros(len(token_ids), np.float32)
-        weights[-1 - len(body) : -1] = size.body_weights
+        weights[len(prompt) : -1] = self._weights_of_body(grid_format, *grid.codes_THW.shape)
         weights[-1] = self.loss.of_other
         return TrainingSequence(token_ids, weights)
 
     def conversation(
         self,
         turns: Sequence[tuple[np.ndarray, np.ndarray]],
-        visual: Visual | None,
+        grid: CodeGrid | None,
         opening_ids: np.ndarray | None = None,
     ) -> TrainingSequence:
-        """Questions (`question_text`) and answers about an image, a clip or nothing; the loss is over all answers.
+        """Questions and answers about an image, a video or neither; the loss covers every answer.
 
-        `opening_ids` replace the published text before an image or clip: a `chat_opening` with another system prompt.
+        A question comes as the token ids of `ConversationTemplate.question_text`. `opening_ids` replace the published
+        opening before an image or a video.
         """
-        parts = [self.bos]
-        if visual is not None:
-            size, body = self._visual(visual)
-            parts += [self.before if opening_ids is None else opening_ids, size.opening, body]
-        weights = [np.zeros(sum(map(len, parts)), np.float32)]
-        for asked_ids, answer_ids in turns:
-            parts += [asked_ids, answer_ids, self.eos]
-            weights += [np.zeros(len(asked_ids), np.float32), self._other_weights(len(answer_ids) + 1)]
-        return TrainingSequence(np.concatenate(parts), np.concatenate(weights))
+        opening: list[Part] = [self.layout.bos]
+        if grid is not None:
+            opening += [self.chat_opening if opening_ids is None else opening_ids, grid]
+        token_ids = [self.renderer.render(opening)]
+        weights = [np.zeros(len(token_ids[0]), np.float32)]
+        for question_ids, answer_ids in turns:
+            token_ids += [question_ids, answer_ids, self._eos]
+            weights += [np.zeros(len(question_ids), np.float32), self._other_weights(len(answer_ids) + 1)]
+        return TrainingSequence(np.concatenate(token_ids), np.concatenate(weights))
 
     def text(self, text_ids: np.ndarray) -> TrainingSequence:
-        token_ids = np.concatenate((self.bos, text_ids, self.eos))
+        """Plain text, supervised from its first token on."""
+        token_ids = self.renderer.render([self.layout.bos, text_ids, self.layout.eos])
         weights = self._other_weights(len(token_ids))
         weights[0] = 0
         return TrainingSequence(token_ids, weights)
@@ -140,18 +117,9 @@ class SequenceBuilder:
     def _other_weights(self, count: int) -> np.ndarray:
         return np.full(count, self.loss.of_other)
 
-    def _visual(self, visual: Visual) -> tuple[SizeParts, np.ndarray]:
-        """What goes with the size of an image or a clip, and the tokens of its body."""
-        if isinstance(visual, Clip):
-            codes_THW, template = visual.codes_THW, self.video_template
-            return self._of_size(template, *codes_THW.shape), video_tokens(codes_THW, self.layout, template)
-        return self._of_size(IMAGE, 1, *visual.shape), image_tokens(visual, self.layout)
-
-    def _of_size(self, template: VideoTemplate, frames: int, height: int, width: int) -> SizeParts:
-        key = (template.name, frames, height, width)
-        if key not in self._sizes:
-            size = self.encode(template.size_text(frames, height, width))
-            opening = np.array([self.layout.boi, *size, self.layout.img], np.int32)
-            is_visual = body_template(frames, height, width, self.layout, template) == VISUAL
-            self._sizes[key] = SizeParts(opening, np.where(is_visual, self.loss.of_visual, self.loss.of_other))
-        return self._sizes[key]
+    def _weights_of_body(self, grid_format: VideoTemplate, frames: int, height: int, width: int) -> np.ndarray:
+        key = (grid_format, frames, height, width)
+        if key not in self._body_weights:
+            is_visual = body_template(frames, height, width, self.layout, grid_format) == VISUAL
+            self._body_weights[key] = np.where(is_visual, self.loss.of_visual, self.loss.of_other)
+        return self._body_weights[key]

@@ -17,8 +17,8 @@ from lm_stage.generate.options import GenerateOptions
 from lm_stage.generate.planner import PromptRenderer, plan_prompts, token_counts
 from lm_stage.generate.prompt_files import list_prompts
 from lm_stage.generate.worker import GenerateWorker
-from lm_stage.model.checkpoint_directory import ModelSource
-from lm_stage.text.templates import chosen_video_template
+from lm_stage.model.model_directory import ModelDirectory
+from lm_stage.text.templates import video_format_named
 from shared.dataset.code_index import CodeIndex
 from shared.dataset.dataset import Dataset
 from shared.dataset.plan import Plan, freeze_plan
@@ -50,7 +50,7 @@ def generate(options: GenerateOptions) -> GenerateResult:
     Interrupted after SIGINT or SIGTERM, with every row of codes kept.
     """
     began = time.monotonic()
-    source = ModelSource.from_directory(options.model, options.layout, options.codec)
+    source = ModelDirectory.open(options.model, options.layout, options.codec)
     prompts = list_prompts(options.prompts, options.defaults())
     renderer = options.renderer(source)
     settings = _recorded(options, source, renderer.images, any(prompt.frames for prompt in prompts))
@@ -74,12 +74,12 @@ def generate(options: GenerateOptions) -> GenerateResult:
 def _units_in_tokens(dataset: Dataset, plan: Plan, renderer: PromptRenderer) -> PlanUnits:
     """Missing units, with progress counted in tokens."""
     units = PlanUnits.of(dataset, plan)
-    tokens, written = token_counts(plan, units.missing, renderer.templates.video)
+    tokens, written = token_counts(plan, units.missing, renderer.templates.video_format)
     return replace(units, progress_total=tokens, progress_done=written)
 
 
 def _recorded(
-    options: GenerateOptions, source: ModelSource, images: CodeIndex | None, has_videos: bool
+    options: GenerateOptions, source: ModelDirectory, images: CodeIndex | None, has_videos: bool
 ) -> DatasetSettings:
     """The settings that decide the tokens. Raises ConfigMismatchError if images are of another codec."""
     codec = source.codec()
@@ -102,7 +102,7 @@ def _recorded(
         "images": images.dataset.plan().sha256 if images else None,
     }
     if has_videos:
-        generation["video_template"] = asdict(chosen_video_template(options.video_template))
+        generation["video_template"] = asdict(video_format_named(options.video_template))
     return DatasetSettings(codec, options.unit_rows, SEQUENCE_FORMAT, generation=generation)
 
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field, replace
 
 from lm_stage.generate.planner import PromptRenderer
 from lm_stage.generate.prompts import PromptDefaults
-from lm_stage.inference.sampling import Sampling
-from lm_stage.model.checkpoint_directory import EMBEDDED_MODEL, ModelSource
+from lm_stage.inference.sampling import SamplingOptions
 from lm_stage.model.config import read_config
-from lm_stage.text.templates import Templates, chosen_video_template
+from lm_stage.model.model_directory import EMBEDDED_MODEL, ModelDirectory
+from lm_stage.text.renderer import SequenceRenderer
+from lm_stage.text.templates import video_format_named
 from shared.dataset.code_index import CodeIndex
 from shared.dataset.dataset import Dataset
 from shared.errors import CheckpointError, UsageError
@@ -43,7 +44,7 @@ class GenerateOptions:
     suffix: str = ""
     negative_prompt: str = ""
     guidance_scale: float = 3.0
-    sampling: Sampling = field(default_factory=Sampling)
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
     seed: int = 0
     samples: int = 1
     codec: str | None = None
@@ -66,7 +67,7 @@ class GenerateOptions:
             raise UsageError(f"--resume {self.resume}: expected replay or prefill")
         if not 0 <= self.guidance_scale < float("inf"):
             raise UsageError(f"--guidance-scale {self.guidance_scale}: expected a number from 0; 1 is no guidance")
-        chosen_video_template(self.video_template)
+        video_format_named(self.video_template)
 
     def for_workers(self) -> GenerateOptions:
         """The same job, told to processes that may have been started elsewhere."""
@@ -78,10 +79,10 @@ class GenerateOptions:
             layout=self.layout and absolute(self.layout),
         )
 
-    def renderer(self, source: ModelSource) -> PromptRenderer:
+    def renderer(self, source: ModelDirectory) -> PromptRenderer:
         """Turns the prompts of this job to token ids."""
         images = CodeIndex(Dataset.open(self.images)) if self.images else None
-        templates = Templates(source.text_tokenizer, source.layout, chosen_video_template(self.video_template))
+        templates = SequenceRenderer(source.text_tokenizer, source.layout, video_format_named(self.video_template))
         return PromptRenderer(templates, self.suffix, self.guidance_scale != 1.0, images)
 
     def defaults(self) -> PromptDefaults:

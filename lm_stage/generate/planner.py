@@ -12,7 +12,8 @@ import numpy as np
 from tqdm import tqdm
 
 from lm_stage.generate.prompts import Prompt
-from lm_stage.text.templates import Part, Templates, interleave
+from lm_stage.text.parts import CodeGrid, Part, interleave
+from lm_stage.text.renderer import SequenceRenderer
 from shared.codec import SPATIAL_FACTOR
 from shared.dataset.code_index import CodeIndex
 from shared.dataset.plan import REFUSED, Plan, PlannedInput, Size, Unit, cut_units
@@ -27,7 +28,7 @@ DEFAULT_FPS = 8.0  # of videos whose prompt gives none
 class PromptRenderer:
     """Prompts to token ids, with and without the negative prompt."""
 
-    def __init__(self, templates: Templates, suffix: str, is_guided: bool, images: CodeIndex | None):
+    def __init__(self, templates: SequenceRenderer, suffix: str, is_guided: bool, images: CodeIndex | None):
         self.templates = templates
         self.suffix = suffix
         self.is_guided = is_guided
@@ -40,8 +41,8 @@ class PromptRenderer:
         """Up to and with IMG. Raises RefusedInput if an image is not there."""
         if prompt.images and self.images is None:
             raise RefusedInput("missing_image", "the prompt holds images: give their dataset by --images")
-        codes = [self.images.image(key) for key in prompt.images] if self.images else []
-        return self._rendered(interleave(self.text(prompt), codes), prompt)
+        grids = [CodeGrid.image(self.images.image(key)) for key in prompt.images] if self.images else []
+        return self._rendered(interleave(self.text(prompt), grids), prompt)
 
     def negative_ids(self, prompt: Prompt) -> list[int] | None:
         if not self.is_guided:
@@ -49,12 +50,11 @@ class PromptRenderer:
         return self._rendered([prompt.negative_prompt], prompt)
 
     def _rendered(self, parts: Sequence[Part], prompt: Prompt) -> list[int]:
-        if prompt.frames:
-            return self.templates.video_prompt(parts, prompt.frames, prompt.height, prompt.width)
-        return self.templates.image_prompt(parts, prompt.height, prompt.width)
+        size = prompt.frames or 1, prompt.height, prompt.width
+        return self.templates.generation_prompt(parts, self.body_template(prompt), *size).tolist()
 
     def body_template(self, prompt: Prompt) -> VideoTemplate:
-        return self.templates.video if prompt.frames else IMAGE
+        return self.templates.video_format if prompt.frames else IMAGE
 
     def given_codes(self, prompt: Prompt) -> np.ndarray:
         """Codes (T, H, W) that stand already, of the clip that a video begins with; of none, no frame."""

@@ -14,7 +14,7 @@ import numpy as np
 from lm_stage.generate.journal import Journal
 from lm_stage.generate.options import GenerateOptions
 from lm_stage.generate.planner import body_length, longest_prompt, planned_prompt
-from lm_stage.model.checkpoint_directory import ModelSource
+from lm_stage.model.model_directory import ModelDirectory
 from shared.dataset.dataset import Dataset, Refusal
 from shared.dataset.plan import PlannedInput, Size, Unit
 from shared.dataset.rows import CodeRecord, SequenceRecord
@@ -26,7 +26,7 @@ from shared.jobs.task_feed import TaskFeed
 from shared.storage.digests import canonical_json
 
 if TYPE_CHECKING:
-    from lm_stage.inference.image_generator import ImageGenerator, ImageRequest, Slot
+    from lm_stage.inference.visual_generator import VisualGenerator, VisualRequest, VisualSequence
 
 
 class UnitWork:
@@ -64,7 +64,7 @@ class GenerateWorker:
 
     def __init__(self, options: GenerateOptions, context: WorkerContext):
         self.options, self.context = options, context
-        self.source = ModelSource.from_directory(options.model, options.layout, options.codec)
+        self.source = ModelDirectory.open(options.model, options.layout, options.codec)
         self.renderer = options.renderer(self.source)
         self.dataset = Dataset.open(options.dataset)
         self.plan = self.dataset.plan()
@@ -91,19 +91,19 @@ class GenerateWorker:
         if not self.options.allow_numerics_change:
             check_numerics(self.dataset, self.numerics)
 
-    def _generator(self, size: Size) -> ImageGenerator:
+    def _generator(self, size: Size) -> VisualGenerator:
         """For all prompts of one size; loads the model when the first is needed."""
         model = self.source.load(self.options.device, self.options.dtype, self.options.backend)
-        length = longest_prompt(self.plan, size) + body_length(size, self.renderer.templates.video)
+        length = longest_prompt(self.plan, size) + body_length(size, self.renderer.templates.video_format)
         options = self.options
-        return model.image_generator(options.batch_size, length, options.sampling, options.guidance_scale)
+        return model.visual_generator(options.batch_size, length, options.sampling, options.guidance_scale)
 
-    def _run_size(self, generator: ImageGenerator, feed: TaskFeed[Size], size: Size) -> Iterator[TaskResult]:
+    def _run_size(self, generator: VisualGenerator, feed: TaskFeed[Size], size: Size) -> Iterator[TaskResult]:
         """Until there is no task of this size and no image under way, or the stop flag is set."""
-        requests: Iterator[ImageRequest] = iter(())
+        requests: Iterator[VisualRequest] = iter(())
         try:
             while not self.context.stop.is_set():
-                while generator.has_free_slot:
+                while not generator.is_full:
                     if (request := next(requests, None)) is not None:
                         self._note_progress([generator.add(request)], lambda slot: slot.place)
                     elif (task := feed.take(size)) is not None:
@@ -124,7 +124,7 @@ class GenerateWorker:
                 if work.journal:
                     work.journal.close()
 
-    def _note_progress(self, slots: Iterable[Slot], tokens: Callable[[Slot], int]) -> None:
+    def _note_progress(self, slots: Iterable[VisualSequence], tokens: Callable[[VisualSequence], int]) -> None:
         counts: Counter[int] = Counter()
         for slot in slots:
             counts[self.owners[slot.request.key][0].unit.unit] += tokens(slot)
@@ -138,9 +138,9 @@ class GenerateWorker:
         self.work_in_hand[unit.unit] = UnitWork(task, unit, journal)
         return self.work_in_hand[unit.unit]
 
-    def _requests(self, work: UnitWork) -> Iterator[ImageRequest]:
+    def _requests(self, work: UnitWork) -> Iterator[VisualRequest]:
         """Requests of the prompts of a unit that are not written yet."""
-        from lm_stage.inference.image_generator import ImageRequest
+        from lm_stage.inference.visual_generator import VisualRequest
 
         assert work.journal is not None, "a unit with a size has a journal"
         for item in work.inputs:
@@ -151,7 +151,7 @@ class GenerateWorker:
             if len(given) + len(codes) == work.unit.frames * prompt.height * prompt.width:
                 self._record(item.key, np.array([*given, *codes], np.uint16).reshape(-1, prompt.height, prompt.width))
                 continue
-            yield ImageRequest(
+            yield VisualRequest(
                 item.key,
                 self.renderer.prompt_ids(prompt),
                 self.renderer.negative_ids(prompt),
@@ -165,10 +165,10 @@ class GenerateWorker:
                 given=given,
             )
 
-    def _is_due(self, slot: Slot) -> bool:
+    def _is_due(self, slot: VisualSequence) -> bool:
         return len(slot.codes) % (self.options.journal_rows * slot.request.width) == 0
 
-    def _keep(self, slots: Iterable[Slot]) -> None:
+    def _keep(self, slots: Iterable[VisualSequence]) -> None:
         """Journals the codes of running images."""
         journals = set()
         for slot in slots:
@@ -179,7 +179,7 @@ class GenerateWorker:
         for journal in journals:
             journal.sync()
 
-    def _finish_slot(self, slot: Slot) -> None:
+    def _finish_slot(self, slot: VisualSequence) -> None:
         work, item = self.owners[slot.request.key]
         assert work.journal is not None, "an image with a size has a journal"
         work.journal.add(item.src_index, slot.codes)

@@ -17,7 +17,7 @@ from shared.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
-class Sampling:
+class SamplingOptions:
     """Temperature, then the `top_k` best (0: all), then the smallest set of probability `top_p`; or greedy."""
 
     temperature: float = 1.0

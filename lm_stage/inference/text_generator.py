@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lm_stage.inference.image_generator import Cache
-from lm_stage.inference.sampling import Sampling, uniforms
+from lm_stage.inference.sampling import SamplingOptions, uniforms
+from lm_stage.inference.visual_generator import Cache
 from shared.errors import JobStoppedError
 from shared.tokens.layout import TokenLayout
 
@@ -33,7 +33,7 @@ class TextRequest:
 
 
 @dataclass(slots=True)
-class TextSlot:
+class TextSequence:
     """An answer being written. `finish_reason` is eos or length once it is done."""
 
     request: TextRequest
@@ -52,21 +52,21 @@ class TextGenerator:
     `cache` gives logits over the ids below the visual tokens.
     """
 
-    def __init__(self, cache: Cache, layout: TokenLayout, sampling: Sampling):
+    def __init__(self, cache: Cache, layout: TokenLayout, sampling: SamplingOptions):
         self.cache = cache
         self.sampling = sampling
         self.eos = layout.eos
         self.never = [i for i in layout.control_ids.values() if i != layout.eos and i < layout.first_visual_token]
-        self.slots: list[TextSlot | None] = [None] * cache.rows
+        self.slots: list[TextSequence | None] = [None] * cache.rows
         self.token_ids_B = np.zeros(cache.rows, np.int32)
         self.positions_B = np.zeros(cache.rows, np.int32)
 
     @property
-    def has_free_slot(self) -> bool:
-        return None in self.slots
+    def is_full(self) -> bool:
+        return None not in self.slots
 
     @property
-    def running(self) -> list[tuple[int, TextSlot]]:
+    def running(self) -> list[tuple[int, TextSequence]]:
         """Occupied slots with their index."""
         return [(index, slot) for index, slot in enumerate(self.slots) if slot is not None]
 
@@ -76,9 +76,9 @@ class TextGenerator:
         self.cache.prefill(index, request.prompt_ids[:-1])
         self.token_ids_B[index] = request.prompt_ids[-1]
         self.positions_B[index] = len(request.prompt_ids) - 1
-        self.slots[index] = TextSlot(request, uniforms(request.seed, request.key, request.max_new_tokens), [])
+        self.slots[index] = TextSequence(request, uniforms(request.seed, request.key, request.max_new_tokens), [])
 
-    def step(self) -> list[TextSlot]:
+    def step(self) -> list[TextSequence]:
         """One forward of all running answers; returns those that ended and frees their slots."""
         logits_BK = self.cache.decode_step(self.token_ids_B, self.positions_B)
         finished = []

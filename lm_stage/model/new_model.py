@@ -12,7 +12,7 @@ from safetensors.numpy import save
 
 from lm_stage.model.config import DecoderConfig
 from lm_stage.model.weights import parameter_shapes
-from lm_stage.text.templates import CHAT_AFTER, CHAT_BEFORE, DEFAULT_QUESTION
+from lm_stage.text.templates import CHAT, DEFAULT_QUESTION
 from lm_stage.text.tokenizer import JSON_FILE, train_text_tokenizer
 from shared.dataset.dataset import Dataset
 from shared.dataset.row_reader import RowReader
@@ -54,7 +54,7 @@ def initialize(options: InitOptions) -> Path:
     if not captions:
         raise UsageError(f"{options.dataset}: has no caption to learn a vocabulary from")
     codec = dataset.plan().settings.codec
-    texts = captions + [f"{CHAT_BEFORE}{DEFAULT_QUESTION}{CHAT_AFTER}"] * TEMPLATE_REPEATS
+    texts = captions + [CHAT.question_text(DEFAULT_QUESTION)] * TEMPLATE_REPEATS
     vocabulary = train_text_tokenizer(texts, options.text_ids, codec.codebook_size)
     shape = DecoderConfig(
         vocab_size=vocabulary.vocab_size,

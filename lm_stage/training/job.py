@@ -23,9 +23,10 @@ from lm_stage.data.mixture import Mixture
 from lm_stage.data.sequences import SequenceBuilder
 from lm_stage.data.shuffle import PlacedSample, epoch_members, packed_rows
 from lm_stage.data.skipped import LeftOut
-from lm_stage.model.checkpoint_directory import ModelSource
 from lm_stage.model.config import read_config
-from lm_stage.text.templates import chosen_video_template
+from lm_stage.model.model_directory import ModelDirectory
+from lm_stage.text.renderer import SequenceRenderer
+from lm_stage.text.templates import video_format_named
 from lm_stage.training.distributed import Group, join_group
 from lm_stage.training.model_state import TrainedModel, check_names
 from lm_stage.training.options import SftOptions, SftResult
@@ -55,14 +56,15 @@ def sft(options: SftOptions, on_checkpoint: Callable[[Path, int], None] | None =
     of another codec; Interrupted, after a checkpoint, on SIGINT and SIGTERM.
     """
     run = checked_run(options.run)
-    start = ModelSource.from_directory(options.model)
+    start = ModelDirectory.open(options.model)
     if options.seq_length > start.config.max_position_embeddings:
         raise UsageError(
             f"--seq-length {options.seq_length}: the model has {start.config.max_position_embeddings} positions"
         )
     check_names(options, start.config)
-    video = chosen_video_template(options.video_template)
-    builder = SequenceBuilder(start.text_tokenizer, start.layout, options.weights, video)
+    video_format = video_format_named(options.video_template)
+    renderer = SequenceRenderer(start.text_tokenizer, start.layout, video_format)
+    builder = SequenceBuilder(renderer, options.weights)
     mixture = Mixture(options.sources, builder, options.seq_length, options.skip_damaged)
     held_out = None
     if options.held_out:
@@ -97,7 +99,7 @@ def _place(run: Path, group: Group) -> Iterator[None]:
         claim.release()
 
 
-def _codec(start: ModelSource, samples: list[Any]) -> str | None:
+def _codec(start: ModelDirectory, samples: list[Any]) -> str | None:
     """The one fingerprint of model and datasets. Raises ConfigMismatchError if there are two."""
     expected, size = start.codec_fingerprint, start.layout.codebook_size
     for one in samples:
@@ -114,7 +116,7 @@ def _codec(start: ModelSource, samples: list[Any]) -> str | None:
 
 
 def _recorded(
-    options: SftOptions, start: ModelSource, mixture: Mixture, device: Device, group: Group
+    options: SftOptions, start: ModelDirectory, mixture: Mixture, device: Device, group: Group
 ) -> dict[str, Any]:
     described = {
         **options.recorded(group.size),

@@ -12,10 +12,10 @@ from mindspore.amp import DynamicLossScaler, LossScaler, StaticLossScaler
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from lm_stage.model.checkpoint_directory import ModelSource
 from lm_stage.model.config import DecoderConfig
 from lm_stage.model.decoder import Decoder
 from lm_stage.model.lora import WEIGHTS_FILE, adapter_files, add_adapters, add_adapters_to, restore_adapters
+from lm_stage.model.model_directory import ModelDirectory
 from lm_stage.model.weights import load_weights, parameter_shapes, read_weights
 from lm_stage.training.adamw import AdamW, Rule
 from lm_stage.training.distributed import Group
@@ -38,7 +38,7 @@ class TrainedModel:
     def __init__(
         self,
         options: SftOptions,
-        start: ModelSource,
+        start: ModelDirectory,
         config: Mapping[str, Any],
         device: Device,
         group: Group,
@@ -99,7 +99,7 @@ class TrainedModel:
     def model_files(self, dtype: str = "float32") -> dict[str, bytes]:
         """A model as `from_pretrained` loads it, adapters merged into it."""
         weights = self._weights()
-        return model_files(weights, self.config, self.start.directory, dtype) if self.group.is_first else {}
+        return model_files(weights, self.config, self.start.path, dtype) if self.group.is_first else {}
 
     def adapter_files(self) -> dict[str, bytes]:
         options = self.options

@@ -9,7 +9,7 @@ from typing import Any
 
 from lm_stage.data.mixture import Source
 from lm_stage.data.sequences import LOSSES, LossWeights
-from lm_stage.model.checkpoint_directory import EMBEDDED_MODEL
+from lm_stage.model.model_directory import EMBEDDED_MODEL
 from shared.errors import UsageError
 from shared.tokens.visual_tokens import VIDEO_TEMPLATES
 

@@ -15,10 +15,12 @@ from typing import Any
 
 from tqdm import tqdm
 
-from lm_stage.inference.sampling import Sampling
-from lm_stage.inference.text_generator import TextGenerator, TextRequest, TextSlot
-from lm_stage.model.checkpoint_directory import EMBEDDED_MODEL, ModelSource
-from lm_stage.text.templates import UNDERSTANDING_TEMPLATES, Clip, Templates, Visual, chosen_video_template, interleave
+from lm_stage.inference.sampling import SamplingOptions
+from lm_stage.inference.text_generator import TextGenerator, TextRequest, TextSequence
+from lm_stage.model.model_directory import EMBEDDED_MODEL, ModelDirectory
+from lm_stage.text.parts import CodeGrid, interleave
+from lm_stage.text.renderer import SequenceRenderer
+from lm_stage.text.templates import CONVERSATION_TEMPLATES, video_format_named
 from lm_stage.understand.answer_file import AnswerFile
 from lm_stage.understand.questions import Question, list_questions
 from shared.dataset.code_index import CodeIndex
@@ -48,7 +50,7 @@ class UnderstandOptions:
     template: str = "chat"
     video_template: str = "univla"
     max_new_tokens: int = 1024
-    sampling: Sampling = field(default_factory=lambda: Sampling(greedy=True))
+    sampling: SamplingOptions = field(default_factory=lambda: SamplingOptions(greedy=True))
     seed: int = 0
     batch_size: int = 8
     layout: str | None = None
@@ -61,9 +63,9 @@ class UnderstandOptions:
         for name in ("max_new_tokens", "batch_size"):
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected at least 1")
-        if self.template not in UNDERSTANDING_TEMPLATES:
-            raise UsageError(f"--template {self.template!r}: expected one of {', '.join(UNDERSTANDING_TEMPLATES)}")
-        chosen_video_template(self.video_template)
+        if self.template not in CONVERSATION_TEMPLATES:
+            raise UsageError(f"--template {self.template!r}: expected one of {', '.join(CONVERSATION_TEMPLATES)}")
+        video_format_named(self.video_template)
         if self.dataset is None and self.questions is None:
             raise UsageError("expected a DATASET of images, or --questions FILE.jsonl with questions about text only")
         if self.question is not None and self.questions is not None:
@@ -150,7 +152,7 @@ def _answer_missing(options: UnderstandOptions, asker: Asker, file: AnswerFile, 
             raise
 
 
-def _check_codec(options: UnderstandOptions, source: ModelSource, index: CodeIndex) -> None:
+def _check_codec(options: UnderstandOptions, source: ModelDirectory, index: CodeIndex) -> None:
     found, expected = index.dataset.plan().settings.codec.to_json(), source.codec().to_json()
     names = ["codebook_size", *(["fingerprint"] if expected["fingerprint"] and found["fingerprint"] else [])]
     if diff := settings_diff({name: expected[name] for name in names}, {name: found[name] for name in names}):
@@ -176,7 +178,7 @@ def _recorded(options: UnderstandOptions, asker: Asker) -> dict[str, Any]:
         "seed": options.seed,
     }
     if has_videos:
-        recorded["video_template"] = asdict(chosen_video_template(options.video_template))
+        recorded["video_template"] = asdict(video_format_named(options.video_template))
     return recorded
 
 
@@ -185,13 +187,13 @@ class Asker:
 
     def __init__(self, options: UnderstandOptions):
         self.options = options
-        self.source = ModelSource.from_directory(options.model, options.layout)
+        self.source = ModelDirectory.open(options.model, options.layout)
         self.index = CodeIndex(Dataset.open(options.dataset)) if options.dataset else None
         if self.index is not None:
             _check_codec(options, self.source, self.index)
         self.questions = list(list_questions(options.question, options.questions, self.index))
-        video = chosen_video_template(options.video_template)
-        self.templates = Templates(self.source.text_tokenizer, self.source.layout, video)
+        video = video_format_named(options.video_template)
+        self.templates = SequenceRenderer(self.source.text_tokenizer, self.source.layout, video)
 
     def request(self, number: int) -> TextRequest:
         """Raises RefusedInput if it cannot be asked."""
@@ -199,19 +201,22 @@ class Asker:
         if question.refusal:
             reason, _, detail = question.refusal.partition(": ")
             raise RefusedInput(reason, detail)
-        ids = self.templates.understanding_prompt(
-            interleave(question.text, [self._visual(key) for key in question.images]), self.options.template
-        )
+        ids = self.templates.question_prompt(
+            interleave(question.text, [self._visual(key) for key in question.images]),
+            CONVERSATION_TEMPLATES[self.options.template],
+        ).tolist()
         left = self.source.config.max_position_embeddings - len(ids)
         if left < 1:
             raise RefusedInput("too_long", f"{len(ids)} tokens, the model has {left + len(ids)} positions")
         return TextRequest(question.key, ids, min(left, self.options.max_new_tokens), self.options.seed)
 
-    def _visual(self, key: str) -> Visual:
+    def _visual(self, key: str) -> CodeGrid:
         """The image or clip of a key. Raises RefusedInput if there is none."""
         if self.index is None:
             raise RefusedInput("missing_image", "the question holds images: give their DATASET")
-        return Clip(self.index.clip(key).codes_THW) if self.index.is_video(key) else self.index.image(key)
+        if self.index.is_video(key):
+            return CodeGrid.video(self.index.clip(key).codes_THW)
+        return CodeGrid.image(self.index.image(key))
 
     def bucket(self, request: TextRequest) -> int:
         """Cache length for a question and its answer."""
@@ -251,7 +256,7 @@ class UnderstandWorker:
         """Until there is no task of this length and no answer under way, or the stop flag is set."""
         running: dict[str, Task] = {}
         while not self.context.stop.is_set():
-            while generator.has_free_slot and (task := feed.take(bucket)) is not None:
+            while not generator.is_full and (task := feed.take(bucket)) is not None:
                 question = self.asker.questions[task.unit]
                 if task.poison:
                     died = "worker_died: the worker died each time it came to this question"
@@ -266,7 +271,7 @@ class UnderstandWorker:
                 task = running.pop(slot.request.key)
                 yield TaskResult(task, rows=1, payload=self._answered(self.asker.questions[task.unit], slot))
 
-    def _answered(self, question: Question, slot: TextSlot) -> dict[str, Any]:
+    def _answered(self, question: Question, slot: TextSequence) -> dict[str, Any]:
         text = self.asker.source.text_tokenizer.decode(slot.text_ids())
         return _line(question, text, slot.finish_reason, len(slot.token_ids))
 

@@ -188,11 +188,11 @@ def understand_settings(dataset: str, **others: Any) -> UnderstandOptions:
 
 def _sampling(options: dict[str, Any]) -> dict[str, Any]:
     """The options with those of sampling gathered into one object."""
-    from lm_stage.inference.sampling import Sampling
+    from lm_stage.inference.sampling import SamplingOptions
 
     names = ("temperature", "top_k", "top_p", "greedy")
     others = {name: value for name, value in options.items() if name not in names}
-    return {**others, "sampling": Sampling(**{name: options[name] for name in names})}
+    return {**others, "sampling": SamplingOptions(**{name: options[name] for name in names})}
 
 
 def _codec(vision_tokenizer: str | None) -> str | None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from lm_stage.model.checkpoint_directory import EMBEDDED_MODEL
+from lm_stage.model.model_directory import EMBEDDED_MODEL
 from pipelines.workflow.file import Pipeline
 from pipelines.workflow.inputs import Holding
 from pipelines.workflow.step import Step, maker_of

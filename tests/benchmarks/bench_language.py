@@ -32,8 +32,8 @@ from transformers import (
 )
 
 from lm_stage import LanguageModel
-from lm_stage.inference.image_generator import ImageGenerator, ImageRequest
-from lm_stage.inference.sampling import Sampling
+from lm_stage.inference.sampling import SamplingOptions
+from lm_stage.inference.visual_generator import VisualGenerator, VisualRequest
 from lm_stage.model.config import DecoderConfig
 from lm_stage.model.weights import parameter_shapes
 from shared.tokens.layout import TokenLayout
@@ -107,11 +107,11 @@ class TorchPeer:
 
 
 def run_generator(
-    generator: ImageGenerator, prompts_BL: np.ndarray, negative_L: np.ndarray, height: int, width: int
+    generator: VisualGenerator, prompts_BL: np.ndarray, negative_L: np.ndarray, height: int, width: int
 ) -> list[float]:
     """Generates one image a prompt; seconds of every step."""
     for index, prompt in enumerate(prompts_BL):
-        generator.add(ImageRequest(str(index), prompt.tolist(), negative_L.tolist(), height, width, seed=0))
+        generator.add(VisualRequest(str(index), prompt.tolist(), negative_L.tolist(), height, width, seed=0))
     seconds = []
     while generator.running:
         began = time.perf_counter()
@@ -181,17 +181,17 @@ def compare_prefill(ours: LanguageModel, peer: TorchPeer, ids_L: np.ndarray, rou
 
 def warmed_generator(
     ours: LanguageModel, slots: int, length: int, prompts_BL: np.ndarray, negative_L: np.ndarray
-) -> ImageGenerator:
+) -> VisualGenerator:
     """A generator that has run once, and the seconds that took."""
     began = time.perf_counter()
-    generator = ours.image_generator(slots, length, Sampling(), GUIDANCE)
+    generator = ours.visual_generator(slots, length, SamplingOptions(), GUIDANCE)
     run_generator(generator, prompts_BL[:slots], negative_L, 2, 2)
     click.echo(f"compiled for {slots} prompts in {time.perf_counter() - began:.1f} s")
     return generator
 
 
 def compare_generation(
-    generator: ImageGenerator,
+    generator: VisualGenerator,
     peer: TorchPeer,
     prompts_BL: np.ndarray,
     negative_L: np.ndarray,

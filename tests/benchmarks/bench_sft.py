@@ -32,11 +32,12 @@ from lm_stage.data.batch import TrainingBatch, build_batch
 from lm_stage.data.mixture import Mixture, Source
 from lm_stage.data.sequences import LossWeights, SequenceBuilder, TrainingSequence
 from lm_stage.data.shuffle import PlacedSample, packed_rows
-from lm_stage.model.checkpoint_directory import ModelSource
 from lm_stage.model.config import DecoderConfig
 from lm_stage.model.decoder import Decoder
+from lm_stage.model.model_directory import ModelDirectory
 from lm_stage.model.new_model import InitOptions, initialize
 from lm_stage.model.weights import load_weights
+from lm_stage.text.renderer import SequenceRenderer
 from lm_stage.training.adamw import AdamW, Rule
 from lm_stage.training.step import Evaluation, TrainStep, tensors_of
 from shared.dataset.dataset import Dataset
@@ -200,8 +201,8 @@ def main(rounds: int, row_tokens: int, rows: int, hidden: int, layers: int) -> N
                 kv_heads=hidden // 64,
             )
         )
-        source = ModelSource.from_directory(model)
-        builder = SequenceBuilder(source.text_tokenizer, source.layout, LossWeights())
+        source = ModelDirectory.open(model)
+        builder = SequenceBuilder(SequenceRenderer(source.text_tokenizer, source.layout), LossWeights())
         images = Mixture([Source(codes)], builder, row_tokens)
         sources = [
             Source(write_codes(folder / "drawn", 1000, DRAWN)),
@@ -245,7 +246,7 @@ def compare_steps(
     name: str,
     mixture: Mixture,
     sizes: Sequence[tuple[int, int]],
-    source: ModelSource,
+    source: ModelDirectory,
     model: Path,
     rounds: int,
     rows: int,

@@ -16,7 +16,7 @@ import click
 import numpy as np
 
 from lm_stage.generate.job import GenerateOptions, generate
-from lm_stage.inference.sampling import Sampling
+from lm_stage.inference.sampling import SamplingOptions
 from lm_stage.understand.job import UnderstandOptions, understand
 from shared.dataset.code_index import CodeIndex
 from shared.dataset.dataset import Dataset
@@ -60,7 +60,7 @@ def main(codes: str, model: str, count: int, seed: int, guidance_scale: float, t
                 f"{folder}/images",
                 model,
                 guidance_scale=guidance_scale,
-                sampling=Sampling(temperature=temperature),
+                sampling=SamplingOptions(temperature=temperature),
                 batch_size=16,
             )
         )

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from lm_stage import LanguageModel
-from lm_stage.inference.image_generator import ImageGenerator, ImageRequest
-from lm_stage.inference.sampling import Sampling
+from lm_stage.inference.sampling import SamplingOptions
+from lm_stage.inference.visual_generator import VisualGenerator, VisualRequest
 from lm_stage.model.config import DecoderConfig
 from shared.errors import CheckpointError, JobStoppedError, ShapeError, UsageError
 from shared.tokens.visual_tokens import ROWS, UNIVLA, image_tokens
@@ -37,7 +37,13 @@ def model(golden_lm: Path, golden: dict[str, Any]) -> LanguageModel:
 
 
 def generate(model: LanguageModel, golden: dict[str, Any], prompts: list[list[int]], **options: Any) -> np.ndarray:
-    given = {"negative_prompt": golden["negative"], "height": 3, "width": 4, "sampling": Sampling(top_k=50), **options}
+    given = {
+        "negative_prompt": golden["negative"],
+        "height": 3,
+        "width": 4,
+        "sampling": SamplingOptions(top_k=50),
+        **options,
+    }
     return model.generate_images(prompts, **given)
 
 
@@ -58,7 +64,7 @@ def test_greedy_images_with_guidance_are_those_of_upstream(
         width=golden["width"],
         negative_prompt=golden["negative"],
         guidance_scale=golden["guidance_scale"],
-        sampling=Sampling(greedy=True),
+        sampling=SamplingOptions(greedy=True),
     )
     for sample, codes_HW in enumerate(codes):
         tokens = [*image_tokens(codes_HW, model.layout), model.layout.eos]
@@ -108,9 +114,9 @@ def test_a_batch_gives_what_one_by_one_gives(model: LanguageModel, golden: dict[
 
 def test_guidance_of_one_is_the_conditional_model_alone(model: LanguageModel, golden: dict[str, Any]) -> None:
     prompts = golden["prompts"][:1]
-    one = generate(model, golden, prompts, guidance_scale=1.0, sampling=Sampling(greedy=True))
-    two_rows = model.image_generator(1, 60, Sampling(greedy=True), 1.0000001)
-    two_rows.add(ImageRequest("0", prompts[0], golden["negative"], 3, 4, 0))
+    one = generate(model, golden, prompts, guidance_scale=1.0, sampling=SamplingOptions(greedy=True))
+    two_rows = model.visual_generator(1, 60, SamplingOptions(greedy=True), 1.0000001)
+    two_rows.add(VisualRequest("0", prompts[0], golden["negative"], 3, 4, 0))
     while two_rows.running:
         finished = two_rows.step()
     np.testing.assert_array_equal(one[0], finished[0].codes_HW())
@@ -121,15 +127,15 @@ def test_seeds_and_guidance_matter(model: LanguageModel, golden: dict[str, Any])
     base = generate(model, golden, prompts, seed=1)
     assert not np.array_equal(base, generate(model, golden, prompts, seed=2))
     assert not np.array_equal(
-        generate(model, golden, prompts, sampling=Sampling(greedy=True)),
-        generate(model, golden, prompts, sampling=Sampling(greedy=True), guidance_scale=9.0),
+        generate(model, golden, prompts, sampling=SamplingOptions(greedy=True)),
+        generate(model, golden, prompts, sampling=SamplingOptions(greedy=True), guidance_scale=9.0),
     )
 
 
 @pytest.mark.parametrize("written", [1, 4, 5, 11])
 def test_an_image_goes_on_where_it_was_left(model: LanguageModel, golden: dict[str, Any], written: int) -> None:
-    generator = model.image_generator(1, 60, Sampling(top_k=50), 3.0)
-    request = ImageRequest("key", golden["prompts"][0], golden["negative"], 3, 4, 5)
+    generator = model.visual_generator(1, 60, SamplingOptions(top_k=50), 3.0)
+    request = VisualRequest("key", golden["prompts"][0], golden["negative"], 3, 4, 5)
     codes = []
     for begun in (request, replace(request, codes=())):
         generator.add(begun)
@@ -143,7 +149,7 @@ def test_an_image_goes_on_where_it_was_left(model: LanguageModel, golden: dict[s
     assert finished[0].codes == codes[0]
 
 
-def finished_codes(generator: ImageGenerator, request: ImageRequest) -> list[int]:
+def finished_codes(generator: VisualGenerator, request: VisualRequest) -> list[int]:
     generator.add(request)
     while generator.running:
         finished = generator.step()
@@ -153,8 +159,8 @@ def finished_codes(generator: ImageGenerator, request: ImageRequest) -> list[int
 @pytest.mark.parametrize("written", [0, 1, 11, 12, 20])
 def test_a_clip_goes_on_where_it_was_left(model: LanguageModel, golden: dict[str, Any], written: int) -> None:
     """Its first frame is given, two are written; the codes of an earlier run are in the second or the third."""
-    generator, given = model.image_generator(1, 70, Sampling(top_k=50), 3.0), tuple(range(12))
-    clip = ImageRequest(
+    generator, given = model.visual_generator(1, 70, SamplingOptions(top_k=50), 3.0), tuple(range(12))
+    clip = VisualRequest(
         "key", golden["prompts"][0], golden["negative"], 3, 4, 5, frames=3, template=UNIVLA, given=given
     )
     unbroken = finished_codes(generator, clip)
@@ -169,7 +175,7 @@ def test_a_clip_goes_on_where_it_was_left(model: LanguageModel, golden: dict[str
 def test_what_is_given_is_what_the_model_would_have_written(model: LanguageModel, golden: dict[str, Any]) -> None:
     """Greedy: the first frames of a video, given back, are gone on with as before."""
     prompts = golden["prompts"][:2]
-    common = {"template": ROWS, "negative_prompt": golden["negative"], "sampling": Sampling(greedy=True)}
+    common = {"template": ROWS, "negative_prompt": golden["negative"], "sampling": SamplingOptions(greedy=True)}
     whole = model.generate_videos(prompts, 3, 2, 3, **common)
     assert (whole.dtype, whole.shape) == (np.uint16, (2, 3, 2, 3))
     np.testing.assert_array_equal(model.generate_videos(prompts, 3, 2, 3, whole[:, :1], **common), whole)
@@ -185,8 +191,8 @@ def test_beginnings_of_another_shape_are_refused(model: LanguageModel, golden: d
 def test_logits_that_are_not_finite_stop_with_key_and_place(
     model: LanguageModel, golden: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    generator = model.image_generator(1, 60, Sampling(), 1.0)
-    generator.add(ImageRequest("the key", golden["prompts"][0], None, 3, 4, 0))
+    generator = model.visual_generator(1, 60, SamplingOptions(), 1.0)
+    generator.add(VisualRequest("the key", golden["prompts"][0], None, 3, 4, 0))
     generator.step()
     broken = np.full((1, model.layout.codebook_size), np.nan, np.float32)
     monkeypatch.setattr(generator.cache, "decode_step", lambda tokens, positions: broken)

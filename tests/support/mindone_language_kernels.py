@@ -19,7 +19,7 @@ import numpy as np
 from mindspore import Tensor, mint, ops
 
 from lm_stage import LanguageModel
-from lm_stage.inference.sampling import Sampling
+from lm_stage.inference.sampling import SamplingOptions
 from lm_stage.model.config import DecoderConfig
 from lm_stage.model.mindone import MindoneBackend
 from shared.device import setup_device
@@ -90,7 +90,7 @@ def generate(model: LanguageModel, golden: dict[str, Any]) -> np.ndarray:
         width=golden["width"],
         negative_prompt=golden["negative"],
         guidance_scale=golden["guidance_scale"],
-        sampling=Sampling(greedy=True),
+        sampling=SamplingOptions(greedy=True),
     )
 
 

@@ -29,9 +29,9 @@ import numpy as np
 import lm_stage.generate.worker
 import vq_stage.decode.job
 import vq_stage.encode.worker
-from lm_stage.inference.image_generator import ImageGenerator
-from lm_stage.inference.sampling import Sampling
+from lm_stage.inference.sampling import SamplingOptions
 from lm_stage.inference.text_generator import TextGenerator
+from lm_stage.inference.visual_generator import VisualGenerator
 from shared.device import Device
 from shared.tokens.layout import TokenLayout
 from tests.support.file_digests import file_digests
@@ -96,12 +96,14 @@ class StandInLanguageModel:
     def from_pretrained(cls, directory: object, device: str, dtype: None, layout: TokenLayout, backend: str) -> Any:
         return cls(layout)
 
-    def image_generator(self, slots: int, length: int, sampling: Sampling, guidance_scale: float) -> ImageGenerator:
-        cache = StandInCache(slots if guidance_scale == 1 else 2 * slots, self.layout.codebook_size)
-        return ImageGenerator(cache, self.layout, sampling, guidance_scale)
+    def visual_generator(
+        self, batch_size: int, length: int, sampling: SamplingOptions, guidance_scale: float
+    ) -> VisualGenerator:
+        cache = StandInCache(batch_size if guidance_scale == 1 else 2 * batch_size, self.layout.codebook_size)
+        return VisualGenerator(cache, self.layout, sampling, guidance_scale)
 
-    def text_generator(self, slots: int, length: int, sampling: Sampling) -> TextGenerator:
-        return TextGenerator(StandInCache(slots, self.layout.first_visual_token), self.layout, sampling)
+    def text_generator(self, batch_size: int, length: int, sampling: SamplingOptions) -> TextGenerator:
+        return TextGenerator(StandInCache(batch_size, self.layout.first_visual_token), self.layout, sampling)
 
 
 def stand_in() -> None:

@@ -14,6 +14,7 @@ from lm_stage.data.batch import PADDING, TrainingBatch, build_batch
 from lm_stage.data.mixture import Mixture, Source
 from lm_stage.data.sequences import LossWeights, SequenceBuilder, TrainingSequence
 from lm_stage.data.shuffle import PlacedSample
+from lm_stage.text.renderer import SequenceRenderer
 from lm_stage.text.tokenizer import HuggingFaceTokenizer, train_text_tokenizer
 from shared.dataset.rows import CodeRecord
 from shared.errors import DatasetError
@@ -48,7 +49,7 @@ def open_mixture(root: Path, rows: Sequence[CodeRecord]) -> Mixture:
     (root / "lines.jsonl").write_text("".join(json.dumps(line) + "\n" for line in LINES))
     vocabulary = train_text_tokenizer(["a red apple"] * 3, 280, handmade.CODEBOOK_SIZE)
     text_tokenizer = HuggingFaceTokenizer(json.loads(vocabulary.tokenizer_json), "", "here")
-    builder = SequenceBuilder(text_tokenizer, vocabulary.layout, LossWeights(visual=0.5))
+    builder = SequenceBuilder(SequenceRenderer(text_tokenizer, vocabulary.layout), LossWeights(visual=0.5))
     return Mixture([Source(str(root / "codes")), Source(str(root / "lines.jsonl"), "text")], builder, ROW)
 
 

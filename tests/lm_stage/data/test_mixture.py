@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 
 from lm_stage.data.mixture import Mixture, Samples, Source, open_samples
-from lm_stage.data.sequences import TASKS, LossWeights, SequenceBuilder, question_text
-from lm_stage.text.templates import CHAT_BEFORE, DEFAULT_QUESTION, DEFAULT_VIDEO_QUESTION, Clip, Templates
+from lm_stage.data.sequences import TASKS, LossWeights, SequenceBuilder
+from lm_stage.text.parts import CodeGrid
+from lm_stage.text.renderer import SequenceRenderer
+from lm_stage.text.templates import CHAT, DEFAULT_QUESTION, DEFAULT_VIDEO_QUESTION
 from lm_stage.text.tokenizer import HuggingFaceTokenizer, train_text_tokenizer
 from lm_stage.training.options import SftOptions
 from shared.dataset.dataset import Dataset
@@ -33,7 +35,7 @@ LARGE = np.arange(12 * 10, dtype=np.uint16).reshape(1, 12, 10)
 def builder() -> SequenceBuilder:
     vocabulary = train_text_tokenizer(["a red apple", "a green pear"] * 3, 280, handmade.CODEBOOK_SIZE)
     text_tokenizer = HuggingFaceTokenizer(json.loads(vocabulary.tokenizer_json), "", "here")
-    return SequenceBuilder(text_tokenizer, vocabulary.layout, LossWeights())
+    return SequenceBuilder(SequenceRenderer(text_tokenizer, vocabulary.layout), LossWeights())
 
 
 def row(index: int, **changes: Any) -> CodeRecord:
@@ -179,7 +181,7 @@ def test_images_are_those_of_the_rows(tmp_path: Path, builder: SequenceBuilder) 
     for index, given in enumerate([row for rows in units for row in rows]):
         for is_bare in (False, True):
             caption = "" if is_bare else given.text or ""
-            expected = builder.captioned(builder.encode(caption), given.codes_THW[0])
+            expected = builder.captioned(builder.encode(caption), CodeGrid(given.codes_THW, is_video=False))
             built = samples.sequence(index, is_bare)
             assert built.token_ids.tolist() == expected.token_ids.tolist()
             assert built.weights.tolist() == expected.weights.tolist()
@@ -208,8 +210,9 @@ def test_questions_and_answers_come_from_the_row_or_are_its_caption(tmp_path: Pa
     assert asked.keys == told.keys == list(expected)
     for index, (key, (question, answer)) in enumerate(expected.items()):
         ids = builder.encode(answer)
-        codes_HW = rows[int(key[1:])].codes_THW[0]
-        answered = builder.conversation([(builder.encode(question_text(question, 0, True)), ids)], codes_HW)
+        grid = CodeGrid(rows[int(key[1:])].codes_THW, is_video=False)
+        question_ids = builder.encode(CHAT.question_text(question, follows_grid=True))
+        answered = builder.conversation([(question_ids, ids)], grid)
         assert asked.sequence(index, False).token_ids.tolist() == answered.token_ids.tolist()
         assert asked.sequence(index, True).token_ids.tolist() == answered.token_ids.tolist(), "only images are bare"
         assert told.sequence(index, False).token_ids.tolist() == builder.text(ids).token_ids.tolist()
@@ -242,14 +245,14 @@ def test_videos_stand_behind_their_captions_in_the_form_of_the_builder(
 ) -> None:
     rows = [clip(0, 2), clip(1, 3, text="a red apple"), clip(2, 1, text=None)]
     path = write(tmp_path / "d", [rows], format=SEQUENCE_FORMAT)
-    with_eol = SequenceBuilder(builder.text_tokenizer, builder.layout, builder.loss, ROWS)
+    with_eol = SequenceBuilder(SequenceRenderer(builder.renderer.text_tokenizer, builder.layout, ROWS), builder.loss)
     for built in (builder, with_eol):
         samples = opened(path, built, "video")
         assert_lengths_are_true(samples)
         for index, given in enumerate(rows):
-            expected = built.captioned(built.encode(given.text or ""), Clip(given.codes_THW))
+            expected = built.captioned(built.encode(given.text or ""), CodeGrid.video(given.codes_THW))
             assert samples.sequence(index, False).token_ids.tolist() == expected.token_ids.tolist()
-            bare = built.captioned(built.encode(""), Clip(given.codes_THW))
+            bare = built.captioned(built.encode(""), CodeGrid.video(given.codes_THW))
             assert samples.sequence(index, True).token_ids.tolist() == bare.token_ids.tolist()
     assert (opened(path, with_eol, "video").lengths - opened(path, builder, "video").lengths).tolist() == [4, 6, 2]
 
@@ -259,8 +262,8 @@ def test_questions_about_clips(tmp_path: Path, builder: SequenceBuilder) -> None
     samples = opened(write(tmp_path / "d", [rows], format=SEQUENCE_FORMAT), builder, "understand")
     pairs = [(DEFAULT_VIDEO_QUESTION, "a pear"), ("who?", "a pear")]
     for index, (question, answer) in enumerate(pairs):
-        asked, answer_ids = builder.encode(question_text(question, 0, True)), builder.encode(answer)
-        expected = builder.conversation([(asked, answer_ids)], Clip(rows[index].codes_THW))
+        asked, answer_ids = builder.encode(CHAT.question_text(question, follows_grid=True)), builder.encode(answer)
+        expected = builder.conversation([(asked, answer_ids)], CodeGrid.video(rows[index].codes_THW))
         assert samples.sequence(index, False).token_ids.tolist() == expected.token_ids.tolist()
 
 
@@ -282,15 +285,15 @@ def test_every_turn_of_a_conversation_is_in_the_sequence(tmp_path: Path, builder
     assert_lengths_are_true(samples)
     expected = [
         [
-            (builder.encode(question_text("what?", 0, True)), "a pear"),
-            (builder.encode(question_text("and now?", 1, True)), "a red apple"),
+            (builder.encode(CHAT.question_text("what?", follows_grid=True)), "a pear"),
+            (builder.encode(CHAT.question_text("and now?", turn=1, follows_grid=True)), "a red apple"),
         ],
-        [(builder.encode(question_text(DEFAULT_QUESTION, 0, True)), "a caption")],
-        [(builder.encode(question_text("what is  this?", 0, True)), "7")],
+        [(builder.encode(CHAT.question_text(DEFAULT_QUESTION, follows_grid=True)), "a caption")],
+        [(builder.encode(CHAT.question_text("what is  this?", follows_grid=True)), "7")],
     ]
     for index, turns in enumerate(expected):
         encoded = [(asked, builder.encode(answer)) for asked, answer in turns]
-        built = builder.conversation(encoded, rows[index].codes_THW[0])
+        built = builder.conversation(encoded, CodeGrid(rows[index].codes_THW, is_video=False))
         sequence = samples.sequence(index, False)
         assert sequence.token_ids.tolist() == built.token_ids.tolist()
         assert sequence.weights.tolist() == built.weights.tolist()
@@ -328,9 +331,8 @@ def test_a_system_turn_replaces_the_published_system_prompt(tmp_path: Path, buil
     rows = [extra(0, conversations=[{"from": "system", "value": "Be brief."}, *turns]), extra(1, conversations=turns)]
     samples = opened(write(tmp_path / "codes", [rows]), builder, "understand")
     assert_lengths_are_true(samples)
-    templates = Templates(builder.text_tokenizer, builder.layout)
-    for index, opening in enumerate(("Be brief. USER: ", CHAT_BEFORE)):
-        image = templates.understanding_prompt([rows[index].codes_THW[0]], "stage1")[1:]
+    for index, opening in enumerate(("Be brief. USER: ", CHAT.opening())):
+        image = builder.renderer.render([CodeGrid(rows[index].codes_THW, is_video=False)])
         begin = [builder.layout.bos, *builder.encode(opening).tolist(), *image]
         assert samples.sequence(index, False).token_ids[: len(begin)].tolist() == begin
 
@@ -343,7 +345,7 @@ def test_questions_are_encoded_only_where_they_are_asked(tmp_path: Path, builder
             encoded.append(text)
             return super().encode(text)
 
-    listening = Listening(builder.text_tokenizer, builder.layout, builder.loss)
+    listening = Listening(builder.renderer, builder.loss)
     encoded.clear()
     opened(write(tmp_path / "codes", [[extra(0, question="who?", answer="a pear")]]), listening, "text")
     opened(write_lines(tmp_path / "t.jsonl", {"text": "a red apple"}), listening, "text")
@@ -354,7 +356,7 @@ def test_lines_of_text_end_at_newlines_only(tmp_path: Path, builder: SequenceBui
     path = tmp_path / "t.jsonl"
     path.write_bytes('{"text": "a\u2028b"}\r\n \n{"question": "q", "answer": "c", "source": "x"}'.encode())
     samples = opened(path, builder, "text")
-    question, answer = builder.encode(question_text("q", 0, False)), builder.encode("c")
+    question, answer = builder.encode(CHAT.question_text("q")), builder.encode("c")
     expected = [builder.text(builder.encode("a\u2028b")), builder.conversation([(question, answer)], None)]
     assert [samples.sequence(i, False).token_ids.tolist() for i in range(2)] == [e.token_ids.tolist() for e in expected]
     assert samples.keys == ["t.jsonl#1", "t.jsonl#3"], "numbers are those of the lines"

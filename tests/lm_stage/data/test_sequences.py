@@ -12,11 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from lm_stage.data.sequences import LOSSES, LossWeights, SequenceBuilder, TrainingSequence, question_text
-from lm_stage.text.templates import CHAT_AFTER, CHAT_BEFORE, Clip, Templates
+from lm_stage.data.sequences import LOSSES, LossWeights, SequenceBuilder, TrainingSequence
+from lm_stage.text.parts import CodeGrid
+from lm_stage.text.renderer import SequenceRenderer
+from lm_stage.text.templates import CHAT
 from lm_stage.text.tokenizer import HuggingFaceTokenizer, train_text_tokenizer
 from shared.errors import ShapeError
-from shared.tokens.visual_tokens import ROWS, UNIVLA, VideoTemplate
+from shared.tokens.visual_tokens import IMAGE, ROWS, UNIVLA, VideoTemplate
 
 CODEBOOK_SIZE = 64
 CODES_HW = np.array([[5, 0, 63], [1, 2, 3]], np.uint16)
@@ -46,29 +48,30 @@ losses = st.builds(LossWeights, st.sampled_from(LOSSES), st.sampled_from([0.25, 
 
 @pytest.fixture(scope="module")
 def builder() -> SequenceBuilder:
-    vocabulary = train_text_tokenizer(["a red apple", CHAT_BEFORE, CHAT_AFTER] * 3, 300, CODEBOOK_SIZE)
+    vocabulary = train_text_tokenizer(["a red apple", CHAT.opening(), CHAT.question_suffix] * 3, 300, CODEBOOK_SIZE)
     text_tokenizer = HuggingFaceTokenizer(json.loads(vocabulary.tokenizer_json), "", "here")
-    return SequenceBuilder(text_tokenizer, vocabulary.layout, LossWeights())
+    return SequenceBuilder(SequenceRenderer(text_tokenizer, vocabulary.layout), LossWeights())
 
 
 def with_loss(builder: SequenceBuilder, loss: LossWeights) -> SequenceBuilder:
-    return SequenceBuilder(builder.text_tokenizer, builder.layout, loss)
+    return SequenceBuilder(builder.renderer, loss)
 
 
 def with_form(builder: SequenceBuilder, form: VideoTemplate) -> SequenceBuilder:
-    return SequenceBuilder(builder.text_tokenizer, builder.layout, builder.loss, form)
+    renderer = SequenceRenderer(builder.renderer.text_tokenizer, builder.layout, form)
+    return SequenceBuilder(renderer, builder.loss)
 
 
 def text_ids(builder: SequenceBuilder, text: str) -> list[int]:
-    return builder.text_tokenizer.encode(text)
+    return builder.encode(text).tolist()
 
 
-def opening_ids(builder: SequenceBuilder) -> list[int]:
+def header_ids(builder: SequenceBuilder) -> list[int]:
     return [builder.layout.boi, *text_ids(builder, "2*3"), builder.layout.img]
 
 
 def body_ids(builder: SequenceBuilder) -> list[int]:
-    """CODES_HW behind its opening, written out."""
+    """CODES_HW after its header, written out."""
     layout = builder.layout
     v = layout.first_visual_token
     first_row, second_row = [v + 5, v, v + 63, layout.eol], [v + 1, v + 2, v + 3, layout.eol]
@@ -87,10 +90,10 @@ def test_an_image_behind_its_caption(
     builder: SequenceBuilder, caption: str, loss: LossWeights, visual: float, other: float
 ) -> None:
     caption_ids = text_ids(builder, caption)
-    prompt = [builder.layout.bos, *caption_ids, *opening_ids(builder)]
+    prompt = [builder.layout.bos, *caption_ids, *header_ids(builder)]
     row = [visual, visual, visual, other]
     assert_is(
-        with_loss(builder, loss).captioned(np.array(caption_ids, np.int32), CODES_HW),
+        with_loss(builder, loss).captioned(np.array(caption_ids, np.int32), CodeGrid.image(CODES_HW)),
         [*prompt, *body_ids(builder), builder.layout.eos],
         [0.0] * len(prompt) + row + row + [other, other, other],
     )
@@ -101,13 +104,15 @@ def test_an_image_behind_its_caption(
 def test_an_answer_behind_its_question(
     builder: SequenceBuilder, has_image: bool, loss: LossWeights, visual: float, other: float
 ) -> None:
-    image = [*opening_ids(builder), *body_ids(builder)] if has_image else []
-    texts = [CHAT_BEFORE, QUESTION + CHAT_AFTER] if has_image else ["", CHAT_BEFORE + QUESTION + CHAT_AFTER]
+    image = [*header_ids(builder), *body_ids(builder)] if has_image else []
+    texts = (
+        [CHAT.opening(), f"{QUESTION}. ASSISTANT:"] if has_image else ["", f"{CHAT.opening()}{QUESTION}. ASSISTANT:"]
+    )
     before, asked = (text_ids(builder, text) for text in texts)
     prompt = [builder.layout.bos, *before, *image, *asked]
     answer = text_ids(builder, "a red apple")
-    turn = (builder.encode(question_text(QUESTION, 0, has_image)), np.array(answer, np.int32))
-    sequence = with_loss(builder, loss).conversation([turn], CODES_HW if has_image else None)
+    turn = (builder.encode(CHAT.question_text(QUESTION, follows_grid=has_image)), np.array(answer, np.int32))
+    sequence = with_loss(builder, loss).conversation([turn], CodeGrid.image(CODES_HW) if has_image else None)
     assert_is(sequence, [*prompt, *answer, builder.layout.eos], [0.0] * len(prompt) + [other] * (len(answer) + 1))
 
 
@@ -128,7 +133,7 @@ def test_a_video_behind_its_caption(builder: SequenceBuilder, loss: LossWeights,
     prompt = [layout.bos, *caption_ids, layout.boi, *size, layout.img]
     body = [v + 5, v, v + 63, layout.eof, v + 1, v + 2, v + 3, layout.eof, layout.eoi]
     assert_is(
-        with_loss(builder, loss).captioned(np.array(caption_ids, np.int32), Clip(CODES_HW[:, None])),
+        with_loss(builder, loss).captioned(np.array(caption_ids, np.int32), CodeGrid.video(CODES_HW[:, None])),
         [*prompt, *body, layout.eos],
         [0.0] * len(prompt) + [visual, visual, visual, other] * 2 + [other, other],
     )
@@ -140,15 +145,15 @@ def test_all_answers_of_a_conversation_are_trained(
 ) -> None:
     eos = builder.layout.eos
     answers = [text_ids(builder, text) for text in ("a red apple", "7")]
-    first = [builder.layout.bos, *text_ids(builder, CHAT_BEFORE), *opening_ids(builder), *body_ids(builder)]
+    first = [builder.layout.bos, *text_ids(builder, CHAT.opening()), *header_ids(builder), *body_ids(builder)]
     first += text_ids(builder, f"{QUESTION}. ASSISTANT:")
     again = text_ids(builder, " USER: and 7?. ASSISTANT:")
     turns = [
-        (builder.encode(question_text(QUESTION, 0, True)), np.array(answers[0], np.int32)),
-        (builder.encode(question_text("and 7?", 1, True)), np.array(answers[1], np.int32)),
+        (builder.encode(CHAT.question_text(QUESTION, follows_grid=True)), np.array(answers[0], np.int32)),
+        (builder.encode(CHAT.question_text("and 7?", turn=1, follows_grid=True)), np.array(answers[1], np.int32)),
     ]
     assert_is(
-        with_loss(builder, loss).conversation(turns, CODES_HW),
+        with_loss(builder, loss).conversation(turns, CodeGrid.image(CODES_HW)),
         [*first, *answers[0], eos, *again, *answers[1], eos],
         [0.0] * len(first) + [other] * (len(answers[0]) + 1) + [0.0] * len(again) + [other] * (len(answers[1]) + 1),
     )
@@ -159,21 +164,23 @@ def test_a_video_is_trained_behind_the_prompt_it_is_generated_from(
     builder: SequenceBuilder, caption: str, codes_THW: np.ndarray, form: VideoTemplate
 ) -> None:
     built = with_form(builder, form)
-    sequence = built.captioned(builder.encode(caption), Clip(codes_THW))
-    prompt = Templates(builder.text_tokenizer, builder.layout, form).video_prompt([caption], *codes_THW.shape)
+    sequence = built.captioned(builder.encode(caption), CodeGrid.video(codes_THW))
+    prompt = built.renderer.generation_prompt([caption], form, *codes_THW.shape).tolist()
     assert sequence.token_ids[: len(prompt)].tolist() == prompt
     assert sequence.weights.tolist() == [0.0] * len(prompt) + [1.0] * (len(sequence.token_ids) - len(prompt))
     caption_ids = builder.encode(caption)
-    assert len(sequence.token_ids) == 2 + len(caption_ids) + built.video_length(*codes_THW.shape)
+    assert len(sequence.token_ids) == 2 + len(caption_ids) + built.grid_length(True, *codes_THW.shape)
 
 
 @given(question=texts, codes_THW=clips, form=forms)
 def test_an_answer_about_a_clip_is_trained_behind_the_prompt_it_is_asked_with(
     builder: SequenceBuilder, question: str, codes_THW: np.ndarray, form: VideoTemplate
 ) -> None:
-    built, clip = with_form(builder, form), Clip(codes_THW)
-    sequence = built.conversation([(builder.encode(question_text(question, 0, True)), builder.encode("a"))], clip)
-    prompt = Templates(builder.text_tokenizer, builder.layout, form).understanding_prompt([clip, question])
+    built, clip = with_form(builder, form), CodeGrid.video(codes_THW)
+    sequence = built.conversation(
+        [(builder.encode(CHAT.question_text(question, follows_grid=True)), builder.encode("a"))], clip
+    )
+    prompt = built.renderer.question_prompt([clip, question])
     assert sequence.token_ids.tolist() == [*prompt, *text_ids(builder, "a"), builder.layout.eos]
     assert not sequence.weights[: len(prompt)].any()
 
@@ -182,8 +189,8 @@ def test_an_answer_about_a_clip_is_trained_behind_the_prompt_it_is_asked_with(
 def test_an_image_is_trained_behind_the_prompt_it_is_generated_from(
     builder: SequenceBuilder, caption: str, codes_HW: np.ndarray
 ) -> None:
-    sequence = builder.captioned(builder.encode(caption), codes_HW)
-    prompt = Templates(builder.text_tokenizer, builder.layout).image_prompt([caption], *codes_HW.shape)
+    sequence = builder.captioned(builder.encode(caption), CodeGrid.image(codes_HW))
+    prompt = builder.renderer.generation_prompt([caption], IMAGE, 1, *codes_HW.shape).tolist()
     assert sequence.token_ids[: len(prompt)].tolist() == prompt
     assert sequence.weights.tolist() == [0.0] * len(prompt) + [1.0] * (len(sequence.token_ids) - len(prompt))
 
@@ -192,10 +199,10 @@ def test_an_image_is_trained_behind_the_prompt_it_is_generated_from(
 def test_an_answer_is_trained_behind_the_prompt_it_is_asked_with(
     builder: SequenceBuilder, question: str, codes_HW: np.ndarray | None
 ) -> None:
-    asked_ids = builder.encode(question_text(question, 0, codes_HW is not None))
-    sequence = builder.conversation([(asked_ids, builder.encode("a"))], codes_HW)
-    parts = [question] if codes_HW is None else [codes_HW, question]
-    prompt = Templates(builder.text_tokenizer, builder.layout).understanding_prompt(parts)
+    grid = None if codes_HW is None else CodeGrid.image(codes_HW)
+    asked_ids = builder.encode(CHAT.question_text(question, follows_grid=grid is not None))
+    sequence = builder.conversation([(asked_ids, builder.encode("a"))], grid)
+    prompt = builder.renderer.question_prompt([question] if grid is None else [grid, question])
     assert sequence.token_ids.tolist() == [*prompt, *text_ids(builder, "a"), builder.layout.eos]
 
 
@@ -205,14 +212,14 @@ def test_prompts_and_the_images_within_are_never_supervised(
 ) -> None:
     supervised = with_loss(builder, loss)
     answer_ids = builder.encode(answer)
-    for codes in (codes_HW, None):
-        asked_ids = builder.encode(question_text(question, 0, codes is not None))
-        sequence = supervised.conversation([(asked_ids, answer_ids)], codes)
+    for grid in (CodeGrid.image(codes_HW), None):
+        asked_ids = builder.encode(CHAT.question_text(question, follows_grid=grid is not None))
+        sequence = supervised.conversation([(asked_ids, answer_ids)], grid)
         prompt = len(sequence.token_ids) - len(answer_ids) - 1
         assert not sequence.weights[:prompt].any()
         assert sequence.weights[prompt:].all() == (loss.over != "visual")
         is_visual = [builder.layout.is_visual(token) for token in sequence.token_ids.tolist()]
-        assert sum(is_visual) == (0 if codes is None else codes.size)
+        assert sum(is_visual) == (0 if grid is None else codes_HW.size)
         assert not sequence.weights[is_visual].any()
 
 
@@ -221,33 +228,33 @@ def test_computed_lengths_are_those_of_the_sequences(
     builder: SequenceBuilder, caption: str, answer: str, codes_HW: np.ndarray
 ) -> None:
     caption_ids, answer_ids = builder.encode(caption), builder.encode(answer)
-    image = builder.image_length(*codes_HW.shape)
-    assert len(builder.captioned(caption_ids, codes_HW).token_ids) == 2 + len(caption_ids) + image
+    image = builder.grid_length(False, 1, *codes_HW.shape)
+    assert len(builder.captioned(caption_ids, CodeGrid.image(codes_HW)).token_ids) == 2 + len(caption_ids) + image
     spoken = len(caption_ids) + len(answer_ids)
-    beside = 2 + len(builder.before) + spoken + image
+    beside = 2 + len(builder.chat_opening) + spoken + image
     assert len(builder.conversation([(caption_ids, answer_ids)], None).token_ids) == 2 + spoken
-    assert len(builder.conversation([(caption_ids, answer_ids)], codes_HW).token_ids) == beside
+    assert len(builder.conversation([(caption_ids, answer_ids)], CodeGrid.image(codes_HW)).token_ids) == beside
 
 
-def test_sizes_of_more_digits_have_longer_openings(builder: SequenceBuilder) -> None:
-    assert builder.image_length(2, 3) == 5 + 10
-    assert builder.image_length(12, 3) == 6 + 50
-    assert builder.image_length(2, 12) == 6 + 28
-    assert builder.image_length(2, 3) == 5 + 10, "an opening is of its own size, not of the last one's"
+def test_sizes_of_more_digits_have_longer_headers(builder: SequenceBuilder) -> None:
+    assert builder.grid_length(False, 1, 2, 3) == 5 + 10
+    assert builder.grid_length(False, 1, 12, 3) == 6 + 50
+    assert builder.grid_length(False, 1, 2, 12) == 6 + 28
+    assert builder.grid_length(False, 1, 2, 3) == 5 + 10, "a header states its own size, not the last one's"
 
 
 def test_visual_tokens_end_where_the_codebook_ends(builder: SequenceBuilder) -> None:
     layout = replace(builder.layout, bos=1000, eos=builder.layout.end_of_visual)
-    builder = SequenceBuilder(builder.text_tokenizer, layout, LossWeights("visual", 0.5))
-    sequence = builder.captioned(builder.encode("a"), np.array([[0, CODEBOOK_SIZE - 1]], np.uint16))
+    builder = SequenceBuilder(SequenceRenderer(builder.renderer.text_tokenizer, layout), LossWeights("visual", 0.5))
+    sequence = builder.captioned(builder.encode("a"), CodeGrid.image(np.array([[0, CODEBOOK_SIZE - 1]], np.uint16)))
     *_, eos = sequence.token_ids
     assert eos == layout.first_visual_token + CODEBOOK_SIZE
     assert sequence.weights[-6:].tolist() == [0.5, 0.5, 0.0, 0.0, 0.0, 0.0]
 
 
 def test_codes_of_a_larger_codebook_are_refused(builder: SequenceBuilder) -> None:
-    codes_HW = np.array([[CODEBOOK_SIZE]], np.uint16)
+    grid = CodeGrid.image(np.array([[CODEBOOK_SIZE]], np.uint16))
     with pytest.raises(ShapeError, match=r"\[0, 64\)"):
-        builder.captioned(builder.encode("a"), codes_HW)
+        builder.captioned(builder.encode("a"), grid)
     with pytest.raises(ShapeError, match=r"\[0, 64\)"):
-        builder.conversation([(builder.encode("a"), builder.encode("a"))], codes_HW)
+        builder.conversation([(builder.encode("a"), builder.encode("a"))], grid)

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from lm_stage.data.mixture import Mixture, Source
 from lm_stage.data.sequences import LossWeights, SequenceBuilder
 from lm_stage.data.shuffle import PlacedSample, epoch_members, is_dropped, packed_rows
+from lm_stage.text.renderer import SequenceRenderer
 from lm_stage.text.tokenizer import HuggingFaceTokenizer, train_text_tokenizer
 from tests.support import handmade
 
@@ -37,7 +38,7 @@ def small_window() -> Iterator[None]:
 def builder() -> SequenceBuilder:
     vocabulary = train_text_tokenizer(["a red apple", "caption"] * 3, 280, handmade.CODEBOOK_SIZE)
     text_tokenizer = HuggingFaceTokenizer(json.loads(vocabulary.tokenizer_json), "", "here")
-    return SequenceBuilder(text_tokenizer, vocabulary.layout, LossWeights())
+    return SequenceBuilder(SequenceRenderer(text_tokenizer, vocabulary.layout), LossWeights())
 
 
 @pytest.fixture(scope="module")

@@ -25,23 +25,24 @@ from lm_stage.generate.planner import (
 )
 from lm_stage.generate.prompt_files import list_prompts
 from lm_stage.generate.prompts import Prompt, PromptDefaults
-from lm_stage.text.templates import Templates
+from lm_stage.text.parts import CodeGrid
+from lm_stage.text.renderer import SequenceRenderer
 from lm_stage.text.tokenizer import HuggingFaceTokenizer, train_text_tokenizer
 from shared.dataset.code_index import CodeIndex
 from shared.dataset.dataset import Dataset
 from shared.dataset.plan import Plan, Unit, freeze_plan
 from shared.dataset.rows import SEQUENCE_FORMAT, SequenceRecord
 from shared.errors import RefusedInput, UsageError
-from shared.tokens.visual_tokens import ROWS, UNIVLA
+from shared.tokens.visual_tokens import IMAGE, ROWS, UNIVLA
 from tests.support import handmade
 
 DEFAULTS = PromptDefaults(area=32 * 32)
 
 
 @pytest.fixture(scope="module")
-def templates() -> Templates:
+def templates() -> SequenceRenderer:
     vocabulary = train_text_tokenizer(["a red apple"] * 3, 280, handmade.CODEBOOK_SIZE)
-    return Templates(HuggingFaceTokenizer(json.loads(vocabulary.tokenizer_json), "", "here"), vocabulary.layout)
+    return SequenceRenderer(HuggingFaceTokenizer(json.loads(vocabulary.tokenizer_json), "", "here"), vocabulary.layout)
 
 
 @pytest.fixture
@@ -357,7 +358,9 @@ def test_a_dataset_without_rows_stops_the_run(tmp_path: Path) -> None:
         list_prompts(dataset.root, DEFAULTS)
 
 
-def plan(prompts: Sequence[Prompt], templates: Templates, positions: int = 400, unit_rows: int = 64) -> list[Unit]:
+def plan(
+    prompts: Sequence[Prompt], templates: SequenceRenderer, positions: int = 400, unit_rows: int = 64
+) -> list[Unit]:
     return plan_prompts(prompts, PromptRenderer(templates, "", True, None), positions, unit_rows)
 
 
@@ -372,7 +375,7 @@ def refusal_of(units: Sequence[Unit]) -> tuple[str | None, str]:
     unit_rows=st.integers(1, 5),
 )
 def test_units_hold_every_prompt_once_by_size(
-    templates: Templates, sizes: list[tuple[int, int] | None], unit_rows: int
+    templates: SequenceRenderer, sizes: list[tuple[int, int] | None], unit_rows: int
 ) -> None:
     prompts = [
         Prompt(f"k{index}", "p", f"text {index}", "no", *size, seed=index)
@@ -398,7 +401,7 @@ def test_units_hold_every_prompt_once_by_size(
             assert planned_prompt(unit, item) == replace(prompt, refusal=None)
 
 
-def test_a_plan_knows_its_longest_prompt_and_all_its_tokens(templates: Templates, tmp_path: Path) -> None:
+def test_a_plan_knows_its_longest_prompt_and_all_its_tokens(templates: SequenceRenderer, tmp_path: Path) -> None:
     prompts = [
         Prompt("a", "p", "xx", "", 2, 3),
         Prompt("b", "p", "xxxx", "", 2, 3),
@@ -420,7 +423,7 @@ def test_a_plan_knows_its_longest_prompt_and_all_its_tokens(templates: Templates
     assert token_counts(frozen, [], UNIVLA) == (3 * 10 + 4, 3 * 10 + 4)
 
 
-def test_a_prompt_that_does_not_fit_is_refused_with_numbers(templates: Templates) -> None:
+def test_a_prompt_that_does_not_fit_is_refused_with_numbers(templates: SequenceRenderer) -> None:
     prompt = Prompt("a", "p", "x" * 20, "", 2, 3)  # 20 and 6 around them, an image of 2 · 4 + 2
     assert [unit.height for unit in plan([prompt], templates, positions=36)] == [16]
     reason, detail = refusal_of(plan([prompt], templates, positions=35))
@@ -428,7 +431,7 @@ def test_a_prompt_that_does_not_fit_is_refused_with_numbers(templates: Templates
     assert detail == "prompt (26) and image of 2×3 codes take 36 tokens, the model has 35 positions"
 
 
-def test_suffix_and_negative_prompt_take_positions(templates: Templates) -> None:
+def test_suffix_and_negative_prompt_take_positions(templates: SequenceRenderer) -> None:
     prompt = Prompt("a", "p", "xx", "x" * 20, 2, 3)
     assert refusal_of(plan([prompt], templates, positions=35))[0] == "too_long"
     unguided = PromptRenderer(templates, "", False, None)
@@ -438,19 +441,19 @@ def test_suffix_and_negative_prompt_take_positions(templates: Templates) -> None
     assert refusal_of(plan_prompts([prompt], suffixed, 35, 1))[0] == "too_long"
 
 
-def test_a_suffix_and_a_negative_prompt_are_rendered(templates: Templates) -> None:
+def test_a_suffix_and_a_negative_prompt_are_rendered(templates: SequenceRenderer) -> None:
     prompt, renderer = Prompt("a", "p", "a red", "a pear", 2, 3), PromptRenderer(templates, " apple", True, None)
     assert renderer.text(prompt) == "a red apple"
-    assert renderer.prompt_ids(prompt) == templates.image_prompt(["a red apple"], 2, 3)
-    assert renderer.negative_ids(prompt) == templates.image_prompt(["a pear"], 2, 3)
+    assert renderer.prompt_ids(prompt) == templates.generation_prompt(["a red apple"], IMAGE, 1, 2, 3).tolist()
+    assert renderer.negative_ids(prompt) == templates.generation_prompt(["a pear"], IMAGE, 1, 2, 3).tolist()
 
 
-def test_images_of_prompts_come_from_their_dataset(dataset: Dataset, templates: Templates) -> None:
+def test_images_of_prompts_come_from_their_dataset(dataset: Dataset, templates: SequenceRenderer) -> None:
     prompt = Prompt("a", "p", "like <image> but <image>", "no", 2, 3, images=("three", "one"))
     index = CodeIndex(dataset)
     renderer = PromptRenderer(templates, "", True, index)
-    parts = ["like ", index.image("three"), " but ", index.image("one")]
-    assert renderer.prompt_ids(prompt) == templates.image_prompt(parts, 2, 3)
+    parts = ["like ", CodeGrid.image(index.image("three")), " but ", CodeGrid.image(index.image("one"))]
+    assert renderer.prompt_ids(prompt) == templates.generation_prompt(parts, IMAGE, 1, 2, 3).tolist()
     [unit] = plan_prompts([prompt], renderer, 400, 1)
     assert planned_prompt(unit, unit.inputs[0]) == prompt
 
@@ -465,7 +468,13 @@ def test_images_of_prompts_come_from_their_dataset(dataset: Dataset, templates: 
     ],
 )
 def test_prompts_whose_images_are_not_there_are_refused(
-    images: tuple[str, ...], text: str, has_index: bool, reason: str, named: str, dataset: Dataset, templates: Templates
+    images: tuple[str, ...],
+    text: str,
+    has_index: bool,
+    reason: str,
+    named: str,
+    dataset: Dataset,
+    templates: SequenceRenderer,
 ) -> None:
     renderer = PromptRenderer(templates, "", True, CodeIndex(dataset) if has_index else None)
     prompt = Prompt("a", "p#1", text, "no", 2, 3, 4, images)
@@ -534,7 +543,7 @@ def video(frames: int = 3, **changes: Any) -> Prompt:
     return replace(Prompt("v", "p#1", "xx", "", 2, 3, frames=frames), **changes)
 
 
-def test_videos_have_units_and_tokens_of_their_own(templates: Templates, tmp_path: Path) -> None:
+def test_videos_have_units_and_tokens_of_their_own(templates: SequenceRenderer, tmp_path: Path) -> None:
     prompts = [Prompt("i", "p", "xx", "", 2, 3), video(), video(1, key="one"), video(4, key="four", fps=12.0)]
     units = plan(prompts, templates)
     assert [unit.size for unit in units] == [(4, 16, 24), (3, 16, 24), (1, 16, 24)]
@@ -551,7 +560,7 @@ def test_videos_have_units_and_tokens_of_their_own(templates: Templates, tmp_pat
     assert token_counts(frozen, [0], UNIVLA) == (29 + 22 + 2 * 10, 22 + 2 * 10)
 
 
-def test_a_video_that_does_not_fit_is_refused_with_numbers(templates: Templates) -> None:
+def test_a_video_that_does_not_fit_is_refused_with_numbers(templates: SequenceRenderer) -> None:
     units = plan([video(100, text="x" * 20)], templates, positions=729)
     reason, detail = refusal_of(units)
     assert reason == "too_long"
@@ -559,17 +568,22 @@ def test_a_video_that_does_not_fit_is_refused_with_numbers(templates: Templates)
     assert [unit.frames for unit in plan([video(100, text="x" * 20)], templates, positions=731)] == [100]
 
 
-def test_a_video_is_rendered_in_its_form(templates: Templates) -> None:
-    with_rows = Templates(templates.text_tokenizer, templates.layout, ROWS)
+def test_a_video_is_rendered_in_its_form(templates: SequenceRenderer) -> None:
+    with_rows = SequenceRenderer(templates.text_tokenizer, templates.layout, ROWS)
     for rendering in (templates, with_rows):
         renderer = PromptRenderer(rendering, "", True, None)
-        assert renderer.prompt_ids(video()) == rendering.video_prompt(["xx"], 3, 2, 3)
-        assert renderer.negative_ids(video()) == rendering.video_prompt([], 3, 2, 3)
+        assert (
+            renderer.prompt_ids(video())
+            == rendering.generation_prompt(["xx"], rendering.video_format, 3, 2, 3).tolist()
+        )
+        assert (
+            renderer.negative_ids(video()) == rendering.generation_prompt([], rendering.video_format, 3, 2, 3).tolist()
+        )
         assert renderer.body_template(video()) == rendering.video
         assert renderer.given_codes(video()).shape == (0, 2, 3)
 
 
-def test_a_video_takes_size_and_fps_of_the_clip_it_begins_with(clips: Dataset, templates: Templates) -> None:
+def test_a_video_takes_size_and_fps_of_the_clip_it_begins_with(clips: Dataset, templates: SequenceRenderer) -> None:
     renderer = PromptRenderer(templates, "", True, CodeIndex(clips))
     begun = video(video="clip", height=0, width=0)
     prompts = [begun, video(video="clip", key="w", fps=5.0), video(video="still", key="s", height=0, width=0)]
@@ -595,7 +609,7 @@ def test_a_video_takes_size_and_fps_of_the_clip_it_begins_with(clips: Dataset, t
     ],
 )
 def test_videos_that_cannot_go_on_are_refused(
-    changes: dict[str, Any], has_index: bool, reason: str, named: str, clips: Dataset, templates: Templates
+    changes: dict[str, Any], has_index: bool, reason: str, named: str, clips: Dataset, templates: SequenceRenderer
 ) -> None:
     renderer = PromptRenderer(templates, "", True, CodeIndex(clips) if has_index else None)
     units = plan_prompts([video(**changes)], renderer, 400, 1)
@@ -604,7 +618,7 @@ def test_videos_that_cannot_go_on_are_refused(
     assert named in refusal_of(units)[1]
 
 
-def test_what_a_plan_holds_of_images_is_what_it_always_held(templates: Templates) -> None:
+def test_what_a_plan_holds_of_images_is_what_it_always_held(templates: SequenceRenderer) -> None:
     """Written down before there were videos: a key more, and datasets begun by then could not be resumed."""
     prompts = [
         Prompt("a", "p", "a red apple", "", 2, 3),

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lm_stage.generate.job import GenerateOptions, generate
-from lm_stage.inference.image_generator import ImageGenerator, Slot
+from lm_stage.inference.visual_generator import VisualGenerator, VisualSequence
 from lm_stage.understand.job import UnderstandOptions, understand
 from shared.dataset.code_index import CodeIndex
 from shared.dataset.dataset import Dataset
@@ -90,16 +90,16 @@ def test_a_clip_that_is_gone_on_with_stays_as_it_is(written: Path, longer: Path)
 
 def crash_in_the_video(monkeypatch: pytest.MonkeyPatch, command: GenerateOptions) -> None:
     """The job ends inside a video, as if the machine did: the last line of its journal is cut short."""
-    steps, step = [0], ImageGenerator.step
+    steps, step = [0], VisualGenerator.step
 
-    def crashing(generator: ImageGenerator) -> list[Slot]:
+    def crashing(generator: VisualGenerator) -> list[VisualSequence]:
         steps[0] += 1
         if steps[0] > CRASH_AFTER:
             raise Crashed
         return step(generator)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ImageGenerator, "step", crashing)
+        patch.setattr(VisualGenerator, "step", crashing)
         with pytest.raises(Crashed):
             generate(command)
     journal = Dataset(command.dataset).journal_path(0)

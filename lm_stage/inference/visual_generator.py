@@ -15,14 +15,14 @@ from typing import Protocol
 
 import numpy as np
 
-from lm_stage.inference.sampling import Sampling, uniforms
+from lm_stage.inference.sampling import SamplingOptions, uniforms
 from shared.errors import JobStoppedError, UsageError
 from shared.tokens.layout import TokenLayout
 from shared.tokens.visual_tokens import IMAGE, VISUAL, VideoTemplate, body_template, video_length
 
 
 @dataclass(frozen=True, slots=True)
-class ImageRequest:
+class VisualRequest:
     """One image or video to write. `prompt_ids` and `negative_ids` end with IMG.
 
     `given` are codes to begin with that were not written here; they are always taken in by the prefill of the prompt.
@@ -54,10 +54,10 @@ class ImageRequest:
 
 
 @dataclass(slots=True)
-class Slot:
+class VisualSequence:
     """An image being written: `codes` so far, behind the given ones; `place` the offset of the next token."""
 
-    request: ImageRequest
+    request: VisualRequest
     template: np.ndarray
     uniforms: np.ndarray
     codes: list[int]
@@ -90,31 +90,31 @@ class Cache(Protocol):
     def decode_step(self, token_ids_R: np.ndarray, positions_R: np.ndarray) -> np.ndarray: ...
 
 
-class ImageGenerator:
+class VisualGenerator:
     """`add` requests while there are free slots, `step` until they are done.
 
     `cache` gives logits over the visual tokens only; with guidance (a scale other than 1) it has two rows a slot.
     """
 
-    def __init__(self, cache: Cache, layout: TokenLayout, sampling: Sampling, guidance_scale: float = 1.0):
+    def __init__(self, cache: Cache, layout: TokenLayout, sampling: SamplingOptions, guidance_scale: float = 1.0):
         self.cache = cache
         self.layout = layout
         self.sampling = sampling
         self.guidance_scale = guidance_scale
         self.is_guided = guidance_scale != 1.0
-        self.slots: list[Slot | None] = [None] * (cache.rows // (1 + self.is_guided))
+        self.slots: list[VisualSequence | None] = [None] * (cache.rows // (1 + self.is_guided))
         self.token_ids_R = np.zeros(cache.rows, np.int32)
         self.positions_R = np.zeros(cache.rows, np.int32)
 
     @property
-    def has_free_slot(self) -> bool:
-        return None in self.slots
+    def is_full(self) -> bool:
+        return None not in self.slots
 
     @property
-    def running(self) -> list[Slot]:
+    def running(self) -> list[VisualSequence]:
         return [slot for slot in self.slots if slot is not None]
 
-    def add(self, request: ImageRequest) -> Slot:
+    def add(self, request: VisualRequest) -> VisualSequence:
         """Begins an image, or goes on with one that has codes already."""
         index = self.slots.index(None)
         template = body_template(request.frames, request.height, request.width, self.layout, request.template)
@@ -126,17 +126,17 @@ class ImageGenerator:
             self.cache.prefill(row, sequence[:-1])
             self.positions_R[row] = len(sequence) - 1
         last = body[-1] if body else self.layout.img
-        self.slots[index] = slot = Slot(request, template, numbers, codes, len(body), last)
+        self.slots[index] = slot = VisualSequence(request, template, numbers, codes, len(body), last)
         return slot
 
-    def _rows(self, index: int, request: ImageRequest) -> list[tuple[int, Sequence[int]]]:
+    def _rows(self, index: int, request: VisualRequest) -> list[tuple[int, Sequence[int]]]:
         rows = [(index, request.prompt_ids)]
         if self.is_guided:
             assert request.negative_ids is not None, "guidance needs a negative prompt"
             rows.append((index + len(self.slots), request.negative_ids))
         return rows
 
-    def step(self) -> list[Slot]:
+    def step(self) -> list[VisualSequence]:
         """One forward of all running images; returns those that became complete and frees their slots."""
         for index, slot in self._running():
             self.token_ids_R[index :: len(self.slots)] = slot.last_token
@@ -150,7 +150,7 @@ class ImageGenerator:
                 self.slots[index] = None
         return finished
 
-    def _running(self) -> list[tuple[int, Slot]]:
+    def _running(self) -> list[tuple[int, VisualSequence]]:
         return [(index, slot) for index, slot in enumerate(self.slots) if slot is not None]
 
     def _guided(self, logits_RK: np.ndarray) -> np.ndarray:

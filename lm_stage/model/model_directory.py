@@ -22,17 +22,17 @@ EMBEDDED_MODEL = Path(__file__).parents[1] / "embedded" / "emu3-tiny"
 
 
 @dataclass(frozen=True, slots=True)
-class ModelSource:
+class ModelDirectory:
     """A checkpoint directory with a text tokenizer; needs no MindSpore until `load`."""
 
-    directory: Path
+    path: Path
     config: DecoderConfig
     layout: TokenLayout
     text_tokenizer: TextTokenizer
     codec_fingerprint: str | None
 
     @classmethod
-    def from_directory(cls, directory: str | Path, layout: str | None = None, codec: str | None = None) -> ModelSource:
+    def open(cls, directory: str | Path, layout: str | None = None, codec: str | None = None) -> ModelDirectory:
         """Reads and compares config, layout and vocabulary.
 
         `layout` is a JSON file with the ids by name, for a checkpoint that does not carry them; `codec` the
@@ -66,7 +66,7 @@ class ModelSource:
     def recorded(self) -> dict[str, Any]:
         """What a dataset records of the model."""
         return {
-            "model": model_fingerprint(self.directory),
+            "model": model_fingerprint(self.path),
             "text": self.text_tokenizer.fingerprint,
             "layout": self.layout.to_dict(),
         }
@@ -75,7 +75,7 @@ class ModelSource:
         """Raises CheckpointError if weights and config do not fit."""
         from lm_stage.language_model import LanguageModel
 
-        return LanguageModel.from_pretrained(self.directory, device, dtype, self.layout, backend)
+        return LanguageModel.from_pretrained(self.path, device, dtype, self.layout, backend)
 
 
 def _layout_from_file(path: Path) -> TokenLayout:

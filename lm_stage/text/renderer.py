@@ -1,0 +1,80 @@
+"""Renders sequences to token ids: the one place that does, for training and for inference.
+
+An image within a sequence is `BOI H*W IMG body`, a video `BOI T*H*W IMG body`: a header that carries the size as text,
+then the body of visual tokens. Upstream never published its video format, so that one is chosen by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from lm_stage.text.parts import CodeGrid, Part
+from lm_stage.text.templates import CHAT, ConversationTemplate
+from lm_stage.text.tokenizer import TextTokenizer
+from shared.tokens.layout import TokenLayout
+from shared.tokens.visual_tokens import IMAGE, UNIVLA, VideoTemplate, video_tokens
+
+
+class SequenceRenderer:
+    """Renders with one text tokenizer, one token layout and one video format. All results are int32 (L,)."""
+
+    def __init__(self, text_tokenizer: TextTokenizer, layout: TokenLayout, video_format: VideoTemplate = UNIVLA):
+        self.text_tokenizer = text_tokenizer
+        self.layout = layout
+        self.video_format = video_format
+        self._headers: dict[tuple[VideoTemplate, int, int, int], np.ndarray] = {}
+
+    def generation_prompt(
+        self, caption: Iterable[Part], grid_format: VideoTemplate, frames: int, height: int, width: int
+    ) -> np.ndarray:
+        """Return everything before the body of an image or a video of this size in codes; it ends with IMG."""
+        return self.render([self.layout.bos, *caption, self.header(grid_format, frames, height, width)])
+
+    def question_prompt(self, question: Iterable[Part], template: ConversationTemplate = CHAT) -> np.ndarray:
+        """Return everything before the answer to a question that may contain images and videos."""
+        return self.render([self.layout.bos, template.opening(), *question, template.question_suffix])
+
+    def render(self, parts: Iterable[Part]) -> np.ndarray:
+        """Return the token ids of the parts.
+
+        Adjacent texts are joined before they are encoded, as if the sequence were one string.
+        Raises ShapeError for codes outside the codebook.
+        """
+        joined: list[Part] = []
+        for part in parts:
+            if isinstance(part, str) and joined and isinstance(last := joined[-1], str):
+                joined[-1] = last + part
+            else:
+                joined.append(part)
+        return np.concatenate([self._part_ids(part) for part in joined])
+
+    def _part_ids(self, part: Part) -> np.ndarray:
+        if isinstance(part, str):
+            return self.encode(part)
+        if isinstance(part, CodeGrid):
+            return np.concatenate((self.grid_header(part), self.body(part)))
+        return np.atleast_1d(np.asarray(part, np.int32))
+
+    def encode(self, text: str) -> np.ndarray:
+        """Return the token ids of ordinary text; the surface forms of control tokens stay text."""
+        return np.array(self.text_tokenizer.encode(text) if text else [], np.int32)
+
+    def header(self, grid_format: VideoTemplate, frames: int, height: int, width: int) -> np.ndarray:
+        """Return BOI, the size in codes and IMG."""
+        key = (grid_format, frames, height, width)
+        if key not in self._headers:
+            size = self.encode(grid_format.size_text(frames, height, width))
+            self._headers[key] = np.array([self.layout.boi, *size, self.layout.img], np.int32)
+        return self._headers[key]
+
+    def grid_header(self, grid: CodeGrid) -> np.ndarray:
+        return self.header(self.format_of(grid), *grid.codes_THW.shape)
+
+    def body(self, grid: CodeGrid) -> np.ndarray:
+        """Return what follows IMG: visual tokens with the control tokens between them, up to and including EOI."""
+        return video_tokens(grid.codes_THW, self.layout, self.format_of(grid))
+
+    def format_of(self, grid: CodeGrid) -> VideoTemplate:
+        return self.video_format if grid.is_video else IMAGE
