@@ -572,14 +572,10 @@ def test_a_video_is_rendered_in_its_form(templates: SequenceRenderer) -> None:
     with_rows = SequenceRenderer(templates.text_tokenizer, templates.layout, ROWS)
     for rendering in (templates, with_rows):
         renderer = PromptRenderer(rendering, "", True, None)
-        assert (
-            renderer.prompt_ids(video())
-            == rendering.generation_prompt(["xx"], rendering.video_format, 3, 2, 3).tolist()
-        )
-        assert (
-            renderer.negative_ids(video()) == rendering.generation_prompt([], rendering.video_format, 3, 2, 3).tolist()
-        )
-        assert renderer.body_template(video()) == rendering.video
+        video_format = rendering.video_format
+        assert renderer.prompt_ids(video()) == rendering.generation_prompt(["xx"], video_format, 3, 2, 3).tolist()
+        assert renderer.negative_ids(video()) == rendering.generation_prompt([], video_format, 3, 2, 3).tolist()
+        assert renderer.body_template(video()) == video_format
         assert renderer.given_codes(video()).shape == (0, 2, 3)
 
 
