@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from shared.jobs import leases as leases_module
-from shared.jobs.claims import ClaimStatus, Releasable, UnitClaims
-from shared.jobs.file_locks import try_lock
 from shared.jobs.leases import Leases
 
 
@@ -171,25 +168,3 @@ def test_one_thread_renews_all_leases_and_ends_with_them(tmp_path: Path) -> None
         assert all(content(path)["n"] for path in paths)
     assert threading.active_count() == before
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("by_leases", [False, True])
-def test_units_are_claimed_by_locks_or_leases(by_leases: bool, tmp_path: Path, clock: Clock) -> None:
-    if by_leases:
-        by = [leases_of("ours", clock).try_lease, leases_of("theirs", clock).try_lease]
-    else:
-        by = [try_lock, try_lock]
-
-    def claims(try_to_claim: Callable[[Path], Releasable | None]) -> UnitClaims:
-        return UnitClaims(lambda unit: tmp_path / "claims" / str(unit), lambda unit: unit == 0, try_to_claim)
-
-    with claims(by[0]) as ours, claims(by[1]) as theirs:
-        assert [ours.claim(unit) for unit in (0, 1)] == [ClaimStatus.COMMITTED, ClaimStatus.ACQUIRED]
-        assert [theirs.claim(unit) for unit in (0, 1, 2)] == [
-            ClaimStatus.COMMITTED,
-            ClaimStatus.HELD_ELSEWHERE,
-            ClaimStatus.ACQUIRED,
-        ]
-        ours.release(1)
-        assert theirs.claim(1) is ClaimStatus.ACQUIRED
-    assert list((tmp_path / "claims").iterdir()) == []

@@ -1,10 +1,8 @@
-"""Sealed JSON, atomic files, fingerprints, locks and work ahead."""
+"""Sealed JSON, atomic files and fingerprints."""
 
 from __future__ import annotations
 
 import json
-import multiprocessing
-import threading
 from pathlib import Path
 
 import pytest
@@ -12,8 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import DatasetError
-from shared.jobs.file_locks import job_lock, try_lock
-from shared.jobs.prefetch import prefetch_map
 from shared.storage.atomic import create_file, write_file
 from shared.storage.checked_json import dump_sealed, load_sealed
 from shared.storage.digests import canonical_json, digest_of, settings_diff
@@ -92,65 +88,3 @@ def test_diff_goes_into_lists_of_settings_and_not_into_others() -> None:
 
 def test_digest_ignores_the_order_of_keys() -> None:
     assert digest_of({"a": 1, "b": [2]}) == digest_of({"b": [2], "a": 1}) != digest_of({"a": 1, "b": [3]})
-
-
-def _claim_in_child(path: str, results: multiprocessing.SimpleQueue) -> None:
-    results.put(try_lock(Path(path)) is not None)
-
-
-def test_a_claim_excludes_other_processes_until_released(tmp_path: Path) -> None:
-    context, path = multiprocessing.get_context("spawn"), tmp_path / "claims" / "part-000001"
-    results = context.SimpleQueue()
-
-    def claimed_by_child() -> bool:
-        child = context.Process(target=_claim_in_child, args=(str(path), results))
-        child.start()
-        child.join()
-        return bool(results.get())
-
-    claim = try_lock(path)
-    assert claim is not None
-    assert not claimed_by_child()
-    claim.release()
-    assert not path.exists()
-    assert claimed_by_child()
-    again = try_lock(path)
-    assert again is not None, "a claim whose holder died is free"
-    again.release()
-
-
-def test_only_a_job_that_is_alone_sweeps(tmp_path: Path) -> None:
-    swept: list[str] = []
-    with job_lock(tmp_path, lambda: swept.append("first")):
-        assert swept == ["first"]
-        with job_lock(tmp_path, lambda: swept.append("second")):
-            pass
-        assert swept == ["first"]
-    assert swept == ["first", "first"]
-
-
-def test_work_ahead_keeps_order_and_bound() -> None:
-    started: list[int] = []
-    lock = threading.Lock()
-
-    def work(item: int) -> int:
-        with lock:
-            started.append(item)
-        return item * item
-
-    results = prefetch_map(work, iter(range(100)), threads=3, max_pending=5)
-    assert [next(results) for _ in range(10)] == [n * n for n in range(10)]
-    assert max(started) <= 10 + 5
-    assert list(results) == [n * n for n in range(10, 100)]
-
-
-def test_work_ahead_raises_in_place() -> None:
-    def work(item: int) -> int:
-        if item == 3:
-            raise ValueError("three")
-        return item
-
-    results = prefetch_map(work, range(5), threads=2, max_pending=4)
-    assert [next(results) for _ in range(3)] == [0, 1, 2]
-    with pytest.raises(ValueError, match="three"):
-        next(results)
