@@ -78,13 +78,13 @@ def seal(dataset: str, shard_mb: int, keep_parts: bool) -> None:
 @click.option("--shard-mb", type=int, default=256, help="Megabytes a file at most.")
 def export(dataset: str, out: str, format: str, shard_mb: int) -> None:
     """Write the rows of DATASET into OUT as WebDataset tars, Parquet, or upstream's .pth files (int64) with a list."""
-    from shared.exchange.export import ExportOptions
     from shared.exchange.export import export as run
+    from shared.exchange.options import ExportOptions
 
     result = run(ExportOptions(dataset, out, format, shard_mb << 20))
-    say(f"{out}: {result.rows} rows in {result.files} files of {result.bytes} bytes, {result.written} new")
-    if result.left_out:
-        say(f"{result.left_out} rows left out: they hold no codes, which {format} cannot say")
+    say(f"{out}: {result.rows} rows in {result.files} files of {result.size_bytes} bytes, {result.written} new")
+    if result.skipped:
+        say(f"{result.skipped} rows skipped: they hold no codes, which {format} cannot represent")
 
 
 @click.command("import")
@@ -95,7 +95,8 @@ def export(dataset: str, out: str, format: str, shard_mb: int) -> None:
 @click.option("--vision-tokenizer", metavar="DIR", help="That made them; instead of --codebook-size.")
 def import_(source: str, dataset: str, unit_rows: int, codebook_size: int | None, vision_tokenizer: str | None) -> None:
     """Make DATASET of WebDataset tars or Parquet that `emu3 export` wrote, or of upstream's list of .pth files."""
-    from shared.exchange.importer import ImportOptions, import_dataset
+    from shared.exchange.importer import import_dataset
+    from shared.exchange.options import ImportOptions
 
     result = import_dataset(ImportOptions(source, dataset, _codec(codebook_size, vision_tokenizer), unit_rows))
     say(f"{dataset}: {result.rows} rows imported, {result.quarantined} quarantined")

@@ -1,8 +1,9 @@
 """Claims for machines that share a directory or a bucket but no kernel.
 
-A lease is a small file that its owner keeps rewriting. Clocks of machines differ, so nobody compares times: a lease
-has expired for whoever has watched it unchanged for `duration_s` of the own monotonic clock. Leases spare double
-work; correctness rests on the commit records alone, so that a lease lost by a long pause is no harm.
+A lease is a small file that its owner keeps rewriting. The clocks of machines differ, so times are never compared: to
+another process a lease has expired once it has seen the same content for `duration_s` of its own monotonic clock.
+Leases only avoid duplicate work. Correctness rests on the commit records alone, so a lease lost in a long pause does
+no harm.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ from shared.storage.digests import canonical_json
 from shared.storage.paths import make_directory
 
 
-def this_process() -> str:
-    """A name that no other owner of leases has, readable for people."""
+def unique_owner() -> str:
+    """Return a readable name that no other owner of leases has."""
     return f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
 
 
 @dataclass(slots=True)
 class Lease:
-    """A unit that this process works on. `is_lost` is set once another one was seen to have taken it over."""
+    """A claim held by this process. `is_lost` is set when another process is seen to have taken it over."""
 
     path: Path
     leases: Leases
@@ -38,29 +39,31 @@ class Lease:
     is_lost: bool = False
 
     def release(self) -> None:
-        self.leases.give_back(self)
+        self.leases.release(self)
 
 
 @dataclass(slots=True)
-class _Watched:
+class _Observation:
+    """The content of a lease held elsewhere, and when this process first read it."""
+
     content: bytes
     since_s: float
 
 
 @dataclass
 class Leases:
-    """All leases of one process, renewed by one thread; a context manager that gives them back.
+    """All leases of one process, renewed by one thread; a context manager that releases them.
 
-    A call of the store that fails is made again with the next renewal. `settle_s` is longer than what lies between
-    two machines' replacing the same expired lease.
+    If the store fails, the call is repeated with the next renewal. `settle_s` must be longer than the time between two
+    machines replacing the same expired lease.
     """
 
     duration_s: float = 60.0
-    owner: str = field(default_factory=this_process)
+    owner: str = field(default_factory=unique_owner)
     settle_s: float = 1.0
     now: Callable[[], float] = time.monotonic
     _held: dict[Path, Lease] = field(default_factory=dict)
-    _watched: dict[Path, _Watched] = field(default_factory=dict)
+    _observed: dict[Path, _Observation] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _closed: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
@@ -76,34 +79,34 @@ class Leases:
             lease.release()
 
     def try_lease(self, path: Path) -> Lease | None:
-        """Claims a unit, or returns None while another process holds it, as far as this one can know.
+        """Acquire the lease at `path`, or return None while another process appears to hold it.
 
-        A lease that its owner left behind is taken over by a later call, once it was seen unchanged for `duration_s`.
+        An abandoned lease is taken over by a later call, once its content has not changed for `duration_s`.
         """
         make_directory(path.parent)
-        if create_file(path, self._content(0)) or self._has_taken_over(path):
+        if create_file(path, self._content(0)) or self._take_over_expired(path):
             return self._hold(Lease(path, self))
         return None
 
     def _content(self, renewals: int) -> bytes:
-        expires = datetime.now(timezone.utc) + timedelta(seconds=self.duration_s)  # for people to read
+        expires = datetime.now(timezone.utc) + timedelta(seconds=self.duration_s)  # for people; never read by programs
         return canonical_json({"owner": self.owner, "expires": expires.isoformat(), "n": renewals}).encode()
 
-    def _has_taken_over(self, path: Path) -> bool:
+    def _take_over_expired(self, path: Path) -> bool:
         content = _read(path)
-        watched = self._watched.get(path)
-        if content is None or watched is None or watched.content != content:
+        observed = self._observed.get(path)
+        if content is None or observed is None or observed.content != content:
             if content is not None:
-                self._watched[path] = _Watched(content, self.now())
+                self._observed[path] = _Observation(content, self.now())
             return False
-        if self.now() - watched.since_s < self.duration_s:
+        if self.now() - observed.since_s < self.duration_s:
             return False
-        del self._watched[path]
+        del self._observed[path]
         write_file(path, self._content(0))
-        self._closed.wait(self.settle_s)  # of several that replace it, the last one owns it
-        return self._is_ours(path)
+        self._closed.wait(self.settle_s)  # of several processes that replace it, the last one owns it
+        return self._is_own(path)
 
-    def _is_ours(self, path: Path) -> bool:
+    def _is_own(self, path: Path) -> bool:
         try:
             return bool(json.loads(_read(path) or b"{}").get("owner") == self.owner)
         except (ValueError, AttributeError):
@@ -122,7 +125,7 @@ class Leases:
             self.renew()
 
     def renew(self) -> None:
-        """Rewrites every lease held; one that belongs to another owner by now is lost."""
+        """Rewrite every lease held. A lease that belongs to another owner by now is lost."""
         for lease in list(self._held.values()):
             with self._lock:
                 if lease.path in self._held:
@@ -130,25 +133,25 @@ class Leases:
 
     def _renew(self, lease: Lease) -> None:
         try:
-            if self._is_ours(lease.path):
+            if self._is_own(lease.path):
                 lease.renewals += 1
                 write_file(lease.path, self._content(lease.renewals))
             else:
                 lease.is_lost = True
         except OSError:
-            return  # the store may be back at the next renewal, well before the lease expires
+            return  # try again at the next renewal, well before the lease expires
         if lease.is_lost:
             del self._held[lease.path]
 
-    def give_back(self, lease: Lease) -> None:
-        """Removes a lease unless it is another's by now."""
+    def release(self, lease: Lease) -> None:
+        """Delete a lease unless another process has taken it over."""
         with self._lock:
-            if self._held.pop(lease.path, None) and self._is_ours(lease.path):
+            if self._held.pop(lease.path, None) and self._is_own(lease.path):
                 lease.path.unlink(missing_ok=True)
 
 
 def _read(path: Path) -> bytes | None:
-    """None if the lease has been given back."""
+    """Return the content, or None if the lease has been released."""
     try:
         return path.read_bytes()
     except FileNotFoundError:

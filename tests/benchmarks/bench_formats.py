@@ -24,8 +24,9 @@ from shared.dataset.plan import PlannedInput, cut_units, freeze_plan
 from shared.dataset.row_reader import RowReader
 from shared.dataset.rows import MAX_ROWS_PER_BATCH, CodeRecord
 from shared.dataset.settings import DatasetSettings
-from shared.exchange.export import ExportOptions, export
+from shared.exchange.export import export
 from shared.exchange.formats.torch_files import load_torch
+from shared.exchange.options import ExportOptions
 
 RANDOM_READS = 500
 

@@ -13,7 +13,7 @@ from shared.dataset.dataset import Dataset
 from shared.dataset.plan import REFUSED, PlannedInput, Size, freeze_plan
 from shared.dataset.rows import SEQUENCE_FORMAT, CodeRecord, SequenceRecord
 from shared.dataset.settings import DatasetSettings
-from shared.exchange.importer import cut_runs
+from shared.exchange.importer import split_runs
 from shared.maintenance.verify import verify_dataset
 
 CODEBOOK_SIZE = 32768
@@ -80,7 +80,7 @@ def write_dataset(root: Path, rows: Sequence[CodeRecord], settings: DatasetSetti
     dataset = Dataset(root)
     root.mkdir(parents=True)
     planned = [(_size(row), PlannedInput(row.src_index, row.key, row.src_uri)) for row in rows]
-    freeze_plan(dataset.plan_path, cut_runs(planned, unit_rows), settings, len(rows))
+    freeze_plan(dataset.plan_path, split_runs(planned, unit_rows), settings, len(rows))
     plan, done = dataset.plan(), 0
     for number in range(len(plan)):
         count = len(plan.unit(number).inputs)

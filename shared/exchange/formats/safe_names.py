@@ -1,18 +1,18 @@
-"""File and member names for keys, which may hold anything."""
+"""File and member names for keys, which may be any text."""
 
 from __future__ import annotations
 
 import hashlib
 from urllib.parse import quote
 
-MAX_LENGTH = 80  # with the longest ending below the 100 bytes of a plain tar header
+MAX_LENGTH = 80  # leaves room for the longest suffix within the 100 bytes of a plain tar header
 
 
 def safe_name(key: str) -> str:
-    """A name of at most 80 ASCII letters, digits and `_-%~`, another one for every key; never empty.
+    """Return a name of 1 to 80 ASCII letters, digits and `_-%~`, different for every key.
 
-    Other bytes are percent-encoded, dots too: WebDataset cuts names at the first one. A long name ends in a hash of
-    its key instead, after `~`, which stands in no other name.
+    All other bytes are percent-encoded, dots included, because WebDataset splits names at the first dot. A long name
+    ends in `~` and a hash of its key instead; `~` occurs in no other name.
     """
     name = quote(key, safe="").replace(".", "%2E").replace("~", "%7E")
     if not name:

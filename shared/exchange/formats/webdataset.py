@@ -1,7 +1,10 @@
-"""Rows as WebDataset tars: `<name>.codes.npy` (uint16, t×h×w), `<name>.json` and, of a row with a text, `<name>.txt`.
+"""Rows as WebDataset tars.
 
-The JSON holds all other columns of the row, the true key among them; names are `safe_name(key)`. Times, owners and
-modes are fixed, so that equal rows give equal bytes.
+    <name>.codes.npy    uint16 (T, H, W)
+    <name>.json         all other columns, the key among them
+    <name>.txt          the text, if the row has one
+
+Names are `safe_name(key)`. Times, owners and modes are fixed, so that equal rows give equal bytes.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
@@ -17,34 +20,51 @@ import numpy as np
 import pyarrow as pa
 
 from shared.dataset.rows import SCHEMA, SEQUENCE_SCHEMA, CodeRecord, SequenceRecord
+from shared.dataset.settings import DatasetSettings
 from shared.errors import DatasetError, ShapeError
 from shared.exchange.formats.safe_names import safe_name
 from shared.storage.digests import canonical_json
 
-_OWN_MEMBERS = ("codes", "text")
-_GRID = ("t", "h", "w", "codes_crc32")
+_COLUMNS_OF_OTHER_MEMBERS = ("codes", "text")
+_DERIVED_COLUMNS = ("t", "h", "w", "codes_crc32")
 
 
-def write_tar(records: Iterable[CodeRecord]) -> bytes:
-    """One tar of these rows, in their order."""
-    from webdataset.writer import TarWriter
+class WebDataset:
+    """Tars of rows. Implements `ShardFormat`."""
 
-    sink = io.BytesIO()
-    with TarWriter(sink, user="", group="", mode=0o644, encoder=False, mtime=0) as writer:
-        for record in records:
-            writer.write({"__key__": safe_name(record.key), **members(record)})
-    return sink.getvalue()
+    suffix = ".tar"
+
+    def dump(self, records: Sequence[CodeRecord], settings: DatasetSettings) -> bytes:
+        """Return one tar of these rows, in their order."""
+        from webdataset.writer import TarWriter
+
+        sink = io.BytesIO()
+        with TarWriter(sink, user="", group="", mode=0o644, encoder=False, mtime=0) as writer:
+            for record in records:
+                writer.write({"__key__": safe_name(record.key), **dump_members(record)})
+        return sink.getvalue()
+
+    def load(self, content: pa.Buffer, where: str) -> Iterator[CodeRecord]:
+        """Yield the rows of a tar without unpacking it to disk. Raises DatasetError if it is damaged."""
+        try:
+            with tarfile.open(fileobj=pa.BufferReader(content), mode="r:") as archive:
+                for name, group in groupby(archive, key=lambda member: member.name.partition(".")[0]):
+                    members = {member.name.partition(".")[2]: _content(archive, member) for member in group}
+                    yield load_members(members, f"{where}: {name}")
+        except (tarfile.TarError, EOFError, OSError) as error:
+            raise DatasetError(f"{where}: expected a tar of codes: {error}; export it again") from error
 
 
-def members(record: CodeRecord) -> dict[str, bytes]:
-    """Contents of a row's members by their endings."""
+def dump_members(record: CodeRecord) -> dict[str, bytes]:
+    """Return the contents of a row's members by suffix."""
     text = {} if record.text is None else {"txt": record.text.encode()}
-    return {"codes.npy": _npy(record.codes_THW), "json": canonical_json(columns(record)).encode(), **text}
+    return {"codes.npy": _npy(record.codes_THW), "json": canonical_json(_columns(record)).encode(), **text}
 
 
-def columns(record: CodeRecord) -> dict[str, Any]:
-    """All columns of a row but codes and text, as values for JSON."""
-    values = {name: getattr(record, name) for name in record.schema.names if name not in (*_OWN_MEMBERS, "t", "h", "w")}
+def _columns(record: CodeRecord) -> dict[str, Any]:
+    """Return all columns of a row except codes and text, as JSON values."""
+    elsewhere = (*_COLUMNS_OF_OTHER_MEMBERS, "t", "h", "w")
+    values = {name: getattr(record, name) for name in record.schema.names if name not in elsewhere}
     t, h, w = record.codes_THW.shape
     return {**values, "t": t, "h": h, "w": w, "src_sha256": record.src_sha256.hex()}
 
@@ -55,41 +75,30 @@ def _npy(codes_THW: np.ndarray) -> bytes:
     return sink.getvalue()
 
 
-def read_tar(content: pa.Buffer, where: str) -> Iterator[CodeRecord]:
-    """The rows of a tar, one after the other; nothing is written to disk. Raises DatasetError if one is damaged."""
-    try:
-        with tarfile.open(fileobj=pa.BufferReader(content), mode="r:") as archive:
-            for name, found in groupby(archive, key=lambda member: member.name.partition(".")[0]):
-                parts = {member.name.partition(".")[2]: _content(archive, member) for member in found}
-                yield from_members(parts, f"{where}: {name}")
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise DatasetError(f"{where}: expected a tar of codes: {error}; export it again") from error
-
-
 def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     file = archive.extractfile(member) if member.isreg() else None
     return file.read() if file else b""
 
 
-def from_members(parts: dict[str, bytes], where: str) -> CodeRecord:
-    """The row whose members these are. Raises DatasetError if they are not what `members` gives."""
+def load_members(members: dict[str, bytes], where: str) -> CodeRecord:
+    """Return the row that `dump_members` wrote. Raises DatasetError if the members do not match."""
     try:
-        codes_THW = np.load(io.BytesIO(parts["codes.npy"]), allow_pickle=False)
-        values = json.loads(parts["json"])
-        text = parts["txt"].decode() if "txt" in parts else None
-        record = _record(values, codes_THW, text)
+        codes_THW = np.load(io.BytesIO(members["codes.npy"]), allow_pickle=False)
+        columns = json.loads(members["json"])
+        text = members["txt"].decode() if "txt" in members else None
+        record = _record(columns, codes_THW, text)
     except (ValueError, KeyError, TypeError, EOFError, ShapeError) as error:
         raise DatasetError(f"{where}: expected .codes.npy, .json and .txt of a row: {error!r}") from error
-    if columns(record) != values:
+    if _columns(record) != columns:
         raise DatasetError(f"{where}: codes do not match the checksum or size in .json; export it again")
     return record
 
 
-def _record(values: dict[str, Any], codes_THW: np.ndarray, text: str | None) -> CodeRecord:
-    is_sequence = "prompt" in values
-    expected = {*(SEQUENCE_SCHEMA if is_sequence else SCHEMA).names} - {*_OWN_MEMBERS}
-    if set(values) != expected:
-        raise ValueError(f"columns {', '.join(sorted(expected ^ set(values)))} are missing or not known")
-    others = {name: value for name, value in values.items() if name not in _GRID}
-    others["src_sha256"] = bytes.fromhex(values["src_sha256"])
-    return (SequenceRecord if is_sequence else CodeRecord)(codes_THW=codes_THW, text=text, **others)
+def _record(columns: dict[str, Any], codes_THW: np.ndarray, text: str | None) -> CodeRecord:
+    is_sequence = "prompt" in columns
+    expected = {*(SEQUENCE_SCHEMA if is_sequence else SCHEMA).names} - {*_COLUMNS_OF_OTHER_MEMBERS}
+    if set(columns) != expected:
+        raise ValueError(f"columns {', '.join(sorted(expected ^ set(columns)))} are missing or unknown")
+    values = {name: value for name, value in columns.items() if name not in _DERIVED_COLUMNS}
+    values["src_sha256"] = bytes.fromhex(columns["src_sha256"])
+    return (SequenceRecord if is_sequence else CodeRecord)(codes_THW=codes_THW, text=text, **values)

@@ -19,9 +19,12 @@ from shared.dataset.dataset import Dataset
 from shared.dataset.plan import REFUSED, PlannedInput
 from shared.dataset.rows import SCHEMA
 from shared.errors import ConfigMismatchError, DatasetError, Interrupted, UsageError
-from shared.exchange.export import ExportJob, ExportOptions, ExportResult, export, grouped, row_size_bytes
-from shared.exchange.importer import ImportOptions, cut_runs, import_dataset
-from shared.exchange.manifest import ExportedRows
+from shared.exchange.export import ExportResult, export
+from shared.exchange.export_run import ExportRun
+from shared.exchange.formats.shards import group_by_size, max_row_bytes
+from shared.exchange.importer import import_dataset, split_runs
+from shared.exchange.manifest import ExportManifest
+from shared.exchange.options import ExportOptions, ImportOptions
 from shared.maintenance.seal import SealOptions, seal
 from tests.support.small_datasets import (
     CODES_SETTINGS,
@@ -118,7 +121,7 @@ def test_a_stopped_export_lists_nothing_and_goes_on(
     tmp_path: Path, codes: Path, how: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(codes, tmp_path / "whole", how)
-    stop_after(2, ExportJob, "_write_unsynced" if how == "pth" else "_write", monkeypatch)
+    stop_after(2, ExportRun, "write_unsynced" if how == "pth" else "write", monkeypatch)
     with pytest.raises(Interrupted, match=r"2 (files|samples) written"):
         run(codes, tmp_path / "out", how)
     assert not (tmp_path / "out/manifest.json").exists()
@@ -143,14 +146,14 @@ def test_a_stopped_import_goes_on(tmp_path: Path, codes: Path, monkeypatch: pyte
 
 def test_sequences_without_codes_are_left_out_of_upstreams_layout_and_counted(tmp_path: Path, sequences: Path) -> None:
     result = run(sequences, tmp_path / "out", "pth")
-    assert (result.rows, result.files, result.left_out) == (5, 4, 1)
+    assert (result.rows, result.files, result.skipped) == (5, 4, 1)
     import_dataset(ImportOptions(str(tmp_path / "out"), str(tmp_path / "back"), Codec(None, 32768)))
     assert [row.key for row in all_rows(tmp_path / "back")] == ["s/0", "s/2", "s/3", "s/4"]
 
 
 def test_what_cannot_be_exported_is_refused(tmp_path: Path, codes: Path) -> None:
     with pytest.raises(UsageError, match="expected one of webdataset, parquet, pth"):
-        ExportOptions(str(codes), "out", "zip")
+        run(codes, tmp_path / "new", "zip")
     with pytest.raises(UsageError, match="holds a dataset"):
         run(codes, codes, "parquet")
     run(codes, tmp_path / "out", "webdataset")
@@ -198,7 +201,7 @@ def test_another_export_under_a_half_done_import_is_refused(
     shutil.rmtree(codes)
     write_dataset(codes, code_rows()[1:], CODES_SETTINGS)
     run(codes, tmp_path / "out", "parquet")
-    with pytest.raises(DatasetError, match="begun from other rows; import into a new dataset"):
+    with pytest.raises(DatasetError, match="started from other rows; import into a new dataset"):
         import_dataset(ImportOptions(str(tmp_path / "out"), str(tmp_path / "back")))
 
 
@@ -208,20 +211,20 @@ def test_a_flipped_bit_of_an_exports_manifest_is_noticed(tmp_path: Path, codes: 
     data[len(data) // 2] ^= 1
     (tmp_path / "out/manifest.json").write_bytes(data)
     with pytest.raises(DatasetError, match="damaged"):
-        ExportedRows(tmp_path / "out")
+        ExportManifest.read(tmp_path / "out")
 
 
 def test_groups_fill_files_without_passing_their_size() -> None:
     rows = [image(index, str(index)) for index in range(7)]
-    size_bytes = row_size_bytes(rows[0])
-    assert [len(group) for group in grouped(rows, 3 * size_bytes)] == [3, 3, 1]
-    assert [len(group) for group in grouped(rows, 1)] == [1] * 7
-    assert list(grouped([], 100)) == []
+    size_bytes = max_row_bytes(rows[0])
+    assert [len(group) for group in group_by_size(rows, 3 * size_bytes)] == [3, 3, 1]
+    assert [len(group) for group in group_by_size(rows, 1)] == [1] * 7
+    assert list(group_by_size([], 100)) == []
 
 
 def test_runs_are_cut_where_size_changes_but_not_at_rows_without_a_grid() -> None:
     sizes = [REFUSED, (1, 2, 2), REFUSED, (1, 2, 2), (1, 3, 3), REFUSED, (1, 2, 2)]
-    units = list(cut_runs(((size, PlannedInput(i, str(i), "")) for i, size in enumerate(sizes)), 3))
+    units = list(split_runs(((size, PlannedInput(i, str(i), "")) for i, size in enumerate(sizes)), 3))
     assert [[item.src_index for item in unit.inputs] for unit in units] == [[0, 1, 2], [3], [4, 5], [6]]
     assert [unit.size for unit in units] == [(1, 2, 2), (1, 2, 2), (1, 3, 3), (1, 2, 2)]
 

@@ -18,10 +18,11 @@ from hypothesis import strategies as st
 from shared.codec import Codec
 from shared.dataset.dataset import Dataset
 from shared.errors import JobStoppedError, RefusedInput, UsageError
-from shared.exchange.export import ExportOptions, export
+from shared.exchange.export import export
 from shared.exchange.formats.safe_names import safe_name
 from shared.exchange.formats.torch_files import dump_torch, load_torch
-from shared.exchange.importer import ImportOptions, import_dataset
+from shared.exchange.importer import import_dataset
+from shared.exchange.options import ExportOptions, ImportOptions
 from shared.jobs.engines import RunTotals
 from tests.support.small_datasets import CODES_SETTINGS, all_rows, code_rows, digest, image, write_dataset
 
@@ -190,7 +191,7 @@ def test_rows_exported_in_upstreams_layout_come_back_but_for_their_origin(tmp_pa
     rows = code_rows()
     dataset = write_dataset(tmp_path / "codes", rows, CODES_SETTINGS)
     result = export(ExportOptions(str(dataset.root), str(tmp_path / "out"), "pth"))
-    assert (result.files, result.left_out) == (18, 0)
+    assert (result.files, result.skipped) == (18, 0)
     listed = json.loads((tmp_path / "out/list/train.json").read_bytes())
     assert listed["prefix"] == str(tmp_path / "out/feature")
     assert listed["path_list"] == [safe_name(row.key) + ".pth" for row in rows]

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 
 from shared.dataset.rows import CodeRecord
 from shared.errors import DatasetError
-from shared.exchange.export import ExportOptions, export
+from shared.exchange.export import export
 from shared.exchange.formats.safe_names import MAX_LENGTH, safe_name
-from shared.exchange.formats.webdataset import from_members, members, read_tar, write_tar
+from shared.exchange.formats.webdataset import WebDataset, dump_members, load_members
+from shared.exchange.options import ExportOptions
 from tests.support.small_datasets import CODES_SETTINGS, code_rows, image, sequence_rows, write_dataset
 
 webdataset = pytest.importorskip("webdataset")
@@ -25,7 +26,7 @@ texts = st.text(st.characters(blacklist_categories=["Cs"]), max_size=300)
 
 
 def read(data: bytes) -> list[CodeRecord]:
-    return list(read_tar(pa.py_buffer(data), "here.tar"))
+    return list(WebDataset().load(pa.py_buffer(data), "here.tar"))
 
 
 def library_samples(path: Path) -> list[dict]:
@@ -54,7 +55,7 @@ def test_any_key_and_text_survive_our_reader_and_the_librarys(
     tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str | None]]
 ) -> None:
     records = [image(index, key, text=text) for index, (key, text) in enumerate(rows)]
-    data = write_tar(records)
+    data = WebDataset().dump(records, CODES_SETTINGS)
     assert [row.digest() for row in read(data)] == [row.digest() for row in records]
     path = tmp_path_factory.getbasetemp() / "any.tar"
     path.write_bytes(data)
@@ -64,7 +65,7 @@ def test_any_key_and_text_survive_our_reader_and_the_librarys(
 
 def test_sequences_survive_with_their_tokens() -> None:
     rows = sequence_rows()
-    assert [row.digest() for row in read(write_tar(rows))] == [row.digest() for row in rows]
+    assert [row.digest() for row in read(WebDataset().dump(rows, CODES_SETTINGS))] == [row.digest() for row in rows]
 
 
 @given(texts)
@@ -90,8 +91,8 @@ def test_names_of_known_keys() -> None:
     assert safe_name("x" * 81).startswith("x" * 40 + "~")
 
 
-def test_nothing_of_the_machine_or_the_time_stands_in_a_tar() -> None:
-    with tarfile.open(fileobj=io.BytesIO(write_tar([image(0, "a")]))) as archive:
+def test_a_tar_holds_nothing_of_the_machine_or_the_time() -> None:
+    with tarfile.open(fileobj=io.BytesIO(WebDataset().dump([image(0, "a")], CODES_SETTINGS))) as archive:
         found = archive.getmembers()
     assert [member.name for member in found] == ["a.codes.npy", "a.json", "a.txt"]
     about = {(m.mtime, m.uid, m.gid, m.uname, m.gname, m.mode) for m in found}
@@ -99,17 +100,17 @@ def test_nothing_of_the_machine_or_the_time_stands_in_a_tar() -> None:
 
 
 def test_a_row_of_known_members() -> None:
-    found = members(image(7, "a", text="b", codes_THW=np.array([[[1, 256]]], np.uint16)))
+    found = dump_members(image(7, "a", text="b", codes_THW=np.array([[[1, 256]]], np.uint16)))
     assert found["codes.npy"].endswith(b"\1\0\0\1")
     assert found["txt"] == b"b"
     assert json.loads(found["json"])["t"] == 1
-    assert "txt" not in members(image(7, "a", text=None))
+    assert "txt" not in dump_members(image(7, "a", text=None))
 
 
 @pytest.mark.parametrize("cut", [1, 300, 700, 1500])
 def test_a_truncated_tar_is_a_dataset_error(cut: int) -> None:
     with pytest.raises(DatasetError, match=r"here\.tar"):
-        read(write_tar([image(0, "a")])[:cut])
+        read(WebDataset().dump([image(0, "a")], CODES_SETTINGS)[:cut])
 
 
 @pytest.mark.parametrize(
@@ -123,21 +124,21 @@ def test_a_truncated_tar_is_a_dataset_error(cut: int) -> None:
         {"codes.npy": b"no array"},
         {"codes.npy": b""},
         {"txt": b"\xff"},
-        {"codes.npy": members(image(1, "other"))["codes.npy"]},
-        {"codes.npy": members(image(0, "a", codes_THW=np.zeros((1, 2, 2), np.uint16)))["codes.npy"]},
+        {"codes.npy": dump_members(image(1, "other"))["codes.npy"]},
+        {"codes.npy": dump_members(image(0, "a", codes_THW=np.zeros((1, 2, 2), np.uint16)))["codes.npy"]},
     ],
 )
 def test_members_that_are_no_row_are_a_dataset_error(changes: dict[str, bytes | None]) -> None:
-    parts = {name: data for name, data in {**members(image(0, "a")), **changes}.items() if data is not None}
+    parts = {name: data for name, data in {**dump_members(image(0, "a")), **changes}.items() if data is not None}
     with pytest.raises(DatasetError, match="here"):
-        from_members(parts, "here")
+        load_members(parts, "here")
 
 
 def test_an_array_of_objects_is_never_unpickled() -> None:
     sink = io.BytesIO()
     np.save(sink, np.array([print], object), allow_pickle=True)
     with pytest.raises(DatasetError, match="allow_pickle"):
-        from_members({**members(image(0, "a")), "codes.npy": sink.getvalue()}, "here")
+        load_members({**dump_members(image(0, "a")), "codes.npy": sink.getvalue()}, "here")
 
 
 def test_links_and_folders_in_a_tar_are_no_rows() -> None:
