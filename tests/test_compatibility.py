@@ -1,0 +1,68 @@
+"""Data written by version 0.1 can still be read, verified and resumed; see golden/PROVENANCE.md."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.support.command import emu3, verified_digest
+
+OLD = Path(__file__).parent / "golden" / "written_by_0.1"
+EXPECTED = json.loads((OLD / "expected.json").read_text())
+
+
+@pytest.fixture
+def old(tmp_path: Path) -> Path:
+    """A writable copy of the data of version 0.1."""
+    return Path(shutil.copytree(OLD, tmp_path / "old"))
+
+
+@pytest.mark.parametrize("name", ["codes", "sealed", "seqs"])
+def test_datasets_keep_their_digest(old: Path, name: str) -> None:
+    assert verified_digest(old / name) == EXPECTED["digests"][name]
+
+
+def test_encode_resumes_a_dataset(old: Path) -> None:
+    """Nothing is encoded again, and a new picture is added to the old ones."""
+    done = emu3("encode", old / "pics", old / "codes", "--resize", "none", "--unit-rows", "4")
+    assert verified_digest(old / "codes") == EXPECTED["digests"]["codes"], done.stderr
+    shutil.copy(old / "pics" / "picture-00.png", old / "pics" / "picture-99.png")
+    emu3("encode", old / "pics", old / "codes", "--resize", "none", "--unit-rows", "4")
+    assert "6 of 6 units, 13 rows" in emu3("verify", old / "codes").stderr
+
+
+def test_seal_and_export_agree_with_the_old_shards(old: Path) -> None:
+    emu3("seal", old / "codes")
+    shards = {path.name: path.read_bytes() for path in (old / "sealed" / "shards").iterdir()}
+    assert {path.name: path.read_bytes() for path in (old / "codes" / "shards").iterdir()} == shards
+
+
+def resume_sft(old: Path, steps: int, exit_code: int = 0) -> str:
+    """Continue the fine-tuning run at step 3; return what the command printed."""
+    options = ["--row-tokens", 64, "--rows", 2, "--warmup", 1, "--save-every", 3]
+    options += ["--learning-rate", 0.001, "--caption-dropout", 0.2, "--steps", steps]
+    done = emu3("sft", old / "codes", old / "run", "--model", old / "model", *options, exit_code=exit_code)
+    return done.stderr
+
+
+def test_sft_resumes_a_run_with_the_same_losses(old: Path) -> None:
+    """The run recorded its options under the names of version 0.1; the command uses those of today."""
+    resume_sft(old, steps=6)
+    log = [json.loads(line) for line in (old / "run" / "train_log.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in log] == list(range(6))
+    assert [entry["tokens"] for entry in log] == EXPECTED["tokens"]
+    assert [entry["loss"] for entry in log] == pytest.approx(EXPECTED["losses"], abs=1e-5)
+
+
+def test_sft_refuses_to_resume_a_run_with_different_options(old: Path) -> None:
+    assert "steps: 6 -> 7" in resume_sft(old, steps=7, exit_code=2)
+
+
+def test_generated_sequences_are_resumed_and_decoded(old: Path, tmp_path: Path) -> None:
+    emu3("generate", old / "prompts.txt", old / "seqs", "--model", old / "model")
+    assert verified_digest(old / "seqs") == EXPECTED["digests"]["seqs"]
+    emu3("decode", old / "seqs", tmp_path / "pictures")
+    assert len(list((tmp_path / "pictures").glob("*.png"))) == 2
