@@ -1,5 +1,8 @@
 # Two commands do everything, set-up included: `make demo` and `make test`.
-PYTHON ?= python3.11
+# Python 3.11 is preferred; `make PYTHON=/path/to/python demo` uses another one (3.10 to 3.12).
+PYTHON ?= $(shell for name in python3.11 python3.12 python3.10 python3 python; do \
+	if $$name -c 'import sys, ensurepip; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; \
+	then echo $$name; break; fi; done)
 VENV := .venv
 BIN := $(VENV)/bin
 export GLOG_v := 3
@@ -29,6 +32,11 @@ bench: $(VENV)/bench-installed
 	$(BIN)/python -m tests.benchmarks.bench_video
 
 $(VENV)/installed: pyproject.toml
+	@test -n "$(PYTHON)" || { \
+		echo "emu3-relay needs Python 3.10, 3.11 or 3.12 with the venv module, and none was found on PATH."; \
+		echo "Install one (for example the packages python3.11 and python3.11-venv), or run"; \
+		echo "    make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; \
+		exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --editable .
 	touch $@

@@ -58,7 +58,7 @@ def test_sft_resumes_a_run_with_the_same_losses(old: Path) -> None:
 
 
 def test_sft_refuses_to_resume_a_run_with_different_options(old: Path) -> None:
-    assert "steps: 6 -> 7" in resume_sft(old, steps=7, exit_code=2)
+    assert "steps: recorded 6, given 7" in resume_sft(old, steps=7, exit_code=2)
 
 
 def test_generated_sequences_are_resumed_and_decoded(old: Path, tmp_path: Path) -> None:

@@ -46,8 +46,10 @@ def carries_image(value: Any, depth: int = DEPTH) -> bool:
         return False
     shape = getattr(value, "shape", None)
     if isinstance(shape, (tuple, list)):
-        return tuple(shape[-3:-1]) == (HEIGHT, WIDTH) or tuple(shape[-2:]) in ((HEIGHT, WIDTH), GRID) or (
-            isinstance(value, np.ndarray) and value.dtype.kind in "ui" and value.size >= GRID[0] * GRID[1]
+        return (
+            tuple(shape[-3:-1]) == (HEIGHT, WIDTH)
+            or tuple(shape[-2:]) in ((HEIGHT, WIDTH), GRID)
+            or (isinstance(value, np.ndarray) and value.dtype.kind in "ui" and value.size >= GRID[0] * GRID[1])
         )
     if depth == 0:
         return False
