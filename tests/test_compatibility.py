@@ -42,7 +42,7 @@ def test_seal_and_export_agree_with_the_old_shards(old: Path) -> None:
 
 def resume_sft(old: Path, steps: int, exit_code: int = 0) -> str:
     """Continue the fine-tuning run at step 3; return what the command printed."""
-    options = ["--row-tokens", 64, "--rows", 2, "--warmup", 1, "--save-every", 3]
+    options = ["--seq-length", 64, "--micro-batch-size", 2, "--warmup", 1, "--save-every", 3]
     options += ["--learning-rate", 0.001, "--caption-dropout", 0.2, "--steps", steps]
     done = emu3("sft", old / "codes", old / "run", "--model", old / "model", *options, exit_code=exit_code)
     return done.stderr
