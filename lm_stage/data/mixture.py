@@ -18,7 +18,7 @@ from lm_stage.text.templates import CHAT, default_question
 from shared.codec import Codec
 from shared.dataset.conversations import Conversation, Turn, without_media_marks
 from shared.dataset.dataset import Dataset
-from shared.dataset.row_reader import RowReader
+from shared.dataset.readers import RowReader
 from shared.dataset.rows import KINDS
 from shared.errors import DatasetError, RefusedInput, UsageError
 from shared.storage.digests import digest_of

@@ -19,9 +19,10 @@ from lm_stage.generate.prompt_files import list_prompts
 from lm_stage.generate.worker import GenerateWorker
 from lm_stage.model.model_directory import ModelDirectory
 from lm_stage.text.templates import video_format_named
-from shared.dataset.code_index import CodeIndex
 from shared.dataset.dataset import Dataset
-from shared.dataset.plan import Plan, freeze_plan
+from shared.dataset.plan import Plan
+from shared.dataset.plan_writer import freeze_plan
+from shared.dataset.readers import KeyReader
 from shared.dataset.rows import SEQUENCE_FORMAT
 from shared.dataset.settings import DatasetSettings
 from shared.errors import ConfigMismatchError
@@ -79,7 +80,7 @@ def _units_in_tokens(dataset: Dataset, plan: Plan, renderer: PromptRenderer) -> 
 
 
 def _recorded(
-    options: GenerateOptions, source: ModelDirectory, images: CodeIndex | None, has_videos: bool
+    options: GenerateOptions, source: ModelDirectory, images: KeyReader | None, has_videos: bool
 ) -> DatasetSettings:
     """The settings that decide the tokens. Raises ConfigMismatchError if images are of another codec."""
     codec = source.codec()

@@ -11,8 +11,8 @@ from lm_stage.model.config import read_config
 from lm_stage.model.model_directory import EMBEDDED_MODEL, ModelDirectory
 from lm_stage.text.renderer import SequenceRenderer
 from lm_stage.text.templates import video_format_named
-from shared.dataset.code_index import CodeIndex
 from shared.dataset.dataset import Dataset
+from shared.dataset.readers import KeyReader
 from shared.errors import CheckpointError, UsageError
 from shared.jobs.engines import EngineOptions
 from shared.storage.paths import absolute
@@ -81,7 +81,7 @@ class GenerateOptions:
 
     def renderer(self, source: ModelDirectory) -> PromptRenderer:
         """Turns the prompts of this job to token ids."""
-        images = CodeIndex(Dataset.open(self.images)) if self.images else None
+        images = KeyReader(Dataset.open(self.images)) if self.images else None
         templates = SequenceRenderer(source.text_tokenizer, source.layout, video_format_named(self.video_template))
         return PromptRenderer(templates, self.suffix, self.guidance_scale != 1.0, images)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -15,8 +14,9 @@ from lm_stage.generate.prompts import Prompt
 from lm_stage.text.parts import CodeGrid, Part, interleave
 from lm_stage.text.renderer import SequenceRenderer
 from shared.codec import SPATIAL_FACTOR
-from shared.dataset.code_index import CodeIndex
-from shared.dataset.plan import REFUSED, Plan, PlannedInput, Size, Unit, cut_units
+from shared.dataset.plan import REFUSED, Plan, PlannedInput, Size, Unit
+from shared.dataset.plan_writer import PlanWriter
+from shared.dataset.readers import KeyReader
 from shared.dataset.rows import CodeRecord
 from shared.errors import RefusedInput
 from shared.storage.digests import canonical_json
@@ -28,7 +28,7 @@ DEFAULT_FPS = 8.0  # of videos whose prompt gives none
 class PromptRenderer:
     """Prompts to token ids, with and without the negative prompt."""
 
-    def __init__(self, templates: SequenceRenderer, suffix: str, is_guided: bool, images: CodeIndex | None):
+    def __init__(self, templates: SequenceRenderer, suffix: str, is_guided: bool, images: KeyReader | None):
         self.templates = templates
         self.suffix = suffix
         self.is_guided = is_guided
@@ -84,7 +84,7 @@ class PromptRenderer:
 
 def plan_prompts(prompts: Sequence[Prompt], renderer: PromptRenderer, max_positions: int, unit_rows: int) -> list[Unit]:
     """Units of prompts for images or videos of one size; those that cannot be generated are refused here."""
-    by_size: dict[Size, list[PlannedInput]] = defaultdict(list)
+    writer = PlanWriter(unit_rows)
     for index, prompt in enumerate(tqdm(prompts, "plan", unit="prompt", disable=None)):
         (reason, detail), tokens = prompt.refusal or (None, None), 0
         if reason is None:
@@ -96,8 +96,8 @@ def plan_prompts(prompts: Sequence[Prompt], renderer: PromptRenderer, max_positi
         extra_json = canonical_json({**_extra(prompt), "prompt_tokens": tokens})
         planned = PlannedInput(index, prompt.key, prompt.uri, prompt.text, reason, detail, extra_json)
         size = (prompt.frames or 1, prompt.height * SPATIAL_FACTOR, prompt.width * SPATIAL_FACTOR)
-        by_size[REFUSED if reason else size].append(planned)
-    return cut_units(by_size, unit_rows)
+        writer.add(REFUSED if reason else size, planned)
+    return list(writer.units())
 
 
 def _extra(prompt: Prompt) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from typing import Any
 from lm_stage.generate.prompt_fields import parse_key, parse_prompt, parse_samples
 from lm_stage.generate.prompts import Prompt, PromptDefaults
 from shared.codec import SPATIAL_FACTOR
-from shared.dataset.code_index import CodeIndex
 from shared.dataset.dataset import Dataset
+from shared.dataset.readers import KeyReader
 from shared.errors import RefusedInput, UsageError
 from shared.storage.paths import as_path
 
@@ -80,7 +80,7 @@ def _file_entries(path: Path, values: Iterable[tuple[int, Any]]) -> Iterator[Pro
 
 def _dataset_entries(dataset: Dataset, defaults: PromptDefaults) -> Iterator[PromptEntry]:
     """Yield the captions, to be drawn in the size of their rows unless another size is asked for."""
-    index = CodeIndex(dataset)
+    index = KeyReader(dataset)
     for key in index:
         row = index.row(key)
         fields: dict[str, Any] = {"prompt": row.text}

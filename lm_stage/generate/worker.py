@@ -15,8 +15,10 @@ from lm_stage.generate.journal import Journal
 from lm_stage.generate.options import GenerateOptions
 from lm_stage.generate.planner import body_length, longest_prompt, planned_prompt
 from lm_stage.model.model_directory import ModelDirectory
-from shared.dataset.dataset import Dataset, Refusal
+from shared.dataset.commit import UnitResult
+from shared.dataset.dataset import Dataset
 from shared.dataset.plan import PlannedInput, Size, Unit
+from shared.dataset.quarantine import Refusal
 from shared.dataset.rows import CodeRecord, SequenceRecord
 from shared.device import setup_device
 from shared.jobs.file_locks import job_lock
@@ -219,7 +221,9 @@ class GenerateWorker:
         if not work.task.subset:
             records = [work.records[index] for index in sorted(work.records)]
             numerics = self.numerics if work.unit.height else {}
-            self.dataset.commit(work.unit.unit, records, work.refusals, self.plan, numerics, [])
+            self.dataset.commit(
+                UnitResult(work.unit.unit, records, refusals=work.refusals, numerics=numerics), self.plan
+            )
         if work.journal:
             work.journal.close() if work.task.subset else work.journal.remove()
         elapsed_s = time.monotonic() - work.began

@@ -15,7 +15,7 @@ from lm_stage.model.weights import parameter_shapes
 from lm_stage.text.templates import CHAT, DEFAULT_QUESTION
 from lm_stage.text.tokenizer import JSON_FILE, train_text_tokenizer
 from shared.dataset.dataset import Dataset
-from shared.dataset.row_reader import RowReader
+from shared.dataset.readers import RowReader
 from shared.errors import UsageError
 from shared.storage.atomic import write_directory
 

@@ -23,8 +23,8 @@ from lm_stage.text.renderer import SequenceRenderer
 from lm_stage.text.templates import CONVERSATION_TEMPLATES, video_format_named
 from lm_stage.understand.answer_file import AnswerFile
 from lm_stage.understand.questions import Question, list_questions
-from shared.dataset.code_index import CodeIndex
 from shared.dataset.dataset import Dataset
+from shared.dataset.readers import KeyReader
 from shared.errors import ConfigMismatchError, DatasetError, Interrupted, RefusedInput, UsageError
 from shared.jobs.claims import NoClaims
 from shared.jobs.engines import EngineOptions
@@ -152,7 +152,7 @@ def _answer_missing(options: UnderstandOptions, asker: Asker, file: AnswerFile, 
             raise
 
 
-def _check_codec(options: UnderstandOptions, source: ModelDirectory, index: CodeIndex) -> None:
+def _check_codec(options: UnderstandOptions, source: ModelDirectory, index: KeyReader) -> None:
     found, expected = index.dataset.plan().settings.codec.to_json(), source.codec().to_json()
     names = ["codebook_size", *(["fingerprint"] if expected["fingerprint"] and found["fingerprint"] else [])]
     if diff := settings_diff({name: expected[name] for name in names}, {name: found[name] for name in names}):
@@ -188,7 +188,7 @@ class Asker:
     def __init__(self, options: UnderstandOptions):
         self.options = options
         self.source = ModelDirectory.open(options.model, options.layout)
-        self.index = CodeIndex(Dataset.open(options.dataset)) if options.dataset else None
+        self.index = KeyReader(Dataset.open(options.dataset)) if options.dataset else None
         if self.index is not None:
             _check_codec(options, self.source, self.index)
         self.questions = list(list_questions(options.question, options.questions, self.index))

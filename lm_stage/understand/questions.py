@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_stage.text.templates import default_question
-from shared.dataset.code_index import CodeIndex
+from shared.dataset.readers import KeyReader
 from shared.errors import UsageError
 
 
@@ -23,7 +23,7 @@ class Question:
     refusal: str | None = None
 
 
-def list_questions(question: str | None, questions: str | None, index: CodeIndex | None) -> Iterator[Question]:
+def list_questions(question: str | None, questions: str | None, index: KeyReader | None) -> Iterator[Question]:
     """One question about every row of a dataset, or the lines of a file. Raises UsageError if they cannot be read."""
     if questions is None:
         for key in index or ():

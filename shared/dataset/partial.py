@@ -1,44 +1,47 @@
-"""Rows of a unit that was not finished, kept for the job that goes on with it."""
+"""Finished rows of an interrupted unit, kept for the job that continues it.
+
+A file is the SHA-256 of the rest (32 bytes), then an Arrow file of the rows.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import pyarrow as pa
 
-from shared.dataset.dataset import METADATA_KEY, Dataset, part_bytes
+from shared.dataset.arrow_file import METADATA_KEY, dump_rows
+from shared.dataset.commit import UnitResult
+from shared.dataset.paths import DatasetPaths
 from shared.dataset.plan import Plan
-from shared.dataset.rows import CodeRecord, from_record_batch
+from shared.dataset.rows import from_record_batch
 from shared.storage.atomic import write_file
 from shared.storage.paths import make_directory
 
 _DIGEST_BYTES = 32
 
 
-def save_partial(
-    dataset: Dataset, unit: int, records: Sequence[CodeRecord], quality: list[dict[str, Any]], plan: Plan, numerics: Any
-) -> None:
-    path = dataset.partial_path(unit)
+def save_partial(paths: DatasetPaths, plan: Plan, result: UnitResult) -> None:
+    """Keep the rows and the quality samples of a unit; refused inputs are refused again by the next job."""
+    path = paths.partial_path(result.unit)
     make_directory(path.parent)
-    belongs = {"plan_sha256": plan.sha256, "numerics": numerics, "quality": quality}
-    content = part_bytes(records, plan.settings.format, belongs).to_pybytes()
+    metadata = {"plan_sha256": plan.sha256, "numerics": result.numerics, "quality": result.quality}
+    content = dump_rows(result.records, plan.settings.format, metadata).to_pybytes()
     write_file(path, hashlib.sha256(content).digest() + content)
 
 
-def load_partial(
-    dataset: Dataset, unit: int, plan: Plan, numerics: Any
-) -> tuple[list[CodeRecord], list[dict[str, Any]]]:
-    """Rows and quality kept by `save_partial`; nothing if there are none or they are damaged or foreign."""
-    path = dataset.partial_path(unit)
+def load_partial(paths: DatasetPaths, plan: Plan, unit: int, numerics: Mapping[str, Any]) -> UnitResult:
+    """Return what `save_partial` kept; no rows if the file is missing, damaged, or of another plan or numerics."""
+    path, nothing = paths.partial_path(unit), UnitResult(unit, numerics=numerics)
     content = path.read_bytes() if path.is_file() else b""
     if hashlib.sha256(content[_DIGEST_BYTES:]).digest() != content[:_DIGEST_BYTES]:
-        return [], []
+        return nothing
     reader = pa.ipc.open_file(content[_DIGEST_BYTES:])
-    belongs = json.loads(reader.schema.metadata[METADATA_KEY])
-    if (belongs["plan_sha256"], belongs["numerics"]) != (plan.sha256, numerics):
-        return [], []
+    metadata = json.loads(reader.schema.metadata[METADATA_KEY])
+    if (metadata["plan_sha256"], metadata["numerics"]) != (plan.sha256, numerics):
+        return nothing
     batches = (reader.get_batch(index) for index in range(reader.num_record_batches))
-    return [row for batch in batches for row in from_record_batch(batch)], belongs["quality"]
+    records = [row for batch in batches for row in from_record_batch(batch)]
+    return UnitResult(unit, records, numerics=numerics, quality=metadata["quality"])

@@ -1,30 +1,28 @@
-"""The frozen work list of a dataset: one row a unit, with everything its worker must know.
+"""The frozen work list of a dataset: one row per unit of work, with everything that its worker needs.
 
-`plan.arrow` is written once. What is added later (new inputs, quarantined ones to try again) stands in
-`plan-0001.arrow`, `plan-0002.arrow`, …, whose units go on in numbering; none is ever changed.
+`plan.arrow` is written once. What is planned later (new inputs, and quarantined inputs that are tried again) goes to
+`plan-0001.arrow`, `plan-0002.arrow`, …, whose unit numbers continue. No file ever changes.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 
 import pyarrow as pa
 
+from shared.dataset.arrow_file import ArrowFile
 from shared.dataset.settings import DatasetSettings
 from shared.errors import ConfigMismatchError, DatasetError
-from shared.storage.atomic import create_file
-from shared.storage.digests import canonical_json, settings_diff
-from shared.storage.paths import read_buffer
+from shared.storage.digests import settings_diff
 
 PLAN_FORMAT = "emu3.plan/1"
-_METADATA_KEY = b"emu3"
-_INPUT_FIELDS = [
+# Column of the struct `inputs` -> field of PlannedInput, where they differ.
+RENAMED_COLUMNS = {"place": "locator"}
+INPUT_FIELDS = [
     pa.field("src_index", pa.int64(), nullable=False),
     pa.field("key", pa.string(), nullable=False),
     pa.field("uri", pa.string(), nullable=False),
@@ -37,25 +35,26 @@ _INPUT_FIELDS = [
     pa.field("frame_stride", pa.int32()),
     pa.field("fps", pa.float32()),
 ]
-_SCHEMA = pa.schema(
+PLAN_SCHEMA = pa.schema(
     [
         pa.field("unit", pa.int64(), nullable=False),
         pa.field("frames", pa.uint16(), nullable=False),
         pa.field("height", pa.uint16(), nullable=False),
         pa.field("width", pa.uint16(), nullable=False),
-        pa.field("inputs", pa.large_list(pa.struct(_INPUT_FIELDS)), nullable=False),
+        pa.field("inputs", pa.large_list(pa.struct(INPUT_FIELDS)), nullable=False),
     ]
 )
-Size = tuple[int, int, int]
+Size = tuple[int, int, int]  # frames, height, width
 REFUSED: Size = (0, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedInput:
-    """One input of a unit; `refused_reason` is set if it was refused while planning.
+    """One input of a unit; `refused_reason` is set if it was refused during planning.
 
-    `place` is where it stands within a container (a tar, a table). `frame_start`, `frame_stride` and `fps` say which
-    frames of a video make the clip. `extra_json` holds what a job must know beside, as canonical JSON.
+    `locator` is its position within a container: (offset, size) in a tar, (row group or batch, row) in a table,
+    (file, row) in an export. `frame_start`, `frame_stride` and `fps` select the frames of a clip. `extra_json` holds
+    what else the job needs, as canonical JSON.
     """
 
     src_index: int
@@ -65,7 +64,7 @@ class PlannedInput:
     refused_reason: str | None = None
     refused_detail: str | None = None
     extra_json: str | None = None
-    place: tuple[int, int] | None = None
+    locator: tuple[int, int] | None = None
     frame_start: int | None = None
     frame_stride: int | None = None
     fps: float | None = None
@@ -73,7 +72,10 @@ class PlannedInput:
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """One unit of work: inputs of one size, in frames (1: images) of `height` × `width` pixels (0 × 0: all refused)."""
+    """One unit of work: inputs of one size, in pixels (generated videos: frames in codes).
+
+    `frames` is 1 for images. Height and width are 0 if all inputs were refused.
+    """
 
     unit: int
     height: int
@@ -88,7 +90,7 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class UnitSize:
-    """Pixels, frames and number of inputs of a unit, without the inputs."""
+    """The size of a unit and its number of inputs, without the inputs."""
 
     height: int
     width: int
@@ -97,102 +99,89 @@ class UnitSize:
 
 
 class PlanFile:
-    """One file of a plan, memory-mapped; units are read one at a time, by their place in the file."""
+    """One file of a plan, memory-mapped; batch i is unit i of the file."""
 
     def __init__(self, path: Path):
-        self.path = path
         try:
-            content = read_buffer(path)
-            self.sha256 = hashlib.sha256(content).hexdigest()
-            self._reader = pa.ipc.open_file(content)
-            metadata = json.loads((self._reader.schema.metadata or {})[_METADATA_KEY])
+            self._file = ArrowFile(path)
+            metadata = self._file.metadata
             self.settings = DatasetSettings.from_json(metadata["settings"], str(path))
             self.input_count: int = metadata["inputs"]
             self.retried: dict[str, int] = metadata.get("retried", {})
-        except (OSError, pa.ArrowException, KeyError, ValueError, TypeError) as error:
-            raise DatasetError(f"{path}: expected a plan of emu3 ({PLAN_FORMAT}): {error}") from error
+        except (KeyError, ValueError, TypeError) as error:
+            raise DatasetError(f"{path}: expected a plan ({PLAN_FORMAT}): {error!r}") from error
+        self.sha256 = self._file.sha256()
 
     def __len__(self) -> int:
-        return int(self._reader.num_record_batches)
+        return len(self._file)
 
     def batch(self, index: int) -> pa.RecordBatch:
-        try:
-            batch = self._reader.get_batch(index)
-            batch.validate(full=True)  # Arrow trusts offsets: a damaged file would be read out of bounds
-        except (OSError, pa.ArrowException) as error:
-            raise DatasetError(f"{self.path}: unit {index} cannot be read: {error}; run `emu3 verify`") from error
-        return batch
+        return self._file.batch(index)
 
 
 class Plan:
-    """A frozen plan and its additions. `sha256` is the first file's: it names the dataset."""
+    """A frozen plan and its additions; units are read one at a time.
+
+    `sha256` is that of the first file; it identifies the dataset. Raises DatasetError if a file cannot be read.
+    """
 
     def __init__(self, path: Path):
+        self.path = path
         self._files = [PlanFile(path)]
-        while (addition := added_path(path, len(self._files))).is_file():
+        while (addition := addition_path(path, len(self._files))).is_file():
             self._files.append(PlanFile(addition))
-        self._starts = list(accumulate((len(file) for file in self._files[:-1]), initial=0))
+        self._first_units = list(accumulate((len(file) for file in self._files[:-1]), initial=0))
         self.sha256 = self._files[0].sha256
         self.settings = self._files[0].settings
         self.input_count = sum(file.input_count for file in self._files)
 
     def __len__(self) -> int:
+        """Return the number of units."""
         return sum(len(file) for file in self._files)
 
     @property
     def additions(self) -> int:
-        """Number of files after the first."""
+        """The number of files after the first."""
         return len(self._files) - 1
 
     def is_added(self, unit: int) -> bool:
-        """Whether a unit stands in an addition."""
+        """Whether a unit comes from an addition."""
         return unit >= len(self._files[0])
 
     def next_index(self) -> int:
-        """The first `src_index` that no input has."""
+        """Return the first unused `src_index`."""
         return 1 + max((index for unit in range(len(self)) for index in self.src_indices(unit)), default=-1)
 
     @property
     def retried(self) -> dict[str, int]:
-        """Inputs that were quarantined once and planned again, by the reason then."""
+        """The number of inputs that were quarantined and planned again, by their first reason."""
         reasons = {reason for file in self._files for reason in file.retried}
         return {reason: sum(file.retried.get(reason, 0) for file in self._files) for reason in sorted(reasons)}
 
-    def _find(self, unit: int) -> tuple[PlanFile, int]:
-        index = bisect_right(self._starts, unit) - 1
-        return self._files[index], unit - self._starts[index]
-
-    def _batch(self, unit: int) -> pa.RecordBatch:
-        file, index = self._find(unit)
-        return file.batch(index)
-
     def sha256_of(self, unit: int) -> str:
-        """Of the file that plans a unit."""
+        """Return the SHA-256 of the file that plans a unit."""
         return self._find(unit)[0].sha256
 
     def unit(self, index: int) -> Unit:
         batch = self._batch(index)
         size = _unit_size(batch)
-        return Unit(batch["unit"][0].as_py(), size.height, size.width, _planned(batch["inputs"].values), size.frames)
+        inputs = _planned_inputs(batch["inputs"].values)
+        return Unit(batch["unit"][0].as_py(), size.height, size.width, inputs, size.frames)
 
     def src_indices(self, unit: int) -> tuple[int, ...]:
-        """Of a unit's inputs, read without the rest."""
+        """Return the `src_index` of each input of a unit, without reading the rest."""
         return tuple(self._batch(unit)["inputs"].values.field("src_index").to_pylist())
 
     def keys(self) -> Iterator[str]:
-        """Of all inputs, unit after unit."""
+        """Yield the keys of all inputs, unit after unit."""
         return self._column("key")
 
     def uris(self) -> Iterator[str]:
-        """Of all inputs, unit after unit."""
+        """Yield the URIs of all inputs, unit after unit."""
         return self._column("uri")
 
-    def _column(self, name: str) -> Iterator[str]:
-        for unit in range(len(self)):
-            yield from self._batch(unit)["inputs"].values.field(name).to_pylist()
-
     def sizes(self) -> list[UnitSize]:
-        """Sizes of all units in order, read without their inputs."""
+        """Return the sizes of all units, without reading their inputs."""
         return [_unit_size(self._batch(unit)) for unit in range(len(self))]
 
     def check_settings(self, settings: DatasetSettings, where: Path) -> None:
@@ -204,66 +193,34 @@ class Plan:
                 + "\nuse the recorded settings, or write a new dataset"
             )
 
+    def _find(self, unit: int) -> tuple[PlanFile, int]:
+        index = bisect_right(self._first_units, unit) - 1
+        return self._files[index], unit - self._first_units[index]
 
-def _planned(inputs: pa.StructArray) -> tuple[PlannedInput, ...]:
-    """Column by column: four times as fast as row by row."""
-    columns = {field.name: inputs.field(field.name).to_pylist() for field in inputs.type}
-    if "place" in columns:
-        columns["place"] = [place and tuple(place) for place in columns["place"]]
+    def _batch(self, unit: int) -> pa.RecordBatch:
+        file, index = self._find(unit)
+        return file.batch(index)
+
+    def _column(self, name: str) -> Iterator[str]:
+        for unit in range(len(self)):
+            yield from self._batch(unit)["inputs"].values.field(name).to_pylist()
+
+
+def addition_path(path: Path, number: int) -> Path:
+    """Return the path of addition `number`, counted from 1."""
+    return path.with_name(f"{path.stem}-{number:04d}{path.suffix}")
+
+
+def _planned_inputs(inputs: pa.StructArray) -> tuple[PlannedInput, ...]:
+    """Convert column by column, which is four times as fast as row by row."""
+    columns = {
+        RENAMED_COLUMNS.get(field.name, field.name): inputs.field(field.name).to_pylist() for field in inputs.type
+    }
+    if "locator" in columns:
+        columns["locator"] = [locator and tuple(locator) for locator in columns["locator"]]
     return tuple(PlannedInput(**dict(zip(columns, values))) for values in zip(*columns.values()))
 
 
 def _unit_size(batch: pa.RecordBatch) -> UnitSize:
     frames = batch["frames"][0].as_py() if "frames" in batch.schema.names else 1
     return UnitSize(batch["height"][0].as_py(), batch["width"][0].as_py(), len(batch["inputs"][0]), frames)
-
-
-def added_path(path: Path, number: int) -> Path:
-    """Where the `number`-th addition to a plan stands."""
-    return path.with_name(f"{path.stem}-{number:04d}{path.suffix}")
-
-
-def largest_first(size: Size) -> tuple[int, Size]:
-    """Sort key of sizes; what was refused comes last."""
-    frames, height, width = size
-    return (-frames * height * width, size)
-
-
-def cut_units(by_size: Mapping[Size, Sequence[PlannedInput]], unit_rows: int) -> list[Unit]:
-    """Units of at most `unit_rows` inputs of one (frames, height, width), largest sizes first."""
-    chunks = (
-        (size, by_size[size][start : start + unit_rows])
-        for size in sorted(by_size, key=largest_first)
-        for start in range(0, len(by_size[size]), unit_rows)
-    )
-    return [
-        Unit(number, height, width, tuple(inputs), frames)
-        for number, ((frames, height, width), inputs) in enumerate(chunks)
-    ]
-
-
-def freeze_plan(path: Path, units: Iterable[Unit], settings: DatasetSettings, input_count: int) -> None:
-    """Writes a plan unless one is there already: the first of several jobs wins, and all follow its plan."""
-    sink, schema = pa.BufferOutputStream(), plan_schema(settings, input_count)
-    with pa.ipc.new_file(sink, schema) as writer:
-        for unit in units:
-            writer.write_batch(unit_batch(unit.unit, unit.size, unit.inputs, schema))
-    create_file(path, sink.getvalue())
-
-
-def plan_schema(settings: DatasetSettings, input_count: int, retried: Mapping[str, int] | None = None) -> pa.Schema:
-    """Of a file of a plan, with what it says about all its units."""
-    described = {"format": PLAN_FORMAT, "settings": settings.to_json(), "inputs": input_count}
-    metadata = canonical_json({**described, **({"retried": dict(retried)} if retried else {})})
-    return _SCHEMA.with_metadata({_METADATA_KEY: metadata.encode()})
-
-
-def unit_batch(number: int, size: Size, inputs: Sequence[PlannedInput], schema: pa.Schema = _SCHEMA) -> pa.RecordBatch:
-    """The row of one unit."""
-    columns = [pa.array([getattr(item, field.name) for item in inputs], field.type) for field in _INPUT_FIELDS]
-    rows = pa.StructArray.from_arrays(columns, fields=_INPUT_FIELDS)
-    listed = pa.LargeListArray.from_arrays(
-        pa.array([0, len(inputs)], pa.int64()), rows, type=schema.field("inputs").type
-    )
-    values = [pa.array([value], field.type) for value, field in zip((number, *size), schema)]
-    return pa.RecordBatch.from_arrays([*values, listed], schema=schema)

@@ -1,4 +1,4 @@
-"""Writes a plan of any length in bounded memory: inputs go to a temporary table on disk, and are put in order there."""
+"""Writes plans of any length in bounded memory: inputs are sorted in a temporary table on disk."""
 
 from __future__ import annotations
 
@@ -15,20 +15,32 @@ from typing import Any
 
 import pyarrow as pa
 
-from shared.dataset.plan import PlannedInput, Size, plan_schema, unit_batch
+from shared.dataset.arrow_file import METADATA_KEY
+from shared.dataset.plan import (
+    INPUT_FIELDS,
+    PLAN_FORMAT,
+    PLAN_SCHEMA,
+    RENAMED_COLUMNS,
+    Plan,
+    PlannedInput,
+    Size,
+    Unit,
+    addition_path,
+)
 from shared.dataset.settings import DatasetSettings
 from shared.storage.atomic import create_file
+from shared.storage.digests import canonical_json
 from shared.storage.paths import read_buffer
 
-_BUFFERED = 1024  # inputs on their way to the table
+_BUFFERED_INPUTS = 1024
 _SIZE = ("frames", "height", "width")
-_INPUT = tuple(field.name for field in fields(PlannedInput) if field.name != "place")
-_COLUMNS = (*_SIZE, "place_0", "place_1", *_INPUT)
-_LARGEST_FIRST = "frames * height * width DESC, frames, height, width, rowid"  # as `plan.largest_first`
+_INPUT = tuple(field.name for field in fields(PlannedInput) if field.name != "locator")
+_COLUMNS = (*_SIZE, "locator_0", "locator_1", *_INPUT)
+_LARGEST_FIRST = "frames * height * width DESC, frames, height, width, rowid"
 
 
 class KnownKeys:
-    """Keys seen so far, as digests of 16 bytes however long they are; those of `before` count as seen."""
+    """A set of keys, kept as digests of 16 bytes; the keys of `before` are in it too."""
 
     def __init__(self, keys: Iterable[str] = (), before: KnownKeys | None = None):
         self._digests: set[bytes] = set()
@@ -37,7 +49,7 @@ class KnownKeys:
             self.is_new(key)
 
     def is_new(self, key: str) -> bool:
-        """Whether the key was not seen before; it is from now on."""
+        """Add a key; return whether it was not in the set before."""
         if self.has(key):
             return False
         self._digests.add(_digest(key))
@@ -52,9 +64,10 @@ def _digest(key: str) -> bytes:
 
 
 class PlanWriter:
-    """Takes inputs one by one, cuts them into units of one size, and freezes the whole; a context manager.
+    """Collects inputs one by one, groups them into units of one size, and writes the plan. A context manager.
 
-    Raises OSError if the temporary directory is full.
+    The largest sizes come first and refused inputs last; inputs of one size stay in the order in which they were
+    added. Raises OSError if the temporary directory is full.
     """
 
     def __init__(self, unit_rows: int):
@@ -72,51 +85,92 @@ class PlanWriter:
         self._database.close()
 
     def add(self, size: Size, planned: PlannedInput) -> None:
-        """`size` is (frames, height, width) in pixels; (0, 0, 0) of what was refused."""
+        """Add one input. `size` is (frames, height, width) in pixels, (0, 0, 0) for a refused input."""
         self.inputs += 1
-        place = planned.place or (None, None)
-        self._buffer.append((*size, *place, *(getattr(planned, name) for name in _INPUT)))
-        if len(self._buffer) == _BUFFERED:
+        locator = planned.locator or (None, None)
+        self._buffer.append((*size, *locator, *(getattr(planned, name) for name in _INPUT)))
+        if len(self._buffer) == _BUFFERED_INPUTS:
             self._flush()
 
+    def units(self, first_unit: int = 0) -> Iterator[Unit]:
+        """Yield the units in order, numbered from `first_unit`."""
+        self._flush()
+        rows = self._database.execute(f"SELECT * FROM inputs ORDER BY {_LARGEST_FIRST}")
+        number = first_unit
+        for (frames, height, width), same_size in groupby(rows, key=itemgetter(0, 1, 2)):
+            while inputs := tuple(_planned_input(row) for row in islice(same_size, self.unit_rows)):
+                yield Unit(number, height, width, inputs, frames)
+                number += 1
+
+    def freeze(self, path: Path, settings: DatasetSettings) -> bool:
+        """Write the plan. Returns False, and changes nothing, if there already is one."""
+        return freeze_plan(path, self.units(), settings, self.inputs)
+
+    def extend(self, plan: Plan, retried: Mapping[str, int] | None = None) -> bool:
+        """Write an addition to a plan; `retried` counts the inputs that are planned again, by their first reason."""
+        path = addition_path(plan.path, plan.additions + 1)
+        return freeze_plan(path, self.units(len(plan)), plan.settings, self.inputs, retried)
+
     def _flush(self) -> None:
-        with _telling_where():
+        with _naming_the_disk():
             self._database.execute("BEGIN")
             self._database.executemany(f"INSERT INTO inputs VALUES ({', '.join('?' * len(_COLUMNS))})", self._buffer)
             self._database.execute("COMMIT")
         self._buffer.clear()
 
-    def freeze(
-        self, path: Path, settings: DatasetSettings, first_unit: int = 0, retried: Mapping[str, int] | None = None
-    ) -> bool:
-        """Writes the plan, largest sizes first. Returns False, and changes nothing, if one is there already."""
-        self._flush()
-        schema = plan_schema(settings, self.inputs, retried)
-        with _telling_where(), tempfile.TemporaryDirectory(prefix="emu3-plan-") as directory:
-            ordered = Path(directory) / "plan.arrow"
-            with pa.ipc.new_file(str(ordered), schema) as writer:
-                for number, (size, inputs) in enumerate(self._units(), first_unit):
-                    writer.write_batch(unit_batch(number, size, inputs, schema))
-            return create_file(path, read_buffer(ordered))
 
-    def _units(self) -> Iterator[tuple[Size, list[PlannedInput]]]:
-        """Within a size inputs are in the order they came in."""
-        rows = self._database.execute(f"SELECT * FROM inputs ORDER BY {_LARGEST_FIRST}")
-        for size, same_size in groupby(rows, key=itemgetter(0, 1, 2)):
-            while inputs := [_planned(row) for row in islice(same_size, self.unit_rows)]:
-                yield size, inputs
+def _planned_input(row: tuple[Any, ...]) -> PlannedInput:
+    values = dict(zip(_COLUMNS[len(_SIZE) :], row[len(_SIZE) :]))
+    locator = values.pop("locator_0"), values.pop("locator_1")
+    return PlannedInput(**values, locator=None if locator[0] is None else locator)
+
+
+def freeze_plan(
+    path: Path,
+    units: Iterable[Unit],
+    settings: DatasetSettings,
+    input_count: int,
+    retried: Mapping[str, int] | None = None,
+) -> bool:
+    """Write one file of a plan, unit by unit, unless it exists: the first of several jobs wins, all follow its plan.
+
+    Returns whether the file was created.
+    """
+    schema = _schema(settings, input_count, retried)
+    with _naming_the_disk(), tempfile.TemporaryDirectory(prefix="emu3-plan-") as directory:
+        temporary = Path(directory) / "plan.arrow"
+        with pa.ipc.new_file(str(temporary), schema) as writer:
+            for unit in units:
+                writer.write_batch(_unit_batch(unit, schema))
+        return create_file(path, read_buffer(temporary))
+
+
+def _schema(settings: DatasetSettings, input_count: int, retried: Mapping[str, int] | None) -> pa.Schema:
+    values: dict[str, Any] = {"format": PLAN_FORMAT, "settings": settings.to_json(), "inputs": input_count}
+    if retried:
+        values["retried"] = dict(retried)
+    return PLAN_SCHEMA.with_metadata({METADATA_KEY: canonical_json(values).encode()})
+
+
+def _unit_batch(unit: Unit, schema: pa.Schema) -> pa.RecordBatch:
+    """Return the single row of a unit."""
+    columns = [
+        pa.array([getattr(item, RENAMED_COLUMNS.get(field.name, field.name)) for item in unit.inputs], field.type)
+        for field in INPUT_FIELDS
+    ]
+    offsets = pa.array([0, len(unit.inputs)], pa.int64())
+    rows = pa.StructArray.from_arrays(columns, fields=INPUT_FIELDS)
+    inputs = pa.LargeListArray.from_arrays(offsets, rows, type=schema.field("inputs").type)
+    values = [pa.array([value], field.type) for value, field in zip((unit.unit, *unit.size), schema)]
+    return pa.RecordBatch.from_arrays([*values, inputs], schema=schema)
 
 
 @contextmanager
-def _telling_where() -> Iterator[None]:
-    """SQLite's errors are no OSErrors, and do not name the disk."""
+def _naming_the_disk() -> Iterator[None]:
+    """SQLite's errors are not OSErrors, and do not name the disk."""
     try:
         yield
     except sqlite3.OperationalError as error:
-        raise OSError(f"plan under way in {tempfile.gettempdir()}: {error}; set TMPDIR to a larger disk") from error
-
-
-def _planned(row: tuple[Any, ...]) -> PlannedInput:
-    values = dict(zip(_COLUMNS[len(_SIZE) :], row[len(_SIZE) :]))
-    place = values.pop("place_0"), values.pop("place_1")
-    return PlannedInput(**values, place=None if place[0] is None else place)
+        raise OSError(
+            f"temporary plan in {tempfile.gettempdir()}: {error}; set TMPDIR to a directory on a larger disk"
+        ) from error

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
-from shared.dataset.dataset import Refusal
 from shared.dataset.plan import PlannedInput, Size, Unit
+from shared.dataset.quarantine import Refusal
 from shared.dataset.rows import CodeRecord
 from shared.dataset.settings import DatasetSettings
 from shared.exchange.export_run import ExportRun

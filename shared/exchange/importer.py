@@ -14,9 +14,10 @@ from itertools import chain
 
 from tqdm import tqdm
 
+from shared.dataset.commit import UnitResult
 from shared.dataset.dataset import Dataset
-from shared.dataset.plan import REFUSED, Plan, PlannedInput, Size, Unit, freeze_plan
-from shared.dataset.plan_writer import PlanWriter
+from shared.dataset.plan import REFUSED, Plan, PlannedInput, Size, Unit
+from shared.dataset.plan_writer import PlanWriter, freeze_plan
 from shared.errors import UsageError
 from shared.exchange.exchange_format import ImportSource
 from shared.exchange.options import ImportOptions
@@ -111,7 +112,7 @@ class ImportWorker:
             started_s = time.monotonic()
             unit = self.plan.unit(task.unit)
             records, refusals = self.source.read(unit)
-            self.dataset.commit(unit.unit, records, refusals, self.plan, {}, [])
+            self.dataset.commit(UnitResult(unit.unit, records, refusals=refusals), self.plan)
             self.context.report_progress(unit.unit, len(unit.inputs))
             elapsed_s = time.monotonic() - started_s
             yield TaskResult(task, len(records), quarantined=len(refusals), elapsed_s=elapsed_s)

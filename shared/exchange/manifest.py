@@ -8,7 +8,7 @@ from typing import Any
 
 from shared.dataset.settings import DatasetSettings
 from shared.errors import DatasetError
-from shared.storage.checked_json import dump_sealed, load_sealed
+from shared.storage.checked_json import dump_checked_json, load_checked_json
 
 EXPORT_FORMAT = "emu3.export/1"
 MANIFEST_NAME = "manifest.json"
@@ -42,7 +42,7 @@ class ExportManifest:
     files: tuple[ExportedFile, ...]
 
     def to_json(self) -> bytes:
-        return dump_sealed(
+        return dump_checked_json(
             {
                 "format": EXPORT_FORMAT,
                 "rows_as": self.format,
@@ -57,7 +57,7 @@ class ExportManifest:
     @classmethod
     def from_json(cls, data: bytes, where: str) -> ExportManifest:
         """Raise DatasetError if the manifest is damaged or does not belong to an export."""
-        values = load_sealed(data, where)
+        values = load_checked_json(data, where)
         if values.get("format") != EXPORT_FORMAT:
             raise DatasetError(f"{where}: expected the manifest of an export ({EXPORT_FORMAT})")
         try:

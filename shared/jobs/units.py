@@ -83,4 +83,4 @@ class PlanUnits:
         return self.dataset.is_committed(unit)
 
     def log(self, unit: int, rows: int, elapsed_s: float) -> None:
-        self.dataset.log(unit, rows, elapsed_s)
+        self.dataset.events.append_unit(unit, rows, elapsed_s)

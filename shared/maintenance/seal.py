@@ -1,8 +1,8 @@
-"""Merges the parts of a complete dataset into shards, with an index of every row; a killed run changes nothing.
+"""Merges the parts of a complete dataset into shards, with an index by key. A killed run changes nothing.
 
-Shards first, under names that carry their hashes; then the index; then the manifest, which makes them exist; then
-parts that are in shards, and shards that no manifest lists, are removed. What was added since is merged with the last
-shard, if that is small, or makes new ones.
+The order is: shards, under names that carry their hashes; the index; the manifest, which makes them visible; then the
+parts that are in shards, and shards that the manifest does not list, are removed. Units that were added since the
+last run are merged with the last shard if that is small, or into new ones.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from functools import partial
 import pyarrow as pa
 from tqdm import tqdm
 
-from shared.dataset.dataset import CommitRecord, Dataset, row_schema
-from shared.dataset.plan import Plan
-from shared.dataset.shard_index import index_path, write_index
+from shared.dataset.arrow_file import dump_batches, row_schema
+from shared.dataset.commit import HASH_DIGITS, CommitRecord
+from shared.dataset.dataset import Dataset
+from shared.dataset.key_index import index_path, write_index
+from shared.dataset.settings import DatasetSettings
 from shared.dataset.shards import Shard
 from shared.errors import DatasetError, UsageError
 from shared.jobs.file_locks import job_lock
@@ -26,12 +28,10 @@ from shared.maintenance.sweep import sweep
 from shared.storage.atomic import write_file
 from shared.storage.paths import make_directory, names_in
 
-_HASH_DIGITS = 12
-
 
 @dataclass(frozen=True, slots=True)
 class SealOptions:
-    """`shard_bytes` is the least size of a shard but the last; a shard never cuts a unit."""
+    """`shard_bytes` is the minimum size of every shard except the last; a unit is never split between shards."""
 
     dataset: str
     shard_bytes: int = 128 << 20
@@ -44,7 +44,7 @@ class SealOptions:
 
 @dataclass(frozen=True, slots=True)
 class SealResult:
-    """Shards there are now, how many of them this run wrote, and their rows and bytes."""
+    """The number of shards, how many of them this run wrote, and their rows and bytes."""
 
     shards: int
     written: int
@@ -53,68 +53,77 @@ class SealResult:
 
 
 def seal(options: SealOptions) -> SealResult:
-    """Raises DatasetError if units are missing or a part is damaged: nothing is removed then."""
+    """Raises DatasetError, and removes nothing, if units are missing or a part is damaged."""
     dataset = Dataset.open(options.dataset)
     with stop_on_signals() as stop, job_lock(dataset.root, partial(sweep, dataset)):
         plan = dataset.plan()
         if missing := dataset.missing_units(plan):
-            raise DatasetError(f"{options.dataset}: {len(missing)} of {len(plan)} units are missing: finish it first")
-        shards, written = _write_shards(dataset, plan, options, stop)
-        if written or not index_path(dataset, shards).is_file():
-            write_index(dataset, shards)
+            raise DatasetError(
+                f"{options.dataset}: {len(missing)} of {len(plan)} units are missing; finish the job that writes it"
+            )
+        kept, new_groups = _grouped_units(dataset, options.shard_bytes)
+        shards = kept + _write_shards(dataset, plan.settings, len(kept), new_groups, stop)
+        if new_groups or not index_path(dataset.shards, shards).is_file():
+            write_index(dataset.shards, shards)
         dataset.write_manifest(plan, shards)
-        _clear(dataset, shards, options.keep_parts)
-    return SealResult(len(shards), written, sum(s.rows for s in shards), sum(s.bytes for s in shards))
+        _remove_merged(dataset, shards, options.keep_parts)
+    return SealResult(len(shards), len(new_groups), sum(s.rows for s in shards), sum(s.bytes for s in shards))
 
 
-def _write_shards(dataset: Dataset, plan: Plan, options: SealOptions, stop: StopFlag) -> tuple[list[Shard], int]:
-    """All shards in order: those that stay, and the new ones."""
-    kept = [shard for shard in dataset.sealed.shards if (dataset.shards / shard.shard).is_file()]
+def _grouped_units(dataset: Dataset, shard_bytes: int) -> tuple[list[Shard], list[list[CommitRecord]]]:
+    """Return the shards that stay, and the units of each new one."""
+    kept = [shard for shard in dataset.shard_reader.shards if (dataset.shards / shard.shard).is_file()]
     sealed = {unit for shard in kept for unit, _, _ in shard.units}
     records = list(dataset.commit_records())
-    if kept and kept[-1].bytes < options.shard_bytes and any(record.unit not in sealed for record in records):
+    if kept and kept[-1].bytes < shard_bytes and any(record.unit not in sealed for record in records):
         sealed -= {unit for unit, _, _ in kept.pop().units}
-    left = [record for record in records if record.rows and record.unit not in sealed]
-    groups = list(_groups(left, options.shard_bytes))
-    make_directory(dataset.shards)
-    new = []
-    for number, group in enumerate(tqdm(groups, "seal", unit="shard", disable=None), len(kept)):
-        stop.raise_if_set("nothing was changed")
-        new.append(_write_shard(dataset, plan, number, group))
-    return kept + new, len(new)
+    return kept, list(_groups([record for record in records if record.rows and record.unit not in sealed], shard_bytes))
 
 
 def _groups(records: Sequence[CommitRecord], shard_bytes: int) -> Iterator[list[CommitRecord]]:
     group: list[CommitRecord] = []
     for record in records:
         group.append(record)
-        if sum(one.part_bytes for one in group) >= shard_bytes:
+        if sum(member.part_bytes for member in group) >= shard_bytes:
             yield group
             group = []
     if group:
         yield group
 
 
-def _write_shard(dataset: Dataset, plan: Plan, number: int, group: Sequence[CommitRecord]) -> Shard:
-    sink, units, batches = pa.BufferOutputStream(), [], 0
-    with pa.ipc.new_file(sink, row_schema(plan.settings.format, plan.settings.fingerprints())) as writer:
-        for record in group:
-            dataset.check_part(record)
-            first = batches
-            for batch in dataset.batches(record):
-                writer.write_batch(batch)
-                batches += 1
-            units.append((record.unit, first, batches - first))
-    content = sink.getvalue()
+def _write_shards(
+    dataset: Dataset,
+    settings: DatasetSettings,
+    first_number: int,
+    groups: Sequence[Sequence[CommitRecord]],
+    stop: StopFlag,
+) -> list[Shard]:
+    make_directory(dataset.shards)
+    shards = []
+    for number, group in enumerate(tqdm(groups, "seal", unit="shard", disable=None), first_number):
+        stop.raise_if_set("nothing was changed")
+        shards.append(_write_shard(dataset, settings, number, group))
+    return shards
+
+
+def _write_shard(dataset: Dataset, settings: DatasetSettings, number: int, group: Sequence[CommitRecord]) -> Shard:
+    batches: list[pa.RecordBatch] = []
+    units = []
+    for record in group:
+        dataset.check_part(record)
+        first = len(batches)
+        batches += dataset.batches(record)
+        units.append((record.unit, first, len(batches) - first))
+    content = dump_batches(batches, row_schema(settings.format, settings.fingerprints()))
     sha256 = hashlib.sha256(content).hexdigest()
-    name = f"codes-{number:05d}.{sha256[:_HASH_DIGITS]}.arrow"
+    name = f"codes-{number:05d}.{sha256[:HASH_DIGITS]}.arrow"
     write_file(dataset.shards / name, content)
     return Shard(name, len(content), sha256, sum(record.rows for record in group), tuple(units))
 
 
-def _clear(dataset: Dataset, shards: Sequence[Shard], keep_parts: bool) -> None:
-    """Removes what the manifest does not need any more."""
-    listed = {shard.shard for shard in shards} | {index_path(dataset, shards).name}
+def _remove_merged(dataset: Dataset, shards: Sequence[Shard], keep_parts: bool) -> None:
+    """Remove the files that the manifest no longer needs."""
+    listed = {shard.shard for shard in shards} | {index_path(dataset.shards, shards).name}
     for name in names_in(dataset.shards):
         if name not in listed:
             (dataset.shards / name).unlink(missing_ok=True)

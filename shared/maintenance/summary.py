@@ -1,14 +1,16 @@
-"""What is in a dataset, from its commit records and a sample of its parts; answers in well under a second."""
+"""What a dataset holds, from its commit records and a sample of its parts."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from shared.dataset.dataset import CommitRecord, Dataset
+from shared.dataset.commit import CommitRecord
+from shared.dataset.dataset import Dataset
 from shared.dataset.settings import DatasetSettings
 
 SAMPLED_PARTS = 32
@@ -16,7 +18,7 @@ SAMPLED_PARTS = 32
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """Counts, sizes (`HxW` in codes, `TxHxW` of clips), quality, speed; entropy is in bits a code."""
+    """Counts, grid sizes (`HxW` in codes, `TxHxW` for videos), quality and speed; entropy is in bits per code."""
 
     units: int
     planned_units: int
@@ -43,20 +45,14 @@ class Summary:
 
 
 def summarize(dataset: Dataset) -> Summary:
-    """Reads all commit records, and the codes of at most 32 parts spread over the dataset."""
+    """Read all commit records, and the codes of at most 32 parts spread over the dataset."""
     plan = dataset.plan()
     records = list(dataset.commit_records())
-    sizes: Counter[str] = Counter()
-    quarantined: Counter[str] = Counter()
-    for record in records:
-        if record.rows:
-            sizes[_size(record)] += record.rows
-        quarantined.update(record.quarantined)
-    quarantined.subtract(plan.retried)
     codes = sum(record.codes for record in records)
     part_bytes = sum(record.part_bytes for record in records)
-    counts_K, sampled = _code_counts(dataset, records, plan.settings.codec.codebook_size)
-    quality = [sample for record in records for sample in record.quality]
+    sample = _spread_out([record for record in records if record.rows])
+    counts_K = _code_counts(dataset, sample, plan.settings.codec.codebook_size)
+    quality = [entry for record in records for entry in record.quality]
     return Summary(
         units=len(records),
         planned_units=len(plan),
@@ -66,48 +62,64 @@ def summarize(dataset: Dataset) -> Summary:
         codes=codes,
         part_bytes=part_bytes,
         bytes_per_code=round(part_bytes / codes, 3) if codes else None,
-        sizes=dict(sizes.most_common()),
-        quarantined={reason: count for reason, count in quarantined.most_common() if count > 0},
+        sizes=_sizes(records),
+        quarantined=_quarantined(records, plan.retried),
         codebook_size=len(counts_K),
         codebook_used=int((counts_K > 0).sum()),
         codebook_entropy_bits=_entropy_bits(counts_K),
-        codebook_sampled_parts=sampled,
-        psnr_db=_mean([sample["psnr_db"] for sample in quality]),
-        ssim=_mean([sample["ssim"] for sample in quality]),
+        codebook_sampled_parts=len(sample),
+        psnr_db=_mean([entry["psnr_db"] for entry in quality]),
+        ssim=_mean([entry["ssim"] for entry in quality]),
         quality_samples=len(quality),
-        images_per_s=_rate(dataset),
+        images_per_s=_images_per_s(dataset),
         settings=plan.settings,
     )
 
 
-def _size(record: CommitRecord) -> str:
-    frames = f"{record.frames}x" if record.frames > 1 else ""
-    return f"{frames}{record.height}x{record.width}"
+def _sizes(records: Sequence[CommitRecord]) -> dict[str, int]:
+    """Return the number of rows by grid size, the most frequent first."""
+    sizes: Counter[str] = Counter()
+    for record in records:
+        if record.rows:
+            frames = f"{record.frames}x" if record.frames > 1 else ""
+            sizes[f"{frames}{record.height}x{record.width}"] += record.rows
+    return dict(sizes.most_common())
 
 
-def _code_counts(dataset: Dataset, records: list[CommitRecord], codebook_size: int) -> tuple[np.ndarray, int]:
-    filled = [record for record in records if record.rows]
-    chosen = [
-        filled[i] for i in sorted(set(np.linspace(0, len(filled) - 1, min(SAMPLED_PARTS, len(filled))).astype(int)))
-    ]
+def _quarantined(records: Sequence[CommitRecord], retried: dict[str, int]) -> dict[str, int]:
+    """Return the number of refused inputs by reason; those that are tried again are not counted."""
+    reasons: Counter[str] = Counter()
+    for record in records:
+        reasons.update(record.quarantined)
+    reasons.subtract(retried)
+    return {reason: count for reason, count in reasons.most_common() if count > 0}
+
+
+def _spread_out(records: Sequence[CommitRecord]) -> list[CommitRecord]:
+    count = min(SAMPLED_PARTS, len(records))
+    return [records[index] for index in sorted(set(np.linspace(0, len(records) - 1, count).astype(int)))]
+
+
+def _code_counts(dataset: Dataset, records: Sequence[CommitRecord], codebook_size: int) -> np.ndarray:
+    """Return how often each code occurs, int64 of shape (K,)."""
     counts_K = np.zeros(codebook_size, np.int64)
-    for record in chosen:
+    for record in records:
         for batch in dataset.batches(record):
             counts_K += np.bincount(batch.column("codes").values.to_numpy(), minlength=codebook_size)[:codebook_size]
-    return counts_K, len(chosen)
+    return counts_K
 
 
 def _entropy_bits(counts_K: np.ndarray) -> float | None:
-    used = counts_K[counts_K > 0] / max(1, counts_K.sum())
-    return round(float(-(used * np.log2(used)).sum()), 3) if used.size else None
+    shares = counts_K[counts_K > 0] / max(1, counts_K.sum())
+    return round(float(-(shares * np.log2(shares)).sum()), 3) if shares.size else None
 
 
-def _mean(values: list[float]) -> float | None:
+def _mean(values: Sequence[float]) -> float | None:
     return round(float(np.mean(values)), 4) if values else None
 
 
-def _rate(dataset: Dataset) -> float | None:
-    """Images a second while units were being encoded, from the log of progress."""
-    units = [event for event in dataset.events() if {"rows", "elapsed_s"} <= set(event)]
+def _images_per_s(dataset: Dataset) -> float | None:
+    """Return the mean speed over the units in the progress log."""
+    units = [event for event in dataset.events.read() if {"rows", "elapsed_s"} <= set(event)]
     rows, elapsed_s = sum(event["rows"] for event in units), sum(event["elapsed_s"] for event in units)
     return round(rows / elapsed_s, 3) if elapsed_s else None

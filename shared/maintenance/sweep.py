@@ -1,4 +1,4 @@
-"""What killed jobs leave in a dataset, and how it is cleared away."""
+"""Removes what killed jobs leave behind in a dataset."""
 
 from __future__ import annotations
 
@@ -10,31 +10,29 @@ from shared.storage.paths import is_local
 
 
 def sweep(dataset: Dataset) -> None:
-    """Removes temporary files, claims, rows of units that are whole by now, parts and quarantine without a record.
+    """Remove temporary files, claims, partial rows of committed units, and files that no commit record names.
 
-    Only to be called while no job runs on this dataset; object stores have no temporary files, and no way to
-    know that.
+    Call this only while no other job works on the dataset. Remote datasets are left alone: object stores have no
+    temporary files, and no lock that would tell whether another job is running.
     """
     if not is_local(dataset.root):
         return
-    claims, partial = dataset.claim_path(0).parent, dataset.partial_path(0).parent
-    for directory in (dataset.root, dataset.parts, dataset.quarantine):
+    for directory in (dataset.root, dataset.parts, dataset.quarantine, dataset.partial):
         _remove(directory.glob("*.tmp") if directory.is_dir() else ())
     written = [*dataset.parts.glob("part-*.arrow"), *dataset.quarantine.glob("part-*.jsonl")]
-    _remove(path for path in written if not dataset.is_committed(_unit(path)))
-    _remove(claims.glob("part-*"))
-    kept = list(partial.glob("part-*"))
-    _remove(path for path in kept if path.name.endswith(".tmp") or dataset.is_committed(_unit(path)))
-    for directory in (claims, partial):
+    _remove(path for path in written if not dataset.is_committed(_unit_of(path)))
+    _remove(path for path in dataset.partial.glob("part-*") if dataset.is_committed(_unit_of(path)))
+    _remove(dataset.claims.glob("part-*"))
+    for directory in (dataset.claims, dataset.partial):
         if directory.is_dir() and not any(directory.iterdir()):
             directory.rmdir()
 
 
-def _unit(path: Path) -> int:
-    """The number in the name of a part, or of what goes with one."""
+def _unit_of(path: Path) -> int:
+    """Return the unit number in the name of a file."""
     return int(path.name.split(".")[0].removeprefix("part-"))
 
 
 def _remove(paths: Iterable[Path]) -> None:
-    for path in paths:
+    for path in list(paths):
         path.unlink(missing_ok=True)

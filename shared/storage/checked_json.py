@@ -1,4 +1,4 @@
-"""Small JSON files that carry their own checksum, so that one flipped byte anywhere is noticed."""
+"""Small JSON files that carry their own checksum, so that a single flipped bit anywhere in them is noticed."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Any
 from shared.errors import DatasetError
 from shared.storage.digests import canonical_json, digest_of
 
-CHECK = "check"
+_CHECKSUM = "check"  # the member that holds the checksum
 
 
-def dump_sealed(value: dict[str, Any]) -> bytes:
-    """Canonical JSON with `check`, the SHA-256 of everything else, and a newline."""
-    return (canonical_json({**value, CHECK: digest_of(value)}) + "\n").encode()
+def dump_checked_json(value: dict[str, Any]) -> bytes:
+    """Return canonical JSON and a newline; `check` is the SHA-256 of the canonical JSON without it."""
+    return (canonical_json({**value, _CHECKSUM: digest_of(value)}) + "\n").encode()
 
 
-def load_sealed(data: bytes, where: str) -> dict[str, Any]:
-    """The value without its check. Raises DatasetError unless the bytes are exactly what `dump_sealed` wrote."""
+def load_checked_json(data: bytes, where: str) -> dict[str, Any]:
+    """Return the value without `check`. Raises DatasetError unless `dump_checked_json` wrote exactly these bytes."""
     try:
         value = json.loads(data)
-        check = value.pop(CHECK)
+        found = value.pop(_CHECKSUM)
     except (ValueError, AttributeError, KeyError, TypeError) as error:
-        raise DatasetError(f"{where}: damaged: expected sealed JSON: {error!r}") from error
-    if dump_sealed(value) != data:
-        raise DatasetError(f"{where}: damaged: check {str(check)[:12]} expected {digest_of(value)[:12]}")
+        raise DatasetError(f"{where}: damaged: expected JSON with its checksum: {error!r}") from error
+    if dump_checked_json(value) != data:
+        raise DatasetError(f"{where}: damaged: checksum {str(found)[:12]} expected {digest_of(value)[:12]}")
     return value

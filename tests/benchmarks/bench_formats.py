@@ -19,9 +19,11 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from shared.codec import EMU3
+from shared.dataset.commit import UnitResult
 from shared.dataset.dataset import Dataset
-from shared.dataset.plan import PlannedInput, cut_units, freeze_plan
-from shared.dataset.row_reader import RowReader
+from shared.dataset.plan import PlannedInput, Unit
+from shared.dataset.plan_writer import freeze_plan
+from shared.dataset.readers import RowReader
 from shared.dataset.rows import MAX_ROWS_PER_BATCH, CodeRecord
 from shared.dataset.settings import DatasetSettings
 from shared.exchange.export import export
@@ -46,11 +48,13 @@ def write_codes(root: Path, rows: int, side: int) -> Dataset:
     dataset = Dataset(root)
     root.mkdir()
     planned = [PlannedInput(index, f"sample-{index:06d}", f"{index}.png") for index in range(rows)]
-    freeze_plan(dataset.plan_path, cut_units({(1, side, side): planned}, 256), DatasetSettings(EMU3), rows)
+    chunks = [tuple(planned[start : start + 256]) for start in range(0, rows, 256)]
+    units = [Unit(number, side, side, inputs) for number, inputs in enumerate(chunks)]
+    freeze_plan(dataset.plan_path, units, DatasetSettings(EMU3), rows)
     plan = dataset.plan()
     for number in range(len(plan)):
         records = [_record(item, side) for item in plan.unit(number).inputs]
-        dataset.commit(number, records, [], plan, {}, [])
+        dataset.commit(UnitResult(number, records), plan)
     return dataset
 
 

@@ -14,8 +14,10 @@ import click
 import numpy as np
 from PIL import Image
 
+from shared.dataset.commit import UnitResult
 from shared.dataset.dataset import Dataset
-from shared.dataset.plan import PlannedInput, Unit, freeze_plan
+from shared.dataset.plan import PlannedInput, Unit
+from shared.dataset.plan_writer import freeze_plan
 from shared.dataset.rows import CodeRecord
 from shared.maintenance.summary import summarize
 from vq_stage import VisionTokenizer
@@ -85,7 +87,7 @@ def bench_many_units(units: int) -> None:
             codes = np.random.default_rng(unit.unit).integers(0, 256, (1, 8, 8), dtype=np.uint16)
             key, uri = unit.inputs[0].key, unit.inputs[0].uri
             row = CodeRecord(key, unit.unit, "image", codes, None, uri, bytes(32), 64, 64)
-            dataset.commit(unit.unit, [row], [], plan, {}, [])
+            dataset.commit(UnitResult(unit.unit, [row]), plan)
         for name, run in (("inspect", lambda: summarize(dataset)), ("resume", lambda: encode(options))):
             began = time.perf_counter()
             run()

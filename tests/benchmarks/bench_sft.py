@@ -40,8 +40,10 @@ from lm_stage.model.weights import load_weights
 from lm_stage.text.renderer import SequenceRenderer
 from lm_stage.training.adamw import AdamW, Rule
 from lm_stage.training.step import Evaluation, TrainStep, tensors_of
+from shared.dataset.commit import UnitResult
 from shared.dataset.dataset import Dataset
-from shared.dataset.plan import PlannedInput, Unit, freeze_plan
+from shared.dataset.plan import PlannedInput, Unit
+from shared.dataset.plan_writer import freeze_plan
 from shared.dataset.rows import CodeRecord
 from shared.device import setup_device
 from vq_stage.encode.options import EncodeOptions
@@ -100,7 +102,7 @@ def write_codes(root: Path, rows: int, sizes: Sequence[tuple[int, int]]) -> str:
             )
             for item in unit.inputs
         ]
-        dataset.commit(unit.unit, records, [], plan, {}, [])
+        dataset.commit(UnitResult(unit.unit, records), plan)
     dataset.write_manifest(plan)
     return str(root)
 

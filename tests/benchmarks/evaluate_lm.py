@@ -18,8 +18,8 @@ import numpy as np
 from lm_stage.generate.job import GenerateOptions, generate
 from lm_stage.inference.sampling import SamplingOptions
 from lm_stage.understand.job import UnderstandOptions, understand
-from shared.dataset.code_index import CodeIndex
 from shared.dataset.dataset import Dataset
+from shared.dataset.readers import KeyReader
 from shared.storage.safetensors_reader import read_checkpoint
 from vq_stage.model.weights import EMBEDDED_TOKENIZER
 
@@ -44,7 +44,7 @@ def nearest(queries: np.ndarray, among: np.ndarray) -> np.ndarray:
 @click.option("--guidance-scale", type=float, default=1.0)
 @click.option("--temperature", type=float, default=0.3)
 def main(codes: str, model: str, count: int, seed: int, guidance_scale: float, temperature: float) -> None:
-    index = CodeIndex(Dataset.open(codes))
+    index = KeyReader(Dataset.open(codes))
     keys = [key for key in index if index.row(key).text]
     captions = {key: index.row(key).text or "" for key in keys}
     chosen = [keys[i] for i in sorted(np.random.default_rng(seed).choice(len(keys), count, replace=False))]
@@ -65,7 +65,7 @@ def main(codes: str, model: str, count: int, seed: int, guidance_scale: float, t
             )
         )
         understand(UnderstandOptions(codes, f"{folder}/answers.jsonl", model, questions=str(questions), batch_size=16))
-        made = CodeIndex(Dataset.open(f"{folder}/images"))
+        made = KeyReader(Dataset.open(f"{folder}/images"))
         generated = {key: made.image(key) for key in made}
         answers = {
             a["key"]: a["answer"] for a in map(json.loads, Path(f"{folder}/answers.jsonl").read_text().splitlines())

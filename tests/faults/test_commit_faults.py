@@ -10,8 +10,10 @@ from typing import Any
 
 import pytest
 
-from shared.dataset.dataset import Dataset, Refusal
+from shared.dataset.commit import UnitResult
+from shared.dataset.dataset import Dataset
 from shared.dataset.plan import Plan
+from shared.dataset.quarantine import Refusal
 from shared.errors import NondeterminismError
 from shared.maintenance.sweep import sweep
 from shared.maintenance.verify import verify_dataset
@@ -46,7 +48,9 @@ def install(monkeypatch: pytest.MonkeyPatch, target: str, fails_at: int) -> Full
 def commit(dataset: Dataset, plan: Plan) -> None:
     """Four rows and a refusal: part, quarantine file and record."""
     records = [record(index, key) for index, key in enumerate(KEYS[:3])]
-    dataset.commit(0, records, [Refusal("four", 3, "3.png", "empty", "no bytes")], plan, NUMERICS, [])
+    dataset.commit(
+        UnitResult(0, records, refusals=[Refusal("four", 3, "3.png", "empty", "no bytes")], numerics=NUMERICS), plan
+    )
 
 
 def os_error(call: Callable[[], object]) -> OSError | None:
@@ -119,7 +123,7 @@ def test_second_commit_of_other_rows_changes_nothing(tmp_path: Path) -> None:
     before = file_digests(dataset.root)
     other = [record(index + 100, key) for index, key in enumerate(KEYS)]
     with pytest.raises(NondeterminismError, match="first stays"):
-        dataset.commit(0, other, [], plan, NUMERICS, [])
+        dataset.commit(UnitResult(0, other, numerics=NUMERICS), plan)
     assert file_digests(dataset.root) == before
 
 
@@ -130,7 +134,7 @@ def test_second_commit_of_other_refusals_changes_nothing(tmp_path: Path) -> None
     before = file_digests(dataset.root)
     records = [record(index, key) for index, key in enumerate(KEYS[:3])]
     with pytest.raises(NondeterminismError):
-        dataset.commit(0, records, [refusal(3)], plan, NUMERICS, [])
+        dataset.commit(UnitResult(0, records, refusals=[refusal(3)], numerics=NUMERICS), plan)
     assert file_digests(dataset.root) == before
 
 
@@ -140,5 +144,5 @@ def test_refusals_come_back_as_they_were(tmp_path: Path) -> None:
     given = [
         Refusal(f"k{n}{text}", n, f"{text}.png", "empty", text) for n, text in enumerate("\u2028\u0085\n\r\x0b\x1c")
     ]
-    made = dataset.commit(1, [], given, plan, {}, [])
+    made = dataset.commit(UnitResult(1, refusals=given), plan)
     assert dataset.refusals(made) == given

@@ -157,7 +157,7 @@ def interrupt_inside_the_unit(pictures: Path, dataset: Path, number: signal.Sign
     wait_until(lambda: any((dataset / "claims").glob("part-*")), process)
     interrupt(process, number)
     opened = Dataset.open(dataset)
-    return len(load_partial(opened, 0, opened.plan(), NUMERICS)[0])
+    return len(load_partial(opened, opened.plan(), 0, NUMERICS).records)
 
 
 def test_interrupted_twice_inside_a_unit(pictures: Path, unbroken_digest: str, tmp_path: Path) -> None:
@@ -185,4 +185,4 @@ def test_three_jobs_on_one_dataset(pictures: Path, unbroken_digest: str, tmp_pat
     assert verified_digest(dataset) == unbroken_digest
     assert_rows_once(dataset, PICTURES)
     assert leftovers(dataset) == []
-    assert Dataset.open(dataset).manifest()["rows"] == PICTURES
+    assert Dataset.open(dataset).manifest().rows == PICTURES

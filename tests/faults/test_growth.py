@@ -26,8 +26,8 @@ import vq_stage.encode.worker
 from pipelines.cli import main
 from shared.codec import EMU3
 from shared.dataset.dataset import Dataset
-from shared.dataset.plan import freeze_plan
-from shared.dataset.row_reader import RowReader
+from shared.dataset.plan_writer import freeze_plan
+from shared.dataset.readers import RowReader
 from shared.dataset.rows import CodeRecord
 from shared.dataset.settings import DatasetSettings
 from shared.device import Device

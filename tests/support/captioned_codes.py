@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from shared.dataset.commit import UnitResult
 from shared.dataset.dataset import Dataset
-from shared.dataset.plan import PlannedInput, Unit, freeze_plan
+from shared.dataset.plan import PlannedInput, Unit
+from shared.dataset.plan_writer import freeze_plan
 from shared.dataset.rows import CodeRecord
 from vq_stage.encode.options import EncodeOptions
 from vq_stage.media.resizing import Preprocessing
@@ -40,6 +42,6 @@ def write_codes(
             )
             for item in unit.inputs
         ]
-        dataset.commit(unit.unit, records, [], plan, {"device": "CPU"}, [])
+        dataset.commit(UnitResult(unit.unit, records, numerics={"device": "CPU"}), plan)
     dataset.write_manifest(plan)
     return root

@@ -7,8 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from shared.dataset.dataset import Dataset, Refusal
-from shared.dataset.plan import Plan, PlannedInput, Unit, freeze_plan
+from shared.dataset.commit import UnitResult
+from shared.dataset.dataset import Dataset
+from shared.dataset.plan import Plan, PlannedInput, Unit
+from shared.dataset.plan_writer import freeze_plan
+from shared.dataset.quarantine import Refusal
 from shared.dataset.rows import CodeRecord
 from shared.dataset.settings import DatasetSettings
 from tests.support.command import TOKENIZER
@@ -50,7 +53,7 @@ def freeze(root: Path, keys: Sequence[str], refused: int = 1) -> tuple[Dataset, 
 def make(root: Path, keys: Sequence[str] = ("one", "two", "three")) -> Dataset:
     """Both units committed and the manifest written."""
     dataset, plan = freeze(root, keys)
-    dataset.commit(0, [record(index, key) for index, key in enumerate(keys)], [], plan, NUMERICS, [])
-    dataset.commit(1, [], [refusal(len(keys))], plan, {}, [])
+    dataset.commit(UnitResult(0, [record(index, key) for index, key in enumerate(keys)], numerics=NUMERICS), plan)
+    dataset.commit(UnitResult(1, refusals=[refusal(len(keys))]), plan)
     dataset.write_manifest(plan)
     return dataset

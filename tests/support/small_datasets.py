@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 
 from shared.codec import Codec
+from shared.dataset.commit import UnitResult
 from shared.dataset.dataset import Dataset
-from shared.dataset.plan import REFUSED, PlannedInput, Size, freeze_plan
+from shared.dataset.plan import REFUSED, PlannedInput, Size
+from shared.dataset.plan_writer import freeze_plan
 from shared.dataset.rows import SEQUENCE_FORMAT, CodeRecord, SequenceRecord
 from shared.dataset.settings import DatasetSettings
 from shared.exchange.importer import split_runs
@@ -84,7 +86,7 @@ def write_dataset(root: Path, rows: Sequence[CodeRecord], settings: DatasetSetti
     plan, done = dataset.plan(), 0
     for number in range(len(plan)):
         count = len(plan.unit(number).inputs)
-        dataset.commit(number, rows[done : done + count], [], plan, {}, [])
+        dataset.commit(UnitResult(number, rows[done : done + count]), plan)
         done += count
     dataset.write_manifest(plan)
     return dataset

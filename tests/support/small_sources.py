@@ -11,8 +11,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from shared.dataset.dataset import Dataset, Refusal
+from shared.dataset.commit import UnitResult
+from shared.dataset.dataset import Dataset
 from shared.dataset.plan import Plan, PlannedInput, Unit
+from shared.dataset.quarantine import Refusal
 from shared.dataset.rows import CodeRecord
 from shared.errors import RefusedInput
 from vq_stage.encode.planner import Planner, PlanOptions
@@ -101,7 +103,7 @@ def commit_missing(dataset: Dataset, plan: Plan, broken: Mapping[str, str] | Non
         refusals = [
             Refusal(one.key, one.src_index, one.uri, one.refused_reason or reasons[one.key], "found so") for one in bad
         ]
-        dataset.commit(number, [_row(unit, planned) for planned in good], refusals, plan, {}, [])
+        dataset.commit(UnitResult(number, [_row(unit, planned) for planned in good], refusals=refusals), plan)
     dataset.write_manifest(plan)
 
 

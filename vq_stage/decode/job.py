@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from shared.dataset.dataset import CommitRecord, Dataset
+from shared.dataset.commit import CommitRecord
+from shared.dataset.dataset import Dataset
 from shared.dataset.quarantine_reasons import WORKER_DIED
 from shared.dataset.rows import CodeRecord
 from shared.errors import ConfigMismatchError, DatasetError, UsageError

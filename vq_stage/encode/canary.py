@@ -7,7 +7,7 @@ import numpy as np
 from shared.dataset.dataset import Dataset
 from shared.errors import DatasetError
 from shared.storage.atomic import create_file
-from shared.storage.checked_json import dump_sealed, load_sealed
+from shared.storage.checked_json import dump_checked_json, load_checked_json
 from vq_stage.tokenizer import VisionTokenizer
 
 MIN_EQUAL_SHARE = 0.99
@@ -30,9 +30,9 @@ def check_canary(dataset: Dataset, tokenizer: VisionTokenizer, batch: int, heigh
     pixels = np.repeat(canary_picture(height, width)[None], batch, axis=0)
     codes = tokenizer.encode_images(pixels)[0].reshape(-1)
     path = dataset.canary_path
-    if create_file(path, dump_sealed({"height": height, "width": width, "codes": codes.tolist()})):
+    if create_file(path, dump_checked_json({"height": height, "width": width, "codes": codes.tolist()})):
         return
-    expected = np.array(load_sealed(path.read_bytes(), str(path))["codes"])
+    expected = np.array(load_checked_json(path.read_bytes(), str(path))["codes"])
     equal = float(np.mean(expected == codes)) if expected.shape == codes.shape else 0.0
     if equal < MIN_EQUAL_SHARE:
         raise DatasetError(

@@ -111,7 +111,7 @@ def sequence_length(size: Size) -> int:
 
 def measured_megapixels_per_s(dataset: Dataset) -> float | None:
     """Rate of the jobs that made a dataset, from its log of progress."""
-    seconds = {event["unit"]: event["elapsed_s"] for event in dataset.events() if event.get("event") == "unit"}
+    seconds = {event["unit"]: event["elapsed_s"] for event in dataset.events.read() if event.get("event") == "unit"}
     done = [record for record in dataset.commit_records() if record.unit in seconds and record.rows]
     pixels = sum(record.codes * SPATIAL_FACTOR**2 * (TEMPORAL_FACTOR if record.frames > 1 else 1) for record in done)
     elapsed_s = sum(seconds[record.unit] for record in done)

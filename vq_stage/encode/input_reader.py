@@ -10,8 +10,8 @@ from functools import lru_cache
 
 import numpy as np
 
-from shared.dataset.dataset import Refusal
 from shared.dataset.plan import PlannedInput, Unit
+from shared.dataset.quarantine import Refusal
 from shared.dataset.quarantine_reasons import WORKER_DIED
 from shared.dataset.rows import CodeRecord
 from shared.errors import RefusedInput
@@ -78,7 +78,7 @@ class InputReader:
             return Prepared(unit, planned, np.zeros((0, 0, 3), np.uint8), refusal=refusal)
 
     def _image(self, unit: Unit, planned: PlannedInput) -> Prepared:
-        with self.source.open(planned.uri, planned.place) as file:
+        with self.source.open(planned.uri, planned.locator) as file:
             data = file.read()
         image = decode_rgb(data)
         src_w, src_h = image.size
@@ -90,14 +90,14 @@ class InputReader:
         assert planned.frame_start is not None, "a planned clip says where it begins"
         fps = self.sampling.fps or planned.fps or 0.0  # a plan has it in single precision
         clip = Clip(planned.frame_start, unit.frames, fps, planned.frame_stride)
-        with self.source.video(planned.uri, planned.place, folder_fps(planned.extra_json)) as video:
+        with self.source.video(planned.uri, planned.locator, folder_fps(planned.extra_json)) as video:
             info = video.info
             height, width = self._checked_size(unit, info.height, info.width)
             pixels_THWC = read_clip(
                 video, clip, self.sampling, lambda image: self.preprocessing.resize(image, height, width)
             )
         with self._hashing:  # once a video, not once a clip and thread
-            sha256 = self._sha256_of_video(planned.uri, planned.place)
+            sha256 = self._sha256_of_video(planned.uri, planned.locator)
         return Prepared(unit, planned, pixels_THWC, sha256, info.height, info.width)
 
     def _checked_size(self, unit: Unit, src_h: int, src_w: int) -> tuple[int, int]:

@@ -15,9 +15,10 @@ from functools import cached_property
 
 from tqdm import tqdm
 
-from shared.dataset.dataset import Dataset, Refusal
-from shared.dataset.plan import Plan, PlannedInput, Unit, added_path
+from shared.dataset.dataset import Dataset
+from shared.dataset.plan import Plan, PlannedInput, Unit
 from shared.dataset.plan_writer import KnownKeys, PlanWriter
+from shared.dataset.quarantine import Refusal
 from shared.dataset.settings import DatasetSettings
 from shared.errors import UsageError
 from shared.jobs.signals import StopFlag
@@ -46,16 +47,16 @@ def up_to_date_plan(
     plan = dataset.plan()
     plan.check_settings(settings, dataset.root)
     if retry:
-        plan = _retry(dataset, plan, planner, settings, stop, retry)
-    return _add_new(dataset, plan, planner, settings, stop)
+        plan = _retry(dataset, plan, planner, stop, retry)
+    return _add_new(dataset, plan, planner, stop)
 
 
-def _add_new(dataset: Dataset, plan: Plan, planner: Planner, settings: DatasetSettings, stop: StopFlag) -> Plan:
+def _add_new(dataset: Dataset, plan: Plan, planner: Planner, stop: StopFlag) -> Plan:
     known = KnownItems(plan, planner.source)
     new = (item for item in planner.source if not known.has(item))
     with PlanWriter(planner.options.unit_rows) as writer:
         planner.plan(writer, new, KnownKeys(before=known.keys), plan.next_index(), stop)
-        return _added(dataset, plan, writer, settings)
+        return _added(dataset, plan, writer)
 
 
 class KnownItems:
@@ -86,9 +87,7 @@ class KnownItems:
         return self.keys.has(clip_key(key, 0))
 
 
-def _retry(
-    dataset: Dataset, plan: Plan, planner: Planner, settings: DatasetSettings, stop: StopFlag, reasons: Sequence[str]
-) -> Plan:
+def _retry(dataset: Dataset, plan: Plan, planner: Planner, stop: StopFlag, reasons: Sequence[str]) -> Plan:
     """Plans quarantined inputs again, under their keys; a video that had no clips yet gets them now.
 
     What the source says of them now counts: its caption, its place in a tar.
@@ -110,7 +109,7 @@ def _retry(
             for number, (size, again) in enumerate(_measured(planner, unit, planned, listed.get(planned.key))):
                 writer.add(size, replace(again, src_index=planned.src_index if number == 0 else next_index))
                 next_index += number > 0
-        return _added(dataset, plan, writer, settings, retried)
+        return _added(dataset, plan, writer, retried)
 
 
 def _listed(source: MediaSource, keys: set[str]) -> dict[str, MediaItem]:
@@ -123,16 +122,10 @@ def _listed(source: MediaSource, keys: set[str]) -> dict[str, MediaItem]:
     return listed
 
 
-def _added(
-    dataset: Dataset,
-    plan: Plan,
-    writer: PlanWriter,
-    settings: DatasetSettings,
-    retried: Mapping[str, int] | None = None,
-) -> Plan:
+def _added(dataset: Dataset, plan: Plan, writer: PlanWriter, retried: Mapping[str, int] | None = None) -> Plan:
     if not writer.inputs:
         return plan
-    writer.freeze(added_path(dataset.plan_path, plan.additions + 1), settings, len(plan), retried)
+    writer.extend(plan, retried)
     return dataset.plan()
 
 
@@ -158,5 +151,5 @@ def _measured(planner: Planner, unit: Unit, planned: PlannedInput, listed: Media
     if planned.frame_start is not None:
         return [(unit.size, replace(planned, refused_reason=None, refused_detail=None))]
     extra = json.loads(planned.extra_json) if planned.extra_json else None
-    known = MediaItem(planned.key, planned.uri, planned.text, kind_of(planned.uri), planned.place, extra)
+    known = MediaItem(planned.key, planned.uri, planned.text, kind_of(planned.uri), planned.locator, extra)
     return planner.measure(listed or known)[0]

@@ -71,7 +71,7 @@ class Planner:
     def measure(self, item: MediaItem) -> tuple[list[Sized], str | None]:
         """The sized inputs of an item, from headers, and the digest of its content if that is asked for."""
         extra = canonical_json(dict(item.extra)) if item.extra else None
-        planned = PlannedInput(0, item.key, item.uri, item.text, extra_json=extra, place=item.locator)
+        planned = PlannedInput(0, item.key, item.uri, item.text, extra_json=extra, locator=item.locator)
         try:
             if item.refusal is not None:
                 raise RefusedInput(*item.refusal)

@@ -9,7 +9,7 @@ from shared.dataset.dataset import Dataset
 from shared.dataset.plan import Plan
 from shared.errors import UsageError
 from shared.jobs.file_locks import job_lock
-from shared.maintenance.salvage import SetAside, mended, set_damaged_aside
+from shared.maintenance.salvage import DamagedUnit, repaired_units, set_damaged_aside
 from shared.maintenance.sweep import sweep
 from vq_stage.encode.job import encode
 from vq_stage.encode.options import EncodeOptions
@@ -32,7 +32,7 @@ class RepairOptions:
 class RepairResult:
     """Units set aside, units encoded again and whether their bytes are those they had, units still missing."""
 
-    set_aside: tuple[SetAside, ...]
+    set_aside: tuple[DamagedUnit, ...]
     mended: tuple[tuple[int, bool], ...]
     missing: int
 
@@ -49,7 +49,7 @@ def repair(options: RepairOptions) -> RepairResult:
         set_aside = set_damaged_aside(dataset, plan)
     if options.source and dataset.missing_units(plan):
         encode(_encode_options(options, options.source, dataset, plan))
-    return RepairResult(tuple(set_aside), tuple(mended(dataset)), len(dataset.missing_units(plan)))
+    return RepairResult(tuple(set_aside), tuple(repaired_units(dataset)), len(dataset.missing_units(plan)))
 
 
 def _encode_options(options: RepairOptions, source: str, dataset: Dataset, plan: Plan) -> EncodeOptions:

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from shared.codec import TEMPORAL_FACTOR
-from shared.dataset.dataset import Dataset, Refusal
+from shared.dataset.commit import UnitResult
+from shared.dataset.dataset import Dataset
 from shared.dataset.partial import load_partial, save_partial
 from shared.dataset.plan import Unit, UnitSize
+from shared.dataset.quarantine import Refusal
 from shared.dataset.rows import CodeRecord
 from shared.device import setup_device
 from shared.errors import JobStoppedError
@@ -107,7 +109,7 @@ class EncodeWorker:
         began = time.monotonic()
         work = UnitWork(unit, self.options.quality_samples)
         if unit.height:
-            work.restore(load_partial(self.dataset, unit.unit, self.plan, self.numerics))
+            work.restore(load_partial(self.dataset, self.plan, unit.unit, self.numerics))
             self.context.report_progress(unit.unit, len(work.records))
         kept = len(work.records)
         accepted = self._accepted(work, inputs)
@@ -122,12 +124,19 @@ class EncodeWorker:
         else:
             numerics = self.numerics if unit.height else {}
             records, refusals = work.sorted_records(), work.sorted_refusals()
-            self.dataset.commit(unit.unit, records, refusals, self.plan, numerics, work.sorted_quality())
+            self.dataset.commit(
+                UnitResult(unit.unit, records, refusals=refusals, numerics=numerics, quality=work.sorted_quality()),
+                self.plan,
+            )
         rows, elapsed_s = len(work.records) - kept, time.monotonic() - began
         return TaskResult(task, rows, kept, len(work.refusals), elapsed_s=elapsed_s)
 
     def _keep(self, work: UnitWork) -> None:
-        save_partial(self.dataset, work.unit.unit, work.sorted_records(), work.quality, self.plan, self.numerics)
+        save_partial(
+            self.dataset,
+            self.plan,
+            UnitResult(work.unit.unit, work.sorted_records(), numerics=self.numerics, quality=work.quality),
+        )
 
     def _accepted(self, work: UnitWork, inputs: Iterable[Prepared]) -> Iterator[Prepared]:
         """Inputs that have pixels and no record yet; the others are noted as refused."""
@@ -201,9 +210,9 @@ class UnitWork:
         count, samples = len(unit.inputs), min(len(unit.inputs), quality_samples)
         self.sampled = {unit.inputs[index * count // samples].src_index for index in range(samples)}
 
-    def restore(self, partial: tuple[list[CodeRecord], list[dict[str, Any]]]) -> None:
-        records, self.quality = partial
-        self.records = {record.src_index: record for record in records}
+    def restore(self, partial: UnitResult) -> None:
+        self.quality = [dict(sample) for sample in partial.quality]
+        self.records = {record.src_index: record for record in partial.records}
 
     def sorted_records(self) -> list[CodeRecord]:
         return [self.records[index] for index in sorted(self.records)]

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shared.dataset.dataset import row_schema
+from shared.dataset.arrow_file import row_schema
 from shared.dataset.rows import (
     MAX_ROWS_PER_BATCH,
     SCHEMA,

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from shared.dataset.dataset import Refusal
 from shared.dataset.plan import REFUSED, PlannedInput, Size, Unit
+from shared.dataset.quarantine import Refusal
 from shared.dataset.rows import CodeRecord
 from shared.errors import DatasetError
 from shared.exchange.manifest import MANIFEST_NAME, ExportManifest
@@ -67,7 +67,7 @@ class ShardSource:
                 yield (
                     (t, h, w) if record.has_grid else REFUSED,
                     PlannedInput(
-                        record.src_index, record.key, record.src_uri, extra_json=self._origin, place=(shard, row)
+                        record.src_index, record.key, record.src_uri, extra_json=self._origin, locator=(shard, row)
                     ),
                 )
 
@@ -76,11 +76,11 @@ class ShardSource:
         return [self._row(planned) for planned in unit.inputs], []
 
     def _row(self, planned: PlannedInput) -> CodeRecord:
-        assert planned.place is not None, "the plan of an import locates every row"
+        assert planned.locator is not None, "the plan of an import locates every row"
         if planned.extra_json != self._origin:
             raise DatasetError(f"{self.folder}: the import started from other rows; import into a new dataset")
-        shard, row = planned.place
-        if self._next != planned.place:
+        shard, row = planned.locator
+        if self._next != planned.locator:
             self._rows = islice(self.shard_rows(shard), row, None)
         self._next = (shard, row + 1)
         record = next(self._rows, None)

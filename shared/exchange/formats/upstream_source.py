@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from shared.dataset.dataset import Refusal
 from shared.dataset.plan import REFUSED, PlannedInput, Size, Unit
 from shared.dataset.plan_writer import KnownKeys
+from shared.dataset.quarantine import Refusal
 from shared.dataset.rows import CodeRecord
 from shared.dataset.settings import DatasetSettings
 from shared.errors import JobStoppedError, RefusedInput, UsageError

@@ -16,6 +16,7 @@ from lm_stage.data.sequences import LossWeights, SequenceBuilder, TrainingSequen
 from lm_stage.data.shuffle import PlacedSample
 from lm_stage.text.renderer import SequenceRenderer
 from lm_stage.text.tokenizer import HuggingFaceTokenizer, train_text_tokenizer
+from shared.dataset.commit import UnitResult
 from shared.dataset.rows import CodeRecord
 from shared.errors import DatasetError
 from tests.support import handmade
@@ -44,8 +45,8 @@ def with_damage(tmp_path: Path) -> Mixture:
 
 def open_mixture(root: Path, rows: Sequence[CodeRecord]) -> Mixture:
     dataset, plan = handmade.freeze(root / "codes", KEYS)
-    dataset.commit(0, rows, [], plan, handmade.NUMERICS, [])
-    dataset.commit(1, [], [handmade.refusal(len(KEYS))], plan, {}, [])
+    dataset.commit(UnitResult(0, rows, numerics=handmade.NUMERICS), plan)
+    dataset.commit(UnitResult(1, refusals=[handmade.refusal(len(KEYS))]), plan)
     (root / "lines.jsonl").write_text("".join(json.dumps(line) + "\n" for line in LINES))
     vocabulary = train_text_tokenizer(["a red apple"] * 3, 280, handmade.CODEBOOK_SIZE)
     text_tokenizer = HuggingFaceTokenizer(json.loads(vocabulary.tokenizer_json), "", "here")

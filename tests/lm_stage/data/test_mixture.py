@@ -19,8 +19,10 @@ from lm_stage.text.renderer import SequenceRenderer
 from lm_stage.text.templates import CHAT, DEFAULT_QUESTION, DEFAULT_VIDEO_QUESTION
 from lm_stage.text.tokenizer import HuggingFaceTokenizer, train_text_tokenizer
 from lm_stage.training.options import SftOptions
+from shared.dataset.commit import UnitResult
 from shared.dataset.dataset import Dataset
-from shared.dataset.plan import PlannedInput, Unit, freeze_plan
+from shared.dataset.plan import PlannedInput, Unit
+from shared.dataset.plan_writer import freeze_plan
 from shared.dataset.rows import SEQUENCE_FORMAT, CodeRecord, SequenceRecord
 from shared.errors import DatasetError, UsageError
 from shared.tokens.visual_tokens import ROWS
@@ -76,8 +78,8 @@ def write(root: Path, units: Sequence[Sequence[CodeRecord]], commit: bool = True
     dataset = Dataset(root)
     plan = dataset.plan()
     for number, rows in enumerate(units if commit else ()):
-        dataset.commit(number, rows, [], plan, handmade.NUMERICS, [])
-    dataset.commit(len(units), [], [handmade.refusal(900)], plan, {}, [])
+        dataset.commit(UnitResult(number, rows, numerics=handmade.NUMERICS), plan)
+    dataset.commit(UnitResult(len(units), refusals=[handmade.refusal(900)]), plan)
     return root
 
 
@@ -424,10 +426,10 @@ def test_an_unfinished_dataset_is_refused(tmp_path: Path, builder: SequenceBuild
     with pytest.raises(DatasetError, match=rf"{path}: 2 of 3 units are missing"):
         opened(path, builder)
     dataset = Dataset(path)
-    dataset.commit(1, [row(1)], [], dataset.plan(), handmade.NUMERICS, [])
+    dataset.commit(UnitResult(1, [row(1)], numerics=handmade.NUMERICS), dataset.plan())
     with pytest.raises(DatasetError, match="1 of 3 units are missing"):
         opened(path, builder)
-    dataset.commit(0, [row(0)], [], dataset.plan(), handmade.NUMERICS, [])
+    dataset.commit(UnitResult(0, [row(0)], numerics=handmade.NUMERICS), dataset.plan())
     assert opened(path, builder).keys == ["k0", "k1"]
 
 

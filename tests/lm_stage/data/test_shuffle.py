@@ -19,6 +19,7 @@ from lm_stage.data.sequences import LossWeights, SequenceBuilder
 from lm_stage.data.shuffle import PlacedSample, epoch_members, is_dropped, packed_rows
 from lm_stage.text.renderer import SequenceRenderer
 from lm_stage.text.tokenizer import HuggingFaceTokenizer, train_text_tokenizer
+from shared.dataset.commit import UnitResult
 from tests.support import handmade
 
 WINDOW = 16  # small, so that an epoch of so few samples has several
@@ -62,8 +63,8 @@ def write_pictures(path: Path, keys: Sequence[str]) -> None:
         replace(handmade.record(index, key), text="z" * (1 + 7 * index % 31), codes_THW=np.zeros((1, 1, 1), np.uint16))
         for index, key in enumerate(keys)
     ]
-    dataset.commit(0, rows, [], plan, handmade.NUMERICS, [])
-    dataset.commit(1, [], [handmade.refusal(len(keys))], plan, {}, [])
+    dataset.commit(UnitResult(0, rows, numerics=handmade.NUMERICS), plan)
+    dataset.commit(UnitResult(1, refusals=[handmade.refusal(len(keys))]), plan)
 
 
 def mixed(

@@ -28,9 +28,11 @@ from lm_stage.generate.prompts import Prompt, PromptDefaults
 from lm_stage.text.parts import CodeGrid
 from lm_stage.text.renderer import SequenceRenderer
 from lm_stage.text.tokenizer import HuggingFaceTokenizer, train_text_tokenizer
-from shared.dataset.code_index import CodeIndex
+from shared.dataset.commit import UnitResult
 from shared.dataset.dataset import Dataset
-from shared.dataset.plan import Plan, Unit, freeze_plan
+from shared.dataset.plan import Plan, Unit
+from shared.dataset.plan_writer import freeze_plan
+from shared.dataset.readers import KeyReader
 from shared.dataset.rows import SEQUENCE_FORMAT, SequenceRecord
 from shared.errors import RefusedInput, UsageError
 from shared.tokens.visual_tokens import IMAGE, ROWS, UNIVLA
@@ -51,8 +53,8 @@ def dataset(tmp_path: Path) -> Dataset:
     dataset, plan = handmade.freeze(tmp_path / "codes", ["one", "two", "three"])
     rows = [handmade.record(index, key) for index, key in enumerate(["one", "two", "three"])]
     rows[1] = replace(rows[1], text=None)
-    dataset.commit(0, rows, [], plan, handmade.NUMERICS, [])
-    dataset.commit(1, [], [handmade.refusal(3)], plan, {}, [])
+    dataset.commit(UnitResult(0, rows, numerics=handmade.NUMERICS), plan)
+    dataset.commit(UnitResult(1, refusals=[handmade.refusal(3)]), plan)
     return dataset
 
 
@@ -178,7 +180,7 @@ def test_values_that_no_plan_can_hold_are_refused(fields: dict[str, Any], tmp_pa
 def test_a_row_whose_caption_is_blank_is_refused_alone(tmp_path: Path) -> None:
     dataset, plan = handmade.freeze(tmp_path / "codes", ["one", "two"])
     rows = [replace(handmade.record(0, "one"), text="  "), handmade.record(1, "two")]
-    dataset.commit(0, rows, [], plan, handmade.NUMERICS, [])
+    dataset.commit(UnitResult(0, rows, numerics=handmade.NUMERICS), plan)
     refusals = [prompt.refusal and prompt.refusal[0] for prompt in list_prompts(dataset.root, PromptDefaults(32 * 32))]
     assert refusals == ["empty_prompt", None]
 
@@ -450,7 +452,7 @@ def test_a_suffix_and_a_negative_prompt_are_rendered(templates: SequenceRenderer
 
 def test_images_of_prompts_come_from_their_dataset(dataset: Dataset, templates: SequenceRenderer) -> None:
     prompt = Prompt("a", "p", "like <image> but <image>", "no", 2, 3, images=("three", "one"))
-    index = CodeIndex(dataset)
+    index = KeyReader(dataset)
     renderer = PromptRenderer(templates, "", True, index)
     parts = ["like ", CodeGrid.image(index.image("three")), " but ", CodeGrid.image(index.image("one"))]
     assert renderer.prompt_ids(prompt) == templates.generation_prompt(parts, IMAGE, 1, 2, 3).tolist()
@@ -476,7 +478,7 @@ def test_prompts_whose_images_are_not_there_are_refused(
     dataset: Dataset,
     templates: SequenceRenderer,
 ) -> None:
-    renderer = PromptRenderer(templates, "", True, CodeIndex(dataset) if has_index else None)
+    renderer = PromptRenderer(templates, "", True, KeyReader(dataset) if has_index else None)
     prompt = Prompt("a", "p#1", text, "no", 2, 3, 4, images)
     units = plan_prompts([prompt], renderer, 400, 1)
     assert refusal_of(units)[0] == reason
@@ -500,8 +502,8 @@ def clips(tmp_path: Path) -> Dataset:
         SequenceRecord("failed", 2, "video", nothing, "x", valid=False, error="row 0", tokens=(1,), **common),
     ]
     dataset = with_format(dataset, plan)
-    dataset.commit(0, rows, [], dataset.plan(), handmade.NUMERICS, [])
-    dataset.commit(1, [], [handmade.refusal(3)], dataset.plan(), {}, [])
+    dataset.commit(UnitResult(0, rows, numerics=handmade.NUMERICS), dataset.plan())
+    dataset.commit(UnitResult(1, refusals=[handmade.refusal(3)]), dataset.plan())
     return dataset
 
 
@@ -580,7 +582,7 @@ def test_a_video_is_rendered_in_its_form(templates: SequenceRenderer) -> None:
 
 
 def test_a_video_takes_size_and_fps_of_the_clip_it_begins_with(clips: Dataset, templates: SequenceRenderer) -> None:
-    renderer = PromptRenderer(templates, "", True, CodeIndex(clips))
+    renderer = PromptRenderer(templates, "", True, KeyReader(clips))
     begun = video(video="clip", height=0, width=0)
     prompts = [begun, video(video="clip", key="w", fps=5.0), video(video="still", key="s", height=0, width=0)]
     [unit] = plan_prompts(prompts, renderer, 400, 8)
@@ -607,7 +609,7 @@ def test_a_video_takes_size_and_fps_of_the_clip_it_begins_with(clips: Dataset, t
 def test_videos_that_cannot_go_on_are_refused(
     changes: dict[str, Any], has_index: bool, reason: str, named: str, clips: Dataset, templates: SequenceRenderer
 ) -> None:
-    renderer = PromptRenderer(templates, "", True, CodeIndex(clips) if has_index else None)
+    renderer = PromptRenderer(templates, "", True, KeyReader(clips) if has_index else None)
     units = plan_prompts([video(**changes)], renderer, 400, 1)
     assert [unit.size for unit in units] == [(0, 0, 0)]
     assert refusal_of(units)[0] == reason

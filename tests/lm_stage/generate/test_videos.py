@@ -13,8 +13,8 @@ import pytest
 from lm_stage.generate.job import GenerateOptions, generate
 from lm_stage.inference.visual_generator import VisualGenerator, VisualSequence
 from lm_stage.understand.job import UnderstandOptions, understand
-from shared.dataset.code_index import CodeIndex
 from shared.dataset.dataset import Dataset
+from shared.dataset.readers import KeyReader
 from shared.dataset.rows import SequenceRecord
 from shared.errors import UsageError
 
@@ -69,7 +69,7 @@ def longer(written: Path, longer_prompts: str, small_lm: Path, tmp_path_factory:
 
 
 def test_a_video_is_a_row_with_frames_and_fps(written: Path) -> None:
-    index = CodeIndex(Dataset.open(written))
+    index = KeyReader(Dataset.open(written))
     clip, still = index.row("clip"), index.row("still")
     assert isinstance(clip, SequenceRecord)
     assert (clip.kind, clip.codes_THW.shape, clip.fps, clip.src_h, clip.valid) == ("video", (2, 2, 3), 8.0, 16, True)
@@ -78,7 +78,7 @@ def test_a_video_is_a_row_with_frames_and_fps(written: Path) -> None:
 
 
 def test_a_clip_that_is_gone_on_with_stays_as_it_is(written: Path, longer: Path) -> None:
-    before, after = CodeIndex(Dataset.open(written)), CodeIndex(Dataset.open(longer))
+    before, after = KeyReader(Dataset.open(written)), KeyReader(Dataset.open(longer))
     for key, begins_with, frames, fps in (("long", "clip", 5, 8.0), ("moved", "still", 3, 2.0)):
         row, given = after.row(key), before.row(begins_with).codes_THW
         assert (row.kind, row.codes_THW.shape, row.fps) == ("video", (frames, 2, 3), fps)

@@ -20,7 +20,7 @@ from pipelines.workflow.file import EXAMPLES, Pipeline, load_pipeline
 from pipelines.workflow.runner import StepFailed, run_pipeline
 from pipelines.workflow.state import plan_steps
 from pipelines.workflow.step import Step
-from shared.dataset.plan import freeze_plan
+from shared.dataset.plan_writer import freeze_plan
 from shared.errors import UsageError
 from shared.jobs.file_locks import try_lock
 from shared.jobs.signals import StopFlag

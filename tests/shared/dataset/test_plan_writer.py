@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.codec import EMU3
-from shared.dataset.plan import Plan, PlannedInput, Size, Unit, added_path, cut_units, freeze_plan
+from shared.dataset.plan import Plan, PlannedInput, Size, Unit
 from shared.dataset.plan_writer import KnownKeys, PlanWriter
 from shared.dataset.settings import DatasetSettings
 
@@ -49,7 +49,7 @@ planned_inputs = st.builds(
 
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.tuples(st.sampled_from(SIZES), planned_inputs), max_size=12), st.integers(1, 4))
-def test_units_are_those_cut_in_memory(
+def test_units_hold_inputs_of_one_size_the_largest_first(
     tmp_path_factory: pytest.TempPathFactory, sized: list[tuple[Size, PlannedInput]], unit_rows: int
 ) -> None:
     """Largest first, in the order added, and every field comes back."""
@@ -58,10 +58,14 @@ def test_units_are_those_cut_in_memory(
         by_size[size].append(planned)
     path = tmp_path_factory.mktemp("plan") / "plan.arrow"
     assert write(path, sized, unit_rows)
-    assert units(Plan(path)) == cut_units(by_size, unit_rows)
-    whole = path.with_name("whole.arrow")
-    freeze_plan(whole, cut_units(by_size, unit_rows), SETTINGS, len(sized))
-    assert path.read_bytes() == whole.read_bytes()
+    largest_first = sorted(by_size, key=lambda size: (-size[0] * size[1] * size[2], size))
+    chunks = [
+        (size, tuple(by_size[size][start : start + unit_rows]))
+        for size in largest_first
+        for start in range(0, len(by_size[size]), unit_rows)
+    ]
+    expected = [Unit(number, size[1], size[2], inputs, size[0]) for number, (size, inputs) in enumerate(chunks)]
+    assert units(Plan(path)) == expected
 
 
 def test_a_plan_that_is_there_stays(tmp_path: Path) -> None:
@@ -79,7 +83,7 @@ def test_an_addition_goes_on_in_numbering_and_says_what_is_tried_again(tmp_path:
     with PlanWriter(2) as writer:
         writer.add((1, 16, 24), PlannedInput(7, "seven", ""))
         writer.add((16, 16, 24), PlannedInput(8, "eight", ""))
-        assert writer.freeze(added_path(path, 1), SETTINGS, 2, {"missing": 1})
+        assert writer.extend(Plan(path), {"missing": 1})
     plan = Plan(path)
     assert [unit.unit for unit in units(plan)] == [0, 1, 2, 3]
     assert [[planned.src_index for planned in unit.inputs] for unit in units(plan)] == [[0, 1], [2], [8], [7]]

@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from shared.dataset.commit import UnitResult
 from shared.dataset.dataset import Dataset
 from shared.dataset.partial import load_partial, save_partial
-from shared.dataset.plan import PlannedInput, Unit, freeze_plan
-from shared.dataset.row_reader import RowReader
+from shared.dataset.plan import PlannedInput, Unit
+from shared.dataset.plan_writer import freeze_plan
+from shared.dataset.readers import RowReader
 from shared.errors import NondeterminismError
 from shared.maintenance.seal import SealOptions, seal
 from shared.maintenance.verify import verify_dataset
@@ -39,7 +41,7 @@ def make(root: str | Path) -> Dataset:
     freeze_plan(dataset.plan_path, [Unit(0, 16, 24, inputs[:2]), Unit(1, 16, 24, inputs[2:])], settings(), len(KEYS))
     plan = dataset.plan()
     for unit, rows in ((0, (0, 1)), (1, (2,))):
-        dataset.commit(unit, [record(row, KEYS[row]) for row in rows], [], plan, NUMERICS, [])
+        dataset.commit(UnitResult(unit, [record(row, KEYS[row]) for row in rows], numerics=NUMERICS), plan)
     dataset.write_manifest(plan)
     return dataset
 
@@ -85,16 +87,16 @@ def test_a_second_commit_of_other_bytes_is_reported(root: str) -> None:
     dataset = make(root)
     before = names_in(dataset.parts)
     with pytest.raises(NondeterminismError, match="the first stays"):
-        dataset.commit(1, [record(7, "three")], [], dataset.plan(), NUMERICS, [])
+        dataset.commit(UnitResult(1, [record(7, "three")], numerics=NUMERICS), dataset.plan())
     assert sorted(names_in(dataset.parts)) == sorted(before)
 
 
 def test_rows_of_an_interrupted_unit_are_kept(root: str) -> None:
     dataset = make(root)
     rows = [record(0, "one")]
-    save_partial(dataset, 0, rows, [], dataset.plan(), NUMERICS)
-    restored, _ = load_partial(dataset, 0, dataset.plan(), NUMERICS)
-    assert [row.digest() for row in restored] == [row.digest() for row in rows]
+    save_partial(dataset, dataset.plan(), UnitResult(0, rows, numerics=NUMERICS))
+    restored = load_partial(dataset, dataset.plan(), 0, NUMERICS)
+    assert [row.digest() for row in restored.records] == [row.digest() for row in rows]
 
 
 def test_sealing_a_remote_dataset(root: str) -> None:

@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from shared.dataset.rows import SCHEMA, CodeRecord, DatasetDigest, damaged_keys, from_record_batch, to_record_batches
+from shared.dataset.digest import DatasetDigest
+from shared.dataset.rows import SCHEMA, CodeRecord, damaged_keys, from_record_batch, to_record_batches
 from shared.errors import ShapeError
 
 grids = st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 5)).flatmap(lambda s: arrays(np.uint16, s))

@@ -15,14 +15,17 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from shared.codec import Codec
-from shared.dataset.code_index import CodeIndex
-from shared.dataset.dataset import Dataset, Refusal
-from shared.dataset.plan import PlannedInput, Unit, freeze_plan
+from shared.dataset.commit import UnitResult
+from shared.dataset.dataset import Dataset
+from shared.dataset.digest import DatasetDigest
+from shared.dataset.plan import PlannedInput, Unit
+from shared.dataset.plan_writer import freeze_plan
+from shared.dataset.quarantine import Refusal
+from shared.dataset.readers import KeyReader
 from shared.dataset.rows import (
     SEQUENCE_FORMAT,
     SEQUENCE_SCHEMA,
     CodeRecord,
-    DatasetDigest,
     SequenceRecord,
     damaged_keys,
     from_record_batch,
@@ -89,10 +92,10 @@ def write(root: Path, units: Sequence[Sequence[CodeRecord]], refused: int = 0, *
     dataset = Dataset(root)
     plan = dataset.plan()
     for number, rows in enumerate(units):
-        dataset.commit(number, rows, [], plan, handmade.NUMERICS, [])
+        dataset.commit(UnitResult(number, rows, numerics=handmade.NUMERICS), plan)
     if bad:
         refusals = [Refusal(item.key, item.src_index, item.uri, "too_long", "no") for item in bad]
-        dataset.commit(len(units), [], refusals, plan, {}, [])
+        dataset.commit(UnitResult(len(units), refusals=refusals), plan)
     dataset.write_manifest(plan)
     return dataset
 
@@ -204,7 +207,7 @@ def test_rows_of_a_committed_part_are_those_given(tmp_path: Path) -> None:
     record = dataset.record(0)
     assert [described(row) for row in dataset.rows(record)] == [described(row) for row in rows]
     assert (record.rows, record.captions, record.height, record.width) == (3, 3, 2, 3)
-    assert dataset.manifest()["format"] == SEQUENCE_FORMAT
+    assert dataset.manifest().settings.format == SEQUENCE_FORMAT
     batch = next(dataset.batches(record))
     assert batch.schema.equals(SEQUENCE_SCHEMA)
 
@@ -278,7 +281,7 @@ def test_verify_counts_the_planned_inputs(tmp_path: Path) -> None:
     report = verify_dataset(dataset)
     assert not report.is_complete
     plan = dataset.plan()
-    dataset.commit(0, [sequence(0, "a")], [], plan, handmade.NUMERICS, [])
+    dataset.commit(UnitResult(0, [sequence(0, "a")], numerics=handmade.NUMERICS), plan)
     dataset.write_manifest(plan)
     [problem] = verify_dataset(dataset).problems
     assert "1 rows and 0 quarantined do not add up" in problem
@@ -286,7 +289,7 @@ def test_verify_counts_the_planned_inputs(tmp_path: Path) -> None:
 
 def test_keys_stand_in_the_order_of_units_and_rows(tmp_path: Path) -> None:
     units = [[sequence(5, "z"), sequence(6, "b")], [sequence(1, "a")], [sequence(0, "c"), broken(3, "0")]]
-    index = CodeIndex(write(tmp_path / "d", units, refused=1))
+    index = KeyReader(write(tmp_path / "d", units, refused=1))
     assert list(index) == ["z", "b", "a", "c", "0"]
     assert len(index) == 5
     for row in (row for rows in units for row in rows):
@@ -299,7 +302,7 @@ def test_a_key_finds_its_row_among_many_batches_and_units(tmp_path: Path) -> Non
     units += [[handmade.record(0, f"v{unit}")] for unit in range(10)]
     for number, row in enumerate(row for rows in units for row in rows):
         row.codes_THW[0, 0, 0] = number
-    index = CodeIndex(write(tmp_path / "d", units, format="emu3.codes/1"))
+    index = KeyReader(write(tmp_path / "d", units, format="emu3.codes/1"))
     keys = [row.key for rows in units for row in rows]
     assert list(index) == keys
     for key in [*keys[::7], keys[0]]:
@@ -309,7 +312,7 @@ def test_a_key_finds_its_row_among_many_batches_and_units(tmp_path: Path) -> Non
 
 def test_what_is_no_image_is_refused(tmp_path: Path) -> None:
     rows = [sequence(0, "picture"), sequence(1, "clip", kind="video"), broken(2, "broken")]
-    index = CodeIndex(write(tmp_path / "d", [rows]))
+    index = KeyReader(write(tmp_path / "d", [rows]))
     assert index.image("picture").shape == (2, 3)
     for key in ("clip", "broken", "unknown"):
         with pytest.raises(RefusedInput, match=repr(key)) as refused:
@@ -323,7 +326,7 @@ def test_what_is_no_image_is_refused(tmp_path: Path) -> None:
 def test_clips_are_videos_or_images_of_one_frame(tmp_path: Path) -> None:
     frames = np.arange(12, dtype=np.uint16).reshape(2, 2, 3)
     rows = [sequence(0, "picture"), sequence(1, "clip", kind="video", codes_THW=frames, fps=8.0), broken(2, "broken")]
-    index = CodeIndex(write(tmp_path / "d", [rows[:2], rows[2:]]))
+    index = KeyReader(write(tmp_path / "d", [rows[:2], rows[2:]]))
     assert [index.is_video(key) for key in ("picture", "clip", "broken", "unknown")] == [False, True, False, False]
     np.testing.assert_array_equal(index.clip("clip").codes_THW, frames)
     assert index.clip("clip").fps == 8
@@ -339,7 +342,7 @@ def test_a_damaged_or_missing_part_is_named(tmp_path: Path) -> None:
     dataset = write(tmp_path / "d", [rows[:2], rows[2:]])
     part = damage(dataset, 0, rows[1].codes_bytes)
     with pytest.raises(DatasetError, match=rf"{part}.*damaged rows: 'b'"):
-        CodeIndex(dataset)
+        KeyReader(dataset)
     (dataset.parts / part).unlink()
     with pytest.raises(DatasetError, match=part):
-        CodeIndex(dataset)
+        KeyReader(dataset)

@@ -10,14 +10,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from shared.dataset.code_index import CodeIndex
+from shared.dataset.commit import UnitResult
 from shared.dataset.dataset import Dataset
-from shared.dataset.plan import PlannedInput, Unit, added_path, freeze_plan
-from shared.dataset.row_reader import RowReader
+from shared.dataset.plan import PlannedInput, Unit, addition_path
+from shared.dataset.plan_writer import freeze_plan
+from shared.dataset.readers import KeyReader, RowReader
 from shared.dataset.rows import CodeRecord
-from shared.dataset.shard_index import ShardIndex
-from shared.errors import DatasetError
-from shared.maintenance.salvage import mended, set_damaged_aside
+from shared.errors import DatasetError, RefusedInput
+from shared.maintenance.salvage import repaired_units, set_damaged_aside
 from shared.maintenance.seal import SealOptions, seal
 from shared.maintenance.verify import verify_dataset
 from tests.support.handmade import NUMERICS, record, refusal, settings
@@ -42,7 +42,7 @@ def rows_of(unit: int) -> list[CodeRecord]:
 def commit(dataset: Dataset, units: Sequence[int]) -> None:
     plan = dataset.plan()
     for unit in units:
-        dataset.commit(unit, rows_of(unit), [], plan, NUMERICS, [])
+        dataset.commit(UnitResult(unit, rows_of(unit), numerics=NUMERICS), plan)
     dataset.write_manifest(plan)
 
 
@@ -65,7 +65,7 @@ def digest(dataset: Dataset) -> str:
 
 def add_units(dataset: Dataset, count: int) -> None:
     units = [planned(unit) for unit in range(UNITS, UNITS + count)]
-    freeze_plan(added_path(dataset.plan_path, 1), units, settings(), count * ROWS)
+    freeze_plan(addition_path(dataset.plan_path, 1), units, settings(), count * ROWS)
     commit(dataset, range(UNITS, UNITS + count))
 
 
@@ -77,7 +77,7 @@ def test_a_sealed_dataset_reads_as_before(dataset: Dataset, shard_bytes: int, sh
     assert not list(dataset.parts.glob("*.arrow")), "parts that are in shards are removed"
     opened = Dataset(dataset.root)
     assert digest(opened) == before
-    assert list(CodeIndex(opened)) == [key for unit in range(UNITS) for key in unit_keys(unit)]
+    assert list(KeyReader(opened)) == [key for unit in range(UNITS) for key in unit_keys(unit)]
     reader = RowReader(opened)
     assert np.array_equal(reader.codes_THW(7), record(7, "").codes_THW)
 
@@ -119,19 +119,13 @@ def test_full_shards_stay_when_more_is_added(dataset: Dataset) -> None:
 
 def test_the_index_finds_every_row_and_reads_it_alone(dataset: Dataset) -> None:
     seal(SealOptions(str(dataset.root), A_SHARD_A_UNIT))
-    index = ShardIndex(Dataset(dataset.root))
-    assert len(index) == UNITS * ROWS
+    reader = KeyReader(Dataset(dataset.root))
+    assert len(reader) == UNITS * ROWS
     for unit in range(UNITS):
         for row in rows_of(unit):
-            place = index.find(row.key)
-            assert place is not None
-            assert (place.unit, place.t, place.h, place.w) == (unit, 1, 2, 3)
-            assert place.text_length == len(row.text or "")
-            found = index.read(row.key)
-            assert found is not None
-            assert found.digest() == row.digest()
-    assert index.find("nobody") is None
-    assert index.read("nobody") is None
+            assert reader.row(row.key).digest() == row.digest()
+    with pytest.raises(RefusedInput, match="'nobody'"):
+        reader.row("nobody")
 
 
 def test_incomplete_datasets_are_not_sealed(dataset: Dataset) -> None:
@@ -167,7 +161,7 @@ def test_a_damaged_row_in_a_part_is_set_aside_and_the_others_kept(dataset: Datas
     assert (found.unit, found.kept, found.rows) == (1, 2, 3)
     assert dataset.missing_units(dataset.plan()) == [1]
     commit(dataset, [1])
-    assert list(mended(dataset)) == [(1, True)]
+    assert list(repaired_units(dataset)) == [(1, True)]
     assert not dataset.damaged.exists()
 
 
@@ -175,8 +169,8 @@ def test_other_bytes_after_mending_are_told(dataset: Dataset) -> None:
     part = dataset.parts / dataset.record(1).part
     flip(part, codes_place(part, 4))
     set_damaged_aside(dataset, dataset.plan())
-    dataset.commit(1, [record(90, key) for key in unit_keys(1)], [], dataset.plan(), NUMERICS, [])
-    assert list(mended(dataset)) == [(1, False)]
+    dataset.commit(UnitResult(1, [record(90, key) for key in unit_keys(1)], numerics=NUMERICS), dataset.plan())
+    assert list(repaired_units(dataset)) == [(1, False)]
 
 
 def test_units_of_a_damaged_shard_get_their_parts_back(dataset: Dataset) -> None:
@@ -214,7 +208,7 @@ def test_a_damaged_quarantine_file_keeps_the_rows(tmp_path: Path) -> None:
     inputs = (PlannedInput(0, "a", "a.png"), PlannedInput(1, "refused-1", "1.png"))
     freeze_plan(tmp_path / "plan.arrow", [Unit(0, 16, 24, inputs)], settings(), 2)
     dataset = Dataset(tmp_path)
-    dataset.commit(0, [record(0, "a")], [refusal(1)], dataset.plan(), NUMERICS, [])
+    dataset.commit(UnitResult(0, [record(0, "a")], refusals=[refusal(1)], numerics=NUMERICS), dataset.plan())
     flip(dataset.quarantine / str(dataset.record(0).quarantine), 5)
     (found,) = set_damaged_aside(dataset, dataset.plan())
     assert (found.kept, found.rows) == (1, 1)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from shared.errors import DatasetError
 from shared.storage.atomic import create_file, write_file
-from shared.storage.checked_json import dump_sealed, load_sealed
+from shared.storage.checked_json import dump_checked_json, load_checked_json
 from shared.storage.digests import canonical_json, digest_of, settings_diff
 
 values = st.recursive(
@@ -25,20 +25,20 @@ objects = st.dictionaries(st.text().filter(lambda name: name != "check"), values
 @given(objects)
 def test_sealed_json_round_trip(value: dict[str, object]) -> None:
     try:
-        data = dump_sealed(value)
+        data = dump_checked_json(value)
     except UnicodeEncodeError:
         return  # lone surrogates are not text
-    assert load_sealed(data, "here") == value
+    assert load_checked_json(data, "here") == value
 
 
 def test_any_flipped_bit_of_sealed_json_is_noticed() -> None:
-    data = dump_sealed({"unit": 7, "part": "part-000007.arrow", "rows": 3, "share": 0.5})
+    data = dump_checked_json({"unit": 7, "part": "part-000007.arrow", "rows": 3, "share": 0.5})
     for index in range(len(data)):
         for bit in range(8):
             damaged = bytearray(data)
             damaged[index] ^= 1 << bit
             with pytest.raises(DatasetError, match="here: damaged"):
-                load_sealed(bytes(damaged), "here")
+                load_checked_json(bytes(damaged), "here")
 
 
 def test_create_file_never_overwrites(tmp_path: Path) -> None:

@@ -86,6 +86,6 @@ def test_the_rate_of_a_dataset_is_pixels_over_seconds(tmp_path: Path) -> None:
     handmade.make(tmp_path / "dataset")
     dataset = Dataset.open(tmp_path / "dataset")
     assert measured_megapixels_per_s(dataset) is None
-    dataset.add_event(event="unit", unit=0, rows=3, elapsed_s=2.0, time=0.0)
-    dataset.add_event(event="unit", unit=1, rows=0, elapsed_s=7.0, time=0.0)
+    dataset.events.append(event="unit", unit=0, rows=3, elapsed_s=2.0, time=0.0)
+    dataset.events.append(event="unit", unit=1, rows=0, elapsed_s=7.0, time=0.0)
     assert measured_megapixels_per_s(dataset) == pytest.approx(3 * 16 * 24 / 1e6 / 2)

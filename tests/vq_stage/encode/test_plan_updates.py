@@ -63,7 +63,7 @@ def quarantined(dataset: Dataset) -> int:
     report, summary = verify_dataset(dataset), summarize(dataset)
     assert report.problems == []
     assert report.is_complete
-    assert sum(summary.quarantined.values()) == report.quarantined == dataset.manifest()["quarantined"]
+    assert sum(summary.quarantined.values()) == report.quarantined == dataset.manifest().quarantined
     assert summary.rows + report.quarantined == summary.planned_rows
     return report.quarantined
 

@@ -166,7 +166,7 @@ def test_what_a_list_says_beside_goes_along(path: Path) -> None:
     source.contents["a.png"] = png(0)
     source.items.append(MediaItem("a", "a.png", "text", locator=(512, 90), extra={"b": 1, "a": "ä"}))
     (planned,) = inputs_of(plan_of(source, path, first_index=40))
-    assert (planned.src_index, planned.text, planned.place) == (40, "text", (512, 90))
+    assert (planned.src_index, planned.text, planned.locator) == (40, "text", (512, 90))
     assert planned.extra_json == '{"a":"ä","b":1}'
 
 

@@ -1,0 +1,177 @@
+"""The commit of one unit of work. A unit exists for readers only through its commit record.
+
+The order is: write the part under a temporary name, fsync, rename it to a name that carries its hash, fsync the
+directory, read the part back and compare, do the same for the quarantine file, then create the commit record if
+there is none. The first record wins. In an object store each file is put whole, and the record conditionally.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from shared.dataset.arrow_file import ArrowFile, dump_rows
+from shared.dataset.paths import DatasetPaths
+from shared.dataset.plan import Plan
+from shared.dataset.quarantine import Refusal, count_reasons, dump_refusals
+from shared.dataset.rows import CodeRecord
+from shared.errors import DatasetError, NondeterminismError
+from shared.storage.atomic import create_file, write_file
+from shared.storage.checked_json import dump_checked_json, load_checked_json
+from shared.storage.paths import make_directory
+
+HASH_DIGITS = 12  # of a SHA-256, in the name of a file
+NO_GRID = (0, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class UnitResult:
+    """What a worker made of one unit, in the order of its inputs.
+
+    `numerics` names what can change the last bit of a result (device, dtype, versions); `quality` holds one entry
+    per row that was decoded again and compared.
+    """
+
+    unit: int
+    records: Sequence[CodeRecord] = ()
+    refusals: Sequence[Refusal] = ()
+    numerics: Mapping[str, Any] = field(default_factory=dict)
+    quality: Sequence[Mapping[str, Any]] = ()
+
+    @property
+    def grid_THW(self) -> tuple[int, int, int]:
+        """The size of the grids, which all rows share except sequences that failed."""
+        t, h, w = next((row.codes_THW.shape for row in self.records if row.has_grid), NO_GRID)
+        return t, h, w
+
+
+@dataclass(frozen=True, slots=True)
+class CommitRecord:
+    """The contents of one committed unit. It carries no time and no host, so equal work gives equal bytes.
+
+    `frames`, `height` and `width` are the size of a grid in codes.
+    """
+
+    unit: int
+    rows: int
+    captions: int
+    height: int
+    width: int
+    part: str
+    part_bytes: int
+    part_sha256: str
+    quarantined: dict[str, int]
+    quarantine: str | None
+    quarantine_sha256: str | None
+    plan_sha256: str
+    numerics: dict[str, Any]
+    quality: list[dict[str, Any]] = field(default_factory=list)
+    frames: int = 1
+
+    @property
+    def codes(self) -> int:
+        """The number of codes in all rows."""
+        return self.rows * self.frames * self.height * self.width
+
+    @property
+    def refused(self) -> int:
+        """The number of refused inputs."""
+        return sum(self.quarantined.values())
+
+    @classmethod
+    def from_bytes(cls, data: bytes, where: str) -> CommitRecord:
+        """Raises DatasetError if the bytes are damaged or not those of a commit record."""
+        try:
+            return cls(**load_checked_json(data, where))
+        except TypeError as error:
+            raise DatasetError(f"{where}: expected a commit record: {error}") from error
+
+    def to_bytes(self) -> bytes:
+        return dump_checked_json(asdict(self))
+
+
+def commit_unit(paths: DatasetPaths, plan: Plan, result: UnitResult) -> CommitRecord:
+    """Commit one unit. Raises NondeterminismError if another attempt committed different bytes for it."""
+    record = _write_files(paths, plan, result)
+    if not create_file(paths.record_path(result.unit), record.to_bytes()):
+        _check_equal(paths, record)
+    paths.partial_path(result.unit).unlink(missing_ok=True)
+    return record
+
+
+def read_record(paths: DatasetPaths, unit: int) -> CommitRecord:
+    """Raises DatasetError if the record is missing or damaged."""
+    path = paths.record_path(unit)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DatasetError(f"{path}: expected a commit record: {error}") from error
+    return CommitRecord.from_bytes(data, str(path))
+
+
+def _write_files(paths: DatasetPaths, plan: Plan, result: UnitResult) -> CommitRecord:
+    make_directory(paths.parts)
+    part, part_sha256, part_bytes = _write_part(paths, plan, result)
+    quarantine, quarantine_sha256 = _write_quarantine(paths, result)
+    frames, height, width = result.grid_THW
+    return CommitRecord(
+        unit=result.unit,
+        rows=len(result.records),
+        captions=sum(record.text is not None for record in result.records),
+        height=height,
+        width=width,
+        part=part,
+        part_bytes=part_bytes,
+        part_sha256=part_sha256,
+        quarantined=count_reasons(result.refusals),
+        quarantine=quarantine,
+        quarantine_sha256=quarantine_sha256,
+        plan_sha256=plan.sha256_of(result.unit),
+        numerics=dict(result.numerics),
+        quality=[dict(sample) for sample in result.quality],
+        frames=frames,
+    )
+
+
+def _write_part(paths: DatasetPaths, plan: Plan, result: UnitResult) -> tuple[str, str, int]:
+    """Return the name, SHA-256 and size in bytes of the part."""
+    content = dump_rows(result.records, plan.settings.format, plan.settings.fingerprints())
+    sha256 = hashlib.sha256(content).hexdigest()
+    path = paths.parts / f"part-{result.unit:06d}.{sha256[:HASH_DIGITS]}.arrow"
+    write_file(path, content)
+    stored = ArrowFile(path)
+    rows = sum(batch.num_rows for batch in stored.batches())
+    if rows != len(result.records) or stored.sha256() != sha256:
+        raise DatasetError(
+            f"{path}: wrote {len(result.records)} rows, read back {rows} or different bytes; check the disk"
+        )
+    return path.name, sha256, len(content)
+
+
+def _write_quarantine(paths: DatasetPaths, result: UnitResult) -> tuple[str | None, str | None]:
+    """Return the name and SHA-256 of the quarantine file, which exists only if inputs were refused."""
+    if not result.refusals:
+        return None, None
+    content = dump_refusals(result.refusals)
+    sha256 = hashlib.sha256(content).hexdigest()
+    name = f"part-{result.unit:06d}.{sha256[:HASH_DIGITS]}.jsonl"
+    make_directory(paths.quarantine)
+    write_file(paths.quarantine / name, content)
+    return name, sha256
+
+
+def _check_equal(paths: DatasetPaths, record: CommitRecord) -> None:
+    """Compare with the record that was there first; files that differ from its files are removed again."""
+    first = read_record(paths, record.unit)
+    if (first.part_sha256, first.quarantine_sha256) == (record.part_sha256, record.quarantine_sha256):
+        return
+    if record.part != first.part:
+        (paths.parts / record.part).unlink(missing_ok=True)
+    if record.quarantine and record.quarantine != first.quarantine:
+        (paths.quarantine / record.quarantine).unlink(missing_ok=True)
+    raise NondeterminismError(
+        f"{paths.record_path(record.unit)}: another attempt committed part {first.part}, this one computed"
+        f" {record.part}; the first is kept; check the device and the inputs"
+    )

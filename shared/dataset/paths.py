@@ -1,0 +1,50 @@
+"""Where the files of a dataset are.
+
+plan.arrow, plan-0001.arrow, …       the work list and its additions
+parts/part-000123.<hash>.arrow       the rows of a committed unit
+parts/part-000123.json               its commit record
+quarantine/part-000123.<hash>.jsonl  its refused inputs
+shards/codes-00012.<hash>.arrow      the rows of many units, written by `emu3 seal`
+shards/index.<hash>.arrow            their index by key
+manifest.json                        all parts and shards, once every unit is committed
+canary.json                          codes of fixed images, to notice a device that computes something else
+partial/, claims/, damaged/          units in progress, and damaged commit records during a repair
+events.jsonl                         a progress log
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from shared.storage.paths import as_path
+
+
+class DatasetPaths:
+    """The paths of one dataset, local or remote."""
+
+    def __init__(self, root: str | Path):
+        self.root = as_path(root)
+        self.parts = self.root / "parts"
+        self.shards = self.root / "shards"
+        self.quarantine = self.root / "quarantine"
+        self.damaged = self.root / "damaged"
+        self.claims = self.root / "claims"
+        self.partial = self.root / "partial"
+        self.plan_path = self.root / "plan.arrow"
+        self.manifest_path = self.root / "manifest.json"
+        self.canary_path = self.root / "canary.json"
+        self.events_path = self.root / "events.jsonl"
+
+    def record_path(self, unit: int) -> Path:
+        return self.parts / f"part-{unit:06d}.json"
+
+    def claim_path(self, unit: int) -> Path:
+        return self.claims / f"part-{unit:06d}"
+
+    def partial_path(self, unit: int) -> Path:
+        """Return where the finished rows of an interrupted unit are kept."""
+        return self.partial / f"part-{unit:06d}.arrow"
+
+    def journal_path(self, unit: int) -> Path:
+        """Return where the language stage keeps the tokens of unfinished sequences."""
+        return self.partial / f"part-{unit:06d}.journal"
