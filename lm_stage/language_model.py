@@ -20,7 +20,7 @@ from lm_stage.model.weights import load_weights
 from shared.device import Device, setup_device
 from shared.errors import ShapeError, UsageError
 from shared.tokens.layout import TokenLayout
-from shared.tokens.visual_tokens import UNIVLA, VideoTemplate, checked_codes
+from shared.tokens.visual_tokens import UNIVLA, GridFormat, checked_codes
 
 LOGITS_STEP = 64  # sequences are padded behind their end to a multiple of it, so that few lengths are compiled
 BACKENDS = ("native", "mindone")
@@ -158,7 +158,7 @@ class LanguageModel:
         height: int,
         width: int,
         beginnings_BTHW: np.ndarray | None = None,
-        template: VideoTemplate = UNIVLA,
+        template: GridFormat = UNIVLA,
         negative_prompt: Sequence[int] | None = None,
         guidance_scale: float = 3.0,
         sampling: SamplingOptions | None = None,

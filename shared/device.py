@@ -1,7 +1,7 @@
-"""The one place that knows which device MindSpore runs on, and how it is set up there.
+"""Selects the device that MindSpore runs on and sets it up.
 
-What differs by device: the default number type, fused attention, one collective, and how kernels are launched.
-Nothing here has run on an NPU yet.
+Devices differ in their default dtype, fused attention, one collective operator, and how kernels are launched.
+None of the Ascend settings has run on an NPU yet.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ DTYPES = ("float32", "float16", "bfloat16")
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A device that was set up: `kind` is CPU or Ascend, `dtype` float32, float16 or bfloat16."""
+    """A device after set-up. `kind` is CPU or Ascend; `dtype` is float32, float16 or bfloat16."""
 
     kind: str
     dtype: str
@@ -25,26 +25,26 @@ class Device:
 
     @property
     def has_fused_attention(self) -> bool:
-        """Whether `ops.flash_attention_score` can be taken: on Ascend, in half precision only."""
+        """Whether `ops.flash_attention_score` can be used: on Ascend, in half precision only."""
         return self.kind == "Ascend" and self.dtype != "float32"
 
     @property
     def has_reduce_scatter(self) -> bool:
-        """Whether `ops.ReduceScatter` is there."""
+        """Whether `ops.ReduceScatter` exists."""
         return self.kind == "Ascend"
 
     def numerics(self) -> dict[str, str]:
-        """What can change the last bit of a result; recorded with every dataset."""
+        """Return the settings that can change the last bit of a result; every dataset records them."""
         return {"device": self.kind, "dtype": self.dtype, "mindspore": self.mindspore_version}
 
 
 def setup_device(device: str = "auto", dtype: str | None = None, ascend_dtype: str = "float32") -> Device:
-    """Points MindSpore at a device. Idempotent; `auto` takes an NPU if there is one, else the CPU.
+    """Set MindSpore up for a device. Idempotent; `auto` selects an NPU if there is one, otherwise the CPU.
 
     dtype defaults to float32 on CPU and to `ascend_dtype` on Ascend: float32 for the vision tokenizer, whose codes
-    are compared bit by bit and moved by half precision; bfloat16 for the language model.
-    Raises DeviceError if the device is not there, or the CPU is asked for half precision, which it computes
-    many times slower where it can at all.
+    are compared bit by bit and change with half precision; bfloat16 for the language model.
+    Raises DeviceError if the device is missing, or for half precision on CPU, which computes it many times slower
+    or not at all.
     """
     import mindspore as ms
 
@@ -54,27 +54,27 @@ def setup_device(device: str = "auto", dtype: str | None = None, ascend_dtype: s
         raise DeviceError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
     has_npu = ms.device_context.ascend.is_available()
     if device == "ascend" and not has_npu:
-        raise DeviceError("device ascend: no NPU found; check npu-smi and CANN, or take --device cpu")
+        raise DeviceError("device ascend: no NPU found; check npu-smi and CANN, or use --device cpu")
     kind = "Ascend" if has_npu and device != "cpu" else "CPU"
     chosen = Device(kind, dtype or (ascend_dtype if kind == "Ascend" else "float32"), ms.__version__)
     if chosen.kind == "CPU" and chosen.dtype != "float32":
         raise DeviceError(f"dtype {dtype} on CPU: expected float32; half precision needs --device ascend")
     if chosen.kind == "CPU":
-        # Otherwise whoever waits for a result spins, and takes half of a small machine from the kernels it waits for.
+        # Otherwise the thread that waits for a result spins, and takes CPU time from the kernels it waits for.
         os.environ.setdefault("MS_DEV_HOST_BLOCKING_RUN", "1")
     _set_device(chosen.kind)
     ms.set_context(mode=ms.PYNATIVE_MODE)
     if chosen.kind == "CPU":
-        ms.runtime.launch_blocking()  # asynchronous launch takes up to 4 ms a small operator on two cores
+        ms.runtime.launch_blocking()  # asynchronous launch takes up to 4 ms per small operator on two cores
     else:
-        ms.set_deterministic(True)  # sums in one order: equal runs give equal bytes
-        ms.device_context.ascend.op_precision.conv_allow_hf32(False)  # float32 means float32: codes are compared
+        ms.set_deterministic(True)  # fixes the order of sums, so that equal runs give equal bytes
+        ms.device_context.ascend.op_precision.conv_allow_hf32(False)  # codes are compared bit by bit
         ms.device_context.ascend.op_precision.matmul_allow_hf32(False)
     return chosen
 
 
 def _set_device(kind: str) -> None:
-    """Fails only if something was already computed on another device."""
+    """Select the device. Raises DeviceError if this process has already computed on another one."""
     import mindspore as ms
 
     before = ms.get_context("device_target")
@@ -82,4 +82,6 @@ def _set_device(kind: str) -> None:
         ms.set_device(kind)
     except RuntimeError as error:
         if before != kind:
-            raise DeviceError(f"device {kind}: MindSpore already runs on {before} in this process") from error
+            raise DeviceError(
+                f"device {kind}: MindSpore already runs on {before} in this process; start a new one"
+            ) from error

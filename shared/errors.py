@@ -1,13 +1,13 @@
-"""Everything that can go wrong, as one small tree.
+"""The exceptions that users see, as one small tree.
 
-A message names the place, what was expected, what was found and the next step.
+A message says where, what was expected, what was found and what to do next.
 """
 
 from __future__ import annotations
 
 
 class RelayError(Exception):
-    """Base of all errors meant for the user; the command line prints its text and exits with `exit_code`."""
+    """The base of all errors meant for the user. The command line prints the text and exits with `exit_code`."""
 
     exit_code = 1
 
@@ -19,11 +19,11 @@ class UsageError(RelayError):
 
 
 class ConfigMismatchError(UsageError):
-    """A dataset was begun with other settings; the text carries the diff."""
+    """A dataset or run that was created with different settings; the text lists the differences."""
 
 
 class CheckpointError(UsageError):
-    """A checkpoint that is missing, incomplete or of another shape."""
+    """A checkpoint that is missing, incomplete, or does not fit its config."""
 
 
 class ShapeError(RelayError, ValueError):
@@ -31,15 +31,15 @@ class ShapeError(RelayError, ValueError):
 
 
 class DatasetError(RelayError):
-    """A dataset on disk that is damaged or not what it says it is."""
+    """A dataset on disk that is missing, damaged or incomplete."""
 
 
 class NondeterminismError(DatasetError):
-    """Two attempts at one unit of work wrote different bytes."""
+    """Two attempts at one unit of work that computed different bytes."""
 
 
 class DeviceError(UsageError):
-    """A device or backend that is not there or cannot run the model."""
+    """A device or backend that is missing or cannot run the model."""
 
 
 class JobStoppedError(RelayError):
@@ -47,13 +47,13 @@ class JobStoppedError(RelayError):
 
 
 class Interrupted(RelayError):
-    """The user or the system asked the job to stop; what is committed stays, the same command resumes."""
+    """A job that the user or the system asked to stop. Committed work stays, and the same command resumes it."""
 
     exit_code = 75
 
 
 class RefusedInput(RelayError):
-    """One input that cannot be processed. It goes to quarantine with its reason and the job goes on."""
+    """An input that cannot be processed. It goes to quarantine with its reason code, and the job continues."""
 
     def __init__(self, reason: str, detail: str):
         super().__init__(f"{reason}: {detail}")

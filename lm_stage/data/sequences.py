@@ -20,7 +20,7 @@ import numpy as np
 from lm_stage.text.parts import CodeGrid, Part
 from lm_stage.text.renderer import SequenceRenderer
 from lm_stage.text.templates import CHAT
-from shared.tokens.visual_tokens import IMAGE, VISUAL, VideoTemplate, body_template, video_length
+from shared.tokens.visual_tokens import IMAGE, VISUAL, GridFormat, body_template, video_length
 
 TASKS = ("image", "video", "understand", "text")
 LOSSES = ("after_prompt", "visual", "text")
@@ -64,7 +64,7 @@ class SequenceBuilder:
         self.loss = loss
         self.chat_opening = self.encode(CHAT.opening())
         self._eos = np.array([self.layout.eos], np.int32)
-        self._body_weights: dict[tuple[VideoTemplate, int, int, int], np.ndarray] = {}
+        self._body_weights: dict[tuple[GridFormat, int, int, int], np.ndarray] = {}
 
     def encode(self, text: str) -> np.ndarray:
         """Return the int32 token ids of a text."""
@@ -117,7 +117,7 @@ class SequenceBuilder:
     def _other_weights(self, count: int) -> np.ndarray:
         return np.full(count, self.loss.of_other)
 
-    def _weights_of_body(self, grid_format: VideoTemplate, frames: int, height: int, width: int) -> np.ndarray:
+    def _weights_of_body(self, grid_format: GridFormat, frames: int, height: int, width: int) -> np.ndarray:
         key = (grid_format, frames, height, width)
         if key not in self._body_weights:
             is_visual = body_template(frames, height, width, self.layout, grid_format) == VISUAL

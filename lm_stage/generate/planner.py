@@ -20,7 +20,7 @@ from shared.dataset.readers import KeyReader
 from shared.dataset.rows import CodeRecord
 from shared.errors import RefusedInput
 from shared.storage.digests import canonical_json
-from shared.tokens.visual_tokens import IMAGE, VideoTemplate, checked_codes, video_length
+from shared.tokens.visual_tokens import IMAGE, GridFormat, checked_codes, video_length
 
 DEFAULT_FPS = 8.0  # of videos whose prompt gives none
 
@@ -53,7 +53,7 @@ class PromptRenderer:
         size = prompt.frames or 1, prompt.height, prompt.width
         return self.templates.generation_prompt(parts, self.body_template(prompt), *size).tolist()
 
-    def body_template(self, prompt: Prompt) -> VideoTemplate:
+    def body_template(self, prompt: Prompt) -> GridFormat:
         return self.templates.video_format if prompt.frames else IMAGE
 
     def given_codes(self, prompt: Prompt) -> np.ndarray:
@@ -149,14 +149,14 @@ def longest_prompt(plan: Plan, size: Size) -> int:
     )
 
 
-def body_length(size: Size, video: VideoTemplate) -> int:
+def body_length(size: Size, video: GridFormat) -> int:
     """Tokens of the longest body in a unit of this size; a video of one frame is not longer than an image."""
     frames, height, width = size
     template = IMAGE if frames == 1 else video
     return video_length(frames, height // SPATIAL_FACTOR, width // SPATIAL_FACTOR, template)
 
 
-def token_counts(plan: Plan, missing: Sequence[int], video: VideoTemplate) -> tuple[int, int]:
+def token_counts(plan: Plan, missing: Sequence[int], video: GridFormat) -> tuple[int, int]:
     """Tokens of all images and videos of the plan, and of the units that are committed already."""
     counts = [
         size.inputs * body_length((size.frames, size.height, size.width), video) if size.height else 0

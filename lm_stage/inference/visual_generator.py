@@ -18,7 +18,7 @@ import numpy as np
 from lm_stage.inference.sampling import SamplingOptions, uniforms
 from shared.errors import JobStoppedError, UsageError
 from shared.tokens.layout import TokenLayout
-from shared.tokens.visual_tokens import IMAGE, VISUAL, VideoTemplate, body_template, video_length
+from shared.tokens.visual_tokens import IMAGE, VISUAL, GridFormat, body_template, video_length
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class VisualRequest:
     codes: Sequence[int] = ()
     is_replayed: bool = True
     frames: int = 1
-    template: VideoTemplate = IMAGE
+    template: GridFormat = IMAGE
     given: Sequence[int] = ()
 
     @property

@@ -14,20 +14,20 @@ from lm_stage.text.parts import CodeGrid, Part
 from lm_stage.text.templates import CHAT, ConversationTemplate
 from lm_stage.text.tokenizer import TextTokenizer
 from shared.tokens.layout import TokenLayout
-from shared.tokens.visual_tokens import IMAGE, UNIVLA, VideoTemplate, video_tokens
+from shared.tokens.visual_tokens import IMAGE, UNIVLA, GridFormat, video_tokens
 
 
 class SequenceRenderer:
     """Renders with one text tokenizer, one token layout and one video format. All results are int32 (L,)."""
 
-    def __init__(self, text_tokenizer: TextTokenizer, layout: TokenLayout, video_format: VideoTemplate = UNIVLA):
+    def __init__(self, text_tokenizer: TextTokenizer, layout: TokenLayout, video_format: GridFormat = UNIVLA):
         self.text_tokenizer = text_tokenizer
         self.layout = layout
         self.video_format = video_format
-        self._headers: dict[tuple[VideoTemplate, int, int, int], np.ndarray] = {}
+        self._headers: dict[tuple[GridFormat, int, int, int], np.ndarray] = {}
 
     def generation_prompt(
-        self, caption: Iterable[Part], grid_format: VideoTemplate, frames: int, height: int, width: int
+        self, caption: Iterable[Part], grid_format: GridFormat, frames: int, height: int, width: int
     ) -> np.ndarray:
         """Return everything before the body of an image or a video of this size in codes; it ends with IMG."""
         return self.render([self.layout.bos, *caption, self.header(grid_format, frames, height, width)])
@@ -61,7 +61,7 @@ class SequenceRenderer:
         """Return the token ids of ordinary text; the surface forms of control tokens stay text."""
         return np.array(self.text_tokenizer.encode(text) if text else [], np.int32)
 
-    def header(self, grid_format: VideoTemplate, frames: int, height: int, width: int) -> np.ndarray:
+    def header(self, grid_format: GridFormat, frames: int, height: int, width: int) -> np.ndarray:
         """Return BOI, the size in codes and IMG."""
         key = (grid_format, frames, height, width)
         if key not in self._headers:
@@ -76,5 +76,5 @@ class SequenceRenderer:
         """Return what follows IMG: visual tokens with the control tokens between them, up to and including EOI."""
         return video_tokens(grid.codes_THW, self.layout, self.format_of(grid))
 
-    def format_of(self, grid: CodeGrid) -> VideoTemplate:
+    def format_of(self, grid: CodeGrid) -> GridFormat:
         return self.video_format if grid.is_video else IMAGE

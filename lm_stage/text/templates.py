@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shared.errors import UsageError
-from shared.tokens.visual_tokens import VIDEO_TEMPLATES, VideoTemplate
+from shared.tokens.visual_tokens import VIDEO_FORMATS, GridFormat
 
 DEFAULT_QUESTION, DEFAULT_VIDEO_QUESTION = "Please describe the image.", "Please describe the video."
 
@@ -60,8 +60,8 @@ STAGE1 = ConversationTemplate("stage1", "", "", "")
 CONVERSATION_TEMPLATES = {template.name: template for template in (CHAT, STAGE1)}
 
 
-def video_format_named(name: str) -> VideoTemplate:
+def video_format_named(name: str) -> GridFormat:
     """Look up a video format by name. Raises UsageError if the name is unknown."""
-    if name not in VIDEO_TEMPLATES:
-        raise UsageError(f"--video-template {name!r}: expected one of {', '.join(VIDEO_TEMPLATES)}")
-    return VIDEO_TEMPLATES[name]
+    if name not in VIDEO_FORMATS:
+        raise UsageError(f"--video-template {name!r}: expected one of {', '.join(VIDEO_FORMATS)}")
+    return VIDEO_FORMATS[name]

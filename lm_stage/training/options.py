@@ -11,7 +11,7 @@ from lm_stage.data.mixture import Source
 from lm_stage.data.sequences import LOSSES, LossWeights
 from lm_stage.model.model_directory import EMBEDDED_MODEL
 from shared.errors import UsageError
-from shared.tokens.visual_tokens import VIDEO_TEMPLATES
+from shared.tokens.visual_tokens import VIDEO_FORMATS
 
 # Settings that may differ on resume: places, and what does not touch the numbers.
 FREE = (
@@ -107,8 +107,8 @@ class SftOptions:
             problems.append("--lora-rank must not be below 0, --lora-alpha above 0, and neither goes with --freeze")
         if self.lora_rank and self.zero:
             problems.append("--zero does not go with --lora-rank: what adapters need is small")
-        if self.video_template not in VIDEO_TEMPLATES:
-            problems.append(f"--video-template {self.video_template}: expected one of {', '.join(VIDEO_TEMPLATES)}")
+        if self.video_template not in VIDEO_FORMATS:
+            problems.append(f"--video-template {self.video_template}: expected one of {', '.join(VIDEO_FORMATS)}")
         if self.seed < 0:
             problems.append(f"--seed {self.seed}: expected 0 or more")
         if not self.datasets:

@@ -12,7 +12,7 @@ from shared.dataset.digest import DatasetDigest
 from shared.dataset.plan import Plan
 from shared.dataset.rows import CodeRecord
 from shared.exchange.options import ExportOptions
-from shared.storage.atomic import temporary_beside, write_file
+from shared.storage.atomic import temporary_path, write_file
 from shared.storage.paths import as_path, is_local, sha256_of
 
 
@@ -62,7 +62,7 @@ class ExportRun:
         if not is_local(path):
             self.write(name, content)
             return
-        temporary = temporary_beside(path)
+        temporary = temporary_path(path)
         try:
             temporary.write_bytes(content)
             os.replace(temporary, path)

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, on disk and in object stores; on disk directories too."""
+"""Atomic writes: a file or directory exists completely or not at all, on disk and, for files, in object stores."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any
 from shared.storage.paths import is_local
 
 
-def temporary_beside(path: Path) -> Path:
-    """A name in the same directory that no other attempt uses; ends in `.tmp`."""
+def temporary_path(path: Path) -> Path:
+    """Return a unique name in the same directory; it ends in `.tmp`."""
     return path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """Replaces a file: temporary name, fsync, rename, fsync of the directory; an object is put whole."""
+    """Create or replace a file: temporary name, fsync, rename, fsync of the directory. An object is put whole."""
     if not is_local(path):
         path.write_bytes(data)
         return
@@ -31,7 +31,7 @@ def write_file(path: Path, data: bytes) -> None:
 
 
 def create_file(path: Path, data: bytes) -> bool:
-    """Creates a file whole. Returns False, and changes nothing, if it is already there."""
+    """Create a file. Returns False, and changes nothing, if it exists already."""
     if not is_local(path):
         return _create_object(path, data)
     temporary = _write_temporary(path, data)
@@ -46,7 +46,7 @@ def create_file(path: Path, data: bytes) -> bool:
 
 
 def _create_object(path: Any, data: bytes) -> bool:
-    """By a conditional put where the store has one; elsewhere by looking first, which two writers may do at once."""
+    """Put an object conditionally; stores without conditional puts check first, which two writers can do at once."""
     try:
         path.fs.pipe_file(path.path, bytes(data), mode="create")
     except FileExistsError:
@@ -55,36 +55,36 @@ def _create_object(path: Any, data: bytes) -> bool:
 
 
 def write_directory(directory: Path, files: Mapping[str, bytes]) -> None:
-    """Replaces a directory: temporary name, fsync, rename. A failure leaves the old one in its place."""
+    """Create or replace a directory: temporary name, fsync, rename. On failure the old directory stays."""
     directory.parent.mkdir(parents=True, exist_ok=True)
-    temporary, aside = temporary_beside(directory), temporary_beside(directory)
+    temporary, previous = temporary_path(directory), temporary_path(directory)
     try:
         temporary.mkdir()
         for name, content in files.items():
             write_file(temporary / name, content)
         if directory.exists():
-            os.rename(directory, aside)
+            os.rename(directory, previous)
         try:
             os.rename(temporary, directory)
         except BaseException:
-            if aside.exists():
-                os.rename(aside, directory)
+            if previous.exists():
+                os.rename(previous, directory)
             raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     sync_directory(directory.parent)
-    shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(previous, ignore_errors=True)
 
 
 def remove_directory(directory: Path) -> None:
-    """Under its own name it is whole or gone."""
-    aside = temporary_beside(directory)
-    os.rename(directory, aside)
-    shutil.rmtree(aside, ignore_errors=True)  # a sweep takes what is left
+    """Remove a directory; under its own name it is complete until it is gone."""
+    temporary = temporary_path(directory)
+    os.rename(directory, temporary)
+    shutil.rmtree(temporary, ignore_errors=True)  # a later sweep removes the rest
 
 
 def sync_directory(directory: Path) -> None:
-    """Makes renames and links in a directory durable."""
+    """Make renames and links in a directory durable."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -93,7 +93,7 @@ def sync_directory(directory: Path) -> None:
 
 
 def _write_temporary(path: Path, data: bytes) -> Path:
-    temporary = temporary_beside(path)
+    temporary = temporary_path(path)
     try:
         with temporary.open("xb") as file:
             file.write(data)

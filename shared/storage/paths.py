@@ -1,7 +1,7 @@
-"""Where a path leads: this machine's disk, or by fsspec (`s3://`, `memory://`, …) somewhere else.
+"""Paths: on the local disk, or by fsspec (`s3://`, `memory://`, …) elsewhere.
 
-A local path is a `pathlib.Path`, a remote one an `upath.UPath`, which offers the same methods. Object stores write
-whole objects, so what needs renames, locks or appending exists on disk only.
+A local path is a `pathlib.Path`, a remote one an `upath.UPath`, which has the same methods. Object stores write whole
+objects, so whatever needs renames, locks or appending exists on disk only.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 
-CACHE = "EMU3_CACHE"
+CACHE_VARIABLE = "EMU3_CACHE"
+MISSING = "missing"
 
 
 def as_path(location: str | Path) -> Path:
-    """A path of this machine, or a remote one by its URL; listings are never cached, others write there too."""
+    """Return the path of a file name or URL. Remote listings are never cached, because other jobs write too."""
     if not isinstance(location, str) or "://" not in location:
         return Path(location)
     if location.startswith("file://"):
@@ -33,25 +34,25 @@ def is_local(path: Path) -> bool:
 
 
 def absolute(location: str) -> str:
-    """A location that means the same in every process of this machine, wherever that was started."""
+    """Return a location that is valid in every process of this machine, whatever its working directory."""
     return location if "://" in location or location == "-" else os.path.abspath(location)
 
 
 def make_directory(path: Path) -> None:
-    """With its parents; object stores have no directories."""
+    """Create a directory with its parents; object stores have no directories."""
     if is_local(path):
         path.mkdir(parents=True, exist_ok=True)
 
 
 def read_buffer(path: Path) -> pa.Buffer:
-    """A file as one buffer: memory-mapped on disk, read whole from elsewhere."""
+    """Return a file as one buffer: memory-mapped if it is local, otherwise read whole."""
     if is_local(path) and path.stat().st_size:
         return pa.memory_map(str(path)).read_buffer()
     return pa.py_buffer(path.read_bytes())
 
 
 def names_in(directory: Path) -> list[str]:
-    """Names of what is in a directory, in no order; none if it is not there."""
+    """Return the names in a directory, in no particular order; none if the directory does not exist."""
     try:
         if is_local(directory):
             return [entry.name for entry in os.scandir(directory)]
@@ -61,27 +62,34 @@ def names_in(directory: Path) -> list[str]:
 
 
 def sha256_of(path: Path) -> str:
-    """Hex digest of a file, or `missing`."""
-    return hashlib.sha256(read_buffer(path)).hexdigest() if path.is_file() else "missing"
+    """Return the SHA-256 of a file, 64 hex digits, or `missing`."""
+    return hashlib.sha256(read_buffer(path)).hexdigest() if path.is_file() else MISSING
 
 
 def local_directory(location: str | Path) -> Path:
-    """A directory to read from disk: itself, or a copy of a remote one under `$EMU3_CACHE` (~/.cache/emu3-relay).
+    """Return a local directory: `location` itself, or a copy of it in `$EMU3_CACHE` (default ~/.cache/emu3-relay).
 
-    The copy is made again when name, size or version of a remote file changes.
+    A remote directory is copied again when the name, size or version of one of its files changes.
     """
     remote: Any = as_path(location)
     if is_local(remote):
         return cast(Path, remote)
     files = {path: remote.fs.info(path) for path in sorted(remote.fs.find(remote.path))}
+    if not files:
+        return Path(str(remote))
     version = [(path, info["size"], str(info.get("ETag", info.get("created")))) for path, info in files.items()]
     name = hashlib.sha256(repr((str(remote), version)).encode()).hexdigest()[:24]
-    copy = Path(os.environ.get(CACHE) or Path.home() / ".cache" / "emu3-relay") / f"{remote.name}-{name}"
-    if files and not copy.is_dir():
-        temporary = copy.with_name(f"{copy.name}.{os.getpid()}.tmp")
-        for path in files:
-            target = temporary / os.path.relpath(path, remote.path)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            remote.fs.get_file(path, str(target))
-        os.rename(temporary, copy)
-    return copy if files else Path(str(remote))
+    cache = Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "emu3-relay")
+    copy = cache / f"{remote.name}-{name}"
+    if not copy.is_dir():
+        _download(remote, list(files), copy)
+    return copy
+
+
+def _download(remote: Any, files: list[str], copy: Path) -> None:
+    temporary = copy.with_name(f"{copy.name}.{os.getpid()}.tmp")
+    for path in files:
+        target = temporary / os.path.relpath(path, remote.path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        remote.fs.get_file(path, str(target))
+    os.rename(temporary, copy)

@@ -1,6 +1,6 @@
-"""Reads checkpoints in safetensors, single or sharded, one tensor at a time and memory-mapped.
+"""Reads safetensors checkpoints, single or sharded, through a memory map.
 
-The safetensors library cannot give bfloat16 to numpy; here every float type arrives as float32.
+The safetensors library cannot convert bfloat16 to numpy; this reader returns every float type as float32.
 Format: https://huggingface.co/docs/safetensors (8 bytes of header length, JSON header, raw tensors).
 """
 
@@ -25,7 +25,7 @@ _MAX_HEADER_BYTES = 100_000_000
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """One tensor of a checkpoint file, not read yet."""
+    """One tensor of a checkpoint file; its values are read by `float32`."""
 
     name: str
     dtype: str
@@ -36,7 +36,7 @@ class StoredTensor:
         return hashlib.sha256(self.data).hexdigest()
 
     def float32(self) -> np.ndarray:
-        """The values as float32 in `shape`; bfloat16 and float16 are widened exactly."""
+        """Return the values as float32 in `shape`; bfloat16 and float16 are widened exactly."""
         raw = np.frombuffer(self.data, dtype=_DTYPES[self.dtype]).reshape(self.shape)
         if self.dtype == "BF16":
             return (raw.astype(np.uint32) << 16).view(np.float32)
@@ -44,10 +44,10 @@ class StoredTensor:
 
 
 def read_checkpoint(directory: str | Path) -> dict[str, StoredTensor]:
-    """All tensors of a checkpoint directory by name, in name order.
+    """Return all tensors of a checkpoint directory by name, in alphabetical order.
 
     Accepts `model.safetensors` or `model.safetensors.index.json` with its shards.
-    Raises CheckpointError if a file is missing, cut short or malformed, or a tensor is not where the index says.
+    Raises CheckpointError if a file is missing, truncated or malformed, or a tensor is not in the listed shards.
     """
     directory = local_directory(directory)
     single, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
@@ -62,16 +62,16 @@ def read_checkpoint(directory: str | Path) -> dict[str, StoredTensor]:
 
 def _read_sharded(index: Path) -> dict[str, StoredTensor]:
     try:
-        places: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        shard_of: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise CheckpointError(f"{index}: expected a JSON object with `weight_map`: {error!r}") from error
     tensors = {}
-    for shard in sorted(set(places.values())):
+    for shard in sorted(set(shard_of.values())):
         if Path(shard).name != shard:
             raise CheckpointError(f"{index}: shard {shard!r}: expected a plain file name")
         tensors.update({tensor.name: tensor for tensor in _read_file(index.parent / shard)})
-    if missing := sorted(set(places) - set(tensors)):
-        raise CheckpointError(f"{index}: {_some(missing)} not in the shards the index names")
+    if missing := sorted(set(shard_of) - set(tensors)):
+        raise CheckpointError(f"{index}: {_some(missing)} missing from the listed shards; copy the checkpoint again")
     return tensors
 
 
@@ -103,23 +103,25 @@ def _stored_tensor(path: Path, name: str, entry: dict[str, Any], body: memoryvie
     if end - begin != expected or end > len(body):
         raise CheckpointError(
             f"{path}: tensor {name}: expected {expected} bytes at {begin}, file holds {max(0, len(body) - begin)};"
-            " the file is cut short or damaged: copy it again"
+            " the file is truncated or damaged; copy it again"
         )
     return StoredTensor(name, dtype, shape, body[begin:end])
 
 
 def rename_tensors(tensors: Mapping[str, StoredTensor], rename: Callable[[str], str]) -> dict[str, StoredTensor]:
-    """The same tensors under other names. Raises CheckpointError when two would share one name."""
+    """Return the tensors under new names. Raises CheckpointError if two would share one name."""
     renamed = {rename(name): tensor for name, tensor in tensors.items()}
     if len(renamed) != len(tensors):
-        raise CheckpointError(f"{len(tensors)} tensors have {len(renamed)} names after renaming: mixed namings?")
+        raise CheckpointError(
+            f"{len(tensors)} tensors have {len(renamed)} names after renaming; the checkpoint mixes two naming schemes"
+        )
     return renamed
 
 
 def check_tensors(where: str, found: Mapping[str, StoredTensor], expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Compares names and sizes. Raises CheckpointError naming what is missing, extra or misshapen.
+    """Compare names and shapes. Raises CheckpointError naming what is missing, unexpected or has another shape.
 
-    A 1×1 convolution kernel (C, C, 1, 1) is the linear weight (C, C) of the other naming and passes.
+    A 1×1 convolution kernel (C, C, 1, 1) passes for the linear weight (C, C) of the other naming scheme.
     """
     problems = []
     if missing := sorted(set(expected) - set(found)):
@@ -131,7 +133,7 @@ def check_tensors(where: str, found: Mapping[str, StoredTensor], expected: Mappi
         if got != expected[name] and got != (*expected[name], 1, 1):
             problems.append(f"{name}: expected shape {expected[name]}, got {got}")
     if problems:
-        raise CheckpointError(f"{where}: weights do not fit config.json: {'; '.join(problems[:8])}")
+        raise CheckpointError(f"{where}: weights do not match config.json: {'; '.join(problems[:8])}")
 
 
 def _some(names: Iterable[str], limit: int = 4) -> str:

@@ -1,6 +1,6 @@
-"""Token layout: which id means what in the one vocabulary of text and visual tokens, as data.
+"""The token layout: the ids of the control tokens and the range of the visual tokens in a vocabulary.
 
-A visual token is a code plus `first_visual_token`; everything else about a vocabulary is text.
+A visual token is a code plus `first_visual_token`; all other ids are text.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 from shared.errors import CheckpointError
 
-# Field of TokenLayout -> surface form in the published vocabulary.
+# Field of TokenLayout -> its surface form in the published vocabulary.
 SURFACES = {
     "pad": "<|endoftext|>",
     "eol": "<|extra_200|>",
@@ -27,10 +27,10 @@ SURFACES = {
 
 @dataclass(frozen=True, slots=True)
 class TokenLayout:
-    """Ids of the control tokens, and the range of the visual ones.
+    """Ids of the control tokens, and the range of the visual tokens.
 
-    eol ends a row of codes, eof a frame, boi and eoi enclose an image, img stands between its size and its codes.
-    Raises CheckpointError if two roles share an id.
+    `eol` ends a row of codes and `eof` a frame; `boi` and `eoi` enclose an image, and `img` separates its size from
+    its codes. Raises CheckpointError if two roles share an id.
     """
 
     pad: int
@@ -49,38 +49,40 @@ class TokenLayout:
         if self.codebook_size < 1:
             raise CheckpointError(f"token layout: codebook_size {self.codebook_size}: the model has no visual tokens")
         if len(set(control.values())) != len(control) or min(control.values()) < 0:
-            raise CheckpointError(f"token layout: expected distinct ids from 0, got {control}")
-        inside = [name for name, token in control.items() if self.is_visual(token)]
-        if inside:
-            raise CheckpointError(f"token layout: {', '.join(inside)} lie within the visual tokens: {self.to_dict()}")
+            raise CheckpointError(f"token layout: expected distinct ids from 0 up, got {control}")
+        overlapping = [name for name, token in control.items() if self.is_visual(token)]
+        if overlapping:
+            raise CheckpointError(
+                f"token layout: {', '.join(overlapping)}: ids within the visual tokens: {self.to_dict()}"
+            )
 
     @property
     def control_ids(self) -> dict[str, int]:
-        """Role to id of everything that is not a visual token."""
+        """The id of each control token by role."""
         return {name: getattr(self, name) for name in SURFACES if name != "first_visual_token"}
 
     @property
     def end_of_visual(self) -> int:
-        """One past the last visual token."""
+        """The id after the last visual token."""
         return self.first_visual_token + self.codebook_size
 
     def is_visual(self, token: int) -> bool:
         return self.first_visual_token <= token < self.end_of_visual
 
     def check_vocabulary(self, vocab_size: int, where: str) -> None:
-        """Raises CheckpointError if an id of the layout lies outside a model's vocabulary."""
+        """Raise CheckpointError if an id of the layout is outside a model's vocabulary."""
         last = max(self.end_of_visual - 1, *self.control_ids.values())
         if last >= vocab_size:
             raise CheckpointError(
                 f"{where}: the token layout reaches id {last}, the model's vocabulary ends at {vocab_size - 1};"
-                " give the tokenizer and layout that belong to this model"
+                " use the text tokenizer and layout that belong to this model"
             )
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], where: str = "layout") -> TokenLayout:
-        """From the fields by name. Raises CheckpointError if one is missing, unknown or no number."""
+        """Build from the fields by name. Raises CheckpointError if one is missing, unknown or not an integer."""
         if not isinstance(values, Mapping) or not all(isinstance(value, int) for value in values.values()):
-            raise CheckpointError(f"{where}: token layout: expected whole numbers by name, got {values!r:.100}")
+            raise CheckpointError(f"{where}: token layout: expected integers by name, got {values!r:.100}")
         missing, extra = sorted(set(cls.__slots__) - set(values)), sorted(set(values) - set(cls.__slots__))
         if missing or extra:
             raise CheckpointError(
@@ -90,12 +92,12 @@ class TokenLayout:
 
     @classmethod
     def from_surfaces(cls, ids: Mapping[str, int], where: str) -> TokenLayout:
-        """From a vocabulary's control and visual tokens by their published surface forms.
+        """Build from a vocabulary, by the published surface forms of its control and visual tokens.
 
         Raises CheckpointError if a control token is missing or the visual tokens are not consecutive.
         """
         if missing := [surface for surface in SURFACES.values() if surface not in ids]:
-            raise CheckpointError(f"{where}: the vocabulary lacks {', '.join(missing)}: not one with visual tokens?")
+            raise CheckpointError(f"{where}: the vocabulary lacks {', '.join(missing)}; use one with visual tokens")
         first = ids[SURFACES["first_visual_token"]]
         count = 0
         while ids.get(f"<|visual token {count:06d}|>") == first + count:

@@ -1,10 +1,11 @@
-"""Code grids ⇄ token ids, by arithmetic, and the grammar of an image or a video in a sequence.
+"""Code grids ⇄ token ids, by arithmetic, and the grammar of an image or a video in a token sequence.
 
-    image:          row EOL row EOL … row EOL EOF EOI        a row is w visual tokens
-    video, univla:  frame EOF frame EOF … frame EOF EOI      a frame is h·w visual tokens
-    video, rows:    row EOL … row EOL EOF row EOL … EOF EOI  every frame as the body of an image
+    image:          row EOL row EOL … row EOL EOF EOI        a row is W visual tokens
+    video, univla:  frame EOF frame EOF … frame EOF EOI      a frame is H·W visual tokens
+    video, rows:    row EOL … row EOL EOF row EOL … EOF EOI  each frame as in an image
 
-Shape suffixes: T frames, H W grid, L sequence.
+The tokens before them, `BOI size IMG`, are the header; these are the body. Shape suffixes: T frames, H W grid,
+L sequence.
 """
 
 from __future__ import annotations
@@ -17,14 +18,15 @@ import numpy as np
 from shared.errors import ShapeError
 from shared.tokens.layout import TokenLayout
 
-VISUAL = -1  # stands in a template where any visual token may
+VISUAL = -1  # in a body template: any visual token is allowed here
 
 
 @dataclass(frozen=True, slots=True)
-class VideoTemplate:
-    """How a video stands in a sequence: every frame ends with EOF, the video with EOI.
+class GridFormat:
+    """How a code grid is written as tokens. Every frame ends with EOF, the body with EOI.
 
-    `size` is the text between BOI and IMG, with T, H and W for the numbers; with `has_eol` every row ends with EOL.
+    `size` is the text between BOI and IMG, in which T, H and W stand for the numbers. With `has_eol`, every row ends
+    with EOL.
     """
 
     name: str
@@ -32,24 +34,24 @@ class VideoTemplate:
     has_eol: bool = False
 
     def size_text(self, frames: int, height: int, width: int) -> str:
-        """What stands between BOI and IMG."""
+        """Return the text between BOI and IMG."""
         return self.size.replace("T", str(frames)).replace("H", str(height)).replace("W", str(width))
 
 
-# Upstream never published how Emu3 was trained on video. This is the form of BAAI's own UniVLA.
-UNIVLA = VideoTemplate("univla")
-# The other form near at hand, for models that were trained so: nobody published it.
-ROWS = VideoTemplate("rows", has_eol=True)
-# An image is one frame in a form of its own, which upstream did publish.
-IMAGE = VideoTemplate("image", "H*W", has_eol=True)
-VIDEO_TEMPLATES = {template.name: template for template in (UNIVLA, ROWS)}
+# Upstream never published the format of Emu3's training videos. This is the one of BAAI's own UniVLA.
+UNIVLA = GridFormat("univla")
+# An unpublished alternative, for models that were trained with it.
+ROWS = GridFormat("rows", has_eol=True)
+# The published format of images, which are grids of one frame.
+IMAGE = GridFormat("image", "H*W", has_eol=True)
+VIDEO_FORMATS = {grid_format.name: grid_format for grid_format in (UNIVLA, ROWS)}
 
 
 @dataclass(frozen=True, slots=True)
 class ParsedGrid:
-    """What a body of tokens holds: `status` is valid, truncated or bad; `codes_THW` only if valid.
+    """The result of parsing a body. `status` is valid, truncated or bad; `codes_THW` is None unless valid.
 
-    `consumed` counts the tokens read, up to and with the last that fits; `error` names the first that does not.
+    `consumed` counts the tokens up to the first that does not fit, which `error` names.
     """
 
     status: str
@@ -59,95 +61,100 @@ class ParsedGrid:
 
 
 def image_length(height: int, width: int) -> int:
-    """Tokens of an image body after IMG: rows with their EOL, EOF, EOI."""
+    """Return the number of tokens in the body of an image."""
     return video_length(1, height, width, IMAGE)
 
 
-def video_length(frames: int, height: int, width: int, video: VideoTemplate = UNIVLA) -> int:
-    """Tokens of a video body after IMG: frames with their EOF, EOI."""
-    return frames * (height * (width + video.has_eol) + 1) + 1
+def video_length(frames: int, height: int, width: int, grid_format: GridFormat = UNIVLA) -> int:
+    """Return the number of tokens in the body of a video."""
+    return frames * _frame_length(height, width, grid_format) + 1
+
+
+def _frame_length(height: int, width: int, grid_format: GridFormat) -> int:
+    return height * (width + grid_format.has_eol) + 1
 
 
 def image_tokens(codes_HW: np.ndarray, layout: TokenLayout) -> np.ndarray:
-    """int32 tokens of an image body, from codes in [0, K) of shape (h, w). Raises ShapeError for other codes."""
+    """Return the body of an image as int32 tokens (L,), from codes (H, W) in [0, K). Raises ShapeError."""
     return _body(checked_codes(codes_HW, 2, layout)[None], layout, IMAGE)
 
 
-def video_tokens(codes_THW: np.ndarray, layout: TokenLayout, video: VideoTemplate = UNIVLA) -> np.ndarray:
-    """int32 tokens of a video body, from codes in [0, K) of shape (t, h, w). Raises ShapeError for other codes."""
-    return _body(checked_codes(codes_THW, 3, layout), layout, video)
+def video_tokens(codes_THW: np.ndarray, layout: TokenLayout, grid_format: GridFormat = UNIVLA) -> np.ndarray:
+    """Return the body of a video as int32 tokens (L,), from codes (T, H, W) in [0, K). Raises ShapeError."""
+    return _body(checked_codes(codes_THW, 3, layout), layout, grid_format)
 
 
-def _body(codes_THW: np.ndarray, layout: TokenLayout, video: VideoTemplate) -> np.ndarray:
+def _body(codes_THW: np.ndarray, layout: TokenLayout, grid_format: GridFormat) -> np.ndarray:
     frames, height, width = codes_THW.shape
-    body = _body_of_zeros(frames, height, width, layout, video).copy()
-    places_THW = _rows(body, frames, height)[..., :width]
-    np.add(places_THW, codes_THW, out=places_THW, casting="unsafe")  # checked: int64 codes fit
+    body = _zero_body(frames, height, width, layout, grid_format).copy()
+    visual_THW = _rows_view(body, frames, height)[..., :width]
+    np.add(visual_THW, codes_THW, out=visual_THW, casting="unsafe")  # the codes were checked, so int64 codes fit
     return body
 
 
 @lru_cache(maxsize=256)
-def _body_of_zeros(frames: int, height: int, width: int, layout: TokenLayout, video: VideoTemplate) -> np.ndarray:
-    template = body_template(frames, height, width, layout, video)
+def _zero_body(frames: int, height: int, width: int, layout: TokenLayout, grid_format: GridFormat) -> np.ndarray:
+    """Return the body of a grid whose codes are all 0."""
+    template = body_template(frames, height, width, layout, grid_format)
     return np.where(template == VISUAL, np.int32(layout.first_visual_token), template)
 
 
 def body_template(
-    frames: int, height: int, width: int, layout: TokenLayout, video: VideoTemplate = UNIVLA
+    frames: int, height: int, width: int, layout: TokenLayout, grid_format: GridFormat = UNIVLA
 ) -> np.ndarray:
-    """The grammar of the body of an image or a video: forced ids in their places, else VISUAL; int32 (L,)."""
-    template = np.full(video_length(frames, height, width, video), VISUAL, np.int32)
-    if video.has_eol:
-        _rows(template, frames, height)[..., -1] = layout.eol
+    """Return the grammar of a body, int32 (L,): the control tokens, and VISUAL where any visual token is allowed."""
+    template = np.full(video_length(frames, height, width, grid_format), VISUAL, np.int32)
+    if grid_format.has_eol:
+        _rows_view(template, frames, height)[..., -1] = layout.eol
     template[:-1].reshape(frames, -1)[:, -1] = layout.eof
     template[-1] = layout.eoi
     return template
 
 
-def _rows(body_L: np.ndarray, frames: int, height: int) -> np.ndarray:
-    """View (T, H, W) of a body without EOF and EOI; (T, H, W + 1) if its rows have EOL."""
+def _rows_view(body_L: np.ndarray, frames: int, height: int) -> np.ndarray:
+    """Return a view (T, H, W) of a body without EOF and EOI, (T, H, W + 1) if its rows end with EOL."""
     return body_L[:-1].reshape(frames, -1)[:, :-1].reshape(frames, height, -1)
 
 
 def parse_image(tokens_L: np.ndarray, height: int, width: int, layout: TokenLayout) -> ParsedGrid:
-    """Reads an image body; never raises for what a model may have written."""
+    """Parse the body of an image; never raises, whatever a model wrote."""
     return parse_video(tokens_L, 1, height, width, layout, IMAGE)
 
 
 def parse_video(
-    tokens_L: np.ndarray, frames: int, height: int, width: int, layout: TokenLayout, video: VideoTemplate = UNIVLA
+    tokens_L: np.ndarray, frames: int, height: int, width: int, layout: TokenLayout, grid_format: GridFormat = UNIVLA
 ) -> ParsedGrid:
-    """Reads a video body; never raises for what a model may have written."""
-    template = body_template(frames, height, width, layout, video)
+    """Parse the body of a video; never raises, whatever a model wrote."""
+    template = body_template(frames, height, width, layout, grid_format)
     tokens = np.asarray(tokens_L, np.int64)[: len(template)]
     visual = template == VISUAL
     is_visual = (tokens >= layout.first_visual_token) & (tokens < layout.end_of_visual)
     fits = np.where(visual[: len(tokens)], is_visual, tokens == template[: len(tokens)])
     if not fits.all():
-        place = int(np.argmin(fits))
-        expected = "a visual token" if visual[place] else f"token {template[place]}"
-        line = _line(place, frames, height, width, video)
-        return ParsedGrid("bad", None, place, f"{line}, offset {place}: expected {expected}, got token {tokens[place]}")
+        offset = int(np.argmin(fits))
+        expected = "a visual token" if visual[offset] else f"token {template[offset]}"
+        error = f"offset {offset}: expected {expected}, got token {tokens[offset]}"
+        return ParsedGrid("bad", None, offset, f"{_line_at(offset, frames, height, width, grid_format)}, {error}")
     if len(tokens) < len(template):
         return ParsedGrid("truncated", None, len(tokens), f"{len(tokens)} of {len(template)} tokens")
     codes = (tokens[visual] - layout.first_visual_token).astype(np.uint16)
     return ParsedGrid("valid", codes.reshape(frames, height, width), len(template))
 
 
-def _line(place: int, frames: int, height: int, width: int, video: VideoTemplate) -> str:
-    if video == IMAGE:
-        return f"row {min(place // (width + 1), height)}"
-    return f"frame {min(place // (height * (width + video.has_eol) + 1), frames)}"
+def _line_at(offset: int, frames: int, height: int, width: int, grid_format: GridFormat) -> str:
+    if grid_format == IMAGE:
+        return f"row {min(offset // (width + 1), height)}"
+    return f"frame {min(offset // _frame_length(height, width, grid_format), frames)}"
 
 
 def checked_codes(codes: np.ndarray, rank: int, layout: TokenLayout) -> np.ndarray:
-    """The codes as an array. Raises ShapeError if they are no integers in [0, K) of this rank."""
+    """Return the codes as an array. Raises ShapeError unless they are integers in [0, K) of this rank."""
     codes = np.asarray(codes)
     if codes.ndim != rank or codes.dtype.kind not in "iu" or not codes.size:
         raise ShapeError(f"codes: expected integers of rank {rank}, got {codes.dtype} {codes.shape}")
     if codes.max() >= layout.codebook_size or (codes.dtype.kind == "i" and codes.min() < 0):
         raise ShapeError(
-            f"codes: expected values in [0, {layout.codebook_size}), got {codes.min()} to {codes.max()}:"
-            " were they made by another vision tokenizer?"
+            f"codes: expected values in [0, {layout.codebook_size}), got {codes.min()} to {codes.max()};"
+            " check that they come from this model's vision tokenizer"
         )
     return codes

@@ -290,7 +290,7 @@ def last_line(process: subprocess.Popen[str], exit_code: int) -> str:
 
 def test_a_device_that_is_not_there_is_told_by_the_command(pictures: Path, tmp_path: Path) -> None:
     process = start_real(pictures, tmp_path / "dataset", "--workers", 1, "--device", "ascend")
-    text = "device ascend: no NPU found; check npu-smi and CANN, or take --device cpu"
+    text = "device ascend: no NPU found; check npu-smi and CANN, or use --device cpu"
     assert last_line(process, exit_code=2) == text
 
 

@@ -18,7 +18,7 @@ from lm_stage.text.renderer import SequenceRenderer
 from lm_stage.text.templates import CHAT
 from lm_stage.text.tokenizer import HuggingFaceTokenizer, train_text_tokenizer
 from shared.errors import ShapeError
-from shared.tokens.visual_tokens import IMAGE, ROWS, UNIVLA, VideoTemplate
+from shared.tokens.visual_tokens import IMAGE, ROWS, UNIVLA, GridFormat
 
 CODEBOOK_SIZE = 64
 CODES_HW = np.array([[5, 0, 63], [1, 2, 3]], np.uint16)
@@ -57,7 +57,7 @@ def with_loss(builder: SequenceBuilder, loss: LossWeights) -> SequenceBuilder:
     return SequenceBuilder(builder.renderer, loss)
 
 
-def with_form(builder: SequenceBuilder, form: VideoTemplate) -> SequenceBuilder:
+def with_form(builder: SequenceBuilder, form: GridFormat) -> SequenceBuilder:
     renderer = SequenceRenderer(builder.renderer.text_tokenizer, builder.layout, form)
     return SequenceBuilder(renderer, builder.loss)
 
@@ -161,7 +161,7 @@ def test_all_answers_of_a_conversation_are_trained(
 
 @given(caption=texts, codes_THW=clips, form=forms)
 def test_a_video_is_trained_behind_the_prompt_it_is_generated_from(
-    builder: SequenceBuilder, caption: str, codes_THW: np.ndarray, form: VideoTemplate
+    builder: SequenceBuilder, caption: str, codes_THW: np.ndarray, form: GridFormat
 ) -> None:
     built = with_form(builder, form)
     sequence = built.captioned(builder.encode(caption), CodeGrid.video(codes_THW))
@@ -174,7 +174,7 @@ def test_a_video_is_trained_behind_the_prompt_it_is_generated_from(
 
 @given(question=texts, codes_THW=clips, form=forms)
 def test_an_answer_about_a_clip_is_trained_behind_the_prompt_it_is_asked_with(
-    builder: SequenceBuilder, question: str, codes_THW: np.ndarray, form: VideoTemplate
+    builder: SequenceBuilder, question: str, codes_THW: np.ndarray, form: GridFormat
 ) -> None:
     built, clip = with_form(builder, form), CodeGrid.video(codes_THW)
     sequence = built.conversation(

@@ -18,10 +18,10 @@ from shared.tokens.visual_tokens import (
     IMAGE,
     ROWS,
     UNIVLA,
-    VIDEO_TEMPLATES,
+    VIDEO_FORMATS,
     VISUAL,
+    GridFormat,
     ParsedGrid,
-    VideoTemplate,
     body_template,
     image_length,
     image_tokens,
@@ -61,7 +61,7 @@ def image_role(offset: int, height: int, width: int) -> str:
     return "eol" if offset % (width + 1) == 0 else "visual"
 
 
-def video_role(offset: int, frames: int, height: int, width: int, form: VideoTemplate) -> str:
+def video_role(offset: int, frames: int, height: int, width: int, form: GridFormat) -> str:
     """REFERENCE.md, video: T frames without EOL, an EOF after each, EOI at the end; `rows` has EOL after each row."""
     row = width + 1 if form is ROWS else width
     frame = height * row + 1
@@ -79,7 +79,7 @@ class Body:
     codes_THW: np.ndarray
     layout: TokenLayout
     is_video: bool
-    form: VideoTemplate = UNIVLA
+    form: GridFormat = UNIVLA
 
     @property
     def tokens(self) -> np.ndarray:
@@ -183,8 +183,8 @@ def test_an_image_is_a_frame_of_rows() -> None:
 
 def test_forms_of_videos_by_name() -> None:
     """The names are recorded in datasets: they mean what they always meant."""
-    univla, rows = VideoTemplate("univla", "T*H*W", has_eol=False), VideoTemplate("rows", "T*H*W", has_eol=True)
-    assert dict(VIDEO_TEMPLATES) == {"univla": univla, "rows": rows}
+    univla, rows = GridFormat("univla", "T*H*W", has_eol=False), GridFormat("rows", "T*H*W", has_eol=True)
+    assert dict(VIDEO_FORMATS) == {"univla": univla, "rows": rows}
 
 
 def test_the_size_stands_before_the_body_as_text() -> None:
