@@ -86,7 +86,7 @@ def test_one_of_many_writers_creates_the_record(bucket: str) -> None:
 def test_a_second_commit_of_other_bytes_is_reported(root: str) -> None:
     dataset = make(root)
     before = names_in(dataset.parts)
-    with pytest.raises(NondeterminismError, match="the first stays"):
+    with pytest.raises(NondeterminismError, match="the first is kept"):
         dataset.commit(UnitResult(1, [record(7, "three")], numerics=NUMERICS), dataset.plan())
     assert sorted(names_in(dataset.parts)) == sorted(before)
 

@@ -1,0 +1,51 @@
+"""Files and directories that exist completely or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from shared.storage.atomic import create_file, remove_directory, write_directory, write_file
+
+
+def test_create_file_never_overwrites(tmp_path: Path) -> None:
+    path = tmp_path / "record"
+    assert create_file(path, b"first")
+    assert not create_file(path, b"second")
+    assert path.read_bytes() == b"first"
+    write_file(path, b"third")
+    assert path.read_bytes() == b"third"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["record"], "no temporary file stays"
+
+
+def test_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "record"
+    write_file(path, b"old")
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(OSError, match="No space left"):
+        write_file(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["record"]
+
+
+def test_a_directory_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = tmp_path / "model"
+    write_directory(directory, {"config.json": b"{}", "old": b""})
+    write_directory(directory, {"config.json": b"[]"})
+    assert {path.name: path.read_bytes() for path in directory.iterdir()} == {"config.json": b"[]"}
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", fail)
+    with pytest.raises(OSError, match="No space left"):
+        write_directory(directory, {"config.json": b"new"})
+    assert (directory / "config.json").read_bytes() == b"[]"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
+    remove_directory(directory)
+    assert list(tmp_path.iterdir()) == []
