@@ -20,7 +20,9 @@ MISSING = "missing"
 
 def as_path(location: str | Path) -> Path:
     """Return the path of a file name or URL. Remote listings are never cached, because other jobs write too."""
-    if not isinstance(location, str) or "://" not in location:
+    if not isinstance(location, str):
+        return location
+    if "://" not in location:
         return Path(location)
     if location.startswith("file://"):
         return Path(unquote(urlsplit(location).path))

@@ -14,6 +14,7 @@ from shared.dataset.plan_writer import freeze_plan
 from shared.dataset.quarantine import Refusal
 from shared.dataset.rows import CodeRecord
 from shared.dataset.settings import DatasetSettings
+from shared.storage.paths import make_directory
 from tests.support.command import TOKENIZER
 from vq_stage.encode.options import EncodeOptions
 from vq_stage.media.resizing import Preprocessing
@@ -37,20 +38,20 @@ def settings() -> DatasetSettings:
     return options.recorded()
 
 
-def freeze(root: Path, keys: Sequence[str], refused: int = 1) -> tuple[Dataset, Plan]:
+def freeze(root: str | Path, keys: Sequence[str], refused: int = 1) -> tuple[Dataset, Plan]:
     """An empty dataset of two units: one of these keys, one of refused inputs."""
-    root.mkdir(parents=True)
+    dataset = Dataset(root)
+    make_directory(dataset.root)
     inputs = tuple(PlannedInput(index, key, f"{index}.png", f"caption {index}") for index, key in enumerate(keys))
     bad = tuple(
         PlannedInput(index, f"refused-{index}", f"{index}.png", None, "empty", "the file has no bytes")
         for index in range(len(keys), len(keys) + refused)
     )
-    freeze_plan(root / "plan.arrow", [Unit(0, 16, 24, inputs), Unit(1, 0, 0, bad)], settings(), len(inputs + bad))
-    dataset = Dataset(root)
+    freeze_plan(dataset.plan_path, [Unit(0, 16, 24, inputs), Unit(1, 0, 0, bad)], settings(), len(inputs + bad))
     return dataset, dataset.plan()
 
 
-def make(root: Path, keys: Sequence[str] = ("one", "two", "three")) -> Dataset:
+def make(root: str | Path, keys: Sequence[str] = ("one", "two", "three")) -> Dataset:
     """Both units committed and the manifest written."""
     dataset, plan = freeze(root, keys)
     dataset.commit(UnitResult(0, [record(index, key) for index, key in enumerate(keys)], numerics=NUMERICS), plan)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from shared.storage.atomic import create_file, remove_directory, write_directory, write_file
+from shared.storage.paths import as_path
 
 
 def test_create_file_never_overwrites(tmp_path: Path) -> None:
@@ -49,3 +52,26 @@ def test_a_directory_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.Monke
     assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
     remove_directory(directory)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_object_is_created_once(remote_root: str) -> None:
+    path = as_path(f"{remote_root}/record.json")
+    assert create_file(path, b"first")
+    assert not create_file(path, b"second")
+    assert path.read_bytes() == b"first"
+
+
+def test_one_of_many_writers_creates_the_object(s3: Callable[[str], str]) -> None:
+    path, won = as_path(f"{s3('contended')}/contended.json"), []
+
+    def write(number: int) -> None:
+        if create_file(path, str(number).encode()):
+            won.append(number)
+
+    threads = [threading.Thread(target=write, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(won) == 1
+    assert path.read_bytes() == str(won[0]).encode()

@@ -1,0 +1,24 @@
+"""Paths on disk and in object stores, and local copies of remote directories."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from shared.storage.paths import as_path, local_directory
+
+
+def test_a_remote_checkpoint_is_copied_once_a_version(
+    remote_root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EMU3_CACHE", str(tmp_path))
+    remote = as_path(f"{remote_root}/model")
+    (remote / "config.json").write_bytes(b"{}")
+    (remote / "folder" / "weights").write_bytes(b"12345")
+    copy = local_directory(f"{remote_root}/model")
+    assert (copy / "folder" / "weights").read_bytes() == b"12345"
+    assert local_directory(f"{remote_root}/model") == copy
+    (remote / "config.json").write_bytes(b"[1]")
+    assert (local_directory(f"{remote_root}/model") / "config.json").read_bytes() == b"[1]"
+    assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 2
