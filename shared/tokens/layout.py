@@ -52,9 +52,8 @@ class TokenLayout:
             raise CheckpointError(f"token layout: expected distinct ids from 0 up, got {control}")
         overlapping = [name for name, token in control.items() if self.is_visual(token)]
         if overlapping:
-            raise CheckpointError(
-                f"token layout: {', '.join(overlapping)}: ids within the visual tokens: {self.to_dict()}"
-            )
+            roles = ", ".join(overlapping)
+            raise CheckpointError(f"token layout: {roles} lie within the visual tokens: {self.to_dict()}")
 
     @property
     def control_ids(self) -> dict[str, int]:

@@ -122,7 +122,7 @@ def test_second_commit_of_other_rows_changes_nothing(tmp_path: Path) -> None:
     commit(dataset, plan)
     before = file_digests(dataset.root)
     other = [record(index + 100, key) for index, key in enumerate(KEYS)]
-    with pytest.raises(NondeterminismError, match="first stays"):
+    with pytest.raises(NondeterminismError, match="the first is kept"):
         dataset.commit(UnitResult(0, other, numerics=NUMERICS), plan)
     assert file_digests(dataset.root) == before
 

