@@ -1,4 +1,4 @@
-"""What commands share: printing, options of models, and the step from options given to an options object."""
+"""Printing, and the options that several commands share. Their defaults are those of the options dataclasses."""
 
 from __future__ import annotations
 
@@ -12,16 +12,25 @@ def say(text: str) -> None:
     click.echo(text, err=True)
 
 
+DTYPE = click.Choice(["float32", "float16", "bfloat16"])
+vision_tokenizer_option = click.option(
+    "--vision-tokenizer", metavar="DIR", show_default="embedded emu3-tiny", help="Tokenizer directory."
+)
+model_option = click.option(
+    "--model", metavar="DIR", show_default="embedded emu3-tiny", help="Language model directory."
+)
+device_option = click.option("--device", type=click.Choice(["auto", "cpu", "ascend"]))
+backend_option = click.option("--backend", type=click.Choice(["native", "mindone"]))
+
+
 def model_options(command: Any) -> Any:
     """Options of every command that loads the vision tokenizer."""
     for option in reversed(
         [
-            click.option(
-                "--vision-tokenizer", metavar="DIR", help="Tokenizer directory.  [default: embedded emu3-tiny]"
-            ),
-            click.option("--device", type=click.Choice(["auto", "cpu", "ascend"]), default="auto"),
-            click.option("--dtype", type=click.Choice(["float32", "float16", "bfloat16"]), default="float32"),
-            click.option("--backend", type=click.Choice(["native", "mindone"]), default="native"),
+            vision_tokenizer_option,
+            device_option,
+            click.option("--dtype", type=DTYPE, show_default="float32"),
+            backend_option,
         ]
     ):
         command = option(command)
@@ -32,20 +41,16 @@ def language_options(command: Any) -> Any:
     """Options of every command that runs the language model and draws from it."""
     for option in reversed(
         [
-            click.option("--model", metavar="DIR", help="Language model directory.  [default: embedded emu3-tiny]"),
+            model_option,
             click.option("--layout", metavar="FILE.json", help="Token ids by name, if the checkpoint has none."),
-            click.option("--temperature", type=float, default=1.0),
-            click.option("--top-k", type=int, default=2048, help="Draw from the best so many; 0: from all."),
-            click.option("--top-p", type=float, default=1.0, help="Draw from the smallest set of this probability."),
-            click.option("--seed", type=int, default=0),
-            click.option("--batch-size", type=int, default=8, help="Sequences generated at the same time."),
-            click.option("--device", type=click.Choice(["auto", "cpu", "ascend"]), default="auto"),
-            click.option(
-                "--dtype",
-                type=click.Choice(["float32", "float16", "bfloat16"]),
-                help="[default: bfloat16 on Ascend, float32 on CPU]",
-            ),
-            click.option("--backend", type=click.Choice(["native", "mindone"]), default="native"),
+            click.option("--temperature", type=float),
+            click.option("--top-k", type=int, help="Draw from the best so many; 0: from all."),
+            click.option("--top-p", type=float, help="Draw from the smallest set of this probability."),
+            click.option("--seed", type=int),
+            click.option("--batch-size", type=int, help="Sequences generated at the same time."),
+            device_option,
+            click.option("--dtype", type=DTYPE, show_default="bfloat16 on Ascend, float32 on CPU"),
+            backend_option,
         ]
     ):
         command = option(command)
@@ -55,7 +60,6 @@ def language_options(command: Any) -> Any:
 video_template_option = click.option(
     "--video-template",
     type=click.Choice(["univla", "rows"]),
-    default="univla",
     help="Form of a video in a sequence: frames as in UniVLA, or rows as in images. Emu3's own was never published.",
 )
 
@@ -67,34 +71,23 @@ def engine_options(command: Any) -> Any:
             click.option(
                 "--engine",
                 type=click.Choice(["here", "local", "ray"]),
-                help="This process, one process a device, or actors of a Ray cluster.  [default: local if --workers]",
+                show_default="local if --workers is given, else here",
+                help="This process, one process a device, or actors of a Ray cluster.",
             ),
-            click.option("--workers", type=int, help="Processes, one a device, of --engine local or ray."),
-            click.option("--ray-address", metavar="ADDRESS", help="Of a running Ray cluster.  [default: $RAY_ADDRESS]"),
+            click.option(
+                "--workers", type=int, show_default="1", help="Processes, one a device, of --engine local or ray."
+            ),
+            click.option(
+                "--ray-address", metavar="ADDRESS", show_default="$RAY_ADDRESS", help="Of a running Ray cluster."
+            ),
             click.option("--rank", type=int, help="This command's number of --world-size equal ones."),
             click.option(
                 "--world-size",
                 type=int,
-                help="Equal commands on other machines.  [default: RANK_ID of RANK_SIZE, or Slurm's]",
+                show_default="RANK_ID of RANK_SIZE, or Slurm's",
+                help="Equal commands on other machines.",
             ),
         ]
     ):
         command = option(command)
     return command
-
-
-def with_engine(options: dict[str, Any]) -> dict[str, Any]:
-    """The options given, with those of the engine gathered into one object."""
-    from shared.jobs.engines import EngineOptions
-
-    names = ("engine", "workers", "ray_address", "rank", "world_size")
-    chosen = given({name: options[name] for name in names})
-    if "workers" in chosen:
-        chosen.setdefault("engine", "local")
-    others = {name: value for name, value in options.items() if name not in names}
-    return {**given(others), "engine": EngineOptions(**chosen)}
-
-
-def given(options: dict[str, Any]) -> dict[str, Any]:
-    """Without the options that were left at None, so that the options object supplies its default."""
-    return {name: value for name, value in options.items() if value is not None}

@@ -9,7 +9,7 @@ from pathlib import Path
 from lm_stage.generate.job import GenerateOptions, generate
 from lm_stage.generate.prompt_files import list_prompts
 from lm_stage.training.options import SftOptions
-from pipelines.workflow.codec_check import carried_codec
+from pipelines.workflow.codec import carried_codec
 from shared.errors import ConfigMismatchError
 from shared.jobs.engines import EngineOptions
 from vq_stage.decode.contact_sheet import draw_contact_sheet

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from functools import cache
 
 from lm_stage.model.model_directory import EMBEDDED_MODEL
+from pipelines.workflow.codec import carried_codec
 from pipelines.workflow.step import Step
-from shared.dataset.dataset import Dataset
-from shared.errors import DatasetError, RelayError
-from shared.storage.paths import as_path
+from shared.errors import RelayError
 from vq_stage.model.weights import EMBEDDED_TOKENIZER, codec_fingerprint
-from vq_stage.sources.files import refusing_unreadable
 
 CARRIERS = ("dataset", "datasets", "held_out", "images", "model")  # options by which codes come, or a model of them
 PASSING_ON = ("encode", "generate", "init-lm", "sft")  # commands that write codes, or a model of them
@@ -60,18 +57,3 @@ class CodecCheck:
             if option in CARRIERS:
                 maker = self.made_by(place)
                 yield place, self.passed_on.get(maker) if maker else self.carried(place)
-
-
-def carried_codec(place: str) -> str | None:
-    """The fingerprint that a dataset or a language model carries, None without one. Raises RelayError."""
-    path = as_path(place)
-    with refusing_unreadable():
-        if (path / "plan.arrow").exists():
-            found = Dataset.open(place).plan().settings.codec.fingerprint
-        elif (path / "config.json").exists():
-            found = json.loads((path / "config.json").read_text(encoding="utf-8")).get("codec_fingerprint")
-        else:
-            return None
-    if not isinstance(found, str | None):
-        raise DatasetError(f"{place}: codec fingerprint {found!r}: expected hex digits")
-    return found

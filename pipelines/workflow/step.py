@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
 
-from pipelines.commands.language import generate_settings, sft_settings, understand_settings
-from pipelines.commands.vision import decode_settings, encode_settings, train_vq_settings
 from shared.errors import UsageError
 
 # Command -> the parameter it writes to, and those that must exist before it starts.
@@ -28,14 +26,6 @@ INPUTS += ["layout", "config", "init_from", "sample_prompts"]
 # Options that decide how a step is done, not what comes of it: they may change while it is under way, or after it.
 MANNER = {"engine", "workers", "rank", "world_size", "ray_address", "reader_threads", "skip_damaged", "max_bad_steps"}
 MANNER |= {"save_every", "keep", "evaluate_every", "zero", "recompute", "allow_numerics_change"}
-SETTINGS: dict[str, Callable[..., object]] = {
-    "encode": encode_settings,
-    "sft": sft_settings,
-    "generate": generate_settings,
-    "understand": understand_settings,
-    "decode": decode_settings,
-    "train-vq": train_vq_settings,
-}
 SUFFIXES = {"understand": ".jsonl", "inspect": ".png"}
 _REFERENCE = re.compile(r"\$\{([^}]+)\}")
 
@@ -99,9 +89,7 @@ def build_step(
         positional = [
             one for key, option in known.items() if isinstance(option, click.Argument) for one in filled.get(key, [])
         ]
-        parsed = command.make_context(step["run"], [*arguments, "--", *positional]).params
-        if step["run"] in SETTINGS:
-            SETTINGS[step["run"]](**parsed)
+        command.make_context(step["run"], [*arguments, "--", *positional])  # checks the values too
     except click.ClickException as error:
         raise UsageError(f"step {name}: {error.format_message()}") from error
     except UsageError as error:

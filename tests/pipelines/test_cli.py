@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -33,18 +32,16 @@ def test_every_command_is_in_the_readme_and_has_help(command: str) -> None:
     assert len(out.splitlines()) > 5
 
 
-def test_help_is_quick_and_needs_no_mindspore() -> None:
-    """Best of three under half a second, with a `mindspore` that cannot be imported."""
-    block = "import sys; sys.modules['mindspore'] = None; sys.argv = ['emu3', '--help']"
-    script = f"{block}; from pipelines.cli import main; main()"
-    seconds = []
-    for _ in range(3):
-        began = time.perf_counter()
-        done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=False)
-        seconds.append(time.perf_counter() - began)
-        assert done.returncode == 0
-        assert "encode" in done.stdout
-    assert min(seconds) < 0.5
+def test_the_list_of_commands_loads_neither_stage() -> None:
+    """`emu3 --help` imports click and little else, so it is quick."""
+    script = (
+        "import sys; from pipelines.cli import main; main(['--help'], standalone_mode=False);"
+        "loaded = {name.partition('.')[0] for name in sys.modules};"
+        "print(*loaded & {'mindspore', 'numpy', 'pyarrow', 'av', 'vq_stage', 'lm_stage'})"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert "encode" in done.stdout
+    assert not done.stdout.splitlines()[-1]
 
 
 def test_there_and_back(picture_folder: Path, golden_vq: Path, tmp_path: Path) -> None:
