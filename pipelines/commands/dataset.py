@@ -108,11 +108,11 @@ def import_(options: ImportOptions, codebook_size: int | None, vision_tokenizer:
 
 def _codec(codebook_size: int | None, vision_tokenizer: str | None) -> Codec | None:
     """Whose codes upstream's files hold, if that was given."""
-    from shared.exchange.formats.upstream import Codec
+    from shared.codec import Codec
     from vq_stage.model.config import VQConfig
     from vq_stage.model.weights import codec_fingerprint
 
     if vision_tokenizer:
         size = VQConfig.from_directory(vision_tokenizer).codebook_size
-        return Codec(size, codec_fingerprint(vision_tokenizer))
-    return Codec(codebook_size) if codebook_size else None
+        return Codec(codec_fingerprint(vision_tokenizer), size)
+    return Codec(None, codebook_size) if codebook_size else None

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from vq_stage.decode.job import DecodeOptions
     from vq_stage.encode.options import EncodeOptions
     from vq_stage.encode.repair import RepairOptions
-    from vq_stage.training.job import TrainVQOptions
+    from vq_stage.training.options import TrainVQOptions
 
 
 def source_options(command: Any) -> Any:
@@ -121,7 +121,7 @@ def repair(options: RepairOptions) -> None:
         say(f"{options.dataset}: nothing is damaged")
 
 
-@options_command("vq_stage.training.job:TrainVQOptions", "train-vq")
+@options_command("vq_stage.training.options:TrainVQOptions", "train-vq")
 @click.argument("source")
 @click.argument("out")
 @click.option("--config", metavar="FILE.json", help="Train from random weights a tokenizer of this config.")

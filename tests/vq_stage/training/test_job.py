@@ -22,7 +22,8 @@ from vq_stage.model.config import VQConfig
 from vq_stage.model.network import Quantizer
 from vq_stage.training.codebook import CodebookAverage
 from vq_stage.training.data import random_crop
-from vq_stage.training.job import TrainVQOptions, learning_rate_schedule, quantized_share, train_vq
+from vq_stage.training.job import learning_rate_schedule, quantized_share, train_vq
+from vq_stage.training.options import TrainVQOptions
 
 TINY = VQConfig(base_channels=32, channel_multiplier=(1, 1, 1, 1), num_res_blocks=1, codebook_size=16)
 

@@ -1,0 +1,58 @@
+"""Settings of a training run of the vision tokenizer."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from shared.codec import SPATIAL_FACTOR
+from shared.errors import UsageError
+from vq_stage.model.weights import codec_fingerprint
+
+
+@dataclass(frozen=True, slots=True)
+class TrainVQOptions:
+    """Settings of a training run. `recorded` ones must be the same on resume."""
+
+    source: str
+    out: str
+    config: str | None = None
+    init_from: str | None = None
+    steps: int = 20_000
+    crop: int = 64
+    batch: int = 8
+    clip_share: float = 0.2
+    learning_rate: float = 3e-4
+    warmup: int = 100
+    commitment: float = 0.25
+    codebook_decay: float = 0.98
+    quantize_from: int = 20
+    quantize_fully_from: int = 200
+    seed: int = 0
+    save_every: int = 200
+    save_dtype: str = "float32"
+    reader_threads: int = 2
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        problems = []
+        if (self.config is None) == (self.init_from is None):
+            problems.append("give either --config (train from random weights) or --init-from (fine-tune)")
+        if self.crop < 32 or self.crop % SPATIAL_FACTOR:
+            problems.append(f"--crop {self.crop}: expected a multiple of {SPATIAL_FACTOR}, at least 32")
+        if self.save_dtype not in ("float32", "float16"):
+            problems.append(f"--save-dtype {self.save_dtype}: expected float32 or float16")
+        if not 0.0 <= self.clip_share <= 1.0:
+            problems.append(f"--clip-share {self.clip_share}: expected 0 to 1")
+        if min(self.steps, self.batch, self.save_every, self.reader_threads) < 1:
+            problems.append("--steps, --batch, --save-every and --reader-threads must be at least 1")
+        if problems:
+            raise UsageError("; ".join(problems))
+
+    def recorded(self) -> dict[str, Any]:
+        """What a resumed run must share with the run that began."""
+        free = {"source", "out", "save_every", "save_dtype", "reader_threads", "device"}
+        values = {name: value for name, value in asdict(self).items() if name not in free}
+        if self.init_from is not None:
+            values["init_from"] = codec_fingerprint(self.init_from)
+        return values
