@@ -107,7 +107,7 @@ class GenerateWorker:
             while not self.context.stop.is_set():
                 while not generator.is_full:
                     if (request := next(requests, None)) is not None:
-                        self._note_progress([generator.add(request)], lambda slot: slot.place)
+                        self._note_progress([generator.add(request)], lambda slot: slot.offset)
                     elif (task := feed.take(size)) is not None:
                         requests = self._requests(self._open(task))
                     else:
@@ -154,17 +154,17 @@ class GenerateWorker:
                 self._record(item.key, np.array([*given, *codes], np.uint16).reshape(-1, prompt.height, prompt.width))
                 continue
             yield VisualRequest(
-                item.key,
-                self.renderer.prompt_ids(prompt),
-                self.renderer.negative_ids(prompt),
-                prompt.height,
-                prompt.width,
-                prompt.seed,
-                tuple(codes),
-                is_replayed=self.options.resume == "replay",
+                key=item.key,
+                prompt_ids=self.renderer.prompt_ids(prompt),
+                negative_ids=self.renderer.negative_ids(prompt),
+                height=prompt.height,
+                width=prompt.width,
+                seed=prompt.seed,
                 frames=work.unit.frames,
-                template=self.renderer.body_template(prompt),
-                given=given,
+                grid_format=self.renderer.body_template(prompt),
+                prefix_codes=given,
+                codes=tuple(codes),
+                is_replayed=self.options.resume == "replay",
             )
 
     def _is_due(self, slot: VisualSequence) -> bool:
@@ -186,7 +186,7 @@ class GenerateWorker:
         assert work.journal is not None, "an image with a size has a journal"
         work.journal.add(item.src_index, slot.codes)
         work.journal.sync()
-        self.context.report_progress(work.unit.unit, len(slot.template) - slot.place)  # the forced tail
+        self.context.report_progress(work.unit.unit, len(slot.template) - slot.offset)  # the forced tail
         self._record(slot.request.key, slot.codes_THW())
 
     def _record(self, key: str, codes_THW: np.ndarray) -> None:

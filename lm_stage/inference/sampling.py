@@ -1,7 +1,7 @@
-"""Choosing the next token: greedy, or one draw from the filtered distribution by a number keyed to its place.
+"""Samples the next token: greedily, or from the filtered distribution with a random number keyed to the token.
 
-The number for a place comes from a counter-based generator keyed by (seed, prompt key), so a token depends neither
-on what else is in the batch nor on whether the job was killed before it.
+The number for every token comes from a counter-based generator keyed by (seed, prompt key), so a token depends
+neither on what else is in the batch nor on whether the job was interrupted before it.
 
 Shape suffixes: B sequences, K candidates.
 """
@@ -13,12 +13,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from shared.errors import UsageError
+from shared.errors import JobStoppedError, UsageError
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingOptions:
-    """Temperature, then the `top_k` best (0: all), then the smallest set of probability `top_p`; or greedy."""
+    """Temperature, then the `top_k` most likely tokens (0: all), then nucleus sampling by `top_p`; or greedy.
+
+    The defaults are upstream's for images. Raises UsageError for values out of range.
+    """
 
     temperature: float = 1.0
     top_k: int = 2048
@@ -27,41 +30,49 @@ class SamplingOptions:
 
     def __post_init__(self) -> None:
         if not 0 < self.temperature < float("inf"):
-            raise UsageError(f"--temperature {self.temperature}: expected a positive number; --greedy for none")
+            raise UsageError(f"--temperature {self.temperature}: expected a positive number; use --greedy instead of 0")
         if self.top_k < 0:
             raise UsageError(f"--top-k {self.top_k}: expected at least 0 (0: no limit)")
         if not 0 < self.top_p <= 1:
             raise UsageError(f"--top-p {self.top_p}: expected a number in (0, 1]")
 
-    def choose(self, logits_BK: np.ndarray, uniforms_B: np.ndarray) -> np.ndarray:
-        """Indices (B,) in [0, K), from float32 logits and one number in [0, 1) a sequence."""
+    def sample(self, logits_BK: np.ndarray, uniforms_B: np.ndarray) -> np.ndarray:
+        """Return indices (B,) in [0, K), given float32 logits and one uniform number in [0, 1) a sequence."""
         if self.greedy:
             return logits_BK.argmax(axis=1)
-        return np.array([self._draw(logits_K, u) for logits_K, u in zip(logits_BK, uniforms_B)])
+        return np.array([self._sample_one(logits_K, u) for logits_K, u in zip(logits_BK, uniforms_B)])
 
-    def _draw(self, logits_K: np.ndarray, uniform: float) -> int:
-        kept = np.arange(len(logits_K))
+    def _sample_one(self, logits_K: np.ndarray, uniform: float) -> int:
+        candidates = np.arange(len(logits_K))
         if 0 < self.top_k < len(logits_K):
             threshold = np.partition(logits_K, -self.top_k)[-self.top_k]
-            kept = np.flatnonzero(logits_K >= threshold)
-        scores = logits_K[kept].astype(np.float64) / self.temperature
+            candidates = np.flatnonzero(logits_K >= threshold)
+        scores = logits_K[candidates].astype(np.float64) / self.temperature
         weights = np.exp(scores - scores.max())
         if self.top_p < 1:
             weights *= _nucleus(weights, self.top_p)
         cumulative = weights.cumsum()
-        return int(kept[np.searchsorted(cumulative, uniform * cumulative[-1], side="right")])
+        return int(candidates[np.searchsorted(cumulative, uniform * cumulative[-1], side="right")])
 
 
 def _nucleus(weights: np.ndarray, top_p: float) -> np.ndarray:
-    """Which candidates form the smallest set whose share reaches `top_p` (arXiv:1904.09751)."""
+    """Return a mask of the smallest set of candidates whose share reaches `top_p` (arXiv:1904.09751)."""
     order = np.argsort(-weights, kind="stable")
     share_before = np.concatenate([[0.0], weights[order].cumsum()[:-1]]) / weights.sum()
-    kept = np.zeros(len(weights), bool)
-    kept[order[share_before < top_p]] = True
-    return kept
+    mask = np.zeros(len(weights), bool)
+    mask[order[share_before < top_p]] = True
+    return mask
 
 
 def uniforms(seed: int, key: str, count: int) -> np.ndarray:
-    """Numbers in [0, 1) for the places 0 … count−1 of a sequence, by Philox keyed with seed and prompt key."""
+    """Return numbers in [0, 1) for the first `count` tokens of a sequence, by Philox keyed with seed and prompt key."""
     digest = hashlib.sha256(f"{seed}\0{key}".encode()).digest()
     return np.random.Generator(np.random.Philox(key=int.from_bytes(digest[:16], "little"))).random(count)
+
+
+def check_finite(logits_K: np.ndarray, key: str, where: str) -> None:
+    """Raise JobStoppedError, naming the prompt and the position, if a logit is not finite."""
+    if not np.isfinite(logits_K).all():
+        raise JobStoppedError(
+            f"{key}: logits are not finite at {where}: check the model's weights and dtype; finished work is kept"
+        )

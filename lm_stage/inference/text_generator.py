@@ -1,26 +1,29 @@
-"""Writes answers token by token, many at once: one slot an answer, filled again as soon as it ends.
+"""Generates answers token by token, many at once.
 
-Only text may follow: visual tokens lie outside the head's range, control tokens other than EOS are never chosen.
+Only text can be generated: visual tokens are outside the output head, and control tokens other than EOS are masked.
 
-Shape suffixes: B slots, K text and control tokens.
+Shape suffixes: B sequences, K text and control tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lm_stage.inference.sampling import SamplingOptions, uniforms
-from lm_stage.inference.visual_generator import Cache
-from shared.errors import JobStoppedError
+from lm_stage.inference.continuous_batch import ContinuousBatch
+from lm_stage.inference.sampling import SamplingOptions, check_finite, uniforms
 from shared.tokens.layout import TokenLayout
+
+if TYPE_CHECKING:
+    from lm_stage.model.backend import CachedModel
 
 
 @dataclass(frozen=True, slots=True)
 class TextRequest:
-    """One answer to write, of at most `max_new_tokens` with the EOS that ends it."""
+    """One answer to generate, of at most `max_new_tokens` including the EOS that ends it."""
 
     key: str
     prompt_ids: Sequence[int]
@@ -34,69 +37,51 @@ class TextRequest:
 
 @dataclass(slots=True)
 class TextSequence:
-    """An answer being written. `finish_reason` is eos or length once it is done."""
+    """An answer in progress. `finish_reason` is `eos` or `length` once it is complete."""
 
     request: TextRequest
     uniforms: np.ndarray
-    token_ids: list[int]
+    token_ids: list[int] = field(default_factory=list)
     finish_reason: str | None = None
 
     def text_ids(self) -> list[int]:
-        """The answer without its EOS."""
+        """Return the answer without its EOS."""
         return self.token_ids[:-1] if self.finish_reason == "eos" else self.token_ids
 
 
-class TextGenerator:
-    """`add` requests while there are free slots, `step` until they are done.
+class TextGenerator(ContinuousBatch[TextRequest, TextSequence]):
+    """Generates answers. The model's logits cover the ids below the visual tokens."""
 
-    `cache` gives logits over the ids below the visual tokens.
-    """
-
-    def __init__(self, cache: Cache, layout: TokenLayout, sampling: SamplingOptions):
-        self.cache = cache
-        self.sampling = sampling
+    def __init__(self, model: CachedModel, layout: TokenLayout, sampling: SamplingOptions):
+        super().__init__(model, sampling)
         self.eos = layout.eos
-        self.never = [i for i in layout.control_ids.values() if i != layout.eos and i < layout.first_visual_token]
-        self.slots: list[TextSequence | None] = [None] * cache.rows
-        self.token_ids_B = np.zeros(cache.rows, np.int32)
-        self.positions_B = np.zeros(cache.rows, np.int32)
+        self.masked_ids = [i for i in layout.control_ids.values() if i != layout.eos and i < layout.first_visual_token]
 
-    @property
-    def is_full(self) -> bool:
-        return None not in self.slots
-
-    @property
-    def running(self) -> list[tuple[int, TextSequence]]:
-        """Occupied slots with their index."""
-        return [(index, slot) for index, slot in enumerate(self.slots) if slot is not None]
-
-    def add(self, request: TextRequest) -> None:
-        """Begins an answer by one prefill."""
-        index = self.slots.index(None)
-        self.cache.prefill(index, request.prompt_ids[:-1])
-        self.token_ids_B[index] = request.prompt_ids[-1]
-        self.positions_B[index] = len(request.prompt_ids) - 1
-        self.slots[index] = TextSequence(request, uniforms(request.seed, request.key, request.max_new_tokens), [])
+    def add(self, request: TextRequest) -> TextSequence:
+        index = self.sequences.index(None)
+        self.model.prefill(index, request.prompt_ids[:-1])
+        self.token_ids_R[index] = request.prompt_ids[-1]
+        self.positions_R[index] = len(request.prompt_ids) - 1
+        sequence = TextSequence(request, uniforms(request.seed, request.key, request.max_new_tokens))
+        self.sequences[index] = sequence
+        return sequence
 
     def step(self) -> list[TextSequence]:
-        """One forward of all running answers; returns those that ended and frees their slots."""
-        logits_BK = self.cache.decode_step(self.token_ids_B, self.positions_B)
+        logits_BK = self.model.decode_step(self.token_ids_R, self.positions_R)
         finished = []
-        for index, slot in self.running:
-            logits_K = logits_BK[index].copy()
-            if not np.isfinite(logits_K).all():
-                raise JobStoppedError(
-                    f"{slot.request.key}: logits are not finite at token {len(slot.token_ids)} of the answer: check"
-                    " the model's weights and number type; answers written so far stay"
-                )
-            logits_K[self.never] = -np.inf
-            number = slot.uniforms[len(slot.token_ids)]
-            token = int(self.sampling.choose(logits_K[None], np.array([number]))[0])
-            slot.token_ids.append(token)
-            self.token_ids_B[index] = token
-            self.positions_B[index] += 1
-            if token == self.eos or len(slot.token_ids) == slot.request.max_new_tokens:
-                slot.finish_reason = "eos" if token == self.eos else "length"
-                finished.append(slot)
-                self.slots[index] = None
+        for index, sequence in self._running():
+            token = self._sample(sequence, logits_BK[index].copy())
+            sequence.token_ids.append(token)
+            self.token_ids_R[index] = token
+            self.positions_R[index] += 1
+            if token == self.eos or len(sequence.token_ids) == sequence.request.max_new_tokens:
+                sequence.finish_reason = "eos" if token == self.eos else "length"
+                finished.append(sequence)
+                self.sequences[index] = None
         return finished
+
+    def _sample(self, sequence: TextSequence, logits_K: np.ndarray) -> int:
+        offset = len(sequence.token_ids)
+        check_finite(logits_K, sequence.request.key, f"token {offset} of the answer")
+        logits_K[self.masked_ids] = -np.inf
+        return int(self.sampling.sample(logits_K[None], sequence.uniforms[offset : offset + 1])[0])

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lm_stage import LanguageModel
-from lm_stage.inference.sampling import SamplingOptions
+from lm_stage import ImageRequest, LanguageModel, SamplingOptions, VideoRequest
 from lm_stage.inference.visual_generator import VisualGenerator, VisualRequest
 from lm_stage.model.config import DecoderConfig
+from lm_stage.text.renderer import SequenceRenderer
 from shared.errors import CheckpointError, JobStoppedError, ShapeError, UsageError
-from shared.tokens.visual_tokens import ROWS, UNIVLA, image_tokens
+from shared.tokens.visual_tokens import IMAGE, ROWS, UNIVLA, image_tokens
+from vq_stage import VisionTokenizer
+from vq_stage.model.weights import EMBEDDED_TOKENIZER
 
 TOLERANCE = 1e-3  # of logits; measured 2.4e-5
 
@@ -36,15 +38,19 @@ def model(golden_lm: Path, golden: dict[str, Any]) -> LanguageModel:
     return LanguageModel.from_pretrained(golden_lm, layout=golden["layout"])
 
 
-def generate(model: LanguageModel, golden: dict[str, Any], prompts: list[list[int]], **options: Any) -> np.ndarray:
-    given = {
-        "negative_prompt": golden["negative"],
-        "height": 3,
-        "width": 4,
-        "sampling": SamplingOptions(top_k=50),
-        **options,
-    }
-    return model.generate_images(prompts, **given)
+def generate(
+    model: LanguageModel,
+    golden: dict[str, Any],
+    prompts: list[list[int]],
+    sampling: SamplingOptions = SamplingOptions(top_k=50),
+    guidance_scale: float = 3.0,
+    batch_size: int = 16,
+    **changes: Any,
+) -> np.ndarray:
+    """Return the codes (B, T, H, W) of prompts of token ids."""
+    settings = {"height": 3, "width": 4, "seed": 0, "negative_ids": golden["negative"], **changes}
+    requests = [VisualRequest(key=str(index), prompt_ids=ids, **settings) for index, ids in enumerate(prompts)]
+    return np.array(model.generate_codes(requests, sampling, guidance_scale, batch_size))
 
 
 @pytest.mark.parametrize("sample", [0, 1, 2])
@@ -58,16 +64,10 @@ def test_logits_are_those_of_upstream(
 def test_greedy_images_with_guidance_are_those_of_upstream(
     model: LanguageModel, golden: dict[str, Any], arrays: dict[str, np.ndarray]
 ) -> None:
-    codes = model.generate_images(
-        golden["prompts"],
-        height=golden["height"],
-        width=golden["width"],
-        negative_prompt=golden["negative"],
-        guidance_scale=golden["guidance_scale"],
-        sampling=SamplingOptions(greedy=True),
-    )
-    for sample, codes_HW in enumerate(codes):
-        tokens = [*image_tokens(codes_HW, model.layout), model.layout.eos]
+    size = {"height": golden["height"], "width": golden["width"]}
+    codes = generate(model, golden, golden["prompts"], SamplingOptions(greedy=True), golden["guidance_scale"], **size)
+    for sample, codes_THW in enumerate(codes):
+        tokens = [*image_tokens(codes_THW[0], model.layout), model.layout.eos]
         np.testing.assert_array_equal(tokens, arrays[f"tokens_{sample}"])
 
 
@@ -106,9 +106,9 @@ def test_a_batch_gives_what_one_by_one_gives(model: LanguageModel, golden: dict[
     prompts = [golden["prompts"][index % 3] for index in range(16)]
     together = generate(model, golden, prompts, seed=7)
     assert len({codes.tobytes() for codes in together}) > 10, "sixteen draws should differ"
-    fewer_slots = generate(model, golden, prompts, seed=7, batch=3)
-    np.testing.assert_array_equal(together, fewer_slots)
-    alone = generate(model, golden, prompts[:2], seed=7, batch=1)
+    smaller_batch = generate(model, golden, prompts, seed=7, batch_size=3)
+    np.testing.assert_array_equal(together, smaller_batch)
+    alone = generate(model, golden, prompts[:2], seed=7, batch_size=1)
     np.testing.assert_array_equal(together[:2], alone)
 
 
@@ -119,7 +119,7 @@ def test_guidance_of_one_is_the_conditional_model_alone(model: LanguageModel, go
     two_rows.add(VisualRequest("0", prompts[0], golden["negative"], 3, 4, 0))
     while two_rows.running:
         finished = two_rows.step()
-    np.testing.assert_array_equal(one[0], finished[0].codes_HW())
+    np.testing.assert_array_equal(one[0], finished[0].codes_THW())
 
 
 def test_seeds_and_guidance_matter(model: LanguageModel, golden: dict[str, Any]) -> None:
@@ -159,9 +159,9 @@ def finished_codes(generator: VisualGenerator, request: VisualRequest) -> list[i
 @pytest.mark.parametrize("written", [0, 1, 11, 12, 20])
 def test_a_clip_goes_on_where_it_was_left(model: LanguageModel, golden: dict[str, Any], written: int) -> None:
     """Its first frame is given, two are written; the codes of an earlier run are in the second or the third."""
-    generator, given = model.visual_generator(1, 70, SamplingOptions(top_k=50), 3.0), tuple(range(12))
+    generator, prefix = model.visual_generator(1, 70, SamplingOptions(top_k=50), 3.0), tuple(range(12))
     clip = VisualRequest(
-        "key", golden["prompts"][0], golden["negative"], 3, 4, 5, frames=3, template=UNIVLA, given=given
+        "key", golden["prompts"][0], golden["negative"], 3, 4, 5, frames=3, grid_format=UNIVLA, prefix_codes=prefix
     )
     unbroken = finished_codes(generator, clip)
     assert len(unbroken) == 24
@@ -169,23 +169,17 @@ def test_a_clip_goes_on_where_it_was_left(model: LanguageModel, golden: dict[str
     assert finished_codes(generator, left) == unbroken
     prefilled = finished_codes(generator, replace(left, is_replayed=False))
     assert (len(prefilled), prefilled[:written]) == (24, unbroken[:written])
-    assert unbroken != finished_codes(generator, replace(clip, given=given[::-1])), "the clip is seen"
+    assert unbroken != finished_codes(generator, replace(clip, prefix_codes=prefix[::-1])), "the prefix must matter"
 
 
-def test_what_is_given_is_what_the_model_would_have_written(model: LanguageModel, golden: dict[str, Any]) -> None:
-    """Greedy: the first frames of a video, given back, are gone on with as before."""
-    prompts = golden["prompts"][:2]
-    common = {"template": ROWS, "negative_prompt": golden["negative"], "sampling": SamplingOptions(greedy=True)}
-    whole = model.generate_videos(prompts, 3, 2, 3, **common)
-    assert (whole.dtype, whole.shape) == (np.uint16, (2, 3, 2, 3))
-    np.testing.assert_array_equal(model.generate_videos(prompts, 3, 2, 3, whole[:, :1], **common), whole)
-
-
-def test_beginnings_of_another_shape_are_refused(model: LanguageModel, golden: dict[str, Any]) -> None:
-    for shape in ((2, 1, 2, 3), (1, 3, 2, 3), (1, 1, 3, 2), (1, 2, 3)):
-        with pytest.raises(ShapeError, match=r"beginnings|rank"):
-            model.generate_videos(golden["prompts"][:1], 3, 2, 3, np.zeros(shape, np.uint16))
-    assert model.generate_videos([], 3, 2, 3).shape == (0, 3, 2, 3)
+def test_a_prefix_is_continued_as_if_it_had_been_generated(model: LanguageModel, golden: dict[str, Any]) -> None:
+    """Greedy decoding: the first frame of a video, given as its prefix, leads to the same video."""
+    prompts = golden["prompts"][:1]
+    common = {"sampling": SamplingOptions(greedy=True), "grid_format": ROWS, "height": 2, "frames": 3}
+    whole = generate(model, golden, prompts, **common)
+    assert (whole.dtype, whole.shape) == (np.uint16, (1, 3, 2, 4))
+    prefix = whole[0, 0].reshape(-1).tolist()
+    np.testing.assert_array_equal(generate(model, golden, prompts, prefix_codes=prefix, **common), whole)
 
 
 def test_logits_that_are_not_finite_stop_with_key_and_place(
@@ -195,16 +189,15 @@ def test_logits_that_are_not_finite_stop_with_key_and_place(
     generator.add(VisualRequest("the key", golden["prompts"][0], None, 3, 4, 0))
     generator.step()
     broken = np.full((1, model.layout.codebook_size), np.nan, np.float32)
-    monkeypatch.setattr(generator.cache, "decode_step", lambda tokens, positions: broken)
+    monkeypatch.setattr(generator.model, "decode_step", lambda tokens, positions: broken)
     with pytest.raises(JobStoppedError, match=r"the key.*offset 1"):
         generator.step()
 
 
 def test_bad_calls_are_refused(model: LanguageModel, golden: dict[str, Any], golden_lm: Path) -> None:
-    with pytest.raises(UsageError, match="IMG"):
-        generate(model, golden, [[303, 108]])
-    with pytest.raises(UsageError, match="IMG"):
-        generate(model, golden, [[]])
+    for prompt in ([303, 108], []):
+        with pytest.raises(UsageError, match="IMG"):
+            generate(model, golden, [prompt])
     with pytest.raises(UsageError, match="positions"):
         generate(model, golden, golden["prompts"][:1], height=64, width=64)
     with pytest.raises(ShapeError, match="820"):
@@ -213,11 +206,52 @@ def test_bad_calls_are_refused(model: LanguageModel, golden: dict[str, Any], gol
         LanguageModel.from_pretrained(golden_lm, layout={**golden["layout"], "codebook_size": 513})
     with pytest.raises(CheckpointError, match="layout"):
         LanguageModel.from_pretrained(golden_lm)
+    with pytest.raises(CheckpointError, match="text tokenizer"):
+        model.encode_text("a red apple")
 
 
-def test_the_negative_prompt_defaults_to_no_caption(model: LanguageModel, golden: dict[str, Any]) -> None:
-    prompt = golden["prompts"][0]
-    assert model.without_caption(prompt) == [303, 306, 56, 42, 54, 305]
+@pytest.fixture(scope="module")
+def text_model(small_lm: Path) -> LanguageModel:
+    """A model with a text tokenizer."""
+    return LanguageModel.from_pretrained(small_lm)
+
+
+def test_texts_become_images_of_the_vision_tokenizer(text_model: LanguageModel) -> None:
+    request = ImageRequest(prompts=["a red apple", "a green pear"], height=2, width=3, negative_prompt="a pear", seed=5)
+    codes = text_model.generate_images(request)
+    assert (codes.dtype, codes.shape) == (np.uint16, (2, 2, 3))
+    pixels = VisionTokenizer.from_pretrained(EMBEDDED_TOKENIZER).decode_images(codes)
+    assert (pixels.dtype, pixels.shape) == (np.uint8, (2, 16, 24, 3))
+    renderer = SequenceRenderer(text_model.text_tokenizer, text_model.layout)
+    prompt, negative = (renderer.generation_prompt([text], IMAGE, 1, 2, 3) for text in ("a red apple", "a pear"))
+    from_ids = VisualRequest("0", prompt.tolist(), negative.tolist(), height=2, width=3, seed=5)
+    np.testing.assert_array_equal(codes[:1], text_model.generate_codes([from_ids], SamplingOptions(), 3.0)[0])
+    assert text_model.generate_images(replace(request, prompts=[])).shape == (0, 2, 3)
+
+
+def test_texts_become_videos_that_continue_their_prefixes(text_model: LanguageModel) -> None:
+    request = VideoRequest(prompts=["a red apple", "a green pear"], frames=3, height=2, width=3)
+    whole = text_model.generate_videos(request)
+    assert (whole.dtype, whole.shape) == (np.uint16, (2, 3, 2, 3))
+    continued = text_model.generate_videos(replace(request, prefix_codes_BTHW=whole[:, :1]))
+    np.testing.assert_array_equal(continued[:, 0], whole[:, 0])
+    for shape in ((2, 3, 2, 3), (1, 1, 2, 3), (2, 1, 3, 2), (2, 2, 3)):
+        with pytest.raises(ShapeError, match=r"prefix_codes_BTHW|rank"):
+            text_model.generate_videos(replace(request, prefix_codes_BTHW=np.zeros(shape, np.uint16)))
+
+
+def test_requests_are_checked() -> None:
+    for bad in ({"height": 0}, {"batch_size": 0}, {"guidance_scale": -1.0}, {"prompts": "a red apple"}):
+        with pytest.raises(UsageError, match="expected"):
+            ImageRequest(**{"prompts": ["a red apple"], "height": 2, "width": 3, **bad})
+    with pytest.raises(UsageError, match="frames"):
+        VideoRequest(prompts=[], frames=0, height=2, width=3)
+
+
+def test_text_is_encoded_and_decoded(text_model: LanguageModel) -> None:
+    ids = text_model.encode_text("a red apple <|image start|>")
+    assert not set(ids) & set(text_model.layout.control_ids.values())
+    assert text_model.decode_text(ids) == "a red apple <|image start|>"
 
 
 def test_config_reads_nested_keys_and_refuses_what_is_not_built(golden_lm: Path) -> None:

@@ -20,6 +20,7 @@ from mindspore import Tensor, mint, ops
 
 from lm_stage import LanguageModel
 from lm_stage.inference.sampling import SamplingOptions
+from lm_stage.inference.visual_generator import VisualRequest
 from lm_stage.model.config import DecoderConfig
 from lm_stage.model.mindone import MindoneBackend
 from shared.device import setup_device
@@ -83,15 +84,10 @@ def gap_refusal(backend: MindoneBackend) -> str:
 
 
 def generate(model: LanguageModel, golden: dict[str, Any]) -> np.ndarray:
-    """Codes (1, H, W) of the first golden prompt."""
-    return model.generate_images(
-        golden["prompts"][:1],
-        height=golden["height"],
-        width=golden["width"],
-        negative_prompt=golden["negative"],
-        guidance_scale=golden["guidance_scale"],
-        sampling=SamplingOptions(greedy=True),
-    )
+    """Return the codes (1, H, W) of the first golden prompt."""
+    size = golden["height"], golden["width"]
+    request = VisualRequest("0", golden["prompts"][0], golden["negative"], *size, seed=0)
+    return model.generate_codes([request], SamplingOptions(greedy=True), golden["guidance_scale"])[0]
 
 
 def refusal_of(checkpoint: Path) -> str:
@@ -109,7 +105,7 @@ def main(golden: Path, tied: Path, damaged: Path, outputs: Path) -> None:
     substitute_kernels()
     expected = json.loads((golden / "expected.json").read_text())
     backend = load(golden)
-    model = LanguageModel(backend, TokenLayout.from_mapping(expected["layout"]), device)
+    model = LanguageModel(backend, TokenLayout.from_mapping(expected["layout"]), device, golden)
     first, second = golden_sequence(golden, 0), golden_sequence(golden, 1)
     np.savez(
         outputs,

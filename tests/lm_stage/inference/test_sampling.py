@@ -13,7 +13,7 @@ LOGITS = np.log(np.array([[0.5, 0.3, 0.15, 0.05]], np.float32))
 
 def shares(sampling: SamplingOptions, count: int = 4000) -> np.ndarray:
     numbers = (np.arange(count) + 0.5) / count
-    chosen = [sampling.choose(LOGITS, np.array([number]))[0] for number in numbers]
+    chosen = [sampling.sample(LOGITS, np.array([number]))[0] for number in numbers]
     return np.bincount(chosen, minlength=4) / count
 
 
@@ -36,7 +36,7 @@ def test_temperature_sharpens() -> None:
 
 
 def test_greedy_takes_the_best() -> None:
-    assert SamplingOptions(greedy=True).choose(LOGITS[:, ::-1], np.array([0.99]))[0] == 3
+    assert SamplingOptions(greedy=True).sample(LOGITS[:, ::-1], np.array([0.99]))[0] == 3
 
 
 def test_numbers_are_keyed_to_seed_prompt_and_place() -> None:

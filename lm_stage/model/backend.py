@@ -1,0 +1,92 @@
+"""The interface between a language model and the code that uses it, and our own decoder behind that interface.
+
+Shape suffixes: R rows of a KV cache, L sequence, V vocabulary, K output range.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor
+
+from lm_stage.model.config import DecoderConfig
+from lm_stage.model.decoder import Decoder, rotary_tables
+from lm_stage.model.kv_cache import CachedDecoder
+from lm_stage.model.weights import load_weights
+from shared.device import Device
+from shared.errors import UsageError
+
+BACKENDS = ("native", "mindone")
+LENGTH_STEP = 64  # sequences are padded at the end to a multiple of it, so that few lengths are compiled
+
+
+class CachedModel(Protocol):
+    """A model with a KV cache of `rows` sequences, each of which starts and ends independently."""
+
+    rows: int
+
+    def prefill(self, row: int, token_ids: Sequence[int]) -> None:
+        """Fill a row with a sequence from position 0 on; its previous content is discarded."""
+
+    def decode_step(self, token_ids_R: np.ndarray, positions_R: np.ndarray) -> np.ndarray:
+        """Append one token per row at its position; return float32 logits (R, K) of the tokens that follow."""
+
+
+class Backend(Protocol):
+    """An implementation of the decoder."""
+
+    config: DecoderConfig
+
+    def logits(self, token_ids_L: np.ndarray) -> np.ndarray:
+        """Return the float32 logits (L, V) of one sequence."""
+
+    def cached(self, rows: int, length: int, first_id: int, end_id: int) -> CachedModel:
+        """Return the model with a cache of `rows` sequences of `length` tokens.
+
+        Its logits cover the token ids from `first_id` up to, but not including, `end_id`.
+        """
+
+
+class NativeBackend:
+    """Our own decoder."""
+
+    def __init__(self, decoder: Decoder):
+        self.decoder = decoder
+        self.config = decoder.config
+
+    @classmethod
+    def from_pretrained(cls, directory: str | Path, config: DecoderConfig, device: Device) -> NativeBackend:
+        """Load a local checkpoint. Raises CheckpointError if its weights do not match the config."""
+        decoder = Decoder(config, getattr(ms, device.dtype), device.has_fused_attention)
+        load_weights(decoder, directory)
+        decoder.set_train(False)
+        return cls(decoder)
+
+    def logits(self, token_ids_L: np.ndarray) -> np.ndarray:
+        length = -(-len(token_ids_L) // LENGTH_STEP) * LENGTH_STEP
+        padded = np.pad(token_ids_L, (0, length - len(token_ids_L)))
+        dtype = self.decoder.head_weight.dtype
+        cos, sin = (Tensor(table, dtype=dtype) for table in rotary_tables(self.config, length))
+        return self.decoder(Tensor(padded[None]), cos, sin).asnumpy()[0, : len(token_ids_L)]
+
+    def cached(self, rows: int, length: int, first_id: int, end_id: int) -> CachedDecoder:
+        return CachedDecoder(self.decoder, rows, length, first_id, end_id)
+
+
+def load_backend(name: str, directory: str | Path, config: DecoderConfig, device: Device) -> Backend:
+    """Load a checkpoint into the backend of this name.
+
+    Raises UsageError for an unknown name, CheckpointError if the weights do not match the config, and DeviceError if
+    the backend does not run on the device.
+    """
+    if name == "native":
+        return NativeBackend.from_pretrained(directory, config, device)
+    if name == "mindone":
+        from lm_stage.model.mindone import MindoneBackend
+
+        return MindoneBackend.from_pretrained(directory, config, device)
+    raise UsageError(f"backend {name!r}: expected one of {', '.join(BACKENDS)}")
