@@ -161,9 +161,8 @@ class VisualGenerator(ContinuousBatch[VisualRequest, VisualSequence]):
             if not sequence.is_visual_next:
                 sequence.append(int(sequence.template[sequence.offset]))
         for index, sequence in sampled:
-            check_finite(
-                logits_BK[index], sequence.request.key, f"offset {sequence.offset} of the {sequence.request.kind}"
-            )
+            request = sequence.request
+            check_finite(logits_BK[index], request.key, f"offset {sequence.offset} of the {request.kind}")
         if not sampled:
             return
         numbers = np.array([sequence.uniforms[sequence.offset] for _, sequence in sampled])

@@ -19,6 +19,7 @@ from shared.tokens.visual_tokens import IMAGE, ROWS, UNIVLA, image_tokens
 from vq_stage import VisionTokenizer
 from vq_stage.model.weights import EMBEDDED_TOKENIZER
 
+TOP_50 = SamplingOptions(top_k=50)
 TOLERANCE = 1e-3  # of logits; measured 2.4e-5
 
 
@@ -42,7 +43,7 @@ def generate(
     model: LanguageModel,
     golden: dict[str, Any],
     prompts: list[list[int]],
-    sampling: SamplingOptions = SamplingOptions(top_k=50),
+    sampling: SamplingOptions = TOP_50,
     guidance_scale: float = 3.0,
     batch_size: int = 16,
     **changes: Any,
@@ -134,7 +135,7 @@ def test_seeds_and_guidance_matter(model: LanguageModel, golden: dict[str, Any])
 
 @pytest.mark.parametrize("written", [1, 4, 5, 11])
 def test_an_image_goes_on_where_it_was_left(model: LanguageModel, golden: dict[str, Any], written: int) -> None:
-    generator = model.visual_generator(1, 60, SamplingOptions(top_k=50), 3.0)
+    generator = model.visual_generator(1, 60, TOP_50, 3.0)
     request = VisualRequest("key", golden["prompts"][0], golden["negative"], 3, 4, 5)
     codes = []
     for begun in (request, replace(request, codes=())):
@@ -159,7 +160,7 @@ def finished_codes(generator: VisualGenerator, request: VisualRequest) -> list[i
 @pytest.mark.parametrize("written", [0, 1, 11, 12, 20])
 def test_a_clip_goes_on_where_it_was_left(model: LanguageModel, golden: dict[str, Any], written: int) -> None:
     """Its first frame is given, two are written; the codes of an earlier run are in the second or the third."""
-    generator, prefix = model.visual_generator(1, 70, SamplingOptions(top_k=50), 3.0), tuple(range(12))
+    generator, prefix = model.visual_generator(1, 70, TOP_50, 3.0), tuple(range(12))
     clip = VisualRequest(
         "key", golden["prompts"][0], golden["negative"], 3, 4, 5, frames=3, grid_format=UNIVLA, prefix_codes=prefix
     )
