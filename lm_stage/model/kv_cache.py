@@ -1,10 +1,11 @@
-"""The decoder over a preallocated cache of keys and values: `prefill` of a prompt, `decode_step` of one token a row.
+"""The decoder with a static KV cache: `prefill` of a prompt, `decode_step` of one token for each row.
 
-A row is one sequence being written. Every row has its own position, so rows begin and end independently; what an
-earlier occupant left behind a row's position is hidden by the mask until it is overwritten. All shapes are static:
-each function is compiled once for a cache.
+A row is one sequence. Every row has its own position, so rows start and end independently; the mask hides what an
+earlier sequence left after a row's position until it is overwritten. All shapes are static: each function is compiled
+once for a cache.
 
-Shape suffixes: R rows, L new tokens, G key/value heads, S cache length, D head size, C hidden size, K output range.
+Shape suffixes: B batch, R rows, L new tokens, N query heads, G key/value heads, S cache length, D head size,
+C hidden size, K output range.
 """
 
 from __future__ import annotations
@@ -16,14 +17,15 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 from mindspore.common.initializer import initializer
 
-from lm_stage.model.decoder import Decoder, project, rotary_tables
+from lm_stage.model.decoder import Decoder, rotary_tables
+from lm_stage.model.kernels.cpu import linear
 
 PREFILL_CHUNKS = (64, 512)  # tokens: two compiled shapes serve all prompts
 LENGTH_STEP = 64  # cache lengths are multiples of it, so that few sizes are compiled
 
 
 class LayerCache(nn.Cell):
-    """Keys and values of one layer, as matrices of rows·G·S lines, so that one scatter writes a token of every row."""
+    """Keys and values of one layer as matrices (R·G·S, D), so that one scatter writes a token of every row."""
 
     def __init__(self, rows: int, kv_heads: int, length: int, head_dim: int, dtype: ms.Type):
         super().__init__()
@@ -32,18 +34,19 @@ class LayerCache(nn.Cell):
         self.values = Parameter(initializer("zeros", (rows * kv_heads * length, head_dim), dtype))
         self.write = ops.ScatterUpdate()
 
-    def construct(self, k_BGLD: Tensor, v_BGLD: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-        """Writes new keys and values to their lines; returns all keys and values (R, G, S, D)."""
+    def construct(self, k_BGLD: Tensor, v_BGLD: Tensor, cache_index: Tensor) -> tuple[Tensor, Tensor]:
+        """Write new keys and values at their indices (B·G·L,); return all keys and values (R, G, S, D)."""
         D = k_BGLD.shape[-1]
-        keys = self.write(self.keys, places, k_BGLD.reshape(-1, D))
-        values = self.write(self.values, places, v_BGLD.reshape(-1, D))
+        keys = self.write(self.keys, cache_index, k_BGLD.reshape(-1, D))
+        values = self.write(self.values, cache_index, v_BGLD.reshape(-1, D))
         return keys.reshape(self.shape_RGSD), values.reshape(self.shape_RGSD)
 
 
 class CachedDecoder(nn.Cell):
     """A decoder with a cache of `rows` sequences of up to `length` tokens.
 
-    Its output head covers the token ids from `first_id` to `end_id` only, as a copy of those lines of the head.
+    Its output head covers only the token ids from `first_id` up to, but not including, `end_id`; it is a copy of that
+    part of the head.
     """
 
     def __init__(self, decoder: Decoder, rows: int, length: int, first_id: int = 0, end_id: int | None = None):
@@ -51,8 +54,8 @@ class CachedDecoder(nn.Cell):
         config = decoder.config
         self.decoder = decoder
         self.rows, self.length = rows, -(-(length + 1) // LENGTH_STEP) * LENGTH_STEP
-        whole = (first_id, end_id) in ((0, None), (0, config.vocab_size))
-        self.head = None if whole else Parameter(decoder.head_weight[first_id:end_id])
+        is_whole = (first_id, end_id) in ((0, None), (0, config.vocab_size))
+        self.head = None if is_whole else Parameter(decoder.head_weight[first_id:end_id])
         dtype = decoder.head_weight.dtype
         self.G = config.num_key_value_heads
         sizes = (rows, self.G, self.length, config.head_dim, dtype)
@@ -60,26 +63,26 @@ class CachedDecoder(nn.Cell):
         cos, sin = rotary_tables(config, self.length)
         self.cos_SD, self.sin_SD = Tensor(cos, dtype=dtype), Tensor(sin, dtype=dtype)
         self.all_positions = Tensor(np.arange(self.length), ms.int32).reshape(1, 1, 1, -1)
-        self.first_lines = Tensor(np.arange(rows * self.G) * self.length, ms.int32).reshape(rows, self.G, 1)
+        self.first_index = Tensor(np.arange(rows * self.G) * self.length, ms.int32).reshape(rows, self.G, 1)
 
     def prefill(self, row: int, token_ids: Sequence[int]) -> None:
-        """Fills a row's cache with a sequence from position 0 on; its old content is forgotten."""
+        """Fill a row with a sequence from position 0 on; its previous content is discarded."""
         if len(token_ids) >= self.length:
             raise ValueError(f"row {row}: {len(token_ids)} tokens do not fit a cache of {self.length}")
-        begin = 0
-        while begin < len(token_ids):
-            chunk = PREFILL_CHUNKS[len(token_ids) - begin > 2 * PREFILL_CHUNKS[0]]
-            ids = np.zeros((1, chunk), np.int32)
-            given = token_ids[begin : begin + chunk]
-            ids[0, : len(given)] = given
-            # The last place stands in for those behind the end: it is overwritten before it is ever seen.
-            positions = np.minimum(np.arange(begin, begin + chunk), self.length - 1)
-            positions[len(given) :] = self.length - 1
+        start = 0
+        while start < len(token_ids):
+            size = PREFILL_CHUNKS[len(token_ids) - start > 2 * PREFILL_CHUNKS[0]]
+            chunk = token_ids[start : start + size]
+            ids = np.zeros((1, size), np.int32)
+            ids[0, : len(chunk)] = chunk
+            # Padding is written to the last position, which is always overwritten before the mask uncovers it.
+            positions = np.minimum(np.arange(start, start + size), self.length - 1)
+            positions[len(chunk) :] = self.length - 1
             self._prefill_chunk(Tensor(ids), Tensor(positions[None], ms.int32), Tensor([row], ms.int32))
-            begin += chunk
+            start += size
 
     def decode_step(self, token_ids_R: np.ndarray, positions_R: np.ndarray) -> np.ndarray:
-        """Writes one token a row at its position; float32 logits (R, K) of the tokens that follow."""
+        """Append one token for each row at its position; return float32 logits (R, K) of the tokens that follow."""
         return self._decode_step(Tensor(token_ids_R, ms.int32), Tensor(positions_R, ms.int32)).asnumpy()
 
     @ms.jit(jit_level="O0")
@@ -88,29 +91,28 @@ class CachedDecoder(nn.Cell):
         x_BLC = model.embed(token_ids_BL)
         L = positions_BL.shape[1]
         cos, sin = ops.gather(self.cos_SD, positions_BL, 0), ops.gather(self.sin_SD, positions_BL, 0)
-        rotary = model.rotary.tables(cos.reshape(1, 1, L, -1), sin.reshape(1, 1, L, -1))
+        rotary = model.rotary(cos.reshape(1, 1, L, -1), sin.reshape(1, 1, L, -1))
         mask = model.attention.mask(self.all_positions > positions_BL.reshape(1, 1, -1, 1))
-        places = (ops.gather(self.first_lines, row_B, 0) + positions_BL.reshape(1, 1, -1)).reshape(-1)
+        cache_index = (ops.gather(self.first_index, row_B, 0) + positions_BL.reshape(1, 1, -1)).reshape(-1)
         for block, cache in zip(model.layers, self.caches):
             q, k, v = block.attention_inputs(x_BLC, rotary)
-            keys, values = cache(k, v, places)
-            x_BLC = block.finish(
-                x_BLC, model.attention(q, ops.gather(keys, row_B, 0), ops.gather(values, row_B, 0), mask)
-            )
-        return x_BLC[:, :1, :1]  # nothing of it is used: the cache is what stays
+            keys, values = cache(k, v, cache_index)
+            keys, values = ops.gather(keys, row_B, 0), ops.gather(values, row_B, 0)
+            x_BLC = block.finish(x_BLC, model.attention(q, keys, values, mask))
+        return x_BLC[:, :1, :1]  # unused: prefill only writes the cache
 
     @ms.jit(jit_level="O0")
     def _decode_step(self, token_ids_R: Tensor, positions_R: Tensor) -> Tensor:
         model = self.decoder.model
         x_RLC = model.embed(token_ids_R.reshape(-1, 1))
         cos, sin = ops.gather(self.cos_SD, positions_R, 0), ops.gather(self.sin_SD, positions_R, 0)
-        rotary = model.rotary.tables(cos.reshape(self.rows, 1, 1, -1), sin.reshape(self.rows, 1, 1, -1))
+        rotary = model.rotary(cos.reshape(self.rows, 1, 1, -1), sin.reshape(self.rows, 1, 1, -1))
         mask = model.attention.mask(self.all_positions > positions_R.reshape(-1, 1, 1, 1))
-        places = (self.first_lines + positions_R.reshape(-1, 1, 1)).reshape(-1)
+        cache_index = (self.first_index + positions_R.reshape(-1, 1, 1)).reshape(-1)
         for block, cache in zip(model.layers, self.caches):
             q, k, v = block.attention_inputs(x_RLC, rotary)
-            keys, values = cache(k, v, places)
+            keys, values = cache(k, v, cache_index)
             x_RLC = block.finish(x_RLC, model.attention(q, keys, values, mask))
         hidden_RC = model.norm(x_RLC).reshape(self.rows, -1)
         head = self.decoder.head_weight if self.head is None else self.head
-        return project(hidden_RC, head).astype(ms.float32)
+        return linear(hidden_RC, head).astype(ms.float32)

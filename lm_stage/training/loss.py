@@ -12,7 +12,7 @@ from typing import Any
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-from lm_stage.model.decoder import project
+from lm_stage.model.kernels.cpu import linear
 
 
 class ChunkedCrossEntropy(nn.Cell):
@@ -39,7 +39,7 @@ class ChunkedCrossEntropy(nn.Cell):
             end = min(begin + self.chunk, K)
             targets, weights = targets_K[begin:end], weights_K[begin:end].reshape(-1, 1)
             h = ops.gather(hidden_MC, places_K[begin:end], 0)
-            log_p = self.log_softmax(project(h, head).astype(ms.float32))
+            log_p = self.log_softmax(linear(h, head).astype(ms.float32))
             loss = loss - (ops.gather_elements(log_p, 1, targets.reshape(-1, 1)) * weights).sum()
             error = (ops.exp(log_p) - ops.one_hot(targets, V)).astype(
                 h.dtype
