@@ -1,4 +1,4 @@
-"""A new small language model with random weights, its vocabulary learned from the captions of a codes dataset."""
+"""Creates a small language model with random weights and a vocabulary trained on the captions of a codes dataset."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ from safetensors.numpy import save
 from lm_stage.model.config import DecoderConfig
 from lm_stage.model.weights import parameter_shapes
 from lm_stage.text.templates import CHAT, DEFAULT_QUESTION
-from lm_stage.text.tokenizer import JSON_FILE, train_text_tokenizer
+from lm_stage.text.tokenizer import JSON_FILE
+from lm_stage.text.training import TrainedVocabulary, train_text_tokenizer
 from shared.dataset.dataset import Dataset
 from shared.dataset.readers import RowReader
 from shared.errors import UsageError
 from shared.storage.atomic import write_directory
 
-TEMPLATE_REPEATS = 50  # so that the words of the templates become tokens of their own
+TEMPLATE_REPEATS = 50  # makes the words of the template frequent enough to become single tokens
+WEIGHT_DEVIATION = 0.02
+ROPE_THETA = 10_000.0
 
 
 @dataclass(frozen=True, slots=True)
-class InitOptions:
-    """Shape of the model; the codebook is that of the dataset."""
+class NewModelOptions:
+    """The shape of the model; the codebook is that of the dataset."""
 
     dataset: str
     out: str
@@ -38,35 +41,33 @@ class InitOptions:
     tied: bool = True
     seed: int = 0
 
+    def decoder_config(self, vocab_size: int) -> DecoderConfig:
+        return DecoderConfig(
+            vocab_size=vocab_size,
+            hidden_size=self.hidden_size,
+            intermediate_size=self.intermediate_size,
+            num_hidden_layers=self.layers,
+            num_attention_heads=self.heads,
+            num_key_value_heads=self.kv_heads,
+            max_position_embeddings=self.positions,
+            rope_theta=ROPE_THETA,
+            tie_word_embeddings=self.tied,
+        )
 
-def initialize(options: InitOptions) -> Path:
-    """Writes `config.json`, `tokenizer.json` and `model.safetensors`; returns the directory.
 
-    Weights are normal with a standard deviation of 0.02, those that write into the residual stream divided by
-    √(2·layers) (GPT-2). Raises UsageError if the directory holds something, or the dataset no caption.
+def create_model(options: NewModelOptions) -> Path:
+    """Write `config.json`, `tokenizer.json` and `model.safetensors`; return the directory.
+
+    Raises UsageError if the directory is not empty, or if the dataset has no captions.
     """
     out = Path(options.out)
     if out.exists() and any(out.iterdir()):
-        raise UsageError(f"{out}: is not empty; give a new directory")
+        raise UsageError(f"{out}: not empty; give a new directory")
     dataset = Dataset.open(options.dataset)
     rows = RowReader(dataset)
-    captions = [text for text in rows.column("text") if text]
-    if not captions:
-        raise UsageError(f"{options.dataset}: has no caption to learn a vocabulary from")
     codec = dataset.plan().settings.codec
-    texts = captions + [CHAT.question_text(DEFAULT_QUESTION)] * TEMPLATE_REPEATS
-    vocabulary = train_text_tokenizer(texts, options.text_ids, codec.codebook_size)
-    shape = DecoderConfig(
-        vocab_size=vocabulary.vocab_size,
-        hidden_size=options.hidden_size,
-        intermediate_size=options.intermediate_size,
-        num_hidden_layers=options.layers,
-        num_attention_heads=options.heads,
-        num_key_value_heads=options.kv_heads,
-        max_position_embeddings=options.positions,
-        rope_theta=10_000.0,
-        tie_word_embeddings=options.tied,
-    )
+    vocabulary = _train_vocabulary(options, rows, codec.codebook_size)
+    shape = options.decoder_config(vocabulary.vocab_size)
     (_, height, width), _ = Counter(map(tuple, rows.shapes_THW().tolist())).most_common(1)[0]
     config = {
         **shape.to_dict(),
@@ -85,11 +86,22 @@ def initialize(options: InitOptions) -> Path:
     return out
 
 
+def _train_vocabulary(options: NewModelOptions, rows: RowReader, codebook_size: int) -> TrainedVocabulary:
+    captions = [text for text in rows.column("text") if text]
+    if not captions:
+        raise UsageError(f"{options.dataset}: has no captions to train a vocabulary on")
+    texts = captions + [CHAT.question_text(DEFAULT_QUESTION)] * TEMPLATE_REPEATS
+    return train_text_tokenizer(texts, options.text_ids, codebook_size)
+
+
 def random_weights(config: DecoderConfig, seed: int) -> dict[str, np.ndarray]:
-    """float32 tensors by name."""
+    """Return float32 tensors by name.
+
+    Weights are normal; those that write into the residual stream are divided by √(2·layers), as in GPT-2.
+    """
     random, tensors = np.random.default_rng(seed), {}
     for name, shape in parameter_shapes(config).items():
-        deviation = 0.02
+        deviation = WEIGHT_DEVIATION
         if name.endswith(("o_proj.weight", "down_proj.weight")):
             deviation /= (2 * config.num_hidden_layers) ** 0.5
         tensors[name] = random.normal(0, deviation, shape) if len(shape) > 1 else np.ones(shape)

@@ -1,6 +1,6 @@
-"""User text to text ids and back, by the vocabulary a checkpoint came with.
+"""Encodes text to token ids and back, by the vocabulary of a checkpoint.
 
-What looks like a control token in user text is text: it never becomes one. Libraries: tiktoken, tokenizers.
+The surface form of a control token in user text is text; it never becomes the token. Libraries: tiktoken, tokenizers.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import hashlib
 import json
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -21,29 +20,29 @@ from shared.tokens.layout import TokenLayout
 
 RANKS_FILE, VISION_FILE, JSON_FILE = "emu3.tiktoken", "emu3_vision_tokens.txt", "tokenizer.json"
 CONTROL_SURFACES = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"<|extra_{number}|>" for number in range(205)))
-SPLIT_PATTERN = (  # where text is cut before pairs are merged, as published: contractions, words, single digits, …
+SPLIT_PATTERN = (  # how text is split before BPE merges, as published: contractions, words, single digits, …
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 
 
 class TextTokenizer(Protocol):
-    """What templates need of a vocabulary. `fingerprint` is the SHA-256 of its files."""
+    """A vocabulary with its token layout. `fingerprint` is the SHA-256 of its files."""
 
     layout: TokenLayout
     vocab_size: int
     fingerprint: str
 
     def encode(self, text: str) -> list[int]:
-        """Ids of ordinary text."""
+        """Return the ids of ordinary text."""
 
     def decode(self, token_ids: Iterable[int]) -> str:
-        """Text of the ids; control and visual tokens are passed over, broken UTF-8 is replaced."""
+        """Return the text of the ids; control and visual tokens are skipped, and broken UTF-8 is replaced."""
 
 
 def load_text_tokenizer(directory: str | Path) -> TextTokenizer:
-    """BAAI's `emu3.tiktoken` or a Hugging Face `tokenizer.json`, whichever the checkpoint has.
+    """Load BAAI's `emu3.tiktoken` or a Hugging Face `tokenizer.json`, whichever the checkpoint has.
 
-    Raises CheckpointError if it has neither, or if they are malformed.
+    Raises CheckpointError if the directory has neither, or if the files are malformed.
     """
     directory = local_directory(directory)
     if (directory / RANKS_FILE).is_file():
@@ -54,7 +53,7 @@ def load_text_tokenizer(directory: str | Path) -> TextTokenizer:
 
 
 class TiktokenTokenizer:
-    """BAAI's vocabulary: ranks, control tokens after them, then the lines of the vision file."""
+    """BAAI's vocabulary: the ranks, then the control tokens, then the lines of the vision file."""
 
     def __init__(self, ranks: dict[bytes, int], vision_surfaces: Sequence[str], fingerprint: str, where: str):
         import tiktoken
@@ -68,10 +67,10 @@ class TiktokenTokenizer:
 
     @classmethod
     def from_directory(cls, directory: Path) -> TiktokenTokenizer:
-        """Raises CheckpointError naming the line that is not a token and its rank, or a missing vision file."""
+        """Raises CheckpointError for a missing vision file, or a line that is not a token and its rank."""
         vision = directory / VISION_FILE
         if not vision.is_file():
-            raise CheckpointError(f"{vision}: missing; it comes with {RANKS_FILE}")
+            raise CheckpointError(f"{vision}: missing; it is published with {RANKS_FILE}")
         surfaces = [line.strip() for line in vision.read_text(encoding="utf-8").splitlines() if line.strip()]
         ranks_file = directory / RANKS_FILE
         return cls(_read_ranks(ranks_file), surfaces, _fingerprint(ranks_file, vision), str(directory))
@@ -95,7 +94,9 @@ def _read_ranks(path: Path) -> dict[bytes, int]:
                     f"{path}: line {number}: expected a base64 token and its rank: {error}"
                 ) from error
     if sorted(ranks.values()) != list(range(len(ranks))) or len(ranks) < 256:
-        raise CheckpointError(f"{path}: expected ranks from 0 without gaps, at least the 256 bytes; got {len(ranks)}")
+        raise CheckpointError(
+            f"{path}: expected ranks from 0 without gaps, including the 256 bytes; got {len(ranks)} ranks"
+        )
     return ranks
 
 
@@ -116,13 +117,13 @@ class HuggingFaceTokenizer:
         self.layout = TokenLayout.from_surfaces(ids, where)
         self.vocab_size = max(ids.values()) + 1
         self.fingerprint = fingerprint
-        self._not_text = set(added.values()) | set(self.layout.control_ids.values())
+        self._skipped = set(added.values()) | set(self.layout.control_ids.values())
         bare = {**described, "added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
         try:
             self._tokenizer = Tokenizer.from_str(json.dumps(bare))
         except Exception as error:  # the library raises no narrower class
             raise CheckpointError(
-                f"{where}: not a tokenizer.json that the tokenizers library reads: {error}"
+                f"{where}: the tokenizers library cannot read this tokenizer.json: {error}"
             ) from error
 
     @classmethod
@@ -138,50 +139,8 @@ class HuggingFaceTokenizer:
         return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
 
     def decode(self, token_ids: Iterable[int]) -> str:
-        kept = [i for i in token_ids if i not in self._not_text and not self.layout.is_visual(i)]
-        return str(self._tokenizer.decode(kept, skip_special_tokens=False))
-
-
-@dataclass(frozen=True, slots=True)
-class SmallVocabulary:
-    """What `train_text_tokenizer` made: the content of a `tokenizer.json` and its layout."""
-
-    tokenizer_json: str
-    layout: TokenLayout
-    vocab_size: int
-
-
-def train_text_tokenizer(texts: Iterable[str], text_ids: int, codebook_size: int) -> SmallVocabulary:
-    """A byte-level BPE vocabulary for a small model: at most `text_ids` of text, then control and visual tokens.
-
-    Every byte has a token, so every text can be encoded; digits stand alone, as in Emu3.
-    """
-    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.NFC()
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(Regex(SPLIT_PATTERN), behavior="isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=text_ids, initial_alphabet=sorted(alphabet), show_progress=False)
-    tokenizer.train_from_iterator(texts, trainer)
-    names = ("<|endoftext|>", "<|extra_203|>", "<|extra_204|>", "<|extra_200|>", "<|extra_201|>")
-    surfaces = [*names, "<|image token|>", "<|image start|>", "<|image end|>"]
-    surfaces += [f"<|visual token {code:06d}|>" for code in range(codebook_size)]
-    first = tokenizer.get_vocab_size()
-    described = json.loads(tokenizer.to_str())
-    described["added_tokens"] = [
-        {"id": first + i, "content": surface, "special": True, "normalized": False}
-        | {"single_word": False, "lstrip": False, "rstrip": False}
-        for i, surface in enumerate(surfaces)
-    ]
-    layout = TokenLayout.from_surfaces({surface: first + i for i, surface in enumerate(surfaces)}, "trained vocabulary")
-    return SmallVocabulary(json.dumps(described, ensure_ascii=False), layout, first + len(surfaces))
+        text_ids = [i for i in token_ids if i not in self._skipped and not self.layout.is_visual(i)]
+        return str(self._tokenizer.decode(text_ids, skip_special_tokens=False))
 
 
 def _fingerprint(*paths: Path) -> str:

@@ -20,12 +20,12 @@ from pipelines.commands.options import (
 
 if TYPE_CHECKING:
     from lm_stage.generate.options import GenerateOptions
-    from lm_stage.model.new_model import InitOptions
+    from lm_stage.model.new_model import NewModelOptions
     from lm_stage.training.options import SftOptions
     from lm_stage.understand.job import UnderstandOptions
 
 
-@options_command("lm_stage.model.new_model:InitOptions", "init-lm")
+@options_command("lm_stage.model.new_model:NewModelOptions", "init-lm")
 @click.argument("dataset")
 @click.argument("out")
 @click.option("--text-ids", type=int, help="Text tokens at most, learned from the captions.")
@@ -37,11 +37,11 @@ if TYPE_CHECKING:
 @click.option("--positions", type=int)
 @click.option("--tied/--untied", help="Whether the output head is the embedding.")
 @click.option("--seed", type=int)
-def init_lm(options: InitOptions) -> None:
+def init_lm(options: NewModelOptions) -> None:
     """Make a small language model with random weights in OUT, for the codes and captions of DATASET."""
-    from lm_stage.model.new_model import initialize
+    from lm_stage.model.new_model import create_model
 
-    say(f"language model written to {initialize(options)}")
+    say(f"language model written to {create_model(options)}")
 
 
 @options_command("lm_stage.training.options:SftOptions")

@@ -35,7 +35,7 @@ from lm_stage.data.shuffle import PlacedSample, packed_rows
 from lm_stage.model.config import DecoderConfig
 from lm_stage.model.decoder import Decoder
 from lm_stage.model.model_directory import ModelDirectory
-from lm_stage.model.new_model import InitOptions, initialize
+from lm_stage.model.new_model import NewModelOptions, create_model
 from lm_stage.model.weights import load_weights
 from lm_stage.text.renderer import SequenceRenderer
 from lm_stage.training.adamw import AdamW, Rule
@@ -192,8 +192,8 @@ def main(rounds: int, row_tokens: int, rows: int, hidden: int, layers: int) -> N
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
         codes = write_codes(folder / "codes", 2000, SIZES)
-        model = initialize(
-            InitOptions(
+        model = create_model(
+            NewModelOptions(
                 codes,
                 str(folder / "model"),
                 hidden_size=hidden,

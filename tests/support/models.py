@@ -13,7 +13,7 @@ def write_language_model(directory: Path, codebook_size: int = 2048, positions: 
     """A checkpoint directory as users have them; the weights come from a fixed seed."""
     from lm_stage.model.config import DecoderConfig
     from lm_stage.model.weights import parameter_shapes
-    from lm_stage.text.tokenizer import train_text_tokenizer
+    from lm_stage.text.training import train_text_tokenizer
     from vq_stage.model.weights import EMBEDDED_TOKENIZER, codec_fingerprint
 
     directory.mkdir(parents=True)

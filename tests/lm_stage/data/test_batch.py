@@ -15,7 +15,8 @@ from lm_stage.data.mixture import Mixture, Source
 from lm_stage.data.sequences import LossWeights, SequenceBuilder, TrainingSequence
 from lm_stage.data.shuffle import PlacedSample
 from lm_stage.text.renderer import SequenceRenderer
-from lm_stage.text.tokenizer import HuggingFaceTokenizer, train_text_tokenizer
+from lm_stage.text.tokenizer import HuggingFaceTokenizer
+from lm_stage.text.training import train_text_tokenizer
 from shared.dataset.commit import UnitResult
 from shared.dataset.rows import CodeRecord
 from shared.errors import DatasetError

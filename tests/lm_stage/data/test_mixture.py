@@ -17,7 +17,8 @@ from lm_stage.data.sequences import TASKS, LossWeights, SequenceBuilder
 from lm_stage.text.parts import CodeGrid
 from lm_stage.text.renderer import SequenceRenderer
 from lm_stage.text.templates import CHAT, DEFAULT_QUESTION, DEFAULT_VIDEO_QUESTION
-from lm_stage.text.tokenizer import HuggingFaceTokenizer, train_text_tokenizer
+from lm_stage.text.tokenizer import HuggingFaceTokenizer
+from lm_stage.text.training import train_text_tokenizer
 from lm_stage.training.options import SftOptions
 from shared.dataset.commit import UnitResult
 from shared.dataset.dataset import Dataset

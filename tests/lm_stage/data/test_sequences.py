@@ -16,7 +16,8 @@ from lm_stage.data.sequences import LOSSES, LossWeights, SequenceBuilder, Traini
 from lm_stage.text.parts import CodeGrid
 from lm_stage.text.renderer import SequenceRenderer
 from lm_stage.text.templates import CHAT
-from lm_stage.text.tokenizer import HuggingFaceTokenizer, train_text_tokenizer
+from lm_stage.text.tokenizer import HuggingFaceTokenizer
+from lm_stage.text.training import train_text_tokenizer
 from shared.errors import ShapeError
 from shared.tokens.visual_tokens import IMAGE, ROWS, UNIVLA, GridFormat
 

@@ -18,7 +18,8 @@ from lm_stage.data.mixture import Mixture, Source
 from lm_stage.data.sequences import LossWeights, SequenceBuilder
 from lm_stage.data.shuffle import PlacedSample, epoch_members, is_dropped, packed_rows
 from lm_stage.text.renderer import SequenceRenderer
-from lm_stage.text.tokenizer import HuggingFaceTokenizer, train_text_tokenizer
+from lm_stage.text.tokenizer import HuggingFaceTokenizer
+from lm_stage.text.training import train_text_tokenizer
 from shared.dataset.commit import UnitResult
 from tests.support import handmade
 

@@ -27,7 +27,8 @@ from lm_stage.generate.prompt_files import list_prompts
 from lm_stage.generate.prompts import Prompt, PromptDefaults
 from lm_stage.text.parts import CodeGrid
 from lm_stage.text.renderer import SequenceRenderer
-from lm_stage.text.tokenizer import HuggingFaceTokenizer, train_text_tokenizer
+from lm_stage.text.tokenizer import HuggingFaceTokenizer
+from lm_stage.text.training import train_text_tokenizer
 from shared.dataset.commit import UnitResult
 from shared.dataset.dataset import Dataset
 from shared.dataset.plan import Plan, Unit

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from lm_stage.text.parts import IMAGE_MARK, CodeGrid, Part
 from lm_stage.text.renderer import SequenceRenderer
 from lm_stage.text.templates import CONVERSATION_TEMPLATES
-from lm_stage.text.tokenizer import HuggingFaceTokenizer, train_text_tokenizer
+from lm_stage.text.tokenizer import HuggingFaceTokenizer
+from lm_stage.text.training import train_text_tokenizer
 from shared.errors import ShapeError
 from shared.tokens.layout import SURFACES
 from shared.tokens.visual_tokens import IMAGE, ROWS
