@@ -1,4 +1,4 @@
-"""Configuration of a decoder, read from either published naming, with the token layout it was made for."""
+"""The configuration of a decoder and its token layout, as a checkpoint in either published naming stores them."""
 
 from __future__ import annotations
 
@@ -12,22 +12,16 @@ from shared.errors import CheckpointError
 from shared.storage.paths import local_directory
 from shared.tokens.layout import SURFACES, TokenLayout
 
-# Role in TokenLayout -> key of BAAI's config.json.
-_BAAI_IDS = {
-    "pad": "pad_token_id",
-    "bos": "bos_token_id",
-    "eos": "eos_token_id",
-    "img": "img_token_id",
-    "boi": "boi_token_id",
-    "eoi": "eoi_token_id",
-    "eol": "eol_token_id",
-    "eof": "eof_token_id",
-}
+# Role in TokenLayout -> key in BAAI's config.json.
+_BAAI_IDS = {role: f"{role}_token_id" for role in ("pad", "bos", "eos", "img", "boi", "eoi", "eol", "eof")}
 
 
 @dataclass(frozen=True, slots=True)
 class DecoderConfig:
-    """Shape of a decoder; the defaults are the published Emu3-Gen model."""
+    """The shape of a decoder; the defaults are those of the published Emu3-Gen model.
+
+    Raises CheckpointError for a shape that cannot be built.
+    """
 
     vocab_size: int = 184622
     hidden_size: int = 4096
@@ -42,7 +36,7 @@ class DecoderConfig:
 
     def __post_init__(self) -> None:
         problems = [
-            f"{name} {getattr(self, name)!r}: expected a whole number from 1"
+            f"{name} {getattr(self, name)!r}: expected an integer from 1"
             for name in self.__slots__
             if name.startswith(("vocab", "hidden", "inter", "num_", "max_"))
             and (not isinstance(getattr(self, name), int) or getattr(self, name) < 1)
@@ -62,9 +56,9 @@ class DecoderConfig:
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any], where: str = "config") -> DecoderConfig:
-        """Reads BAAI's keys or Hugging Face's (`text_config`).
+        """Build from BAAI's keys or Hugging Face's (`text_config`).
 
-        Raises CheckpointError if a key is missing or asks for something that is not built.
+        Raises CheckpointError if a key is missing or requires a feature that is not implemented.
         """
         raw = raw.get("text_config", raw)
         if not isinstance(raw, Mapping):
@@ -79,8 +73,8 @@ class DecoderConfig:
             "hidden_act": None if raw.get("hidden_act", "silu") == "silu" else raw["hidden_act"],
             "head_dim": None if raw.get("head_dim") in (None, _head_dim(raw)) else raw["head_dim"],
         }
-        if asked := {name: value for name, value in unsupported.items() if value}:
-            raise CheckpointError(f"{where}: asks for what the Emu3 decoder has not: {asked}")
+        if required := {name: value for name, value in unsupported.items() if value}:
+            raise CheckpointError(f"{where}: requires features that the Emu3 decoder does not have: {required}")
         return cls(**{name: raw[name] for name in cls.__slots__ if name in raw})
 
     @classmethod
@@ -88,7 +82,7 @@ class DecoderConfig:
         return cls.from_dict(read_config(directory), str(Path(directory) / "config.json"))
 
     def to_dict(self) -> dict[str, Any]:
-        """BAAI's keys, complete enough for transformers' `Emu3ForCausalLM` to load."""
+        """Return BAAI's keys, complete enough for transformers' `Emu3ForCausalLM` to load."""
         return {
             "model_type": "Emu3",
             "architectures": ["Emu3ForCausalLM"],
@@ -105,13 +99,11 @@ def _head_dim(raw: Mapping[str, Any]) -> int:
     try:
         return int(raw["hidden_size"]) // int(raw["num_attention_heads"])
     except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise CheckpointError(
-            f"config: hidden_size and num_attention_heads: expected whole numbers: {error}"
-        ) from error
+        raise CheckpointError(f"config: hidden_size and num_attention_heads: expected integers: {error}") from error
 
 
 def read_config(directory: str | Path) -> dict[str, Any]:
-    """The `config.json` of a checkpoint. Raises CheckpointError if it is not there or not an object."""
+    """Read the `config.json` of a checkpoint. Raises CheckpointError if it is missing or not an object."""
     path = local_directory(directory) / "config.json"
     try:
         raw = json.loads(path.read_text(encoding="utf-8"))
@@ -123,24 +115,24 @@ def read_config(directory: str | Path) -> dict[str, Any]:
 
 
 def read_layout(directory: str | Path) -> TokenLayout:
-    """The token layout a checkpoint names in `config.json`.
+    """Read the token layout from the `config.json` of a checkpoint.
 
-    Looks for `token_layout` (written by this project), then BAAI's `img_token_id` and its kin (visual tokens from
-    the one after EOI to the end of the vocabulary), then Hugging Face's `vocabulary_map`.
-    Raises CheckpointError if there is none, as for a model without visual tokens.
+    Tries `token_layout` (written by this project), then BAAI's `img_token_id` and similar keys (visual tokens follow
+    EOI to the end of the vocabulary), then Hugging Face's `vocabulary_map`.
+    Raises CheckpointError if it has none of them, like a model without visual tokens.
     """
     raw, where = read_config(directory), str(Path(directory) / "config.json")
     if "token_layout" in raw:
         return TokenLayout.from_mapping(raw["token_layout"], where)
     if all(key in raw for key in _BAAI_IDS.values()):
         if not all(isinstance(raw[key], int) for key in (*_BAAI_IDS.values(), "vocab_size")):
-            raise CheckpointError(f"{where}: {', '.join(_BAAI_IDS.values())}, vocab_size: expected whole numbers")
+            raise CheckpointError(f"{where}: {', '.join(_BAAI_IDS.values())}, vocab_size: expected integers")
         ids = {role: raw[key] for role, key in _BAAI_IDS.items()}
         first = ids["eoi"] + 1
         return TokenLayout(**ids, first_visual_token=first, codebook_size=raw["vocab_size"] - first)
     if SURFACES["eoi"] in (vocabulary := raw.get("vocabulary_map") or {}):
         return TokenLayout.from_surfaces(vocabulary, where)
     raise CheckpointError(
-        f"{where}: names no token layout (token_layout, img_token_id …, or vocabulary_map), so this model has no"
-        " visual tokens or does not say which; pass layout= or --layout FILE.json"
+        f"{where}: expected a token layout (token_layout, img_token_id …, or vocabulary_map), found none; pass layout="
+        " or --layout FILE.json if the model has visual tokens"
     )

@@ -1,12 +1,12 @@
-"""Low-rank adapters (arXiv:2106.09685): train two thin matrices beside each frozen one, keep them, or merge them.
+"""Low-rank adapters (arXiv:2106.09685): train two thin matrices for each frozen one; save, restore or merge them.
 
-Files as the PEFT library writes and reads them: `adapter_config.json`, `adapter_model.safetensors`.
+Files are as the PEFT library writes and reads them: `adapter_config.json` and `adapter_model.safetensors`.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import mindspore as ms
 import numpy as np
@@ -21,11 +21,13 @@ PREFIX = "base_model.model."
 
 
 def add_adapters(decoder: Decoder, rank: int, alpha: float, targets: Sequence[str], seed: int) -> list[Parameter]:
-    """Puts an adapter beside every linear layer named in `targets`; returns the new parameters.
+    """Add an adapter to every linear layer named in `targets`; return the new parameters.
 
-    The first matrix is drawn as in the paper's code, the second is zero: nothing changes before the first step.
+    The first matrix is uniform as in the paper's code and the second is zero, so that outputs do not change before the
+    first step.
     """
     random = np.random.default_rng(seed)
+    parameters = []
     for name, layer in list(decoder.cells_and_names()):
         if isinstance(layer, Linear) and name.rpartition(".")[2] in targets:
             c_out, c_in = layer.weight.shape
@@ -34,17 +36,28 @@ def add_adapters(decoder: Decoder, rank: int, alpha: float, targets: Sequence[st
             adapter.lora_A.set_data(Tensor(random.uniform(-bound, bound, (rank, c_in)).astype(np.float32)))
             layer.adapter = adapter
             adapter.lora_A.name, adapter.lora_B.name = f"{name}.lora_A.weight", f"{name}.lora_B.weight"
-    return [p for cell in _adapters(decoder).values() for p in (cell.lora_A, cell.lora_B)]
+            parameters += [adapter.lora_A, adapter.lora_B]
+    return parameters
 
 
-def _adapters(decoder: Decoder) -> dict[str, LowRank]:
-    """Adapter by the name of its layer."""
-    layers = ((name, cell) for name, cell in decoder.cells_and_names() if isinstance(cell, Linear))
-    return {name: layer.adapter for name, layer in layers if layer.adapter is not None}
+def _adapters(decoder: Decoder) -> Iterator[tuple[str, LowRank]]:
+    """Yield the name of each layer that has an adapter, with the adapter."""
+    for name, layer in decoder.cells_and_names():
+        if isinstance(layer, Linear) and layer.adapter is not None:
+            yield name, layer.adapter
+
+
+def _tensors(decoder: Decoder) -> dict[str, Parameter]:
+    """Return the adapters' parameters by their names in the file."""
+    return {
+        f"{PREFIX}{name}.{matrix}.weight": parameter
+        for name, adapter in _adapters(decoder)
+        for matrix, parameter in (("lora_A", adapter.lora_A), ("lora_B", adapter.lora_B))
+    }
 
 
 def adapter_files(decoder: Decoder, rank: int, alpha: float, targets: Sequence[str], base: str) -> dict[str, bytes]:
-    """Content of an adapter directory."""
+    """Return the files of an adapter directory by name."""
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
@@ -55,10 +68,7 @@ def adapter_files(decoder: Decoder, rank: int, alpha: float, targets: Sequence[s
         "bias": "none",
         "target_modules": sorted(targets),
     }
-    tensors = {}
-    for name, adapter in _adapters(decoder).items():
-        tensors[f"{PREFIX}{name}.lora_A.weight"] = adapter.lora_A.asnumpy()
-        tensors[f"{PREFIX}{name}.lora_B.weight"] = adapter.lora_B.asnumpy()
+    tensors = {name: parameter.asnumpy() for name, parameter in _tensors(decoder).items()}
     return {
         CONFIG_FILE: (json.dumps(config, indent=2) + "\n").encode(),
         WEIGHTS_FILE: save(tensors, metadata={"format": "pt"}),
@@ -66,19 +76,17 @@ def adapter_files(decoder: Decoder, rank: int, alpha: float, targets: Sequence[s
 
 
 def restore_adapters(decoder: Decoder, content: bytes, where: str) -> None:
-    """Puts saved adapters back. Raises CheckpointError if they are of other layers or ranks."""
-    tensors = load(content)
-    for name, adapter in _adapters(decoder).items():
-        for p, kind in ((adapter.lora_A, "lora_A"), (adapter.lora_B, "lora_B")):
-            stored = tensors.get(f"{PREFIX}{name}.{kind}.weight")
-            if stored is None or stored.shape != p.shape:
-                raise CheckpointError(
-                    f"{where}: {name}.{kind}: expected {p.shape}, got {getattr(stored, 'shape', None)}"
-                )
-            p.set_data(Tensor(stored, dtype=ms.float32))
+    """Restore saved adapters. Raises CheckpointError if they belong to other layers or have another rank."""
+    stored = load(content)
+    for name, parameter in _tensors(decoder).items():
+        if name not in stored:
+            raise CheckpointError(f"{where}: {name}: expected shape {parameter.shape}, found no such tensor")
+        if stored[name].shape != parameter.shape:
+            raise CheckpointError(f"{where}: {name}: expected shape {parameter.shape}, got {stored[name].shape}")
+        parameter.set_data(Tensor(stored[name], dtype=ms.float32))
 
 
-def add_adapters_to(weights: dict[str, np.ndarray], decoder: Decoder) -> None:
-    """Adds the product of each adapter into the float32 weight (out, in) it stands beside."""
-    for layer, one in _adapters(decoder).items():
-        weights[f"{layer}.weight"] += one.scale * (one.lora_B.asnumpy() @ one.lora_A.asnumpy())
+def merge_adapters(weights: dict[str, np.ndarray], decoder: Decoder) -> None:
+    """Add the product of each adapter's matrices to its float32 weight (out, in), in place."""
+    for name, adapter in _adapters(decoder):
+        weights[f"{name}.weight"] += adapter.scale * (adapter.lora_B.asnumpy() @ adapter.lora_A.asnumpy())

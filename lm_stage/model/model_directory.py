@@ -1,4 +1,4 @@
-"""A model on disk as jobs see it before it is loaded: config, token layout, text tokenizer, fingerprints."""
+"""A model on disk, as jobs use it before they load it: config, token layout, text tokenizer, fingerprints."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EMBEDDED_MODEL = Path(__file__).parents[1] / "embedded" / "emu3-tiny"
 
 @dataclass(frozen=True, slots=True)
 class ModelDirectory:
-    """A checkpoint directory with a text tokenizer; needs no MindSpore until `load`."""
+    """A checkpoint directory with a text tokenizer. Only `load` needs MindSpore."""
 
     path: Path
     config: DecoderConfig
@@ -33,38 +33,30 @@ class ModelDirectory:
 
     @classmethod
     def open(cls, directory: str | Path, layout: str | None = None, codec: str | None = None) -> ModelDirectory:
-        """Reads and compares config, layout and vocabulary.
+        """Read a directory and check that config, weights, token layout and vocabulary match.
 
-        `layout` is a JSON file with the ids by name, for a checkpoint that does not carry them; `codec` the
-        fingerprint of its vision tokenizer. Raises CheckpointError if they do not fit each other.
+        `layout` is a JSON file with the ids by name, for a checkpoint that does not contain them; `codec` is the
+        fingerprint of its vision tokenizer. Raises CheckpointError if anything is missing or does not match.
         """
-        directory = local_directory(directory)
-        config = DecoderConfig.from_directory(directory)
-        tokenizer = load_text_tokenizer(directory)
-        chosen = _layout_from_file(Path(layout)) if layout else read_layout(directory)
-        chosen.check_vocabulary(config.vocab_size, str(directory))
-        check_weights(directory, config)
+        path = local_directory(directory)
+        config = DecoderConfig.from_directory(path)
+        tokenizer = load_text_tokenizer(path)
+        chosen = _layout_from_file(Path(layout)) if layout else read_layout(path)
+        chosen.check_vocabulary(config.vocab_size, str(path))
+        check_weights(path, config)
         if tokenizer.layout != chosen:
             raise CheckpointError(
-                f"{directory}: config.json and the text tokenizer name different token layouts:\n"
+                f"{path}: config.json and the text tokenizer have different token layouts:\n"
                 f"  {chosen.to_dict()}\n  {tokenizer.layout.to_dict()}"
             )
-        recorded = read_config(directory).get("codec_fingerprint")
-        if not isinstance(recorded, (str, type(None))):
-            raise CheckpointError(f"{directory}: config.json: codec_fingerprint {recorded!r}: expected hex digits")
-        if codec and recorded and codec != recorded:
-            raise CheckpointError(
-                f"{directory}: writes codes of tokenizer {recorded[:12]}, the one given is {codec[:12]};"
-                " give the tokenizer this model was trained with"
-            )
-        return cls(directory, config, chosen, tokenizer, recorded or codec)
+        return cls(path, config, chosen, tokenizer, _codec_fingerprint(path, codec))
 
     def codec(self) -> Codec:
         """Return the codec whose codes the model reads and writes; its fingerprint is None if unknown."""
         return Codec(self.codec_fingerprint, self.layout.codebook_size)
 
     def recorded(self) -> dict[str, Any]:
-        """What a dataset records of the model."""
+        """Return what a dataset records about the model."""
         return {
             "model": model_fingerprint(self.path),
             "text": self.text_tokenizer.fingerprint,
@@ -72,10 +64,23 @@ class ModelDirectory:
         }
 
     def load(self, device: str, dtype: str | None, backend: str) -> LanguageModel:
-        """Raises CheckpointError if weights and config do not fit."""
+        """Load the model. Raises CheckpointError if the weights do not match the config."""
         from lm_stage.language_model import LanguageModel
 
         return LanguageModel.from_pretrained(self.path, device, dtype, self.layout, backend)
+
+
+def _codec_fingerprint(path: Path, given: str | None) -> str | None:
+    """Return the recorded fingerprint, or else the given one. Raises CheckpointError if they differ."""
+    recorded = read_config(path).get("codec_fingerprint")
+    if not isinstance(recorded, str | None):
+        raise CheckpointError(f"{path}: config.json: codec_fingerprint {recorded!r}: expected hex digits")
+    if given and recorded and given != recorded:
+        raise CheckpointError(
+            f"{path}: generates codes of vision tokenizer {recorded[:12]}, got {given[:12]}; use the tokenizer that"
+            " the model was trained with"
+        )
+    return recorded or given
 
 
 def _layout_from_file(path: Path) -> TokenLayout:

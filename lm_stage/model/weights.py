@@ -1,4 +1,4 @@
-"""Decoder weights: the published namings to one, and their fingerprint."""
+"""Reads decoder weights in any published naming, and computes their fingerprint. Needs MindSpore only to load them."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ _BUFFER = ".rotary_emb.inv_freq"
 
 
 def hugging_face_name(name: str) -> str:
-    """The name of `Emu3ForCausalLM` for a tensor of any published naming."""
+    """Return the name in `Emu3ForCausalLM` of a tensor in any published naming."""
     bare = _PREFIX.sub("", name)
     return bare if bare == name or bare.startswith("lm_head.") else f"model.{bare}"
 
 
 def read_weights(directory: str | Path) -> dict[str, StoredTensor]:
-    """Tensors of the decoder under `Emu3ForCausalLM` names; a vision tokenizer in the same files is left out."""
-    kept = {name: t for name, t in read_checkpoint(directory).items() if not _VISION.match(name)}
-    tensors = rename_tensors(kept, hugging_face_name)
+    """Return the decoder's tensors by their `Emu3ForCausalLM` names, without a vision tokenizer in the same files."""
+    stored = {name: t for name, t in read_checkpoint(directory).items() if not _VISION.match(name)}
+    tensors = rename_tensors(stored, hugging_face_name)
     if DecoderConfig.from_directory(directory).tie_word_embeddings:
         tensors.pop("lm_head.weight", None)
     return {name: tensor for name, tensor in tensors.items() if not name.endswith(_BUFFER)}
 
 
 def parameter_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a decoder's tensors, in the order they are used; needs no MindSpore."""
+    """Return the shapes of a decoder's tensors by name, in the order in which they are used."""
     C, F = config.hidden_size, config.intermediate_size
     kv = config.num_key_value_heads * config.head_dim
     layer = {
@@ -58,14 +58,14 @@ def parameter_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
 
 
 def check_weights(directory: str | Path, config: DecoderConfig) -> None:
-    """Raises CheckpointError naming tensors that are missing, extra or misshapen; needs no MindSpore."""
+    """Raise CheckpointError, naming the tensors, if some are missing, unknown or of another shape."""
     check_tensors(str(directory), read_weights(directory), parameter_shapes(config))
 
 
 def load_weights(decoder: nn.Cell, directory: str | Path) -> None:
-    """Copies a checkpoint into the decoder, one tensor at a time.
+    """Copy a checkpoint into the decoder, one tensor at a time.
 
-    Raises CheckpointError naming tensors that are missing, extra or misshapen.
+    Raises CheckpointError, naming the tensors, if some are missing, unknown or of another shape.
     """
     from mindspore import Tensor
 
@@ -77,6 +77,6 @@ def load_weights(decoder: nn.Cell, directory: str | Path) -> None:
 
 
 def model_fingerprint(directory: str | Path) -> str:
-    """SHA-256 over the config and every tensor's name, size, type and bytes; needs no MindSpore."""
+    """Return a SHA-256 over the config and every tensor's name, shape, dtype and bytes."""
     described = {name: [t.dtype, list(t.shape), t.sha256()] for name, t in sorted(read_weights(directory).items())}
     return digest_of({"config": DecoderConfig.from_dict(read_config(directory)).to_dict(), "tensors": described})

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save
 
 from lm_stage.model.config import DecoderConfig
 from lm_stage.model.decoder import Decoder
-from lm_stage.model.lora import WEIGHTS_FILE, adapter_files, add_adapters, add_adapters_to, restore_adapters
+from lm_stage.model.lora import WEIGHTS_FILE, adapter_files, add_adapters, merge_adapters, restore_adapters
 from lm_stage.model.model_directory import ModelDirectory
 from lm_stage.model.weights import load_weights, parameter_shapes, read_weights
 from lm_stage.training.adamw import AdamW, Rule
@@ -112,7 +112,7 @@ class TrainedModel:
             return {}
         weights = {name: one.float32() for name, one in self.stored.items() if name not in trained}
         if self.options.lora_rank:
-            add_adapters_to(weights, self.decoder)
+            merge_adapters(weights, self.decoder)
             return weights
         return {**weights, **trained}
 
