@@ -1,6 +1,6 @@
-"""Rows of a shard: one image or video, its codes and where they come from.
+"""The rows of a dataset: one image or video each, its codes and its source.
 
-`emu3.codes/1` holds what the vision stage encoded; `emu3.seq/1`, a superset, what the language stage wrote.
+The vision stage writes `emu3.codes/1`; the language stage writes `emu3.seq/1`, which has more columns.
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ SCHEMAS = {CODES_FORMAT: SCHEMA, SEQUENCE_FORMAT: SEQUENCE_SCHEMA}
 
 @dataclass(frozen=True, slots=True)
 class CodeRecord:
-    """One row. `codes_THW` is uint16 of shape (t, h, w); `src_h`, `src_w` are the upright source's pixels.
+    """One row. `codes_THW` is uint16 of shape (t, h, w); `src_h` and `src_w` are the size of the upright source.
 
-    Raises ShapeError on construction if the codes are not such an array or the kind is unknown.
+    Raises ShapeError on construction for any other array or an unknown kind.
     """
 
     schema: ClassVar[pa.Schema] = SCHEMA
@@ -94,12 +94,12 @@ class CodeRecord:
 
     @property
     def has_grid(self) -> bool:
-        """Whether there is a picture in the codes: always, but for sequences that went wrong."""
+        """Whether the codes hold a picture: always, except for sequences that failed."""
         return True
 
     @property
     def codes_bytes(self) -> bytes:
-        """Little-endian codes in C order."""
+        """The codes as little-endian uint16 in C order."""
         return np.ascontiguousarray(self.codes_THW, dtype="<u2").tobytes()
 
     @property
@@ -107,10 +107,10 @@ class CodeRecord:
         return zlib.crc32(np.ascontiguousarray(self.codes_THW, dtype="<u2").data)
 
     def digest(self) -> bytes:
-        """SHA-256 of everything in the row, whatever file or format it stands in."""
-        described = self._scalars()
-        described["src_sha256"] = self.src_sha256.hex()
-        return hashlib.sha256(canonical_json(described).encode() + b"\0" + self.codes_bytes).digest()
+        """Return the SHA-256 of all columns, 32 bytes; it is the same in every file format."""
+        values = self._scalars()
+        values["src_sha256"] = self.src_sha256.hex()
+        return hashlib.sha256(canonical_json(values).encode() + b"\0" + self.codes_bytes).digest()
 
     def _scalars(self) -> dict[str, Any]:
         t, h, w = self.codes_THW.shape
@@ -120,10 +120,10 @@ class CodeRecord:
 
 @dataclass(frozen=True, slots=True)
 class SequenceRecord(CodeRecord):
-    """One sequence that the language stage wrote. `text` is the caption as given, `prompt` all the text around it.
+    """One generated sequence. `text` is the caption of the prompt file, `prompt` the full text of the prompt.
 
-    `tokens` holds the raw token ids only where the sequence is not a plain valid image; then `valid` is false,
-    `error` says why and the grid is empty.
+    If the sequence is not a valid image or video, `valid` is false, `error` gives the reason, `tokens` holds the raw
+    token ids and the grid is empty.
     """
 
     schema: ClassVar[pa.Schema] = SEQUENCE_SCHEMA
@@ -144,7 +144,7 @@ class SequenceRecord(CodeRecord):
 
 
 def to_record_batches(records: Sequence[CodeRecord]) -> Iterator[pa.RecordBatch]:
-    """Arrow batches of at most 256 rows, in the order given."""
+    """Yield Arrow batches of at most 256 rows, in the order of `records`."""
     for start in range(0, len(records), MAX_ROWS_PER_BATCH):
         yield _record_batch(records[start : start + MAX_ROWS_PER_BATCH])
 
@@ -155,7 +155,7 @@ def _record_batch(records: Sequence[CodeRecord]) -> pa.RecordBatch:
 
 
 def _column(records: Sequence[CodeRecord], field: pa.Field) -> pa.Array:
-    """One field of all rows: column by column is twice as fast as row by row."""
+    """Return one column of all rows; building column by column is twice as fast as row by row."""
     if field.name == "codes":
         offsets = np.cumsum([0, *(record.codes_THW.size for record in records)], dtype=np.int64)
         values = pa.array(np.concatenate([record.codes_THW.reshape(-1) for record in records]))
@@ -167,7 +167,7 @@ def _column(records: Sequence[CodeRecord], field: pa.Field) -> pa.Array:
 
 
 def from_record_batch(batch: pa.RecordBatch) -> Iterator[CodeRecord]:
-    """The rows of a batch; codes are views of its memory. The stored checksum is compared by `damaged_keys`."""
+    """Yield the rows of a batch; codes are views of its memory. Their checksums are verified by `damaged_keys`."""
     record_class = SequenceRecord if "prompt" in batch.schema.names else CodeRecord
     codes = batch.column("codes")
     offsets, values = codes.offsets.to_numpy(), codes.values.to_numpy()
@@ -178,7 +178,7 @@ def from_record_batch(batch: pa.RecordBatch) -> Iterator[CodeRecord]:
 
 
 def damaged_keys(batch: pa.RecordBatch) -> list[str]:
-    """Keys of the rows whose codes do not match their stored checksum or shape."""
+    """Return the keys of the rows whose codes do not match their checksum or shape."""
     codes, damaged = batch.column("codes"), []
     offsets, values = codes.offsets.to_numpy(), codes.values.to_numpy()
     sizes = [batch.column(name).to_numpy().astype(np.int64) for name in ("t", "h", "w")]

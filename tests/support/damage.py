@@ -1,9 +1,9 @@
-"""Damages each file of a dataset in many ways, runs `emu3 verify` after each; prints one JSON line a damage.
+"""Damages each file of a dataset in many ways and runs `emu3 verify` each time; prints one line of JSON per damage.
 
     python -m tests.support.damage DATASET STRIDE
 
-Damages: one byte inverted at every STRIDE-th offset, one bit flipped there, cut at several lengths, one byte
-added, deleted.
+The damages: one byte inverted and one bit flipped at every STRIDEth offset, several truncations, one byte appended,
+the file deleted.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from pathlib import Path
 
 from tests.support.forking import run_forked
 
-KEPT_OUT = (".lock", "events.jsonl")  # an empty file that is only locked; a log that nothing relies on
+SKIPPED = (".lock", "events.jsonl")  # an empty lock file, and a log that nothing relies on
 
 
 def damages(data: bytes, stride: int) -> Iterator[tuple[str, bytes | None]]:
-    """(what, content); None: deleted."""
+    """Yield (description, new content); None stands for deletion."""
     for offset in range(0, len(data), stride):
         for mask in (0xFF, 1 << offset % 8):
             yield f"byte {offset} xor {mask:#x}", data[:offset] + bytes([data[offset] ^ mask]) + data[offset + 1 :]
@@ -30,7 +30,7 @@ def damages(data: bytes, stride: int) -> Iterator[tuple[str, bytes | None]]:
 
 
 def verify_damaged(dataset: Path, stride: int) -> None:
-    for path in sorted(path for path in dataset.rglob("*") if path.is_file() and path.name not in KEPT_OUT):
+    for path in sorted(path for path in dataset.rglob("*") if path.is_file() and path.name not in SKIPPED):
         data = path.read_bytes()
         for what, content in damages(data, stride):
             if content is None:

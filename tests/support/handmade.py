@@ -1,4 +1,4 @@
-"""A small dataset written row by row, without MindSpore: 2 × 3 codes a picture, and a unit of refused inputs."""
+"""A small dataset made without MindSpore: a unit of pictures of 2 × 3 codes, and a unit of refused inputs."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def refusal(index: int) -> Refusal:
 
 
 def settings() -> DatasetSettings:
-    """Those of an encode job with the golden tokenizer, so that decode accepts it."""
+    """Return the settings of an encode job with the golden tokenizer, so that decode accepts the dataset."""
     options = EncodeOptions("", "", str(TOKENIZER), Preprocessing("none"), unit_rows=3)
     return options.recorded()
 
 
 def freeze(root: str | Path, keys: Sequence[str], refused: int = 1) -> tuple[Dataset, Plan]:
-    """An empty dataset of two units: one of these keys, one of refused inputs."""
+    """Plan a dataset of two units, of these keys and of refused inputs, without committing anything."""
     dataset = Dataset(root)
     make_directory(dataset.root)
     inputs = tuple(PlannedInput(index, key, f"{index}.png", f"caption {index}") for index, key in enumerate(keys))
@@ -52,7 +52,7 @@ def freeze(root: str | Path, keys: Sequence[str], refused: int = 1) -> tuple[Dat
 
 
 def make(root: str | Path, keys: Sequence[str] = ("one", "two", "three")) -> Dataset:
-    """Both units committed and the manifest written."""
+    """Write a complete dataset: both units committed, and the manifest."""
     dataset, plan = freeze(root, keys)
     dataset.commit(UnitResult(0, [record(index, key) for index, key in enumerate(keys)], numerics=NUMERICS), plan)
     dataset.commit(UnitResult(1, refusals=[refusal(len(keys))]), plan)

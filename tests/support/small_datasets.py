@@ -1,4 +1,4 @@
-"""Datasets of random codes, committed as the jobs do."""
+"""Datasets of random codes, committed in the way the jobs do it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def image(index: int, key: str, **changes: Any) -> CodeRecord:
 
 
 def code_rows() -> list[CodeRecord]:
-    """Images of two sizes with odd keys and texts, and clips."""
+    """Return images of two sizes with odd keys and texts, and clips."""
     texts: list[str | None] = ["exact\r\n bytes\t", None, "", "ünïcödé 🙂"]
     rows = [image(index, key, text=texts[index % 4], codes_THW=codes_THW(index)) for index, key in enumerate(ODD_KEYS)]
     rows += [image(20 + index, f"wide-{index}", codes_THW=codes_THW(index, h=2, w=9)) for index in range(4)]
@@ -61,7 +61,7 @@ def code_rows() -> list[CodeRecord]:
 
 
 def sequence_rows() -> list[SequenceRecord]:
-    """Valid sequences, and between them one that went wrong."""
+    """Return valid sequences with an invalid one among them."""
     rows = []
     for index in range(5):
         is_valid = index != 1
@@ -78,7 +78,7 @@ def sequence_rows() -> list[SequenceRecord]:
 
 
 def write_dataset(root: Path, rows: Sequence[CodeRecord], settings: DatasetSettings, unit_rows: int = 3) -> Dataset:
-    """Units are cut in the order given."""
+    """Write a dataset whose units hold the rows in their order."""
     dataset = Dataset(root)
     root.mkdir(parents=True)
     planned = [(_size(row), PlannedInput(row.src_index, row.key, row.src_uri)) for row in rows]
@@ -98,7 +98,7 @@ def _size(row: CodeRecord) -> Size:
 
 
 def digest(root: Path | str) -> str:
-    """Raises AssertionError if anything is wrong with the dataset."""
+    """Return the digest of a dataset that must be undamaged and complete."""
     report = verify_dataset(Dataset.open(root))
     assert not report.problems
     assert report.is_complete

@@ -1,0 +1,48 @@
+"""What killed jobs leave, and what a sweep keeps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from shared.dataset.dataset import Dataset
+from shared.maintenance.sweep import sweep
+from tests.support import handmade
+
+
+def touch(path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"x")
+
+
+def test_leftovers_go_and_committed_work_stays(tmp_path: Path) -> None:
+    dataset = handmade.make(tmp_path / "d")
+    before = sorted(dataset.root.rglob("*"))
+    for path in (
+        dataset.root / "plan.arrow.1-ab.tmp",
+        dataset.parts / "part-000000.json.1-ab.tmp",
+        dataset.parts / "part-000009.0123456789ab.arrow",
+        dataset.quarantine / "part-000009.0123456789ab.jsonl",
+        dataset.claim_path(0),
+        dataset.partial_path(0),
+        dataset.journal_path(1),
+        dataset.partial / "part-000009.arrow.1-ab.tmp",
+    ):
+        touch(path)
+    sweep(dataset)
+    assert sorted(dataset.root.rglob("*")) == before
+
+
+def test_rows_of_unfinished_units_stay(tmp_path: Path) -> None:
+    dataset, _ = handmade.freeze(tmp_path / "d", ["one"])
+    touch(dataset.partial_path(0))
+    touch(dataset.journal_path(0))
+    sweep(dataset)
+    assert dataset.partial_path(0).is_file()
+    assert dataset.journal_path(0).is_file()
+
+
+def test_remote_datasets_are_left_alone() -> None:
+    dataset = Dataset("memory://sweep")
+    dataset.claim_path(0).write_bytes(b"x")
+    sweep(dataset)
+    assert dataset.claim_path(0).is_file()
