@@ -66,8 +66,17 @@ class KeyIndex:
         """Memory-map the index of a sealed dataset. Raises DatasetError if it cannot be read."""
         return cls(pa.Table.from_batches(ArrowFile(path, "run `emu3 seal`").batches(), schema=_SCHEMA))
 
+    @classmethod
+    def of_shards(cls, directory: Path, shards: Sequence[Shard]) -> KeyIndex:
+        """Index the rows of shards, whose codes are not read. Raises DatasetError if a shard cannot be read."""
+        reader = ShardReader(directory, shards)
+        return cls.build((unit, reader.batches(unit)) for shard in shards for unit, _, _ in shard.units)
+
     def __len__(self) -> int:
         return int(self._table.num_rows)
+
+    def equals(self, other: KeyIndex) -> bool:
+        return bool(self._table.equals(other._table))
 
     def find(self, key: str) -> RowLocation | None:
         """Return where the row of a key is, None if the key has no row."""
@@ -100,10 +109,8 @@ def index_path(directory: Path, shards: Sequence[Shard]) -> Path:
 
 
 def write_index(directory: Path, shards: Sequence[Shard]) -> None:
-    """Index the rows of shards, whose codes are not read."""
-    reader = ShardReader(directory, shards)
-    units = ((unit, reader.batches(unit)) for shard in shards for unit, _, _ in shard.units)
-    KeyIndex.build(units).write(index_path(directory, shards), shards)
+    """Write the index of shards beside them."""
+    KeyIndex.of_shards(directory, shards).write(index_path(directory, shards), shards)
 
 
 def shards_of_index(directory: Path) -> list[Shard]:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+import pyarrow as pa
+
 from shared.dataset.commit import CommitRecord
 from shared.dataset.dataset import Dataset
 from shared.dataset.digest import DatasetDigest
+from shared.dataset.key_index import KeyIndex, index_path, shards_of_index
 from shared.dataset.plan import Plan
 from shared.dataset.rows import SCHEMAS, damaged_keys, from_record_batch
 from shared.errors import DatasetError
@@ -49,6 +52,7 @@ def verify_dataset(dataset: Dataset, on_unit: Callable[[], None] = lambda: None)
                 digest.add(row.digest() for row in from_record_batch(batch))
         on_unit()
     report.problems += [*_manifest_problems(dataset, records), *_unlisted_parts(dataset, records)]
+    report.problems += _index_problems(dataset)
     report.digest = digest.hexdigest() if digest else ""
     return report
 
@@ -126,6 +130,24 @@ def _manifest_problems(dataset: Dataset, records: Sequence[CommitRecord]) -> Ite
     for part in parts:
         if committed.get(part.unit) != part.sha256:
             yield f"{dataset.manifest_path}: lists {part.part}, which has no such commit record"
+
+
+def _index_problems(dataset: Dataset) -> Iterator[str]:
+    """Compare the index by key with the shards; damaged shards and manifests are reported elsewhere."""
+    try:
+        shards = dataset.shard_reader.shards
+        path = index_path(dataset.shards, shards)
+        if not path.is_file():
+            return  # readers by key build one in memory
+        expected = KeyIndex.of_shards(dataset.shards, shards)
+    except DatasetError:
+        return
+    try:
+        is_equal = KeyIndex.read(path).equals(expected) and shards_of_index(dataset.shards) == list(shards)
+    except (DatasetError, pa.ArrowException, LookupError, ValueError, TypeError):
+        is_equal = False
+    if not is_equal:
+        yield f"{path}: damaged: does not match the shards; delete it and run `emu3 seal`"
 
 
 def _unlisted_parts(dataset: Dataset, records: Sequence[CommitRecord]) -> Iterator[str]:

@@ -13,6 +13,7 @@ from shared.dataset.dataset import Dataset
 from shared.dataset.readers import KeyReader, RowReader
 from shared.errors import DatasetError
 from shared.maintenance.seal import SealOptions, seal
+from shared.maintenance.verify import verify_dataset
 from shared.storage.paths import names_in
 from tests.support import handmade
 from tests.support.handmade import record
@@ -94,6 +95,24 @@ def test_pyarrow_reads_shards_by_itself(dataset: Dataset) -> None:
     table = pa.ipc.open_file(str(path)).read_all()
     assert table.column("key").to_pylist() == [key for unit in range(UNITS) for key in unit_keys(unit)]
     assert table.column("codes")[4].as_py() == record(4, "").codes_THW.reshape(-1).tolist()
+
+
+def test_verify_notices_a_damaged_index(dataset: Dataset) -> None:
+    seal(SealOptions(str(dataset.root), A_SHARD_A_UNIT))
+    (index,) = dataset.shards.glob("index.*")
+    content = index.read_bytes()
+    for damaged in (
+        content.replace(b"picture-3-1", b"picture-3-x"),
+        content[:-9],
+        content.replace(b"codes-", b"kodes-"),
+    ):
+        assert damaged != content
+        index.write_bytes(damaged)
+        (problem,) = verify_dataset(Dataset(dataset.root)).problems
+        assert index.name in problem
+    index.unlink()
+    seal(SealOptions(str(dataset.root), A_SHARD_A_UNIT))
+    assert index.read_bytes() == content
 
 
 def test_sealing_a_remote_dataset(remote_root: str) -> None:
