@@ -20,7 +20,7 @@ import numpy as np
 from lm_stage.text.parts import CodeGrid, Part
 from lm_stage.text.renderer import SequenceRenderer
 from lm_stage.text.templates import CHAT
-from shared.tokens.visual_tokens import IMAGE, VISUAL, GridFormat, body_template, video_length
+from shared.tokens.visual_tokens import IMAGE, VISUAL, GridFormat, body_template, grid_length
 
 TASKS = ("image", "video", "understand", "text")
 LOSSES = ("after_prompt", "visual", "text")
@@ -74,7 +74,7 @@ class SequenceBuilder:
         """Return the number of tokens of an image or a video: header and body."""
         grid_format = self.renderer.video_format if is_video else IMAGE
         header = self.renderer.header(grid_format, frames, height, width)
-        return len(header) + video_length(frames, height, width, grid_format)
+        return len(header) + grid_length(frames, height, width, grid_format)
 
     def captioned(self, caption_ids: np.ndarray, grid: CodeGrid) -> TrainingSequence:
         """Caption to image or video; an empty caption trains the unconditional model that guidance needs."""

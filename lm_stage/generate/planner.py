@@ -20,7 +20,7 @@ from shared.dataset.readers import KeyReader
 from shared.dataset.rows import CodeRecord
 from shared.errors import RefusedInput
 from shared.storage.digests import canonical_json
-from shared.tokens.visual_tokens import IMAGE, GridFormat, checked_codes, video_length
+from shared.tokens.visual_tokens import IMAGE, GridFormat, checked_codes, grid_length
 
 DEFAULT_FPS = 8.0  # of videos whose prompt gives none
 
@@ -109,7 +109,7 @@ def _extra(prompt: Prompt) -> dict[str, Any]:
 def _prompt_tokens(prompt: Prompt, renderer: PromptRenderer, max_positions: int) -> int:
     """Tokens of the longer of prompt and negative prompt. Raises RefusedInput if the positions do not suffice."""
     tokens = max(len(renderer.prompt_ids(prompt)), len(renderer.negative_ids(prompt) or ()))
-    needed = tokens + video_length(prompt.frames or 1, prompt.height, prompt.width, renderer.body_template(prompt))
+    needed = tokens + grid_length(prompt.frames or 1, prompt.height, prompt.width, renderer.body_template(prompt))
     if needed > max_positions:
         size = f"{prompt.height}×{prompt.width} codes"
         asked = f"video of {prompt.frames}×{size}" if prompt.frames else f"image of {size}"
@@ -153,7 +153,7 @@ def body_length(size: Size, video: GridFormat) -> int:
     """Tokens of the longest body in a unit of this size; a video of one frame is not longer than an image."""
     frames, height, width = size
     template = IMAGE if frames == 1 else video
-    return video_length(frames, height // SPATIAL_FACTOR, width // SPATIAL_FACTOR, template)
+    return grid_length(frames, height // SPATIAL_FACTOR, width // SPATIAL_FACTOR, template)
 
 
 def token_counts(plan: Plan, missing: Sequence[int], video: GridFormat) -> tuple[int, int]:

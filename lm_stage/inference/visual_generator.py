@@ -18,7 +18,7 @@ import numpy as np
 from lm_stage.inference.continuous_batch import ContinuousBatch
 from lm_stage.inference.sampling import SamplingOptions, check_finite, uniforms
 from shared.tokens.layout import TokenLayout
-from shared.tokens.visual_tokens import IMAGE, VISUAL, GridFormat, body_template, video_length
+from shared.tokens.visual_tokens import IMAGE, VISUAL, GridFormat, body_template, grid_length
 
 if TYPE_CHECKING:
     from lm_stage.model.backend import CachedModel
@@ -53,7 +53,7 @@ class VisualRequest:
     def length(self) -> int:
         """The number of tokens of the longer prompt and the body."""
         prompt = max(len(self.prompt_ids), len(self.negative_ids or ()))
-        return prompt + video_length(self.frames, self.height, self.width, self.grid_format)
+        return prompt + grid_length(self.frames, self.height, self.width, self.grid_format)
 
 
 @dataclass(slots=True)

@@ -14,7 +14,7 @@ from lm_stage.text.parts import CodeGrid, Part
 from lm_stage.text.templates import CHAT, ConversationTemplate
 from lm_stage.text.tokenizer import TextTokenizer
 from shared.tokens.layout import TokenLayout
-from shared.tokens.visual_tokens import IMAGE, UNIVLA, GridFormat, video_tokens
+from shared.tokens.visual_tokens import IMAGE, UNIVLA, GridFormat, grid_tokens
 
 
 class SequenceRenderer:
@@ -74,7 +74,7 @@ class SequenceRenderer:
 
     def body(self, grid: CodeGrid) -> np.ndarray:
         """Return what follows IMG: visual tokens with the control tokens between them, up to and including EOI."""
-        return video_tokens(grid.codes_THW, self.layout, self.format_of(grid))
+        return grid_tokens(grid.codes_THW, self.layout, self.format_of(grid))
 
     def format_of(self, grid: CodeGrid) -> GridFormat:
         return self.video_format if grid.is_video else IMAGE

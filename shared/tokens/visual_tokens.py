@@ -60,13 +60,8 @@ class ParsedGrid:
     error: str | None = None
 
 
-def image_length(height: int, width: int) -> int:
-    """Return the number of tokens in the body of an image."""
-    return video_length(1, height, width, IMAGE)
-
-
-def video_length(frames: int, height: int, width: int, grid_format: GridFormat = UNIVLA) -> int:
-    """Return the number of tokens in the body of a video."""
+def grid_length(frames: int, height: int, width: int, grid_format: GridFormat) -> int:
+    """Return the number of tokens in the body of a grid."""
     return frames * _frame_length(height, width, grid_format) + 1
 
 
@@ -74,17 +69,12 @@ def _frame_length(height: int, width: int, grid_format: GridFormat) -> int:
     return height * (width + grid_format.has_eol) + 1
 
 
-def image_tokens(codes_HW: np.ndarray, layout: TokenLayout) -> np.ndarray:
-    """Return the body of an image as int32 tokens (L,), from codes (H, W) in [0, K). Raises ShapeError."""
-    return _body(checked_codes(codes_HW, 2, layout)[None], layout, IMAGE)
+def grid_tokens(codes_THW: np.ndarray, layout: TokenLayout, grid_format: GridFormat) -> np.ndarray:
+    """Return the body of a grid as int32 tokens (L,), from codes (T, H, W) in [0, K).
 
-
-def video_tokens(codes_THW: np.ndarray, layout: TokenLayout, grid_format: GridFormat = UNIVLA) -> np.ndarray:
-    """Return the body of a video as int32 tokens (L,), from codes (T, H, W) in [0, K). Raises ShapeError."""
-    return _body(checked_codes(codes_THW, 3, layout), layout, grid_format)
-
-
-def _body(codes_THW: np.ndarray, layout: TokenLayout, grid_format: GridFormat) -> np.ndarray:
+    Raises ShapeError for other codes.
+    """
+    codes_THW = checked_codes(codes_THW, 3, layout)
     frames, height, width = codes_THW.shape
     body = _zero_body(frames, height, width, layout, grid_format).copy()
     visual_THW = _rows_view(body, frames, height)[..., :width]
@@ -99,11 +89,9 @@ def _zero_body(frames: int, height: int, width: int, layout: TokenLayout, grid_f
     return np.where(template == VISUAL, np.int32(layout.first_visual_token), template)
 
 
-def body_template(
-    frames: int, height: int, width: int, layout: TokenLayout, grid_format: GridFormat = UNIVLA
-) -> np.ndarray:
+def body_template(frames: int, height: int, width: int, layout: TokenLayout, grid_format: GridFormat) -> np.ndarray:
     """Return the grammar of a body, int32 (L,): the control tokens, and VISUAL where any visual token is allowed."""
-    template = np.full(video_length(frames, height, width, grid_format), VISUAL, np.int32)
+    template = np.full(grid_length(frames, height, width, grid_format), VISUAL, np.int32)
     if grid_format.has_eol:
         _rows_view(template, frames, height)[..., -1] = layout.eol
     template[:-1].reshape(frames, -1)[:, -1] = layout.eof
@@ -116,15 +104,10 @@ def _rows_view(body_L: np.ndarray, frames: int, height: int) -> np.ndarray:
     return body_L[:-1].reshape(frames, -1)[:, :-1].reshape(frames, height, -1)
 
 
-def parse_image(tokens_L: np.ndarray, height: int, width: int, layout: TokenLayout) -> ParsedGrid:
-    """Parse the body of an image; never raises, whatever a model wrote."""
-    return parse_video(tokens_L, 1, height, width, layout, IMAGE)
-
-
-def parse_video(
-    tokens_L: np.ndarray, frames: int, height: int, width: int, layout: TokenLayout, grid_format: GridFormat = UNIVLA
+def parse_grid(
+    tokens_L: np.ndarray, frames: int, height: int, width: int, layout: TokenLayout, grid_format: GridFormat
 ) -> ParsedGrid:
-    """Parse the body of a video; never raises, whatever a model wrote."""
+    """Parse the body of a grid; never raises, whatever a model wrote."""
     template = body_template(frames, height, width, layout, grid_format)
     tokens = np.asarray(tokens_L, np.int64)[: len(template)]
     visual = template == VISUAL

@@ -37,7 +37,7 @@ from lm_stage.inference.visual_generator import VisualGenerator, VisualRequest
 from lm_stage.model.config import DecoderConfig
 from lm_stage.model.weights import parameter_shapes
 from shared.tokens.layout import TokenLayout
-from shared.tokens.visual_tokens import IMAGE, VISUAL, body_template, image_length
+from shared.tokens.visual_tokens import IMAGE, VISUAL, body_template, grid_length
 
 TEXT_TOKENS, CODES, PROMPT_TOKENS, GUIDANCE = 1000, 8192, 24, 3.0
 LAYOUT = TokenLayout(
@@ -147,7 +147,7 @@ def print_table(title: str, tokens: dict[str, int], seconds: dict[str, list[floa
 @click.option("--rounds", type=int, default=2)
 def main(grid: int, batch: int, peer_tokens: int, rounds: int) -> None:
     """Tokens a second of guided generation; prefill; time of a step against the bytes of weights it reads."""
-    length = PROMPT_TOKENS + image_length(grid, grid)
+    length = PROMPT_TOKENS + grid_length(1, grid, grid, IMAGE)
     with tempfile.TemporaryDirectory() as folder:
         parameters = write_random_model(Path(folder), max(length, 1024))
         ours, peer = LanguageModel.from_pretrained(folder), TorchPeer(Path(folder), grid, grid)
@@ -164,7 +164,14 @@ def main(grid: int, batch: int, peer_tokens: int, rounds: int) -> None:
     for count in dict.fromkeys((1, batch)):
         generator = warmed_generator(ours, count, length, prompts_BL, negative_L)
         rates[count] = compare_generation(
-            generator, peer, prompts_BL[:count], negative_L, grid, image_length(grid, grid), peer_tokens, rounds
+            generator,
+            peer,
+            prompts_BL[:count],
+            negative_L,
+            grid,
+            grid_length(1, grid, grid, IMAGE),
+            peer_tokens,
+            rounds,
         )
     if batch > 1:
         click.echo(f"{batch} prompts in a batch, over the peer's one by one: {rates[batch][0] / rates[1][1]:.2f}×")

@@ -15,7 +15,7 @@ from lm_stage.inference.visual_generator import VisualGenerator, VisualRequest
 from lm_stage.model.config import DecoderConfig
 from lm_stage.text.renderer import SequenceRenderer
 from shared.errors import CheckpointError, JobStoppedError, ShapeError, UsageError
-from shared.tokens.visual_tokens import IMAGE, ROWS, UNIVLA, image_tokens
+from shared.tokens.visual_tokens import IMAGE, ROWS, UNIVLA, grid_tokens
 from vq_stage import VisionTokenizer
 from vq_stage.model.weights import EMBEDDED_TOKENIZER
 
@@ -68,7 +68,7 @@ def test_greedy_images_with_guidance_are_those_of_upstream(
     size = {"height": golden["height"], "width": golden["width"]}
     codes = generate(model, golden, golden["prompts"], SamplingOptions(greedy=True), golden["guidance_scale"], **size)
     for sample, codes_THW in enumerate(codes):
-        tokens = [*image_tokens(codes_THW[0], model.layout), model.layout.eos]
+        tokens = [*grid_tokens(codes_THW, model.layout, IMAGE), model.layout.eos]
         np.testing.assert_array_equal(tokens, arrays[f"tokens_{sample}"])
 
 

@@ -16,7 +16,7 @@ from shared.dataset.plan import Plan, Size
 from shared.dataset.plan_writer import KnownKeys, PlanWriter
 from shared.dataset.settings import DatasetSettings
 from shared.jobs.signals import stop_on_signals
-from shared.tokens.visual_tokens import image_length, video_length
+from shared.tokens.visual_tokens import IMAGE, UNIVLA, grid_length
 from vq_stage.encode.planner import Planner
 
 BYTES_PER_CODE = 2.0
@@ -105,8 +105,8 @@ def sequence_length(size: Size) -> int:
     """Tokens of a text-to-image (or video) sequence of this size, without the caption."""
     t, h, w = grid(size)
     if size[0] == 1:
-        return CONTROL_TOKENS + len(f"{h}*{w}") + image_length(h, w)
-    return CONTROL_TOKENS + len(f"{t}*{h}*{w}") + video_length(t, h, w)
+        return CONTROL_TOKENS + len(f"{h}*{w}") + grid_length(1, h, w, IMAGE)
+    return CONTROL_TOKENS + len(f"{t}*{h}*{w}") + grid_length(t, h, w, UNIVLA)
 
 
 def measured_megapixels_per_s(dataset: Dataset) -> float | None:

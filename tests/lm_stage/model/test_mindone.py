@@ -22,7 +22,7 @@ from lm_stage.model.config import DecoderConfig
 from lm_stage.model.mindone import build_emu3
 from shared.errors import DeviceError
 from shared.tokens.layout import TokenLayout
-from shared.tokens.visual_tokens import image_tokens
+from shared.tokens.visual_tokens import IMAGE, grid_tokens
 from tests.support.mindone_language_kernels import STEPS, golden_sequence
 
 ROOT = Path(__file__).parents[3]
@@ -102,7 +102,7 @@ def test_a_position_behind_a_gap_is_refused(mindone_run: dict[str, np.ndarray]) 
 def test_a_greedy_image_with_guidance_is_that_of_upstream(
     mindone_run: dict[str, np.ndarray], golden: dict[str, np.ndarray], layout: TokenLayout
 ) -> None:
-    tokens = [*image_tokens(mindone_run["codes"][0], layout), layout.eos]
+    tokens = [*grid_tokens(mindone_run["codes"][:1], layout, IMAGE), layout.eos]
     np.testing.assert_array_equal(tokens, golden["tokens_0"])
 
 

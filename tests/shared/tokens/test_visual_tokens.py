@@ -22,12 +22,9 @@ from shared.tokens.visual_tokens import (
     GridFormat,
     ParsedGrid,
     body_template,
-    image_length,
-    image_tokens,
-    parse_image,
-    parse_video,
-    video_length,
-    video_tokens,
+    grid_length,
+    grid_tokens,
+    parse_grid,
 )
 
 CONTROL = ["pad", "bos", "eos", "img", "boi", "eoi", "eol", "eof"]
@@ -46,6 +43,18 @@ REAL = TokenLayout(
     first_visual_token=151854,
     codebook_size=32768,
 )
+
+
+def image_tokens(codes_HW: np.ndarray, layout: TokenLayout) -> np.ndarray:
+    return grid_tokens(codes_HW[None], layout, IMAGE)
+
+
+def video_tokens(codes_THW: np.ndarray, layout: TokenLayout, grid_format: GridFormat = UNIVLA) -> np.ndarray:
+    return grid_tokens(codes_THW, layout, grid_format)
+
+
+def parse_image(tokens_L: np.ndarray, height: int, width: int, layout: TokenLayout) -> ParsedGrid:
+    return parse_grid(tokens_L, 1, height, width, layout, IMAGE)
 
 
 def image_role(offset: int, height: int, width: int) -> str:
@@ -93,7 +102,7 @@ class Body:
 
     def parse(self, tokens_L: object) -> ParsedGrid:
         if self.is_video:
-            return parse_video(tokens_L, *self.codes_THW.shape, self.layout, self.form)
+            return parse_grid(tokens_L, *self.codes_THW.shape, self.layout, self.form)
         return parse_image(tokens_L, *self.codes_THW.shape[1:], self.layout)
 
     @property
@@ -171,7 +180,7 @@ def test_video_body_of_rows_by_hand() -> None:
     codes = np.array([[[0, 1], [2, 3]], [[4, 5], [6, 7]]], np.uint16)
     first, second = [10, 11, 18, 12, 13, 18, 19], [14, 15, 18, 16, 17, 18, 19]
     assert video_tokens(codes, SMALL, ROWS).tolist() == [*first, *second, 9]
-    assert video_length(2, 2, 2, ROWS) == 15
+    assert grid_length(2, 2, 2, ROWS) == 15
 
 
 def test_an_image_is_a_frame_of_rows() -> None:
@@ -191,10 +200,10 @@ def test_the_size_stands_before_the_body_as_text() -> None:
 
 
 def test_lengths_by_hand() -> None:
-    assert image_length(90, 90) == 8193 - 1  # REFERENCE.md counts the step of EOS too
-    assert image_length(64, 64) == 4163 - 1
-    assert image_length(2, 3) == 10
-    assert video_length(2, 1, 2) == 7
+    assert grid_length(1, 90, 90, IMAGE) == 8193 - 1  # REFERENCE.md counts the step of EOS too
+    assert grid_length(1, 64, 64, IMAGE) == 4163 - 1
+    assert grid_length(1, 2, 3, IMAGE) == 10
+    assert grid_length(2, 1, 2, UNIVLA) == 7
 
 
 @given(bodies())
@@ -294,10 +303,10 @@ def test_the_first_of_several_misfits_is_reported() -> None:
 def test_a_misfit_in_a_video_names_its_frame() -> None:
     tokens = video_tokens(np.zeros((2, 2, 3), np.uint16), SMALL)
     tokens[13] = SMALL.eol
-    assert parse_video(tokens, 2, 2, 3, SMALL).error == "frame 1, offset 13: expected token 19, got token 18"
+    assert parse_grid(tokens, 2, 2, 3, SMALL, UNIVLA).error == "frame 1, offset 13: expected token 19, got token 18"
     tokens = video_tokens(np.zeros((1, 2, 3), np.uint16), SMALL, ROWS)
     tokens[4] = SMALL.eol
-    assert parse_video(tokens, 1, 2, 3, SMALL, ROWS).error == "frame 0, offset 4: expected a visual token, got token 18"
+    assert parse_grid(tokens, 1, 2, 3, SMALL, ROWS).error == "frame 0, offset 4: expected a visual token, got token 18"
 
 
 def test_a_body_of_another_size_is_bad() -> None:
@@ -359,12 +368,11 @@ def test_codes_of_another_type_and_empty_ones_are_refused(codes: np.ndarray) -> 
 @pytest.mark.parametrize("rank", range(5))
 def test_codes_of_another_rank_are_refused(rank: int) -> None:
     codes = np.zeros((2,) * rank, np.uint16)
-    for make, expected in ((image_tokens, 2), (video_tokens, 3)):
-        if rank == expected:
-            assert make(codes, SMALL).size
-        else:
-            with pytest.raises(ShapeError, match=f"expected integers of rank {expected}"):
-                make(codes, SMALL)
+    if rank == 3:
+        assert grid_tokens(codes, SMALL, UNIVLA).size
+    else:
+        with pytest.raises(ShapeError, match="expected integers of rank 3"):
+            grid_tokens(codes, SMALL, UNIVLA)
 
 
 def test_an_image_of_the_real_size_comes_back() -> None:
