@@ -21,6 +21,7 @@ from shared.storage.atomic import write_file
 from shared.storage.digests import canonical_json, digest_of
 from shared.storage.paths import names_in, read_buffer
 
+_KEYS_AT_ONCE = 4096  # converted to Python strings
 _SHARDS = b"shards"  # in the schema metadata: the shards as the manifest lists them
 _SCHEMA = pa.schema(
     [
@@ -91,9 +92,9 @@ class KeyIndex:
     def keys(self) -> Iterator[str]:
         """Yield all keys, in the order of units and rows."""
         unit, batch, row = (self._table.column(name).to_numpy() for name in ("unit", "batch", "row"))
-        keys = self._table.column("key")
-        for entry in np.lexsort((row, batch, unit)):
-            yield keys[entry].as_py()
+        order = np.lexsort((row, batch, unit))
+        for start in range(0, len(order), _KEYS_AT_ONCE):
+            yield from self._table.column("key").take(pa.array(order[start : start + _KEYS_AT_ONCE])).to_pylist()
 
     def write(self, path: Path, shards: Sequence[Shard]) -> None:
         listed = canonical_json([shard.to_json() for shard in shards]).encode()

@@ -50,7 +50,9 @@ class DatasetSettings:
         settings = _object(values, "settings", where)
         known = {"format", "codec", "units", *_SECTIONS.values()}
         if unknown := sorted(set(settings) - known):
-            raise DatasetError(f"{where}: settings.{unknown[0]}: unknown field; expected one of {', '.join(known)}")
+            raise DatasetError(
+                f"{where}: settings.{unknown[0]}: unknown field; expected one of {', '.join(sorted(known))}"
+            )
         row_format = settings.get("format", CODES_FORMAT)
         if not isinstance(row_format, str) or row_format not in SCHEMAS:
             raise DatasetError(f"{where}: settings.format: expected one of {', '.join(SCHEMAS)}, got {row_format!r}")
