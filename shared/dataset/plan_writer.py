@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import sqlite3
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -37,30 +36,6 @@ _SIZE = ("frames", "height", "width")
 _INPUT = tuple(field.name for field in fields(PlannedInput) if field.name != "locator")
 _COLUMNS = (*_SIZE, "locator_0", "locator_1", *_INPUT)
 _LARGEST_FIRST = "frames * height * width DESC, frames, height, width, rowid"
-
-
-class KnownKeys:
-    """A set of keys, kept as digests of 16 bytes; the keys of `before` are in it too."""
-
-    def __init__(self, keys: Iterable[str] = (), before: KnownKeys | None = None):
-        self._digests: set[bytes] = set()
-        self._before = before
-        for key in keys:
-            self.is_new(key)
-
-    def is_new(self, key: str) -> bool:
-        """Add a key; return whether it was not in the set before."""
-        if self.has(key):
-            return False
-        self._digests.add(_digest(key))
-        return True
-
-    def has(self, key: str) -> bool:
-        return _digest(key) in self._digests or (self._before is not None and self._before.has(key))
-
-
-def _digest(key: str) -> bytes:
-    return hashlib.blake2b(key.encode(), digest_size=16).digest()
 
 
 class PlanWriter:

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 from tqdm import tqdm
 
+from shared.dataset.known_keys import KnownKeys
 from shared.dataset.plan import REFUSED, PlannedInput, Size
-from shared.dataset.plan_writer import KnownKeys, PlanWriter
+from shared.dataset.plan_writer import PlanWriter
 from shared.errors import JobStoppedError, RefusedInput
 from shared.jobs.prefetch import prefetch_map
 from shared.jobs.signals import StopFlag

@@ -1,0 +1,15 @@
+"""Keys that were planned before."""
+
+from __future__ import annotations
+
+from shared.dataset.known_keys import KnownKeys
+
+
+def test_keys_are_new_once() -> None:
+    older = KnownKeys(["a"])
+    keys = KnownKeys(before=older)
+    assert not keys.is_new("a")
+    assert keys.is_new("b")
+    assert not keys.is_new("b")
+    assert keys.has("b")
+    assert not older.has("b"), "what is seen later is not noted in what was known before"
