@@ -1,4 +1,4 @@
-"""A set of keys that takes 16 bytes per key, for plans of hundreds of millions of inputs."""
+"""A set of keys whose memory does not depend on how long the keys are."""
 
 from __future__ import annotations
 
