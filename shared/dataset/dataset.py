@@ -18,7 +18,7 @@ from shared.dataset.rows import CodeRecord, damaged_keys, from_record_batch
 from shared.dataset.shards import Shard, ShardReader
 from shared.errors import DatasetError
 from shared.storage.atomic import write_file
-from shared.storage.paths import names_in, sha256_of
+from shared.storage.paths import MISSING, names_in, sha256_of
 
 _NAMED_KEYS = 8  # of damaged rows, in a message
 
@@ -116,7 +116,7 @@ class Dataset(DatasetPaths):
         found = sha256_of(path)
         if found == record.part_sha256:
             return None
-        if found == "missing":
+        if found == MISSING:
             return f"{path}: missing"
         return f"{path}: sha256 {found[:12]} expected {record.part_sha256[:12]}; {self._describe_damage(record)}"
 
