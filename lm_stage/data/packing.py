@@ -1,4 +1,4 @@
-"""Best-fit packing: samples of different lengths into rows of one length, none of them cut."""
+"""Best-fit packing: samples of different lengths into rows of one length, without cutting any."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from collections.abc import Sequence
 
 
 def pack_best_fit(lengths: Sequence[int], row_length: int) -> list[list[int]]:
-    """Indices of the samples of each row; every sample once, no row longer than `row_length`.
+    """Return the sample indices of each row: every sample once, no row longer than `row_length` tokens.
 
-    Longest first, each into the fullest row that still takes it (best-fit decreasing); ties go to the lower index.
-    Raises ValueError if a sample is longer than a row.
+    Best-fit decreasing: the longest sample first, each into the fullest row that has room for it; ties go to the
+    lower index. Raises ValueError if a sample is longer than a row.
     """
     rows: list[list[int]] = []
-    room: list[tuple[int, int]] = []  # what is left of a row and its number, ascending
+    open_rows: list[tuple[int, int]] = []  # (free tokens, row index), ascending
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         length = lengths[index]
         if length > row_length:
             raise ValueError(f"sample {index} has {length} tokens, a row {row_length}")
-        place = bisect_left(room, (length, -1))
-        if place < len(room):
-            left, row = room.pop(place)
+        fullest = bisect_left(open_rows, (length, -1))
+        if fullest < len(open_rows):
+            free, row = open_rows.pop(fullest)
             rows[row].append(index)
         else:
-            left, row = row_length, len(rows)
+            free, row = row_length, len(rows)
             rows.append([index])
-        if left > length:
-            insort(room, (left - length, row))
+        if free > length:
+            insort(open_rows, (free - length, row))
     return rows

@@ -1,57 +1,65 @@
-"""Samples that a run does not see: longer than a row, without an answer, and with `--skip-damaged` the damaged ones."""
+"""Samples that a run does not train on: longer than a row, without an answer, or damaged."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from lm_stage.data.mixture import Mixture
 from shared.storage.atomic import write_file
 
 
-class LeftOut:
-    """Damage is noted when it is met, in a file a process, so that none of it is lost to a kill."""
+class SkippedSamples:
+    """Collects skipped samples and lists them in `left_out.jsonl`.
+
+    Each process records damage in a file of its own as soon as it is found, so that a killed run keeps it.
+    """
 
     def __init__(self, run: Path, rank: int, mixtures: Sequence[Mixture]):
         self.run, self.mixtures = run, mixtures
         self.path = run / f"damaged-{rank}.json"
         self.reasons: set[str] = set(json.loads(self.path.read_bytes())) if self.path.is_file() else set()
 
-    def note_damage(self, reason: str) -> None:
+    def add_damaged(self, reason: str) -> None:
         if reason not in self.reasons:
             self.reasons.add(reason)
             write_file(self.path, json.dumps(sorted(self.reasons)).encode())
 
     def damaged(self) -> list[str]:
-        """What all processes have noted."""
+        """Return the damage that all processes recorded."""
         return sorted({reason for path in self.run.glob("damaged-*.json") for reason in json.loads(path.read_bytes())})
 
-    def said(self) -> Iterator[str]:
-        """A line for each dataset of which something is left out, or drawn without a caption."""
+    @property
+    def too_long(self) -> int:
+        """The number of samples longer than a row."""
+        return sum(len(mixture.too_long) for mixture in self.mixtures)
+
+    def summary(self) -> Iterator[str]:
+        """Yield a line for each dataset with skipped samples, or with images generated without a caption."""
         for mixture in self.mixtures:
-            for source, samples in zip(mixture.sources, mixture.samples):
-                too_long, count = int((samples.lengths > mixture.row_length).sum()), len(samples.without_text)
+            for entry, samples in mixture.pairs():
+                too_long, count = int((samples.lengths > mixture.seq_length).sum()), len(samples.without_text)
                 if too_long:
-                    yield f"{source.path}: {too_long} samples are longer than a row of {mixture.row_length} tokens"
-                if count and source.is_drawn:
-                    yield f"{source.path}: {count} of {len(samples.keys)} samples have no caption: drawn without one"
+                    yield f"{entry.path}: {too_long} samples are longer than a row of {mixture.seq_length} tokens"
+                if count and entry.is_generation:
+                    yield f"{entry.path}: {count} of {len(samples.keys)} samples have no caption: trained without one"
                 elif count:
-                    yield f"{source.path}: {count} rows without an answer are left out"
+                    yield f"{entry.path}: {count} rows without an answer are skipped"
 
     def write(self) -> None:
-        """Lists all in `left_out.jsonl`."""
-        lines = [
-            {"dataset": path, "key": key, "reason": f"{length} tokens, a row has {mixture.row_length}"}
-            for mixture in self.mixtures
-            for path, key, length in mixture.too_long
-        ]
-        lines += [
-            {"dataset": source.path, "key": key, "reason": "no answer"}
-            for mixture in self.mixtures
-            for source, samples in zip(mixture.sources, mixture.samples)
-            if not source.is_drawn
-            for key in samples.without_text
-        ]
-        lines += [{"reason": reason} for reason in self.damaged()]
+        """Write `left_out.jsonl`."""
+        lines = [*self._too_long(), *self._without_answer(), *({"reason": reason} for reason in self.damaged())]
         write_file(self.run / "left_out.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
+
+    def _too_long(self) -> Iterator[dict[str, Any]]:
+        for mixture in self.mixtures:
+            for path, key, length in mixture.too_long:
+                yield {"dataset": path, "key": key, "reason": f"{length} tokens, a row has {mixture.seq_length}"}
+
+    def _without_answer(self) -> Iterator[dict[str, Any]]:
+        for mixture in self.mixtures:
+            for entry, samples in mixture.pairs():
+                for key in () if entry.is_generation else samples.without_text:
+                    yield {"dataset": entry.path, "key": key, "reason": "no answer"}

@@ -1,6 +1,7 @@
-"""AdamW over accumulated gradients (arXiv:1711.05101), with the bias correction that ready-made ones here lack.
+"""AdamW over accumulated gradients (arXiv:1711.05101), including Adam's bias correction.
 
-`ops.AdamWeightDecay` has none; given a step's own learning rate, epsilon and decay, it is the published rule:
+The fused operator `ops.AdamWeightDecay` has no bias correction. With a learning rate, epsilon and decay adjusted for
+each step it computes the published rule:
 
     p ← p − lr·λ·p − lr·m̂/(√v̂ + ε),   m̂ = m/c₁,  v̂ = v/c₂,  c₁ = 1 − β₁ᵗ,  c₂ = 1 − β₂ᵗ
       = p − lr′·(m/(√v + ε′) + λ′·p)    lr′ = lr·√c₂/c₁,  ε′ = ε·√c₂,  λ′ = λ·lr/lr′
@@ -17,74 +18,76 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
-from lm_stage.training.distributed import Group
+from lm_stage.training.distributed import ProcessGroup
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
-    """The constants of AdamW."""
+class AdamWHyperparameters:
+    """The constants of AdamW. `weight_decay` applies to matrices only, not to vectors such as norms."""
 
-    beta1: float
-    beta2: float
-    eps: float
-    weight_decay: float
+    beta1: float = 0.9
+    beta2: float = 0.95
+    eps: float = 1e-6
+    weight_decay: float = 0.1
 
 
 class AdamW(nn.Cell):
-    """Moments and accumulated gradients of some parameters. Matrices decay, vectors (norms) do not.
+    """Updates parameters from accumulated gradients; keeps their moments.
 
-    `weights` are the float32 tensors that a step moves: the parameters themselves, unless a subclass keeps others.
+    `weights` are the float32 tensors that a step updates: the parameters themselves, unless a subclass creates others.
     """
 
     def __init__(
         self,
         parameters: Sequence[Parameter],
-        rule: Rule,
-        group: Group | None = None,
-        weights: ParameterTuple | None = None,
+        hyperparameters: AdamWHyperparameters,
+        group: ProcessGroup | None = None,
     ):
         super().__init__()
-        self.group = group or Group()
+        self.group = group or ProcessGroup()
         self.all_reduce: Any = ops.AllReduce() if self.group.size > 1 else None
         self.names = [p.name for p in parameters]
         self.parameters_ = ParameterTuple(parameters)
-        self.weights = self.parameters_ if weights is None else weights
+        self.weights = self._create_weights()
         self.gradients = _zeros_like(self.weights, "gradient")
         self.m, self.v = _zeros_like(self.weights, "m"), _zeros_like(self.weights, "v")
-        self.decays = tuple(len(p.shape) > 1 for p in parameters)
-        self.rule = rule
+        self.has_decay = tuple(len(p.shape) > 1 for p in parameters)
+        self.hyperparameters = hyperparameters
         self.update = ops.AdamWeightDecay()
 
+    def _create_weights(self) -> ParameterTuple:
+        return self.parameters_
+
     def state(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Moments by name, one after the other."""
-        for kind, kept in (("m", self.m), ("v", self.v)):
-            for name, value in self._whole(kept):
+        """Yield the moments as (name, whole tensor), one at a time."""
+        for kind, moments in (("m", self.m), ("v", self.v)):
+            for name, value in self._whole_tensors(moments):
                 yield f"{kind}.{name}", value
 
     def whole_weights(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Float32 weights by the name of their parameter."""
-        return self._whole(self.weights)
+        """Yield the float32 weights as (name of the parameter, whole tensor)."""
+        return self._whole_tensors(self.weights)
 
-    def _whole(self, kept: ParameterTuple) -> Iterator[tuple[str, np.ndarray]]:
-        """Nothing but in the first process, which writes what all of them have."""
+    def _whole_tensors(self, tensors: ParameterTuple) -> Iterator[tuple[str, np.ndarray]]:
+        """Yield nothing outside the first process: every process holds the same."""
         if self.group.is_first:
-            yield from ((name, p.asnumpy()) for name, p in zip(self.names, kept))
+            yield from ((name, p.asnumpy()) for name, p in zip(self.names, tensors))
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Puts moments back. Raises KeyError if one is missing."""
-        for kind, kept in (("m", self.m), ("v", self.v)):
-            for name, p in zip(self.names, kept):
+        """Load the moments. Raises KeyError if one is missing."""
+        for kind, moments in (("m", self.m), ("v", self.v)):
+            for name, p in zip(self.names, moments):
                 p.set_data(Tensor(state[f"{kind}.{name}"]))
 
     def add(self, gradients: tuple[Tensor, ...]) -> Tensor:
-        """Adds to the accumulated gradients; to be called within a compiled function."""
+        """Add to the accumulated gradients; to be called within a compiled function."""
         done = 0.0
-        for kept, new in zip(self.gradients, gradients):
-            done = ops.assign_add(kept, new)
+        for accumulated, new in zip(self.gradients, gradients):
+            done = ops.assign_add(accumulated, new)
         return done
 
     def reduce(self) -> None:
-        """Sums the accumulated gradients over all processes that train together."""
+        """Sum the accumulated gradients over all processes."""
         if self.group.size > 1:
             self._reduce()
 
@@ -96,7 +99,7 @@ class AdamW(nn.Cell):
         return done
 
     def norm(self) -> float:
-        """Global norm of the accumulated gradients."""
+        """Return the global norm of the accumulated gradients."""
         return math.sqrt(self.sum_of_squares())
 
     def sum_of_squares(self) -> float:
@@ -106,42 +109,42 @@ class AdamW(nn.Cell):
     def _sum_of_squares(self) -> Tensor:
         total = 0.0
         for gradient in self.gradients:
-            total = total + ops.square(gradient).sum(-1).sum()  # by lines first: on CPU far faster than at once
+            total = total + ops.square(gradient).sum(-1).sum()  # row by row first: on CPU far faster than all at once
         return total
 
     def step(self, number: int, learning_rate: float, scale: float) -> None:
-        """Moves the parameters by the accumulated gradients times `scale`, and forgets the gradients.
+        """Update the weights from the accumulated gradients times `scale`, and clear the gradients.
 
-        `number` counts from 1.
+        `number` counts the steps from 1.
         """
-        rule = self.rule
-        c1, c2 = 1 - rule.beta1**number, 1 - rule.beta2**number
+        adam = self.hyperparameters
+        c1, c2 = 1 - adam.beta1**number, 1 - adam.beta2**number
         rate = learning_rate * math.sqrt(c2) / c1
-        decay = rule.weight_decay * c1 / math.sqrt(c2)
-        values = (rate, rule.eps * math.sqrt(c2), decay, scale)
+        decay = adam.weight_decay * c1 / math.sqrt(c2)
+        values = (rate, adam.eps * math.sqrt(c2), decay, scale)
         self._apply(*(Tensor(value, ms.float32) for value in values))
 
     def clear(self) -> None:
-        """Forgets the accumulated gradients."""
+        """Clear the accumulated gradients."""
         self._clear()
 
     @ms.jit(jit_level="O0")
     def _apply(self, rate: Tensor, eps: Tensor, decay: Tensor, scale: Tensor) -> Tensor:
         done = 0.0
-        for index in range(len(self.decays)):
+        for index in range(len(self.has_decay)):
             gradient = self.gradients[index]
-            moved = self.update(
+            updated = self.update(
                 self.weights[index],
                 self.m[index],
                 self.v[index],
                 rate,
-                self.rule.beta1,
-                self.rule.beta2,
+                self.hyperparameters.beta1,
+                self.hyperparameters.beta2,
                 eps,
-                decay if self.decays[index] else 0.0,
+                decay if self.has_decay[index] else 0.0,
                 gradient * scale,
             )
-            done = ops.depend(ops.assign(gradient, ops.zeros_like(gradient)), moved)
+            done = ops.depend(ops.assign(gradient, ops.zeros_like(gradient)), updated)
         return done
 
     @ms.jit(jit_level="O0")

@@ -1,4 +1,4 @@
-"""The processes that train together under `msrun`; without it there is one."""
+"""The processes that train together under `msrun`; without it there is only one."""
 
 from __future__ import annotations
 
@@ -9,32 +9,37 @@ import numpy as np
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
-    """This process is `rank` of `size`."""
+class ProcessGroup:
+    """This process is `rank` of `size`. `has_reduce_scatter`: whether the device offers that collective."""
 
     rank: int = 0
     size: int = 1
+    has_reduce_scatter: bool = False
 
     @property
     def is_first(self) -> bool:
-        """Whether this process writes what all of them have."""
+        """Whether this process writes the files of the run."""
         return self.rank == 0
 
     def sum(self, *values: float) -> np.ndarray:
-        """Float32 sums of these values over all processes; all must call it."""
-        given = np.array(values, np.float32)
+        """Return float32 sums of these values over all processes, all of which must call this."""
+        own = np.array(values, np.float32)
         if self.size == 1:
-            return given
+            return own
         from mindspore import Tensor, ops
 
-        return ops.AllReduce()(Tensor(given)).asnumpy()
+        return ops.AllReduce()(Tensor(own)).asnumpy()
+
+    def wait(self) -> None:
+        """Return once every process has called this."""
+        self.sum(0.0)
 
 
-def join_group() -> Group:
-    """The group that `msrun` started this process in. To be called once the device is set."""
+def join_process_group(has_reduce_scatter: bool) -> ProcessGroup:
+    """Join the group that `msrun` started this process in. The device must be set up before."""
     if "MS_ROLE" not in os.environ:
-        return Group()
+        return ProcessGroup()
     from mindspore import communication
 
     communication.init()
-    return Group(communication.get_rank(), communication.get_group_size())
+    return ProcessGroup(communication.get_rank(), communication.get_group_size(), has_reduce_scatter)

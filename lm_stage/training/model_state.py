@@ -1,4 +1,4 @@
-"""The model of a fine-tuning run: what of it moves, by which rule, and the files it is kept in."""
+"""The model of a fine-tuning run: its decoder, optimizer and loss scale, and the files that store them."""
 
 from __future__ import annotations
 
@@ -17,22 +17,23 @@ from lm_stage.model.decoder import Decoder
 from lm_stage.model.lora import WEIGHTS_FILE, adapter_files, add_adapters, merge_adapters, restore_adapters
 from lm_stage.model.model_directory import ModelDirectory
 from lm_stage.model.weights import load_weights, parameter_shapes, read_weights
-from lm_stage.training.adamw import AdamW, Rule
-from lm_stage.training.distributed import Group
+from lm_stage.training.adamw import AdamW, AdamWHyperparameters
+from lm_stage.training.distributed import ProcessGroup
 from lm_stage.training.options import SftOptions
+from lm_stage.training.progress import Progress
 from lm_stage.training.run_directory import STATE_FILE, model_files
 from lm_stage.training.zero import ZeroAdamW
 from shared.device import Device
 from shared.errors import CheckpointError, UsageError
 
-FIRST_LOSS_SCALE, STEPS_A_LOSS_SCALE = 2.0**16, 1000
+INITIAL_LOSS_SCALE, LOSS_SCALE_WINDOW = 2.0**16, 1000  # steps without overflow before the scale doubles
 
 
 class TrainedModel:
-    """Decoder and optimizer, as a checkpoint left them or at their start; `counters` are those of the checkpoint.
+    """Decoder, optimizer and loss scale. `config` is the content of `config.json` for the models it writes.
 
     All processes that train together must call `checkpoint_files`, and without adapters `model_files`: with ZeRO each
-    holds a part. Only the first of them gets something back.
+    holds a part. Only the first process receives the files.
     """
 
     def __init__(
@@ -40,64 +41,64 @@ class TrainedModel:
         options: SftOptions,
         start: ModelDirectory,
         config: Mapping[str, Any],
-        device: Device,
-        group: Group,
-        checkpoint: Path | None,
+        decoder: Decoder,
+        optimizer: AdamW,
+        scaler: LossScaler,
     ):
-        self.options, self.start, self.config, self.group = options, start, config, group
-        dtype = getattr(ms, device.dtype)
-        has_others = options.zero or options.lora_rank  # float32 weights that move, beside the parameters
-        self.decoder = Decoder(start.config, dtype if has_others else ms.float32, device.has_fused_attention, dtype)
-        weights_from = options.model if options.lora_rank or checkpoint is None else checkpoint
-        load_weights(self.decoder, weights_from)
+        self.options, self.start, self.config = options, start, config
+        self.decoder, self.optimizer, self.scaler = decoder, optimizer, scaler
+        self.group = optimizer.group
         self.stored = read_weights(options.model)
-        self.decoder.set_train(True)
-        if options.recompute:
-            for block in self.decoder.model.layers:
-                block.recompute()
-        rule = Rule(options.beta1, options.beta2, options.eps, options.weight_decay)
+
+    @classmethod
+    def load(
+        cls,
+        options: SftOptions,
+        start: ModelDirectory,
+        config: Mapping[str, Any],
+        device: Device,
+        group: ProcessGroup,
+        checkpoint: Path | None,
+    ) -> TrainedModel:
+        """Load the weights of a checkpoint, or of the model that the run starts from; `restore` loads the rest."""
+        decoder = build_decoder(options, start.config, device)
+        # A checkpoint of adapters has no weights of the model.
+        weights_from = options.model if options.lora_rank or checkpoint is None else checkpoint
+        load_weights(decoder, weights_from)
+        parameters = trained_parameters(decoder, options)
         if options.zero:
-            self.optimizer: AdamW = ZeroAdamW(self._trained(), rule, group, device.has_reduce_scatter)
             weights = read_weights(weights_from)
-            self.optimizer.start_from(lambda name: weights[name].float32())
+            sharded = ZeroAdamW(parameters, adamw_hyperparameters(options), group)
+            sharded.load_weights(lambda name: weights[name].float32())
+            optimizer: AdamW = sharded
         else:
-            self.optimizer = AdamW(self._trained(), rule, group)
-        self.scaler = loss_scaler(options.loss_scale, device.dtype)
-        self.counters = self._restore(checkpoint) if checkpoint else {}
+            optimizer = AdamW(parameters, adamw_hyperparameters(options), group)
+        return cls(options, start, config, decoder, optimizer, loss_scaler(options.loss_scale, device.dtype))
 
-    def _trained(self) -> list[ms.Parameter]:
-        """The parameters that move: those of adapters, or all that are not frozen."""
-        options = self.options
-        if options.lora_rank:
-            targets = options.lora_targets
-            return add_adapters(self.decoder, options.lora_rank, options.lora_alpha, targets, options.seed)
-        return [p for p in self.decoder.trainable_params() if not any(part in p.name for part in options.freeze)]
-
-    def _restore(self, directory: Path) -> dict[str, int]:
-        """Puts the optimizer's moments, and adapters, back; returns the counters."""
+    def restore(self, checkpoint: Path) -> Progress:
+        """Load the moments, loss scale and adapters of a checkpoint. Raises CheckpointError if it is damaged."""
         try:
-            state = load_file(directory / STATE_FILE)
+            state = load_file(checkpoint / STATE_FILE)
             self.optimizer.restore(state)
             for name, p in self._scaler_state().items():
                 p.set_data(ms.Tensor(state[name][0], p.dtype))
             if self.options.lora_rank:
-                restore_adapters(self.decoder, (directory / WEIGHTS_FILE).read_bytes(), str(directory))
-        except (OSError, KeyError, SafetensorError) as error:
+                restore_adapters(self.decoder, (checkpoint / WEIGHTS_FILE).read_bytes(), str(checkpoint))
+            return Progress.from_tensors(state)
+        except (OSError, KeyError, ValueError, SafetensorError) as error:
             raise CheckpointError(
-                f"{directory}: cannot be resumed from: {error!r}; remove it to go back to the one before"
+                f"{checkpoint}: cannot resume from it: {error!r}; delete it to resume from the checkpoint before"
             ) from error
-        return {name: int(value[0]) for name, value in state.items() if value.size == 1 and "." not in name}
 
-    def checkpoint_files(self, counters: Mapping[str, int]) -> dict[str, bytes]:
-        """The model, or its adapter, and the state of the run."""
+    def checkpoint_files(self, progress: Progress) -> dict[str, bytes]:
+        """Return the files of a checkpoint: the model or its adapter, and the state of the run."""
         files = self.adapter_files() if self.options.lora_rank else self.model_files()
-        state = self._gathered(self.optimizer.state())
-        state |= {name: np.array([value]) for name, value in counters.items()}
+        state = self._gathered(self.optimizer.state()) | progress.to_tensors()
         state |= {name: p.asnumpy().reshape(1) for name, p in self._scaler_state().items()}
         return {**files, STATE_FILE: save(state)} if self.group.is_first else {}
 
     def model_files(self, dtype: str = "float32") -> dict[str, bytes]:
-        """A model as `from_pretrained` loads it, adapters merged into it."""
+        """Return the files of a model as `from_pretrained` loads it, with adapters merged into the weights."""
         weights = self._weights()
         return model_files(weights, self.config, self.start.path, dtype) if self.group.is_first else {}
 
@@ -106,43 +107,66 @@ class TrainedModel:
         return adapter_files(self.decoder, options.lora_rank, options.lora_alpha, options.lora_targets, options.model)
 
     def _weights(self) -> dict[str, np.ndarray]:
-        """Float32 weights by name: those that moved, and the frozen as they were stored."""
+        """Return float32 weights by name: the trained ones, and the frozen ones as they were stored."""
         trained = self._gathered(self.optimizer.whole_weights())
         if not self.group.is_first:
             return {}
-        weights = {name: one.float32() for name, one in self.stored.items() if name not in trained}
+        weights = {name: tensor.float32() for name, tensor in self.stored.items() if name not in trained}
         if self.options.lora_rank:
             merge_adapters(weights, self.decoder)
             return weights
         return {**weights, **trained}
 
     def _scaler_state(self) -> dict[str, ms.Parameter]:
-        """What a checkpoint keeps of a loss scale that moves."""
+        """Return the state of a dynamic loss scale, for checkpoints."""
         if not isinstance(self.scaler, DynamicLossScaler):
             return {}
         return {"loss_scale": self.scaler.scale_value, "steps_at_loss_scale": self.scaler.counter}
 
     def _gathered(self, tensors: Iterator[tuple[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        """Kept by the first process only: one of them at a time is in the memory of the others."""
+        """Collect tensors in the first process; the others hold one of them at a time."""
         return {name: value for name, value in tensors if self.group.is_first}
 
 
-def check_names(options: SftOptions, config: DecoderConfig) -> None:
-    """Raises UsageError if layers or parameters are named that the model does not have, or nothing is left to train."""
-    names = list(parameter_shapes(config))
-    layers = sorted({name.split(".")[-2] for name in names if name.endswith("_proj.weight")})
+def build_decoder(options: SftOptions, config: DecoderConfig, device: Device) -> Decoder:
+    """Build the decoder in training mode; its parameters have the compute type if float32 weights exist elsewhere."""
+    dtype = getattr(ms, device.dtype)
+    has_other_weights = options.zero or options.lora_rank > 0
+    decoder = Decoder(config, dtype if has_other_weights else ms.float32, device.has_fused_attention, dtype)
+    decoder.set_train(True)
+    if options.recompute:
+        for block in decoder.model.layers:
+            block.recompute()
+    return decoder
+
+
+def trained_parameters(decoder: Decoder, options: SftOptions) -> list[ms.Parameter]:
+    """Return the parameters to train: new adapters, or all parameters that are not frozen."""
     if options.lora_rank:
-        unknown = [one for one in options.lora_targets if one not in layers]
-        if unknown:
-            raise UsageError(f"--lora-targets {', '.join(unknown)}: no such layers; there are {', '.join(layers)}")
-    if unknown := [part for part in options.freeze if not any(part in name for name in names)]:
-        raise UsageError(f"--freeze {', '.join(unknown)}: no such parameters; there are {names[0]}, {names[1]}, …")
-    if all(any(part in name for part in options.freeze) for name in names):
-        raise UsageError(f"--freeze {' '.join(options.freeze)}: leaves nothing to train")
+        return add_adapters(decoder, options.lora_rank, options.lora_alpha, options.lora_targets, options.seed)
+    return [p for p in decoder.trainable_params() if not any(part in p.name for part in options.freeze)]
+
+
+def adamw_hyperparameters(options: SftOptions) -> AdamWHyperparameters:
+    return AdamWHyperparameters(weight_decay=options.weight_decay)
 
 
 def loss_scaler(fixed: float | None, dtype: str) -> LossScaler:
-    """Of a fixed scale; else with float16 the largest that keeps gradients finite, halved and doubled as they go."""
+    """Return a fixed loss scale, or a dynamic one for float16: it halves on overflow and doubles after a while."""
     if fixed is None and dtype == "float16":
-        return DynamicLossScaler(FIRST_LOSS_SCALE, 2, STEPS_A_LOSS_SCALE)
+        return DynamicLossScaler(INITIAL_LOSS_SCALE, 2, LOSS_SCALE_WINDOW)
     return StaticLossScaler(fixed or 1.0)
+
+
+def check_parameter_names(options: SftOptions, config: DecoderConfig) -> None:
+    """Raises UsageError if options name layers or parameters that the model lacks, or freeze everything."""
+    names = list(parameter_shapes(config))
+    layers = sorted({name.split(".")[-2] for name in names if name.endswith("_proj.weight")})
+    if options.lora_rank and (unknown := [one for one in options.lora_targets if one not in layers]):
+        raise UsageError(f"--lora-targets: expected some of {', '.join(layers)}, got {', '.join(unknown)}")
+    if unknown := [part for part in options.freeze if not any(part in name for name in names)]:
+        raise UsageError(
+            f"--freeze: expected parts of parameter names such as {names[0]}, {names[1]}, got {', '.join(unknown)}"
+        )
+    if all(any(part in name for part in options.freeze) for name in names):
+        raise UsageError(f"--freeze {' '.join(options.freeze)}: leaves nothing to train; freeze fewer parameters")

@@ -1,23 +1,24 @@
-"""Settings of a fine-tuning run and what it returns."""
+"""The settings of a fine-tuning run, and its result."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lm_stage.data.mixture import Source
+from lm_stage.data.mixture import MixtureEntry
 from lm_stage.data.sequences import LOSSES, LossWeights
 from lm_stage.model.model_directory import EMBEDDED_MODEL
 from shared.errors import UsageError
 from shared.tokens.visual_tokens import VIDEO_FORMATS
 
-# Settings that may differ on resume: places, and what does not touch the numbers.
-FREE = (
-    "micro_batch_size",
+# Options that may differ on resume: locations, and what does not affect the weights.
+RESUMABLE_OPTIONS = (
+    "micro_batch_size",  # the global batch size is recorded instead
     "gradient_accumulation_steps",
-    "datasets",
+    "datasets",  # their content is recorded instead
     "held_out",
     "run",
     "model",
@@ -32,13 +33,15 @@ FREE = (
     "recompute",
     "video_template",  # recorded with the datasets that hold videos
 )
+SAVE_DTYPES = ("float32", "float16")
 
 
 @dataclass(frozen=True, slots=True)
 class SftOptions:
-    """Settings of a fine-tuning run; all but FREE must be the same on resume.
+    """The settings of a fine-tuning run; all but RESUMABLE_OPTIONS must be the same on resume.
 
-    A step sees `gradient_accumulation_steps` batches of `micro_batch_size` rows of `seq_length` tokens.
+    A step of one process covers `gradient_accumulation_steps` micro-batches of `micro_batch_size` rows of `seq_length`
+    tokens. Raises UsageError, with every problem, for settings that cannot work.
     """
 
     datasets: tuple[str, ...]
@@ -53,9 +56,6 @@ class SftOptions:
     warmup: int = 50
     min_lr_ratio: float = 0.1
     weight_decay: float = 0.1
-    beta1: float = 0.9
-    beta2: float = 0.95
-    eps: float = 1e-6
     clip_norm: float = 1.0
     loss_scale: float | None = None
     loss: str = "after_prompt"
@@ -79,75 +79,84 @@ class SftOptions:
     dtype: str | None = None
 
     def __post_init__(self) -> None:
-        problems = []
-        whole = (
-            "steps",
-            "seq_length",
-            "micro_batch_size",
-            "gradient_accumulation_steps",
-            "save_every",
-            "keep",
-            "evaluate_every",
-            "max_bad_steps",
-        )
-        problems += [f"--{_flag(name)} must be at least 1" for name in whole if getattr(self, name) < 1]
-        if self.loss not in LOSSES:
-            problems.append(f"--loss {self.loss}: expected one of {', '.join(LOSSES)}")
-        if not 0 <= self.caption_dropout <= 1:
-            problems.append(f"--caption-dropout {self.caption_dropout}: expected 0 to 1")
-        if not 0 < self.learning_rate < math.inf or not 0 <= self.min_lr_ratio <= 1:
-            problems.append("--learning-rate must be above 0, --min-lr-ratio 0 to 1")
-        not_negative = ("weight_decay", "warmup", "clip_norm", "visual_weight")
-        problems += [f"--{_flag(n)} must not be below 0" for n in not_negative if not 0 <= getattr(self, n) < math.inf]
-        if self.loss_scale is not None and not self.loss_scale >= 1:
-            problems.append(f"--loss-scale {self.loss_scale}: expected 1 or more")
-        if self.save_dtype not in ("float32", "float16"):
-            problems.append(f"--save-dtype {self.save_dtype}: expected float32 or float16")
-        if self.lora_rank < 0 or not self.lora_alpha > 0 or (self.lora_rank and self.freeze):
-            problems.append("--lora-rank must not be below 0, --lora-alpha above 0, and neither goes with --freeze")
-        if self.lora_rank and self.zero:
-            problems.append("--zero does not go with --lora-rank: what adapters need is small")
-        if self.video_template not in VIDEO_FORMATS:
-            problems.append(f"--video-template {self.video_template}: expected one of {', '.join(VIDEO_FORMATS)}")
-        if self.seed < 0:
-            problems.append(f"--seed {self.seed}: expected 0 or more")
+        problems = [
+            f"--{name.replace('_', '-')}: expected {expected}, got {_shown(getattr(self, name))}"
+            for name, expected, is_valid in CHECKS
+            if not is_valid(self)
+        ]
         if not self.datasets:
-            problems.append("expected at least one DATASET")
-        for source in [*self.sources, *self.held_out_sources]:
-            if not (self.weights.of_visual if source.is_drawn else self.weights.of_other):
-                kind = "codes" if source.is_drawn else "text"
-                problems.append(
-                    f"{source.path}: task {source.task} has no {kind} to learn with --loss {self.loss} --visual-weight"
-                    f" {self.visual_weight}; leave it out or take another --loss"
-                )
+            problems.append("DATASETS: expected at least one, got none")
+        problems += [problem for entry in [*self.entries, *self.held_out_entries] for problem in self._unlearned(entry)]
         if problems:
             raise UsageError("; ".join(problems))
+
+    def _unlearned(self, entry: MixtureEntry) -> list[str]:
+        """Return a problem if no token of an entry has a weight in the loss."""
+        weight, kind = (self.weights.of_visual, "codes") if entry.is_generation else (self.weights.of_other, "text")
+        if weight:
+            return []
+        return [
+            f"{entry.path}: task {entry.task} has no {kind} to learn with --loss {self.loss} --visual-weight"
+            f" {self.visual_weight}; leave it out or choose another --loss"
+        ]
 
     @property
     def weights(self) -> LossWeights:
         return LossWeights(self.loss, self.visual_weight)
 
     @property
-    def sources(self) -> list[Source]:
-        return [Source.parse(text) for text in self.datasets]
+    def entries(self) -> list[MixtureEntry]:
+        return [MixtureEntry.parse(text) for text in self.datasets]
 
     @property
-    def held_out_sources(self) -> list[Source]:
-        return [Source.parse(text) for text in self.held_out]
+    def held_out_entries(self) -> list[MixtureEntry]:
+        return [MixtureEntry.parse(text) for text in self.held_out]
 
     def recorded(self, processes: int) -> dict[str, Any]:
-        """What a resumed run must share with the run that began, on however many processes."""
-        kept = {name: value for name, value in asdict(self).items() if name not in FREE}
-        return {**kept, "global_batch_size": self.micro_batch_size * self.gradient_accumulation_steps * processes}
+        """Return the options that a resumed run must share, on any number of processes."""
+        options = {name: value for name, value in asdict(self).items() if name not in RESUMABLE_OPTIONS}
+        return {
+            **options,
+            "global_batch_size": self.micro_batch_size * self.gradient_accumulation_steps * processes,
+        }
 
 
-def _flag(name: str) -> str:
-    return name.replace("_", "-")
+# Name of the option, the value expected, and a test of the options.
+CHECKS: tuple[tuple[str, str, Callable[[SftOptions], bool]], ...] = (
+    ("steps", "at least 1", lambda o: o.steps >= 1),
+    ("seq_length", "at least 1", lambda o: o.seq_length >= 1),
+    ("micro_batch_size", "at least 1", lambda o: o.micro_batch_size >= 1),
+    ("gradient_accumulation_steps", "at least 1", lambda o: o.gradient_accumulation_steps >= 1),
+    ("learning_rate", "a number above 0", lambda o: 0 < o.learning_rate < math.inf),
+    ("warmup", "at least 0", lambda o: o.warmup >= 0),
+    ("min_lr_ratio", "0 to 1", lambda o: 0 <= o.min_lr_ratio <= 1),
+    ("weight_decay", "at least 0", lambda o: 0 <= o.weight_decay < math.inf),
+    ("clip_norm", "at least 0", lambda o: 0 <= o.clip_norm < math.inf),
+    ("loss_scale", "at least 1", lambda o: o.loss_scale is None or o.loss_scale >= 1),
+    ("loss", f"one of {', '.join(LOSSES)}", lambda o: o.loss in LOSSES),
+    ("visual_weight", "at least 0", lambda o: 0 <= o.visual_weight < math.inf),
+    ("video_template", f"one of {', '.join(VIDEO_FORMATS)}", lambda o: o.video_template in VIDEO_FORMATS),
+    ("caption_dropout", "0 to 1", lambda o: 0 <= o.caption_dropout <= 1),
+    ("seed", "at least 0", lambda o: o.seed >= 0),
+    ("freeze", "none with --lora-rank, which freezes all weights", lambda o: not (o.freeze and o.lora_rank)),
+    ("lora_rank", "at least 0", lambda o: o.lora_rank >= 0),
+    ("lora_rank", "0 with --zero: adapters need little memory", lambda o: not (o.lora_rank and o.zero)),
+    ("lora_alpha", "a number above 0", lambda o: 0 < o.lora_alpha < math.inf),
+    ("max_bad_steps", "at least 1", lambda o: o.max_bad_steps >= 1),
+    ("save_every", "at least 1", lambda o: o.save_every >= 1),
+    ("keep", "at least 1", lambda o: o.keep >= 1),
+    ("evaluate_every", "at least 1", lambda o: o.evaluate_every >= 1),
+    ("save_dtype", f"one of {', '.join(SAVE_DTYPES)}", lambda o: o.save_dtype in SAVE_DTYPES),
+)
+
+
+def _shown(value: object) -> str:
+    return " ".join(value) if isinstance(value, tuple) else str(value)
 
 
 @dataclass(frozen=True, slots=True)
 class SftResult:
-    """Where the model is, and what the run saw in all."""
+    """Where the model is, and totals over the whole run; `loss` is the mean over the last twentieth of the steps."""
 
     model: Path
     steps: int

@@ -1,6 +1,6 @@
-"""One training step: gradients of some batches, clipped, to AdamW. Compiled; all shapes static.
+"""One training step: gradients of some batches, clipped, then AdamW. Compiled, with static shapes only.
 
-Shape suffixes: B rows, L tokens, S positions, D head size, M = B·L, K supervised places.
+Shape suffixes: B rows, L tokens, S positions, D head size, M = B·L, K supervised positions.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 from mindspore.amp import LossScaler, StaticLossScaler
 
-from lm_stage.data.batch import TrainingBatch
+from lm_stage.data.batch import BUCKETS, TrainingBatch
 from lm_stage.model.attention import PackedAttention
 from lm_stage.model.decoder import Decoder, rotary_tables
 from lm_stage.training.adamw import AdamW
-from lm_stage.training.distributed import Group
+from lm_stage.training.distributed import ProcessGroup
 from lm_stage.training.loss import ChunkedCrossEntropy
 
 LOSS_CHUNK = 1024  # positions whose logits exist at once
@@ -27,19 +27,19 @@ TINY = 1e-9
 
 
 class Outcome(Enum):
-    """What came of a step; only the first has moved anything."""
+    """The outcome of a step; only an applied step changes the weights."""
 
-    TAKEN = "taken"
+    APPLIED = "applied"
     EMPTY = "empty"  # no token was supervised
-    RESCALED = "rescaled"  # gradients overflowed at the loss scale: the next has a smaller one
+    RESCALED = "rescaled"  # gradients overflowed at the loss scale, which is smaller for the next step
     BAD = "bad"  # loss or gradients are not finite
 
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """Mean loss a supervised weight, norm of the gradient before clipping, and what came of it.
+    """Mean loss per unit of weight, gradient norm before clipping, outcome, and useful tokens, over all processes.
 
-    All of them, and `tokens`, are of all processes; `is_stopped` says whether one of them is to stop.
+    `is_stopped`: whether any process was asked to stop.
     """
 
     loss: float
@@ -50,16 +50,16 @@ class StepResult:
 
 
 class BatchLoss(nn.Cell):
-    """Loss of one batch of packed rows, no sample in them longer than `longest`."""
+    """The loss of one batch of packed rows in which no sample is longer than `max_segment_length`."""
 
-    def __init__(self, decoder: Decoder, row_length: int, longest: int):
+    def __init__(self, decoder: Decoder, seq_length: int, max_segment_length: int):
         super().__init__()
         self.decoder = decoder
         dtype = decoder.model.compute_dtype
-        cos, sin = rotary_tables(decoder.config, row_length)
+        cos, sin = rotary_tables(decoder.config, seq_length)
         self.cos_SD, self.sin_SD = Tensor(cos, dtype=dtype), Tensor(sin, dtype=dtype)
-        self.attention = PackedAttention(decoder.model.attention, row_length, longest)
-        self.L = row_length
+        self.attention = PackedAttention(decoder.model.attention, seq_length, max_segment_length)
+        self.L = seq_length
         self.loss = ChunkedCrossEntropy(LOSS_CHUNK)
 
     def construct(
@@ -67,38 +67,36 @@ class BatchLoss(nn.Cell):
         token_ids_BL: Tensor,
         positions_BL: Tensor,
         segments_BL: Tensor,
-        places_K: Tensor,
+        indices_K: Tensor,
         targets_K: Tensor,
         weights_K: Tensor,
     ) -> Tensor:
-        """The weighted sum of losses; `places_K` are those in the flattened rows whose targets count."""
+        """Return the weighted sum of losses; `indices_K` are the supervised positions in the flattened rows."""
         B = token_ids_BL.shape[0]
         cos = ops.gather(self.cos_SD, positions_BL, 0).reshape(B, 1, self.L, -1)
         sin = ops.gather(self.sin_SD, positions_BL, 0).reshape(B, 1, self.L, -1)
         hidden_BLC = self.decoder.model(token_ids_BL, cos, sin, self.attention, self.attention.mask(segments_BL))
         hidden_MC = hidden_BLC.reshape(B * self.L, -1)
-        return self.loss(hidden_MC, self.decoder.head_weight, places_K, targets_K, weights_K)[0]
+        return self.loss(hidden_MC, self.decoder.head_weight, indices_K, targets_K, weights_K)[0]
 
 
 class TrainStep(nn.Cell):
-    """Gradients and their application. No sample in a row is longer than `longest`."""
+    """Computes gradients of a batch loss and applies them."""
 
     def __init__(
         self,
-        decoder: Decoder,
-        row_length: int,
-        longest: int,
+        batch_loss: BatchLoss,
         optimizer: AdamW,
         clip_norm: float,
         scaler: LossScaler | None = None,
-        group: Group | None = None,
+        group: ProcessGroup | None = None,
     ):
         super().__init__()
-        self.batch_loss = BatchLoss(decoder, row_length, longest)
+        self.batch_loss = batch_loss
         self.optimizer = optimizer
         self.clip_norm = clip_norm
         self.scaler = scaler or StaticLossScaler(1.0)
-        self.group = group or Group()
+        self.group = group or ProcessGroup()
         self.gradient = ms.value_and_grad(self._loss, None, optimizer.parameters_, has_aux=True)
 
     def _loss(self, scale: Tensor, *arrays: Tensor) -> tuple[Tensor, Tensor]:
@@ -110,36 +108,38 @@ class TrainStep(nn.Cell):
         (_, loss), gradients = self.gradient(scale, *arrays)
         return ops.depend(loss, self.optimizer.add(gradients))
 
-    def take(
+    def run(
         self, batches: Sequence[TrainingBatch], number: int, learning_rate: float, is_stopped: bool = False
     ) -> StepResult:
-        """One optimizer step over the sum of the batches of all processes; `number` counts steps taken, from 1."""
+        """Take one optimizer step over the batches of all processes; `number` counts applied steps from 1."""
         loss_scale = self._loss_scale()
-        weight, eighths = self._totals(batches)
+        weight, bucket = self._totals(batches)
         scale = Tensor(loss_scale / max(weight, TINY), ms.float32)
         own_loss = 0.0
         for batch in batches:
-            own_loss += float(self._accumulate(scale, *tensors_of(batch, eighths)).asnumpy())
+            own_loss += float(self._accumulate(scale, *tensors_of(batch, bucket)).asnumpy())
         self.optimizer.reduce()
-        tokens = sum(batch.useful_tokens for batch in batches)
-        loss, tokens_of_all, stopped = self.group.sum(own_loss / max(weight, TINY), tokens, is_stopped).tolist()
+        own_tokens = sum(batch.useful_tokens for batch in batches)
+        loss, tokens, stopped = self.group.sum(own_loss / max(weight, TINY), own_tokens, is_stopped).tolist()
         norm = self.optimizer.norm() / loss_scale
-        outcome = self._outcome(weight, loss, norm)
-        if outcome is Outcome.TAKEN:
+        outcome = self._judge(weight, loss, norm)
+        if outcome is Outcome.APPLIED:
             clip = min(1.0, self.clip_norm / (norm + 1e-6)) if self.clip_norm else 1.0
             self.optimizer.step(number, learning_rate, clip / loss_scale)
         else:
             self.optimizer.clear()
-        return StepResult(loss, norm, outcome, int(tokens_of_all), stopped > 0)
+        return StepResult(loss, norm, outcome, int(tokens), stopped > 0)
 
     def _totals(self, batches: Sequence[TrainingBatch]) -> tuple[float, int]:
-        """Weight of the batches of all processes, and the eighths of places for which all compute logits."""
-        own_weight, own_eighths = sum(batch.total_weight for batch in batches), max(batch.eighths for batch in batches)
-        weight, *reached = self.group.sum(own_weight, *(own_eighths >= eighths for eighths in range(1, 9))).tolist()
-        return weight, int(np.count_nonzero(reached))
+        """Return the weight of the batches of all processes, and the bucket that all of them compute logits for."""
+        own_weight = sum(batch.total_weight for batch in batches)
+        own_bucket = max(batch.target_bucket for batch in batches)
+        needed = (own_bucket >= bucket for bucket in range(1, BUCKETS + 1))
+        weight, *needed_by = self.group.sum(own_weight, *needed).tolist()
+        return weight, int(np.count_nonzero(needed_by))
 
-    def _outcome(self, weight: float, loss: float, norm: float) -> Outcome:
-        """Also adjusts the loss scale."""
+    def _judge(self, weight: float, loss: float, norm: float) -> Outcome:
+        """Return the outcome of a step, and adjust the loss scale."""
         if weight == 0:
             return Outcome.EMPTY
         if not math.isfinite(loss):
@@ -147,7 +147,7 @@ class TrainStep(nn.Cell):
         before = self._loss_scale()
         self.scaler.adjust(Tensor(math.isfinite(norm)))
         if math.isfinite(norm):
-            return Outcome.TAKEN
+            return Outcome.APPLIED
         return Outcome.RESCALED if self._loss_scale() < before else Outcome.BAD
 
     def _loss_scale(self) -> float:
@@ -155,25 +155,25 @@ class TrainStep(nn.Cell):
 
 
 class Evaluation(nn.Cell):
-    """The loss of batches that are not trained on."""
+    """The loss of held-out batches."""
 
-    def __init__(self, decoder: Decoder, row_length: int, longest: int, group: Group | None = None):
+    def __init__(self, batch_loss: BatchLoss, group: ProcessGroup | None = None):
         super().__init__()
-        self.batch_loss = BatchLoss(decoder, row_length, longest)
-        self.group = group or Group()
+        self.batch_loss = batch_loss
+        self.group = group or ProcessGroup()
 
     @ms.jit(jit_level="O0")
     def _loss(self, *arrays: Tensor) -> Tensor:
         return self.batch_loss(*arrays)
 
     def mean_loss(self, batches: Sequence[TrainingBatch]) -> float:
-        """Mean loss a supervised weight, over the batches of all processes."""
-        own_loss = sum(float(self._loss(*tensors_of(batch, batch.eighths)).asnumpy()) for batch in batches)
+        """Return the mean loss per unit of weight over the batches of all processes; a process may have none."""
+        own_loss = sum(float(self._loss(*tensors_of(batch, batch.target_bucket)).asnumpy()) for batch in batches)
         loss, weight = self.group.sum(own_loss, sum(batch.total_weight for batch in batches)).tolist()
         return loss / max(weight, TINY)
 
 
-def tensors_of(batch: TrainingBatch, eighths: int) -> tuple[Tensor, ...]:
-    """What `BatchLoss` takes, with logits for so many eighths of the places."""
-    arrays = (batch.token_ids_BL, batch.positions_BL, batch.segments_BL, *batch.supervised(eighths))
+def tensors_of(batch: TrainingBatch, bucket: int) -> tuple[Tensor, ...]:
+    """Return the inputs of `BatchLoss`, with logits for `bucket` eighths of the positions."""
+    arrays = (batch.token_ids_BL, batch.positions_BL, batch.segments_BL, *batch.supervised(bucket))
     return tuple(Tensor(array) for array in arrays)

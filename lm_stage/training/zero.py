@@ -1,62 +1,63 @@
-"""ZeRO (arXiv:1910.02054): what AdamW keeps, split over the processes that train together.
+"""ZeRO (arXiv:1910.02054): the state of AdamW split over the processes that train together.
 
-Every process holds the model in the type it computes in, and of each parameter one slice: its float32 weights, both
-moments and the accumulated gradient. Gradients are summed into their slices as they come (stage 2); after a step the
-slices of all processes make the parameters again. In half precision that is 2 bytes a parameter, 2 more for gradients
-while they are computed, and 16 divided by the number of processes.
+Every process holds the model in its compute type and, of each parameter, one slice of the float32 weights, of both
+moments and of the accumulated gradient. Gradients are summed into the slices as they are computed (stage 2); after a
+step the slices of all processes are gathered into the parameters. In half precision this takes 2 bytes for each
+parameter, 2 more for gradients while they are computed, and 16 divided by the number of processes.
 
-A slice is a part of the flattened parameter, so any shape on any number of processes will do, and files hold whole
-tensors: a run may go on with or without it, on another number.
+A slice is a part of the flattened, padded parameter, so that any shape works on any number of processes. Files hold
+whole tensors: a run can resume with or without ZeRO and on another number of processes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
-from lm_stage.training.adamw import AdamW, Rule
-from lm_stage.training.distributed import Group
+from lm_stage.training.adamw import AdamW
+from lm_stage.training.distributed import ProcessGroup
 
 
 class ZeroAdamW(AdamW):
-    """AdamW whose gradients, moments and float32 weights are slices of one process.
+    """AdamW whose gradients, moments and float32 weights are slices.
 
-    `start_from` gives it the weights; all processes must call its methods together.
+    `load_weights` must be called before the first step. All processes must call its methods together.
     """
 
-    def __init__(self, parameters: Sequence[Parameter], rule: Rule, group: Group, has_reduce_scatter: bool):
-        sizes = [int(np.prod(p.shape)) for p in parameters]
-        self.slice_sizes = [-(-size // group.size) for size in sizes]
-        slices = [
-            Parameter(ops.zeros((size,), ms.float32), name=f"weights.{p.name}", requires_grad=False)
-            for p, size in zip(parameters, self.slice_sizes)
-        ]
-        super().__init__(parameters, rule, group, ParameterTuple(slices))
-        self.sum_slices = SumSlices(group, has_reduce_scatter)
-        self.gather = ops.AllGather() if group.size > 1 else ops.Identity()
+    def _create_weights(self) -> ParameterTuple:
+        self.sum_slices = SumSlices(self.group)
+        self.gather = ops.AllGather() if self.group.size > 1 else ops.Identity()
+        return ParameterTuple(
+            [
+                Parameter(
+                    ops.zeros((self._slice_size(p.size),), ms.float32), name=f"weights.{p.name}", requires_grad=False
+                )
+                for p in self.parameters_
+            ]
+        )
 
-    def start_from(self, weights: Callable[[str], np.ndarray]) -> None:
-        """Takes this process's slices of the float32 weights, each by the name of its parameter."""
-        for name, kept in zip(self.names, self.weights):
-            kept.set_data(Tensor(self._slice_of(weights(name), kept.shape[0])))
+    def load_weights(self, weights: Callable[[str], np.ndarray]) -> None:
+        """Take this process's slices of the float32 weights, which `weights` returns by parameter name."""
+        for name, own in zip(self.names, self.weights):
+            own.set_data(Tensor(self._own_slice(weights(name))))
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        whole = {name: self._slice_of(value, -(-value.size // self.group.size)) for name, value in state.items()}
-        super().restore(whole)
+        moments = {name: self._own_slice(value) for name, value in state.items() if name[:2] in ("m.", "v.")}
+        super().restore(moments)
 
     def add(self, gradients: tuple[Tensor, ...]) -> Tensor:
         done = 0.0
-        for kept, new in zip(self.gradients, gradients):
-            size = kept.shape[0]
-            done = ops.assign_add(kept, self.sum_slices(_padded(new.astype(ms.float32), size * self.group.size)))
+        for own, new in zip(self.gradients, gradients):
+            padded = _flat_padded(new.astype(ms.float32), own.shape[0] * self.group.size)
+            done = ops.assign_add(own, self.sum_slices(padded))
         return done
 
     def reduce(self) -> None:
-        """They are summed already."""
+        """Do nothing: `add` has summed them."""
 
     def sum_of_squares(self) -> float:
         return float(self.group.sum(super().sum_of_squares())[0])
@@ -67,18 +68,22 @@ class ZeroAdamW(AdamW):
 
     @ms.jit(jit_level="O0")
     def _publish(self) -> Tensor:
-        """Makes the parameters of the slices of all processes."""
+        """Set the parameters from the slices of all processes."""
         done = 0.0
         for index, p in enumerate(self.parameters_):
             whole = self.gather(self.weights[index])[: p.size].reshape(p.shape)
             done = ops.assign(p, whole.astype(p.dtype))
         return done
 
-    def _whole(self, slices: ParameterTuple) -> Iterator[tuple[str, np.ndarray]]:
-        for name, p, kept in zip(self.names, self.parameters_, slices):
-            yield name, self.gather(kept).asnumpy()[: p.size].reshape(p.shape)
+    def _whole_tensors(self, tensors: ParameterTuple) -> Iterator[tuple[str, np.ndarray]]:
+        for name, p, own in zip(self.names, self.parameters_, tensors):
+            yield name, self.gather(own).asnumpy()[: p.size].reshape(p.shape)
 
-    def _slice_of(self, whole: np.ndarray, size: int) -> np.ndarray:
+    def _slice_size(self, size: int) -> int:
+        return -(-size // self.group.size)
+
+    def _own_slice(self, whole: np.ndarray) -> np.ndarray:
+        size = self._slice_size(whole.size)
         flat = np.zeros(size * self.group.size, np.float32)
         flat[: whole.size] = whole.reshape(-1)
         return flat[self.group.rank * size :][:size]
@@ -87,26 +92,26 @@ class ZeroAdamW(AdamW):
 class SumSlices(nn.Cell):
     """This process's slice of the sum of a vector over all processes.
 
-    The operator is not there on CPU: there all of the sum is made, and a slice of it taken.
+    Where the device has no reduce-scatter (CPU), the whole sum is computed and a slice of it taken.
     """
 
-    def __init__(self, group: Group, has_reduce_scatter: bool):
+    def __init__(self, group: ProcessGroup):
         super().__init__()
-        self.group, self.has_reduce_scatter = group, has_reduce_scatter
+        self.group = group
         self.sum: Any = ops.Identity()
         if group.size > 1:
-            self.sum = ops.ReduceScatter() if has_reduce_scatter else ops.AllReduce()
+            self.sum = ops.ReduceScatter() if group.has_reduce_scatter else ops.AllReduce()
         self.slice = ops.Slice()
 
     def construct(self, x: Tensor) -> Tensor:
-        if self.has_reduce_scatter:
+        if self.group.has_reduce_scatter:
             return self.sum(x)
         size = x.shape[0] // self.group.size
         return self.slice(self.sum(x), (self.group.rank * size,), (size,))
 
 
-def _padded(x: Tensor, size: int) -> Tensor:
-    """Flattened, with zeros at its end up to a size."""
+def _flat_padded(x: Tensor, size: int) -> Tensor:
+    """Flatten, and append zeros up to a size."""
     flat = x.reshape(-1)
     missing = size - flat.shape[0]
     return flat if missing == 0 else ops.concat((flat, ops.zeros((missing,), flat.dtype)))

@@ -28,7 +28,7 @@ def sampler(options: SftOptions, prompts: str, vision_tokenizer: str) -> Callabl
     )
     list_prompts(prompts, generation.defaults())
     found = codec_fingerprint(vision_tokenizer)
-    for place in (options.model, *(source.path for source in options.sources)):
+    for place in (options.model, *(entry.path for entry in options.entries)):
         if (expected := carried_codec(place)) and expected != found:
             raise ConfigMismatchError(
                 f"--sample-prompts: {vision_tokenizer} is tokenizer {found[:12]}, {place} is of {expected[:12]}; give"

@@ -29,17 +29,17 @@ import mindspore as ms
 import numpy as np
 
 from lm_stage.data.batch import TrainingBatch, build_batch
-from lm_stage.data.mixture import Mixture, Source
+from lm_stage.data.mixture import Mixture, MixtureEntry
 from lm_stage.data.sequences import LossWeights, SequenceBuilder, TrainingSequence
-from lm_stage.data.shuffle import PlacedSample, packed_rows
+from lm_stage.data.shuffle import PackedSample, RowStream
 from lm_stage.model.config import DecoderConfig
 from lm_stage.model.decoder import Decoder
 from lm_stage.model.model_directory import ModelDirectory
 from lm_stage.model.new_model import NewModelOptions, create_model
 from lm_stage.model.weights import load_weights
 from lm_stage.text.renderer import SequenceRenderer
-from lm_stage.training.adamw import AdamW, Rule
-from lm_stage.training.step import Evaluation, TrainStep, tensors_of
+from lm_stage.training.adamw import AdamW, AdamWHyperparameters
+from lm_stage.training.step import BatchLoss, Evaluation, TrainStep, tensors_of
 from shared.dataset.commit import UnitResult
 from shared.dataset.dataset import Dataset
 from shared.dataset.plan import PlannedInput, Unit
@@ -205,11 +205,11 @@ def main(rounds: int, row_tokens: int, rows: int, hidden: int, layers: int) -> N
         )
         source = ModelDirectory.open(model)
         builder = SequenceBuilder(SequenceRenderer(source.text_tokenizer, source.layout), LossWeights())
-        images = Mixture([Source(codes)], builder, row_tokens)
+        images = Mixture([MixtureEntry(codes)], builder, row_tokens)
         sources = [
-            Source(write_codes(folder / "drawn", 1000, DRAWN)),
-            Source(write_codes(folder / "asked", 1000, ASKED_ABOUT), "understand"),
-            Source(write_texts(folder / "texts.jsonl", 1000), "text"),
+            MixtureEntry(write_codes(folder / "drawn", 1000, DRAWN)),
+            MixtureEntry(write_codes(folder / "asked", 1000, ASKED_ABOUT), "understand"),
+            MixtureEntry(write_texts(folder / "texts.jsonl", 1000), "text"),
         ]
         mixed = Mixture(sources, builder, row_tokens)
         compare_steps("images", images, SIZES, source, model, rounds, rows)
@@ -221,7 +221,7 @@ def compare_readers(mixture: Mixture, folder: Path) -> None:
     """Samples a second from shards, and from one .pth a sample, as upstream keeps them."""
     import torch
 
-    samples = mixture.samples[0]
+    samples = mixture.sample_sets[0]
     count = len(samples.keys)
     began = time.perf_counter()
     for index in range(count):
@@ -257,21 +257,21 @@ def compare_steps(
     setup_device("cpu")
     decoder = Decoder(source.config)
     load_weights(decoder, model)
-    optimizer = AdamW(decoder.trainable_params(), Rule(0.9, 0.95, 1e-6, 0.1))
+    optimizer = AdamW(decoder.trainable_params(), AdamWHyperparameters())
     lengths = mixture.row_length, mixture.longest
-    ours, peer = TrainStep(decoder, *lengths, optimizer, 1.0), PeerProcess(model, source.layout.pad)
+    ours, peer = TrainStep(BatchLoss(decoder, *lengths), optimizer, 1.0), PeerProcess(model, source.layout.pad)
     longest_image = max(h * (w + 1) + 3 for h, w in sizes)
     padded = {
         "as upstream": max(mixture.longest, round(longest_image * MAX_LENGTH)),
         "to the longest sample": mixture.longest,
     }
-    stream = packed_rows(mixture, 0, 0.0)
+    stream = RowStream(mixture, 0, 0.0)
     taken: list[Round] = []
     for number in range(WARM_UP + rounds):
         chunk = list(islice(stream, rows))
         batch, sequences = build_batch(chunk, mixture), _sequences(chunk, mixture)
         began = time.perf_counter()
-        loss = ours.take([batch], number + 1, 1e-4).loss
+        loss = ours.run([batch], number + 1, 1e-4).loss
         own_s = time.perf_counter() - began
         theirs = {padding: peer.step(sequences, length) for padding, length in padded.items()}
         if number == 0:
@@ -289,7 +289,7 @@ def compare_steps(
         share = useful / length / sum(one.samples for one in taken)
         click.echo(f"  peer, padded {padding} ({length}): {rate:,.0f} useful tokens/s, {share:.0%} of all")
         click.echo(f"  ours over it: {ratio:.2f}×")
-    print_parts(ours, Evaluation(decoder, *lengths), batch)
+    print_parts(ours, Evaluation(BatchLoss(decoder, *lengths)), batch)
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,8 +302,8 @@ class Round:
     peer_s: dict[str, float]
 
 
-def _sequences(chunk: list[list[PlacedSample]], mixture: Mixture) -> list[TrainingSequence]:
-    return [mixture.samples[s.source].sequence(s.index, s.is_bare) for row in chunk for s in row]
+def _sequences(chunk: list[list[PackedSample]], mixture: Mixture) -> list[TrainingSequence]:
+    return [mixture.sample_sets[s.source].sequence(s.index, s.is_bare) for row in chunk for s in row]
 
 
 def print_parts(step: TrainStep, evaluation: Evaluation, batch: TrainingBatch) -> None:
@@ -311,7 +311,7 @@ def print_parts(step: TrainStep, evaluation: Evaluation, batch: TrainingBatch) -
     parts = {
         "forward and loss": lambda: evaluation.mean_loss([batch]),
         "with gradients": lambda: step._accumulate(
-            ms.Tensor(1e-3, ms.float32), *tensors_of(batch, batch.eighths)
+            ms.Tensor(1e-3, ms.float32), *tensors_of(batch, batch.target_bucket)
         ).asnumpy(),
         "norm": step.optimizer.norm,
         "AdamW": lambda: step.optimizer.step(1, 1e-9, 1.0),

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from lm_stage.data.batch import PADDING, TrainingBatch, build_batch
-from lm_stage.data.mixture import Mixture, Source
+from lm_stage.data.mixture import Mixture, MixtureEntry
 from lm_stage.data.sequences import LossWeights, SequenceBuilder, TrainingSequence
-from lm_stage.data.shuffle import PlacedSample
+from lm_stage.data.shuffle import PackedSample
 from lm_stage.text.renderer import SequenceRenderer
 from lm_stage.text.tokenizer import HuggingFaceTokenizer
 from lm_stage.text.training import train_text_tokenizer
@@ -25,9 +25,9 @@ from tests.support import handmade
 ROW = 100
 KEYS = ("one", "two", "three")
 LINES = ({"text": "a red apple"}, {"question": "what", "answer": "a pear"})
-IMAGE_0, IMAGE_1, IMAGE_2 = (PlacedSample(0, index, False) for index in range(3))
-BARE_1 = PlacedSample(0, 1, True)
-TEXT, ANSWER = PlacedSample(1, 0, False), PlacedSample(1, 1, False)
+IMAGE_0, IMAGE_1, IMAGE_2 = (PackedSample(0, index, False) for index in range(3))
+BARE_1 = PackedSample(0, 1, True)
+TEXT, ANSWER = PackedSample(1, 0, False), PackedSample(1, 1, False)
 ROWS = [[IMAGE_1, TEXT, BARE_1], [ANSWER], [], [TEXT, TEXT]]
 
 
@@ -52,11 +52,11 @@ def open_mixture(root: Path, rows: Sequence[CodeRecord]) -> Mixture:
     vocabulary = train_text_tokenizer(["a red apple"] * 3, 280, handmade.CODEBOOK_SIZE)
     text_tokenizer = HuggingFaceTokenizer(json.loads(vocabulary.tokenizer_json), "", "here")
     builder = SequenceBuilder(SequenceRenderer(text_tokenizer, vocabulary.layout), LossWeights(visual=0.5))
-    return Mixture([Source(str(root / "codes")), Source(str(root / "lines.jsonl"), "text")], builder, ROW)
+    return Mixture([MixtureEntry(str(root / "codes")), MixtureEntry(str(root / "lines.jsonl"), "text")], builder, ROW)
 
 
-def sequences(mixture: Mixture, row: Sequence[PlacedSample]) -> list[TrainingSequence]:
-    return [mixture.samples[placed.source].sequence(placed.index, placed.is_bare) for placed in row]
+def sequences(mixture: Mixture, row: Sequence[PackedSample]) -> list[TrainingSequence]:
+    return [mixture.sample_sets[placed.sample_set].sequence(placed.index, placed.drop_caption) for placed in row]
 
 
 def test_a_row_is_its_samples_and_padding(mixture: Mixture) -> None:
@@ -95,7 +95,7 @@ def test_arrays_are_those_the_step_takes(mixture: Mixture) -> None:
 
 def test_a_row_may_be_full_to_the_last_token(mixture: Mixture) -> None:
     [sequence] = sequences(mixture, [ANSWER])
-    full = Mixture(mixture.sources, mixture.builder, len(sequence.token_ids))
+    full = Mixture(mixture.entries, mixture.builder, len(sequence.token_ids))
     batch = build_batch([[ANSWER]], full)
     assert batch.token_ids_BL[0].tolist() == sequence.token_ids.tolist()
     assert batch.targets_BL[0, -2:].tolist() == [mixture.builder.layout.eos, mixture.builder.layout.pad]
@@ -121,7 +121,7 @@ def test_totals_count_what_is_there(mixture: Mixture) -> None:
 def test_the_loss_sees_each_weighted_place_once(mixture: Mixture) -> None:
     """Filled up with places without weight, to an eighth of all places."""
     batch = build_batch(ROWS, mixture)
-    places, targets, weights = batch.supervised(batch.eighths)
+    places, targets, weights = batch.supervised(batch.target_bucket)
     flat = batch.weights_BL.reshape(-1)
     weighted, eighth = set(np.flatnonzero(flat).tolist()), -(-flat.size // 8)
     assert len(set(places.tolist())) == len(places)
@@ -130,12 +130,12 @@ def test_the_loss_sees_each_weighted_place_once(mixture: Mixture) -> None:
     np.testing.assert_array_equal(weights, flat[places])
     np.testing.assert_array_equal(targets, batch.targets_BL.reshape(-1)[places])
     empty = build_batch([[], []], mixture)
-    assert len(empty.supervised(empty.eighths)[0]) == 2 * ROW // 8
+    assert len(empty.supervised(empty.target_bucket)[0]) == 2 * ROW // 8
     assert len(batch.supervised(8)[0]) == flat.size
 
 
 def test_a_damaged_sample_is_named(with_damage: Mixture) -> None:
-    with pytest.raises(DatasetError, match=rf"{with_damage.sources[0].path}.*'two'.*512"):
+    with pytest.raises(DatasetError, match=rf"{with_damage.entries[0].path}.*'two'.*512"):
         build_batch([[IMAGE_0, IMAGE_1, TEXT]], with_damage)
     assert build_batch([[IMAGE_0, TEXT, IMAGE_2]], with_damage).keys == ("one", "lines.jsonl#1", "three")
 
@@ -144,7 +144,7 @@ def test_a_damaged_sample_is_left_out(with_damage: Mixture) -> None:
     damaged: list[str] = []
     found = build_batch([[IMAGE_0, IMAGE_1, TEXT], [BARE_1], [IMAGE_2]], with_damage, damaged.append)
     assert len(damaged) == 2
-    assert all(with_damage.sources[0].path in line and "'two'" in line for line in damaged)
+    assert all(with_damage.entries[0].path in line and "'two'" in line for line in damaged)
     expected = build_batch([[IMAGE_0, TEXT], [], [IMAGE_2]], with_damage)
     for name in ("token_ids_BL", "targets_BL", "weights_BL", "positions_BL"):
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name))

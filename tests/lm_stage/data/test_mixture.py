@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lm_stage.data.mixture import Mixture, Samples, Source, open_samples
+from lm_stage.data.mixture import Mixture, MixtureEntry
+from lm_stage.data.samples import SampleSet, open_samples
 from lm_stage.data.sequences import TASKS, LossWeights, SequenceBuilder
 from lm_stage.text.parts import CodeGrid
 from lm_stage.text.renderer import SequenceRenderer
@@ -101,14 +102,14 @@ def extra(index: int, text: str | None = "a caption", **values: Any) -> CodeReco
     return row(index, text=text, extra_json=json.dumps(values))
 
 
-def opened(path: Path, builder: SequenceBuilder, task: str = "image") -> Samples:
-    return open_samples(Source(str(path), task), builder)
+def opened(path: Path, builder: SequenceBuilder, task: str = "image") -> SampleSet:
+    return open_samples(str(path), task, builder)
 
 
-def assert_lengths_are_true(samples: Samples) -> None:
-    assert len(samples.keys) == len(samples.lengths) == len(samples.bare_lengths) > 0
+def assert_lengths_are_true(samples: SampleSet) -> None:
+    assert len(samples.keys) == len(samples.lengths) == len(samples.captionless_lengths) > 0
     for index in range(len(samples.keys)):
-        for is_bare, lengths in ((False, samples.lengths), (True, samples.bare_lengths)):
+        for is_bare, lengths in ((False, samples.lengths), (True, samples.captionless_lengths)):
             built = samples.sequence(index, is_bare)
             assert len(built.token_ids) == len(built.weights) == lengths[index], samples.keys[index]
 
@@ -116,16 +117,16 @@ def assert_lengths_are_true(samples: Samples) -> None:
 @pytest.mark.parametrize(
     ("text", "source"),
     [
-        ("codes", Source("codes", "image", 1.0)),
-        ("a b/c=d", Source("a b/c=d", "image", 1.0)),
-        ("codes,task=understand", Source("codes", "understand", 1.0)),
-        ("codes,weight=0.5", Source("codes", "image", 0.5)),
-        ("t.jsonl,weight=2,task=text", Source("t.jsonl", "text", 2.0)),
-        ("clips,task=video", Source("clips", "video", 1.0)),
+        ("codes", MixtureEntry("codes", "image", 1.0)),
+        ("a b/c=d", MixtureEntry("a b/c=d", "image", 1.0)),
+        ("codes,task=understand", MixtureEntry("codes", "understand", 1.0)),
+        ("codes,weight=0.5", MixtureEntry("codes", "image", 0.5)),
+        ("t.jsonl,weight=2,task=text", MixtureEntry("t.jsonl", "text", 2.0)),
+        ("clips,task=video", MixtureEntry("clips", "video", 1.0)),
     ],
 )
-def test_sources(text: str, source: Source) -> None:
-    assert Source.parse(text) == source
+def test_sources(text: str, source: MixtureEntry) -> None:
+    assert MixtureEntry.parse(text) == source
 
 
 @pytest.mark.parametrize(
@@ -152,7 +153,7 @@ def test_sources(text: str, source: Source) -> None:
 )
 def test_what_is_no_source_is_refused(text: str) -> None:
     with pytest.raises(UsageError) as refused:
-        Source.parse(text)
+        MixtureEntry.parse(text)
     assert repr(text) in str(refused.value)
 
 
@@ -461,17 +462,17 @@ def test_samples_longer_than_a_row_are_listed_and_left_out(tmp_path: Path, build
     lines = write_lines(tmp_path / "t.jsonl", {"text": "b"}, {"text": "b" * 200})
     images, texts = opened(codes, builder), opened(lines, builder, "text")
     row_length = int(images.lengths[0])
-    mixture = Mixture([Source(str(codes)), Source(str(lines), "text")], builder, row_length)
+    mixture = Mixture([MixtureEntry(str(codes)), MixtureEntry(str(lines), "text")], builder, row_length)
     assert images.lengths[[1, 3, 4]].min() > row_length
     expected = [(str(codes), f"k{index}", int(images.lengths[index])) for index in (1, 3, 4)]
     assert mixture.too_long == [*expected, (str(lines), texts.keys[1], int(texts.lengths[1]))]
-    assert [members.tolist() for members in mixture.members] == [[0, 2, 5], [0]]
+    assert [members.tolist() for members in mixture.sample_indices] == [[0, 2, 5], [0]]
 
 
 def test_a_row_too_short_for_every_sample_of_a_source_is_refused(tmp_path: Path, builder: SequenceBuilder) -> None:
     codes, lines = write(tmp_path / "codes", [[row(0), row(1)]]), write_lines(tmp_path / "t.jsonl", {"text": "b"})
     shortest = int(opened(codes, builder).lengths.min())
-    sources = [Source(str(lines), "text"), Source(str(codes))]
+    sources = [MixtureEntry(str(lines), "text"), MixtureEntry(str(codes))]
     assert not Mixture(sources, builder, shortest).too_long
     message = rf"{codes}: no sample fits a row of {shortest - 1} tokens, the shortest has {shortest}.*--seq-length"
     with pytest.raises(UsageError, match=message):
@@ -483,8 +484,10 @@ def test_fingerprints_change_with_content_task_and_weight(tmp_path: Path, builde
     other = [replace(plain[0], codes_THW=plain[0].codes_THW ^ 1), plain[1]]
     paths = [write(tmp_path / name, [rows]) for name, rows in (("a", plain), ("b", other))]
     lines = [write_lines(tmp_path / name, {"text": text}) for name, text in (("a.jsonl", "a"), ("b.jsonl", "b"))]
-    sources = [Source(str(path)) for path in paths] + [Source(str(path), "text") for path in [*lines, paths[0]]]
-    sources.append(Source(str(paths[0]), "image", 2.0))
+    sources = [MixtureEntry(str(path)) for path in paths] + [
+        MixtureEntry(str(path), "text") for path in [*lines, paths[0]]
+    ]
+    sources.append(MixtureEntry(str(paths[0]), "image", 2.0))
     described = [str(entry) for entry in Mixture(sources, builder, 100).fingerprints()]
     assert len(set(described)) == len(sources)
     (tmp_path / "a").rename(tmp_path / "elsewhere")
@@ -494,14 +497,14 @@ def test_fingerprints_change_with_content_task_and_weight(tmp_path: Path, builde
 
 def test_the_form_of_videos_is_recorded_where_there_are_some(tmp_path: Path, builder: SequenceBuilder) -> None:
     path = write(tmp_path / "d", [[sequence(0), clip(1, 2)]], format=SEQUENCE_FORMAT)
-    sources = [Source(str(path), task) for task in TASKS]
+    sources = [MixtureEntry(str(path), task) for task in TASKS]
     recorded = [one.get("video_template") for one in Mixture(sources, builder, 100).fingerprints()]
     univla = {"name": "univla", "size": "T*H*W", "has_eol": False}
     assert recorded == [None, univla, univla, None]
     options = SftOptions((str(path),), "run", video_template="rows").recorded(1)
     assert options == SftOptions((str(path),), "run").recorded(1), "runs on images have the settings they always had"
     assert "video_template" not in options
-    with pytest.raises(UsageError, match="--video-template emu3: expected one of univla, rows"):
+    with pytest.raises(UsageError, match="--video-template: expected one of univla, rows, got emu3"):
         SftOptions((str(path),), "run", video_template="emu3")
 
 

@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lm_stage.data.mixture import Mixture, Source
+from lm_stage.data.mixture import Mixture, MixtureEntry
+from lm_stage.data.packing import pack_best_fit
 from lm_stage.data.sequences import LossWeights, SequenceBuilder
-from lm_stage.data.shuffle import PlacedSample, epoch_members, is_dropped, packed_rows
+from lm_stage.data.shuffle import PackedSample, RowStream, StreamState, drops_caption, epoch_order
 from lm_stage.text.renderer import SequenceRenderer
 from lm_stage.text.tokenizer import HuggingFaceTokenizer
 from lm_stage.text.training import train_text_tokenizer
@@ -71,15 +72,18 @@ def write_pictures(path: Path, keys: Sequence[str]) -> None:
 def mixed(
     root: Path, builder: SequenceBuilder, weights: tuple[float, float] = (1.0, 1.0), row_length: int = ROW
 ) -> Mixture:
-    sources = [Source(str(root / "codes"), "image", weights[0]), Source(str(root / "texts.jsonl"), "text", weights[1])]
+    sources = [
+        MixtureEntry(str(root / "codes"), "image", weights[0]),
+        MixtureEntry(str(root / "texts.jsonl"), "text", weights[1]),
+    ]
     return Mixture(sources, builder, row_length)
 
 
-def epochs(mixture: Mixture, count: int, seed: int = 0, dropout: float = DROPOUT) -> list[list[list[PlacedSample]]]:
+def epochs(mixture: Mixture, count: int, seed: int = 0, dropout: float = DROPOUT) -> list[list[list[PackedSample]]]:
     """Rows of the first epochs, cut where as many samples as an epoch has have passed."""
-    rows, found = packed_rows(mixture, seed, dropout), []
+    rows, found = RowStream(mixture, seed, dropout), []
     for epoch in range(count):
-        left, taken = len(epoch_members(mixture, seed, epoch)), []
+        left, taken = len(epoch_order(mixture, seed, epoch)), []
         while left > 0:
             taken.append(next(rows))
             left -= len(taken[-1])
@@ -88,12 +92,12 @@ def epochs(mixture: Mixture, count: int, seed: int = 0, dropout: float = DROPOUT
     return found
 
 
-def places(rows: Sequence[Sequence[PlacedSample]]) -> list[tuple[int, int]]:
-    return [(placed.source, placed.index) for row in rows for placed in row]
+def places(rows: Sequence[Sequence[PackedSample]]) -> list[tuple[int, int]]:
+    return [(placed.sample_set, placed.index) for row in rows for placed in row]
 
 
-def first_rows(mixture: Mixture, seed: int, count: int = 12) -> list[list[PlacedSample]]:
-    return list(islice(packed_rows(mixture, seed, DROPOUT), count))
+def first_rows(mixture: Mixture, seed: int, count: int = 12) -> list[list[PackedSample]]:
+    return list(islice(RowStream(mixture, seed, DROPOUT), count))
 
 
 def test_an_epoch_has_every_sample_once(mixture: Mixture) -> None:
@@ -137,7 +141,7 @@ def test_half_of_a_source_is_another_half_in_the_next_epoch(root: Path, builder:
 
 
 def test_sources_are_mixed(mixture: Mixture) -> None:
-    order = [source for source, _ in epoch_members(mixture, 0, 0).tolist()]
+    order = [source for source, _ in epoch_order(mixture, 0, 0).tolist()]
     assert order not in (sorted(order), sorted(order, reverse=True))
     assert 1 in order[: PICTURES // 2]
     assert 1 in order[PICTURES // 2 :]
@@ -145,7 +149,7 @@ def test_sources_are_mixed(mixture: Mixture) -> None:
 
 def test_rows_hold_the_samples_of_one_window_after_the_other(mixture: Mixture) -> None:
     [rows] = epochs(mixture, 1)
-    members = [tuple(member) for member in epoch_members(mixture, 0, 0).tolist()]
+    members = [tuple(member) for member in epoch_order(mixture, 0, 0).tolist()]
     for start in range(0, len(members), WINDOW):
         taken = 0
         expected = sorted(members[start : start + WINDOW])
@@ -156,7 +160,9 @@ def test_rows_hold_the_samples_of_one_window_after_the_other(mixture: Mixture) -
 
 
 def test_rows_of_a_window_do_not_go_from_long_to_short_samples(mixture: Mixture) -> None:
-    lengths = [int(mixture.samples[row[0].source].lengths[row[0].index]) for row in epochs(mixture, 1, 0, 0.0)[0]]
+    lengths = [
+        int(mixture.sample_sets[row[0].sample_set].lengths[row[0].index]) for row in epochs(mixture, 1, 0, 0.0)[0]
+    ]
     assert lengths[:4] != sorted(lengths[:4], reverse=True), "as they come from packing"
 
 
@@ -165,7 +171,7 @@ def test_rows_are_full_of_what_is_in_them(mixture: Mixture) -> None:
     used = []
     for rows in epochs(mixture, 3):
         for row in rows:
-            lengths = [len(mixture.samples[p.source].sequence(p.index, p.is_bare).token_ids) for p in row]
+            lengths = [len(mixture.sample_sets[p.sample_set].sequence(p.index, p.drop_caption).token_ids) for p in row]
             used.append(sum(lengths))
     assert max(used) <= ROW
     assert sum(used) > 0.8 * ROW * len(used), "the last window of an epoch has three samples"
@@ -178,27 +184,55 @@ def test_dropped_captions_leave_room_for_more_samples(mixture: Mixture) -> None:
 
 def test_samples_longer_than_a_row_never_occur(root: Path, builder: SequenceBuilder) -> None:
     mixture = mixed(root, builder, (2.0, 1.0), row_length=24)
-    fitting = {(n, int(index)) for n, members in enumerate(mixture.members) for index in members}
+    fitting = {(n, int(index)) for n, members in enumerate(mixture.sample_indices) for index in members}
     assert 0 < len(fitting) < PICTURES + TEXTS
     for rows in epochs(mixture, 2):
         assert set(places(rows)) == fitting
 
 
+def test_a_stream_continues_from_the_state_after_any_row(mixture: Mixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At every row of two epochs and more, and without packing more than the window that the row is in."""
+    stream, rows, states = RowStream(mixture, 7, DROPOUT), [], []
+    for _ in range(70):
+        states.append(stream.state)
+        rows.append(next(stream))
+    assert sum(map(len, rows)) > 2 * (PICTURES + TEXTS), "into the third epoch"
+    packed: list[int] = []
+    monkeypatch.setattr(
+        "lm_stage.data.shuffle.pack_best_fit",
+        lambda lengths, row_length: packed.append(len(lengths)) or pack_best_fit(lengths, row_length),
+    )
+    for number, state in enumerate(states):
+        packed.clear()
+        resumed = RowStream(mixture, 7, DROPOUT, StreamState.from_array(state.to_array()))
+        assert (resumed.state, len(packed)) == (state, 1)
+        assert [next(resumed) for _ in range(number, 70)] == rows[number:]
+        assert resumed.state == stream.state
+
+
 @given(begin=st.integers(0, 60))
-def test_rows_from_any_number_on_are_the_tail_of_all(mixture: Mixture, begin: int) -> None:
-    unbroken = list(islice(packed_rows(mixture, 7, DROPOUT), 70))
-    assert sum(map(len, unbroken)) > 2 * (PICTURES + TEXTS), "into the third epoch"
-    assert list(islice(packed_rows(mixture, 7, DROPOUT, begin), 70 - begin)) == unbroken[begin:]
+def test_skipped_rows_lead_to_the_same_state(mixture: Mixture, begin: int) -> None:
+    """The way of checkpoints that do not have the state."""
+    skipped, read = RowStream(mixture, 7, DROPOUT), RowStream(mixture, 7, DROPOUT)
+    skipped.skip(begin)
+    assert len(list(islice(read, begin))) == begin
+    assert skipped.state == read.state
+    assert list(islice(skipped, 20)) == list(islice(read, 20))
 
 
 @given(steps=st.lists(st.tuples(st.integers(1, 9), st.booleans()), max_size=10))
 def test_the_order_does_not_depend_on_steps_and_restarts(mixture: Mixture, steps: list[tuple[int, bool]]) -> None:
-    rows, seen = packed_rows(mixture, 7, DROPOUT), []
+    stream, seen = RowStream(mixture, 7, DROPOUT), []
     for size, is_restarted in steps:
         if is_restarted:
-            rows = packed_rows(mixture, 7, DROPOUT, len(seen))
-        seen += islice(rows, size)
-    assert seen == list(islice(packed_rows(mixture, 7, DROPOUT), len(seen)))
+            stream = RowStream(mixture, 7, DROPOUT, stream.state)
+        seen += islice(stream, size)
+    assert seen == list(islice(RowStream(mixture, 7, DROPOUT), len(seen)))
+
+
+def test_a_state_of_another_shape_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"expected 14 numbers, got shape \(3,\)"):
+        StreamState.from_array(np.zeros(3, np.uint64))
 
 
 def test_the_order_is_a_function_of_datasets_and_seed(root: Path, builder: SequenceBuilder, mixture: Mixture) -> None:
@@ -207,19 +241,21 @@ def test_the_order_is_a_function_of_datasets_and_seed(root: Path, builder: Seque
     assert first_rows(mixture, 5) == first_rows(again, 5)
     orders = {str(places(first_rows(mixture, seed))) for seed in range(6)}
     assert len(orders) == 6
-    assert len({str(epoch_members(mixture, seed, 0)) for seed in range(6)}) == 6
+    assert len({str(epoch_order(mixture, seed, 0)) for seed in range(6)}) == 6
 
 
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory, builder: SequenceBuilder) -> Mixture:
     root = tmp_path_factory.mktemp("many") / "codes"
     write_pictures(root, [f"k{index}" for index in range(MANY)])
-    return Mixture([Source(str(root)), Source(str(root), "understand"), Source(str(root), "text")], builder, 200)
+    return Mixture(
+        [MixtureEntry(str(root)), MixtureEntry(str(root), "understand"), MixtureEntry(str(root), "text")], builder, 200
+    )
 
 
 def dropped_keys(mixture: Mixture, seed: int, epoch: int, share: float, source: int = 0) -> set[str]:
-    keys = mixture.samples[source].keys
-    return {key for i, key in enumerate(keys) if is_dropped(mixture, seed, epoch, source, i, share)}
+    keys = mixture.sample_sets[source].keys
+    return {key for i, key in enumerate(keys) if drops_caption(mixture, seed, epoch, source, i, share)}
 
 
 def test_the_share_of_dropped_captions_is_as_given(many: Mixture) -> None:
@@ -241,20 +277,20 @@ def test_only_captions_of_images_are_dropped(many: Mixture) -> None:
     assert not dropped_keys(many, 0, 0, 1.0, source=2)
 
 
-def test_a_caption_is_dropped_for_its_key_wherever_it_stands(tmp_path: Path, builder: SequenceBuilder) -> None:
+def test_a_caption_drops_caption_for_its_key_wherever_it_stands(tmp_path: Path, builder: SequenceBuilder) -> None:
     keys = [f"k{index}" for index in range(60)]
     write_pictures(tmp_path / "forth", keys)
     write_pictures(tmp_path / "back", keys[:3:-1])
-    forth, back = (Mixture([Source(str(tmp_path / name))], builder, ROW) for name in ("forth", "back"))
+    forth, back = (Mixture([MixtureEntry(str(tmp_path / name))], builder, ROW) for name in ("forth", "back"))
     dropped = dropped_keys(forth, 0, 0, DROPOUT)
     assert dropped_keys(back, 0, 0, DROPOUT) == dropped - set(keys[:4])
-    both = Mixture([Source(str(tmp_path / "back")), Source(str(tmp_path / "forth"))], builder, ROW)
+    both = Mixture([MixtureEntry(str(tmp_path / "back")), MixtureEntry(str(tmp_path / "forth"))], builder, ROW)
     assert dropped_keys(both, 0, 0, DROPOUT, source=1) == dropped
 
 
-def test_rows_carry_whether_a_caption_is_dropped(mixture: Mixture) -> None:
+def test_rows_carry_whether_a_caption_drops_caption(mixture: Mixture) -> None:
     for epoch, rows in enumerate(epochs(mixture, 2)):
         for placed in (placed for row in rows for placed in row):
-            expected = is_dropped(mixture, 0, epoch, placed.source, placed.index, DROPOUT)
-            assert placed.is_bare == expected
-        assert {placed.is_bare for row in rows for placed in row} == {True, False}
+            expected = drops_caption(mixture, 0, epoch, placed.sample_set, placed.index, DROPOUT)
+            assert placed.drop_caption == expected
+        assert {placed.drop_caption for row in rows for placed in row} == {True, False}

@@ -1,0 +1,110 @@
+"""Samples from questions and answers about the images and videos of a dataset."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from lm_stage.data.dataset_samples import DatasetSamples
+from lm_stage.data.encoded_texts import EncodedTexts
+from lm_stage.data.sequences import SequenceBuilder, TrainingSequence
+from lm_stage.text.templates import CHAT, default_question
+from shared.dataset.conversations import Conversation, Turn, without_media_marks
+from shared.dataset.rows import KINDS
+from shared.errors import DatasetError, RefusedInput
+
+
+def row_conversation(where: str, extra_json: str | None, caption: str | None, is_video: bool) -> Conversation:
+    """Return the `conversations` of a row, or its `question` and `answer`, or a question that its caption answers.
+
+    The result has no turns if `conversations` is an empty list. Media marks are dropped: the image comes first.
+    Raises DatasetError, beginning with `where`, if `extra_json` is not what the encode job writes.
+    """
+    try:
+        extra = json.loads(extra_json) if extra_json else {}
+        question, answer, stored = extra.get("question"), extra.get("answer"), extra.get("conversations")
+    except (ValueError, AttributeError) as error:
+        raise DatasetError(f"{where}: extra_json: expected a JSON object: {error}") from error
+    if stored is not None:
+        return _stored_conversation(where, stored)
+    question = default_question(is_video) if question is None else question
+    answer = caption or "" if answer is None else answer
+    if not isinstance(question, str) or not isinstance(answer, str):
+        raise DatasetError(f"{where}: extra_json: expected strings as `question` and `answer`")
+    return Conversation((Turn(question, answer),))
+
+
+def _stored_conversation(where: str, stored: object) -> Conversation:
+    if stored == []:
+        return Conversation(())
+    try:
+        read = Conversation.from_json(stored)
+    except RefusedInput as error:
+        raise DatasetError(f"{where}: {error.detail}; encode it again without that conversation") from error
+    turns = (Turn(without_media_marks(turn.question), without_media_marks(turn.answer)) for turn in read.turns)
+    return Conversation(tuple(turns), read.system)
+
+
+class AnsweredRows(DatasetSamples):
+    """Images and videos with a conversation each; rows without an answer, or with an empty one, are skipped."""
+
+    def __init__(self, path: Path, builder: SequenceBuilder, keeps_damaged: bool):
+        super().__init__(path, builder, KINDS, keeps_damaged)
+        read = list(self._conversations(path))
+        answered = [index for index, one in enumerate(read) if one.turns and all(turn.answer for turn in one.turns)]
+        self.without_text: Sequence[str] = sorted(set(self.keys) - {self.keys[index] for index in answered})
+        self.select(answered)
+        self.conversations = [read[index] for index in answered]
+
+    def _conversations(self, path: Path) -> Iterator[Conversation]:
+        columns = self.keys, self.column("extra_json"), self.column("text"), self.is_video
+        for index, (key, *fields) in enumerate(zip(*columns)):
+            try:
+                yield row_conversation(f"{path}: row {key!r}", *fields)
+            except DatasetError:
+                if not self.rows.is_damaged(int(self.row_indices[index])):
+                    raise
+                yield Conversation((Turn("", "damaged"),))  # only counted: reading the row raises DatasetError
+
+
+class AnswerSamples(AnsweredRows):
+    """Questions and answers, turn after turn, about an image or a clip."""
+
+    def __init__(self, path: Path, builder: SequenceBuilder, keeps_damaged: bool):
+        super().__init__(path, builder, keeps_damaged)
+        turns = [(number, turn) for one in self.conversations for number, turn in enumerate(one.turns)]
+        questions = (CHAT.question_text(turn.question, number, follows_grid=True) for number, turn in turns)
+        openings = (CHAT.opening(one.system) for one in self.conversations)
+        self.openings = EncodedTexts(openings, len(self.conversations), builder.encode, path.name)
+        self.questions = EncodedTexts(questions, len(turns), builder.encode, path.name)
+        self.answers = EncodedTexts((turn.answer for _, turn in turns), len(turns), builder.encode, path.name)
+        self._first_turn = np.concatenate(([0], np.cumsum([len(one.turns) for one in self.conversations], dtype=int)))
+        tokens_before_turn = np.concatenate(([0], np.cumsum(self.questions.lengths + self.answers.lengths + 1)))
+        spoken = np.diff(tokens_before_turn[self._first_turn])
+        self.lengths = 1 + self.openings.lengths + self.grid_lengths() + spoken
+        self.captionless_lengths = self.lengths
+
+    def sequence(self, index: int, drop_caption: bool) -> TrainingSequence:
+        turns = range(self._first_turn[index], self._first_turn[index + 1])
+        encoded = [(self.questions[turn], self.answers[turn]) for turn in turns]
+        return self.builder.conversation(encoded, self.grid(index), self.openings[index])
+
+
+class AnswerTexts(AnsweredRows):
+    """The answers alone as plain text, one line for each turn: neither questions, system prompt nor image."""
+
+    has_videos = False
+
+    def __init__(self, path: Path, builder: SequenceBuilder, keeps_damaged: bool):
+        super().__init__(path, builder, keeps_damaged)
+        texts = ("\n".join(turn.answer for turn in one.turns) for one in self.conversations)
+        self.texts = EncodedTexts(texts, len(self.conversations), builder.encode, path.name)
+        self.lengths = self.texts.lengths + 2  # BOS and EOS
+        self.captionless_lengths = self.lengths
+
+    def sequence(self, index: int, drop_caption: bool) -> TrainingSequence:
+        self.rows.check(int(self.row_indices[index]))
+        return self.builder.text(self.texts[index])

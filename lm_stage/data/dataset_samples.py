@@ -1,0 +1,95 @@
+"""Samples from the rows of a codes or sequence dataset: the base of all of them, and captioned images and videos.
+
+Shape suffixes: T frames, H W grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lm_stage.data.encoded_texts import EncodedTexts
+from lm_stage.data.sequences import SequenceBuilder, TrainingSequence
+from lm_stage.text.parts import CodeGrid
+from shared.codec import Codec
+from shared.dataset.dataset import Dataset
+from shared.dataset.readers import RowReader
+from shared.errors import DatasetError
+from shared.storage.digests import digest_of
+
+
+class DatasetSamples:
+    """The rows of some kinds that have a grid. The texts are encoded once, here; the codes stay on disk.
+
+    Raises DatasetError, naming the path, if the dataset is incomplete or damaged.
+    """
+
+    def __init__(self, path: Path, builder: SequenceBuilder, kinds: Sequence[str], keeps_damaged: bool):
+        dataset = Dataset.open(path)
+        plan = dataset.plan()
+        if missing := dataset.missing_units(plan):
+            raise DatasetError(
+                f"{path}: {len(missing)} of {len(plan)} units are missing; run the command that made it again"
+            )
+        self.builder = builder
+        self.codec: Codec | None = plan.settings.codec
+        self.fingerprint = digest_of({"plan": plan.sha256, "parts": [r.part_sha256 for r in dataset.commit_records()]})
+        self.rows = RowReader(dataset, keeps_damaged)
+        shapes_THW = self.rows.shapes_THW()
+        kind_of_row = np.array(self.rows.column("kind"), object)
+        has_grid = shapes_THW.all(axis=1)  # generated sequences that failed have none
+        self.row_indices = np.flatnonzero(np.isin(kind_of_row, kinds) & has_grid)
+        self.shapes_THW = shapes_THW[self.row_indices]
+        self.is_video = kind_of_row[self.row_indices] == "video"
+        self.keys = self.column("key")
+
+    def column(self, name: str) -> list[Any]:
+        """Return one column of the samples' rows."""
+        values = self.rows.column(name)
+        return [values[index] for index in self.row_indices]
+
+    @property
+    def has_videos(self) -> bool:
+        return bool(self.is_video.any())
+
+    def select(self, indices: Sequence[int]) -> None:
+        """Keep these samples only."""
+        self.row_indices = self.row_indices[indices]
+        self.shapes_THW, self.is_video = self.shapes_THW[indices], self.is_video[indices]
+        self.keys = [self.keys[index] for index in indices]
+
+    def grid(self, index: int) -> CodeGrid:
+        """Return the image or video of a sample. Raises DatasetError if its codes are damaged."""
+        codes_THW = self.rows.codes_THW(int(self.row_indices[index]))
+        largest, size = int(codes_THW.max()), self.builder.layout.codebook_size
+        if largest >= size:
+            raise DatasetError(
+                f"{self.rows.dataset.root}: row {self.keys[index]!r}: code {largest}: expected less than {size}"
+            )
+        return CodeGrid(codes_THW, bool(self.is_video[index]))
+
+    def grid_lengths(self) -> np.ndarray:
+        """Return the tokens of each image or video with its header, int64 (n,); each distinct size is counted once."""
+        described = np.column_stack((self.is_video, self.shapes_THW)).astype(np.int64)
+        sizes, size_of_sample = np.unique(described, axis=0, return_inverse=True)
+        lengths = [self.builder.grid_length(bool(is_video), t, h, w) for is_video, t, h, w in sizes.tolist()]
+        return np.array(lengths, np.int64)[size_of_sample.reshape(-1)]
+
+
+class CaptionSamples(DatasetSamples):
+    """Caption to image, or caption to video; a row without a caption trains the unconditional model."""
+
+    def __init__(self, path: Path, builder: SequenceBuilder, kind: str, keeps_damaged: bool):
+        super().__init__(path, builder, [kind], keeps_damaged)
+        captions = [text or "" for text in self.column("text")]
+        self.without_text: Sequence[str] = [key for key, text in zip(self.keys, captions) if not text]
+        self.captions = EncodedTexts(captions, len(self.keys), builder.encode, path.name)
+        self.captionless_lengths = self.grid_lengths() + 2  # BOS and EOS
+        self.lengths = self.captionless_lengths + self.captions.lengths
+
+    def sequence(self, index: int, drop_caption: bool) -> TrainingSequence:
+        caption_ids = self.captions.empty() if drop_caption else self.captions[index]
+        return self.builder.captioned(caption_ids, self.grid(index))

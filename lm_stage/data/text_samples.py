@@ -1,0 +1,53 @@
+"""Samples from a .jsonl file: plain texts, or questions with their answers."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from lm_stage.data.encoded_texts import EncodedTexts
+from lm_stage.data.sequences import SequenceBuilder, TrainingSequence
+from lm_stage.text.templates import CHAT
+from shared.codec import Codec
+from shared.errors import UsageError
+
+
+class TextSamples:
+    """The lines of a file, `{"text"}` or `{"question", "answer"}` each. Raises UsageError, naming a bad line."""
+
+    codec: Codec | None = None
+    has_videos = False
+    without_text: Sequence[str] = ()
+
+    def __init__(self, path: Path, builder: SequenceBuilder):
+        content = path.read_bytes()
+        self.fingerprint = hashlib.sha256(content).hexdigest()
+        self.builder = builder
+        lines = [(number, line) for number, line in enumerate(content.split(b"\n"), 1) if line.strip()]
+        entries = [_question_and_text(f"{path}: line {number}", line) for number, line in lines]
+        self.keys = [f"{path.name}#{number}" for number, _ in lines]
+        self.has_question = [question is not None for question, _ in entries]
+        prompts = (None if question is None else CHAT.question_text(question) for question, _ in entries)
+        self.prompts = EncodedTexts(prompts, len(entries), builder.encode, path.name)
+        self.texts = EncodedTexts((text for _, text in entries), len(entries), builder.encode, path.name)
+        self.lengths = self.texts.lengths + 2 + self.prompts.lengths  # with BOS and EOS
+        self.captionless_lengths = self.lengths
+
+    def sequence(self, index: int, drop_caption: bool) -> TrainingSequence:
+        if self.has_question[index]:
+            return self.builder.conversation([(self.prompts[index], self.texts[index])], None)
+        return self.builder.text(self.texts[index])
+
+
+def _question_and_text(where: str, line: bytes) -> tuple[str | None, str]:
+    try:
+        entry = json.loads(line)
+        question, text = entry.get("question"), entry["answer" if "question" in entry else "text"]
+        f"{question}{text}".encode()  # JSON can spell half a surrogate pair, which is not text
+    except (ValueError, LookupError, AttributeError) as error:
+        raise UsageError(f"{where}: expected {{text}} or {{question, answer}}: {error!r}") from error
+    if not isinstance(text, str) or not text or not isinstance(question, str | None):
+        raise UsageError(f"{where}: expected non-empty strings, got {line[:100]!r}")
+    return question, text
