@@ -258,12 +258,12 @@ def compare_steps(
     decoder = Decoder(source.config)
     load_weights(decoder, model)
     optimizer = AdamW(decoder.trainable_params(), AdamWHyperparameters())
-    lengths = mixture.row_length, mixture.longest
+    lengths = mixture.seq_length, mixture.max_segment_length
     ours, peer = TrainStep(BatchLoss(decoder, *lengths), optimizer, 1.0), PeerProcess(model, source.layout.pad)
     longest_image = max(h * (w + 1) + 3 for h, w in sizes)
     padded = {
-        "as upstream": max(mixture.longest, round(longest_image * MAX_LENGTH)),
-        "to the longest sample": mixture.longest,
+        "as upstream": max(mixture.max_segment_length, round(longest_image * MAX_LENGTH)),
+        "to the longest sample": mixture.max_segment_length,
     }
     stream = RowStream(mixture, 0, 0.0)
     taken: list[Round] = []
@@ -303,7 +303,7 @@ class Round:
 
 
 def _sequences(chunk: list[list[PackedSample]], mixture: Mixture) -> list[TrainingSequence]:
-    return [mixture.sample_sets[s.source].sequence(s.index, s.is_bare) for row in chunk for s in row]
+    return [mixture.sample_sets[s.sample_set].sequence(s.index, s.drop_caption) for row in chunk for s in row]
 
 
 def print_parts(step: TrainStep, evaluation: Evaluation, batch: TrainingBatch) -> None:
