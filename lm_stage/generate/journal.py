@@ -1,6 +1,8 @@
-"""The journal of a unit being generated: codes of every image so far, appended every few rows.
+"""The journal of a unit: the codes generated so far, from which a killed job continues inside an image.
 
-A line is JSON with its own checksum; a line cut short by a kill, and all after it, count as not written.
+Every line is the CRC-32 of its text in hexadecimal, a space, and the text: canonical JSON. The first line identifies
+the plan and the numerics that the codes belong to; each further line appends codes (base64 of little-endian uint16) to
+one image or video. Reading ends at the first line that is incomplete or damaged; the rest is dropped.
 """
 
 from __future__ import annotations
@@ -22,39 +24,33 @@ from shared.storage.paths import is_local, make_directory
 
 
 class Journal:
-    """Appends to the journal at `path`; `codes` holds what it says so far, by `src_index`."""
+    """The journal at `path`; `codes` holds the codes by `src_index`."""
 
-    def __init__(self, path: Path, belongs: Mapping[str, Any]):
-        """Opens or begins a journal. One that belongs to another plan or other numerics is begun anew."""
+    def __init__(self, path: Path, identity: Mapping[str, Any]):
+        """Open the journal, or create it if there is none or the existing one has another identity."""
+        self.path = path
         self.codes: dict[int, list[int]] = {}
         make_directory(path.parent)
-        header, end = {"belongs": dict(belongs)}, 0
         content = path.read_bytes() if path.is_file() else b""
-        for line in content.splitlines(keepends=True):
-            entry = _entry(line)
-            if entry is None or (end == 0 and entry != header):
-                break
-            end += len(line)
-            if "src_index" in entry:
-                self._note(entry)
-        self.path = path
+        header = {"belongs": dict(identity)}
+        intact_bytes = self._replay(content, header)
         self._file: BinaryIO = path.open("ab") if is_local(path) else io.BytesIO(content)
-        self._file.truncate(end)
+        self._file.truncate(intact_bytes)
         self._file.seek(0, os.SEEK_END)
-        if end == 0:
+        if intact_bytes == 0:
             self._append(header)
 
     def add(self, src_index: int, codes: Sequence[int]) -> None:
-        """Notes the codes of an image so far; only what is new is written."""
+        """Append what `codes`, all codes of an image so far, has beyond those in the journal."""
         begin = len(self.codes.get(src_index, ()))
         if begin < len(codes):
             new = np.asarray(codes[begin:], "<u2").tobytes()
             entry = {"src_index": src_index, "begin": begin, "codes": base64.b64encode(new).decode()}
-            self._note(entry)
+            self._apply(entry)
             self._append(entry)
 
     def sync(self) -> None:
-        """Brings what was added to the disk; an object store takes it whole each time."""
+        """Flush to disk with fsync; in an object store, write the whole journal again."""
         if isinstance(self._file, io.BytesIO):
             write_file(self.path, self._file.getvalue())
             return
@@ -65,22 +61,34 @@ class Journal:
         self._file.close()
 
     def remove(self) -> None:
-        """To be called once the unit is committed."""
+        """Delete the journal, once its unit is committed."""
         self.close()
         self.path.unlink(missing_ok=True)
 
-    def _note(self, entry: Mapping[str, Any]) -> None:
-        known = self.codes.setdefault(entry["src_index"], [])
-        if entry["begin"] == len(known):
-            known += np.frombuffer(base64.b64decode(entry["codes"]), "<u2").tolist()
+    def _replay(self, content: bytes, header: Mapping[str, Any]) -> int:
+        """Apply the intact lines and return their length in bytes: 0 if the header is not the expected one."""
+        intact_bytes = 0
+        for line in content.splitlines(keepends=True):
+            entry = _parse_line(line)
+            if entry is None or (intact_bytes == 0 and entry != header):
+                break
+            intact_bytes += len(line)
+            if "src_index" in entry:
+                self._apply(entry)
+        return intact_bytes
+
+    def _apply(self, entry: Mapping[str, Any]) -> None:
+        codes = self.codes.setdefault(entry["src_index"], [])
+        if entry["begin"] == len(codes):
+            codes += np.frombuffer(base64.b64decode(entry["codes"]), "<u2").tolist()
 
     def _append(self, entry: Mapping[str, Any]) -> None:
         text = canonical_json(entry)
         self._file.write(f"{zlib.crc32(text.encode()):08x} {text}\n".encode())
 
 
-def _entry(line: bytes) -> dict[str, Any] | None:
-    """What a line says; nothing if it is damaged or cut short."""
+def _parse_line(line: bytes) -> dict[str, Any] | None:
+    """Return the JSON of a line, or None if the line is incomplete or does not match its checksum."""
     checksum, _, text = line.partition(b" ")
     if not line.endswith(b"\n") or checksum != f"{zlib.crc32(text[:-1]):08x}".encode():
         return None
