@@ -1,0 +1,59 @@
+"""Options shared by the jobs that run the language model: `generate` and `understand`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+from lm_stage.inference.sampling import SamplingOptions
+from lm_stage.model.model_directory import EMBEDDED_MODEL
+from lm_stage.text.templates import video_format_named
+from shared.errors import UsageError
+from shared.jobs.engines import EngineOptions
+from shared.storage.paths import absolute
+from shared.tokens.visual_tokens import VideoTemplate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InferenceOptions:
+    """The model, how to sample from it, and which processes and devices run it.
+
+    `layout` is a JSON file of token ids by name, for a checkpoint that does not have them. `batch_size` is the number
+    of sequences generated at the same time.
+    """
+
+    model: str = str(EMBEDDED_MODEL)
+    layout: str | None = None
+    video_template: str = "univla"
+    sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    seed: int = 0
+    batch_size: int = 8
+    device: str = "auto"
+    dtype: str | None = None
+    backend: str = "native"
+    engine: EngineOptions = field(default_factory=EngineOptions)
+
+    def __post_init__(self) -> None:
+        self.check_positive("batch_size")
+        video_format_named(self.video_template)
+
+    @property
+    def video_format(self) -> VideoTemplate:
+        """The format that `video_template` names."""
+        return video_format_named(self.video_template)
+
+    def check_positive(self, *names: str) -> None:
+        """Raise UsageError, naming the flag, for an option below 1."""
+        for name in names:
+            if getattr(self, name) < 1:
+                raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected at least 1")
+
+
+Options = TypeVar("Options", bound=InferenceOptions)
+
+
+def with_absolute_paths(options: Options, *names: str) -> Options:
+    """Return the options for processes that may run in another directory, with these paths made absolute."""
+    paths = {name: getattr(options, name) for name in ("model", "layout", *names)}
+    changes: dict[str, Any] = {name: absolute(path) for name, path in paths.items() if path is not None}
+    return replace(options, **changes)
