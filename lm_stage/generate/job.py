@@ -1,31 +1,31 @@
-"""The generation job: prompts to a dataset of token sequences (`emu3.seq/1`), which `emu3 decode` turns into pictures.
+"""The generation job: turns prompts into a dataset of token sequences (`emu3.seq/1`), which `emu3 decode` decodes.
 
-The way of one prompt: prompt file → plan (size, unit) → token ids → slot of the image generator → codes, journaled
-every few rows → record → committed part.
+Data flow of one prompt: prompt file → plan (size, unit) → token ids → sequence of the visual generator → codes,
+journaled every few rows → record → committed part.
 """
 
 from __future__ import annotations
 
 import hashlib
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 from tqdm import tqdm
 
 from lm_stage.generate.options import GenerateOptions
-from lm_stage.generate.planner import PromptRenderer, plan_prompts, token_counts
+from lm_stage.generate.planner import plan_prompts, token_counts
 from lm_stage.generate.prompt_files import list_prompts
+from lm_stage.generate.renderer import PromptRenderer
+from lm_stage.generate.settings import GenerationSettings
 from lm_stage.generate.worker import GenerateWorker
+from lm_stage.inference.coded_images import open_coded_images
 from lm_stage.model.model_directory import ModelDirectory
-from lm_stage.text.templates import video_format_named
-from shared.dataset.dataset import Dataset
-from shared.dataset.plan import Plan
-from shared.dataset.plan_writer import freeze_plan
 from shared.dataset.readers import KeyReader
+from shared.dataset.dataset import Dataset
+from shared.dataset.plan_writer import freeze_plan
 from shared.dataset.rows import SEQUENCE_FORMAT
 from shared.dataset.settings import DatasetSettings
-from shared.errors import ConfigMismatchError
 from shared.jobs.engines import run_units
 from shared.jobs.file_locks import job_lock
 from shared.jobs.signals import stop_on_signals
@@ -36,7 +36,7 @@ from shared.storage.paths import as_path
 
 @dataclass(frozen=True, slots=True)
 class GenerateResult:
-    """What this run of the job did, and what the dataset lacks still (units that other jobs work on)."""
+    """What this run generated and refused; `units_missing` counts units that other jobs are still working on."""
 
     rows: int
     quarantined: int
@@ -45,70 +45,58 @@ class GenerateResult:
 
 
 def generate(options: GenerateOptions) -> GenerateResult:
-    """Generates what is not generated yet; the same call resumes, inside an image too.
+    """Generate what is missing in the dataset; calling it again resumes, even inside an image.
 
-    Raises ConfigMismatchError, before the model loads, if the dataset was begun with other settings;
-    Interrupted after SIGINT or SIGTERM, with every row of codes kept.
+    Raises ConfigMismatchError, before the model loads, if the dataset was created with different settings;
+    Interrupted after SIGINT or SIGTERM, with all codes so far in the journal.
     """
-    began = time.monotonic()
-    source = ModelDirectory.open(options.model, options.layout, options.codec)
+    start_s = time.monotonic()
+    model = ModelDirectory.open(options.model, options.layout, options.codec)
     prompts = list_prompts(options.prompts, options.defaults())
-    renderer = options.renderer(source)
-    settings = _recorded(options, source, renderer.images, any(prompt.frames for prompt in prompts))
+    images = open_coded_images(options.images, model)
+    renderer = PromptRenderer.for_job(options, model, images)
+    settings = _settings(options, model, images, any(prompt.frames for prompt in prompts))
     dataset = Dataset(options.dataset)
     with (
         stop_on_signals() as stop,
         job_lock(dataset.root, partial(sweep, dataset) if options.engine.rank_count == 1 else None),
     ):
         if not dataset.plan_path.is_file():
-            units = plan_prompts(prompts, renderer, source.config.max_position_embeddings, options.unit_rows)
+            units = plan_prompts(prompts, renderer, model.config.max_position_embeddings, options.unit_rows)
             freeze_plan(dataset.plan_path, units, settings, len(prompts))
         plan = dataset.plan()
         plan.check_settings(settings, dataset.root)
-        to_do, bar = _units_in_tokens(dataset, plan, renderer), tqdm(unit="token", desc="generate", disable=None)
-        run = run_units(to_do, partial(GenerateWorker, options.for_workers()), options.engine, stop, bar)
-        if not (left := len(dataset.missing_units(plan))):
+        missing = PlanUnits.of(dataset, plan)
+        tokens, tokens_done = token_counts(plan, missing.missing, options.video_format)
+        missing = replace(missing, progress_total=tokens, progress_done=tokens_done)
+        bar = tqdm(unit="token", desc="generate", disable=None)
+        totals = run_units(missing, partial(GenerateWorker, options.for_workers()), options.engine, stop, bar)
+        if not (units_missing := len(dataset.missing_units(plan))):
             dataset.write_manifest(plan)
-    return GenerateResult(run.rows, run.quarantined, left, time.monotonic() - began)
+    return GenerateResult(totals.rows, totals.quarantined, units_missing, time.monotonic() - start_s)
 
 
-def _units_in_tokens(dataset: Dataset, plan: Plan, renderer: PromptRenderer) -> PlanUnits:
-    """Missing units, with progress counted in tokens."""
-    units = PlanUnits.of(dataset, plan)
-    tokens, written = token_counts(plan, units.missing, renderer.templates.video_format)
-    return replace(units, progress_total=tokens, progress_done=written)
-
-
-def _recorded(
-    options: GenerateOptions, source: ModelDirectory, images: KeyReader | None, has_videos: bool
+def _settings(
+    options: GenerateOptions, model: ModelDirectory, images: KeyReader | None, has_videos: bool
 ) -> DatasetSettings:
-    """The settings that decide the tokens. Raises ConfigMismatchError if images are of another codec."""
-    codec = source.codec()
+    codec = model.codec()
     if images is not None:
-        found = images.dataset.plan().settings.codec
-        if codec.fingerprint not in (None, found.fingerprint):
-            raise ConfigMismatchError(
-                f"{options.images}: codes of tokenizer {found.short_fingerprint}, expected those of the model's"
-                f" tokenizer {codec.short_fingerprint}; encode the images with the model's tokenizer"
-            )
-        codec = replace(codec, fingerprint=found.fingerprint)
-    generation = {
-        **source.recorded(),
-        "template": "text-to-image",
-        "sampling": asdict(options.sampling),
-        "guidance_scale": options.guidance_scale,
-        "suffix": options.suffix,
-        "defaults": options.defaults().to_json(),
-        "prompts_sha256": _sha256_of_prompts(options),
-        "images": images.dataset.plan().sha256 if images else None,
-    }
-    if has_videos:
-        generation["video_template"] = asdict(video_format_named(options.video_template))
-    return DatasetSettings(codec, options.unit_rows, SEQUENCE_FORMAT, generation=generation)
+        codec = replace(codec, fingerprint=codec.fingerprint or images.dataset.plan().settings.codec.fingerprint)
+    generation = GenerationSettings(
+        model=model.recorded(),
+        sampling=options.sampling,
+        guidance_scale=options.guidance_scale,
+        suffix=options.suffix,
+        defaults=options.defaults(),
+        prompts_sha256=_prompts_sha256(options.prompts),
+        images=images.dataset.plan().sha256 if images else None,
+        video_format=options.video_format if has_videos else None,
+    )
+    return DatasetSettings(codec, options.unit_rows, SEQUENCE_FORMAT, generation=generation.to_json())
 
 
-def _sha256_of_prompts(options: GenerateOptions) -> str:
-    """Of the prompt file, or of the plan of the dataset whose captions are the prompts."""
-    path = as_path(options.prompts)
+def _prompts_sha256(prompts: str) -> str:
+    """Hash the prompt file, or the plan of the dataset whose captions are the prompts."""
+    path = as_path(prompts)
     content = (path / "plan.arrow" if path.is_dir() else path).read_bytes()
     return hashlib.sha256(content).hexdigest()

@@ -1,95 +1,31 @@
-"""From prompts to a frozen plan: token ids are counted, what cannot be generated is refused, sizes are grouped."""
+"""From prompts to the plan of the dataset: counts tokens, refuses what cannot be generated, groups by size."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
 from lm_stage.generate.prompts import Prompt
-from lm_stage.text.parts import CodeGrid, Part, interleave
-from lm_stage.text.renderer import SequenceRenderer
+from lm_stage.generate.renderer import PromptRenderer
 from shared.codec import SPATIAL_FACTOR
 from shared.dataset.plan import REFUSED, Plan, PlannedInput, Size, Unit
 from shared.dataset.plan_writer import PlanWriter
-from shared.dataset.readers import KeyReader
-from shared.dataset.rows import CodeRecord
 from shared.errors import RefusedInput
 from shared.storage.digests import canonical_json
-from shared.tokens.visual_tokens import IMAGE, GridFormat, checked_codes, grid_length
-
-DEFAULT_FPS = 8.0  # of videos whose prompt gives none
-
-
-class PromptRenderer:
-    """Prompts to token ids, with and without the negative prompt."""
-
-    def __init__(self, templates: SequenceRenderer, suffix: str, is_guided: bool, images: KeyReader | None):
-        self.templates = templates
-        self.suffix = suffix
-        self.is_guided = is_guided
-        self.images = images
-
-    def text(self, prompt: Prompt) -> str:
-        return prompt.text + self.suffix
-
-    def prompt_ids(self, prompt: Prompt) -> list[int]:
-        """Up to and with IMG. Raises RefusedInput if an image is not there."""
-        if prompt.images and self.images is None:
-            raise RefusedInput("missing_image", "the prompt holds images: give their dataset by --images")
-        grids = [CodeGrid.image(self.images.image(key)) for key in prompt.images] if self.images else []
-        return self._rendered(interleave(self.text(prompt), grids), prompt)
-
-    def negative_ids(self, prompt: Prompt) -> list[int] | None:
-        if not self.is_guided:
-            return None
-        return self._rendered([prompt.negative_prompt], prompt)
-
-    def _rendered(self, parts: Sequence[Part], prompt: Prompt) -> list[int]:
-        size = prompt.frames or 1, prompt.height, prompt.width
-        return self.templates.generation_prompt(parts, self.body_template(prompt), *size).tolist()
-
-    def body_template(self, prompt: Prompt) -> GridFormat:
-        return self.templates.video_format if prompt.frames else IMAGE
-
-    def given_codes(self, prompt: Prompt) -> np.ndarray:
-        """Codes (T, H, W) that stand already, of the clip that a video begins with; of none, no frame."""
-        if prompt.video is None:
-            return np.zeros((0, prompt.height, prompt.width), np.uint16)
-        return checked_codes(self._clip(prompt.video).codes_THW, 3, self.templates.layout)
-
-    def _clip(self, key: str) -> CodeRecord:
-        if self.images is None:
-            raise RefusedInput("missing_image", "the video goes on with a clip: give its dataset by --images")
-        return self.images.clip(key)
-
-    def completed(self, prompt: Prompt) -> Prompt:
-        """A prompt with the size and fps of the clip it begins with. Raises RefusedInput if they do not fit."""
-        if prompt.video is None:
-            return replace(prompt, fps=prompt.fps or DEFAULT_FPS) if prompt.frames else prompt
-        clip = self._clip(prompt.video)
-        frames, height, width = self.given_codes(prompt).shape
-        if prompt.frames <= frames:
-            raise RefusedInput("bad_frames", f"{prompt.frames} frames: the clip has {frames}, expected more")
-        if prompt.height and (prompt.height, prompt.width) != (height, width):
-            raise RefusedInput(
-                "bad_size", f"{prompt.height}×{prompt.width} codes: the clip has {height}×{width}; leave the size out"
-            )
-        return replace(prompt, height=height, width=width, fps=prompt.fps or clip.fps or DEFAULT_FPS)
+from shared.tokens.visual_tokens import IMAGE, GridFormat, grid_length
 
 
 def plan_prompts(prompts: Sequence[Prompt], renderer: PromptRenderer, max_positions: int, unit_rows: int) -> list[Unit]:
-    """Units of prompts for images or videos of one size; those that cannot be generated are refused here."""
+    """Return units of prompts for images or videos of one size, and units of refused prompts."""
     writer = PlanWriter(unit_rows)
     for index, prompt in enumerate(tqdm(prompts, "plan", unit="prompt", disable=None)):
         (reason, detail), tokens = prompt.refusal or (None, None), 0
         if reason is None:
             try:
-                prompt = renderer.completed(prompt)
+                prompt = renderer.with_clip_settings(prompt)
                 tokens = _prompt_tokens(prompt, renderer, max_positions)
             except RefusedInput as refusal:
                 reason, detail = refusal.reason, refusal.detail
@@ -100,39 +36,42 @@ def plan_prompts(prompts: Sequence[Prompt], renderer: PromptRenderer, max_positi
     return list(writer.units())
 
 
-def _extra(prompt: Prompt) -> dict[str, Any]:
-    """What a plan holds of a prompt beside text and size; `video` only if it asks for one."""
-    extra = {"negative_prompt": prompt.negative_prompt, "seed": prompt.seed, "images": list(prompt.images)}
-    return {**extra, "video": {"begins_with": prompt.video, "fps": prompt.fps}} if prompt.frames else extra
-
-
 def _prompt_tokens(prompt: Prompt, renderer: PromptRenderer, max_positions: int) -> int:
-    """Tokens of the longer of prompt and negative prompt. Raises RefusedInput if the positions do not suffice."""
+    """Return the tokens of the longer of prompt and negative prompt.
+
+    Raises RefusedInput (`too_long`) if they and the image need more positions than the model has.
+    """
     tokens = max(len(renderer.prompt_ids(prompt)), len(renderer.negative_ids(prompt) or ()))
-    needed = tokens + grid_length(prompt.frames or 1, prompt.height, prompt.width, renderer.body_template(prompt))
+    needed = tokens + renderer.body_length(prompt)
     if needed > max_positions:
         size = f"{prompt.height}×{prompt.width} codes"
-        asked = f"video of {prompt.frames}×{size}" if prompt.frames else f"image of {size}"
+        target = f"video of {prompt.frames}×{size}" if prompt.frames else f"image of {size}"
         raise RefusedInput(
             "too_long",
-            f"prompt ({tokens}) and {asked} take {needed} tokens, the model has {max_positions} positions",
+            f"prompt ({tokens}) and {target} take {needed} tokens, the model has {max_positions} positions",
         )
     return tokens
 
 
+def _extra(prompt: Prompt) -> dict[str, Any]:
+    """Return the `extra_json` of a planned prompt; `video` is there only for videos."""
+    extra = {"negative_prompt": prompt.negative_prompt, "seed": prompt.seed, "images": list(prompt.images)}
+    return {**extra, "video": {"begins_with": prompt.video, "fps": prompt.fps}} if prompt.frames else extra
+
+
 def planned_prompt(unit: Unit, item: PlannedInput) -> Prompt:
-    """The prompt of a planned input."""
+    """Return the prompt that was planned as this input."""
     extra = json.loads(item.extra_json or "{}")
     video = extra.get("video")
     return Prompt(
-        item.key,
-        item.uri,
-        item.text or "",
-        extra["negative_prompt"],
-        unit.height // SPATIAL_FACTOR,
-        unit.width // SPATIAL_FACTOR,
-        extra["seed"],
-        tuple(extra["images"]),
+        key=item.key,
+        uri=item.uri,
+        text=item.text or "",
+        negative_prompt=extra["negative_prompt"],
+        height=unit.height // SPATIAL_FACTOR,
+        width=unit.width // SPATIAL_FACTOR,
+        seed=extra["seed"],
+        images=tuple(extra["images"]),
         frames=unit.frames if video else 0,
         video=video["begins_with"] if video else None,
         fps=video["fps"] if video else None,
@@ -140,7 +79,7 @@ def planned_prompt(unit: Unit, item: PlannedInput) -> Prompt:
 
 
 def longest_prompt(plan: Plan, size: Size) -> int:
-    """Tokens of the longest prompt among all units of one size: frames of codes, height and width in pixels."""
+    """Return the tokens of the longest prompt in all units of this size (frames of codes; pixels)."""
     return max(
         json.loads(item.extra_json or "{}")["prompt_tokens"]
         for number, found in enumerate(plan.sizes())
@@ -149,17 +88,20 @@ def longest_prompt(plan: Plan, size: Size) -> int:
     )
 
 
-def body_length(size: Size, video: GridFormat) -> int:
-    """Tokens of the longest body in a unit of this size; a video of one frame is not longer than an image."""
+def max_body_length(size: Size, video_format: GridFormat) -> int:
+    """Return the tokens of the longest body in a unit of this size.
+
+    A unit with one frame can contain images and videos; the body of an image is at least as long.
+    """
     frames, height, width = size
-    template = IMAGE if frames == 1 else video
-    return grid_length(frames, height // SPATIAL_FACTOR, width // SPATIAL_FACTOR, template)
+    grid_format = IMAGE if frames == 1 else video_format
+    return grid_length(frames, height // SPATIAL_FACTOR, width // SPATIAL_FACTOR, grid_format)
 
 
-def token_counts(plan: Plan, missing: Sequence[int], video: GridFormat) -> tuple[int, int]:
-    """Tokens of all images and videos of the plan, and of the units that are committed already."""
+def token_counts(plan: Plan, missing: Sequence[int], video_format: GridFormat) -> tuple[int, int]:
+    """Return the tokens of all images and videos of the plan, and of those in units that are committed."""
     counts = [
-        size.inputs * body_length((size.frames, size.height, size.width), video) if size.height else 0
+        size.inputs * max_body_length((size.frames, size.height, size.width), video_format) if size.height else 0
         for size in plan.sizes()
     ]
-    return sum(counts), sum(counts) - sum(counts[number] for number in missing)
+    return sum(counts), sum(counts) - sum(counts[unit] for unit in missing)

@@ -1,25 +1,26 @@
-"""What a process of the generation job does: keeps the slots of an image generator busy with the prompts of units."""
+"""A worker of the generation job: keeps a batch full with the prompts of its units and commits them."""
 
 from __future__ import annotations
 
 import hashlib
-import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lm_stage.generate.journal import Journal
 from lm_stage.generate.options import GenerateOptions
-from lm_stage.generate.planner import body_length, longest_prompt, planned_prompt
+from lm_stage.generate.planner import longest_prompt, max_body_length, planned_prompt
+from lm_stage.generate.renderer import PromptRenderer
+from lm_stage.generate.unit_progress import UnitProgress, unit_refusals
+from lm_stage.inference.coded_images import open_coded_images
 from lm_stage.model.model_directory import ModelDirectory
 from shared.dataset.commit import UnitResult
 from shared.dataset.dataset import Dataset
-from shared.dataset.plan import PlannedInput, Size, Unit
-from shared.dataset.quarantine import Refusal
-from shared.dataset.rows import CodeRecord, SequenceRecord
+from shared.dataset.plan import PlannedInput, Size
+from shared.dataset.rows import SequenceRecord
 from shared.device import setup_device
 from shared.jobs.file_locks import job_lock
 from shared.jobs.job import Task, TaskResult, WorkerContext
@@ -29,180 +30,156 @@ from shared.storage.digests import canonical_json
 
 if TYPE_CHECKING:
     from lm_stage.inference.visual_generator import VisualGenerator, VisualRequest, VisualSequence
-
-
-class UnitWork:
-    """What has been done of a task: its journal, finished records by `src_index`, refusals."""
-
-    def __init__(self, task: Task, unit: Unit, journal: Journal | None):
-        self.task = task
-        self.unit = unit
-        self.journal = journal
-        self.began = time.monotonic()
-        self.records: dict[int, CodeRecord] = {}
-        died = ("worker_died", "the worker died each time it came to this prompt")
-        reasons = {item.src_index: (item.refused_reason, item.refused_detail or "") for item in unit.inputs}
-        reasons |= dict.fromkeys(task.poison, died)
-        self.refusals = [
-            Refusal(item.key, item.src_index, item.uri, reason, detail)
-            for item in unit.inputs
-            for reason, detail in [reasons[item.src_index]]
-            if reason
-        ]
-        refused = {refusal.src_index for refusal in self.refusals}
-        self.inputs = [
-            item
-            for item in unit.inputs
-            if item.src_index not in refused and (not task.subset or item.src_index in task.subset)
-        ]
-
-    @property
-    def is_complete(self) -> bool:
-        return len(self.records) == len(self.inputs)
+    from lm_stage.language_model import LanguageModel
 
 
 class GenerateWorker:
-    """Writes images and videos and commits units of one dataset."""
+    """Generates the images and videos of one dataset."""
 
     def __init__(self, options: GenerateOptions, context: WorkerContext):
         self.options, self.context = options, context
-        self.source = ModelDirectory.open(options.model, options.layout, options.codec)
-        self.renderer = options.renderer(self.source)
+        self.directory = ModelDirectory.open(options.model, options.layout, options.codec)
+        images = open_coded_images(options.images, self.directory)
+        self.renderer = PromptRenderer.for_job(options, self.directory, images)
         self.dataset = Dataset.open(options.dataset)
         self.plan = self.dataset.plan()
-        self.sizes = [(size.frames, size.height, size.width) for size in self.plan.sizes()]
+        self.sizes: list[Size] = [(size.frames, size.height, size.width) for size in self.plan.sizes()]
         self.numerics: dict[str, Any] = {}
-        self.work_in_hand: dict[int, UnitWork] = {}
-        self.owners: dict[str, tuple[UnitWork, PlannedInput]] = {}
+        self.open_units: dict[int, UnitProgress] = {}
+        self.running: dict[str, tuple[UnitProgress, PlannedInput]] = {}
         if any(self.sizes[unit][1] for unit in self.dataset.missing_units(self.plan)):
-            self._set_up()  # refused prompts need no device
+            self._set_up_device()  # which refused prompts do not need
 
     def work(self, tasks: Iterator[Task | None]) -> Iterator[TaskResult]:
-        """All slots are kept busy over the units of one size."""
+        """Generate the units of one size after those of another."""
         feed = TaskFeed(tasks, self.sizes.__getitem__)
         with job_lock(self.dataset.root):
             while (size := feed.next_shape()) is not None and not self.context.stop.is_set():
-                if size[1]:
-                    yield from self._run_size(self._generator(size), feed, size)
-                while not size[1] and (task := feed.take(size)):
-                    yield self._finished(self._open(task))
+                _, height, _ = size
+                if height:
+                    yield from self._generate(self._generator(size), feed, size)
+                    continue
+                while task := feed.take(size):
+                    yield self._commit_refused(task)
 
-    def _set_up(self) -> None:
+    def _set_up_device(self) -> None:
         device = setup_device(self.options.device, self.options.dtype, ascend_dtype="bfloat16")
+        # "slots" is the batch size: commit records and journals carry that name.
         self.numerics = {**device.numerics(), "backend": self.options.backend, "slots": self.options.batch_size}
         if not self.options.allow_numerics_change:
             check_numerics(self.dataset, self.numerics)
 
-    def _generator(self, size: Size) -> VisualGenerator:
-        """For all prompts of one size; loads the model when the first is needed."""
-        model = self.source.load(self.options.device, self.options.dtype, self.options.backend)
-        length = longest_prompt(self.plan, size) + body_length(size, self.renderer.templates.video_format)
-        options = self.options
-        return model.visual_generator(options.batch_size, length, options.sampling, options.guidance_scale)
+    @cached_property
+    def model(self) -> LanguageModel:
+        return self.directory.load(self.options.device, self.options.dtype, self.options.backend)
 
-    def _run_size(self, generator: VisualGenerator, feed: TaskFeed[Size], size: Size) -> Iterator[TaskResult]:
-        """Until there is no task of this size and no image under way, or the stop flag is set."""
+    def _generator(self, size: Size) -> VisualGenerator:
+        """Return a generator whose KV cache is long enough for all prompts of one size."""
+        options = self.options
+        length = longest_prompt(self.plan, size) + max_body_length(size, options.video_format)
+        return self.model.visual_generator(options.batch_size, length, options.sampling, options.guidance_scale)
+
+    def _generate(self, generator: VisualGenerator, feed: TaskFeed[Size], size: Size) -> Iterator[TaskResult]:
+        """Generate until no prompt of this size is left, or the stop flag is set; then journal what is incomplete."""
         requests: Iterator[VisualRequest] = iter(())
         try:
             while not self.context.stop.is_set():
                 while not generator.is_full:
                     if (request := next(requests, None)) is not None:
-                        self._note_progress([generator.add(request)], lambda slot: slot.offset)
+                        sequence = generator.add(request)
+                        self._report(sequence, sequence.offset)
                     elif (task := feed.take(size)) is not None:
                         requests = self._requests(self._open(task))
                     else:
                         break
-                yield from self._finish_complete()
+                yield from self._commit_complete()
                 if not generator.running:
                     return
-                self._note_progress(generator.running, lambda slot: 1)
-                for slot in generator.step():
-                    self._finish_slot(slot)
-                self._keep(slot for slot in generator.running if self._is_due(slot))
-                yield from self._finish_complete()
+                self._step(generator)
+                yield from self._commit_complete()
         finally:
-            self._keep(generator.running)
-            for work in self.work_in_hand.values():
-                if work.journal:
-                    work.journal.close()
+            self._journal(generator.running)
+            for progress in self.open_units.values():
+                progress.journal.close()
 
-    def _note_progress(self, slots: Iterable[VisualSequence], tokens: Callable[[VisualSequence], int]) -> None:
-        counts: Counter[int] = Counter()
-        for slot in slots:
-            counts[self.owners[slot.request.key][0].unit.unit] += tokens(slot)
-        for unit, count in counts.items():
-            self.context.report_progress(unit, count)
+    def _step(self, generator: VisualGenerator) -> None:
+        """Decode one token of every running sequence, then journal finished sequences and those that are due."""
+        for sequence in generator.running:
+            self._report(sequence, 1)
+        finished = generator.step()
+        self._journal([*finished, *filter(self._is_due, generator.running)])
+        for sequence in finished:
+            self._report(sequence, len(sequence.template) - sequence.offset)  # the forced tokens at the end
+            self._record(sequence.request.key, sequence.codes_THW())
 
-    def _open(self, task: Task) -> UnitWork:
-        unit = self.plan.unit(task.unit)
-        belongs = {"plan_sha256": self.plan.sha256, "numerics": self.numerics}
-        journal = Journal(self.dataset.journal_path(unit.unit), belongs) if unit.height else None
-        self.work_in_hand[unit.unit] = UnitWork(task, unit, journal)
-        return self.work_in_hand[unit.unit]
+    def _is_due(self, sequence: VisualSequence) -> bool:
+        return len(sequence.codes) % (self.options.journal_rows * sequence.request.width) == 0
 
-    def _requests(self, work: UnitWork) -> Iterator[VisualRequest]:
-        """Requests of the prompts of a unit that are not written yet."""
-        from lm_stage.inference.visual_generator import VisualRequest
+    def _report(self, sequence: VisualSequence, tokens: int) -> None:
+        progress, _ = self.running[sequence.request.key]
+        self.context.report_progress(progress.unit.unit, tokens)
 
-        assert work.journal is not None, "a unit with a size has a journal"
-        for item in work.inputs:
-            prompt = planned_prompt(work.unit, item)
-            codes = work.journal.codes.get(item.src_index, [])
-            self.owners[item.key] = (work, item)
-            given = self.renderer.given_codes(prompt).reshape(-1).tolist()
-            if len(given) + len(codes) == work.unit.frames * prompt.height * prompt.width:
-                self._record(item.key, np.array([*given, *codes], np.uint16).reshape(-1, prompt.height, prompt.width))
-                continue
-            yield VisualRequest(
-                key=item.key,
-                prompt_ids=self.renderer.prompt_ids(prompt),
-                negative_ids=self.renderer.negative_ids(prompt),
-                height=prompt.height,
-                width=prompt.width,
-                seed=prompt.seed,
-                frames=work.unit.frames,
-                grid_format=self.renderer.body_template(prompt),
-                prefix_codes=given,
-                codes=tuple(codes),
-                is_replayed=self.options.resume == "replay",
-            )
-
-    def _is_due(self, slot: VisualSequence) -> bool:
-        return len(slot.codes) % (self.options.journal_rows * slot.request.width) == 0
-
-    def _keep(self, slots: Iterable[VisualSequence]) -> None:
-        """Journals the codes of running images."""
+    def _journal(self, sequences: Iterable[VisualSequence]) -> None:
+        """Append the codes of running sequences to the journals of their units, and sync these."""
         journals = set()
-        for slot in slots:
-            work, item = self.owners[slot.request.key]
-            assert work.journal is not None, "an image with a size has a journal"
-            work.journal.add(item.src_index, slot.codes)
-            journals.add(work.journal)
+        for sequence in sequences:
+            progress, item = self.running[sequence.request.key]
+            progress.journal.add(item.src_index, sequence.codes)
+            journals.add(progress.journal)
         for journal in journals:
             journal.sync()
 
-    def _finish_slot(self, slot: VisualSequence) -> None:
-        work, item = self.owners[slot.request.key]
-        assert work.journal is not None, "an image with a size has a journal"
-        work.journal.add(item.src_index, slot.codes)
-        work.journal.sync()
-        self.context.report_progress(work.unit.unit, len(slot.template) - slot.offset)  # the forced tail
-        self._record(slot.request.key, slot.codes_THW())
+    def _open(self, task: Task) -> UnitProgress:
+        identity = {"plan_sha256": self.plan.sha256, "numerics": self.numerics}
+        journal = Journal(self.dataset.journal_path(task.unit), identity)
+        self.open_units[task.unit] = UnitProgress(task, self.plan.unit(task.unit), journal)
+        return self.open_units[task.unit]
+
+    def _requests(self, progress: UnitProgress) -> Iterator[VisualRequest]:
+        """Yield a request for every prompt of a unit; one that the journal completes becomes a record at once."""
+        for item in progress.inputs:
+            self.running[item.key] = progress, item
+            request = self._request(progress, item)
+            codes = [*request.prefix_codes, *request.codes]
+            if len(codes) == request.frames * request.height * request.width:
+                shape_THW = request.frames, request.height, request.width
+                self._record(item.key, np.array(codes, np.uint16).reshape(shape_THW))
+            else:
+                yield request
+
+    def _request(self, progress: UnitProgress, item: PlannedInput) -> VisualRequest:
+        from lm_stage.inference.visual_generator import VisualRequest
+
+        prompt = planned_prompt(progress.unit, item)
+        return VisualRequest(
+            key=item.key,
+            prompt_ids=self.renderer.prompt_ids(prompt),
+            negative_ids=self.renderer.negative_ids(prompt),
+            height=prompt.height,
+            width=prompt.width,
+            seed=prompt.seed,
+            codes=tuple(progress.codes(item)),
+            is_replayed=self.options.resume == "replay",
+            frames=progress.unit.frames,
+            grid_format=self.renderer.grid_format(prompt),
+            prefix_codes=self.renderer.prefix_codes(prompt).reshape(-1).tolist(),
+        )
 
     def _record(self, key: str, codes_THW: np.ndarray) -> None:
-        work, item = self.owners.pop(key)
-        prompt = planned_prompt(work.unit, item)
-        entry = canonical_json({"key": item.key, "text": item.text, "extra": item.extra_json})
-        work.records[item.src_index] = SequenceRecord(
+        """Turn the codes of a finished image or video into a record of its unit."""
+        progress, item = self.running.pop(key)
+        prompt = planned_prompt(progress.unit, item)
+        planned = canonical_json({"key": item.key, "text": item.text, "extra": item.extra_json})
+        progress.records[item.src_index] = SequenceRecord(
             key=item.key,
             src_index=item.src_index,
             kind="video" if prompt.frames else "image",
             codes_THW=codes_THW,
             text=item.text,
             src_uri=item.uri,
-            src_sha256=hashlib.sha256(entry.encode()).digest(),
-            src_h=work.unit.height,
-            src_w=work.unit.width,
+            src_sha256=hashlib.sha256(planned.encode()).digest(),
+            src_h=progress.unit.height,
+            src_w=progress.unit.width,
             fps=prompt.fps,
             prompt=self.renderer.text(prompt),
             negative_prompt=prompt.negative_prompt if self.renderer.is_guided else None,
@@ -211,20 +188,25 @@ class GenerateWorker:
             sampling_json=canonical_json(asdict(self.options.sampling)),
         )
 
-    def _finish_complete(self) -> Iterator[TaskResult]:
-        for work in [work for work in self.work_in_hand.values() if work.is_complete]:
-            yield self._finished(work)
+    def _commit_complete(self) -> Iterator[TaskResult]:
+        for progress in [progress for progress in self.open_units.values() if progress.is_complete]:
+            yield self._commit(progress)
 
-    def _finished(self, work: UnitWork) -> TaskResult:
-        """Commits a unit; what was asked of it in part stays in its journal."""
-        del self.work_in_hand[work.unit.unit]
-        if not work.task.subset:
-            records = [work.records[index] for index in sorted(work.records)]
-            numerics = self.numerics if work.unit.height else {}
-            self.dataset.commit(
-                UnitResult(work.unit.unit, records, refusals=work.refusals, numerics=numerics), self.plan
-            )
-        if work.journal:
-            work.journal.close() if work.task.subset else work.journal.remove()
-        elapsed_s = time.monotonic() - work.began
-        return TaskResult(work.task, len(work.records), quarantined=len(work.refusals), elapsed_s=elapsed_s)
+    def _commit(self, progress: UnitProgress) -> TaskResult:
+        """Commit a unit; a task for a subset of its prompts leaves its codes in the journal instead."""
+        unit = progress.unit.unit
+        del self.open_units[unit]
+        if progress.task.subset:
+            progress.journal.close()
+        else:
+            records = [progress.records[index] for index in sorted(progress.records)]
+            result = UnitResult(unit, records, refusals=progress.refusals, numerics=self.numerics)
+            self.dataset.commit(result, self.plan)
+            progress.journal.remove()
+        return progress.result()
+
+    def _commit_refused(self, task: Task) -> TaskResult:
+        """Commit a unit of refused prompts, which has no rows."""
+        refusals = unit_refusals(self.plan.unit(task.unit), task.poison)
+        self.dataset.commit(UnitResult(task.unit, refusals=refusals), self.plan)
+        return TaskResult(task, quarantined=len(refusals))

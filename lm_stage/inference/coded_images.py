@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from lm_stage.model.model_directory import ModelDirectory
 from shared.codec import Codec
-from shared.dataset.code_index import CodeIndex
+from shared.dataset.readers import KeyReader
 from shared.dataset.dataset import Dataset
 from shared.errors import ConfigMismatchError
 
 
-def open_coded_images(path: str | None, model: ModelDirectory) -> CodeIndex | None:
+def open_coded_images(path: str | None, model: ModelDirectory) -> KeyReader | None:
     """Open a dataset by key, if one is given.
 
     Raises ConfigMismatchError if its codes belong to another vision tokenizer than the model's.
     """
     if path is None:
         return None
-    index = CodeIndex(Dataset.open(path))
+    index = KeyReader(Dataset.open(path))
     found, expected = index.dataset.plan().settings.codec, model.codec()
     known_fingerprints = {found.fingerprint, expected.fingerprint} - {None}
     if found.codebook_size != expected.codebook_size or len(known_fingerprints) > 1:

@@ -11,7 +11,7 @@ from lm_stage.text.templates import video_format_named
 from shared.errors import UsageError
 from shared.jobs.engines import EngineOptions
 from shared.storage.paths import absolute
-from shared.tokens.visual_tokens import VideoTemplate
+from shared.tokens.visual_tokens import GridFormat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +38,7 @@ class InferenceOptions:
         video_format_named(self.video_template)
 
     @property
-    def video_format(self) -> VideoTemplate:
+    def video_format(self) -> GridFormat:
         """The format that `video_template` names."""
         return video_format_named(self.video_template)
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from lm_stage.generate.job import GenerateOptions, generate
+from lm_stage.generate.job import generate
+from lm_stage.generate.options import GenerateOptions
 from lm_stage.generate.prompt_files import list_prompts
 from lm_stage.training.options import SftOptions
 from pipelines.workflow.codec import carried_codec
@@ -24,7 +25,7 @@ def sampler(options: SftOptions, prompts: str, vision_tokenizer: str) -> Callabl
     """
     alone = EngineOptions(rank=0, world_size=1)  # whatever shares in the training
     generation = GenerateOptions(
-        prompts, "", options.model, device=options.device, engine=alone, video_template=options.video_template
+        prompts, "", model=options.model, device=options.device, engine=alone, video_template=options.video_template
     )
     list_prompts(prompts, generation.defaults())
     found = codec_fingerprint(vision_tokenizer)

@@ -15,16 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lm_stage.generate.grid_size import grid_size
-from lm_stage.generate.planner import (
-    PromptRenderer,
-    body_length,
-    longest_prompt,
-    plan_prompts,
-    planned_prompt,
-    token_counts,
-)
+from lm_stage.generate.planner import longest_prompt, max_body_length, plan_prompts, planned_prompt, token_counts
 from lm_stage.generate.prompt_files import list_prompts
 from lm_stage.generate.prompts import Prompt, PromptDefaults
+from lm_stage.generate.renderer import PromptRenderer
 from lm_stage.text.parts import CodeGrid
 from lm_stage.text.renderer import SequenceRenderer
 from lm_stage.text.tokenizer import HuggingFaceTokenizer
@@ -557,9 +551,9 @@ def test_videos_have_units_and_tokens_of_their_own(templates: SequenceRenderer, 
     freeze_plan(tmp_path / "plan.arrow", units, handmade.settings(), len(prompts))
     frozen = Plan(tmp_path / "plan.arrow")
     assert longest_prompt(frozen, (3, 16, 24)) == 2 + 8  # BOS BOI t * h * w IMG
-    assert body_length((3, 16, 24), UNIVLA) == 3 * 7 + 1
-    assert body_length((3, 16, 24), ROWS) == 3 * 9 + 1
-    assert body_length((1, 16, 24), UNIVLA) == 10, "an image's, in which a video of one frame fits"
+    assert max_body_length((3, 16, 24), UNIVLA) == 3 * 7 + 1
+    assert max_body_length((3, 16, 24), ROWS) == 3 * 9 + 1
+    assert max_body_length((1, 16, 24), UNIVLA) == 10, "an image's, in which a video of one frame fits"
     assert token_counts(frozen, [0], UNIVLA) == (29 + 22 + 2 * 10, 22 + 2 * 10)
 
 
@@ -578,8 +572,8 @@ def test_a_video_is_rendered_in_its_form(templates: SequenceRenderer) -> None:
         video_format = rendering.video_format
         assert renderer.prompt_ids(video()) == rendering.generation_prompt(["xx"], video_format, 3, 2, 3).tolist()
         assert renderer.negative_ids(video()) == rendering.generation_prompt([], video_format, 3, 2, 3).tolist()
-        assert renderer.body_template(video()) == video_format
-        assert renderer.given_codes(video()).shape == (0, 2, 3)
+        assert renderer.grid_format(video()) == video_format
+        assert renderer.prefix_codes(video()).shape == (0, 2, 3)
 
 
 def test_a_video_takes_size_and_fps_of_the_clip_it_begins_with(clips: Dataset, templates: SequenceRenderer) -> None:
@@ -591,8 +585,8 @@ def test_a_video_takes_size_and_fps_of_the_clip_it_begins_with(clips: Dataset, t
     planned = [planned_prompt(unit, item) for item in unit.inputs]
     assert [prompt.fps for prompt in planned] == [24.0, 5.0, 8.0]
     assert [prompt.video for prompt in planned] == ["clip", "clip", "still"]
-    np.testing.assert_array_equal(renderer.given_codes(planned[0]), CLIP)
-    np.testing.assert_array_equal(renderer.given_codes(planned[2]), CLIP[:1])
+    np.testing.assert_array_equal(renderer.prefix_codes(planned[0]), CLIP)
+    np.testing.assert_array_equal(renderer.prefix_codes(planned[2]), CLIP[:1])
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from lm_stage.generate.job import GenerateOptions, generate
+from lm_stage.generate.job import generate
+from lm_stage.generate.options import GenerateOptions
 from lm_stage.inference.visual_generator import VisualGenerator, VisualSequence
-from lm_stage.understand.job import UnderstandOptions, understand
-from shared.dataset.dataset import Dataset
+from lm_stage.understand.job import understand
+from lm_stage.understand.options import UnderstandOptions
 from shared.dataset.readers import KeyReader
+from shared.dataset.dataset import Dataset
 from shared.dataset.rows import SequenceRecord
 from shared.errors import UsageError
 
@@ -33,7 +35,7 @@ def write(path: Path, *entries: dict[str, Any]) -> str:
 
 
 def options(prompts: str, dataset: Path, model: Path, **others: Any) -> GenerateOptions:
-    return GenerateOptions(prompts, str(dataset), str(model), **{"batch_size": 2, "journal_rows": 1, **others})
+    return GenerateOptions(prompts, str(dataset), model=str(model), **{"batch_size": 2, "journal_rows": 1, **others})
 
 
 def parts(dataset: Path) -> list[bytes]:
@@ -124,7 +126,7 @@ def test_crashed_inside_a_video_and_run_again(
 
 def test_a_clip_is_asked_about(written: Path, small_lm: Path, tmp_path: Path) -> None:
     out = tmp_path / "answers.jsonl"
-    understand(UnderstandOptions(str(written), str(out), str(small_lm), max_new_tokens=3, batch_size=2))
+    understand(UnderstandOptions(str(written), str(out), model=str(small_lm), max_new_tokens=3, batch_size=2))
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     asked = {line["key"]: line["question"] for line in lines}
     assert asked == {"clip": "Please describe the video.", "still": "Please describe the image."}

@@ -1,0 +1,93 @@
+"""Turns a prompt into token ids, with the codes of the images it contains and of the clip it continues."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from lm_stage.generate.options import GenerateOptions
+from lm_stage.generate.prompts import Prompt
+from lm_stage.model.model_directory import ModelDirectory
+from lm_stage.text.parts import CodeGrid, Part, interleave
+from lm_stage.text.renderer import SequenceRenderer
+from shared.dataset.readers import KeyReader
+from shared.dataset.rows import CodeRecord
+from shared.errors import RefusedInput
+from shared.tokens.visual_tokens import IMAGE, GridFormat, checked_codes, grid_length
+
+DEFAULT_FPS = 8.0  # of videos whose prompt has no frame rate
+
+
+class PromptRenderer:
+    """Renders prompts, with the suffix of every prompt; `images` holds the images and clips that they refer to."""
+
+    def __init__(self, sequences: SequenceRenderer, suffix: str, is_guided: bool, images: KeyReader | None):
+        self.sequences = sequences
+        self.suffix = suffix
+        self.is_guided = is_guided
+        self.images = images
+
+    @classmethod
+    def for_job(cls, options: GenerateOptions, model: ModelDirectory, images: KeyReader | None) -> PromptRenderer:
+        sequences = SequenceRenderer(model.text_tokenizer, model.layout, options.video_format)
+        return cls(sequences, options.suffix, options.guidance_scale != 1.0, images)
+
+    def text(self, prompt: Prompt) -> str:
+        return prompt.text + self.suffix
+
+    def prompt_ids(self, prompt: Prompt) -> list[int]:
+        """Return the token ids up to and including IMG.
+
+        Raises RefusedInput (`missing_image`, `bad_images`) if the images do not exist or do not match the marks.
+        """
+        if prompt.images and self.images is None:
+            raise RefusedInput("missing_image", "the prompt contains images; give their dataset by --images")
+        grids = [CodeGrid.image(self.images.image(key)) for key in prompt.images] if self.images else []
+        return self._render(interleave(self.text(prompt), grids), prompt)
+
+    def negative_ids(self, prompt: Prompt) -> list[int] | None:
+        """Return the token ids of the negative prompt, or None without guidance."""
+        return self._render([prompt.negative_prompt], prompt) if self.is_guided else None
+
+    def _render(self, parts: Sequence[Part], prompt: Prompt) -> list[int]:
+        size = prompt.frames or 1, prompt.height, prompt.width
+        return self.sequences.generation_prompt(parts, self.grid_format(prompt), *size).tolist()
+
+    def grid_format(self, prompt: Prompt) -> GridFormat:
+        return self.sequences.video_format if prompt.frames else IMAGE
+
+    def body_length(self, prompt: Prompt) -> int:
+        """Return the number of tokens after IMG."""
+        return grid_length(prompt.frames or 1, prompt.height, prompt.width, self.grid_format(prompt))
+
+    def prefix_codes(self, prompt: Prompt) -> np.ndarray:
+        """Return the codes (T, H, W) of the clip that a video continues; T is 0 if there is none."""
+        if prompt.video is None:
+            return np.zeros((0, prompt.height, prompt.width), np.uint16)
+        return checked_codes(self._clip(prompt.video).codes_THW, 3, self.sequences.layout)
+
+    def with_clip_settings(self, prompt: Prompt) -> Prompt:
+        """Fill in the size and the frame rate of a video, from the clip that it continues if there is one.
+
+        Raises RefusedInput (`missing_image`, `bad_frames`, `bad_size`) if the clip does not exist or does not fit.
+        """
+        if prompt.video is None:
+            return replace(prompt, fps=prompt.fps or DEFAULT_FPS) if prompt.frames else prompt
+        frames, height, width = self.prefix_codes(prompt).shape
+        if prompt.frames <= frames:
+            raise RefusedInput("bad_frames", f"{prompt.frames} frames: the clip has {frames}, expected more")
+        if prompt.height and (prompt.height, prompt.width) != (height, width):
+            raise RefusedInput(
+                "bad_size",
+                f"{prompt.height}×{prompt.width} codes: the clip has {height}×{width}; leave the size out",
+            )
+        return replace(
+            prompt, height=height, width=width, fps=prompt.fps or self._clip(prompt.video).fps or DEFAULT_FPS
+        )
+
+    def _clip(self, key: str) -> CodeRecord:
+        if self.images is None:
+            raise RefusedInput("missing_image", "the video continues a clip; give its dataset by --images")
+        return self.images.clip(key)
