@@ -21,9 +21,9 @@ from lm_stage.generate.settings import GenerationSettings
 from lm_stage.generate.worker import GenerateWorker
 from lm_stage.inference.coded_images import open_coded_images
 from lm_stage.model.model_directory import ModelDirectory
-from shared.dataset.readers import KeyReader
 from shared.dataset.dataset import Dataset
 from shared.dataset.plan_writer import freeze_plan
+from shared.dataset.readers import KeyReader
 from shared.dataset.rows import SEQUENCE_FORMAT
 from shared.dataset.settings import DatasetSettings
 from shared.jobs.engines import run_units

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from lm_stage.model.model_directory import ModelDirectory
 from shared.codec import Codec
-from shared.dataset.readers import KeyReader
 from shared.dataset.dataset import Dataset
+from shared.dataset.readers import KeyReader
 from shared.errors import ConfigMismatchError
 
 

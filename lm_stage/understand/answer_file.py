@@ -1,86 +1,119 @@
-"""The answers of an understanding job on disk.
+"""The answers of an understanding job on disk, as JSON lines.
 
-Answers are appended to `ANSWERS.partial` as they end, each line with everything it says; when all are there they
-are put in the order of the questions into `ANSWERS`.
+Answers are appended to `ANSWERS.partial` as they are completed. Once all are there, they are written to `ANSWERS` in
+the order of the questions. `ANSWERS.settings.json` holds the settings they were created with.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from glob import escape
 from pathlib import Path
 from typing import Any
 
+from lm_stage.understand.settings import AnswerSettings
 from shared.errors import ConfigMismatchError, DatasetError, UsageError
 from shared.storage.atomic import write_file
 from shared.storage.digests import canonical_json, settings_diff
 
 
-class AnswerFile:
-    """Answers by key, kept line by line until all are there."""
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The answer to one question, or the `error` (reason and detail) for which the question was refused.
 
-    def __init__(self, path: Path, settings: dict[str, Any]):
-        """Raises ConfigMismatchError if the file was begun with other settings."""
+    `images` are keys of images or videos. `finish_reason` is `eos`, or `length` if `max_new_tokens` or the model's
+    positions ended the answer; `tokens` counts its tokens, EOS included.
+    """
+
+    key: str
+    question: str
+    images: tuple[str, ...]
+    answer: str | None = None
+    finish_reason: str | None = None
+    tokens: int = 0
+    error: str | None = None
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Answer:
+        """Build from what `to_json` returned. Raises LookupError or TypeError for anything else."""
+        return cls(**{**values, "images": tuple(values["images"])})
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def to_line(self) -> bytes:
+        return canonical_json(self.to_json()).encode() + b"\n"
+
+
+class AnswerFile:
+    """The answers so far, by key; each one is on disk as soon as it is added.
+
+    Raises ConfigMismatchError if the file was created with different settings, UsageError if it belongs to no job,
+    DatasetError if it is damaged.
+    """
+
+    def __init__(self, path: Path, settings: AnswerSettings):
         self.path = path
-        self.partial = path.with_name(path.name + ".partial")
-        self.settings_path = path.with_name(path.name + ".settings.json")
-        self.answers: dict[str, dict[str, Any]] = {}
-        for left_by_a_kill in path.parent.glob(f"{escape(path.name)}.*.tmp"):
-            left_by_a_kill.unlink(missing_ok=True)
-        if self.settings_path.is_file():
-            recorded = self._recorded_settings()
-            if diff := settings_diff(recorded, settings):
-                raise ConfigMismatchError(
-                    f"{path} was begun with other settings:\n  " + "\n  ".join(diff) + "\nwrite another file"
-                )
-        elif path.exists():
-            raise UsageError(f"{path}: exists and is not of this job; write another file")
-        else:
-            write_file(self.settings_path, canonical_json(settings).encode())
-        source = path if path.is_file() else self.partial
-        content = source.read_bytes() if source.is_file() else b""
-        end = self._read(content)
-        if source == path and end < len(content):
-            raise DatasetError(f"{path}: damaged behind byte {end}; remove it to answer again")
-        self._file = None if path.is_file() else self.partial.open("ab")
-        if self._file:
-            self._file.truncate(end)
+        self.answers: dict[str, Answer] = {}
+        self._partial = path.with_name(path.name + ".partial")
+        self._settings_path = path.with_name(path.name + ".settings.json")
+        for leftover in path.parent.glob(f"{escape(path.name)}.*.tmp"):
+            leftover.unlink(missing_ok=True)
+        self._check_settings(settings)
+        self._file = None if path.is_file() else self._partial.open("ab")
+        content = (path if self._file is None else self._partial).read_bytes()
+        intact_bytes = self._read(content)
+        if self._file is not None:
+            self._file.truncate(intact_bytes)
+        elif intact_bytes < len(content):
+            raise DatasetError(f"{path}: damaged after byte {intact_bytes}; delete it to answer again")
 
     @property
     def is_finished(self) -> bool:
         return self._file is None
 
+    def _check_settings(self, settings: AnswerSettings) -> None:
+        if self._settings_path.is_file():
+            if diff := settings_diff(self._recorded_settings(), settings.to_json()):
+                raise ConfigMismatchError(
+                    f"{self.path} was created with different settings:\n  " + "\n  ".join(diff) + "\nuse another file"
+                )
+        elif self.path.exists():
+            raise UsageError(f"{self.path}: exists and was not written by this command; use another file")
+        else:
+            write_file(self._settings_path, canonical_json(settings.to_json()).encode())
+
     def _recorded_settings(self) -> dict[str, Any]:
         try:
-            recorded = json.loads(self.settings_path.read_bytes())
+            recorded = json.loads(self._settings_path.read_bytes())
         except ValueError:
             recorded = None
         if not isinstance(recorded, dict):
-            raise DatasetError(f"{self.settings_path}: damaged; remove it and {self.path.name}* to begin anew")
+            raise DatasetError(f"{self._settings_path}: damaged; delete it and {self.path.name}* to start again")
         return recorded
 
     def _read(self, content: bytes) -> int:
-        """Notes all whole lines; returns where the last of them ends. A line cut short counts as not written."""
-        end = 0
+        """Collect the answers of all complete lines and return the length of these lines in bytes."""
+        intact_bytes = 0
         for line in content.splitlines(keepends=True):
             try:
-                answer = json.loads(line)
-                key = answer["key"]
+                answer = Answer.from_json(json.loads(line))
             except (ValueError, LookupError, TypeError):
                 break
             if not line.endswith(b"\n"):
                 break
-            self.answers[key] = answer
-            end += len(line)
-        return end
+            self.answers[answer.key] = answer
+            intact_bytes += len(line)
+        return intact_bytes
 
-    def add(self, answer: dict[str, Any]) -> None:
-        """Brings one answer to the disk."""
-        assert self._file is not None, "a finished file gets no answers"
-        self.answers[answer["key"]] = answer
-        self._file.write(canonical_json(answer).encode() + b"\n")
+    def add(self, answer: Answer) -> None:
+        """Append one answer and flush it to disk with fsync."""
+        assert self._file is not None, "a finished file takes no more answers"
+        self.answers[answer.key] = answer
+        self._file.write(answer.to_line())
         self._file.flush()
         os.fsync(self._file.fileno())
 
@@ -88,9 +121,9 @@ class AnswerFile:
         if self._file is not None:
             self._file.close()
 
-    def finish(self, order: Sequence[str]) -> None:
-        """Puts all answers in the order of the questions and into their place."""
+    def finish(self, keys: Sequence[str]) -> None:
+        """Write the finished file, with the answers in the order of `keys`."""
+        self.close()
         if self._file is not None:
-            self.close()
-            write_file(self.path, b"".join(canonical_json(self.answers[key]).encode() + b"\n" for key in order))
-        self.partial.unlink(missing_ok=True)
+            write_file(self.path, b"".join(self.answers[key].to_line() for key in keys))
+        self._partial.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""What there is to ask: one question about every image or video of a dataset, or JSON lines of questions."""
+"""Lists the questions of a job: one about every image or video of a dataset, or those of a JSON lines file."""
 
 from __future__ import annotations
 
@@ -15,46 +15,56 @@ from shared.errors import UsageError
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One question; `images` are keys of images or videos of the dataset, `refusal` says why it cannot be asked."""
+    """One question, or a refused one: `refusal` is then (reason, detail).
+
+    `images` are keys of images or videos in the dataset.
+    """
 
     key: str
     text: str
     images: tuple[str, ...] = ()
-    refusal: str | None = None
+    refusal: tuple[str, str] | None = None
 
 
-def list_questions(question: str | None, questions: str | None, index: KeyReader | None) -> Iterator[Question]:
-    """One question about every row of a dataset, or the lines of a file. Raises UsageError if they cannot be read."""
-    if questions is None:
-        for key in index or ():
-            text = question or default_question(index is not None and index.is_video(key))
-            yield Question(key, text, (key,))
-        return
-    path, seen = Path(questions), set()
+def list_questions(question: str | None, questions: str | None, index: KeyReader | None) -> list[Question]:
+    """Return the questions of the file `questions`, or else `question` about every row of the dataset.
+
+    Raises UsageError if the file cannot be read or two questions have the same key.
+    """
+    if questions is not None:
+        return list(_file_questions(Path(questions)))
+    if index is None:
+        return []
+    return [Question(key, question or default_question(index.is_video(key)), (key,)) for key in index]
+
+
+def _file_questions(path: Path) -> Iterator[Question]:
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
         entries = [(number, json.loads(line)) for number, line in enumerate(lines, 1) if line.strip()]
     except (OSError, ValueError, RecursionError) as error:
         raise UsageError(f"{path}: cannot be read as questions: {error}") from error
+    keys: set[str] = set()
     for number, entry in entries:
-        asked = _question(number, entry)
-        if asked.key in seen:
-            raise UsageError(f"{path}: line {number}: key {asked.key!r} is taken; give each question its own `key`")
-        seen.add(asked.key)
-        yield asked
+        question = _question(number, entry)
+        if question.key in keys:
+            raise UsageError(f"{path}: line {number}: key {question.key!r} is taken; give each question its own `key`")
+        keys.add(question.key)
+        yield question
 
 
 def _question(number: int, entry: Any) -> Question:
+    """Build the question of a line; bad fields refuse this question only."""
     fields = entry if isinstance(entry, dict) else {}
-    one = [fields[name] for name in ("image", "video") if name in fields]
-    images = fields.get("images", one)
-    text, key = fields.get("question", fields.get("text")), str(fields.get("key", f"{number:06d}"))
+    key, text = str(fields.get("key", f"{number:06d}")), fields.get("question", fields.get("text"))
+    images = fields.get("images", [fields[name] for name in ("image", "video") if name in fields])
     if not isinstance(text, str) or not text.strip():
-        return Question(key, "", refusal=f"bad_entry: line {number}: expected `question` with some text")
+        return Question(key, "", refusal=("bad_entry", f"line {number}: expected `question` with some text"))
     if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
-        return Question(key, text, refusal=f"bad_entry: line {number}: `images`: expected a list of keys")
+        return Question(key, text, refusal=("bad_entry", f"line {number}: `images`: expected a list of keys"))
     try:
         "".join((key, text, *images)).encode()
-    except UnicodeEncodeError as error:  # JSON can spell half a surrogate pair, which is no text
-        return Question(f"{number:06d}", "", refusal=f"bad_entry: line {number}: not text: {error}")
+    except UnicodeEncodeError as error:  # JSON can spell an unpaired surrogate, which UTF-8 cannot encode
+        detail = f"line {number}: not valid Unicode: {error}"
+        return Question(f"{number:06d}", "", refusal=("bad_entry", detail))
     return Question(key, text, tuple(images))

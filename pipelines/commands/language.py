@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lm_stage.generate.options import GenerateOptions
     from lm_stage.model.new_model import NewModelOptions
     from lm_stage.training.options import SftOptions
-    from lm_stage.understand.job import UnderstandOptions
+    from lm_stage.understand.options import UnderstandOptions
 
 
 @options_command("lm_stage.model.new_model:NewModelOptions", "init-lm")
@@ -146,7 +146,7 @@ def generate(options: GenerateOptions, vision_tokenizer: str | None) -> None:
         say(f"{result.units_missing} units are still worked on by other jobs")
 
 
-@options_command("lm_stage.understand.job:UnderstandOptions", adjust=adjust_understanding)
+@options_command("lm_stage.understand.options:UnderstandOptions", adjust=adjust_understanding)
 @click.argument("dataset")
 @click.argument("answers")
 @language_options
@@ -165,7 +165,7 @@ def understand(options: UnderstandOptions) -> None:
     from lm_stage.understand.job import understand as run
 
     result = run(options)
-    say(f"{options.answers}: {result.answered} answered, {result.kept} were there, {result.refused} refused")
+    say(f"{options.answers}: {result.answered} answered, {result.resumed} were there, {result.refused} refused")
 
 
 def _codec(vision_tokenizer: str | None) -> str | None:

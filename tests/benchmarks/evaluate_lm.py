@@ -15,9 +15,11 @@ from pathlib import Path
 import click
 import numpy as np
 
-from lm_stage.generate.job import GenerateOptions, generate
+from lm_stage.generate.job import generate
+from lm_stage.generate.options import GenerateOptions
 from lm_stage.inference.sampling import SamplingOptions
-from lm_stage.understand.job import UnderstandOptions, understand
+from lm_stage.understand.job import understand
+from lm_stage.understand.options import UnderstandOptions
 from shared.dataset.dataset import Dataset
 from shared.dataset.readers import KeyReader
 from shared.storage.safetensors_reader import read_checkpoint
@@ -64,7 +66,8 @@ def main(codes: str, model: str, count: int, seed: int, guidance_scale: float, t
                 batch_size=16,
             )
         )
-        understand(UnderstandOptions(codes, f"{folder}/answers.jsonl", model, questions=str(questions), batch_size=16))
+        answers = f"{folder}/answers.jsonl"
+        understand(UnderstandOptions(codes, answers, questions=str(questions), model=model, batch_size=16))
         made = KeyReader(Dataset.open(f"{folder}/images"))
         generated = {key: made.image(key) for key in made}
         answers = {

@@ -15,8 +15,8 @@ from lm_stage.generate.options import GenerateOptions
 from lm_stage.inference.visual_generator import VisualGenerator, VisualSequence
 from lm_stage.understand.job import understand
 from lm_stage.understand.options import UnderstandOptions
-from shared.dataset.readers import KeyReader
 from shared.dataset.dataset import Dataset
+from shared.dataset.readers import KeyReader
 from shared.dataset.rows import SequenceRecord
 from shared.errors import UsageError
 
