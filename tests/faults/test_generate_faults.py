@@ -377,7 +377,7 @@ def surfaces_without(described: dict[str, Any], word: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("config", "layout", "missing_surface", "shown"),
     [
-        ({"token_layout": None}, {}, "", "no token layout"),
+        ({"token_layout": None}, {}, "", "expected a token layout"),
         ({"vocab_size": 2000}, {}, "", "vocabulary ends at 1999"),
         ({}, {"codebook_size": 0}, "", "no visual tokens"),
         ({}, {"codebook_size": 2000}, "", "different token layouts"),
