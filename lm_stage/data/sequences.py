@@ -64,7 +64,7 @@ class SequenceBuilder:
         self.loss = loss
         self.chat_opening = self.encode(CHAT.opening())
         self._eos = np.array([self.layout.eos], np.int32)
-        self._body_weights: dict[tuple[GridFormat, int, int, int], np.ndarray] = {}
+        self._body_weights: dict[tuple[str, int, int, int], np.ndarray] = {}
 
     def encode(self, text: str) -> np.ndarray:
         """Return the int32 token ids of a text."""
@@ -118,7 +118,7 @@ class SequenceBuilder:
         return np.full(count, self.loss.of_other)
 
     def _weights_of_body(self, grid_format: GridFormat, frames: int, height: int, width: int) -> np.ndarray:
-        key = (grid_format, frames, height, width)
+        key = (grid_format.name, frames, height, width)
         if key not in self._body_weights:
             is_visual = body_template(frames, height, width, self.layout, grid_format) == VISUAL
             self._body_weights[key] = np.where(is_visual, self.loss.of_visual, self.loss.of_other)

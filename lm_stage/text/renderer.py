@@ -24,7 +24,7 @@ class SequenceRenderer:
         self.text_tokenizer = text_tokenizer
         self.layout = layout
         self.video_format = video_format
-        self._headers: dict[tuple[GridFormat, int, int, int], np.ndarray] = {}
+        self._headers: dict[tuple[str, int, int, int], np.ndarray] = {}
 
     def generation_prompt(
         self, caption: Iterable[Part], grid_format: GridFormat, frames: int, height: int, width: int
@@ -51,11 +51,13 @@ class SequenceRenderer:
         return np.concatenate([self._part_ids(part) for part in joined])
 
     def _part_ids(self, part: Part) -> np.ndarray:
+        if isinstance(part, np.ndarray):
+            return part
         if isinstance(part, str):
             return self.encode(part)
         if isinstance(part, CodeGrid):
             return np.concatenate((self.grid_header(part), self.body(part)))
-        return np.atleast_1d(np.asarray(part, np.int32))
+        return np.array([part], np.int32)
 
     def encode(self, text: str) -> np.ndarray:
         """Return the token ids of ordinary text; the surface forms of control tokens stay text."""
@@ -63,7 +65,7 @@ class SequenceRenderer:
 
     def header(self, grid_format: GridFormat, frames: int, height: int, width: int) -> np.ndarray:
         """Return BOI, the size in codes and IMG."""
-        key = (grid_format, frames, height, width)
+        key = (grid_format.name, frames, height, width)
         if key not in self._headers:
             size = self.encode(grid_format.size_text(frames, height, width))
             self._headers[key] = np.array([self.layout.boi, *size, self.layout.img], np.int32)
