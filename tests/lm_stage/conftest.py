@@ -1,0 +1,14 @@
+"""Fixtures for tests of the language stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.golden_language import GoldenLanguageModel
+
+
+@pytest.fixture(scope="session")
+def golden(golden_lm: Path) -> GoldenLanguageModel:
+    return GoldenLanguageModel.load(golden_lm)

@@ -1,0 +1,55 @@
+"""The golden decoder with random weights, and what upstream computed from it; see golden/PROVENANCE.md."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lm_stage import LanguageModel, SamplingOptions
+from lm_stage.inference.visual_generator import VisualRequest
+
+TOP_50 = SamplingOptions(top_k=50)
+
+
+@dataclass(frozen=True)
+class GoldenLanguageModel:
+    """`prompts` and `negative` are token ids; `arrays` holds logits_i and tokens_i of prompt i."""
+
+    model: LanguageModel
+    prompts: list[list[int]]
+    negative: list[int]
+    height: int
+    width: int
+    guidance_scale: float
+    arrays: dict[str, np.ndarray]
+
+    @classmethod
+    def load(cls, directory: Path) -> GoldenLanguageModel:
+        expected = json.loads((directory / "expected.json").read_text())
+        with np.load(directory / "expected.npz") as file:
+            arrays = {name: file[name] for name in file.files}
+        assert arrays["tokens_0"].size, "the golden corpus is empty"
+        model = LanguageModel.from_pretrained(directory, layout=expected["layout"])
+        fields = {name: expected[name] for name in ("prompts", "negative", "height", "width", "guidance_scale")}
+        return cls(model, arrays=arrays, **fields)
+
+    def request(self, **changes: Any) -> VisualRequest:
+        """Return a request for an image of 3 × 4 codes for the first prompt."""
+        settings = {"key": "key", "prompt_ids": self.prompts[0], "negative_ids": self.negative}
+        return VisualRequest(**{**settings, "height": 3, "width": 4, "seed": 0, **changes})
+
+    def generate(
+        self,
+        prompts: list[list[int]],
+        sampling: SamplingOptions = TOP_50,
+        guidance_scale: float = 3.0,
+        batch_size: int = 16,
+        **changes: Any,
+    ) -> np.ndarray:
+        """Return the codes (B, T, H, W) of prompts of token ids."""
+        requests = [self.request(key=str(index), prompt_ids=ids, **changes) for index, ids in enumerate(prompts)]
+        return np.array(self.model.generate_codes(requests, sampling, guidance_scale, batch_size))
