@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from itertools import groupby, islice
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -129,10 +129,8 @@ def _schema(settings: DatasetSettings, input_count: int, retried: Mapping[str, i
 
 def _unit_batch(unit: Unit, schema: pa.Schema) -> pa.RecordBatch:
     """Return the single row of a unit."""
-    columns = [
-        pa.array([getattr(item, RENAMED_COLUMNS.get(field.name, field.name)) for item in unit.inputs], field.type)
-        for field in INPUT_FIELDS
-    ]
+    getters = (attrgetter(RENAMED_COLUMNS.get(field.name, field.name)) for field in INPUT_FIELDS)
+    columns = [pa.array(list(map(get, unit.inputs)), field.type) for get, field in zip(getters, INPUT_FIELDS)]
     offsets = pa.array([0, len(unit.inputs)], pa.int64())
     rows = pa.StructArray.from_arrays(columns, fields=INPUT_FIELDS)
     inputs = pa.LargeListArray.from_arrays(offsets, rows, type=schema.field("inputs").type)
