@@ -2,40 +2,28 @@
 
 from __future__ import annotations
 
-import io
 import json
-import os
 import pickle
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from shared.codec import Codec
 from shared.dataset.dataset import Dataset
-from shared.errors import JobStoppedError, RefusedInput, UsageError
+from shared.errors import JobStoppedError, UsageError
 from shared.exchange.export import export
 from shared.exchange.formats.safe_names import safe_name
 from shared.exchange.formats.torch_files import dump_torch, load_torch
 from shared.exchange.importer import import_dataset
 from shared.exchange.options import ExportOptions, ImportOptions
 from shared.jobs.engines import RunTotals
+from tests.support.evil_pickles import evil_pickles, torch_zip
 from tests.support.small_datasets import CODES_SETTINGS, all_rows, code_rows, digest, image, write_dataset
 
 CODEC = Codec(None, 32768)
 CODES = np.arange(6).reshape(2, 3)
-
-
-def torch_zip(pickled: bytes, **members: bytes) -> bytes:
-    sink = io.BytesIO()
-    with zipfile.ZipFile(sink, "w") as archive:
-        for name, data in {"data.pkl": pickled, "version": b"3\n", **members}.items():
-            archive.writestr(f"archive/{name}", data)
-    return sink.getvalue()
 
 
 def write_list(folder: Path, samples: dict[str, bytes], prefix: str = "feature", extra: tuple[Any, ...] = ()) -> Path:
@@ -50,141 +38,6 @@ def write_list(folder: Path, samples: dict[str, bytes], prefix: str = "feature",
 def refused(root: Path) -> dict[str, str]:
     dataset = Dataset.open(root)
     return {item.uri: item.reason for record in dataset.commit_records() for item in dataset.refusals(record)}
-
-
-def outcome(content: bytes) -> str:
-    """`read`, or the reason of the refusal."""
-    try:
-        load_torch(content)
-    except RefusedInput as error:
-        return error.reason
-    return "read"
-
-
-class Evil:
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.system, (f"touch {self.path}",)
-
-
-def evil_pickles(path: Path) -> list[bytes]:
-    call = f"cos\nsystem\n(S'touch {path}'\ntR."
-    return [pickle.dumps({"name": "a", "images": Evil(path)}, protocol=protocol) for protocol in (0, 1, 2, 3, 4, 5)] + [
-        call.encode(),
-        f"(S'touch {path}'\nios\nsystem\n.".encode(),  # INST
-        b"\x80\x02cbuiltins\neval\n(X\x04\0\0\0open\x85R.",
-        b"\x80\x04\x8c\x05numpy\x8c\x0dmemmap\x93.",
-        b"\x80\x02cnumpy\ndtype\n}b.",  # changes what it named
-        b"\x80\x02c_codecs\nencode\n}b.",
-        b"\x80\x02cnumpy\ndtype\nX\x01\0\0\0O\x85R.",
-        b"\x80\x02cnumpy\nndarray\n)R.",
-        b"\x80\x02cnumpy\nndarray\n)\x81.",
-        b"\x80\x02Nr\xff\xff\xff\x7f.",  # a memo of 2**31 entries
-        b"\x80\x02X\x04\0\0\0kindQ.",
-        b"no pickle",
-        b"",
-    ]
-
-
-def test_a_pickle_never_runs_anything(tmp_path: Path) -> None:
-    trap = tmp_path / "ran"
-    for pickled in evil_pickles(trap):
-        with pytest.raises(RefusedInput) as error:
-            load_torch(torch_zip(pickled))
-        assert error.value.reason == "unsafe_pickle", pickled
-    assert not trap.exists()
-    pickle.loads(evil_pickles(trap)[2])  # so it would have
-    assert trap.exists()
-
-
-@settings(deadline=None)
-@given(st.binary(max_size=60))
-def test_any_bytes_are_refused_or_a_dictionary(data: bytes) -> None:
-    for content in (data, b"PK\3\4" + data, torch_zip(data), torch_zip(b"\x80\x02" + data + b".")):
-        assert outcome(content) in ("read", "unsafe_pickle", "truncated", "unsupported")
-
-
-def test_any_flipped_byte_of_a_pickle_is_refused_or_gives_plain_values() -> None:
-    pickled = zipfile.ZipFile(io.BytesIO(dump_torch({"name": "a", "images": CODES, "texts": "b"}))).read(
-        "archive/data.pkl"
-    )
-    for index in range(len(pickled)):
-        for value in (0, pickled[index] ^ 1, pickled[index] ^ 0x40, 255):
-            damaged = pickled[:index] + bytes([value]) + pickled[index + 1 :]
-            assert outcome(torch_zip(damaged)) in ("read", "unsafe_pickle", "unsupported")
-
-
-def test_a_written_file_is_read_back_and_always_the_same() -> None:
-    text = "same text twice"
-    first = dump_torch({"name": text, "images": CODES, "texts": text})
-    assert first == dump_torch({"name": text, "images": CODES.copy(), "texts": "".join(["same text", " twice"])})
-    found = load_torch(first)
-    assert (found["name"], found["texts"]) == (text, text)
-    assert found["images"].dtype == np.int64
-    assert found["images"].tolist() == [[0, 1, 2], [3, 4, 5]]
-
-
-@pytest.mark.parametrize("protocol", [2, 3, 4])
-@pytest.mark.parametrize("dtype", ["<i8", ">i8", "<i4", "<u2", ">i2", "<u1"])
-def test_arrays_of_any_integers_and_orders_are_read(protocol: int, dtype: str) -> None:
-    for array in (CODES.astype(dtype), np.asfortranarray(CODES.astype(dtype))):
-        found = load_torch(torch_zip(pickle.dumps({"images": array}, protocol=protocol)))["images"]
-        assert np.array_equal(found, CODES)
-
-
-@pytest.mark.parametrize("array", [CODES.astype(float), np.array(["a"]), np.array([None]), np.array([True])])
-def test_arrays_of_anything_else_are_refused(array: np.ndarray) -> None:
-    with pytest.raises(RefusedInput, match="unsafe_pickle"):
-        load_torch(torch_zip(pickle.dumps({"images": array}, protocol=2)))
-
-
-@pytest.mark.filterwarnings("default")
-def test_torch_reads_what_we_write_and_we_read_what_it_writes(tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch")
-    (tmp_path / "ours.pth").write_bytes(dump_torch({"name": "ключ", "images": CODES, "texts": ""}))
-    found = torch.load(tmp_path / "ours.pth", weights_only=False)
-    assert (found["name"], found["texts"], found["images"].dtype) == ("ключ", "", np.int64)
-    assert np.array_equal(found["images"], CODES)
-    tensor = torch.from_numpy(CODES)
-    for images in (CODES, tensor, tensor.int(), tensor.short(), torch.arange(10)[2:8].reshape(3, 2).T, tensor[:, 1:]):
-        torch.save({"name": "a", "images": images, "texts": "b"}, tmp_path / "theirs.pth")
-        read = load_torch((tmp_path / "theirs.pth").read_bytes())
-        assert read["images"].tolist() == images.tolist()
-    torch.save({"images": tensor.float()}, tmp_path / "theirs.pth")
-    with pytest.raises(RefusedInput, match=r"unsafe_pickle: asks for torch\.FloatStorage"):
-        load_torch((tmp_path / "theirs.pth").read_bytes())
-    torch.save({"images": tensor}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
-    with pytest.raises(RefusedInput, match=r"unsupported: .* torch 1\.6"):
-        load_torch((tmp_path / "old.pth").read_bytes())
-
-
-@pytest.mark.parametrize("size", [(2, 9), (10**9, 10**9), (-1, -6), (0, 0)])
-@pytest.mark.parametrize("stride", [(0, 0), (3, 1), (10**6, 1), (-3, 1)])
-def test_a_tensor_reads_nothing_outside_its_storage(size: tuple[int, int], stride: tuple[int, int]) -> None:
-    """Written by hand: rebuild(storage '0' of 6 numbers, offset 1, size, stride)."""
-
-    def pair(values: tuple[int, int]) -> bytes:
-        return b"".join(b"\x8a\x08" + value.to_bytes(8, "little", signed=True) for value in values) + b"\x86"
-
-    storage = b"(X\x07\0\0\0storagectorch\nLongStorage\nX\x01\0\0\x000X\x03\0\0\0cpuK\x06tQ"
-    tensor = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"K\x01" + pair(size) + pair(stride) + b"\x89}tR"
-    data = torch_zip(b"\x80\x02}X\x06\0\0\0images" + tensor + b"s.", **{"data/0": CODES.astype("<i8").tobytes()})
-    expected = "read" if size == (0, 0) else "unsafe_pickle"
-    assert outcome(data) == expected
-
-
-def test_a_zip_bomb_is_not_unpacked() -> None:
-    sink = io.BytesIO()
-    with (
-        zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as archive,
-        archive.open("archive/data.pkl", "w", force_zip64=True) as member,
-    ):
-        for _ in range(300):
-            member.write(bytes(1 << 20))
-    with pytest.raises(RefusedInput, match="unsupported: 314572800 bytes unpacked"):
-        load_torch(sink.getvalue())
 
 
 def test_rows_exported_in_upstreams_layout_come_back_but_for_their_origin(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from shared.dataset.rows import CodeRecord
 from shared.errors import DatasetError
 from shared.exchange.export import export
-from shared.exchange.formats.safe_names import MAX_LENGTH, safe_name
+from shared.exchange.formats.safe_names import safe_name
 from shared.exchange.formats.webdataset import WebDataset, dump_members, load_members
 from shared.exchange.options import ExportOptions
 from tests.support.small_datasets import CODES_SETTINGS, code_rows, image, sequence_rows, write_dataset
@@ -66,29 +66,6 @@ def test_any_key_and_text_survive_our_reader_and_the_librarys(
 def test_sequences_survive_with_their_tokens() -> None:
     rows = sequence_rows()
     assert [row.digest() for row in read(WebDataset().dump(rows, CODES_SETTINGS))] == [row.digest() for row in rows]
-
-
-@given(texts)
-def test_names_are_short_and_plain(key: str) -> None:
-    name = safe_name(key)
-    assert 0 < len(name) <= MAX_LENGTH
-    assert not set(name) & set("./\\ \n\0")
-    assert name.isascii()
-
-
-@given(st.sets(texts, max_size=20))
-def test_names_of_different_keys_differ(keys: set[str]) -> None:
-    assert len({safe_name(key) for key in keys}) == len(keys)
-
-
-def test_names_of_known_keys() -> None:
-    assert safe_name("cat-1_b") == "cat-1_b"
-    assert safe_name("a/b.c") == "a%2Fb%2Ec"
-    assert safe_name("a%2Fb%2Ec") == "a%252Fb%252Ec"
-    assert safe_name("~") == "%7E"
-    assert safe_name("") == "~"
-    assert safe_name("é" * 40) != safe_name("é" * 41)
-    assert safe_name("x" * 81).startswith("x" * 40 + "~")
 
 
 def test_a_tar_holds_nothing_of_the_machine_or_the_time() -> None:
