@@ -8,8 +8,6 @@ import re
 import shutil
 import signal
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,6 +28,7 @@ from tests.support.command import (
     verified_digest,
     wait_until,
 )
+from tests.support.paused import PausedCommand
 from tests.support.pictures import PICTURES
 
 UNITS = PICTURES // 2
@@ -70,49 +69,22 @@ def test_every_bad_picture_is_quarantined_with_its_reason(tmp_path: Path) -> Non
     assert leftovers(dataset) == []
 
 
-class Killer:
-    """Starts the same encode again and again and kills it at a chosen moment."""
-
-    def __init__(self, pictures: Path, dataset: Path):
-        self.pictures = pictures
-        self.dataset = dataset
-        self.exit_codes: list[int] = []
-
-    def kill_when(self, is_time: Callable[[subprocess.Popen[str]], None]) -> None:
-        process = start_encode(self.pictures, self.dataset)
-        is_time(process)
-        process.kill()
-        self.exit_codes.append(finish(process).returncode)
-
-    def kill_after(self, delay_s: float) -> None:
-        """May come after the job has ended: that is one of the moments too."""
-
-        def wait(process: subprocess.Popen[str]) -> None:
-            try:
-                process.wait(delay_s)
-            except subprocess.TimeoutExpired:
-                return
-
-        self.kill_when(wait)
-
-    def kill_at_unit(self, units: int, delay_s: float) -> None:
-        """Once so many units are committed, and a fraction of a unit's time later."""
-
-        def wait(process: subprocess.Popen[str]) -> None:
-            wait_until(lambda: committed(self.dataset) >= units or process.poll() == 0, process)
-            time.sleep(delay_s)
-
-        self.kill_when(wait)
+def kill_before(pattern: str, number: int, pictures: Path, dataset: Path) -> None:
+    """Run an encode and kill it right before it makes a change to the dataset (see `tests.support.paused`)."""
+    pause = dataset.with_name("pause")
+    command = ("encode", pictures, dataset, *ENCODE, *SMALL_UNITS)
+    paused = PausedCommand(f"{dataset}/{pattern}", number, pause, *command)
+    paused.process.kill()
+    assert finish(paused.process).returncode == -signal.SIGKILL
 
 
-def kill_and_finish(pictures: Path, dataset: Path, digest: str, seed: int, starts: int, units: list[int]) -> None:
-    chooser, killer = random.Random(seed), Killer(pictures, dataset)
-    for _ in range(starts):
-        killer.kill_after(chooser.uniform(0.1, 6.0))
+def kill_and_finish(pictures: Path, dataset: Path, digest: str, changes: list[int], units: list[int]) -> None:
+    """Kill runs at some of their changes and when some units are committed, then let one run finish."""
+    for change in changes:
+        kill_before("*", change, pictures, dataset)
     for unit in units:
-        killer.kill_at_unit(unit, chooser.uniform(0.0, 0.08))
-    assert -signal.SIGKILL in killer.exit_codes
-    assert set(killer.exit_codes) <= {0, -signal.SIGKILL}
+        kill_before("parts/part-*.json", max(0, unit - committed(dataset)), pictures, dataset)
+        assert committed(dataset) >= unit
     encode(pictures, dataset)
     assert verified_digest(dataset) == digest
     assert_rows_once(dataset, PICTURES)
@@ -120,14 +92,21 @@ def kill_and_finish(pictures: Path, dataset: Path, digest: str, seed: int, start
 
 
 def test_sigkill_at_some_moments(pictures: Path, unbroken_digest: str, tmp_path: Path) -> None:
-    kill_and_finish(pictures, tmp_path / "dataset", unbroken_digest, seed=1, starts=1, units=[1, 5])
+    kill_and_finish(pictures, tmp_path / "dataset", unbroken_digest, changes=[1], units=[1, 5])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2, 8))
 def test_sigkill_at_many_moments(seed: int, pictures: Path, unbroken_digest: str, tmp_path: Path) -> None:
-    units = list(range(1, UNITS + 1))
-    kill_and_finish(pictures, tmp_path / "dataset", unbroken_digest, seed, starts=8, units=units)
+    chooser, dataset = random.Random(seed), tmp_path / "dataset"
+    changes = [chooser.randrange(6) for _ in range(8)]
+    kill_and_finish(pictures, dataset, unbroken_digest, changes, units=list(range(1, UNITS)))
+
+
+@pytest.mark.slow
+def test_sigkill_before_the_manifest(pictures: Path, unbroken_digest: str, tmp_path: Path) -> None:
+    kill_before("manifest.json", 0, pictures, tmp_path / "dataset")
+    kill_and_finish(pictures, tmp_path / "dataset", unbroken_digest, changes=[], units=[])
 
 
 def interrupt(process: subprocess.Popen[str], number: signal.Signals) -> str:

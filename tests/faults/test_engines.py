@@ -8,7 +8,6 @@ import random
 import re
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -22,17 +21,17 @@ from tests.support.command import (
     ENCODE,
     INTERRUPTED,
     MODEL,
-    REPOSITORY,
     SMALL_UNITS,
     assert_rows_once,
     emu3,
-    environment,
     finish,
     leftovers,
     start,
+    start_module,
     verified_digest,
     wait_until,
 )
+from tests.support.gate import Gate
 from tests.support.pictures import PICTURES, save_picture
 from tests.support.stand_in import KILLER
 
@@ -54,16 +53,9 @@ def start_real(pictures: Path, dataset: Path, *options: object, **variables: str
 
 
 def start_stand_in(pictures: Path, dataset: Path, *options: object, **variables: str) -> subprocess.Popen[str]:
-    """`emu3 encode` with the worker of `stand_in`."""
+    """Start `emu3 encode` with the worker of `stand_in`."""
     command = ("encode", pictures, dataset, *ENCODE, *SMALL_UNITS, *options)
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.support.stand_in", *map(str, command)],
-        cwd=REPOSITORY,
-        env=environment(**variables),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    return start_module("tests.support.stand_in", *command, **variables)
 
 
 def succeed(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
@@ -105,6 +97,18 @@ def kill_workers(process: subprocess.Popen[str], dataset: Path, at_units: list[i
             chance.choice(workers[: (len(workers) + 1) // 2]).kill()
             kills += 1
     return kills
+
+
+def commit_units(units: int, gate: Gate, dataset: Path, process: subprocess.Popen[str]) -> None:
+    """Let workers pass the gate until this many units are committed."""
+
+    def has_committed_units() -> bool:
+        if committed(dataset) >= units:
+            return True
+        gate.admit_one()
+        return False
+
+    wait_until(has_committed_units, process)
 
 
 def assert_is(dataset: Path, digest: str) -> None:
@@ -154,11 +158,15 @@ def test_many_workers_many_kills(
 
 @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 8))])
 def test_workers_killed_at_many_moments(seed: int, pictures: Path, stand_in_digest: str, tmp_path: Path) -> None:
-    process = start_stand_in(pictures, tmp_path / "dataset", "--workers", 3)
-    killed = kill_workers(process, tmp_path / "dataset", at_units=[1, 3, 5, 8], seed=seed)
-    succeed(process)
-    assert killed
-    assert_is(tmp_path / "dataset", stand_in_digest)
+    """Workers wait at the gate when one of them is killed, so every kill finds one alive and none comes too late."""
+    dataset, gate, chance = tmp_path / "dataset", Gate(tmp_path / "gate"), random.Random(seed)
+    process = start_stand_in(pictures, dataset, "--workers", 3, **gate.environment)
+    for units in (1, 3, 5, 8):
+        commit_units(units, gate, dataset, process)
+        chance.choice(workers_of(process)).kill()
+    gate.open()
+    assert succeed(process).stderr.count("restarting it") == 4
+    assert_is(dataset, stand_in_digest)
 
 
 @pytest.mark.parametrize(
@@ -168,8 +176,9 @@ def test_stopped_by_sigterm_and_resumed_by_another_number_of_workers(
     first: tuple[object, ...], then: tuple[object, ...], pictures: Path, stand_in_digest: str, tmp_path: Path
 ) -> None:
     dataset = tmp_path / "dataset"
-    process = start_stand_in(pictures, dataset, *first)
-    wait_until(lambda: committed(dataset) >= 3, process)
+    gate = Gate(tmp_path / "gate")
+    process = start_stand_in(pictures, dataset, *first, **gate.environment)
+    commit_units(3, gate, dataset, process)
     process.terminate()
     stopped = finish(process)
     assert stopped.returncode == INTERRUPTED, stopped.stderr[-2000:]

@@ -1,8 +1,11 @@
-"""What must be refused, or answered, before MindSpore is even imported."""
+"""Commands that must refuse or answer before MindSpore is imported."""
 
 from __future__ import annotations
 
+import re
 import shutil
+import subprocess
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +16,8 @@ from pipelines.cli import main
 from tests.support.command import ENCODE, MODEL, REPOSITORY, SMALL_UNITS, TOKENIZER, emu3
 from tests.support.file_digests import file_digests
 
+HELP_LIMIT_S = 0.5
+HEAVY = {"mindspore", "mindone", "torch", "transformers", "pyarrow", "numpy", "PIL", "av", "ray", "fsspec"}
 COMMANDS = sorted(main.commands) if isinstance(main, Group) else []
 
 
@@ -46,8 +51,8 @@ def dataset(unbroken: Path, tmp_path: Path) -> Path:
 
 
 def replaced(options: Sequence[str], name: str, value: str) -> list[str]:
-    place = list(options).index(name) + 1
-    return [*options[:place], value, *options[place + 1 :]]
+    index = list(options).index(name) + 1
+    return [*options[:index], value, *options[index + 1 :]]
 
 
 def test_the_trap_works(dataset: Path, pictures: Path, without_mindspore: dict[str, str]) -> None:
@@ -84,7 +89,7 @@ def test_other_settings_are_refused_with_the_difference(
 def test_nothing_left_to_do_needs_no_mindspore(
     unbroken: Path, pictures: Path, without_mindspore: dict[str, str], tmp_path: Path
 ) -> None:
-    """And a manifest that was lost is written again, byte for byte."""
+    """A lost manifest is written again, byte for byte."""
     shutil.copytree(unbroken, tmp_path / "dataset")
     (tmp_path / "dataset" / "manifest.json").unlink()
     emu3("encode", pictures, tmp_path / "dataset", *ENCODE, *SMALL_UNITS, **without_mindspore)
@@ -124,9 +129,28 @@ def test_reading_commands_need_no_mindspore(
     assert not list(tmp_path.rglob("*.png"))
 
 
+def imported_packages(done: subprocess.CompletedProcess[str]) -> set[str]:
+    """Return the packages that a command imported, from its own import profile on stderr."""
+    return {package for package in re.findall(r"^import time: .*\| +(\w+)", done.stderr, re.MULTILINE)}
+
+
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)], ids=lambda words: " ".join(words) or "emu3")
-def test_help_needs_no_model_code(command: list[str], without_mindspore: dict[str, str]) -> None:
-    assert "Usage:" in emu3(*command, "--help", **without_mindspore).stdout
+def test_help_imports_nothing_heavy(command: list[str], without_mindspore: dict[str, str]) -> None:
+    done = emu3(*command, "--help", **without_mindspore, PYTHONPROFILEIMPORTTIME="1")
+    assert "Usage:" in done.stdout
+    packages = imported_packages(done)
+    assert {"click", "pipelines"} <= packages, "the profile was not read"
+    assert packages & HEAVY == set()
+
+
+@pytest.mark.slow
+def test_help_is_quick(without_mindspore: dict[str, str]) -> None:
+    took_s = []
+    for _ in range(5):
+        started_s = time.monotonic()
+        emu3("encode", "--help", **without_mindspore)
+        took_s.append(time.monotonic() - started_s)
+    assert min(took_s) < HELP_LIMIT_S
 
 
 def test_commands_are_known() -> None:

@@ -19,8 +19,9 @@ from shared.device import Device
 from shared.errors import ConfigMismatchError, DatasetError, JobStoppedError, UsageError
 from shared.jobs.file_locks import try_lock
 from tests.support.captioned_codes import write_codes
-from tests.support.command import INTERRUPTED, emu3, finish, start, wait_until
+from tests.support.command import INTERRUPTED, emu3, finish
 from tests.support.models import write_language_model
+from tests.support.paused import PausedCommand
 
 STEPS = 12
 SETTINGS = ("--steps", STEPS, "--seq-length", 64, "--micro-batch-size", 2, "--save-every", 2, "--learning-rate", "1e-3")
@@ -69,16 +70,17 @@ def test_a_run_learns_and_writes_what_others_load(unbroken: Path) -> None:
     assert len(list((unbroken / "checkpoints").iterdir())) == 2
 
 
-@pytest.mark.parametrize(("steps_done", "number"), [(2, signal.SIGKILL), (6, signal.SIGKILL), (4, signal.SIGTERM)])
+@pytest.mark.parametrize(("step", "number"), [(4, signal.SIGKILL), (8, signal.SIGKILL), (6, signal.SIGTERM)])
 def test_a_stopped_run_resumes_exactly(
-    steps_done: int, number: signal.Signals, codes: Path, small_lm: Path, unbroken: Path, tmp_path: Path
+    step: int, number: signal.Signals, codes: Path, small_lm: Path, unbroken: Path, tmp_path: Path
 ) -> None:
+    """Stopped right before the checkpoint of a step appears."""
     run = tmp_path / "run"
-    process = start("sft", codes, run, "--model", small_lm, *SETTINGS)
-    wait_until(lambda: (run / f"checkpoints/step-{steps_done:08d}").is_dir(), process)
-    process.send_signal(number)
-    stopped = finish(process)
-    assert stopped.returncode in (-9, INTERRUPTED, 0)
+    command = ("sft", codes, run, "--model", small_lm, *SETTINGS)
+    paused = PausedCommand(f"{run}/checkpoints/step-{step:08d}", 0, tmp_path / "pause", *command)
+    paused.process.send_signal(number)
+    paused.resume()
+    assert finish(paused.process).returncode == (INTERRUPTED if number == signal.SIGTERM else -number)
     emu3("sft", codes, run, "--model", small_lm, *SETTINGS)
     assert_same_run(run, unbroken)
 

@@ -27,9 +27,14 @@ def environment(**changes: str) -> dict[str, str]:
 
 
 def start(*arguments: object, **changes: str) -> subprocess.Popen[str]:
-    """`emu3 …` in the background."""
+    """Start `emu3 …` in the background."""
+    return start_module("pipelines.cli", *arguments, **changes)
+
+
+def start_module(module: str, *arguments: object, **changes: str) -> subprocess.Popen[str]:
+    """Start `python -m module …` in the background, with changes to its environment."""
     return subprocess.Popen(
-        [sys.executable, "-m", "pipelines.cli", *map(str, arguments)],
+        [sys.executable, "-m", module, *map(str, arguments)],
         cwd=REPOSITORY,
         env=environment(**changes),
         stdout=subprocess.PIPE,

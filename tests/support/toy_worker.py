@@ -63,7 +63,9 @@ class ToyWorker:
     def _do(self, task: Task) -> TaskResult:
         toy, unit = self.toy, task.unit
         if unit == toy.refused_unit:
+            until_s = time.monotonic() + PATIENCE_S
             while toy.endless_units and not list(toy.folder.glob("*.endless")):
+                assert time.monotonic() < until_s, "no other worker entered an endless unit"
                 time.sleep(0.01)
             raise ConfigMismatchError(f"unit {unit} has other settings")
         if unit == toy.broken_unit:
