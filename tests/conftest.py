@@ -1,4 +1,4 @@
-"""What tests share: the golden models and small folders of pictures."""
+"""Fixtures for all tests: the golden models, a small language model, pictures and an S3 server."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def golden_vq_expected(golden_vq: Path) -> dict[str, np.ndarray]:
 
 @pytest.fixture
 def picture_folder(tmp_path: Path) -> Path:
-    """Twelve 16×24 pictures with captions."""
+    """A folder of twelve 16×24 pictures with captions."""
     folder = tmp_path / "pictures"
     for index in range(12):
         save_picture(folder / f"picture-{index:02d}.png", index)
@@ -53,7 +53,7 @@ def small_lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def s3() -> Iterator[Callable[[str], str]]:
-    """Makes buckets on an S3 server of this machine, found through the variables that every client knows."""
+    """Return a function that creates buckets on a local S3 server, which clients find through the usual variables."""
     moto_server, s3fs = pytest.importorskip("moto.server"), pytest.importorskip("s3fs")
     server = moto_server.ThreadedMotoServer(port=0)
     server.start()

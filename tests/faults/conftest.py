@@ -1,4 +1,4 @@
-"""Pictures and the dataset that an unbroken run makes of them."""
+"""Pictures, and the dataset of an undisturbed run over them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.pictures import PICTURES, save_picture
 
 @pytest.fixture(scope="session")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Thirty-two pictures of 16 × 24 pixels with captions; not to be changed."""
+    """A folder of thirty-two pictures of 16 × 24 pixels with captions; tests must not modify it."""
     folder = tmp_path_factory.mktemp("pictures")
     for index in range(PICTURES):
         save_picture(folder / f"picture-{index:02d}.png", index)
@@ -22,7 +22,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def unbroken(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The dataset of one run that nothing disturbed; not to be changed."""
+    """The dataset of one undisturbed run; tests must not modify it."""
     dataset = tmp_path_factory.mktemp("unbroken") / "dataset"
     encode(pictures, dataset)
     return dataset

@@ -1,4 +1,4 @@
-"""Every call of a commit that can fail, failing: the unit is there whole or not at all, and can be committed again."""
+"""Every call of a commit that can fail does: the unit is then complete or absent, and can be committed again."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KEYS = ("one", "two", "three", "four")
 
 
 class Full:
-    """Stands in for a function; raises ENOSPC at one of its calls."""
+    """Wraps a function; raises ENOSPC at one of its calls."""
 
     def __init__(self, function: Callable[..., Any], fails_at: int):
         self.function = function
@@ -46,7 +46,7 @@ def install(monkeypatch: pytest.MonkeyPatch, target: str, fails_at: int) -> Full
 
 
 def commit(dataset: Dataset, plan: Plan) -> None:
-    """Four rows and a refusal: part, quarantine file and record."""
+    """Commit three rows and a refusal: a part, a quarantine file and a record."""
     records = [record(index, key) for index, key in enumerate(KEYS[:3])]
     dataset.commit(
         UnitResult(0, records, refusals=[Refusal("four", 3, "3.png", "empty", "no bytes")], numerics=NUMERICS), plan
@@ -68,11 +68,11 @@ def expected_contents(tmp_path: Path) -> dict[str, str]:
 
 
 def attempts(tmp_path: Path) -> Iterator[tuple[int, Dataset, Plan]]:
-    """A fresh dataset for every call that might fail."""
+    """Yield a fresh dataset for every call that might fail."""
     for fails_at in range(1, 100):
         dataset, plan = freeze(tmp_path / f"attempt-{fails_at}", KEYS)
         yield fails_at, dataset, plan
-    raise AssertionError("no end of calls")
+    raise AssertionError("a commit makes fewer than 99 calls")
 
 
 @pytest.mark.parametrize("target", ["os.replace", "os.link", "os.fsync"])
@@ -85,7 +85,7 @@ def test_no_space_at_every_call(target: str, tmp_path: Path) -> None:
         if counter.calls < fails_at:
             assert error is None
             break
-        assert error is not None, "the failure was passed over in silence"
+        assert error is not None, "the failure was ignored"
         assert error.errno == errno.ENOSPC
         failures += 1
         where = f"call {fails_at} of {target}"
@@ -128,7 +128,7 @@ def test_second_commit_of_other_rows_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_second_commit_of_other_refusals_changes_nothing(tmp_path: Path) -> None:
-    """An input that was unreadable the first time only: the loser's quarantine file must not stay."""
+    """An input was unreadable the first time only: the quarantine file of the second attempt must not remain."""
     dataset, plan = freeze(tmp_path / "dataset", KEYS)
     commit(dataset, plan)
     before = file_digests(dataset.root)
@@ -139,7 +139,7 @@ def test_second_commit_of_other_refusals_changes_nothing(tmp_path: Path) -> None
 
 
 def test_refusals_come_back_as_they_were(tmp_path: Path) -> None:
-    """Names may hold what Python's splitlines takes for line ends."""
+    """Names may contain what Python's splitlines regards as line ends."""
     dataset, plan = freeze(tmp_path / "dataset", KEYS)
     given = [
         Refusal(f"k{n}{text}", n, f"{text}.png", "empty", text) for n, text in enumerate("\u2028\u0085\n\r\x0b\x1c")

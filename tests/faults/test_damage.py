@@ -1,4 +1,4 @@
-"""`emu3 verify` on damaged datasets: every damage is noticed and named, none crashes it."""
+"""`emu3 verify` on damaged datasets: all damage is detected and named, and none crashes it."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def verify_damaged(dataset: Path, stride: int) -> list[dict[str, Any]]:
 
 
 def is_named(line: dict[str, Any]) -> bool:
-    """The file itself, or the unit it belongs to."""
+    """Return the names that may appear in the problem: the file itself, or the unit it belongs to."""
     name, printed = line["file"], line["printed"]
     unit = re.match(r"part-(\d+)", name)
     return name in printed or (unit is not None and (unit[0] in printed or f"unit {int(unit[1])}:" in printed))
 
 
 def assert_all_noticed(lines: list[dict[str, Any]]) -> None:
-    """The manifest may be deleted: a run that was killed before it wrote one has none either."""
+    """Whether losing the file is harmless: a run killed before it wrote its manifest has none either."""
     expected = [line for line in lines if (line["file"], line["what"]) != ("manifest.json", "deleted")]
     crashed = [line for line in expected if line["crashed"]]
     assert not crashed, f"{len(crashed)} of {len(expected)}: {some(crashed)}"
@@ -45,7 +45,7 @@ def assert_all_noticed(lines: list[dict[str, Any]]) -> None:
 
 
 def some(lines: list[dict[str, Any]]) -> str:
-    """How many of which kind, with an example of each."""
+    """Count failures by kind, with an example of each."""
     examples = {(line["file"], line["exit"], line["printed"][-70:].strip()): line["what"] for line in lines}
     counts = Counter((line["file"], line["exit"], line["printed"][-70:].strip()) for line in lines)
     return "\n" + "\n".join(f"{count} × {kind}: {examples[kind]}" for kind, count in counts.most_common(12))
@@ -53,7 +53,7 @@ def some(lines: list[dict[str, Any]]) -> str:
 
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
-    """Parts, records, quarantine, plan and manifest; verifies clean."""
+    """A dataset with parts, records, quarantine, plan and manifest that verifies without problems."""
     dataset = handmade.make(tmp_path / "dataset").root
     assert verified_digest(dataset)
     assert len(list(dataset.rglob("*.*"))) == 7
@@ -68,13 +68,13 @@ def test_every_97th_byte_of_every_file(small: Path) -> None:
 
 @pytest.mark.slow
 def test_every_7th_byte_of_every_file(small: Path) -> None:
-    """Seven is prime to the sizes of all fields, so every field is hit somewhere."""
+    """Seven is coprime to the sizes of all fields, so every field is hit somewhere."""
     assert_all_noticed(verify_damaged(small, 7))
 
 
 @pytest.mark.parametrize("pattern", ["parts/part-000000.*.arrow", "plan.arrow"])
 def test_wild_string_offsets_do_not_crash_it(pattern: str, small: Path) -> None:
-    """Arrow trusts the offsets of strings in a file: reading before checking reads anywhere in memory."""
+    """Arrow trusts the offsets of strings in a file: without a check first, it would read anywhere in memory."""
     (path,) = small.glob(pattern)
     data, offsets = path.read_bytes(), struct.pack("<4i", 0, 3, 6, 11)  # of the keys one, two, three
     assert offsets in data
@@ -83,7 +83,7 @@ def test_wild_string_offsets_do_not_crash_it(pattern: str, small: Path) -> None:
 
 
 def test_exchanged_parts_are_noticed(small: Path, tmp_path: Path) -> None:
-    """A whole, valid part of another dataset under this one's name."""
+    """A valid part of another dataset under the name of this one's."""
     other = handmade.make(tmp_path / "other", ("one", "two", "other")).root
     (mine,), (theirs,) = (list((root / "parts").glob("part-000000.*.arrow")) for root in (small, other))
     mine.write_bytes(theirs.read_bytes())
@@ -91,12 +91,12 @@ def test_exchanged_parts_are_noticed(small: Path, tmp_path: Path) -> None:
 
 
 def test_damaged_rows_are_listed(small: Path) -> None:
-    """A flipped code: the row is named, so that the user knows what is lost."""
+    """After a flipped bit in its codes, the row is named, so that the user knows what is lost."""
     (part,) = (small / "parts").glob("part-000000.*.arrow")
     data, codes = part.read_bytes(), handmade.record(1, "two").codes_bytes
     assert data.count(codes) == 1
-    place = data.index(codes)
-    part.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+    offset = data.index(codes)
+    part.write_bytes(data[:offset] + bytes([data[offset] ^ 1]) + data[offset + 1 :])
     printed = emu3("verify", small, exit_code=1).stderr
     assert "'two'" in printed
     assert "'one'" not in printed

@@ -19,7 +19,7 @@ from tests.support.command import MODEL, emu3, finish, leftovers, start, wait_un
 from tests.support.pictures import PICTURES
 from vq_stage.decode.output_files import RECORD_NAME, picture_path
 
-MAX_COMPONENT_BYTES = 255  # of every file system in use
+MAX_COMPONENT_BYTES = 255  # on all common file systems
 BATCHES_OF_ONE = ("--batch-pixels", "1")
 
 ODD_KEYS = [
@@ -61,17 +61,17 @@ def decode(dataset: Path, out: Path, *options: str, exit_code: int = 0) -> str:
 
 @pytest.fixture(scope="session")
 def decoded(unbroken: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What an unbroken decode of the unbroken dataset writes; not to be changed."""
+    """The files of an undisturbed decode of the undisturbed dataset; tests must not modify them."""
     out = tmp_path_factory.mktemp("decoded") / "out"
     decode(unbroken, out)
     return out
 
 
-def test_one_picture_a_row(unbroken: Path, decoded: Path) -> None:
+def test_one_picture_per_row(unbroken: Path, decoded: Path) -> None:
     opened = Dataset.open(unbroken)
     keys = [row.key for record in opened.commit_records() for row in opened.rows(record)]
     assert sorted(pictures_in(decoded)) == sorted(f"{key}.png" for key in keys)
-    assert len(set(pictures_in(decoded).values())) == PICTURES, "every picture is another"
+    assert len(set(pictures_in(decoded).values())) == PICTURES, "all pictures differ"
     assert np.asarray(Image.open(decoded / "picture-00.png")).shape == (16, 24, 3)
 
 
@@ -102,27 +102,27 @@ def test_other_format_in_the_same_folder_is_refused(unbroken: Path, decoded: Pat
     assert not list((tmp_path / "out").rglob("*.jpg"))
 
 
-def test_pictures_of_somebody_else_are_not_taken_for_done(unbroken: Path, pictures: Path, tmp_path: Path) -> None:
-    """The folder of the source pictures, say: same names, and no mark of ours."""
+def test_foreign_pictures_are_not_mistaken_for_results(unbroken: Path, pictures: Path, tmp_path: Path) -> None:
+    """For example the folder of the source pictures, which has the same names but no record of ours."""
     shutil.copytree(pictures, tmp_path / "out")
     printed = decode(unbroken, tmp_path / "out", exit_code=2)
     assert str(tmp_path / "out") in printed
     assert pictures_in(tmp_path / "out") == pictures_in(pictures)
 
 
-def test_damaged_part_is_not_decoded_in_silence(tmp_path: Path) -> None:
-    """A flipped code gives a wrong picture; its checksum stands in the row."""
+def test_a_damaged_part_is_not_decoded_silently(tmp_path: Path) -> None:
+    """A flipped code would give a wrong picture; the row has its checksum."""
     dataset = handmade.make(tmp_path / "dataset").root
     (part,) = (dataset / "parts").glob("part-000000.*.arrow")
     data, codes = part.read_bytes(), handmade.record(1, "two").codes_bytes
-    place = data.index(codes)
-    part.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+    offset = data.index(codes)
+    part.write_bytes(data[:offset] + bytes([data[offset] ^ 1]) + data[offset + 1 :])
     assert "two" in decode(dataset, tmp_path / "out", exit_code=1)
     assert "two.png" not in pictures_in(tmp_path / "out")
 
 
 def test_odd_keys_stay_inside(tmp_path: Path) -> None:
-    """The real command, one picture a key, nothing beside the folder it was given."""
+    """The real command writes one picture per key and nothing outside its folder."""
     dataset, out = handmade.make(tmp_path / "dataset", ODD_KEYS).root, tmp_path / "up" / "up" / "out"
     decode(dataset, out)
     written = [path for path in tmp_path.rglob("*.png") if path.is_file()]
@@ -143,7 +143,7 @@ def assert_safe(out: Path, keys: Iterable[str]) -> None:
     files = {*paths.values(), out / RECORD_NAME}
     assert len(files) == len(paths) + 1, "two keys, one path"
     folders = {folder for path in files for folder in path.parents}
-    assert not files & folders, "a picture where another one's folder must be"
+    assert not files & folders, "a picture has the path of another one's folder"
 
 
 def test_paths_of_odd_keys(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A disk that is really full: a small file system in memory, made larger once the job has failed."""
+"""A disk that is really full: a small file system in memory, enlarged after the job has failed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shared.maintenance.verify import verify_dataset
 from tests.support.command import assert_rows_once, encode, leftovers, verified_digest
 from tests.support.pictures import PICTURES
 
-SMALL_KIB, LARGE_KIB = 72, 4096  # the plan, and about five of sixteen units; far more than all
+SMALL_KIB, LARGE_KIB = 72, 4096  # room for the plan and about five of sixteen units; far more than needed
 
 
 def mount(*arguments: object) -> subprocess.CompletedProcess[str]:
@@ -22,13 +22,13 @@ def mount(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = mount("-t", "tmpfs", "-o", f"size={SMALL_KIB}k", "tmpfs", place)
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = mount("-t", "tmpfs", "-o", f"size={SMALL_KIB}k", "tmpfs", disk)
     if mounted.returncode:
         pytest.skip(f"mounting a file system in memory is not permitted here: {mounted.stderr.strip()}")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
 
 
 def test_disk_full_and_then_larger(small_disk: Path, pictures: Path, unbroken_digest: str) -> None:

@@ -45,11 +45,11 @@ def committed(dataset: Path) -> int:
 
 
 def rows_and_reasons(dataset: Path) -> tuple[list[str], dict[str, str]]:
-    """uris of the rows; reason of every quarantined uri."""
+    """Return the URIs of the rows, and the reason of every quarantined URI."""
     opened = Dataset.open(dataset)
     records = list(opened.commit_records())
     refusals = [refusal for record in records for refusal in opened.refusals(record)]
-    assert len({refusal.uri for refusal in refusals}) == len(refusals), "quarantined twice"
+    assert len({refusal.uri for refusal in refusals}) == len(refusals), "an input was quarantined twice"
     rows = [row.src_uri for record in records for row in opened.rows(record)]
     return rows, {refusal.uri: refusal.reason for refusal in refusals}
 
@@ -114,7 +114,7 @@ def interrupt(process: subprocess.Popen[str], number: signal.Signals) -> str:
     done = finish(process)
     assert done.returncode == INTERRUPTED, f"{done.returncode}: {done.stderr[-2000:]}"
     assert "Traceback" not in done.stderr
-    # MindSpore's own SIGINT handler, native and installed once it computes, sends SIGTERM instead
+    # MindSpore installs a native SIGINT handler when it starts to compute, which sends SIGTERM instead
     assert re.search(f"stopped by ({number.name}|SIGTERM)", done.stderr)
     assert "resumes" in done.stderr
     return done.stderr
@@ -122,7 +122,7 @@ def interrupt(process: subprocess.Popen[str], number: signal.Signals) -> str:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_signal_while_the_model_loads(number: signal.Signals, pictures: Path, tmp_path: Path) -> None:
-    """The plan is there, MindSpore is on its way in: nothing is encoded yet, and that is no success."""
+    """The plan exists and MindSpore is being imported: nothing is encoded yet, so the run must not report success."""
     dataset = tmp_path / "dataset"
     process = start_encode(pictures, dataset)
     wait_until((dataset / "plan.arrow").exists, process)
@@ -131,7 +131,7 @@ def test_signal_while_the_model_loads(number: signal.Signals, pictures: Path, tm
 
 
 def interrupt_inside_the_unit(pictures: Path, dataset: Path, number: signal.Signals) -> int:
-    """Signals a run as soon as it has claimed the only unit. Returns the rows that it kept for the next run."""
+    """Send a signal to a run as soon as it has claimed the only unit. Return the number of rows that it saved."""
     process = start_encode(pictures, dataset, *ONE_UNIT)
     wait_until(lambda: any((dataset / "claims").glob("part-*")), process)
     interrupt(process, number)
@@ -140,7 +140,7 @@ def interrupt_inside_the_unit(pictures: Path, dataset: Path, number: signal.Sign
 
 
 def test_interrupted_twice_inside_a_unit(pictures: Path, unbroken_digest: str, tmp_path: Path) -> None:
-    """SIGTERM, then SIGINT, then to the end. A picture whose row was kept is not needed again."""
+    """SIGTERM, then SIGINT, then a complete run. A picture whose row was saved is not needed again."""
     source, dataset = tmp_path / "pictures", tmp_path / "dataset"
     shutil.copytree(pictures, source)
     first = interrupt_inside_the_unit(source, dataset, signal.SIGTERM)
@@ -153,7 +153,7 @@ def test_interrupted_twice_inside_a_unit(pictures: Path, unbroken_digest: str, t
 
 
 def test_three_jobs_on_one_dataset(pictures: Path, unbroken_digest: str, tmp_path: Path) -> None:
-    """Two begin together, one comes when the first unit is committed."""
+    """Two jobs start together, a third one when the first unit is committed."""
     dataset = tmp_path / "dataset"
     jobs = [start_encode(pictures, dataset), start_encode(pictures, dataset)]
     wait_until(lambda: committed(dataset) > 0, jobs[0])

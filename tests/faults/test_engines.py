@@ -1,4 +1,4 @@
-"""Jobs by several processes: one digest, whatever the engine, the number of workers, the kills and the ranks."""
+"""Jobs in several processes give one digest, whatever the engine, the number of workers, the kills and the ranks."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from tests.support.pictures import PICTURES, save_picture
 from tests.support.stand_in import KILLER
 
 Start = Callable[..., "subprocess.Popen[str]"]
-Ranks = list[tuple[tuple[object, ...], dict[str, str]]]  # flags and variables of each
+Ranks = list[tuple[tuple[object, ...], dict[str, str]]]  # flags and environment variables of each
 
 HERE = ("--engine", "here")
 RAY = ("--engine", "ray", "--workers", 2)
@@ -65,7 +65,7 @@ def succeed(process: subprocess.Popen[str]) -> subprocess.CompletedProcess[str]:
 
 
 def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
-    """Worker processes of a command, of this machine's engine or Ray's, the oldest first."""
+    """Return the worker processes of a command, of the local engine or of Ray, oldest first."""
     found = []
     try:
         for child in psutil.Process(process.pid).children(recursive=True):
@@ -73,7 +73,7 @@ def workers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
             if "--multiprocessing-fork" in command or command.startswith("ray::_WorkerActor"):
                 found.append(child)
     except psutil.NoSuchProcess:
-        pass  # ended while it was looked at
+        pass  # it ended in the meantime
     return sorted(found, key=psutil.Process.create_time)
 
 
@@ -82,12 +82,12 @@ def committed(dataset: Path) -> int:
 
 
 def has_committed(dataset: Path, units: int, process: subprocess.Popen[str]) -> bool:
-    """Or has done all it had to."""
+    """Whether some units are committed or the command has succeeded."""
     return committed(dataset) >= units or process.poll() == 0
 
 
 def kill_workers(process: subprocess.Popen[str], dataset: Path, at_units: list[int], seed: int = 0) -> int:
-    """Kills one of the longest-lived workers each time so many units are committed. Returns how many."""
+    """Kill one of the oldest workers each time one of these numbers of units is committed. Return the number of kills."""
     chance, kills = random.Random(seed), 0
     for units in at_units:
         wait_until(partial(has_committed, dataset, units, process), process)
@@ -112,7 +112,7 @@ def commit_units(units: int, gate: Gate, dataset: Path, process: subprocess.Pope
 
 
 def assert_is(dataset: Path, digest: str) -> None:
-    """Complete, undamaged, with this digest, and tidy."""
+    """Check that a dataset is complete and undamaged, has this digest and no leftovers."""
     assert verified_digest(dataset) == digest
     assert_rows_once(dataset, PICTURES)
     assert leftovers(dataset) == []
@@ -120,7 +120,7 @@ def assert_is(dataset: Path, digest: str) -> None:
 
 @pytest.fixture(scope="module")
 def stand_in_digest(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Of a run in one process that nothing disturbed."""
+    """The digest of an undisturbed run in one process."""
     dataset = tmp_path_factory.mktemp("stand-in") / "dataset"
     succeed(start_stand_in(pictures, dataset, *HERE))
     return verified_digest(dataset)
@@ -198,7 +198,7 @@ def test_killed_and_run_again_at_once_beside_workers_without_a_parent(
     wait_until(lambda: committed(dataset) >= 2, process)
     process.kill()
     succeed(start_stand_in(pictures, dataset, "--workers", 2))
-    finish(process)  # its pipes are open for as long as one of its workers lives
+    finish(process)  # its pipes stay open until the last of its workers exits
     assert verified_digest(dataset) == stand_in_digest
     assert_rows_once(dataset, PICTURES)
 
@@ -209,12 +209,14 @@ def test_two_ranks_do_each_unit_once(ranks: Ranks, pictures: Path, stand_in_dige
     processes = [start_stand_in(pictures, dataset, *flags, **variables) for flags, variables in ranks]
     texts = [succeed(process).stderr for process in processes]
     assert sum(int(re.findall(r"(\d+) rows encoded", text)[0]) for text in texts) == PICTURES
-    assert "0 rows encoded" in succeed(start_stand_in(pictures, dataset, *HERE)).stderr  # ranks leave tidying to others
+    assert (
+        "0 rows encoded" in succeed(start_stand_in(pictures, dataset, *HERE)).stderr
+    )  # ranks leave tidying to a job without ranks
     assert_is(dataset, stand_in_digest)
 
 
 def kill_the_first_rank(launch: Start, ranks: Ranks, pictures: Path, dataset: Path) -> None:
-    """Starts two ranks of two workers and kills the first one's command once something of its share is committed."""
+    """Start two ranks of two workers; kill the command of the first one when a unit of its share is committed."""
     processes = [launch(pictures, dataset, "--workers", 2, *flags, **variables) for flags, variables in ranks]
     wait_until(lambda: any(unit % 2 == 0 for unit in Dataset(dataset).committed_units()), processes[0])
     processes[0].kill()
@@ -238,8 +240,8 @@ def test_a_rank_that_was_killed_leaves_its_share_to_the_other_once_its_leases_ha
     assert verified_digest(tmp_path / "dataset") == unbroken_digest
 
 
-def test_pictures_that_kill_their_worker_are_quarantined_and_no_others(pictures: Path, tmp_path: Path) -> None:
-    """Two of sixteen, in different units."""
+def test_exactly_the_pictures_that_kill_their_worker_are_quarantined(pictures: Path, tmp_path: Path) -> None:
+    """Two of sixteen pictures kill their worker, in different units."""
     killers = (0, 15)
     source, dataset = tmp_path / "pictures", tmp_path / "dataset"
     source.mkdir()
@@ -297,13 +299,13 @@ def last_line(process: subprocess.Popen[str], exit_code: int) -> str:
     return done.stderr.strip().rpartition("emu3 encode: ")[2]
 
 
-def test_a_device_that_is_not_there_is_told_by_the_command(pictures: Path, tmp_path: Path) -> None:
+def test_a_missing_device_is_reported_by_the_command(pictures: Path, tmp_path: Path) -> None:
     process = start_real(pictures, tmp_path / "dataset", "--workers", 1, "--device", "ascend")
     text = "device ascend: no NPU found; check npu-smi and CANN, or use --device cpu"
     assert last_line(process, exit_code=2) == text
 
 
-def test_other_numerics_are_told_by_the_command(pictures: Path, unbroken: Path, tmp_path: Path) -> None:
+def test_different_numerics_are_reported_by_the_command(pictures: Path, unbroken: Path, tmp_path: Path) -> None:
     dataset = tmp_path / "dataset"
     shutil.copytree(unbroken, dataset)
     Dataset(dataset).record_path(5).unlink()
@@ -314,8 +316,8 @@ def test_other_numerics_are_told_by_the_command(pictures: Path, unbroken: Path, 
     assert committed(dataset) == PICTURES // 2 - 1
 
 
-def test_a_job_that_gives_up_in_a_worker_is_told_by_the_command(tmp_path: Path) -> None:
-    """Sizes can be read from these pictures' headers; their pixels are missing."""
+def test_a_job_stopped_by_a_worker_is_reported_by_the_command(tmp_path: Path) -> None:
+    """The headers of these pictures are valid; their pixels are missing."""
     source = tmp_path / "pictures"
     for number in range(8):
         path = source / f"{number}.jpg"

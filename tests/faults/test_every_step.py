@@ -1,4 +1,4 @@
-"""Every job, disturbed at every single change it makes to the disk and at every token, and then run again."""
+"""Every job is disturbed at every single change to the disk and at every token, and then run again."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.pictures import save_picture
 
 @pytest.fixture(scope="module")
 def five_inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four pictures of one size, so two units, and one input that is refused."""
+    """A folder of four pictures of one size, which make two units, and one input that is refused."""
     folder = tmp_path_factory.mktemp("five")
     for index in range(4):
         save_picture(folder / f"sub/picture-{index}.png", index)
@@ -33,9 +33,11 @@ DISTURBANCES = [
 
 @pytest.mark.parametrize(("disturbance", "allowed"), DISTURBANCES)
 def test_encode_disturbed_at_every_step(disturbance: str, allowed: set[int], five_inputs: Path, tmp_path: Path) -> None:
-    """The same files, byte for byte, as an undisturbed run; 0 only if everything was done after all."""
+    """The files are those of an undisturbed run, byte for byte; the exit code is 0 only if everything is done."""
     lines = steps(disturbance, tmp_path / "work", None, "encode", five_inputs, "{}", *ENCODE, *SMALL_UNITS)
-    assert sum(name.endswith(".arrow") for name in lines[-1]["after"]) == 4, "plan, two units, and the refused one"
+    assert sum(name.endswith(".arrow") for name in lines[-1]["after"]) == 4, (
+        "plan, two units, and the unit of the refused input"
+    )
     assert problems(lines, allowed) == []
 
 
@@ -43,7 +45,7 @@ def test_encode_disturbed_at_every_step(disturbance: str, allowed: set[int], fiv
 def test_encode_disturbed_at_every_step_of_one_unit(
     disturbance: str, allowed: set[int], five_inputs: Path, tmp_path: Path
 ) -> None:
-    """One unit of two batches: what is kept in `partial/` leaves no trace."""
+    """One unit of two batches: the rows saved in `partial/` leave no trace."""
     lines = steps(disturbance, tmp_path / "work", None, "encode", five_inputs, "{}", *ENCODE, "--unit-rows", "64")
     assert problems(lines, allowed) == []
 
@@ -58,7 +60,7 @@ def test_decode_disturbed_at_every_step(disturbance: str, allowed: set[int], tmp
 
 @pytest.fixture(scope="module")
 def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three prompts of one size, so two units, and one that is refused."""
+    """A file of three prompts of one size, which make two units, and one prompt that is refused."""
     path = tmp_path_factory.mktemp("prompts") / "prompts.jsonl"
     path.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in ("one", "two", "three", "")))
     return path
@@ -70,7 +72,9 @@ def test_generate_disturbed_at_every_step(
 ) -> None:
     options = ("--unit-rows", "2", "--batch-size", "2", "--journal-rows", "1", "--height", "16", "--width", "24")
     lines = steps(disturbance, tmp_path / "work", None, "generate", prompts, "{}", "--model", small_lm, *options)
-    assert sum(name.endswith(".arrow") for name in lines[-1]["after"]) == 4, "plan, two units, and the refused one"
+    assert sum(name.endswith(".arrow") for name in lines[-1]["after"]) == 4, (
+        "plan, two units, and the unit of the refused input"
+    )
     assert problems(lines, allowed) == []
 
 

@@ -36,7 +36,7 @@ from tests.support.command import (
 from tests.support.file_digests import file_digests
 from vq_stage.model.weights import EMBEDDED_TOKENIZER, codec_fingerprint
 
-HEIGHT, WIDTH = 8, 16  # codes of an image that takes long enough to be killed inside
+HEIGHT, WIDTH = 8, 16  # in codes, of an image that takes long enough to be killed while it is generated
 CODES = HEIGHT * WIDTH
 PROMPTS = {f"k{index}": "a red apple " * index + "and a pear" for index in range(5)}
 PLACES = ("--height", HEIGHT * 8, "--width", WIDTH * 8, "--batch-size", 2, "--unit-rows", 2, "--journal-rows", 1)
@@ -58,7 +58,7 @@ def write_prompts(folder: Path, prompts: Mapping[str, str] = PROMPTS) -> Path:
 
 
 def run(*arguments: object, exit_code: int = 0) -> str:
-    """`emu3 …` in this process: what it printed. Our errors only; any other is raised."""
+    """Run `emu3 …` in this process and return what it printed. Errors that are not ours are raised."""
     result = CliRunner().invoke(main, [str(argument) for argument in arguments])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
@@ -68,7 +68,7 @@ def run(*arguments: object, exit_code: int = 0) -> str:
 
 @pytest.fixture
 def without_mindspore(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Setting up a device imports MindSpore; here that fails, so no model can load."""
+    """Make the import of MindSpore fail, so that no model can load."""
     monkeypatch.setitem(sys.modules, "mindspore", None)
 
 
@@ -93,7 +93,7 @@ def digest(dataset: Path) -> str:
 
 
 def copy_model(model: Path, folder: Path, **config: Any) -> Path:
-    """A copy with other values in config.json; None leaves a key out."""
+    """Copy a model with changes to its config.json; None removes a key."""
     shutil.copytree(model, folder)
     described = {**json.loads((model / "config.json").read_text()), **config}
     described = {name: value for name, value in described.items() if value is not None}
@@ -106,7 +106,7 @@ def journal(dataset: Path, unit: int = 0) -> Path:
 
 
 def journaled_codes(dataset: Path, unit: int = 0) -> dict[int, int]:
-    """Number of codes by `src_index`, of the lines that are whole."""
+    """Return the number of codes by `src_index`, from the complete lines."""
     counts: dict[int, int] = {}
     for line in journal(dataset, unit).read_bytes().split(b"\n")[1:-1]:
         entry = json.loads(line.partition(b" ")[2])
@@ -125,7 +125,7 @@ def prompts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def generated(small_lm: Path, prompts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The dataset of one run that nothing disturbed; not to be changed."""
+    """The dataset of one undisturbed run; tests must not modify it."""
     dataset = tmp_path_factory.mktemp("generated") / "dataset"
     emu3("generate", prompts, dataset, "--model", small_lm, *GENERATE)
     return dataset
@@ -134,7 +134,7 @@ def generated(small_lm: Path, prompts: Path, tmp_path_factory: pytest.TempPathFa
 def stop_when(
     condition: Callable[[], bool], number: signal.Signals, *arguments: object
 ) -> subprocess.CompletedProcess[str]:
-    """`emu3 …`, sent a signal once the condition holds."""
+    """Run `emu3 …` and send it a signal when the condition holds."""
     process = start(*arguments)
     wait_until(condition, process)
     process.send_signal(number)
@@ -146,7 +146,7 @@ def stop_when(
 
 @pytest.fixture(scope="module")
 def killed(small_lm: Path, prompts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A dataset whose job was killed inside the images of its first unit; not to be changed."""
+    """A dataset whose job was killed inside the images of its first unit; tests must not modify it."""
     dataset = tmp_path_factory.mktemp("killed") / "dataset"
     command = ("generate", prompts, dataset, "--model", small_lm, *GENERATE)
     stop_when(lambda: has_lines(journal(dataset), 5), signal.SIGKILL, *command)
@@ -158,11 +158,11 @@ def killed(small_lm: Path, prompts: Path, tmp_path_factory: pytest.TempPathFacto
 def test_killed_inside_images_and_run_again(
     killed: Path, generated: Path, small_lm: Path, prompts: Path, tmp_path: Path
 ) -> None:
-    """Killed in the first unit and in the second, stopped by SIGTERM in the last, then to the end."""
+    """The job is killed in the first and in the second unit and stopped by SIGTERM in the last, then it finishes."""
     dataset = tmp_path / "dataset"
     shutil.copytree(killed, dataset)
     path = journal(dataset)
-    path.write_bytes(path.read_bytes()[:-7])  # a line that the kill cut short
+    path.write_bytes(path.read_bytes()[:-7])  # a line truncated by the kill
     command = ("generate", prompts, dataset, "--model", small_lm, *GENERATE)
     stop_when(lambda: has_lines(journal(dataset, 1), 3), signal.SIGKILL, *command)
     assert Dataset(dataset).committed_units() == [0]
@@ -187,18 +187,18 @@ def entry_of(line: bytes) -> dict[str, Any]:
 
 
 def zeros(entry: Mapping[str, Any]) -> dict[str, Any]:
-    """The same entry with codes that this model did not write."""
+    """Return the entry with codes that this model did not generate."""
     return {**entry, "codes": base64.b64encode(bytes(2 * WIDTH)).decode()}
 
 
 def other_codes(path: Path) -> None:
-    """A row of zeros under the checksum of what stood there; and the last line is cut short."""
+    """Replace a row by zeros but keep its checksum, and truncate the last line."""
     header, first, *lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(header + first[:9] + with_checksum(zeros(entry_of(first)))[9:] + b"".join(lines)[:-7])
 
 
 def other_plan(path: Path) -> None:
-    """A row of zeros that was written for another plan."""
+    """Write a row of zeros that belongs to another plan."""
     header, first, *_ = path.read_bytes().splitlines(keepends=True)
     described = entry_of(header)
     described["belongs"]["plan_sha256"] = "0" * 64
@@ -206,7 +206,7 @@ def other_plan(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [other_codes, other_plan], ids=lambda damage: damage.__name__)
-def test_damaged_journal_is_not_believed(
+def test_a_damaged_journal_is_not_used(
     damage: Damage, killed: Path, generated: Path, small_lm: Path, prompts: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(killed, tmp_path / "dataset")
@@ -216,8 +216,8 @@ def test_damaged_journal_is_not_believed(
     assert leftovers(tmp_path / "dataset") == []
 
 
-def test_journaled_codes_are_not_written_again(killed: Path, small_lm: Path, prompts: Path, tmp_path: Path) -> None:
-    """A row of zeros that this model did not write stays, and what follows is written after it."""
+def test_journaled_codes_are_not_generated_again(killed: Path, small_lm: Path, prompts: Path, tmp_path: Path) -> None:
+    """A row of zeros that this model did not generate stays, and generation continues after it."""
     shutil.copytree(killed, tmp_path / "dataset")
     path = journal(tmp_path / "dataset")
     header, first, *_ = path.read_bytes().splitlines(keepends=True)
@@ -237,14 +237,14 @@ def generate_in(batch_size: int, prompts: Mapping[str, str], model: Path, folder
 
 def test_codes_do_not_depend_on_what_is_beside_them(generated: Path, small_lm: Path, tmp_path: Path) -> None:
     together = codes_by_key(generated)
-    assert len(set(map(tuple, together.values()))) == len(PROMPTS), "every image is another"
+    assert len(set(map(tuple, together.values()))) == len(PROMPTS), "all images differ"
     assert generate_in(4, PROMPTS, small_lm, tmp_path / "four") == together
     two = ("k3", "k1")
     alone = generate_in(1, {key: PROMPTS[key] for key in two}, small_lm, tmp_path / "one")
     assert alone == {key: together[key] for key in two}
 
 
-# Prompt, and the reason it is refused for with a part of the detail.
+# Prompts, each with the reason of its refusal and a part of the detail.
 MIXED: list[tuple[dict[str, Any], tuple[str, str] | None]] = [
     ({"key": "plain", "prompt": "a red apple"}, None),
     ({"key": "empty", "prompt": "  "}, ("empty_prompt", "'  '")),
@@ -275,7 +275,7 @@ def test_bad_prompts_are_quarantined_and_the_others_become_pictures(small_lm: Pa
         assert reasons[uri][0] == reason, uri
         assert any(part in reasons[uri][1] for part in shown.split("|")), reasons[uri]
     (planned,) = (item for item in Dataset(dataset).plan().unit(0).inputs if item.key == "special")
-    assert json.loads(planned.extra_json or "")["prompt_tokens"] > 30, "control tokens in text are text"
+    assert json.loads(planned.extra_json or "")["prompt_tokens"] > 30, "control tokens in a prompt are text"
     assert digest(dataset)
     assert leftovers(dataset) == []
     run("decode", dataset, tmp_path / "out", "--batch-pixels", 1)
@@ -287,13 +287,13 @@ def test_bad_prompts_are_quarantined_and_the_others_become_pictures(small_lm: Pa
 
 
 def begin(*arguments: object) -> None:
-    """A job that gets as far as the model, which cannot load."""
+    """Start a job that fails when it loads the model."""
     with pytest.raises(ImportError, match="mindspore"):
         run(*arguments)
 
 
 def other_weights(model: Path, folder: Path) -> Path:
-    """The same model with one bit of one weight changed."""
+    """Copy a model and flip one bit of one weight."""
     copy_model(model, folder)
     data = bytearray((folder / "model.safetensors").read_bytes())
     data[-2] ^= 1
@@ -351,8 +351,8 @@ def test_other_numerics_are_refused_or_allowed(generated: Path, small_lm: Path, 
     assert digest(dataset) == digest(generated)
 
 
-def test_weights_that_are_no_numbers_stop_the_job(generated: Path, small_lm: Path, tmp_path: Path) -> None:
-    """NaN in the embedding of the second token that an image is going to hold: the third finds it."""
+def test_weights_that_are_nan_stop_the_job(generated: Path, small_lm: Path, tmp_path: Path) -> None:
+    """The embedding of the second token of an image is NaN, which is detected at the third token."""
     entries, dataset = write_prompts(tmp_path, {"k2": PROMPTS["k2"]}), tmp_path / "dataset"
     model = copy_model(small_lm, tmp_path / "model")
     tensors = load_file(small_lm / "model.safetensors")
@@ -388,7 +388,7 @@ def surfaces_without(described: dict[str, Any], word: str) -> dict[str, Any]:
     ],
 )
 @pytest.mark.parametrize("command", ["generate", "understand"])
-def test_model_that_cannot_write_images(
+def test_a_model_that_cannot_generate_images_is_refused(
     command: str,
     config: dict[str, Any],
     layout: dict[str, int],
@@ -430,7 +430,7 @@ def write_questions(folder: Path, questions: Mapping[str, str] = QUESTIONS) -> P
 
 
 def test_understand_interrupted_resumes(small_lm: Path, tmp_path: Path) -> None:
-    """Questions about text only, so there is no dataset: `-`. What a kill leaves is put beside the kept answers."""
+    """The questions are about text only, so the dataset is `-`. Leftovers of a kill are put beside the saved answers."""
     folders = [tmp_path / "unbroken", tmp_path / "broken"]
     for folder in folders:
         folder.mkdir()
@@ -445,7 +445,7 @@ def test_understand_interrupted_resumes(small_lm: Path, tmp_path: Path) -> None:
     assert 2 <= kept < len(QUESTIONS)
     assert f"stopped by SIGTERM: {kept} of {len(QUESTIONS)} answers kept" in stopped.stderr
     assert not out.exists()
-    partial.write_bytes(partial.read_bytes()[:-5])  # a line cut short
+    partial.write_bytes(partial.read_bytes()[:-5])  # a truncated line
     kept -= 1
     for name in ("answers.jsonl.lock", "answers.jsonl.123-0123abcd.tmp"):
         out.with_name(name).touch()
@@ -482,7 +482,7 @@ def test_questions_that_cannot_be_asked_get_a_line(generated: Path, small_lm: Pa
             assert answer["error"] is None
             assert answer["answer"]
     by_key = {answer["key"]: answer["answer"] for answer in written}
-    assert len({by_key["image"], by_key["other image"], by_key["text"]}) == 3, "the image is seen"
+    assert len({by_key["image"], by_key["other image"], by_key["text"]}) == 3, "the answers depend on the image"
 
 
 @pytest.mark.usefixtures("without_mindspore")
@@ -533,8 +533,8 @@ def test_damaged_part_is_named_before_anything_is_answered(generated: Path, smal
     shutil.copytree(generated, dataset)
     (part,) = (dataset / "parts").glob("part-000001.*.arrow")
     data, codes = part.read_bytes(), np.array(codes_by_key(generated)["k2"], "<u2").tobytes()
-    place = data.index(codes)
-    part.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+    offset = data.index(codes)
+    part.write_bytes(data[:offset] + bytes([data[offset] ^ 1]) + data[offset + 1 :])
     printed = run("understand", dataset, tmp_path / "answers.jsonl", "--model", small_lm, exit_code=1)
     assert part.name in printed
     assert "damaged rows: 'k2'" in printed

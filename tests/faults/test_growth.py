@@ -1,4 +1,4 @@
-"""Whole commands on datasets that grow, break and are sealed; a model that stands in makes them quick.
+"""Whole commands on datasets that grow, break and are sealed; a stand-in for the model makes them quick.
 
 They run in this process: what a kill does is for `test_every_step` and `test_video_faults`.
 """
@@ -48,7 +48,7 @@ def _stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def emu3(*arguments: object, exit_code: int = 0, stdin: bytes | None = None) -> click.testing.Result:
-    """`emu3 …`, which must end with `exit_code`."""
+    """Run `emu3 …`, which must exit with `exit_code`."""
     done = click.testing.CliRunner().invoke(main, [str(argument) for argument in arguments], input=stdin)
     unexpected = not (done.exception is None or isinstance(done.exception, SystemExit))
     if unexpected or done.exit_code != exit_code:
@@ -61,7 +61,7 @@ def encode(source: object, dataset: object, *options: object, stdin: bytes | Non
 
 
 def digest(dataset: object) -> str:
-    """Of a complete, undamaged dataset."""
+    """Return the digest of a complete, undamaged dataset."""
     done = emu3("verify", dataset)
     assert "; complete" in done.output, done.output
     return done.output.splitlines()[-1]
@@ -74,7 +74,7 @@ def rows(dataset: object) -> dict[str, CodeRecord]:
 
 @pytest.fixture
 def source(tmp_path: Path) -> Path:
-    """Six pictures, a film of two clips, an animation and one that is none: three units and a refusal."""
+    """A folder of six pictures, a film of two clips, an animation and a broken file: three units and a refusal."""
     folder = tmp_path / "source"
     folder.mkdir()
     for number in range(6):
@@ -109,8 +109,8 @@ def test_only_new_rows_are_encoded_and_the_dataset_is_whole(source: Path, tmp_pa
     assert leftovers(dataset) == []
 
 
-def test_growth_that_was_cut_short_is_not_called_damaged(source: Path, tmp_path: Path) -> None:
-    """As a kill leaves it: the manifest is of the time before, until the next run writes it again."""
+def test_interrupted_growth_is_not_reported_as_damage(source: Path, tmp_path: Path) -> None:
+    """After a kill, the manifest describes the previous state until the next run writes it again."""
     dataset = tmp_path / "dataset"
     encode(source, dataset)
     opened = Dataset.open(dataset)
@@ -131,7 +131,7 @@ def test_growth_that_was_cut_short_is_not_called_damaged(source: Path, tmp_path:
 def test_stopped_inside_a_unit_of_clips_and_resumed(
     source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The clip that was done is kept: it is not encoded again, and the dataset is that of an unbroken run."""
+    """The finished clip is not encoded again, and the dataset is that of an undisturbed run."""
     dataset, unbroken = tmp_path / "dataset", tmp_path / "unbroken"
     encode(source, unbroken)
     encode_video, calls = StandInTokenizer.encode_video, []
@@ -154,7 +154,7 @@ def test_stopped_inside_a_unit_of_clips_and_resumed(
     assert leftovers(dataset) == []
 
 
-def test_retried_once_the_file_has_come(source: Path, tmp_path: Path) -> None:
+def test_a_missing_file_is_retried_after_it_has_appeared(source: Path, tmp_path: Path) -> None:
     listed, dataset = tmp_path / "list.jsonl", tmp_path / "dataset"
     entries = [{"key": "a", "image": "source/picture-0.png"}, {"key": "late", "image": "late.png", "text": "came"}]
     listed.write_text("\n".join(map(json.dumps, [*entries, {"key": "late-film", "video": "late.mp4"}])))
@@ -184,13 +184,13 @@ def flip_codes(path: Path, row: CodeRecord) -> None:
 
 
 def files(dataset: Path) -> dict[str, bytes]:
-    """Everything but the log of progress."""
+    """Return all files except the progress log."""
     paths = (path for path in dataset.rglob("*") if path.is_file() and path.name != "events.jsonl")
     return {str(path.relative_to(dataset)): path.read_bytes() for path in paths}
 
 
 @pytest.mark.parametrize("key", ["picture-1", "film#00001"])
-def test_a_flipped_byte_is_mended_to_the_same_bytes(key: str, source: Path, tmp_path: Path) -> None:
+def test_a_flipped_byte_is_repaired_to_the_same_bytes(key: str, source: Path, tmp_path: Path) -> None:
     dataset = tmp_path / "dataset"
     encode(source, dataset)
     before, whole = digest(dataset), files(dataset)
@@ -240,7 +240,7 @@ def test_a_sealed_dataset_grows_and_is_sealed_again(source: Path, tmp_path: Path
     assert len(RowReader(Dataset(dataset))) == 12
 
 
-def test_a_damaged_shard_is_mended(source: Path, tmp_path: Path) -> None:
+def test_a_damaged_shard_is_repaired(source: Path, tmp_path: Path) -> None:
     dataset = tmp_path / "dataset"
     encode(source, dataset)
     before = digest(dataset)
@@ -287,7 +287,7 @@ def test_tar_table_list_and_standard_input_give_the_codes_of_the_folder(
     assert codes(tmp_path / "from-stdin")["more"] == expected["picture-0"]
 
 
-def test_plan_tells_what_encode_does(source: Path, tmp_path: Path) -> None:
+def test_plan_predicts_what_encode_does(source: Path, tmp_path: Path) -> None:
     done = emu3("plan", source, "--resize", "none", "--unit-rows", "4", "--megapixels-per-s", "2")
     assert "10: 9 rows in 5 units, 6 captions" in done.output
     assert "16×24 (6), 16×16×24 (2), 4×16×24 (1)" in done.output
@@ -324,7 +324,7 @@ def test_decoded_to_frames_and_animations(format: str, source: Path, tmp_path: P
 
 
 def test_from_bucket_to_bucket(s3: Callable[[str], str], source: Path, tmp_path: Path) -> None:
-    """Encode, grow, verify, seal and decode, all of it by URL; the digest is that of a local run."""
+    """Encode, grow, verify, seal and decode by URL; the digest is that of a local run."""
     bucket = s3("growth")
     for path in source.iterdir():
         as_path(f"{bucket}/source/{path.name}").write_bytes(path.read_bytes())

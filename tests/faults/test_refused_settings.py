@@ -46,7 +46,7 @@ def other_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def dataset(unbroken: Path, tmp_path: Path) -> Path:
     shutil.copytree(unbroken, tmp_path / "dataset")
     for path in (tmp_path / "dataset" / "parts").glob("part-000002.*"):
-        path.unlink()  # so that there is work to do
+        path.unlink()  # so that some work is left
     return tmp_path / "dataset"
 
 
@@ -56,7 +56,7 @@ def replaced(options: Sequence[str], name: str, value: str) -> list[str]:
 
 
 def test_the_trap_works(dataset: Path, pictures: Path, without_mindspore: dict[str, str]) -> None:
-    """With the right settings the model is needed, and its import is what fails."""
+    """With the recorded settings the model is needed, and importing MindSpore fails."""
     with pytest.raises(AssertionError, match="mindspore was imported"):
         emu3("encode", pictures, dataset, *ENCODE, *SMALL_UNITS, **without_mindspore)
 
@@ -86,7 +86,7 @@ def test_other_settings_are_refused_with_the_difference(
     assert file_digests(dataset) == before
 
 
-def test_nothing_left_to_do_needs_no_mindspore(
+def test_a_complete_dataset_needs_no_mindspore(
     unbroken: Path, pictures: Path, without_mindspore: dict[str, str], tmp_path: Path
 ) -> None:
     """A lost manifest is written again, byte for byte."""

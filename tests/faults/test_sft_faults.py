@@ -34,7 +34,7 @@ def codes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def unbroken(codes: Path, small_lm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nothing disturbed; not to be changed."""
+    """An undisturbed run; tests must not modify it."""
     run = tmp_path_factory.mktemp("unbroken") / "run"
     emu3("sft", codes, run, "--model", small_lm, *SETTINGS)
     return run
@@ -85,7 +85,7 @@ def test_a_stopped_run_resumes_exactly(
     assert_same_run(run, unbroken)
 
 
-def test_another_run_in_the_same_place_is_refused_with_the_difference(
+def test_other_settings_in_the_same_directory_are_refused_with_the_difference(
     codes: Path, small_lm: Path, unbroken: Path
 ) -> None:
     done = emu3("sft", codes, unbroken, "--model", small_lm, *SETTINGS, "--learning-rate", "2e-3", exit_code=2)
@@ -132,14 +132,14 @@ def test_settings_that_cannot_work_are_refused(
 
 
 def damage_one_row(codes: Path) -> str:
-    """Flips a bit in the codes of the second unit; returns the row's key."""
+    """Flip a bit in the codes of the second unit; return the key of the row."""
     dataset = Dataset(codes)
     record = dataset.record(1)
     row = next(iter(dataset.rows(record)))
     path = dataset.parts / record.part
     content = bytearray(path.read_bytes())
-    place = content.index(row.codes_bytes)
-    content[place] ^= 1
+    offset = content.index(row.codes_bytes)
+    content[offset] ^= 1
     path.write_bytes(content)
     return row.key
 
@@ -151,10 +151,10 @@ def test_a_damaged_part_stops_the_run_before_the_first_step(small_lm: Path, tmp_
         run_in_process(codes, tmp_path / "run", small_lm)
 
 
-def test_a_shard_damaged_while_training_is_named_or_left_out(
+def test_a_shard_damaged_while_training_is_named_or_skipped(
     small_lm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The part was whole when it was opened; its rows are compared again whenever they are read."""
+    """The part was intact when it was opened; the checksums of its rows are compared whenever they are read."""
     codes = write_codes(tmp_path / "codes")
     key = damage_one_row(codes)
     monkeypatch.setattr(Dataset, "part_problem", lambda self, record: None)
@@ -173,7 +173,7 @@ def test_a_damaged_part_that_cannot_be_read_stops_the_run(small_lm: Path, tmp_pa
         run_in_process(codes, tmp_path / "run", small_lm, skip_damaged=True)
 
 
-def test_a_damaged_part_is_left_out_whole(small_lm: Path, tmp_path: Path) -> None:
+def test_a_damaged_part_is_skipped_as_a_whole(small_lm: Path, tmp_path: Path) -> None:
     """Captions have no checksum of their own."""
     codes = write_codes(tmp_path / "codes")
     key = damage_one_row(codes)
@@ -190,15 +190,15 @@ def test_a_dataset_without_a_token_to_learn_is_refused(
     held_out: bool, codes: Path, small_lm: Path, tmp_path: Path
 ) -> None:
     asked = f"{codes},task=understand"
-    datasets, places = ([str(codes)], {"held_out": (asked,)}) if held_out else ([str(codes), asked], {})
+    datasets, options = ([str(codes)], {"held_out": (asked,)}) if held_out else ([str(codes), asked], {})
     with pytest.raises(UsageError, match="task understand has no text to learn with --loss visual"):
-        run_in_process(datasets, tmp_path / "run", small_lm, loss="visual", **places)
+        run_in_process(datasets, tmp_path / "run", small_lm, loss="visual", **options)
     with pytest.raises(UsageError, match="task image has no codes to learn with --loss text"):
         run_in_process(codes, tmp_path / "run", small_lm, loss="text")
 
 
 @pytest.mark.parametrize(
-    ("place", "match"),
+    ("run", "match"),
     [
         ("s3://bucket/run", "expected a local directory"),
         ("codes", "is a dataset"),
@@ -207,18 +207,18 @@ def test_a_dataset_without_a_token_to_learn_is_refused(
         ("work", "contains model but no options.json"),
     ],
 )
-def test_a_place_that_is_no_run_is_left_as_it_is(place: str, match: str, small_lm: Path, tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_run_is_left_unchanged(run: str, match: str, small_lm: Path, tmp_path: Path) -> None:
     write_codes(tmp_path / "codes")
     (tmp_path / "work/model").mkdir(parents=True)
     (tmp_path / "work/model/config.json").write_text("{}")
     (tmp_path / "notes.txt").write_text("mine")
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(UsageError, match=match):
-        sft(SftOptions((str(tmp_path / "codes"),), place if "://" in place else str(tmp_path / place), str(small_lm)))
+        sft(SftOptions((str(tmp_path / "codes"),), run if "://" in run else str(tmp_path / run), str(small_lm)))
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_other_files_in_a_run_are_left_as_they_are(codes: Path, small_lm: Path, tmp_path: Path) -> None:
+def test_other_files_in_a_run_are_left_unchanged(codes: Path, small_lm: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run/draft.tmp").write_text("mine")
     (tmp_path / "run/model.1-ff.tmp").mkdir()
@@ -227,7 +227,7 @@ def test_other_files_in_a_run_are_left_as_they_are(codes: Path, small_lm: Path, 
     assert not (tmp_path / "run/model.1-ff.tmp").exists()
 
 
-def test_samples_too_long_for_a_row_are_counted_told_and_listed(
+def test_samples_that_are_too_long_are_counted_reported_and_listed(
     codes: Path, small_lm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = run_in_process(codes, tmp_path / "run", small_lm, seq_length=30)
@@ -236,14 +236,14 @@ def test_samples_too_long_for_a_row_are_counted_told_and_listed(
     assert 0 < result.too_long == len(lines) < 30
 
 
-def test_rows_without_a_caption_are_told_and_listed(
+def test_rows_without_a_caption_are_reported_and_listed(
     small_lm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     codes = write_codes(tmp_path / "codes", captioned=12)
     run_in_process([str(codes), f"{codes},task=understand"], tmp_path / "run", small_lm, steps=1, seq_length=200)
-    said = capsys.readouterr().err
-    assert f"{codes}: 18 of 30 samples have no caption: trained without one" in said
-    assert f"{codes}: 18 rows without an answer are skipped" in said
+    printed = capsys.readouterr().err
+    assert f"{codes}: 18 of 30 samples have no caption: trained without one" in printed
+    assert f"{codes}: 18 rows without an answer are skipped" in printed
     listed = [json.loads(line) for line in (tmp_path / "run/left_out.jsonl").read_text().splitlines()]
     assert [entry["reason"] for entry in listed] == ["no answer"] * 18
 
@@ -276,7 +276,7 @@ def test_a_mixture_with_held_out_loss(codes: Path, small_lm: Path, tmp_path: Pat
 
 
 def test_adapters_move_alone_are_kept_and_merged(codes: Path, small_lm: Path, tmp_path: Path) -> None:
-    """The merged model is the base plus alpha / rank · B·A in the layers named, and nothing else."""
+    """The merged model differs from the base by alpha / rank · B·A in the named layers only."""
     lora = {"lora_rank": 2, "lora_alpha": 4.0, "lora_targets": ("q_proj", "down_proj")}
     result = run_in_process(codes, tmp_path / "run", small_lm, learning_rate=0.01, save_every=2, **lora)
     before, after = load_file(small_lm / "model.safetensors"), load_file(result.model / "model.safetensors")
@@ -307,7 +307,7 @@ def test_a_run_of_adapters_resumes_exactly(codes: Path, small_lm: Path, tmp_path
 def test_a_run_in_half_precision_resumes_with_its_loss_scale(
     changes: dict[str, object], codes: Path, small_lm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """float16 on the CPU, which the command refuses for its slowness, from a loss scale that is too large."""
+    """Train in float16 on the CPU, which the command refuses because it is slow, with a loss scale that is too large."""
     monkeypatch.setattr("lm_stage.training.job.setup_device", lambda *device, **dtype: Device("CPU", "float16", "2.8"))
     monkeypatch.setattr("lm_stage.training.model_state.INITIAL_LOSS_SCALE", 2.0**20)
     settings = {"steps": 8, "save_every": 2, "keep": 9, "max_bad_steps": 1, **changes}
@@ -329,13 +329,13 @@ def test_a_run_in_half_precision_resumes_with_its_loss_scale(
     assert moved == (adapted if "lora_rank" in changes else set(end))
 
 
-def test_adapters_for_layers_that_are_not_there_are_refused(codes: Path, small_lm: Path, tmp_path: Path) -> None:
+def test_adapters_for_missing_layers_are_refused(codes: Path, small_lm: Path, tmp_path: Path) -> None:
     for target in ("w_q", "lm_head"):
         with pytest.raises(UsageError, match=rf"{target}: no such layers; there are .*q_proj"):
             run_in_process(codes, tmp_path / "run", small_lm, lora_rank=2, lora_targets=(target,))
 
 
-def test_two_runs_in_one_place_are_refused(codes: Path, small_lm: Path, tmp_path: Path) -> None:
+def test_two_runs_in_one_directory_are_refused(codes: Path, small_lm: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     claim = try_lock(tmp_path / "run/.claim")
     assert claim is not None

@@ -1,4 +1,4 @@
-"""Videos through the real commands: what becomes of odd ones, kills inside a unit of clips, and files to look at."""
+"""Videos through the real commands: odd files, kills inside a unit of clips, and decoded files."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from tests.support.command import (
 from tests.support.disturbed_runs import problems, steps
 from tests.support.small_sources import gif, movie, png
 
-CLIPS = ("--clip-frames", "4", "--fps", "6")  # a film of twelve frames a second gives a clip of every eight
+CLIPS = ("--clip-frames", "4", "--fps", "6")  # a film of twelve frames per second gives one clip per eight frames
 
 
 def sound_only() -> bytes:
-    """An mp4 of a second of silence."""
+    """Return an mp4 that holds one second of silence."""
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as container:
         stream: Any = container.add_stream("aac", rate=8000)
@@ -45,7 +45,7 @@ def sound_only() -> bytes:
 
 @pytest.fixture(scope="module")
 def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Pictures, two films, an animation; and videos that are none. Not to be changed."""
+    """A folder of pictures, two films, animations, and files that are not videos; tests must not modify it."""
     folder = tmp_path_factory.mktemp("media")
     for number in range(3):
         (folder / f"picture-{number}.png").write_bytes(png(number))
@@ -64,7 +64,7 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def unbroken(media: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The dataset of one run that nothing disturbed; not to be changed."""
+    """The dataset of one undisturbed run; tests must not modify it."""
     dataset = tmp_path_factory.mktemp("unbroken") / "dataset"
     encode(media, dataset, *SMALL_UNITS, *CLIPS)
     return dataset
@@ -77,7 +77,7 @@ def test_rows_and_reasons_of_a_mixed_folder(unbroken: Path) -> None:
     rows = {row.key: row for record in records for row in opened.rows(record)}
     cut = {key for key in {**rows, **reasons} if key.startswith("cut#")}
     assert cut == {f"cut#{number:05d}" for number in range(6)}, "its header promises six clips"
-    assert {reasons[key] for key in cut & set(reasons)} == {"truncated"}, "at least the last cannot be read"
+    assert {reasons[key] for key in cut & set(reasons)} == {"truncated"}, "at least the last clip cannot be read"
     assert {key: reason for key, reason in reasons.items() if key not in cut} == {
         "sound": "no_video",
         "garbage": "not_a_video",
@@ -96,7 +96,7 @@ def test_rows_and_reasons_of_a_mixed_folder(unbroken: Path) -> None:
 
 
 def test_killed_inside_a_unit_of_clips(media: Path, unbroken: Path, tmp_path: Path) -> None:
-    """All clips are in one unit, the first to be encoded; the kill comes once it is claimed and MindSpore runs."""
+    """All clips are in one unit, the first to be encoded; the kill comes after it is claimed, while MindSpore runs."""
     dataset = tmp_path / "dataset"
     process = start("encode", media, dataset, *ENCODE, *ONE_UNIT, *CLIPS)
     wait_until((dataset / "canary.json").is_file, process)
@@ -104,7 +104,7 @@ def test_killed_inside_a_unit_of_clips(media: Path, unbroken: Path, tmp_path: Pa
     assert finish(process).returncode == -signal.SIGKILL
     assert Dataset(dataset).committed_units() == []
     encode(media, dataset, *ONE_UNIT, *CLIPS)
-    assert verified_digest(dataset) == verified_digest(unbroken), "in units of another size, too"
+    assert verified_digest(dataset) == verified_digest(unbroken), "units of another size give the same digest"
     assert leftovers(dataset) == []
 
 
@@ -119,7 +119,7 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize(("disturbance", "allowed"), [("kill", {-9, 0}), ("SIGTERM", {75, 0})])
 def test_disturbed_at_every_step(disturbance: str, allowed: set[int], few: Path, tmp_path: Path) -> None:
-    """Six clips in two units and a picture, by a model that stands in: the same files in the end."""
+    """Six clips in two units and a picture, encoded by a stand-in, give the same files in the end."""
     options = ("--unit-rows", "4", "--quality-samples", "0", "--reader-threads", "1")
     lines = steps(
         disturbance, tmp_path / "work", None, "encode", few, "{}", *MODEL, "--resize", "none", *options, *CLIPS

@@ -1,4 +1,4 @@
-"""Files that are not quite pictures, each with the reason it is refused for, and odd ones that must be accepted."""
+"""Files that are not valid pictures, each with the reason of its refusal, and odd ones that must be accepted."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ GRAY = (90, 140, 200)
 
 
 def picture(seed: int = 0, height: int = HEIGHT, width: int = WIDTH) -> Image.Image:
-    """Noise, so that no codec can shrink it to nothing."""
+    """Return noise, which no codec can compress to nothing."""
     pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
     return Image.fromarray(pixels)
 
@@ -29,23 +29,23 @@ def encoded(image: Image.Image, format: str, **options: object) -> bytes:
 
 
 def animated(format: str) -> bytes:
-    """Two different frames."""
+    """Return an animation of two different frames."""
     return encoded(picture(1), format, save_all=True, append_images=[picture(2)], duration=100)
 
 
 def cut(data: bytes) -> bytes:
-    """The first two thirds."""
+    """Return the first two thirds of a file."""
     return data[: len(data) * 2 // 3]
 
 
 def garbled(data: bytes) -> bytes:
-    """The same file with its middle third overwritten."""
+    """Return the file with its middle third overwritten."""
     third = len(data) // 3
     return data[:third] + bytes(third) + data[2 * third :]
 
 
 def broken_chunk() -> bytes:
-    """A PNG whose second IDAT chunk has lost its name."""
+    """Return a PNG whose second IDAT chunk has a wrong name."""
     data = encoded(picture(0, 64, 64), "PNG", compress_level=0)
     first = data.index(b"IDAT")
     body = data[first + 4 : -16]
@@ -54,32 +54,32 @@ def broken_chunk() -> bytes:
 
 
 def chunk(name: bytes, body: bytes) -> bytes:
-    """One PNG chunk with its length and checksum."""
+    """Return one PNG chunk with its length and checksum."""
     return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG that claims a size and holds next to nothing."""
+    """Return a PNG that claims a size and contains almost no data."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 64)) + chunk(b"IEND", b"")
 
 
 def turned(orientation: int, format: str, image: Image.Image | None = None, **options: object) -> bytes:
-    """A picture whose Exif orientation says how to show it; 6 and 8 are quarter turns."""
+    """Return a picture with an Exif orientation; 6 and 8 are quarter turns."""
     exif = Image.Exif()
     exif[0x0112] = orientation
     return encoded(image or picture(3, WIDTH, HEIGHT), format, exif=exif, **options)
 
 
 def rgba() -> Image.Image:
-    """Left half opaque GRAY, right half fully transparent black."""
+    """Return a picture whose left half is opaque GRAY and whose right half is fully transparent black."""
     image = Image.new("RGBA", (WIDTH, HEIGHT), (*GRAY, 255))
     image.paste((0, 0, 0, 0), (WIDTH // 2, 0, WIDTH, HEIGHT))
     return image
 
 
 def palette(is_transparent: bool) -> bytes:
-    """Left half GRAY, right half black or, with transparency, nothing."""
+    """Return a picture whose left half is GRAY and whose right half is black or, with transparency, nothing."""
     image = Image.new("P", (WIDTH, HEIGHT), 0)
     image.putpalette([*GRAY, 0, 0, 0])
     image.paste(1, (WIDTH // 2, 0, WIDTH, HEIGHT))
@@ -90,9 +90,9 @@ def gray16(value: int) -> bytes:
     return encoded(Image.fromarray(np.full((HEIGHT, WIDTH), value, np.uint16)), "PNG")
 
 
-DAMAGED = "not_an_image|truncated"  # which of the two depends on how much of the file its format reads to open it
+DAMAGED = "not_an_image|truncated"  # depends on how much of a file its format reads when opening it
 
-# File name → (content, allowed reasons). At least one of every kind of refusal that a file's bytes can cause.
+# File name → (content, allowed reasons). Every reason that the bytes of a file can cause occurs at least once.
 REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "empty.png": (lambda: b"", "empty"),
     "text.png": (lambda: b"<html>404 not found</html>\n", "not_an_image"),
@@ -136,7 +136,7 @@ ACCEPTED: dict[str, Callable[[], bytes]] = {
 
 
 def fill_folder(folder: Path) -> dict[str, str | None]:
-    """Writes all of them and a dangling link. Returns the allowed reasons of every file, None for accepted ones."""
+    """Write all of these files and a dangling link. Return the allowed reasons per file, None if it must be accepted."""
     expected: dict[str, str | None] = {}
     for name, (content, reason) in REFUSED.items():
         _write(folder / name, content())
@@ -144,7 +144,7 @@ def fill_folder(folder: Path) -> dict[str, str | None]:
     for name, content in ACCEPTED.items():
         _write(folder / name, content())
         expected[name] = None
-    os.symlink("nowhere.png", folder / "dangling.png")  # unreadable even for root, whom no mode bits stop
+    os.symlink("nowhere.png", folder / "dangling.png")  # unreadable even for root, who ignores permissions
     return {**expected, "dangling.png": "missing"}
 
 

@@ -10,11 +10,11 @@ from typing import Any
 
 from tests.support.command import REPOSITORY, environment
 
-NOT_COMPARED = ("events.jsonl", ".lock")  # a log with times; an empty file that is only locked
+NOT_COMPARED = ("events.jsonl", ".lock")  # a log that contains times; an empty lock file
 
 
 def steps(disturbance: str, work: Path, root: Path | None, *arguments: object) -> list[dict[str, Any]]:
-    """What `step_by_step` found: a line for every step, the last one undisturbed."""
+    """Run `step_by_step`; return its line for every step, of which the last one is undisturbed."""
     work.mkdir()
     command = [sys.executable, "-m", "tests.support.step_by_step", disturbance, work, root or "-", *arguments]
     done = subprocess.run(
@@ -22,7 +22,7 @@ def steps(disturbance: str, work: Path, root: Path | None, *arguments: object) -
     )
     assert done.returncode == 0, done.stderr[-3000:]
     lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(lines) > 5, "hardly anything was written: is the hook alive?"
+    assert len(lines) > 5, "hardly anything was written: does the audit hook work?"
     return lines
 
 
@@ -31,7 +31,7 @@ def compared(files: dict[str, str]) -> dict[str, str]:
 
 
 def problems(lines: list[dict[str, Any]], allowed: set[int]) -> list[str]:
-    """Steps after which an exit code, the printed text or the files are not as they should be."""
+    """Describe the steps after which an exit code, the printed text or the files are wrong."""
     undisturbed = lines[-1]
     assert (undisturbed["first"], undisturbed["again"]) == (0, 0), undisturbed["first_printed"][-2000:]
     found = []
@@ -40,12 +40,12 @@ def problems(lines: list[dict[str, Any]], allowed: set[int]) -> list[str]:
         if line["first"] not in allowed:
             found.append(f"{where}: exit {line['first']}: {line['first_printed'][-300:]}")
         if line["first"] == 0 and compared(line["between"]) != compared(undisturbed["after"]):
-            found.append(f"{where}: exit 0, but not done: {line['first_printed'][-300:]}")
+            found.append(f"{where}: exit 0, but incomplete: {line['first_printed'][-300:]}")
         if "Traceback" in line["first_printed"] + line["printed"]:
             found.append(f"{where}: traceback: {line['first_printed'][-300:]} {line['printed'][-300:]}")
         if line["again"] != 0:
             found.append(f"{where}: run again, exit {line['again']}: {line['printed'][-300:]}")
         if compared(line["after"]) != compared(undisturbed["after"]):
             differing = set(compared(line["after"]).items()) ^ set(compared(undisturbed["after"]).items())
-            found.append(f"{where}: other files in the end: {sorted(name for name, _ in differing)}")
+            found.append(f"{where}: final files differ: {sorted(name for name, _ in differing)}")
     return found

@@ -1,6 +1,6 @@
-"""The command in a forked child: milliseconds a run, and a crash of the child is only a number.
+"""Runs the command in a forked child, which takes milliseconds and turns a crash into an exit code.
 
-Used by scripts that tests start as processes of their own: forking a process with threads is not safe.
+For scripts that tests start as processes of their own: forking a process that has threads is not safe.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import tqdm  # noqa: F401  imported once, before the forks
 
 import pipelines.cli  # noqa: F401
 
-pa.array([0])  # imports pandas if it is there, which takes 200 ms
+pa.array([0])  # imports pandas if it is installed, which takes 200 ms
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """Exit code (negative: killed by that signal) and everything that was printed."""
+    """The exit code (negative: killed by that signal) and everything that was printed."""
 
     exit_code: int
     printed: str
@@ -31,7 +31,7 @@ class Outcome:
 
 
 def run_forked(arguments: Sequence[str], prepare: Callable[[], None] = lambda: None) -> Outcome:
-    """`emu3 arguments…` in a child; `prepare` is called there first."""
+    """Run `emu3 arguments…` in a child, which first calls `prepare`."""
     with tempfile.TemporaryFile() as output:
         child = os.fork()
         if not child:

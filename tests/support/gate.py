@@ -10,6 +10,7 @@ from shared.jobs.signals import StopFlag
 
 FOLDER_VARIABLE = "EMU3_TEST_GATE"
 PATIENCE_S = 240.0
+COMMIT_S = 0.2
 
 
 class Gate:
@@ -20,12 +21,15 @@ class Gate:
         self.folder = folder
         self.environment = {FOLDER_VARIABLE: str(folder)}
         self._tickets = 0
+        self._admitted_s = -COMMIT_S
 
     def admit_one(self) -> None:
-        """Add a ticket unless one is waiting to be taken."""
-        if not any(self.folder.glob("ticket-*")):
+        """Add a ticket, unless one is waiting to be taken or was added just now and may lead to a commit soon."""
+        now_s = time.monotonic()
+        if now_s - self._admitted_s > COMMIT_S and not any(self.folder.glob("ticket-*")):
             (self.folder / f"ticket-{self._tickets}").touch()
             self._tickets += 1
+            self._admitted_s = now_s
 
     def open(self) -> None:
         """Let all workers pass from now on."""

@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 
 
 def write_language_model(directory: Path, codebook_size: int = 2048, positions: int = 400, **config: int) -> Path:
-    """A checkpoint directory as users have them; the weights come from a fixed seed."""
+    """Write a checkpoint directory in the published form, with weights from a fixed seed."""
     from lm_stage.model.config import DecoderConfig
     from lm_stage.model.weights import parameter_shapes
     from lm_stage.text.training import train_text_tokenizer

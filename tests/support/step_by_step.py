@@ -1,11 +1,11 @@
-"""Runs a command again and again, and disturbs each run at its next change to the disk; prints one JSON line a step.
+"""Runs a command repeatedly and disturbs each run one change to the disk later; prints one JSON line per step.
 
     python -m tests.support.step_by_step (kill|fail|SIGTERM|SIGINT) WORKDIR ROOT emu3-arguments…
 
-In the arguments, `{}` stands for a new folder in WORKDIR, a copy of ROOT if that is not `-`. Models without MindSpore
-stand in for the real ones, so that every step can be tried; every token written counts as a change too. `fail` makes
-the change fail with ENOSPC.
-Every line has the exit codes of the disturbed run and of the same command run again, and that folder's files.
+In the arguments, `{}` is replaced by a new folder in WORKDIR, which is a copy of ROOT unless ROOT is `-`. Stand-ins
+that do not need MindSpore replace the models, so that every step can be tried; each generated token counts as a change
+too. `fail` makes the change fail with ENOSPC. Each line has the exit codes of the disturbed run and of the same command
+run again, and the files of the folder after each of them.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
 class StandInTokenizer:
-    """Codes are means of 8 × 8 pixels, pixels are codes repeated."""
+    """Encodes 8 × 8 pixels to their mean, and decodes by repeating it."""
 
     spatial_factor = 8
 
@@ -66,7 +66,7 @@ class StandInTokenizer:
 
 
 class StandInCache:
-    """Logits are noise keyed by all tokens of the row, as a model's depend on all of them."""
+    """Returns noise as logits, keyed by all tokens of the row, because a model's logits depend on all of them."""
 
     def __init__(self, rows: int, outputs: int):
         self.rows, self.outputs = rows, outputs
@@ -79,7 +79,7 @@ class StandInCache:
         sys.audit(TOKEN_WRITTEN)
         logits = np.zeros((self.rows, self.outputs), np.float32)
         for row, (token, position) in enumerate(zip(token_ids_R, positions_R)):
-            assert position <= len(self.tokens[row]), "a place was left out"
+            assert position <= len(self.tokens[row]), "a position was skipped"
             self.tokens[row][position:] = [int(token)]
             seed = zlib.crc32(repr(self.tokens[row]).encode())
             logits[row] = np.random.default_rng(seed).normal(size=self.outputs)
@@ -87,7 +87,7 @@ class StandInCache:
 
 
 class StandInLanguageModel:
-    """The real generators over the stand-in's logits."""
+    """Runs the real generators over the logits of `StandInCache`."""
 
     def __init__(self, layout: TokenLayout):
         self.layout = layout
@@ -107,7 +107,7 @@ class StandInLanguageModel:
 
 
 def stand_in() -> None:
-    """Replaces the models and the device in this process."""
+    """Replace the models and the device in this process."""
     for module, name, replacement in (
         ("vq_stage.tokenizer", "VisionTokenizer", StandInTokenizer),
         ("lm_stage.language_model", "LanguageModel", StandInLanguageModel),
@@ -119,14 +119,14 @@ def stand_in() -> None:
 
 
 def disturb_at(step: int, folder: Path, disturb: Callable[[], None], changes: Sequence[str]) -> None:
-    """Calls `disturb` right before the step-th change that this process makes below the folder."""
+    """Call `disturb` right before change number `step` that this process makes below the folder."""
     inside, steps = f"{folder}{os.sep}", itertools.count()
 
     def watch(event: str, arguments: tuple[Any, ...]) -> None:
-        place = str(arguments[0]) if arguments else ""
+        path = str(arguments[0]) if arguments else ""
         is_change = event in changes or (event == "open" and arguments[2] & WRITING)
-        if ((is_change and place.startswith(inside)) or event == TOKEN_WRITTEN) and next(steps) == step:
-            print(f"at {event} {place.removeprefix(inside)}", file=sys.stderr, flush=True)
+        if ((is_change and path.startswith(inside)) or event == TOKEN_WRITTEN) and next(steps) == step:
+            print(f"at {event} {path.removeprefix(inside)}", file=sys.stderr, flush=True)
             disturb()
 
     sys.addaudithook(watch)
@@ -145,7 +145,7 @@ def disturbance(name: str) -> Callable[[], None]:
 
 def run_steps(name: str, work: Path, root: str, arguments: Sequence[str]) -> None:
     disturb = disturbance(name)
-    changes = ADDING if name == "fail" else ADDING + REMOVING  # a full disk stops nobody from removing
+    changes = ADDING if name == "fail" else ADDING + REMOVING  # a full disk does not prevent deleting
 
     def prepare(step: int, folder: Path) -> None:
         disturb_at(step, folder, disturb, changes)

@@ -1,4 +1,4 @@
-"""What toy workers did: their processes, and the files of their units."""
+"""Reads what toy workers did: their processes, and the files of their units."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from tests.support.toy_worker import INPUTS, PATIENCE_S, inputs_of
 def wait_until(is_true: Callable[[], object]) -> None:
     until_s = time.monotonic() + PATIENCE_S
     while not is_true():
-        assert time.monotonic() < until_s, "waited in vain"
+        assert time.monotonic() < until_s, "the condition never held"
         time.sleep(0.01)
 
 
 def has_ended(pid: int) -> bool:
-    """Also of a process that nobody has taken notice of yet."""
+    """Whether a process has ended, even if its parent has not waited for it yet."""
     try:
         return "\nState:\tZ" in Path(f"/proc/{pid}/status").read_text()
     except (FileNotFoundError, ProcessLookupError):
@@ -27,12 +27,12 @@ def has_ended(pid: int) -> bool:
 
 
 def started(folder: Path) -> list[int]:
-    """Processes of all workers so far."""
+    """Return the process ids of all workers so far."""
     return [int(path.stem) for path in folder.glob("*.pid")]
 
 
 def committed(folder: Path) -> dict[int, dict[str, object]]:
-    """What each unit's file holds."""
+    """Return the content of each unit's file."""
     return {int(path.stem[5:]): json.loads(path.read_text()) for path in folder.glob("unit-*.json")}
 
 

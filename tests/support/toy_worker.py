@@ -20,16 +20,16 @@ from shared.jobs.claims import ClaimStatus
 from shared.jobs.job import Job, Task, TaskResult, WorkerContext
 from shared.jobs.signals import StopFlag, stop_on_signals
 
-INPUTS = 8  # of every unit; input i of unit u is number 8 u + i
+INPUTS = 8  # per unit; input i of unit u has the index 8 u + i
 NO_UNIT = -1
 PATIENCE_S = 40.0
 
 
 @dataclass(frozen=True, slots=True)
 class Toy:
-    """How the worker behaves: inputs that kill it, units that raise, and those that it stays in until told to stop.
+    """How the worker behaves: which inputs kill it, which units raise, and which ones run until it is stopped.
 
-    The refused unit raises once another worker is in an endless one, if there are such.
+    If there are endless units, the refused unit raises only after another worker has entered one of them.
     """
 
     folder: Path
@@ -42,7 +42,7 @@ class Toy:
 
 
 class ToyWorker:
-    """Takes two tasks when it can get them, and does the later one first."""
+    """Takes two tasks if two are available, and does the later one first."""
 
     def __init__(self, toy: Toy, context: WorkerContext):
         self.toy = toy
@@ -90,12 +90,12 @@ class ToyWorker:
         return TaskResult(task, rows=len(rows), quarantined=len(task.poison))
 
     def _create(self, path: Path, found: dict[str, object]) -> None:
-        """The first one wins. It may be there: whoever did this unit before may have died before saying so."""
+        """Create the file of a unit; the first one wins. A worker may have died after creating it."""
         try:
             os.link(self._written(found), path)
         except FileExistsError:
-            there = json.loads(path.read_text())
-            assert {**there, "device": ""} == {**found, "device": ""}
+            existing = json.loads(path.read_text())
+            assert {**existing, "device": ""} == {**found, "device": ""}
 
     def _written(self, content: object) -> Path:
         path = self.toy.folder / f"{os.getpid()}.tmp"
@@ -126,7 +126,7 @@ class ToyCatalog:
 
 
 class OwnClaims:
-    """Claims of a job that is alone; fails if a unit is claimed twice or released without having been claimed."""
+    """Grants all claims; fails if a unit is claimed twice, or released without having been claimed."""
 
     def __init__(self) -> None:
         self.held: set[int] = set()
@@ -141,7 +141,7 @@ class OwnClaims:
 
 
 def toy_job(toy: Toy, units: int, done: list[TaskResult], progress: list[int], stop: StopFlag | None = None) -> Job:
-    """A job of the first units; what the engine reports is put into the lists."""
+    """Return a job of the first `units` units, which appends all results and progress to the lists."""
     toy.folder.mkdir(exist_ok=True)
     return Job(
         make_worker=partial(ToyWorker, toy),
@@ -155,7 +155,7 @@ def toy_job(toy: Toy, units: int, done: list[TaskResult], progress: list[int], s
 
 
 def main(folder: str, units: str, workers: str) -> None:
-    """Runs a job whose units are endless from the fourth on."""
+    """Run a job whose units are endless from the fourth on."""
     from shared.jobs.local_engine import run_local
 
     with stop_on_signals() as stop:

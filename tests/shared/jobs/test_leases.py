@@ -1,4 +1,4 @@
-"""Leases: one owner at a time, taken over from the dead and never from the living, whatever their clocks say."""
+"""Leases have one owner at a time and are taken over only from dead owners, whatever the clocks of the machines."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shared.jobs.leases import Leases
 
 
 class Clock:
-    """Seconds of one machine, moved by hand."""
+    """The clock of one machine, in seconds, advanced by hand."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -28,7 +28,7 @@ def clock() -> Clock:
 
 
 def leases_of(owner: str, clock: Clock) -> Leases:
-    """Renewed by hand only: a third of the duration never comes."""
+    """Return leases that are renewed by hand only: a third of their duration never passes."""
     return Leases(duration_s=3600, owner=owner, settle_s=0, now=clock)
 
 
@@ -43,16 +43,16 @@ def test_one_owner_at_a_time(tmp_path: Path, clock: Clock) -> None:
     assert set(content(path)) == {"owner", "expires", "n"}
     assert content(path)["owner"] == "ours"
     assert theirs.try_lease(path) is None
-    assert ours.try_lease(path) is None, "nor may the owner work on a unit twice"
+    assert ours.try_lease(path) is None, "the owner may not claim a unit twice either"
     lease.release()
     assert not path.exists()
     assert theirs.try_lease(path) is not None
 
 
-def test_a_lease_left_behind_is_taken_over_once_it_was_watched_for_its_duration(tmp_path: Path, clock: Clock) -> None:
+def test_an_abandoned_lease_is_taken_over_after_it_was_observed_for_its_duration(tmp_path: Path, clock: Clock) -> None:
     path = tmp_path / "part-1"
     assert leases_of("dead", clock).try_lease(path)
-    clock.seconds += 99_999  # nobody watched it all this time
+    clock.seconds += 99_999  # in which nobody observed the lease
     theirs = leases_of("theirs", clock)
     assert theirs.try_lease(path) is None
     clock.seconds += 3599
@@ -75,7 +75,7 @@ def test_a_lease_that_is_renewed_is_never_taken_over(tmp_path: Path, clock: Cloc
         assert theirs.try_lease(path) is None
 
 
-def test_of_two_that_take_over_at_once_the_last_one_to_write_owns_it(
+def test_of_two_processes_that_take_over_at_once_one_owns_it(
     tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "part-1"
@@ -92,12 +92,12 @@ def test_of_two_that_take_over_at_once_the_last_one_to_write_owns_it(
 
     monkeypatch.setattr(leases_module, "write_file", write_and_let_the_other_do_the_same)
     owners.append(first.try_lease(path))
-    # the second one watched the dead owner's content: now it is the first one's, so it must wait its turn again
+    # the second one had observed the dead owner's content; now it is the first one's, so its wait starts again
     assert [owner is not None for owner in owners] == [False, True]
     assert content(path)["owner"] == "first"
 
 
-def test_one_that_was_overwritten_while_it_took_over_does_not_own_it(
+def test_a_process_that_was_overwritten_during_its_takeover_does_not_own_the_lease(
     tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "part-1"
@@ -115,7 +115,9 @@ def test_one_that_was_overwritten_while_it_took_over_does_not_own_it(
     assert late.try_lease(path) is None
 
 
-def test_who_wakes_up_after_a_takeover_notices_and_leaves_the_lease_alone(tmp_path: Path, clock: Clock) -> None:
+def test_an_owner_that_resumes_after_a_takeover_notices_and_leaves_the_lease_alone(
+    tmp_path: Path, clock: Clock
+) -> None:
     ours, theirs, path = leases_of("ours", clock), leases_of("theirs", clock), tmp_path / "part-1"
     lease = ours.try_lease(path)
     assert lease is not None
@@ -137,7 +139,7 @@ def test_a_damaged_lease_expires_like_any_other(garbage: bytes, tmp_path: Path, 
     assert ours.try_lease(path) is not None
 
 
-def test_a_store_that_fails_for_a_while_costs_no_lease(
+def test_a_store_that_fails_temporarily_costs_no_lease(
     tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, path = leases_of("ours", clock), tmp_path / "part-1"

@@ -1,4 +1,4 @@
-"""Jobs in this process and by several: kills at any moment, poison, errors, signals, and the death of the parent."""
+"""Jobs in this process and in several: kills, poison inputs, errors, signals, and the death of the parent."""
 
 from __future__ import annotations
 
@@ -78,9 +78,7 @@ def test_in_this_process_units_of_other_jobs_are_waited_for(monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_by_processes_each_with_a_device_of_the_list(
-    workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_process_has_one_device_of_the_list(workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(local_engine.VISIBLE_DEVICES, "4,5,6")
     done: list[TaskResult] = []
     progress: list[int] = []
@@ -101,7 +99,7 @@ def test_devices_are_numbered_without_a_list_and_never_shared() -> None:
 
 @pytest.mark.parametrize("seed", range(2))
 def test_workers_killed_at_random_moments(seed: int, tmp_path: Path) -> None:
-    """Six deaths by chance: no unit is lost, done twice or blamed."""
+    """After six random deaths, no unit is lost, done twice or blamed."""
     chance, units = random.Random(seed), 40
     done: list[TaskResult] = []
     progress: list[int] = []
@@ -124,8 +122,8 @@ def test_workers_killed_at_random_moments(seed: int, tmp_path: Path) -> None:
     assert_all_done(tmp_path, units, set(), done, progress)
 
 
-def test_inputs_that_kill_are_quarantined_and_no_others(tmp_path: Path) -> None:
-    """Two of one unit, among eight units of eight."""
+def test_exactly_the_poison_inputs_are_quarantined(tmp_path: Path) -> None:
+    """Two of the eight inputs of one unit are poison, among eight units."""
     done: list[TaskResult] = []
     progress: list[int] = []
     poison = (9, 14)
@@ -133,21 +131,21 @@ def test_inputs_that_kill_are_quarantined_and_no_others(tmp_path: Path) -> None:
     assert_all_done(tmp_path, 8, set(poison), done, progress)
 
 
-def test_an_error_for_the_user_stops_all_workers_and_is_raised_as_it_was(tmp_path: Path) -> None:
+def test_an_error_for_the_user_stops_all_workers_and_is_raised_unchanged(tmp_path: Path) -> None:
     with pytest.raises(ConfigMismatchError, match="unit 3 has other settings"):
         run_local(toy_job(Toy(tmp_path, refused_unit=3, endless_units=(4,)), 8, [], []), workers=2)
     assert all(has_ended(pid) for pid in started(tmp_path))
-    assert 4 in committed(tmp_path), "the other worker was asked to end, not killed"
+    assert 4 in committed(tmp_path), "the other worker was asked to exit, not killed"
 
 
-def test_an_error_made_of_more_than_a_text_travels_as_a_plain_one() -> None:
+def test_an_error_with_several_arguments_is_sent_as_a_plain_one() -> None:
     error = picklable(RefusedInput("truncated", "12 of 40 bytes"))
     assert type(error) is RelayError
     assert str(error) == "truncated: 12 of 40 bytes"
 
 
 def test_any_other_exception_is_a_death_with_a_traceback(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """No part of the unit can be done: the job gives up, and says where to look."""
+    """No input of the unit can be computed: the job stops and refers to the output of the worker."""
     job = replace(toy_job(Toy(tmp_path, broken_unit=0), 1, [], []), max_consecutive_poison=1)
     with pytest.raises(JobStoppedError, match="1 inputs in a row killed worker 0"):
         run_local(job, workers=1, backoff_s=0)
@@ -160,7 +158,7 @@ def test_workers_that_die_before_they_are_ready_stop_the_job(tmp_path: Path) -> 
     assert committed(tmp_path) == {}
 
 
-def test_a_worker_that_alone_gets_sigterm_keeps_what_it_has_and_another_takes_its_place(tmp_path: Path) -> None:
+def test_a_worker_that_receives_sigterm_alone_saves_what_it_has_and_is_replaced(tmp_path: Path) -> None:
     done: list[TaskResult] = []
     job = toy_job(Toy(tmp_path, endless_units=(0,)), 3, done, [])
 
@@ -177,7 +175,7 @@ def test_a_worker_that_alone_gets_sigterm_keeps_what_it_has_and_another_takes_it
 
 
 def start_program(folder: Path) -> subprocess.Popen[str]:
-    """Two workers, both in a unit that they would never leave."""
+    """Start a job with two workers, both in an endless unit."""
     command = [sys.executable, "-m", "tests.support.toy_worker", str(folder), "12", "2"]
     environment = {**os.environ, "PYTHONPATH": os.getcwd()}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True)
@@ -188,15 +186,15 @@ def start_program(folder: Path) -> subprocess.Popen[str]:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("is_for_all", [True, False])
-def test_a_signal_lets_workers_keep_what_they_have(number: signal.Signals, is_for_all: bool, tmp_path: Path) -> None:
-    """To the parent, or to its whole group, as Ctrl-C and schedulers send it."""
+def test_after_a_signal_workers_save_what_they_have(number: signal.Signals, is_for_all: bool, tmp_path: Path) -> None:
+    """The signal goes to the parent or to its whole group, as from Ctrl-C or a scheduler."""
     process = start_program(tmp_path)
     before = len(committed(tmp_path))
     (os.killpg if is_for_all else os.kill)(process.pid, number)
     _, stderr = process.communicate(timeout=PATIENCE_S)
     assert "Traceback" not in stderr
     kept = len(committed(tmp_path))
-    assert kept == before + 2, "each worker ends its unit when it is asked to stop"
+    assert kept == before + 2, "each worker finishes its unit when it is asked to stop"
     assert f"Interrupted: stopped by {number.name}: {kept} units committed" in stderr
     assert all(has_ended(pid) for pid in started(tmp_path))
 

@@ -1,4 +1,4 @@
-"""Which share is whose, under flags, Ascend's variables and Slurm's."""
+"""The rank of a process from flags, Ascend's variables and Slurm's, and its share of the units."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ NODE = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": F
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """Two nodes of one CPU each."""
+    """A cluster of two nodes with one CPU each."""
     pytest.importorskip("ray", reason="Ray is not installed")
     from ray.cluster_utils import Cluster
 
@@ -39,7 +39,7 @@ def address(cluster: Any) -> str:
     return str(cluster.address)
 
 
-def test_inputs_that_kill_are_quarantined_and_no_others(address: str, tmp_path: Path) -> None:
+def test_exactly_the_poison_inputs_are_quarantined(address: str, tmp_path: Path) -> None:
     done: list[TaskResult] = []
     progress: list[int] = []
     run_ray(toy_job(Toy(tmp_path, poison=(17,)), 12, done, progress), 2, address, backoff_s=0)
@@ -53,8 +53,8 @@ def test_an_error_for_the_user_is_raised_as_it_was(address: str, tmp_path: Path)
     wait_until(lambda: all(has_ended(pid) for pid in started(tmp_path)))
 
 
-def test_a_stop_lets_actors_keep_what_they_have(address: str, tmp_path: Path) -> None:
-    """The signal comes as the scheduler sends it, and is noticed although Ray has a handler of its own."""
+def test_after_a_stop_actors_save_what_they_have(address: str, tmp_path: Path) -> None:
+    """The signal is noticed although Ray installs a handler of its own."""
     from shared.jobs.signals import stop_on_signals
 
     with stop_on_signals() as stop:
@@ -74,7 +74,7 @@ def test_a_stop_lets_actors_keep_what_they_have(address: str, tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_a_node_lost_takes_no_unit_with_it(cluster: Any, tmp_path: Path) -> None:
-    """Three actors on three nodes; one node goes with all its processes, and the others do the rest."""
+    """Three actors run on three nodes; one node dies with all its processes, and the others do the rest."""
     node = cluster.add_node(**NODE)
     done: list[TaskResult] = []
     progress: list[int] = []

@@ -1,4 +1,4 @@
-"""Which worker gets which unit; that every unit is committed once, whatever dies; that exactly the poison is found."""
+"""Which worker gets which unit; every unit is committed once, whatever dies; exactly the poison inputs are found."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Catalog:
 
 
 def job_of(units: Sequence[int], inputs: int = INPUTS, shapes: str = "", **options: object) -> Job:
-    """Input i of unit u is number 100 u + i; the shape of a unit is its letter in `shapes`."""
+    """Return a job; the shape of a unit is its letter in `shapes`."""
     settings = {"claims": OwnClaims(), **options}
     return Job(
         make_worker=no_worker,
@@ -53,7 +53,7 @@ def job_of(units: Sequence[int], inputs: int = INPUTS, shapes: str = "", **optio
 
 
 def units_for(scheduler: Scheduler, *workers: int) -> list[int | None]:
-    """The unit that each of these workers gets when it asks in this order."""
+    """Return the units that these workers get if they ask in this order."""
     tasks = [scheduler.next_task(worker) for worker in workers]
     return [task.unit if task else None for task in tasks]
 
@@ -72,35 +72,35 @@ def die_with(scheduler: Scheduler, worker: int) -> Task:
     return task
 
 
-def test_a_worker_has_two_units_in_flight_at_most() -> None:
+def test_a_worker_has_at_most_two_units_in_flight() -> None:
     scheduler = Scheduler(job_of(range(5)))
     assert units_for(scheduler, 0, 0, 0, 1) == [0, 1, None, 2]
     scheduler.finished(0, TaskResult(Task(0)))
     assert units_for(scheduler, 0, 0) == [3, None]
 
 
-def test_a_worker_stays_with_a_shape_and_the_next_takes_the_one_with_most_units_a_worker() -> None:
+def test_a_worker_stays_with_a_shape_and_the_next_one_takes_the_shape_with_most_units_per_worker() -> None:
     scheduler = Scheduler(job_of(range(9), shapes="abbbbbcca", max_in_flight=9))
     assert units_for(scheduler, 0, 0) == [1, 2]
-    # left: a 2, b 3 shared by two, c 2; of equals the first in the plan
+    # left: a 2, b 3 shared by two, c 2; the first in the plan of those that are equal
     assert units_for(scheduler, 1, 1, 1) == [0, 8, 6]
     # left: b 3 shared by two, c 1 shared by two
     assert units_for(scheduler, 2, 0, 2, 2, 2) == [3, 4, 5, 7, None]
 
 
-def test_units_to_steal_come_after_all_own_units_whatever_their_shape() -> None:
+def test_units_are_stolen_after_all_own_units_whatever_their_shape() -> None:
     scheduler = Scheduler(job_of([0, 1], shapes="abaa", steal_units=[2, 3], max_in_flight=9))
     assert units_for(scheduler, 0, 0, 0, 0, 0) == [0, 1, 2, 3, None]
 
 
 class ClaimedElsewhere(OwnClaims):
-    """Unit 0 was committed by another job, unit 1 is being worked on by one."""
+    """Another job has committed unit 0 and holds unit 1."""
 
     def claim(self, unit: int) -> ClaimStatus:
         return {0: ClaimStatus.COMMITTED, 1: ClaimStatus.HELD_ELSEWHERE}.get(unit) or super().claim(unit)
 
 
-def test_units_of_other_jobs_are_passed_over() -> None:
+def test_units_of_other_jobs_are_skipped() -> None:
     claims = ClaimedElsewhere()
     scheduler = Scheduler(job_of(range(4), claims=claims))
     assert units_for(scheduler, 0, 0) == [2, 3]
@@ -128,7 +128,7 @@ def test_after_a_death_units_are_tried_one_by_one_before_all_others() -> None:
     scheduler = Scheduler(job_of(range(5)))
     assert units_for(scheduler, 0, 0, 1) == [0, 1, 2]
     scheduler.died(0)
-    assert units_for(scheduler, 1) == [3], "a busy worker goes on with units that killed nobody"
+    assert units_for(scheduler, 1) == [3], "a busy worker continues with units that killed no worker"
     assert units_for(scheduler, 0, 0) == [0, None]
     scheduler.finished(0, TaskResult(Task(0)))
     assert units_for(scheduler, 0, 0) == [1, None]
@@ -136,7 +136,7 @@ def test_after_a_death_units_are_tried_one_by_one_before_all_others() -> None:
     assert units_for(scheduler, 0) == [4]
 
 
-def test_tasks_of_a_worker_that_was_told_to_end_go_back_to_the_front_without_blame() -> None:
+def test_tasks_of_a_worker_that_exits_in_good_order_go_back_to_the_front() -> None:
     scheduler = Scheduler(job_of(range(5)))
     for _ in range(4):
         assert units_for(scheduler, 0, 0) == [0, 1]
@@ -146,7 +146,7 @@ def test_tasks_of_a_worker_that_was_told_to_end_go_back_to_the_front_without_bla
 
 
 def test_a_unit_that_kills_twice_is_tried_in_halves_down_to_the_one_input() -> None:
-    """Input 102 of 100 … 107."""
+    """Input 102 of 100 … 107 is poison."""
     scheduler = Scheduler(job_of([1]))
     tasks = [die_with(scheduler, 0), die_with(scheduler, 0)]
     tasks += [die_with(scheduler, 0), do_one(scheduler, 0)]
@@ -165,7 +165,7 @@ def test_a_unit_that_kills_twice_is_tried_in_halves_down_to_the_one_input() -> N
     assert scheduler.is_finished
 
 
-def test_the_only_input_of_a_unit_is_poisonous_after_three_deaths() -> None:
+def test_the_only_input_of_a_unit_is_poison_after_three_deaths() -> None:
     scheduler = Scheduler(job_of([3], inputs=1))
     tasks = [die_with(scheduler, 0) for _ in range(3)]
     assert tasks == [Task(3), Task(3), Task(3, subset=(300,))]
@@ -199,7 +199,7 @@ def test_a_worker_that_dies_three_times_without_a_task_stops_the_job() -> None:
 
 
 def test_a_worker_that_everything_kills_stops_the_job_after_eight_inputs() -> None:
-    """A broken device condemns no more than that, and the unit in question is not committed."""
+    """A broken device condemns no more inputs than that, and their unit is not committed."""
     scheduler = Scheduler(job_of([0], inputs=64))
     tasks: list[Task] = []
 
@@ -214,7 +214,7 @@ def test_a_worker_that_everything_kills_stops_the_job_after_eight_inputs() -> No
     assert scheduler.committed == 0
 
 
-def test_progress_of_what_is_not_committed_is_taken_back() -> None:
+def test_progress_of_uncommitted_work_is_undone() -> None:
     counts: list[int] = []
     scheduler = Scheduler(job_of([0], inputs=2, on_progress=counts.append))
     for _ in range(2):
@@ -236,7 +236,7 @@ def test_progress_of_what_is_not_committed_is_taken_back() -> None:
 
 
 class Simulation:
-    """Workers that do their tasks in any order, and die of poison and by chance; what reaches the disk."""
+    """Workers that do their tasks in random order and die of poison or by chance, and what they write to disk."""
 
     def __init__(self, scheduler: Scheduler, poison: set[int], workers: int, chance: random.Random):
         self.scheduler, self.poison, self.chance = scheduler, poison, chance
@@ -269,7 +269,7 @@ class Simulation:
             self.finish(worker, task)
 
     def may_die_by_chance(self, worker: int) -> bool:
-        """Not with one input or the rest of a unit in flight: that twice in a row would be poison to anyone."""
+        """Rule out a task with one input, or with the rest of a unit: two deaths in a row would look like poison."""
         tasks = self.tasks[worker]
         is_crucial = any(len(task.subset) == 1 or task.poison or task.unit in self.kept for task in tasks)
         return self.deaths_by_chance > 0 and not is_crucial and self.chance.random() < 0.1
@@ -317,7 +317,7 @@ def test_poison_costs_a_number_of_deaths_that_grows_with_the_logarithm_of_the_un
     job = job_of([0], inputs, max_consecutive_poison=99)
     simulation = Simulation(Scheduler(job), poison, workers, random.Random(0))
     simulation.deaths_by_chance = 0
-    simulation.chance.random = lambda: 0.5  # type: ignore[method-assign]  # no death is taken for an orderly end
+    simulation.chance.random = lambda: 0.5  # type: ignore[method-assign]  # so that no death becomes an orderly exit
     simulation.run()
     assert simulation.quarantined == poison
     halvings = math.ceil(math.log2(inputs))
