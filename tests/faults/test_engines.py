@@ -87,7 +87,7 @@ def has_committed(dataset: Path, units: int, process: subprocess.Popen[str]) -> 
 
 
 def kill_workers(process: subprocess.Popen[str], dataset: Path, at_units: list[int], seed: int = 0) -> int:
-    """Kill one of the oldest workers each time one of these numbers of units is committed. Return the number of kills."""
+    """Kill one of the oldest workers at each of these numbers of committed units. Return the number of kills."""
     chance, kills = random.Random(seed), 0
     for units in at_units:
         wait_until(partial(has_committed, dataset, units, process), process)
@@ -163,6 +163,7 @@ def test_workers_killed_at_many_moments(seed: int, pictures: Path, stand_in_dige
     process = start_stand_in(pictures, dataset, "--workers", 3, **gate.environment)
     for units in (1, 3, 5, 8):
         commit_units(units, gate, dataset, process)
+        wait_until(lambda: bool(workers_of(process)), process)
         chance.choice(workers_of(process)).kill()
     gate.open()
     assert succeed(process).stderr.count("restarting it") == 4
@@ -209,9 +210,8 @@ def test_two_ranks_do_each_unit_once(ranks: Ranks, pictures: Path, stand_in_dige
     processes = [start_stand_in(pictures, dataset, *flags, **variables) for flags, variables in ranks]
     texts = [succeed(process).stderr for process in processes]
     assert sum(int(re.findall(r"(\d+) rows encoded", text)[0]) for text in texts) == PICTURES
-    assert (
-        "0 rows encoded" in succeed(start_stand_in(pictures, dataset, *HERE)).stderr
-    )  # ranks leave tidying to a job without ranks
+    # ranks leave tidying to a job without ranks
+    assert "0 rows encoded" in succeed(start_stand_in(pictures, dataset, *HERE)).stderr
     assert_is(dataset, stand_in_digest)
 
 

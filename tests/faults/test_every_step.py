@@ -35,9 +35,7 @@ DISTURBANCES = [
 def test_encode_disturbed_at_every_step(disturbance: str, allowed: set[int], five_inputs: Path, tmp_path: Path) -> None:
     """The files are those of an undisturbed run, byte for byte; the exit code is 0 only if everything is done."""
     lines = steps(disturbance, tmp_path / "work", None, "encode", five_inputs, "{}", *ENCODE, *SMALL_UNITS)
-    assert sum(name.endswith(".arrow") for name in lines[-1]["after"]) == 4, (
-        "plan, two units, and the unit of the refused input"
-    )
+    assert sum(name.endswith(".arrow") for name in lines[-1]["after"]) == 4, "plan, two units, refused input"
     assert problems(lines, allowed) == []
 
 
@@ -72,9 +70,7 @@ def test_generate_disturbed_at_every_step(
 ) -> None:
     options = ("--unit-rows", "2", "--batch-size", "2", "--journal-rows", "1", "--height", "16", "--width", "24")
     lines = steps(disturbance, tmp_path / "work", None, "generate", prompts, "{}", "--model", small_lm, *options)
-    assert sum(name.endswith(".arrow") for name in lines[-1]["after"]) == 4, (
-        "plan, two units, and the unit of the refused input"
-    )
+    assert sum(name.endswith(".arrow") for name in lines[-1]["after"]) == 4, "plan, two units, refused input"
     assert problems(lines, allowed) == []
 
 

@@ -430,7 +430,7 @@ def write_questions(folder: Path, questions: Mapping[str, str] = QUESTIONS) -> P
 
 
 def test_understand_interrupted_resumes(small_lm: Path, tmp_path: Path) -> None:
-    """The questions are about text only, so the dataset is `-`. Leftovers of a kill are put beside the saved answers."""
+    """The questions are about text, so the dataset is `-`. Leftovers of a kill are put beside the saved answers."""
     folders = [tmp_path / "unbroken", tmp_path / "broken"]
     for folder in folders:
         folder.mkdir()

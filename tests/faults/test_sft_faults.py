@@ -307,7 +307,7 @@ def test_a_run_of_adapters_resumes_exactly(codes: Path, small_lm: Path, tmp_path
 def test_a_run_in_half_precision_resumes_with_its_loss_scale(
     changes: dict[str, object], codes: Path, small_lm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Train in float16 on the CPU, which the command refuses because it is slow, with a loss scale that is too large."""
+    """Train in float16 on the CPU, which the command refuses for its speed, with a loss scale that is too large."""
     monkeypatch.setattr("lm_stage.training.job.setup_device", lambda *device, **dtype: Device("CPU", "float16", "2.8"))
     monkeypatch.setattr("lm_stage.training.model_state.INITIAL_LOSS_SCALE", 2.0**20)
     settings = {"steps": 8, "save_every": 2, "keep": 9, "max_bad_steps": 1, **changes}

@@ -136,7 +136,7 @@ ACCEPTED: dict[str, Callable[[], bytes]] = {
 
 
 def fill_folder(folder: Path) -> dict[str, str | None]:
-    """Write all of these files and a dangling link. Return the allowed reasons per file, None if it must be accepted."""
+    """Write all of these files and a dangling link. Return the allowed reasons per file, None if it is valid."""
     expected: dict[str, str | None] = {}
     for name, (content, reason) in REFUSED.items():
         _write(folder / name, content())

@@ -18,7 +18,7 @@ from vq_stage.media.resizing import Preprocessing
 def write_codes(
     root: Path, rows: int = 30, units: int = 2, codebook_size: int = 2048, captioned: int | None = None
 ) -> Path:
-    """Write a codes dataset of the embedded tokenizer; all of its small images, or the first `captioned`, have captions."""
+    """Write a codes dataset of the embedded tokenizer; all images, or the first `captioned`, have captions."""
     root.mkdir(parents=True)
     settings = EncodeOptions("", "", preprocessing=Preprocessing("none")).recorded()
     per_unit = rows // units
