@@ -90,10 +90,10 @@ def sft(options: SftOptions, sample_prompts: str | None, vision_tokenizer: str |
 
     on_checkpoint = None
     if sample_prompts:
-        from pipelines.commands.training_samples import sampler
+        from pipelines.training_samples import sample_drawer
         from vq_stage.model.weights import EMBEDDED_TOKENIZER
 
-        on_checkpoint = sampler(options, sample_prompts, vision_tokenizer or str(EMBEDDED_TOKENIZER))
+        on_checkpoint = sample_drawer(options, sample_prompts, vision_tokenizer or str(EMBEDDED_TOKENIZER))
     result = run(options, on_checkpoint)
     held_out = "" if result.held_out_loss is None else f", held-out loss {result.held_out_loss:.4f}"
     say(f"{result.model}: {result.steps} steps, loss {result.loss:.4f}{held_out}")

@@ -9,7 +9,7 @@ from PIL import Image
 
 from lm_stage.training.job import sft
 from lm_stage.training.options import SftOptions
-from pipelines.commands.training_samples import sampler
+from pipelines.training_samples import sample_drawer
 from shared.errors import ConfigMismatchError, UsageError
 from tests.support.captioned_codes import write_codes
 from vq_stage.model.weights import EMBEDDED_TOKENIZER
@@ -18,14 +18,14 @@ from vq_stage.model.weights import EMBEDDED_TOKENIZER
 @pytest.fixture
 def options(tmp_path: Path, small_lm: Path) -> SftOptions:
     codes = str(write_codes(tmp_path / "codes"))
-    places = {"datasets": (codes,), "run": str(tmp_path / "run"), "model": str(small_lm)}
-    return SftOptions(**places, steps=2, seq_length=128, micro_batch_size=2, save_every=2, device="cpu")  # type: ignore[arg-type]
+    paths = {"datasets": (codes,), "run": str(tmp_path / "run"), "model": str(small_lm)}
+    return SftOptions(**paths, steps=2, seq_length=128, micro_batch_size=2, save_every=2, device="cpu")  # type: ignore[arg-type]
 
 
 def test_every_checkpoint_draws_pictures(options: SftOptions, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a red apple\na green pear\n")
-    sft(options, sampler(options, str(prompts), str(EMBEDDED_TOKENIZER)))
+    sft(options, sample_drawer(options, str(prompts), str(EMBEDDED_TOKENIZER)))
     with Image.open(tmp_path / "run/samples/step-00000002.png") as drawn:
         assert drawn.width > 32
 
@@ -33,7 +33,7 @@ def test_every_checkpoint_draws_pictures(options: SftOptions, tmp_path: Path) ->
 def test_what_cannot_be_drawn_is_refused_before_training(options: SftOptions, golden_vq: Path, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.txt"
     with pytest.raises(UsageError, match=r"prompts\.txt"):
-        sampler(options, str(prompts), str(EMBEDDED_TOKENIZER))
+        sample_drawer(options, str(prompts), str(EMBEDDED_TOKENIZER))
     prompts.write_text("a red apple\n")
-    with pytest.raises(ConfigMismatchError, match=r"small is of .* give --vision-tokenizer"):
-        sampler(options, str(prompts), str(golden_vq))
+    with pytest.raises(ConfigMismatchError, match=r"small was made with .* give --vision-tokenizer"):
+        sample_drawer(options, str(prompts), str(golden_vq))
