@@ -12,6 +12,7 @@ from lm_stage.generate.prompt_fields import parse_key, parse_prompt, parse_sampl
 from lm_stage.generate.prompts import Prompt, PromptDefaults
 from shared.codec import SPATIAL_FACTOR
 from shared.dataset.dataset import Dataset
+from shared.dataset.quarantine_reasons import DUPLICATE_KEY
 from shared.dataset.readers import KeyReader
 from shared.errors import RefusedInput, UsageError
 from shared.storage.paths import as_path
@@ -112,6 +113,6 @@ def _refuse_duplicates(prompts: Iterable[Prompt]) -> Iterator[Prompt]:
     for prompt in prompts:
         if prompt.key in uri_by_key:
             detail = f"key {prompt.key!r} is taken by {uri_by_key[prompt.key]}"
-            prompt = replace(prompt, refusal=("duplicate_key", detail))
+            prompt = replace(prompt, refusal=(DUPLICATE_KEY, detail))
         uri_by_key.setdefault(prompt.key, prompt.uri)
         yield prompt

@@ -10,8 +10,6 @@ from lm_stage.generate.prompts import PromptDefaults
 from lm_stage.inference.sampling import SamplingOptions
 from shared.tokens.visual_tokens import GridFormat
 
-TEMPLATE = "text-to-image"
-
 
 @dataclass(frozen=True, slots=True)
 class GenerationSettings:
@@ -33,14 +31,6 @@ class GenerationSettings:
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form; its names are those of version 0.1."""
-        values = {
-            **self.model,
-            "template": TEMPLATE,
-            "sampling": asdict(self.sampling),
-            "guidance_scale": self.guidance_scale,
-            "suffix": self.suffix,
-            "defaults": self.defaults.to_json(),
-            "prompts_sha256": self.prompts_sha256,
-            "images": self.images,
-        }
-        return values if self.video_format is None else {**values, "video_template": asdict(self.video_format)}
+        values = {**asdict(self), "template": "text-to-image", "defaults": self.defaults.to_json()}
+        model, video_format = values.pop("model"), values.pop("video_format")
+        return {**model, **values, **({"video_template": video_format} if video_format else {})}

@@ -8,17 +8,18 @@ from collections.abc import Collection, Sequence
 from lm_stage.generate.journal import Journal
 from shared.dataset.plan import PlannedInput, Unit
 from shared.dataset.quarantine import Refusal
+from shared.dataset.quarantine_reasons import WORKER_DIED
 from shared.dataset.rows import CodeRecord
 from shared.jobs.job import Task, TaskResult
-
-WORKER_DIED = ("worker_died", "the worker died each time it reached this prompt")
 
 
 def unit_refusals(unit: Unit, poison: Collection[int]) -> list[Refusal]:
     """Return the prompts that were refused while planning, and those that killed workers."""
     refusals = []
     for item in unit.inputs:
-        reason, detail = WORKER_DIED if item.src_index in poison else (item.refused_reason, item.refused_detail or "")
+        reason, detail = item.refused_reason, item.refused_detail or ""
+        if item.src_index in poison:
+            reason, detail = WORKER_DIED, "the worker died each time it reached this prompt"
         if reason:
             refusals.append(Refusal(item.key, item.src_index, item.uri, reason, detail))
     return refusals

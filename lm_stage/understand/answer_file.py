@@ -14,10 +14,38 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
-from lm_stage.understand.settings import AnswerSettings
+from lm_stage.inference.sampling import SamplingOptions
+from lm_stage.understand.questions import Question
 from shared.errors import ConfigMismatchError, DatasetError, UsageError
 from shared.storage.atomic import write_file
 from shared.storage.digests import canonical_json, settings_diff
+from shared.tokens.visual_tokens import GridFormat
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerSettings:
+    """Settings of an answer file; a job that resumes must have the same.
+
+    `model` holds the fingerprints of the model directory. `images` is the SHA-256 of the dataset's plan and
+    `questions_sha256` that of the file of questions, each None if there is none. `video_format` is set only if videos
+    are asked about.
+    """
+
+    model: Mapping[str, Any]
+    images: str | None
+    question: str | None
+    questions_sha256: str | None
+    template: str
+    max_new_tokens: int
+    sampling: SamplingOptions
+    seed: int
+    video_format: GridFormat | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON form; its names are those of version 0.1."""
+        values = asdict(self)
+        model, video_format = values.pop("model"), values.pop("video_format")
+        return {**model, **values, **({"video_template": video_format} if video_format else {})}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +65,16 @@ class Answer:
     error: str | None = None
 
     @classmethod
+    def refused(cls, question: Question, error: str) -> Answer:
+        return cls(question.key, question.text, question.images, error=error)
+
+    @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Answer:
-        """Build from what `to_json` returned. Raises LookupError or TypeError for anything else."""
+        """Build from the JSON of a line. Raises LookupError or TypeError for anything else."""
         return cls(**{**values, "images": tuple(values["images"])})
 
-    def to_json(self) -> dict[str, Any]:
-        return asdict(self)
-
     def to_line(self) -> bytes:
-        return canonical_json(self.to_json()).encode() + b"\n"
+        return canonical_json(asdict(self)).encode() + b"\n"
 
 
 class AnswerFile:

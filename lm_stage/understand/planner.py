@@ -39,5 +39,5 @@ def plan_questions(questions: Sequence[Question], renderer: QuestionRenderer, an
         try:
             cache_lengths[unit] = renderer.cache_length(renderer.request(question))
         except RefusedInput as refusal:
-            refusals.append(Answer(question.key, question.text, question.images, error=str(refusal)))
+            refusals.append(Answer.refused(question, str(refusal)))
     return QuestionPlan(cache_lengths, refusals)

@@ -11,10 +11,11 @@ from lm_stage.understand.answer_file import Answer
 from lm_stage.understand.options import UnderstandOptions
 from lm_stage.understand.questions import Question, list_questions
 from lm_stage.understand.renderer import QuestionRenderer
+from shared.dataset.quarantine_reasons import WORKER_DIED
 from shared.jobs.job import Task, TaskResult, WorkerContext
 from shared.jobs.task_feed import TaskFeed
 
-WORKER_DIED = "worker_died: the worker died each time it reached this question"
+DIED = f"{WORKER_DIED}: the worker died each time it reached this question"
 
 
 class UnderstandWorker:
@@ -48,7 +49,8 @@ class UnderstandWorker:
             while not generator.is_full and (task := feed.take(length)) is not None:
                 request = self.requests.pop(task.unit)
                 if task.poison:
-                    yield TaskResult(task, quarantined=1, payload=_refused(self.questions[task.unit]))
+                    refused = Answer.refused(self.questions[task.unit], DIED)
+                    yield TaskResult(task, quarantined=1, payload=refused)
                     continue
                 running[request.key] = task
                 generator.add(request)
@@ -68,7 +70,3 @@ class UnderstandWorker:
             finish_reason=sequence.finish_reason,
             tokens=len(sequence.token_ids),
         )
-
-
-def _refused(question: Question) -> Answer:
-    return Answer(question.key, question.text, question.images, error=WORKER_DIED)
