@@ -1,0 +1,136 @@
+"""Answers on disk: what a killed job leaves, and what a finished file holds."""
+
+from __future__ import annotations
+
+import json
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from lm_stage.inference.sampling import SamplingOptions
+from lm_stage.understand.answer_file import Answer, AnswerFile, AnswerSettings
+from shared.errors import ConfigMismatchError, DatasetError, UsageError
+from shared.tokens.visual_tokens import UNIVLA
+
+SETTINGS = AnswerSettings(
+    model={"model": "ab", "text": "cd", "layout": {"bos": 1}},
+    images=None,
+    question="why?",
+    questions_sha256=None,
+    template="chat",
+    max_new_tokens=5,
+    sampling=SamplingOptions(greedy=True),
+    seed=3,
+)
+ANSWERS = [Answer("b", "why?", ("one",), "because", "eos", 4), Answer("a", "", (), error="bad_entry: line 2")]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "answers.jsonl"
+
+
+def names(path: Path) -> list[str]:
+    return sorted(entry.name for entry in path.parent.iterdir())
+
+
+def finish(path: Path) -> bytes:
+    with closing(AnswerFile(path, SETTINGS)) as file:
+        for answer in ANSWERS:
+            if answer.key not in file.answers:
+                file.add(answer)
+        file.finish(["a", "b"])
+    assert names(path) == ["answers.jsonl", "answers.jsonl.settings.json"]
+    return path.read_bytes()
+
+
+def test_lines_are_in_the_order_of_the_questions_and_have_every_field(path: Path) -> None:
+    assert [json.loads(line) for line in finish(path).splitlines()] == [
+        {
+            "key": "a",
+            "question": "",
+            "images": [],
+            "answer": None,
+            "finish_reason": None,
+            "tokens": 0,
+            "error": "bad_entry: line 2",
+        },
+        {
+            "key": "b",
+            "question": "why?",
+            "images": ["one"],
+            "answer": "because",
+            "finish_reason": "eos",
+            "tokens": 4,
+            "error": None,
+        },
+    ]
+
+
+def test_cut_at_any_byte_it_resumes_to_the_same_file(path: Path, tmp_path: Path) -> None:
+    whole = finish(path)
+    partial = b"".join(answer.to_line() for answer in ANSWERS)
+    for cut in range(len(partial) + 1):
+        folder = tmp_path / str(cut)
+        folder.mkdir()
+        (folder / "answers.jsonl.settings.json").write_bytes((tmp_path / "answers.jsonl.settings.json").read_bytes())
+        (folder / "answers.jsonl.partial").write_bytes(partial[:cut])
+        (folder / "answers.jsonl.1-ab.tmp").touch()
+        assert finish(folder / "answers.jsonl") == whole
+
+
+def test_a_finished_file_is_read_only(path: Path) -> None:
+    whole = finish(path)
+    with closing(AnswerFile(path, SETTINGS)) as file:
+        assert file.is_finished
+        assert file.answers == {answer.key: answer for answer in ANSWERS}
+    assert finish(path) == whole
+
+
+def test_a_damaged_finished_file_is_refused_and_left_alone(path: Path) -> None:
+    whole = finish(path)
+    path.write_bytes(whole[:-3])
+    with pytest.raises(DatasetError, match="damaged after byte"):
+        AnswerFile(path, SETTINGS)
+    assert path.read_bytes() == whole[:-3]
+    assert names(path) == ["answers.jsonl", "answers.jsonl.settings.json"]
+
+
+def test_other_settings_are_refused_with_the_difference(path: Path) -> None:
+    AnswerFile(path, SETTINGS).close()
+    with pytest.raises(ConfigMismatchError, match="seed: recorded 3, given 4"):
+        AnswerFile(path, replace(SETTINGS, seed=4))
+
+
+def test_a_file_of_something_else_is_refused(path: Path) -> None:
+    path.write_text("mine\n")
+    with pytest.raises(UsageError, match="not written by this command"):
+        AnswerFile(path, SETTINGS)
+    assert path.read_text() == "mine\n"
+
+
+def test_damaged_settings_are_refused(path: Path) -> None:
+    AnswerFile(path, SETTINGS).close()
+    path.with_name("answers.jsonl.settings.json").write_text("{")
+    with pytest.raises(DatasetError, match="damaged"):
+        AnswerFile(path, SETTINGS)
+
+
+def test_recorded_settings_have_the_names_of_version_0_1() -> None:
+    expected = {
+        "model": "ab",
+        "text": "cd",
+        "layout": {"bos": 1},
+        "images": None,
+        "question": "why?",
+        "questions_sha256": None,
+        "template": "chat",
+        "max_new_tokens": 5,
+        "sampling": {"temperature": 1.0, "top_k": 2048, "top_p": 1.0, "greedy": True},
+        "seed": 3,
+    }
+    assert SETTINGS.to_json() == expected
+    with_videos = replace(SETTINGS, video_format=UNIVLA).to_json()
+    assert with_videos == {**expected, "video_template": {"name": "univla", "size": "T*H*W", "has_eol": False}}
