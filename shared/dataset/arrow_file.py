@@ -42,7 +42,7 @@ class ArrowFile:
         """The JSON in the schema metadata. Raises KeyError or ValueError if there is none."""
         return dict(json.loads((self._reader.schema.metadata or {})[METADATA_KEY]))
 
-    def sha256(self) -> str:
+    def compute_sha256(self) -> str:
         """Return the SHA-256 of the file, 64 hex digits."""
         return hashlib.sha256(self._content).hexdigest()
 

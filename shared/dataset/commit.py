@@ -7,7 +7,7 @@ there is none. The first record wins. In an object store each file is put whole,
 
 from __future__ import annotations
 
-import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -15,14 +15,12 @@ from typing import Any
 from shared.dataset.arrow_file import ArrowFile, dump_rows
 from shared.dataset.paths import DatasetPaths
 from shared.dataset.plan import Plan
-from shared.dataset.quarantine import Refusal, count_reasons, dump_refusals
+from shared.dataset.quarantine import Refusal, dump_refusals
 from shared.dataset.rows import CodeRecord
 from shared.errors import DatasetError, NondeterminismError
-from shared.storage.atomic import create_file, write_file
+from shared.storage.atomic import create_file, write_hashed_file
 from shared.storage.checked_json import dump_checked_json, load_checked_json
-from shared.storage.paths import make_directory
 
-HASH_DIGITS = 12  # of a SHA-256, in the name of a file
 NO_GRID = (0, 0, 0)
 
 
@@ -112,7 +110,6 @@ def read_record(paths: DatasetPaths, unit: int) -> CommitRecord:
 
 
 def _write_files(paths: DatasetPaths, plan: Plan, result: UnitResult) -> CommitRecord:
-    make_directory(paths.parts)
     part, part_sha256, part_bytes = _write_part(paths, plan, result)
     quarantine, quarantine_sha256 = _write_quarantine(paths, result)
     frames, height, width = result.grid_THW
@@ -125,7 +122,7 @@ def _write_files(paths: DatasetPaths, plan: Plan, result: UnitResult) -> CommitR
         part=part,
         part_bytes=part_bytes,
         part_sha256=part_sha256,
-        quarantined=count_reasons(result.refusals),
+        quarantined=dict(Counter(refusal.reason for refusal in result.refusals)),
         quarantine=quarantine,
         quarantine_sha256=quarantine_sha256,
         plan_sha256=plan.sha256_of(result.unit),
@@ -138,28 +135,21 @@ def _write_files(paths: DatasetPaths, plan: Plan, result: UnitResult) -> CommitR
 def _write_part(paths: DatasetPaths, plan: Plan, result: UnitResult) -> tuple[str, str, int]:
     """Return the name, SHA-256 and size in bytes of the part."""
     content = dump_rows(result.records, plan.settings.format, plan.settings.fingerprints())
-    sha256 = hashlib.sha256(content).hexdigest()
-    path = paths.parts / f"part-{result.unit:06d}.{sha256[:HASH_DIGITS]}.arrow"
-    write_file(path, content)
-    stored = ArrowFile(path)
+    name, sha256 = write_hashed_file(paths.parts, f"part-{result.unit:06d}", content, "arrow")
+    stored = ArrowFile(paths.parts / name)
     rows = sum(batch.num_rows for batch in stored.batches())
-    if rows != len(result.records) or stored.sha256() != sha256:
+    if rows != len(result.records) or stored.compute_sha256() != sha256:
         raise DatasetError(
-            f"{path}: wrote {len(result.records)} rows, read back {rows} or different bytes; check the disk"
+            f"{stored.path}: wrote {len(result.records)} rows, read back {rows} or different bytes; check the disk"
         )
-    return path.name, sha256, len(content)
+    return name, sha256, len(content)
 
 
 def _write_quarantine(paths: DatasetPaths, result: UnitResult) -> tuple[str | None, str | None]:
     """Return the name and SHA-256 of the quarantine file, which exists only if inputs were refused."""
     if not result.refusals:
         return None, None
-    content = dump_refusals(result.refusals)
-    sha256 = hashlib.sha256(content).hexdigest()
-    name = f"part-{result.unit:06d}.{sha256[:HASH_DIGITS]}.jsonl"
-    make_directory(paths.quarantine)
-    write_file(paths.quarantine / name, content)
-    return name, sha256
+    return write_hashed_file(paths.quarantine, f"part-{result.unit:06d}", dump_refusals(result.refusals), "jsonl")
 
 
 def _check_equal(paths: DatasetPaths, record: CommitRecord) -> None:

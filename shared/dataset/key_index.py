@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from shared.dataset.arrow_file import ArrowFile
+from shared.dataset.arrow_file import ArrowFile, dump_batches
 from shared.dataset.shards import Shard, ShardReader
 from shared.storage.atomic import write_file
 from shared.storage.digests import canonical_json, digest_of
@@ -96,22 +96,16 @@ class KeyIndex:
         for start in range(0, len(order), _KEYS_AT_ONCE):
             yield from self._table.column("key").take(pa.array(order[start : start + _KEYS_AT_ONCE])).to_pylist()
 
-    def write(self, path: Path, shards: Sequence[Shard]) -> None:
+    def write(self, directory: Path, shards: Sequence[Shard]) -> None:
+        """Write the index of these shards beside them."""
         listed = canonical_json([shard.to_json() for shard in shards]).encode()
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_file(sink, _SCHEMA.with_metadata({_SHARDS: listed})) as writer:
-            writer.write_table(self._table)
-        write_file(path, sink.getvalue())
+        content = dump_batches(self._table.to_batches(), _SCHEMA.with_metadata({_SHARDS: listed}))
+        write_file(index_path(directory, shards), content)
 
 
 def index_path(directory: Path, shards: Sequence[Shard]) -> Path:
     """Return the path of the index of exactly these shards."""
     return directory / f"index.{digest_of([shard.sha256 for shard in shards])[:12]}.arrow"
-
-
-def write_index(directory: Path, shards: Sequence[Shard]) -> None:
-    """Write the index of shards beside them."""
-    KeyIndex.of_shards(directory, shards).write(index_path(directory, shards), shards)
 
 
 def shards_of_index(directory: Path) -> list[Shard]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from shared.dataset.commit import CommitRecord
 from shared.dataset.plan import Plan
@@ -54,31 +53,17 @@ class Manifest:
         """Raises DatasetError if the bytes are damaged or not those of a manifest."""
         values = load_checked_json(data, where)
         try:
-            return cls._from_json(values, where)
+            del values["format"]  # the settings have it too
+            values["settings"] = DatasetSettings.from_json(values["settings"], where)
+            values["parts"] = tuple(ManifestPart(**part) for part in values["parts"])
+            values["shards"] = tuple(Shard.from_json(shard) for shard in values.get("shards", ()))
+            return cls(**values)
         except (KeyError, TypeError, ValueError) as error:
             raise DatasetError(f"{where}: expected a manifest: {error!r}") from error
 
-    @classmethod
-    def _from_json(cls, values: Mapping[str, Any], where: str) -> Manifest:
-        return cls(
-            plan_sha256=values["plan_sha256"],
-            settings=DatasetSettings.from_json(values["settings"], where),
-            rows=values["rows"],
-            quarantined=values["quarantined"],
-            parts=tuple(ManifestPart(**part) for part in values["parts"]),
-            shards=tuple(Shard.from_json(shard) for shard in values.get("shards", ())),
-        )
-
     def to_bytes(self) -> bytes:
         """Return checked JSON; a dataset without shards has no member `shards`."""
-        values = {
-            "format": self.settings.format,
-            "plan_sha256": self.plan_sha256,
-            "settings": self.settings.to_json(),
-            "rows": self.rows,
-            "quarantined": self.quarantined,
-            "parts": [asdict(part) for part in self.parts],
-        }
-        if self.shards:
-            values["shards"] = [shard.to_json() for shard in self.shards]
+        values = {**asdict(self), "format": self.settings.format, "settings": self.settings.to_json()}
+        if not self.shards:
+            del values["shards"]
         return dump_checked_json(values)

@@ -98,25 +98,19 @@ class UnitSize:
     frames: int = 1
 
 
-class PlanFile:
-    """One file of a plan, memory-mapped; batch i is unit i of the file."""
+class PlanFile(ArrowFile):
+    """One file of a plan; batch i is unit i of the file."""
 
     def __init__(self, path: Path):
+        super().__init__(path)
         try:
-            self._file = ArrowFile(path)
-            metadata = self._file.metadata
+            metadata = self.metadata
             self.settings = DatasetSettings.from_json(metadata["settings"], str(path))
             self.input_count: int = metadata["inputs"]
             self.retried: dict[str, int] = metadata.get("retried", {})
         except (KeyError, ValueError, TypeError) as error:
             raise DatasetError(f"{path}: expected a plan ({PLAN_FORMAT}): {error!r}") from error
-        self.sha256 = self._file.sha256()
-
-    def __len__(self) -> int:
-        return len(self._file)
-
-    def batch(self, index: int) -> pa.RecordBatch:
-        return self._file.batch(index)
+        self.sha256 = self.compute_sha256()
 
 
 class Plan:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -30,8 +29,3 @@ def load_refusals(path: Path) -> list[Refusal]:
     # Not splitlines(), which also splits at the line separators of Unicode that a detail may contain.
     lines = path.read_text(encoding="utf-8").split("\n")
     return [Refusal(**json.loads(line)) for line in lines if line]
-
-
-def count_reasons(refusals: Sequence[Refusal]) -> dict[str, int]:
-    """Return the number of refusals by reason, reasons in alphabetical order."""
-    return dict(sorted(Counter(refusal.reason for refusal in refusals).items()))

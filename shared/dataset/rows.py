@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any, ClassVar
@@ -187,3 +187,25 @@ def damaged_keys(batch: pa.RecordBatch) -> list[str]:
         if zlib.crc32(row.astype("<u2").tobytes()) != crc or row.size != np.prod([size[index] for size in sizes]):
             damaged.append(str(key))
     return damaged
+
+
+class DatasetDigest:
+    """The sum of the SHA-256 of all rows modulo 2**256, hashed with the dataset's fingerprints.
+
+    It does not depend on the order of the rows, on how they are split into files, or on the file format.
+    """
+
+    def __init__(self, fingerprints: Mapping[str, Any]):
+        self._sum = 0
+        self._rows = 0
+        self._fingerprints = dict(fingerprints)
+
+    def add(self, row_digests: Iterable[bytes]) -> None:
+        for digest in row_digests:
+            self._sum = (self._sum + int.from_bytes(digest, "big")) % (1 << 256)
+            self._rows += 1
+
+    def hexdigest(self) -> str:
+        """Return 64 hex digits."""
+        header = canonical_json({"rows": self._rows, "fingerprints": self._fingerprints})
+        return hashlib.sha256(header.encode() + b"\0" + self._sum.to_bytes(32, "big")).hexdigest()

@@ -8,9 +8,8 @@ from collections.abc import Iterator
 from tqdm import tqdm
 
 from shared.dataset.dataset import Dataset
-from shared.dataset.digest import DatasetDigest
 from shared.dataset.plan import Plan
-from shared.dataset.rows import CodeRecord
+from shared.dataset.rows import CodeRecord, DatasetDigest
 from shared.exchange.options import ExportOptions
 from shared.storage.atomic import temporary_path, write_file
 from shared.storage.paths import as_path, is_local, sha256_of

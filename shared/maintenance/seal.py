@@ -7,7 +7,6 @@ last run are merged with the last shard if that is small, or into new ones.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,17 +15,17 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from shared.dataset.arrow_file import dump_batches, row_schema
-from shared.dataset.commit import HASH_DIGITS, CommitRecord
+from shared.dataset.commit import CommitRecord
 from shared.dataset.dataset import Dataset
-from shared.dataset.key_index import index_path, write_index
+from shared.dataset.key_index import KeyIndex, index_path
 from shared.dataset.settings import DatasetSettings
 from shared.dataset.shards import Shard
 from shared.errors import DatasetError, UsageError
 from shared.jobs.file_locks import job_lock
 from shared.jobs.signals import StopFlag, stop_on_signals
 from shared.maintenance.sweep import sweep
-from shared.storage.atomic import write_file
-from shared.storage.paths import make_directory, names_in
+from shared.storage.atomic import write_hashed_file
+from shared.storage.paths import names_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +63,7 @@ def seal(options: SealOptions) -> SealResult:
         kept, new_groups = _grouped_units(dataset, options.shard_bytes)
         shards = kept + _write_shards(dataset, plan.settings, len(kept), new_groups, stop)
         if new_groups or not index_path(dataset.shards, shards).is_file():
-            write_index(dataset.shards, shards)
+            KeyIndex.of_shards(dataset.shards, shards).write(dataset.shards, shards)
         dataset.write_manifest(plan, shards)
         _remove_merged(dataset, shards, options.keep_parts)
     return SealResult(len(shards), len(new_groups), sum(s.rows for s in shards), sum(s.bytes for s in shards))
@@ -98,7 +97,6 @@ def _write_shards(
     groups: Sequence[Sequence[CommitRecord]],
     stop: StopFlag,
 ) -> list[Shard]:
-    make_directory(dataset.shards)
     shards = []
     for number, group in enumerate(tqdm(groups, "seal", unit="shard", disable=None), first_number):
         stop.raise_if_set("nothing was changed")
@@ -115,9 +113,7 @@ def _write_shard(dataset: Dataset, settings: DatasetSettings, number: int, group
         batches += dataset.batches(record)
         units.append((record.unit, first, len(batches) - first))
     content = dump_batches(batches, row_schema(settings.format, settings.fingerprints()))
-    sha256 = hashlib.sha256(content).hexdigest()
-    name = f"codes-{number:05d}.{sha256[:HASH_DIGITS]}.arrow"
-    write_file(dataset.shards / name, content)
+    name, sha256 = write_hashed_file(dataset.shards, f"codes-{number:05d}", content, "arrow")
     return Shard(name, len(content), sha256, sum(record.rows for record in group), tuple(units))
 
 

@@ -9,10 +9,9 @@ import pyarrow as pa
 
 from shared.dataset.commit import CommitRecord
 from shared.dataset.dataset import Dataset
-from shared.dataset.digest import DatasetDigest
 from shared.dataset.key_index import KeyIndex, index_path, shards_of_index
 from shared.dataset.plan import Plan
-from shared.dataset.rows import SCHEMAS, damaged_keys, from_record_batch
+from shared.dataset.rows import SCHEMAS, DatasetDigest, damaged_keys, from_record_batch
 from shared.errors import DatasetError
 from shared.storage.checked_json import load_checked_json
 from shared.storage.paths import names_in, sha256_of

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import shutil
@@ -9,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from shared.storage.paths import is_local
+from shared.storage.paths import is_local, make_directory
 
 
 def temporary_path(path: Path) -> Path:
@@ -28,6 +29,15 @@ def write_file(path: Path, data: bytes) -> None:
     finally:
         temporary.unlink(missing_ok=True)
     sync_directory(path.parent)
+
+
+def write_hashed_file(directory: Path, stem: str, data: bytes, suffix: str) -> tuple[str, str]:
+    """Write a file whose name carries 12 digits of its SHA-256. Returns its name and the SHA-256, 64 hex digits."""
+    sha256 = hashlib.sha256(data).hexdigest()
+    name = f"{stem}.{sha256[:12]}.{suffix}"
+    make_directory(directory)
+    write_file(directory / name, data)
+    return name, sha256
 
 
 def create_file(path: Path, data: bytes) -> bool:

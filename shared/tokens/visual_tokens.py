@@ -1,4 +1,4 @@
-"""Code grids ⇄ token ids, by arithmetic, and the grammar of an image or a video in a token sequence.
+"""Code grids to token ids, by arithmetic, and the grammar of an image or a video in a token sequence.
 
     image:          row EOL row EOL … row EOL EOF EOI        a row is W visual tokens
     video, univla:  frame EOF frame EOF … frame EOF EOI      a frame is H·W visual tokens
@@ -47,26 +47,9 @@ IMAGE = GridFormat("image", "H*W", has_eol=True)
 VIDEO_FORMATS = {grid_format.name: grid_format for grid_format in (UNIVLA, ROWS)}
 
 
-@dataclass(frozen=True, slots=True)
-class ParsedGrid:
-    """The result of parsing a body. `status` is valid, truncated or bad; `codes_THW` is None unless valid.
-
-    `consumed` counts the tokens up to the first that does not fit, which `error` names.
-    """
-
-    status: str
-    codes_THW: np.ndarray | None
-    consumed: int
-    error: str | None = None
-
-
 def grid_length(frames: int, height: int, width: int, grid_format: GridFormat) -> int:
     """Return the number of tokens in the body of a grid."""
-    return frames * _frame_length(height, width, grid_format) + 1
-
-
-def _frame_length(height: int, width: int, grid_format: GridFormat) -> int:
-    return height * (width + grid_format.has_eol) + 1
+    return frames * (height * (width + grid_format.has_eol) + 1) + 1
 
 
 def grid_tokens(codes_THW: np.ndarray, layout: TokenLayout, grid_format: GridFormat) -> np.ndarray:
@@ -102,32 +85,6 @@ def body_template(frames: int, height: int, width: int, layout: TokenLayout, gri
 def _rows_view(body_L: np.ndarray, frames: int, height: int) -> np.ndarray:
     """Return a view (T, H, W) of a body without EOF and EOI, (T, H, W + 1) if its rows end with EOL."""
     return body_L[:-1].reshape(frames, -1)[:, :-1].reshape(frames, height, -1)
-
-
-def parse_grid(
-    tokens_L: np.ndarray, frames: int, height: int, width: int, layout: TokenLayout, grid_format: GridFormat
-) -> ParsedGrid:
-    """Parse the body of a grid; never raises, whatever a model wrote."""
-    template = body_template(frames, height, width, layout, grid_format)
-    tokens = np.asarray(tokens_L, np.int64)[: len(template)]
-    visual = template == VISUAL
-    is_visual = (tokens >= layout.first_visual_token) & (tokens < layout.end_of_visual)
-    fits = np.where(visual[: len(tokens)], is_visual, tokens == template[: len(tokens)])
-    if not fits.all():
-        offset = int(np.argmin(fits))
-        expected = "a visual token" if visual[offset] else f"token {template[offset]}"
-        error = f"offset {offset}: expected {expected}, got token {tokens[offset]}"
-        return ParsedGrid("bad", None, offset, f"{_line_at(offset, frames, height, width, grid_format)}, {error}")
-    if len(tokens) < len(template):
-        return ParsedGrid("truncated", None, len(tokens), f"{len(tokens)} of {len(template)} tokens")
-    codes = (tokens[visual] - layout.first_visual_token).astype(np.uint16)
-    return ParsedGrid("valid", codes.reshape(frames, height, width), len(template))
-
-
-def _line_at(offset: int, frames: int, height: int, width: int, grid_format: GridFormat) -> str:
-    if grid_format == IMAGE:
-        return f"row {min(offset // (width + 1), height)}"
-    return f"frame {min(offset // _frame_length(height, width, grid_format), frames)}"
 
 
 def checked_codes(codes: np.ndarray, rank: int, layout: TokenLayout) -> np.ndarray:

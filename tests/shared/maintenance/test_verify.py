@@ -8,7 +8,7 @@ import numpy as np
 
 from shared.codec import Codec
 from shared.dataset.commit import UnitResult
-from shared.dataset.digest import DatasetDigest
+from shared.dataset.rows import DatasetDigest
 from shared.maintenance.verify import verify_dataset
 from tests.support import handmade
 from tests.support.sequences import SETTINGS, broken, damage, sequence, write

@@ -20,11 +20,9 @@ from shared.tokens.visual_tokens import (
     VIDEO_FORMATS,
     VISUAL,
     GridFormat,
-    ParsedGrid,
     body_template,
     grid_length,
     grid_tokens,
-    parse_grid,
 )
 
 CONTROL = ["pad", "bos", "eos", "img", "boi", "eoi", "eol", "eof"]
@@ -51,10 +49,6 @@ def image_tokens(codes_HW: np.ndarray, layout: TokenLayout) -> np.ndarray:
 
 def video_tokens(codes_THW: np.ndarray, layout: TokenLayout, grid_format: GridFormat = UNIVLA) -> np.ndarray:
     return grid_tokens(codes_THW, layout, grid_format)
-
-
-def parse_image(tokens_L: np.ndarray, height: int, width: int, layout: TokenLayout) -> ParsedGrid:
-    return parse_grid(tokens_L, 1, height, width, layout, IMAGE)
 
 
 def image_role(offset: int, height: int, width: int) -> str:
@@ -100,11 +94,6 @@ class Body:
             return body_template(*self.codes_THW.shape, self.layout, self.form)
         return body_template(*self.codes_THW.shape, self.layout, IMAGE)
 
-    def parse(self, tokens_L: object) -> ParsedGrid:
-        if self.is_video:
-            return parse_grid(tokens_L, *self.codes_THW.shape, self.layout, self.form)
-        return parse_image(tokens_L, *self.codes_THW.shape[1:], self.layout)
-
     @property
     def roles(self) -> list[str]:
         """The slow reference: a role for every token, up to and with EOI."""
@@ -121,16 +110,6 @@ class Body:
         if role == "visual":
             return 0 <= token - self.layout.first_visual_token < self.layout.codebook_size
         return token == getattr(self.layout, role)
-
-
-def slow_parse(body: Body, tokens: list[int]) -> tuple[str, int]:
-    """Status and tokens consumed, one token at a time."""
-    for offset, role in enumerate(body.roles):
-        if offset == len(tokens):
-            return "truncated", offset
-        if not body.fits(tokens[offset], role):
-            return "bad", offset
-    return "valid", len(body.roles)
 
 
 @st.composite
@@ -151,13 +130,6 @@ def bodies(draw: st.DrawFn) -> Body:
     top = layout.codebook_size - 1
     codes = st.integers(0, top) | st.sampled_from([0, top])
     return Body(draw(arrays(np.uint16, shape, elements=codes)), layout, is_video, draw(st.sampled_from([UNIVLA, ROWS])))
-
-
-def tokens_of(layout: TokenLayout) -> st.SearchStrategy[int]:
-    """Any token, most often one that could be mistaken for another."""
-    first, end = layout.first_visual_token, layout.end_of_visual
-    edges = [-1, 0, first - 1, first, end - 1, end, *layout.control_ids.values()]
-    return st.sampled_from(edges) | st.integers(first, end - 1) | st.integers(0, 2**31 - 1)
 
 
 def test_image_body_by_hand() -> None:
@@ -207,16 +179,6 @@ def test_lengths_by_hand() -> None:
 
 
 @given(bodies())
-def test_codes_survive_tokens(body: Body) -> None:
-    for tokens in (body.tokens, body.tokens.astype(np.int64), body.tokens.tolist()):
-        parsed = body.parse(tokens)
-        assert (parsed.status, parsed.consumed, parsed.error) == ("valid", len(body.tokens), None)
-        assert parsed.codes_THW.dtype == np.uint16
-        assert parsed.codes_THW.shape == body.codes_THW.shape
-        assert np.array_equal(parsed.codes_THW, body.codes_THW)
-
-
-@given(bodies())
 def test_grammar_is_the_constrained_decoding_rule(body: Body) -> None:
     roles = body.roles
     assert body.template.tolist() == [VISUAL if role == "visual" else getattr(body.layout, role) for role in roles]
@@ -225,105 +187,6 @@ def test_grammar_is_the_constrained_decoding_rule(body: Body) -> None:
     assert all(body.fits(token, role) for token, role in zip(tokens, roles))
     visual = [token - body.layout.first_visual_token for token, role in zip(tokens, roles) if role == "visual"]
     assert visual == body.codes_THW.ravel().tolist()
-
-
-@given(bodies(), st.data())
-def test_parse_agrees_with_the_slow_reference(body: Body, data: st.DataObject) -> None:
-    tokens = body.tokens.tolist()
-    for edit in data.draw(st.lists(st.sampled_from(["replace", "insert", "delete", "cut", "append"]), max_size=3)):
-        offset = data.draw(st.integers(0, len(tokens)))
-        token = data.draw(tokens_of(body.layout))
-        if edit == "replace":
-            tokens[offset : offset + 1] = [token]
-        elif edit == "insert":
-            tokens.insert(offset, token)
-        elif edit == "delete":
-            del tokens[offset : offset + 1]
-        elif edit == "cut":
-            del tokens[offset:]
-        else:
-            tokens.append(token)
-    parsed = body.parse(tokens)
-    assert (parsed.status, parsed.consumed) == slow_parse(body, tokens)
-    assert (parsed.codes_THW is None) == (parsed.error is not None) == (parsed.status != "valid")
-
-
-@given(bodies())
-def test_every_proper_prefix_is_truncated(body: Body) -> None:
-    tokens = body.tokens
-    for length in range(len(tokens)):
-        parsed = body.parse(tokens[:length])
-        assert (parsed.status, parsed.consumed, parsed.codes_THW) == ("truncated", length, None)
-        assert parsed.error == f"{length} of {len(tokens)} tokens"
-
-
-def parse_altered(body: Body, offset: int, token: int) -> None:
-    """Asserts what becomes of a valid body with one token altered."""
-    tokens, role = body.tokens, body.roles[offset]
-    previous, tokens[offset] = int(tokens[offset]), token
-    parsed = body.parse(tokens)
-    if token == previous or (role == "visual" and body.layout.is_visual(token)):
-        assert parsed.status == "valid"
-        codes = body.codes_THW.copy()
-        if role == "visual":
-            codes.ravel()[body.roles[:offset].count("visual")] = token - body.layout.first_visual_token
-        assert np.array_equal(parsed.codes_THW, codes)
-    else:
-        assert (parsed.status, parsed.consumed, parsed.codes_THW) == ("bad", offset, None)
-        expected = "a visual token" if role == "visual" else f"token {getattr(body.layout, role)}"
-        assert parsed.error.endswith(f"offset {offset}: expected {expected}, got token {token}")
-
-
-@pytest.mark.parametrize("is_video", [False, True])
-@pytest.mark.parametrize("shape", [(1, 2, 3), (1, 3, 1), (2, 2, 2), (1, 1, 1)])
-def test_any_altered_token_is_bad_in_its_place(shape: tuple[int, int, int], is_video: bool) -> None:
-    """Every offset of a small body, every id of a small vocabulary and those around it."""
-    if not is_video:
-        shape = (1, *shape[1:])
-    body = Body(np.arange(np.prod(shape), dtype=np.uint16).reshape(shape), SMALL, is_video)
-    for offset in range(len(body.roles)):
-        for token in range(-2, 22):
-            parse_altered(body, offset, token)
-
-
-@given(bodies(), st.data())
-def test_an_altered_token_is_bad_under_any_layout(body: Body, data: st.DataObject) -> None:
-    offset = data.draw(st.integers(0, len(body.tokens) - 1))
-    parse_altered(body, offset, data.draw(tokens_of(body.layout)))
-
-
-def test_the_first_of_several_misfits_is_reported() -> None:
-    tokens = image_tokens(np.zeros((2, 3), np.uint16), SMALL)
-    tokens[[5, 7, 9]] = SMALL.eos
-    parsed = parse_image(tokens, 2, 3, SMALL)
-    assert (parsed.status, parsed.consumed) == ("bad", 5)
-    assert parsed.error == "row 1, offset 5: expected a visual token, got token 2"
-
-
-def test_a_misfit_in_a_video_names_its_frame() -> None:
-    tokens = video_tokens(np.zeros((2, 2, 3), np.uint16), SMALL)
-    tokens[13] = SMALL.eol
-    assert parse_grid(tokens, 2, 2, 3, SMALL, UNIVLA).error == "frame 1, offset 13: expected token 19, got token 18"
-    tokens = video_tokens(np.zeros((1, 2, 3), np.uint16), SMALL, ROWS)
-    tokens[4] = SMALL.eol
-    assert parse_grid(tokens, 1, 2, 3, SMALL, ROWS).error == "frame 0, offset 4: expected a visual token, got token 18"
-
-
-def test_a_body_of_another_size_is_bad() -> None:
-    tokens = image_tokens(np.zeros((2, 3), np.uint16), SMALL)
-    assert (parse_image(tokens, 2, 2, SMALL).status, parse_image(tokens, 2, 2, SMALL).consumed) == ("bad", 2)
-    assert (parse_image(tokens, 3, 3, SMALL).status, parse_image(tokens, 3, 3, SMALL).consumed) == ("bad", 8)
-    assert (parse_image(tokens, 1, 3, SMALL).status, parse_image(tokens, 1, 3, SMALL).consumed) == ("bad", 4)
-
-
-@given(bodies(), st.data())
-def test_what_follows_the_end_is_ignored(body: Body, data: st.DataObject) -> None:
-    pads = [body.layout.pad] * data.draw(st.integers(0, 5))
-    anything = data.draw(st.lists(tokens_of(body.layout), min_size=1, max_size=5))
-    for tail in ([body.layout.eos, *pads], [body.layout.pad, *pads], anything):
-        parsed = body.parse([*body.tokens.tolist(), *tail])
-        assert (parsed.status, parsed.consumed, parsed.error) == ("valid", len(body.tokens), None)
-        assert np.array_equal(parsed.codes_THW, body.codes_THW)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.uint16, np.int32, np.uint64, ">i2", np.int64])
@@ -373,13 +236,6 @@ def test_codes_of_another_rank_are_refused(rank: int) -> None:
     else:
         with pytest.raises(ShapeError, match="expected integers of rank 3"):
             grid_tokens(codes, SMALL, UNIVLA)
-
-
-def test_an_image_of_the_real_size_comes_back() -> None:
-    codes = np.random.default_rng(0).integers(0, REAL.codebook_size, (90, 90), np.uint16)
-    parsed = parse_image(image_tokens(codes, REAL), 90, 90, REAL)
-    assert parsed.codes_THW is not None
-    assert np.array_equal(parsed.codes_THW[0], codes)
 
 
 def real_vocabulary() -> dict[str, int]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shared.dataset.digest import DatasetDigest
 from shared.dataset.rows import (
     CodeRecord,
+    DatasetDigest,
 )
 from tests.support import small_datasets
 from tests.support.handmade import record
