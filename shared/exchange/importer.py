@@ -19,9 +19,8 @@ from shared.dataset.dataset import Dataset
 from shared.dataset.plan import REFUSED, Plan, PlannedInput, Size, Unit
 from shared.dataset.plan_writer import PlanWriter, freeze_plan
 from shared.errors import UsageError
-from shared.exchange.exchange_format import ImportSource
 from shared.exchange.options import ImportOptions
-from shared.exchange.registry import open_source
+from shared.exchange.registry import ImportSource, open_source
 from shared.jobs.engines import EngineOptions, run_units
 from shared.jobs.file_locks import job_lock
 from shared.jobs.job import Task, TaskResult, WorkerContext

@@ -46,8 +46,8 @@ class TaskResult:
     payload: object = None
 
 
-def ignore_progress(unit: int, count: int) -> None:
-    """Drop a progress report: for jobs without a progress bar."""
+def ignore(*values: object) -> None:
+    """Drop a report: for jobs without a listener."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class WorkerContext:
     """
 
     stop: StopFlag
-    report_progress: Callable[[int, int], None] = ignore_progress
+    report_progress: Callable[[int, int], None] = ignore
 
 
 class Worker(Protocol):
@@ -78,10 +78,6 @@ class Worker(Protocol):
         saves what it has of the tasks in hand and returns.
         """
         ...
-
-
-def ignore(value: object) -> None:
-    """Drop a report: for jobs without a listener."""
 
 
 @dataclass(frozen=True, slots=True)
