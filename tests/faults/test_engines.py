@@ -310,7 +310,7 @@ def test_different_numerics_are_reported_by_the_command(pictures: Path, unbroken
     shutil.copytree(unbroken, dataset)
     Dataset(dataset).record_path(5).unlink()
     text = last_line(start_real(pictures, dataset, "--workers", 1, "--batch-pixels", 384), exit_code=2)
-    assert "begun with other numerics" in text
+    assert "created with different numerics" in text
     assert "numerics.batch_pixels: recorded 768, given 384" in text
     assert text == last_line(start_real(pictures, dataset, *HERE, "--batch-pixels", 384), exit_code=2)
     assert committed(dataset) == PICTURES // 2 - 1

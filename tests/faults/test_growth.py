@@ -225,7 +225,7 @@ def test_what_encode_did_not_make_is_not_encoded_again(source: Path, tmp_path: P
 
 
 def test_a_sealed_dataset_grows_and_is_sealed_again(source: Path, tmp_path: Path) -> None:
-    dataset, begun_anew = tmp_path / "dataset", tmp_path / "begun-anew"
+    dataset, fresh = tmp_path / "dataset", tmp_path / "fresh"
     encode(source, dataset)
     before = digest(dataset)
     emu3("seal", dataset)
@@ -235,8 +235,8 @@ def test_a_sealed_dataset_grows_and_is_sealed_again(source: Path, tmp_path: Path
     grown = digest(dataset)
     assert "12 rows in 1 shards" in emu3("seal", dataset).output
     assert digest(dataset) == grown != before
-    encode(source, begun_anew)
-    assert codes(begun_anew) == codes(dataset)
+    encode(source, fresh)
+    assert codes(fresh) == codes(dataset)
     assert len(RowReader(Dataset(dataset))) == 12
 
 
@@ -312,9 +312,7 @@ def test_decoded_to_frames_and_animations(format: str, source: Path, tmp_path: P
     assert "9 files written" in emu3("decode", dataset, out, *MODEL, "--video-format", format).output
     if format == "webp":
         with Image.open(out / "film#00000.webp") as film:
-            assert film.n_frames == 4, (
-                "the model that stands in repeats each frame four times, and equal ones are joined"
-            )
+            assert film.n_frames == 4, "the stand-in repeats each frame four times, and equal frames are merged"
             film.load()
             assert film.info["duration"] == 4 * 1000 / 5
     else:
