@@ -1,0 +1,98 @@
+"""Every command, link and Python snippet of the documentation is real; the README's commands print what it shows."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from pipelines.cli import main
+from tests.support.command import REPOSITORY, environment
+from tests.support.documentation import Block, blocks, emu3_commands, examples, pages, without_numbers
+
+README = REPOSITORY / "README.md"
+SHELL = ("", "sh", "bash", "console")
+
+
+def identifier(value: object) -> str:
+    return str(value.relative_to(REPOSITORY)) if isinstance(value, Path) else ""
+
+
+@pytest.mark.parametrize("page", pages(), ids=identifier)
+def test_commands_are_accepted_by_the_command_line(page: Path) -> None:
+    for block in blocks(page):
+        if block.language in SHELL:
+            for arguments in emu3_commands(block):
+                parse(arguments)
+
+
+def parse(arguments: list[str]) -> None:
+    """Parse a command line without running it."""
+    if arguments and arguments[0].startswith("-"):
+        return
+    command = main.commands[arguments[0]]
+    try:
+        command.make_context(arguments[0], list(arguments[1:]))
+    except click.exceptions.Exit:
+        pass
+    except click.ClickException as error:
+        raise AssertionError(f"emu3 {' '.join(arguments)}: {error.format_message()}") from error
+
+
+def test_every_command_is_documented() -> None:
+    text = "\n".join(page.read_text(encoding="utf-8") for page in (REPOSITORY / "docs").glob("*.md"))
+    assert not [name for name in main.commands if f"emu3 {name}" not in text]
+
+
+@pytest.mark.parametrize("page", pages(), ids=identifier)
+def test_links_lead_to_files_and_headings(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if "://" in target:
+            continue
+        name, _, heading = target.partition("#")
+        path = (page.parent / name).resolve() if name else page
+        assert path.exists(), f"{page.name}: {target} does not exist"
+        if heading:
+            titles = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+            anchors = [re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles]
+            assert heading in anchors, f"{page.name}: {target}: no such heading"
+
+
+@pytest.mark.parametrize("page", pages(), ids=identifier)
+def test_python_snippets_compile(page: Path) -> None:
+    for block in blocks(page):
+        if block.language == "python":
+            compile(block.text, str(page), "exec")
+
+
+def test_readme_is_short() -> None:
+    assert len(README.read_text(encoding="utf-8").splitlines()) <= 150
+
+
+def test_readme_commands_and_snippets_run_as_written(tmp_path: Path) -> None:
+    """In order, in one folder that holds the demo's pictures where the README finds them."""
+    (tmp_path / "pipelines").symlink_to(REPOSITORY / "pipelines")
+    for block in blocks(README):
+        if block.language == "console":
+            run_console(block, tmp_path)
+        elif block.language == "python":
+            done = run([sys.executable, "-c", block.text], tmp_path)
+            assert done.returncode == 0, done.stderr
+
+
+def run_console(block: Block, folder: Path) -> None:
+    for example in examples(block):
+        assert example.command[0] == "emu3", f"{example.command}: a console block of the README holds emu3 commands only"
+        done = run([sys.executable, "-m", "pipelines.cli", *example.command[1:]], folder)
+        assert done.returncode == 0, done.stderr
+        printed = [without_numbers(line) for line in (done.stdout + done.stderr).splitlines()]
+        missing = [line for line in example.output if without_numbers(line) not in printed]
+        assert not missing, f"{' '.join(example.command)} did not print {missing}, but:\n{done.stdout}{done.stderr}"
+
+
+def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=900)
