@@ -11,6 +11,7 @@ import click
 import pytest
 
 from pipelines.cli import main
+from shared.dataset.quarantine_reasons import QUARANTINE_REASONS
 from tests.support.command import REPOSITORY, environment
 from tests.support.documentation import Block, blocks, emu3_commands, examples, pages, without_numbers
 
@@ -96,3 +97,9 @@ def run_console(block: Block, folder: Path) -> None:
 
 def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=900)
+
+
+def test_every_quarantine_reason_is_documented() -> None:
+    page = (REPOSITORY / "docs" / "errors.md").read_text(encoding="utf-8")
+    rows = [f"| `{reason}` | {explanation} |" for reason, explanation in QUARANTINE_REASONS.items()]
+    assert not [row for row in rows if row not in page]
