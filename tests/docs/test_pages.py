@@ -75,8 +75,9 @@ def test_readme_is_short() -> None:
 
 
 def test_readme_commands_and_snippets_run_as_written(tmp_path: Path) -> None:
-    """In order, in one folder that holds the demo's pictures where the README finds them."""
-    (tmp_path / "pipelines").symlink_to(REPOSITORY / "pipelines")
+    """In order, in one folder from which the README's paths lead to the demo's pictures and the embedded models."""
+    for package in ("pipelines", "vq_stage"):
+        (tmp_path / package).symlink_to(REPOSITORY / package)
     for block in blocks(README):
         if block.language == "console":
             run_console(block, tmp_path)
@@ -87,7 +88,9 @@ def test_readme_commands_and_snippets_run_as_written(tmp_path: Path) -> None:
 
 def run_console(block: Block, folder: Path) -> None:
     for example in examples(block):
-        assert example.command[0] == "emu3", f"{example.command}: a console block of the README holds emu3 commands only"
+        assert example.command[0] == "emu3", (
+            f"{example.command}: a console block of the README holds emu3 commands only"
+        )
         done = run([sys.executable, "-m", "pipelines.cli", *example.command[1:]], folder)
         assert done.returncode == 0, done.stderr
         printed = [without_numbers(line) for line in (done.stdout + done.stderr).splitlines()]
