@@ -2,9 +2,10 @@
 
     python -m tests.benchmarks.bench_language --grid 24 --rounds 3
 
-The peer generates as upstream does: its unconditional row in a forward of its own
-(`UnbatchedClassifierFreeGuidanceLogitsProcessor`), the grammar as a prefix constraint, top-k 2048. Peers take turns
-within each round; figures are medians, ratios are taken round by round. Compilation is not counted but printed.
+The peer generates as upstream does: the unconditional row has its own forward
+(`UnbatchedClassifierFreeGuidanceLogitsProcessor`), the grammar is a prefix constraint, and top-k is 2048. Both take
+turns within each round; figures are medians, and ratios are computed round by round. Compilation is printed but not
+counted.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ LAYOUT = TokenLayout(
 
 
 def write_random_model(directory: Path, positions: int) -> int:
-    """A decoder of 68 million parameters with random weights; returns how many."""
+    """Write a decoder of 68 million parameters with random weights; return the exact number."""
     config = DecoderConfig(
         vocab_size=TEXT_TOKENS + CODES,
         hidden_size=640,
@@ -87,7 +88,7 @@ class TorchPeer:
 
     @torch.inference_mode()
     def generate(self, prompts_BL: np.ndarray, negative_L: np.ndarray, tokens: int) -> np.ndarray:
-        """The first `tokens` tokens of each image's body."""
+        """Return the first `tokens` tokens of each image's body."""
         prompts = torch.from_numpy(prompts_BL).long()
         negative = torch.from_numpy(negative_L).long().expand(len(prompts), -1)
         processors = [
@@ -97,42 +98,42 @@ class TorchPeer:
         settings = GenerationConfig(
             do_sample=True, top_k=2048, max_new_tokens=tokens, use_cache=True, pad_token_id=0, eos_token_id=None
         )
-        made = self.model.generate(
+        generated = self.model.generate(
             prompts,
             attention_mask=torch.ones_like(prompts),
             generation_config=settings,
             logits_processor=LogitsProcessorList(processors),
         )
-        return made[:, prompts.shape[1] :].numpy()
+        return generated[:, prompts.shape[1] :].numpy()
 
 
 def run_generator(
     generator: VisualGenerator, prompts_BL: np.ndarray, negative_L: np.ndarray, height: int, width: int
 ) -> list[float]:
-    """Generates one image a prompt; seconds of every step."""
+    """Generate one image for each prompt; return the seconds of every step."""
     for index, prompt in enumerate(prompts_BL):
         generator.add(VisualRequest(str(index), prompt.tolist(), negative_L.tolist(), height, width, seed=0))
     seconds = []
     while generator.running:
-        began = time.perf_counter()
+        start_s = time.perf_counter()
         generator.step()
-        seconds.append(time.perf_counter() - began)
+        seconds.append(time.perf_counter() - start_s)
     return seconds
 
 
 def take_turns(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every run in every round."""
+    """Return the seconds of every run in every round."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for _ in range(rounds):
         for name, run in runs.items():
-            began = time.perf_counter()
+            start_s = time.perf_counter()
             run()
-            seconds[name].append(time.perf_counter() - began)
+            seconds[name].append(time.perf_counter() - start_s)
     return seconds
 
 
 def print_table(title: str, tokens: dict[str, int], seconds: dict[str, list[float]]) -> None:
-    """Tokens of finished images a second; the last column is ours over the peer's."""
+    """Print the tokens of finished images per second; the last column is our rate over the peer's."""
     ours = [tokens["emu3-relay"] / value for value in seconds["emu3-relay"]]
     for name, values in seconds.items():
         rates = [tokens[name] / value for value in values]
@@ -146,7 +147,7 @@ def print_table(title: str, tokens: dict[str, int], seconds: dict[str, list[floa
 @click.option("--peer-tokens", type=int, default=150, help="Tokens the peer writes of each image of a batch.")
 @click.option("--rounds", type=int, default=2)
 def main(grid: int, batch: int, peer_tokens: int, rounds: int) -> None:
-    """Tokens a second of guided generation; prefill; time of a step against the bytes of weights it reads."""
+    """Measure tokens per second of guided generation, prefill, and the time of a step against the weights it reads."""
     length = PROMPT_TOKENS + grid_length(1, grid, grid, IMAGE)
     with tempfile.TemporaryDirectory() as folder:
         parameters = write_random_model(Path(folder), max(length, 1024))
@@ -187,13 +188,13 @@ def compare_prefill(ours: LanguageModel, peer: TorchPeer, ids_L: np.ndarray, rou
 
 
 def warmed_generator(
-    ours: LanguageModel, slots: int, length: int, prompts_BL: np.ndarray, negative_L: np.ndarray
+    ours: LanguageModel, batch_size: int, length: int, prompts_BL: np.ndarray, negative_L: np.ndarray
 ) -> VisualGenerator:
-    """A generator that has run once, and the seconds that took."""
-    began = time.perf_counter()
-    generator = ours.visual_generator(slots, length, SamplingOptions(), GUIDANCE)
-    run_generator(generator, prompts_BL[:slots], negative_L, 2, 2)
-    click.echo(f"compiled for {slots} prompts in {time.perf_counter() - began:.1f} s")
+    """Return a generator that has run once, and print the seconds of compilation."""
+    start_s = time.perf_counter()
+    generator = ours.visual_generator(batch_size, length, SamplingOptions(), GUIDANCE)
+    run_generator(generator, prompts_BL[:batch_size], negative_L, 2, 2)
+    click.echo(f"compiled for {batch_size} prompts in {time.perf_counter() - start_s:.1f} s")
     return generator
 
 
@@ -207,7 +208,7 @@ def compare_generation(
     peer_tokens: int,
     rounds: int,
 ) -> tuple[float, float]:
-    """Median tokens/s of ours and of the peer, whose first tokens are its fastest."""
+    """Return the median tokens/s of ours and of the peer, whose first tokens are its fastest."""
     count = len(prompts_BL)
     written = tokens if count == 1 else min(peer_tokens, tokens)
     runs: dict[str, Callable[[], object]] = {
@@ -225,16 +226,16 @@ def compare_generation(
 def print_steps(
     ours: LanguageModel, length: int, prompts_BL: Sequence, negative_L: np.ndarray, grid: int, parameters: int
 ) -> None:
-    """Is a step bound by reading the weights, and is it flat as the image grows?"""
+    """Print whether a step is bound by reading the weights, and whether its time is constant as the image grows."""
     config = ours.config
     read = 4 * (parameters - config.vocab_size * config.hidden_size - TEXT_TOKENS * config.hidden_size)
-    for slots in (1, 4, 8, 16):
-        generator = warmed_generator(ours, slots, length, prompts_BL, negative_L)
-        steps = run_generator(generator, prompts_BL[:slots], negative_L, grid, grid)
+    for batch_size in (1, 4, 8, 16):
+        generator = warmed_generator(ours, batch_size, length, prompts_BL, negative_L)
+        steps = run_generator(generator, prompts_BL[:batch_size], negative_L, grid, grid)
         quarter = len(steps) // 4
         first, last = statistics.median(steps[:quarter]), statistics.median(steps[-quarter:])
         click.echo(
-            f"step of {slots:2d} guided prompts: {first * 1000:6.1f} ms in the first quarter of the image,"
+            f"step of {batch_size:2d} guided prompts: {first * 1000:6.1f} ms in the first quarter of the image,"
             f" {last * 1000:6.1f} ms in the last; {read / 1e6:.0f} MB of weights,"
             f" {read / statistics.median(steps) / 1e9:.1f} GB/s"
         )

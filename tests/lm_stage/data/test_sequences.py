@@ -1,4 +1,4 @@
-"""Training sequences token by token, and which of the tokens the loss is over."""
+"""Training sequences token by token, and the weight of every token in the loss."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from shared.tokens.visual_tokens import IMAGE, ROWS, UNIVLA, GridFormat
 
 CODEBOOK_SIZE = 64
 CODES_HW = np.array([[5, 0, 63], [1, 2, 3]], np.uint16)
-QUESTION = "2 pears or 3"  # apart from the template's words the same tokens as within them
+QUESTION = "2 pears or 3"  # encodes to the same tokens alone and within the template
 
-# Loss, weight of visual tokens -> weight of a supervised visual token, of any other supervised token.
+# The loss, then the expected weight of a supervised visual token and of any other supervised token.
 WEIGHTS = [
     (LossWeights(), 1.0, 1.0),
     (LossWeights("after_prompt", 0.5), 0.5, 1.0),
@@ -87,7 +87,7 @@ def assert_is(sequence: TrainingSequence, token_ids: Sequence[int], weights: Seq
 
 @pytest.mark.parametrize(("loss", "visual", "other"), WEIGHTS)
 @pytest.mark.parametrize("caption", ["a red apple", ""])
-def test_an_image_behind_its_caption(
+def test_an_image_follows_its_caption(
     builder: SequenceBuilder, caption: str, loss: LossWeights, visual: float, other: float
 ) -> None:
     caption_ids = text_ids(builder, caption)
@@ -102,7 +102,7 @@ def test_an_image_behind_its_caption(
 
 @pytest.mark.parametrize(("loss", "visual", "other"), WEIGHTS)
 @pytest.mark.parametrize("has_image", [True, False])
-def test_an_answer_behind_its_question(
+def test_an_answer_follows_its_question(
     builder: SequenceBuilder, has_image: bool, loss: LossWeights, visual: float, other: float
 ) -> None:
     image = [*header_ids(builder), *body_ids(builder)] if has_image else []
@@ -128,7 +128,7 @@ def test_a_text_alone(builder: SequenceBuilder, loss: LossWeights, visual: float
 
 
 @pytest.mark.parametrize(("loss", "visual", "other"), WEIGHTS)
-def test_a_video_behind_its_caption(builder: SequenceBuilder, loss: LossWeights, visual: float, other: float) -> None:
+def test_a_video_follows_its_caption(builder: SequenceBuilder, loss: LossWeights, visual: float, other: float) -> None:
     layout, caption_ids = builder.layout, text_ids(builder, "a red apple")
     v, size = layout.first_visual_token, text_ids(builder, "2*1*3")
     prompt = [layout.bos, *caption_ids, layout.boi, *size, layout.img]
@@ -161,7 +161,7 @@ def test_all_answers_of_a_conversation_are_trained(
 
 
 @given(caption=texts, codes_THW=clips, form=forms)
-def test_a_video_is_trained_behind_the_prompt_it_is_generated_from(
+def test_a_video_is_trained_after_the_prompt_it_is_generated_from(
     builder: SequenceBuilder, caption: str, codes_THW: np.ndarray, form: GridFormat
 ) -> None:
     built = with_form(builder, form)
@@ -174,7 +174,7 @@ def test_a_video_is_trained_behind_the_prompt_it_is_generated_from(
 
 
 @given(question=texts, codes_THW=clips, form=forms)
-def test_an_answer_about_a_clip_is_trained_behind_the_prompt_it_is_asked_with(
+def test_an_answer_about_a_video_is_trained_after_its_prompt(
     builder: SequenceBuilder, question: str, codes_THW: np.ndarray, form: GridFormat
 ) -> None:
     built, clip = with_form(builder, form), CodeGrid.video(codes_THW)
@@ -187,7 +187,7 @@ def test_an_answer_about_a_clip_is_trained_behind_the_prompt_it_is_asked_with(
 
 
 @given(caption=texts, codes_HW=grids)
-def test_an_image_is_trained_behind_the_prompt_it_is_generated_from(
+def test_an_image_is_trained_after_the_prompt_it_is_generated_from(
     builder: SequenceBuilder, caption: str, codes_HW: np.ndarray
 ) -> None:
     sequence = builder.captioned(builder.encode(caption), CodeGrid.image(codes_HW))
@@ -197,7 +197,7 @@ def test_an_image_is_trained_behind_the_prompt_it_is_generated_from(
 
 
 @given(question=texts, codes_HW=st.none() | grids)
-def test_an_answer_is_trained_behind_the_prompt_it_is_asked_with(
+def test_an_answer_is_trained_after_its_prompt(
     builder: SequenceBuilder, question: str, codes_HW: np.ndarray | None
 ) -> None:
     grid = None if codes_HW is None else CodeGrid.image(codes_HW)
@@ -208,7 +208,7 @@ def test_an_answer_is_trained_behind_the_prompt_it_is_asked_with(
 
 
 @given(question=texts, answer=texts, codes_HW=grids, loss=losses)
-def test_prompts_and_the_images_within_are_never_supervised(
+def test_prompts_and_the_images_in_them_are_never_supervised(
     builder: SequenceBuilder, question: str, answer: str, codes_HW: np.ndarray, loss: LossWeights
 ) -> None:
     supervised = with_loss(builder, loss)
@@ -225,7 +225,7 @@ def test_prompts_and_the_images_within_are_never_supervised(
 
 
 @given(caption=texts, answer=texts, codes_HW=grids)
-def test_computed_lengths_are_those_of_the_sequences(
+def test_computed_lengths_equal_those_of_the_sequences(
     builder: SequenceBuilder, caption: str, answer: str, codes_HW: np.ndarray
 ) -> None:
     caption_ids, answer_ids = builder.encode(caption), builder.encode(answer)

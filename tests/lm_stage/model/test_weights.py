@@ -1,4 +1,4 @@
-"""Every published naming and storage gives the same decoder; what does not fit is named."""
+"""Every published naming and storage format gives the same decoder; tensors that do not match are named."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ def test_sharded_and_renamed_checkpoints_load_alike(directory: Path) -> None:
     expected, fingerprint = logits(directory), model_fingerprint(directory)
     tensors = load_file(directory / "model.safetensors")
     (directory / "model.safetensors").unlink()
-    names, places = sorted(tensors), {}
+    names, weight_map = sorted(tensors), {}
     for shard, part in enumerate((names[::2], names[1::2])):
         file = f"model-{shard}.safetensors"
         named = {f"text_model.{name}": tensors[name] for name in part}
         save_file({**named, "model.vqmodel.conv.weight": np.zeros(3, np.float32)} if shard else named, directory / file)
-        places |= {name: file for name in named}
-    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+        weight_map |= {name: file for name in named}
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     np.testing.assert_array_equal(logits(directory), expected)
     assert model_fingerprint(directory) == fingerprint
 
@@ -74,7 +74,7 @@ def test_tied_embeddings(directory: Path) -> None:
     np.testing.assert_allclose(tied, logits(directory), atol=1e-6)
 
 
-def test_misfits_are_named(directory: Path) -> None:
+def test_tensors_that_do_not_match_are_named(directory: Path) -> None:
     tensors = load_file(directory / "model.safetensors")
     tensors["model.norm.weight"] = np.ones(7, np.float32)
     tensors["stray"] = tensors.pop("model.layers.1.mlp.up_proj.weight")

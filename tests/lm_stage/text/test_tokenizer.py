@@ -57,7 +57,7 @@ def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 
 @given(text=st.text())
-def test_text_comes_back(tokenizer: TextTokenizer, text: str) -> None:
+def test_text_survives_a_round_trip(tokenizer: TextTokenizer, text: str) -> None:
     assert tokenizer.decode(tokenizer.encode(text)) == unicodedata.normalize("NFC", text)
 
 
@@ -80,7 +80,7 @@ def test_control_and_visual_tokens_have_no_text(tokenizer: TextTokenizer) -> Non
     assert tokenizer.decode(ids) == "hello"
 
 
-def test_digits_stand_alone(tokenizer: TextTokenizer) -> None:
+def test_every_digit_is_its_own_token(tokenizer: TextTokenizer) -> None:
     assert len(tokenizer.encode("90*90")) == 5
 
 
