@@ -87,32 +87,29 @@ class CachedDecoder(nn.Cell):
 
     @ms.jit(jit_level="O0")
     def _prefill_chunk(self, token_ids_BL: Tensor, positions_BL: Tensor, row_B: Tensor) -> Tensor:
-        model = self.decoder.model
-        x_BLC = model.embed(token_ids_BL)
-        L = positions_BL.shape[1]
-        cos, sin = ops.gather(self.cos_SD, positions_BL, 0), ops.gather(self.sin_SD, positions_BL, 0)
-        rotary = model.rotary(cos.reshape(1, 1, L, -1), sin.reshape(1, 1, L, -1))
-        mask = model.attention.mask(self.all_positions > positions_BL.reshape(1, 1, -1, 1))
-        cache_index = (ops.gather(self.first_index, row_B, 0) + positions_BL.reshape(1, 1, -1)).reshape(-1)
-        for block, cache in zip(model.layers, self.caches):
-            q, k, v = block.attention_inputs(x_BLC, rotary)
-            keys, values = cache(k, v, cache_index)
-            keys, values = ops.gather(keys, row_B, 0), ops.gather(values, row_B, 0)
-            x_BLC = block.finish(x_BLC, model.attention(q, keys, values, mask))
-        return x_BLC[:, :1, :1]  # unused: prefill only writes the cache
+        return self._forward(token_ids_BL, positions_BL, row_B)[:, :1, :1]  # unused: prefill only writes the cache
 
     @ms.jit(jit_level="O0")
     def _decode_step(self, token_ids_R: Tensor, positions_R: Tensor) -> Tensor:
-        model = self.decoder.model
-        x_RLC = model.embed(token_ids_R.reshape(-1, 1))
-        cos, sin = ops.gather(self.cos_SD, positions_R, 0), ops.gather(self.sin_SD, positions_R, 0)
-        rotary = model.rotary(cos.reshape(self.rows, 1, 1, -1), sin.reshape(self.rows, 1, 1, -1))
-        mask = model.attention.mask(self.all_positions > positions_R.reshape(-1, 1, 1, 1))
-        cache_index = (self.first_index + positions_R.reshape(-1, 1, 1)).reshape(-1)
-        for block, cache in zip(model.layers, self.caches):
-            q, k, v = block.attention_inputs(x_RLC, rotary)
-            keys, values = cache(k, v, cache_index)
-            x_RLC = block.finish(x_RLC, model.attention(q, keys, values, mask))
-        hidden_RC = model.norm(x_RLC).reshape(self.rows, -1)
+        x_RLC = self._forward(token_ids_R.reshape(-1, 1), positions_R.reshape(-1, 1), None)
+        hidden_RC = self.decoder.model.norm(x_RLC).reshape(self.rows, -1)
         head = self.decoder.head_weight if self.head is None else self.head
         return linear(hidden_RC, head).astype(ms.float32)
+
+    def _forward(self, token_ids_BL: Tensor, positions_BL: Tensor, row_B: Tensor | None) -> Tensor:
+        """Return the output (B, L, C) of the last block for new tokens of some rows, or of all rows for None."""
+        model = self.decoder.model
+        B, L = positions_BL.shape
+        cos, sin = ops.gather(self.cos_SD, positions_BL, 0), ops.gather(self.sin_SD, positions_BL, 0)
+        rotary = model.rotary(cos.reshape(B, 1, L, -1), sin.reshape(B, 1, L, -1))
+        mask = model.attention.mask(self.all_positions > positions_BL.reshape(B, 1, L, 1))
+        first_index = self.first_index if row_B is None else ops.gather(self.first_index, row_B, 0)
+        cache_index = (first_index + positions_BL.reshape(B, 1, L)).reshape(-1)
+        x_BLC = model.embed(token_ids_BL)
+        for block, cache in zip(model.layers, self.caches):
+            q, k, v = block.attention_inputs(x_BLC, rotary)
+            keys, values = cache(k, v, cache_index)
+            if row_B is not None:
+                keys, values = ops.gather(keys, row_B, 0), ops.gather(values, row_B, 0)
+            x_BLC = block.finish(x_BLC, model.attention(q, keys, values, mask))
+        return x_BLC
