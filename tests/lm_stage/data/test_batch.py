@@ -14,13 +14,11 @@ from lm_stage.data.batch import PADDING, TrainingBatch, build_batch
 from lm_stage.data.mixture import Mixture, MixtureEntry
 from lm_stage.data.sequences import LossWeights, SequenceBuilder, TrainingSequence
 from lm_stage.data.shuffle import PackedSample
-from lm_stage.text.renderer import SequenceRenderer
-from lm_stage.text.tokenizer import HuggingFaceTokenizer
-from lm_stage.text.training import train_text_tokenizer
 from shared.dataset.commit import UnitResult
 from shared.dataset.rows import CodeRecord
 from shared.errors import DatasetError
 from tests.support import handmade
+from tests.support.renderers import small_renderer
 
 ROW = 100
 KEYS = ("one", "two", "three")
@@ -49,9 +47,8 @@ def open_mixture(root: Path, rows: Sequence[CodeRecord]) -> Mixture:
     dataset.commit(UnitResult(0, rows, numerics=handmade.NUMERICS), plan)
     dataset.commit(UnitResult(1, refusals=[handmade.refusal(len(KEYS))]), plan)
     (root / "lines.jsonl").write_text("".join(json.dumps(line) + "\n" for line in LINES))
-    vocabulary = train_text_tokenizer(["a red apple"] * 3, 280, handmade.CODEBOOK_SIZE)
-    text_tokenizer = HuggingFaceTokenizer(json.loads(vocabulary.tokenizer_json), "", "here")
-    builder = SequenceBuilder(SequenceRenderer(text_tokenizer, vocabulary.layout), LossWeights(visual=0.5))
+    renderer = small_renderer(["a red apple"] * 3, handmade.CODEBOOK_SIZE)
+    builder = SequenceBuilder(renderer, LossWeights(visual=0.5))
     return Mixture([MixtureEntry(str(root / "codes")), MixtureEntry(str(root / "lines.jsonl"), "text")], builder, ROW)
 
 

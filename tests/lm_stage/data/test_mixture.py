@@ -18,8 +18,6 @@ from lm_stage.data.sequences import TASKS, LossWeights, SequenceBuilder
 from lm_stage.text.parts import CodeGrid
 from lm_stage.text.renderer import SequenceRenderer
 from lm_stage.text.templates import CHAT, DEFAULT_QUESTION, DEFAULT_VIDEO_QUESTION
-from lm_stage.text.tokenizer import HuggingFaceTokenizer
-from lm_stage.text.training import train_text_tokenizer
 from lm_stage.training.options import SftOptions
 from shared.dataset.commit import UnitResult
 from shared.dataset.dataset import Dataset
@@ -29,6 +27,7 @@ from shared.dataset.rows import SEQUENCE_FORMAT, CodeRecord, SequenceRecord
 from shared.errors import DatasetError, UsageError
 from shared.tokens.visual_tokens import ROWS
 from tests.support import handmade
+from tests.support.renderers import small_renderer
 
 MANY = 3000
 CAPTIONS = ("a red apple", "", None, "a green pear, é \u2028 again " * 3, "a red apple", "7")
@@ -37,9 +36,8 @@ LARGE = np.arange(12 * 10, dtype=np.uint16).reshape(1, 12, 10)
 
 @pytest.fixture(scope="module")
 def builder() -> SequenceBuilder:
-    vocabulary = train_text_tokenizer(["a red apple", "a green pear"] * 3, 280, handmade.CODEBOOK_SIZE)
-    text_tokenizer = HuggingFaceTokenizer(json.loads(vocabulary.tokenizer_json), "", "here")
-    return SequenceBuilder(SequenceRenderer(text_tokenizer, vocabulary.layout), LossWeights())
+    renderer = small_renderer(["a red apple", "a green pear"] * 3, handmade.CODEBOOK_SIZE)
+    return SequenceBuilder(renderer, LossWeights())
 
 
 def row(index: int, **changes: Any) -> CodeRecord:

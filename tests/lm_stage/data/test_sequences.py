@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -16,10 +15,9 @@ from lm_stage.data.sequences import LOSSES, LossWeights, SequenceBuilder, Traini
 from lm_stage.text.parts import CodeGrid
 from lm_stage.text.renderer import SequenceRenderer
 from lm_stage.text.templates import CHAT
-from lm_stage.text.tokenizer import HuggingFaceTokenizer
-from lm_stage.text.training import train_text_tokenizer
 from shared.errors import ShapeError
 from shared.tokens.visual_tokens import IMAGE, ROWS, UNIVLA, GridFormat
+from tests.support.renderers import small_renderer
 
 CODEBOOK_SIZE = 64
 CODES_HW = np.array([[5, 0, 63], [1, 2, 3]], np.uint16)
@@ -49,9 +47,8 @@ losses = st.builds(LossWeights, st.sampled_from(LOSSES), st.sampled_from([0.25, 
 
 @pytest.fixture(scope="module")
 def builder() -> SequenceBuilder:
-    vocabulary = train_text_tokenizer(["a red apple", CHAT.opening(), CHAT.question_suffix] * 3, 300, CODEBOOK_SIZE)
-    text_tokenizer = HuggingFaceTokenizer(json.loads(vocabulary.tokenizer_json), "", "here")
-    return SequenceBuilder(SequenceRenderer(text_tokenizer, vocabulary.layout), LossWeights())
+    renderer = small_renderer(["a red apple", CHAT.opening(), CHAT.question_suffix] * 3, CODEBOOK_SIZE, text_ids=300)
+    return SequenceBuilder(renderer, LossWeights())
 
 
 def with_loss(builder: SequenceBuilder, loss: LossWeights) -> SequenceBuilder:

@@ -18,11 +18,9 @@ from lm_stage.data.mixture import Mixture, MixtureEntry
 from lm_stage.data.packing import pack_best_fit
 from lm_stage.data.sequences import LossWeights, SequenceBuilder
 from lm_stage.data.shuffle import PackedSample, RowStream, StreamState, drops_caption, epoch_order
-from lm_stage.text.renderer import SequenceRenderer
-from lm_stage.text.tokenizer import HuggingFaceTokenizer
-from lm_stage.text.training import train_text_tokenizer
 from shared.dataset.commit import UnitResult
 from tests.support import handmade
+from tests.support.renderers import small_renderer
 
 WINDOW = 16  # small, so that an epoch of so few samples has several
 PICTURES, TEXTS, ROW = 40, 11, 80
@@ -39,9 +37,8 @@ def small_window() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def builder() -> SequenceBuilder:
-    vocabulary = train_text_tokenizer(["a red apple", "caption"] * 3, 280, handmade.CODEBOOK_SIZE)
-    text_tokenizer = HuggingFaceTokenizer(json.loads(vocabulary.tokenizer_json), "", "here")
-    return SequenceBuilder(SequenceRenderer(text_tokenizer, vocabulary.layout), LossWeights())
+    renderer = small_renderer(["a red apple", "caption"] * 3, handmade.CODEBOOK_SIZE)
+    return SequenceBuilder(renderer, LossWeights())
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +9,6 @@ import numpy as np
 import pytest
 
 from lm_stage.text.renderer import SequenceRenderer
-from lm_stage.text.tokenizer import HuggingFaceTokenizer
-from lm_stage.text.training import train_text_tokenizer
 from shared.dataset.commit import UnitResult
 from shared.dataset.dataset import Dataset
 from shared.dataset.plan import Plan
@@ -19,12 +16,12 @@ from shared.dataset.plan_writer import freeze_plan
 from shared.dataset.rows import SEQUENCE_FORMAT, SequenceRecord
 from tests.support import handmade
 from tests.support.prompts import CLIP
+from tests.support.renderers import small_renderer
 
 
 @pytest.fixture(scope="module")
 def sequences() -> SequenceRenderer:
-    vocabulary = train_text_tokenizer(["a red apple"] * 3, 280, handmade.CODEBOOK_SIZE)
-    return SequenceRenderer(HuggingFaceTokenizer(json.loads(vocabulary.tokenizer_json), "", "here"), vocabulary.layout)
+    return small_renderer(["a red apple"] * 3, handmade.CODEBOOK_SIZE)
 
 
 @pytest.fixture

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,11 +10,10 @@ from hypothesis import strategies as st
 from lm_stage.text.parts import IMAGE_MARK, CodeGrid, Part
 from lm_stage.text.renderer import SequenceRenderer
 from lm_stage.text.templates import CONVERSATION_TEMPLATES
-from lm_stage.text.tokenizer import HuggingFaceTokenizer
-from lm_stage.text.training import train_text_tokenizer
 from shared.errors import ShapeError
 from shared.tokens.layout import SURFACES
 from shared.tokens.visual_tokens import IMAGE, ROWS
+from tests.support.renderers import small_renderer
 
 CODES_HW = np.array([[5, 0, 63], [1, 2, 3]], np.uint16)
 IMAGE_GRID = CodeGrid.image(CODES_HW)
@@ -29,8 +26,7 @@ surface_texts = st.lists(
 
 @pytest.fixture(scope="module")
 def renderer() -> SequenceRenderer:
-    vocabulary = train_text_tokenizer(["a red apple", "a green pear", "You are a helpful assistant. USER: "], 300, 64)
-    return SequenceRenderer(HuggingFaceTokenizer(json.loads(vocabulary.tokenizer_json), "", "here"), vocabulary.layout)
+    return small_renderer(["a red apple", "a green pear", "You are a helpful assistant. USER: "], 64, text_ids=300)
 
 
 def text_ids(renderer: SequenceRenderer, text: str) -> list[int]:
