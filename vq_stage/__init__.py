@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import shared  # noqa: F401  quiets MindSpore before its first import
+import shared  # noqa: F401  sets the log level of MindSpore before its first import
 
 if TYPE_CHECKING:
     from vq_stage.tokenizer import VisionTokenizer as VisionTokenizer
@@ -13,7 +13,7 @@ __all__ = ["VisionTokenizer"]
 
 
 def __getattr__(name: str) -> Any:
-    """Imports the tokenizer, and with it MindSpore, at first use."""
+    """Import the tokenizer, and with it MindSpore, on first use."""
     if name == "VisionTokenizer":
         from vq_stage.tokenizer import VisionTokenizer
 

@@ -1,4 +1,7 @@
-"""The vision tokenizer as callers see it: uint8 pixels in, uint16 codes out, and back."""
+"""The vision tokenizer as callers use it: uint8 pixels to uint16 codes, and back.
+
+Shape suffixes: B batch, T frames or clips, C channels, H W pixels, h w codes.
+"""
 
 from __future__ import annotations
 
@@ -20,15 +23,23 @@ BACKENDS = ("native", "mindone")
 
 
 class Backend(Protocol):
-    """What a model must offer: pixels in [-1, 1] to codes and back; see VQModel for the shapes."""
+    """A model behind the tokenizer; pixels are float in [-1, 1]."""
 
-    def encode(self, pixels_BTCHW: Tensor) -> Tensor: ...
+    def encode_pixels(self, pixels_BTCHW: Tensor) -> Tensor:
+        """Return integer codes (B, 1, h, w) of images (T = 1) or 4-frame clips."""
+        ...
 
-    def decode(self, codes_BTHW: Tensor, is_image: bool) -> Tensor: ...
+    def decode_codes(self, codes_BTHW: Tensor, is_image: bool) -> Tensor:
+        """Return unclipped pixels of int32 codes: (B, 1, 3, H, W) for images, (B, 4·T, 3, H, W) for clips."""
+        ...
 
 
 class VisionTokenizer:
-    """Turns images and clips into grids of codes and codes into pixels. Build it with `from_pretrained`."""
+    """Converts images and video clips into grids of codes, and codes into pixels. Build it with `from_pretrained`.
+
+    One code covers 8×8 pixels of an image, or of 4 frames of a video. Codes are integers in [0, K), where K is
+    `config.codebook_size`.
+    """
 
     def __init__(self, model: Backend, config: VQConfig, device: Device):
         self.model = model
@@ -40,9 +51,12 @@ class VisionTokenizer:
     def from_pretrained(
         cls, directory: str | Path, device: str = "auto", dtype: str | None = None, backend: str = "native"
     ) -> VisionTokenizer:
-        """Loads a local directory with `config.json` and safetensors, of BAAI's or Hugging Face's naming.
+        """Load a local directory with `config.json` and safetensors, of BAAI's or Hugging Face's naming.
 
-        Raises CheckpointError if weights and config do not fit, DeviceError if the device is not there.
+        `device` is auto, cpu or ascend; `dtype` float32 (default), float16 or bfloat16, the last two on Ascend only;
+        `backend` native or mindone.
+        Raises CheckpointError if a file is missing or weights and config do not fit, DeviceError if the device or
+        backend is not available, UsageError for another backend.
         """
         config = VQConfig.from_directory(directory)
         chosen = setup_device(device, dtype)
@@ -54,43 +68,54 @@ class VisionTokenizer:
                 model.to_float(getattr(ms, chosen.dtype))
             return cls(model, config, chosen)
         if backend == "mindone":
-            from vq_stage.model.mindone import MindoneModel
+            from vq_stage.model.mindone import MindoneBackend
 
-            return cls(MindoneModel.from_pretrained(directory, config, chosen), config, chosen)
+            return cls(MindoneBackend.from_pretrained(directory, config, chosen), config, chosen)
         raise UsageError(f"backend {backend!r}: expected one of {', '.join(BACKENDS)}")
 
     @property
     def spatial_factor(self) -> int:
-        """Pixels a code along each side."""
+        """Pixels per code along each side: 8 for every published tokenizer."""
         return self.config.spatial_factor
 
     def encode_images(self, pixels_BHWC: np.ndarray) -> np.ndarray:
-        """uint8 images (B, H, W, 3) to uint16 codes (B, H/8, W/8); no resizing.
+        """Encode uint8 RGB images (B, H, W, 3) in [0, 255] to uint16 codes (B, H/8, W/8), without resizing.
 
-        Raises ShapeError if the sides are not multiples of 8 or the array is not uint8 RGB.
+        Raises ShapeError if the array is not uint8 RGB or a side is not a positive multiple of 8.
         """
         pixels = self._check_pixels(pixels_BHWC, "B, H, W, 3")
         return self._encode(pixels[:, None])[:, 0]
 
-    def encode_video(self, frames_THWC: np.ndarray, batch: int = 1) -> np.ndarray:
-        """uint8 frames (T, H, W, 3), T a multiple of 4, to uint16 codes (T/4, H/8, W/8).
+    def encode_video(self, frames_THWC: np.ndarray, batch_size: int = 1) -> np.ndarray:
+        """Encode uint8 RGB frames (T, H, W, 3) in [0, 255] to uint16 codes (T/4, H/8, W/8), without resizing.
 
-        Every 4 frames are a clip of their own; `batch` of them are encoded at once, always filled up to it.
+        Every 4 frames are a clip of their own, independent of the others. `batch_size` clips are encoded at once; the
+        last batch is padded with copies, so that each size is compiled once.
+        Raises ShapeError if the array is not uint8 RGB, T is not a positive multiple of 4, or a side is not a positive
+        multiple of 8.
         """
         frames = self._check_pixels(frames_THWC, "T, H, W, 3")
         if len(frames) == 0 or len(frames) % TEMPORAL_FACTOR:
-            raise ShapeError(f"frames: expected a multiple of {TEMPORAL_FACTOR}, got {len(frames)}; cut or repeat some")
+            raise ShapeError(
+                f"frames: expected a positive multiple of {TEMPORAL_FACTOR}, got {len(frames)}; drop or repeat frames"
+            )
         clips = frames.reshape(-1, TEMPORAL_FACTOR, *frames.shape[1:])
-        padded = np.concatenate([clips, np.repeat(clips[-1:], -len(clips) % batch, axis=0)])
-        codes = [self._encode(padded[start : start + batch])[:, 0] for start in range(0, len(padded), batch)]
-        return np.concatenate(codes)[: len(clips)]
+        padded = np.concatenate([clips, np.repeat(clips[-1:], -len(clips) % batch_size, axis=0)])
+        batches = [padded[start : start + batch_size] for start in range(0, len(padded), batch_size)]
+        return np.concatenate([self._encode(batch)[:, 0] for batch in batches])[: len(clips)]
 
     def decode_images(self, codes_BHW: np.ndarray) -> np.ndarray:
-        """Codes (B, h, w) in [0, K) to uint8 images (B, 8h, 8w, 3)."""
+        """Decode integer codes (B, h, w) in [0, K) to uint8 RGB images (B, 8h, 8w, 3).
+
+        Raises ShapeError for another number of dimensions, another dtype or a code outside the range.
+        """
         return self._decode(self._check_codes(codes_BHW, "B, h, w")[:, None], is_image=True)[:, 0]
 
     def decode_video(self, codes_THW: np.ndarray) -> np.ndarray:
-        """Codes (T, h, w) of T independent clips to uint8 frames (4·T, 8h, 8w, 3)."""
+        """Decode integer codes (T, h, w) in [0, K) of T independent clips to uint8 RGB frames (4·T, 8h, 8w, 3).
+
+        Raises ShapeError as `decode_images` does.
+        """
         codes = self._check_codes(codes_THW, "T, h, w")
         return np.concatenate([self._decode(clip[None, None], is_image=False)[0] for clip in codes])
 
@@ -98,10 +123,10 @@ class VisionTokenizer:
         scaled = np.ascontiguousarray(pixels_BTHWC.transpose(0, 1, 4, 2, 3), dtype=np.float32)
         scaled *= 2.0 / 255.0
         scaled -= 1.0
-        return self.model.encode(Tensor(scaled, dtype=self._dtype)).asnumpy().astype(np.uint16)
+        return self.model.encode_pixels(Tensor(scaled, dtype=self._dtype)).asnumpy().astype(np.uint16)
 
     def _decode(self, codes_BTHW: np.ndarray, is_image: bool) -> np.ndarray:
-        pixels = self.model.decode(Tensor(codes_BTHW.astype(np.int32)), is_image)
+        pixels = self.model.decode_codes(Tensor(codes_BTHW.astype(np.int32)), is_image)
         return to_uint8(pixels.astype(ms.float32).asnumpy().transpose(0, 1, 3, 4, 2))
 
     def _check_pixels(self, pixels: np.ndarray, shape: str) -> np.ndarray:
@@ -111,7 +136,7 @@ class VisionTokenizer:
         height, width, factor = pixels.shape[1], pixels.shape[2], self.spatial_factor
         if not height or not width or height % factor or width % factor:
             raise ShapeError(
-                f"pixels: expected sides that are multiples of {factor}, got {height}×{width}: resize first"
+                f"pixels: expected sides that are multiples of {factor}, got {height}×{width}; resize first"
             )
         return pixels
 
@@ -120,11 +145,11 @@ class VisionTokenizer:
         if codes.ndim != 3 or codes.dtype.kind not in "iu":
             raise ShapeError(f"codes: expected integers ({shape}), got {codes.dtype} {codes.shape}")
         if codes.size == 0 or codes.min() < 0 or codes.max() >= self.config.codebook_size:
-            found = f"{codes.min()} to {codes.max()}" if codes.size else "no code"
+            found = f"{codes.min()} to {codes.max()}" if codes.size else "an empty array"
             raise ShapeError(f"codes: expected values in [0, {self.config.codebook_size}), got {found}")
         return codes
 
 
 def to_uint8(pixels: np.ndarray) -> np.ndarray:
-    """Pixels around [-1, 1] to uint8 as upstream does: shift, scale, clip, truncate."""
+    """Convert pixels from [-1, 1] to uint8 as upstream does: shift, scale, clip, truncate."""
     return np.clip((pixels + 1.0) * 127.5, 0, 255).astype(np.uint8)

@@ -1,14 +1,12 @@
 """mindone's `Emu3ForCausalLM` behind the interface of our decoder: a second opinion for owners of an NPU.
 
-Shape suffixes: R rows, L sequence, K output range, V vocabulary.
+Shape suffixes: B batch (always 1), R rows, L sequence, K output range, V vocabulary.
 mindone 0.5 keeps the Hugging Face parameter names, so the weights need no renaming.
 Nothing here has run on an NPU yet; the tests run it on CPU with substitutes for the kernels CPU lacks.
 """
 
 from __future__ import annotations
 
-import contextlib
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,7 +19,7 @@ from mindspore.nn.utils import no_init_parameters
 from lm_stage.model.config import DecoderConfig
 from lm_stage.model.weights import load_weights
 from shared.device import Device
-from shared.errors import DeviceError
+from shared.mindone import importing_mindone, refuse_cpu
 
 if TYPE_CHECKING:
     from mindone.transformers.cache_utils import DynamicCache
@@ -37,40 +35,39 @@ class MindoneBackend:
 
     @classmethod
     def from_pretrained(cls, directory: str | Path, config: DecoderConfig, device: Device) -> MindoneBackend:
-        """Loads a local checkpoint of BAAI's or Hugging Face's naming into mindone's model.
+        """Load a local checkpoint of BAAI's or Hugging Face's naming into mindone's model.
 
         Raises DeviceError on CPU or without mindone, CheckpointError if weights and config do not fit.
         """
-        if device.kind == "CPU":
-            raise DeviceError(
-                "backend mindone on CPU: mindone's Emu3 is built on mindspore.mint, of whose kernels Arange and"
-                " Embedding are not registered on CPU; take --backend native, or run on an NPU"
-            )
+        refuse_cpu(device, "Arange, Embedding, …")
         return cls.load(directory, config, device.dtype)
 
     @classmethod
     def load(cls, directory: str | Path, config: DecoderConfig, dtype: str) -> MindoneBackend:
-        """`from_pretrained` without the check of the device; MindSpore raises RuntimeError if a kernel is missing."""
+        """Do what `from_pretrained` does, without the device check.
+
+        If the device lacks a kernel, MindSpore raises RuntimeError when the model runs.
+        """
         model = build_emu3(config).to(getattr(ms, dtype))  # parameters only: the rotary frequencies stay float32
         load_weights(model, directory)
         return cls(model, config)
 
     def logits(self, token_ids_L: np.ndarray) -> np.ndarray:
-        """float32 logits (L, V) of one sequence."""
+        """Return float32 logits (L, V) of one sequence."""
         logits_BLV = self.model(Tensor(token_ids_L[None], ms.int32), use_cache=False).logits
         return logits_BLV[0].astype(ms.float32).asnumpy()
 
     def cached(self, rows: int, length: int, first_id: int, end_id: int) -> MindoneCache:
-        """Memory for `rows` sequences, which grows with them whatever `length` is."""
+        """Return a cache for `rows` sequences; it grows with them, so `length` is not used."""
         return MindoneCache(self.model, rows, first_id, end_id)
 
 
 class MindoneCache:
-    """mindone's `DynamicCache`, one a row, under the contract of CachedDecoder.
+    """mindone's `DynamicCache`, one per row, with the interface of CachedDecoder.
 
-    Made to be compared with, not to be fast: each row has a forward of its own, also when it is idle; a forward copies
-    the row's keys and values, and its output head covers the whole vocabulary, of which `first_id` to `end_id` is kept.
-    Attention is the plain one, whose weights over a whole prompt are held at once.
+    It is made for comparison, not for speed: every row, even an idle one, has its own forward pass, which copies the
+    row's keys and values; the output head computes the whole vocabulary, of which the range [first_id, end_id) is kept;
+    and attention is not fused, so the attention weights of a whole prompt are in memory at once.
     """
 
     def __init__(self, model: Emu3ForCausalLM, rows: int, first_id: int, end_id: int):
@@ -80,7 +77,7 @@ class MindoneCache:
         self.caches: list[DynamicCache | None] = [None] * rows
 
     def prefill(self, row: int, token_ids: Sequence[int]) -> None:
-        """Fills a row with a sequence from position 0 on; its old content is forgotten."""
+        """Fill a row with a sequence from position 0 on, replacing its content."""
         from mindone.transformers.cache_utils import DynamicCache
 
         cache = self.caches[row] = DynamicCache()
@@ -88,10 +85,10 @@ class MindoneCache:
             self._append(cache, token_ids)
 
     def decode_step(self, token_ids_R: np.ndarray, positions_R: np.ndarray) -> np.ndarray:
-        """Writes one token a row at its position; float32 logits (R, K) of the tokens that follow.
+        """Write one token per row at its position; return float32 logits (R, K) of the next tokens.
 
-        A row that was never filled is left out, and its logits are 0. Raises ValueError for a position that would
-        leave a gap behind a row's tokens.
+        A row that was never filled is skipped, and its logits are 0. Raises ValueError for a position beyond the end
+        of a row's tokens.
         """
         logits_RK = np.zeros((self.rows, self.end_id - self.first_id), np.float32)
         for row, cache in enumerate(self.caches):
@@ -99,28 +96,23 @@ class MindoneCache:
                 position, length = int(positions_R[row]), cache.get_seq_length()
                 if position > length:
                     raise ValueError(f"row {row}: expected a position up to {length}, got {position}")
-                cache.crop(position)  # mindone appends, so what stands from the position on has to go
+                cache.crop(position)  # mindone only appends, so tokens from the position on must be removed
                 logits_RK[row] = self._append(cache, token_ids_R[row : row + 1])
         return logits_RK
 
     def _append(self, cache: DynamicCache, token_ids_L: Sequence[int] | np.ndarray) -> np.ndarray:
-        """Runs tokens at the end of a row; float32 logits (K,) of the token after the last."""
+        """Run tokens at the end of a row; return float32 logits (K,) of the token after the last."""
         ids = Tensor(np.asarray(token_ids_L, np.int32)[None])
         logits_BLV = self.model(ids, past_key_values=cache, use_cache=True, logits_to_keep=1).logits
         return logits_BLV[0, -1, self.first_id : self.end_id].astype(ms.float32).asnumpy()
 
 
 def build_emu3(config: DecoderConfig) -> Emu3ForCausalLM:
-    """mindone's model in inference mode, its weights not set. Raises DeviceError if mindone cannot be imported."""
-    try:
-        with contextlib.redirect_stdout(sys.stderr):  # it prints notices while it is imported
-            from mindone.transformers.models.emu3.modeling_emu3 import Emu3ForCausalLM
-            from transformers import Emu3TextConfig
-    except ImportError as error:
-        raise DeviceError(
-            f"backend mindone: cannot be imported: {error}; pip install 'emu3-relay[mindone]' or take --backend native"
-        ) from error
-    # The default padding id is that of the published vocabulary, and mindone asks that it lies within the model's.
-    described = {**config.to_dict(), "pad_token_id": None}
-    with no_init_parameters():  # random weights would take 5 s for every 100 million, and be overwritten
-        return Emu3ForCausalLM(Emu3TextConfig(**described, attn_implementation="eager")).set_train(False)
+    """Return mindone's model in inference mode, its weights not set. Raises DeviceError if mindone is not installed."""
+    with importing_mindone():
+        from mindone.transformers.models.emu3.modeling_emu3 import Emu3ForCausalLM
+        from transformers import Emu3TextConfig
+    # The default padding id is that of the published vocabulary; mindone requires it to lie within the model's.
+    settings = {**config.to_dict(), "pad_token_id": None}
+    with no_init_parameters():  # random weights take 5 s for every 100 million parameters, and would be overwritten
+        return Emu3ForCausalLM(Emu3TextConfig(**settings, attn_implementation="eager")).set_train(False)

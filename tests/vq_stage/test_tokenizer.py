@@ -74,7 +74,7 @@ def test_bad_codes_and_frames_are_refused(tokenizer: VisionTokenizer) -> None:
         tokenizer.decode_images(np.array([[[0, 512]]]))
     with pytest.raises(ShapeError, match="expected integers"):
         tokenizer.decode_images(np.zeros((1, 2, 2)))
-    with pytest.raises(ShapeError, match="multiple of 4, got 3"):
+    with pytest.raises(ShapeError, match="positive multiple of 4, got 3"):
         tokenizer.encode_video(np.zeros((3, 16, 16, 3), np.uint8))
 
 

@@ -1,4 +1,4 @@
-"""Configuration of a vision tokenizer, read from either published naming."""
+"""Configuration of a vision tokenizer, read from the `config.json` of either published naming."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from shared.codec import MAX_CODEBOOK_SIZE, TEMPORAL_FACTOR
 from shared.errors import CheckpointError
 from shared.storage.paths import local_directory
 
-GROUPS = 32
+NORM_GROUPS = 32
 
-# Field of VQConfig -> (Hugging Face `emu3_vqgan` key, BAAI `Emu3VisionVQ` key).
+# Field of VQConfig: (Hugging Face `emu3_vqgan` key, BAAI `Emu3VisionVQ` key).
 _KEYS = {
     "base_channels": ("base_channels", "ch"),
     "channel_multiplier": ("channel_multiplier", "ch_mult"),
@@ -30,9 +30,10 @@ _KEYS = {
 
 @dataclass(frozen=True, slots=True)
 class VQConfig:
-    """Shape of a vision tokenizer; the defaults are the published Emu3 model.
+    """Dimensions of a vision tokenizer; the defaults are those of the published Emu3 model.
 
-    `attn_resolutions` holds the levels (0 = full size) whose blocks are followed by attention.
+    `attn_resolutions` lists the levels (0 is full resolution) whose blocks are followed by attention.
+    Raises CheckpointError for dimensions that are not supported.
     """
 
     base_channels: int = 256
@@ -49,8 +50,8 @@ class VQConfig:
     def __post_init__(self) -> None:
         problems = []
         for level, multiplier in enumerate(self.channel_multiplier):
-            if (self.base_channels * multiplier) % GROUPS:
-                problems.append(f"level {level}: channels must be a multiple of {GROUPS}")
+            if (self.base_channels * multiplier) % NORM_GROUPS:
+                problems.append(f"level {level}: channels must be a multiple of {NORM_GROUPS}")
         if self.temporal_downsample_factor != TEMPORAL_FACTOR:
             problems.append(f"temporal_downsample_factor must be {TEMPORAL_FACTOR}")
         if not 1 <= self.codebook_size <= MAX_CODEBOOK_SIZE:
@@ -61,20 +62,25 @@ class VQConfig:
             raise CheckpointError(f"vision tokenizer config not supported: {'; '.join(problems)}; got {self}")
 
     @property
+    def levels(self) -> int:
+        """Number of resolutions, each half the one before."""
+        return len(self.channel_multiplier)
+
+    @property
     def spatial_factor(self) -> int:
-        """Pixels a code along each side of an image: 8 for the published model."""
-        return int(2 ** (len(self.channel_multiplier) - 1))
+        """Pixels per code along each side of an image: 8 for the published model."""
+        return int(2 ** (self.levels - 1))
 
     def level_channels(self, level: int) -> int:
         return self.base_channels * self.channel_multiplier[level]
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any], where: str = "config") -> VQConfig:
-        """Reads Hugging Face `emu3_vqgan` or BAAI `Emu3VisionVQ` keys.
+        """Read Hugging Face `emu3_vqgan` or BAAI `Emu3VisionVQ` keys.
 
-        Raises CheckpointError if a key is missing or asks for something that is not built.
+        Raises CheckpointError, starting with `where`, if a key is missing or its value is not supported.
         """
-        naming = 1 if "ch" in raw else 0
+        naming = 1 if "ch" in raw else 0  # column of _KEYS
         missing = [names[naming] for names in _KEYS.values() if names[naming] not in raw]
         if missing:
             raise CheckpointError(f"{where}: expected a vision tokenizer config, missing {', '.join(missing)}")
@@ -89,22 +95,22 @@ class VQConfig:
 
     @classmethod
     def from_directory(cls, directory: str | Path) -> VQConfig:
+        """Read a checkpoint directory's `config.json`. Raises CheckpointError."""
         path = local_directory(directory) / "config.json"
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, json.JSONDecodeError) as error:
-            raise CheckpointError(f"{path}: expected the tokenizer's config.json: {error}") from error
+            raise CheckpointError(f"{path}: expected the config.json of a vision tokenizer: {error}") from error
         return cls.from_dict(raw, str(path))
 
     def to_dict(self) -> dict[str, Any]:
-        """The Hugging Face keys, complete enough for transformers' `Emu3VQVAE` to load."""
-        hidden_size = self.level_channels(-1)
+        """Return the Hugging Face keys, complete enough for transformers' `Emu3VQVAE` to load."""
         return {
             "model_type": "emu3_vqgan",
             "architectures": ["Emu3VQVAE"],
             **{key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()},
             "double_latent": False,
-            "hidden_size": hidden_size,
+            "hidden_size": self.level_channels(-1),
             "num_attention_heads": 1,
             "attention_dropout": 0.0,
         }

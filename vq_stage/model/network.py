@@ -1,131 +1,75 @@
-"""The Emu3 vision tokenizer, read in the order the pixels go: encoder, quantizer, decoder.
+"""The Emu3 vision tokenizer, in the order the pixels flow: encoder, quantizer, decoder.
 
-Shape suffixes: B batch, T frames, C channels, H W grid, K codebook entries. Pixels are in [-1, 1].
-Four frames become one grid of codes. An image is a clip of one repeated frame: the spatial network runs
-once on that frame, its latents are repeated before the temporal layers, and only the first decoded frame,
-which sees no other, is computed. Same codes and pixels as running all four.
+Shape suffixes: B batch, T frames, C channels, H W pixels or codes (lower case h w where both occur), K codebook.
+Pixels are in [-1, 1].
+
+    pixels ─ Encoder ─ quant_conv ─▶ latents ─ Quantizer ─▶ codes
+    pixels ◀─ Decoder ─ post_quant_conv ─ quantized ◀─ Quantizer ─ codes
+
+Four frames become one grid of codes. An image is a clip of one repeated frame: the spatial network runs once on that
+frame, its latents are repeated before the temporal layers, and only the first decoded frame, which depends on no
+other, is computed. Codes and pixels equal those of all four frames.
 Source: Emu3 vision tokenizer (BAAI); parameter names of Hugging Face `Emu3VQVAE`.
 """
 
 from __future__ import annotations
-
-from itertools import pairwise
 
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
 from shared.codec import TEMPORAL_FACTOR
 from vq_stage.model.config import VQConfig
+from vq_stage.model.kernels import cpu as kernels
 from vq_stage.model.layers import (
-    Attention,
     CausalConv3d,
     Conv2d,
     Downsample,
     GroupNorm,
-    ResnetBlock,
+    MiddleBlock,
+    ResolutionLevel,
     SpatialNorm,
     TemporalConv,
     TemporalResnetBlock,
     Upsample,
-    make_norm,
     parameter,
     repeat_frames,
     upsample_nearest,
 )
 
 
-class MiddleBlock(nn.Cell):
-    """Residual block, attention, residual block, at the smallest grid."""
+class VQModel(nn.Cell):
+    """Encoder, quantizer and decoder, with the temporal convolutions between them."""
 
-    def __init__(self, channels: int, latent_channels: int | None = None):
-        super().__init__()
-        self.block_1 = ResnetBlock(channels, channels, latent_channels)
-        self.attn_norm = make_norm(channels, latent_channels)
-        self.attn_1 = Attention(channels)
-        self.block_2 = ResnetBlock(channels, channels, latent_channels)
-
-    def construct(self, x_BCHW: Tensor, latents_BCHW: Tensor | None = None) -> Tensor:
-        x = self.block_1(x_BCHW, latents_BCHW)
-        x = x + self.attn_1(self.attn_norm(x, latents_BCHW))
-        return self.block_2(x, latents_BCHW)
-
-
-class Level(nn.Cell):
-    """The blocks of one resolution, each followed by attention where the config asks for it."""
-
-    def __init__(self, widths: list[int], has_attention: bool, latent_channels: int | None = None):
-        super().__init__()
-        self.block = nn.CellList([ResnetBlock(a, b, latent_channels) for a, b in pairwise(widths)])
-        self.attn = nn.CellList([Attention(b) for b in widths[1:] if has_attention])
-        self.attn_norms = nn.CellList([make_norm(b, latent_channels) for b in widths[1:] if has_attention])
-        self.has_attention = has_attention
-
-    def run_blocks(self, x_BCHW: Tensor, latents_BCHW: Tensor | None = None) -> Tensor:
-        x = x_BCHW
-        for i in range(len(self.block)):
-            x = self.block[i](x, latents_BCHW)
-            if self.has_attention:
-                x = x + self.attn[i](self.attn_norms[i](x, latents_BCHW))
-        return x
-
-
-class DownLevel(Level):
-    def __init__(self, config: VQConfig, level: int):
-        c_in = config.level_channels(max(level - 1, 0)) if level else config.base_channels
-        c_out = config.level_channels(level)
-        super().__init__([c_in] + [c_out] * config.num_res_blocks, level in config.attn_resolutions)
-        self.is_last = level == len(config.channel_multiplier) - 1
-        if not self.is_last:
-            self.downsample = Downsample(c_out)
-
-    def construct(self, x_BCHW: Tensor) -> Tensor:
-        x = self.run_blocks(x_BCHW)
-        return x if self.is_last else self.downsample(x)
-
-
-class UpLevel(Level):
-    def __init__(self, config: VQConfig, level: int):
-        levels = len(config.channel_multiplier)
-        c_in, c_out = config.level_channels(min(level + 1, levels - 1)), config.level_channels(level)
-        widths = [c_in] + [c_out] * (config.num_res_blocks + 1)
-        super().__init__(widths, level in config.attn_resolutions, config.embed_dim)
-        self.latent_scale = 2 ** (levels - 1 - level)
-        self.is_first = level == 0
-        if not self.is_first:
-            self.upsample = Upsample(c_out)
-
-    def construct(self, x_BCHW: Tensor, latents_BCHW: Tensor) -> Tensor:
-        x = self.run_blocks(x_BCHW, upsample_nearest(latents_BCHW, self.latent_scale))
-        return x if self.is_first else self.upsample(x)
-
-
-class DownBlock(nn.Cell):
     def __init__(self, config: VQConfig):
         super().__init__()
-        self.down = nn.CellList([DownLevel(config, level) for level in range(len(config.channel_multiplier))])
+        self.config = config
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        self.quantize = Quantizer(config)
+        self.quant_conv = CausalConv3d(config.latent_channels, config.embed_dim, taps=3, size=1)
+        self.post_quant_conv = CausalConv3d(config.embed_dim, config.latent_channels, taps=3, size=1)
 
-    def construct(self, x_BCHW: Tensor) -> Tensor:
-        x = x_BCHW
-        for level in self.down:
-            x = level(x)
-        return x
+    @ms.jit(jit_level="O0")
+    def encode_pixels(self, pixels_BTCHW: Tensor) -> Tensor:
+        """Return integer codes (B, 1, h, w) of images (T = 1) or 4-frame clips."""
+        return self.quantize.nearest_codes(self.encode_latents(pixels_BTCHW))
 
+    def encode_latents(self, pixels_BTCHW: Tensor) -> Tensor:
+        """Return the latents (B, 1, C, h, w) of images (T = 1) or 4-frame clips, before quantization."""
+        return self.quant_conv(self.encoder(pixels_BTCHW))
 
-class UpBlock(nn.Cell):
-    def __init__(self, config: VQConfig):
-        super().__init__()
-        self.levels = len(config.channel_multiplier)
-        self.up = nn.CellList([UpLevel(config, level) for level in range(self.levels)])
+    @ms.jit(jit_level="O0")
+    def decode_codes(self, codes_BTHW: Tensor, is_image: bool) -> Tensor:
+        """Return unclipped pixels of codes (B, T, h, w): (B, 1, 3, H, W) for images, (B, 4·T, 3, H, W) for clips."""
+        return self.decode_quantized(self.quantize.lookup(codes_BTHW), is_image)
 
-    def construct(self, x_BCHW: Tensor, latents_BCHW: Tensor) -> Tensor:
-        x = x_BCHW
-        for i in range(self.levels):
-            x = self.up[self.levels - 1 - i](x, latents_BCHW)
-        return x
+    def decode_quantized(self, quantized_BTCHW: Tensor, is_image: bool) -> Tensor:
+        """Return unclipped pixels (B, 1 or 4·T, 3, H, W) of quantized latents (B, T, C, h, w)."""
+        return self.decoder(self.post_quant_conv(quantized_BTCHW), quantized_BTCHW, is_image)
 
 
 class Encoder(nn.Cell):
-    """Pixels (B, T, 3, H, W), T = 1 for an image or 4 a clip, to latents (B, 1 a clip, C, h, w)."""
+    """Pixels (B, T, 3, H, W), T = 1 for an image or 4 for a clip, to features (B, 1, C, h, w)."""
 
     def __init__(self, config: VQConfig):
         super().__init__()
@@ -153,41 +97,68 @@ class Encoder(nn.Cell):
         return x
 
 
+class DownBlock(nn.Cell):
+    """The encoder's levels, from full to lowest resolution."""
+
+    def __init__(self, config: VQConfig):
+        super().__init__()
+        self.down = nn.CellList([DownLevel(config, level) for level in range(config.levels)])
+
+    def construct(self, x_BCHW: Tensor) -> Tensor:
+        x = x_BCHW
+        for level in self.down:
+            x = level(x)
+        return x
+
+
+class DownLevel(ResolutionLevel):
+    """One level of the encoder: its blocks, then downsampling except at the lowest resolution."""
+
+    def __init__(self, config: VQConfig, level: int):
+        c_in = config.level_channels(level - 1) if level else config.base_channels
+        c_out = config.level_channels(level)
+        super().__init__([c_in] + [c_out] * config.num_res_blocks, level in config.attn_resolutions)
+        self.is_last = level == config.levels - 1
+        if not self.is_last:
+            self.downsample = Downsample(c_out)
+
+    def construct(self, x_BCHW: Tensor) -> Tensor:
+        x = self.run_blocks(x_BCHW)
+        return x if self.is_last else self.downsample(x)
+
+
 class Quantizer(nn.Cell):
-    """The codebook: latents to the index of the nearest entry, and indices back to entries."""
+    """The codebook: latents to the index of the nearest entry, and indices back to entries.
+
+    Source: van den Oord et al. 2017, "Neural Discrete Representation Learning".
+    """
 
     def __init__(self, config: VQConfig):
         super().__init__()
         self.embedding = _Codebook(config)
-        self.multiply = ops.MatMul(transpose_b=True)
-        self.argmin = ops.ArgMinWithValue(axis=1)
 
     def nearest_codes(self, latents_BTCHW: Tensor) -> Tensor:
-        """int32 codes (B, T, H, W) in [0, K); ties go to the lowest index.
+        """Return integer codes (B, T, H, W) in [0, K): the nearest entry by Euclidean distance.
 
-        |z − e|² without the term that is equal for all entries, as one product [z, 1]·[−2e, |e|²]ᵀ.
+        Ties go to the lowest index.
         """
-        B, T, C, H, W = latents_BTCHW.shape
-        latents = latents_BTCHW.transpose(0, 1, 3, 4, 2).reshape(-1, C)
-        codebook_KC = self.embedding.weight
-        norms_K1 = (codebook_KC * codebook_KC).sum(axis=1, keepdims=True)
-        latents = ops.concat((latents, ops.ones((B * T * H * W, 1), latents.dtype)), 1)
-        distances = self.multiply(latents, ops.concat((codebook_KC * -2.0, norms_K1), 1))
-        return self.argmin(distances)[0].reshape(B, T, H, W)
+        return kernels.nearest_codes(latents_BTCHW, self.embedding.weight)
 
-    def entries(self, codes_BTHW: Tensor) -> Tensor:
-        """Codebook entries (B, T, C, H, W) of codes (B, T, H, W)."""
+    def lookup(self, codes_BTHW: Tensor) -> Tensor:
+        """Return the codebook entries (B, T, C, H, W) of codes (B, T, H, W): the quantized latents."""
         return ops.gather(self.embedding.weight, codes_BTHW, 0).transpose(0, 1, 4, 2, 3)
 
 
 class _Codebook(nn.Cell):
+    """Holds `embedding.weight` (K, C)."""
+
     def __init__(self, config: VQConfig):
         super().__init__()
         self.weight = parameter(config.codebook_size, config.embed_dim)
 
 
 class Decoder(nn.Cell):
-    """Latents and codebook entries (B, T, C, h, w) to pixels (B, 1 or 4·T, 3, H, W)."""
+    """Features and quantized latents (B, T, C, h, w) to pixels (B, 1 or 4·T, 3, H, W)."""
 
     def __init__(self, config: VQConfig):
         super().__init__()
@@ -197,52 +168,53 @@ class Decoder(nn.Cell):
         self.conv_in = Conv2d(latent, width, 3, pad=1)
         self.middle_block = MiddleBlock(width, config.embed_dim)
         self.up_block = UpBlock(config)
-        self.norm_out = SpatialNorm(config.base_channels * config.channel_multiplier[0], config.embed_dim)
+        self.norm_out = SpatialNorm(config.level_channels(0), config.embed_dim)
         self.conv_out = Conv2d(config.level_channels(0), config.out_channels, 3, pad=1)
         self.spatial_factor = config.spatial_factor
 
-    def construct(self, latents_BTCHW: Tensor, entries_BTCHW: Tensor, is_image: bool) -> Tensor:
-        x = ops.concat((latents_BTCHW, entries_BTCHW), 0)
+    def construct(self, features_BTCHW: Tensor, quantized_BTCHW: Tensor, is_image: bool) -> Tensor:
+        x = ops.concat((features_BTCHW, quantized_BTCHW), 0)  # both pass the same temporal layers
         for block in self.time_res_stack:
             x = block(x)
         for conv in self.time_conv:
             x = conv(x if is_image else repeat_frames(x, 2))
         B, T, C, H, W = x.shape
         B = B // 2
-        latents, entries = x[:B].reshape(B * T, C, H, W), x[B:].reshape(B * T, C, H, W)
-        x = self.middle_block(self.conv_in(latents), entries)
-        x = self.up_block(x, entries)
-        x = self.norm_out(x, upsample_nearest(entries, self.spatial_factor))
+        features, quantized = x[:B].reshape(B * T, C, H, W), x[B:].reshape(B * T, C, H, W)
+        x = self.middle_block(self.conv_in(features), quantized)
+        x = self.up_block(x, quantized)
+        x = self.norm_out(x, upsample_nearest(quantized, self.spatial_factor))
         x = self.conv_out(ops.silu(x))
         return x.reshape(B, T, x.shape[1], x.shape[2], x.shape[3])
 
 
-class VQModel(nn.Cell):
-    """Encoder, quantizer and decoder with the convolutions between them."""
+class UpBlock(nn.Cell):
+    """The decoder's levels, from lowest to full resolution; they are stored in the opposite order."""
 
     def __init__(self, config: VQConfig):
         super().__init__()
-        self.config = config
-        self.encoder = Encoder(config)
-        self.decoder = Decoder(config)
-        self.quantize = Quantizer(config)
-        self.quant_conv = CausalConv3d(config.latent_channels, config.embed_dim, (3, 1))
-        self.post_quant_conv = CausalConv3d(config.embed_dim, config.latent_channels, (3, 1))
+        self.levels = config.levels
+        self.up = nn.CellList([UpLevel(config, level) for level in range(self.levels)])
 
-    def latents(self, pixels_BTCHW: Tensor) -> Tensor:
-        """Latents (B, 1, C, h, w) of images (T = 1) or 4-frame clips, before quantisation."""
-        return self.quant_conv(self.encoder(pixels_BTCHW))
+    def construct(self, x_BCHW: Tensor, quantized_BCHW: Tensor) -> Tensor:
+        x = x_BCHW
+        for i in range(self.levels):
+            x = self.up[self.levels - 1 - i](x, quantized_BCHW)
+        return x
 
-    def reconstruct(self, entries_BTCHW: Tensor, is_image: bool) -> Tensor:
-        """Pixels (B, 1 or 4·T, 3, H, W) of codebook entries; not clipped."""
-        return self.decoder(self.post_quant_conv(entries_BTCHW), entries_BTCHW, is_image)
 
-    @ms.jit(jit_level="O0")
-    def encode(self, pixels_BTCHW: Tensor) -> Tensor:
-        """int32 codes (B, 1, h, w) of images (T = 1) or 4-frame clips."""
-        return self.quantize.nearest_codes(self.latents(pixels_BTCHW))
+class UpLevel(ResolutionLevel):
+    """One level of the decoder: its blocks, then upsampling except at full resolution."""
 
-    @ms.jit(jit_level="O0")
-    def decode(self, codes_BTHW: Tensor, is_image: bool) -> Tensor:
-        """Pixels of codes (B, T, h, w): (B, 1, 3, H, W) for images, (B, 4·T, 3, H, W) for clips."""
-        return self.reconstruct(self.quantize.entries(codes_BTHW), is_image)
+    def __init__(self, config: VQConfig, level: int):
+        c_in, c_out = config.level_channels(min(level + 1, config.levels - 1)), config.level_channels(level)
+        widths = [c_in] + [c_out] * (config.num_res_blocks + 1)
+        super().__init__(widths, level in config.attn_resolutions, config.embed_dim)
+        self.quantized_scale = 2 ** (config.levels - 1 - level)
+        self.is_last = level == 0
+        if not self.is_last:
+            self.upsample = Upsample(c_out)
+
+    def construct(self, x_BCHW: Tensor, quantized_BCHW: Tensor) -> Tensor:
+        x = self.run_blocks(x_BCHW, upsample_nearest(quantized_BCHW, self.quantized_scale))
+        return x if self.is_last else self.upsample(x)

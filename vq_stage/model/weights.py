@@ -1,4 +1,4 @@
-"""Vision tokenizer weights: both published namings to the Hugging Face one, and their fingerprint."""
+"""Vision tokenizer weights: reading either published naming, and the codec fingerprint."""
 
 from __future__ import annotations
 
@@ -26,40 +26,43 @@ _RENAMES = [
     (r"\.(attn\.\d+|attn_1)\.(q|k|v)\.", r".\1.\2_proj."),
     (r"\.(attn\.\d+|attn_1)\.proj_out\.", r".\1.out_proj."),
 ]
-_IGNORED = ".num_batches_tracked"
+_COUNTER = ".num_batches_tracked"  # of batch norms; not used in inference
 
 
 def hugging_face_name(name: str) -> str:
-    """The Hugging Face name of a tensor of either naming, without the `vqmodel.` prefix."""
+    """Return the Hugging Face name of a tensor of either naming, without the `vqmodel.` prefix."""
     for pattern, replacement in _RENAMES:
         name = re.sub(pattern, replacement, name)
     return name
 
 
 def read_weights(directory: str | Path) -> dict[str, StoredTensor]:
-    """Tensors of a tokenizer checkpoint under Hugging Face names; batch counters are left out."""
+    """Return the tensors of a tokenizer checkpoint under Hugging Face names, without batch counters.
+
+    Raises CheckpointError if a file is missing or damaged.
+    """
     tensors = rename_tensors(read_checkpoint(directory), hugging_face_name)
-    return {name: tensor for name, tensor in tensors.items() if not name.endswith(_IGNORED)}
+    return {name: tensor for name, tensor in tensors.items() if not name.endswith(_COUNTER)}
 
 
 def load_weights(model: nn.Cell, directory: str | Path) -> None:
-    """Copies a checkpoint into the model.
+    """Copy a checkpoint into VQModel, or mindone's model, whose parameters have the same names.
 
-    Raises CheckpointError naming tensors that are missing, extra or misshapen.
+    Raises CheckpointError naming tensors that are missing, unexpected or of another shape.
     """
     from mindspore import Tensor
 
     tensors = read_weights(directory)
-    parameters = dict(model.parameters_and_names())
+    parameters = {name: p for name, p in model.parameters_and_names() if not name.endswith(_COUNTER)}
     check_tensors(str(directory), tensors, {name: p.shape for name, p in parameters.items()})
     for name, p in parameters.items():
         p.set_data(Tensor(tensors[name].float32().reshape(p.shape)))
 
 
 def codec_fingerprint(directory: str | Path) -> str:
-    """SHA-256 over the config and every tensor's name, size, type and bytes.
+    """Return the SHA-256 digest over the config and every tensor's name, shape, dtype and bytes, in 64 hex digits.
 
-    Equal for the same weights under either naming; needs no MindSpore.
+    It is the same for the same weights under either naming. Does not import MindSpore. Raises CheckpointError.
     """
     tensors = read_weights(directory)
     described = {name: [t.dtype, [n for n in t.shape if n != 1], t.sha256()] for name, t in sorted(tensors.items())}

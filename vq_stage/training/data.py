@@ -1,10 +1,10 @@
-"""Training crops: random scale, place and mirror, drawn by (seed, step) so that a resumed run sees the same."""
+"""Training crops: random scale, position and mirroring, drawn by (seed, step) so that a resumed run sees the same."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from itertools import islice
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import count, islice
 
 import numpy as np
 from PIL import Image
@@ -13,87 +13,95 @@ from shared.codec import TEMPORAL_FACTOR
 from shared.errors import RefusedInput, UsageError
 from vq_stage.media.image_decoding import decode_rgb
 from vq_stage.sources.media_source import MediaSource
+from vq_stage.training.options import TrainVQOptions
 
-SCALES = (0.7, 4.0)  # short side of a picture before cropping, in units of the crop
+SCALES = (0.7, 4.0)  # range of a picture's short side before cropping, in units of the crop
 MAX_PAN = 0.08  # motion of a synthetic clip from frame to frame, in units of the crop
+MIN_SIDE = 8
+STEPS_AHEAD = 3
 
 
-Picture = tuple[str, tuple[int, int] | None]  # uri, place within a container
+class TrainingPictures:
+    """The pictures of a source that can be decoded; all are decoded once to find out.
 
-
-def check_pictures(source: MediaSource) -> list[Picture]:
-    """The pictures that can be decoded. Raises UsageError if none can."""
-    listed = [(item.uri, item.locator) for item in source if item.refusal is None and item.kind == "image"]
-    usable = [picture for picture in listed if _is_usable(source, picture)]
-    if not usable:
-        raise UsageError(
-            f"{source.root}: none of {len(listed)} pictures can be decoded; try `emu3 encode` for the reasons"
-        )
-    return usable
-
-
-def _is_usable(source: MediaSource, picture: Picture) -> bool:
-    try:
-        _load(source, picture)
-    except RefusedInput:
-        return False
-    return True
-
-
-def _load(source: MediaSource, picture: Picture) -> Image.Image:
-    with source.open(*picture) as file:
-        return decode_rgb(file.read())
-
-
-def training_batches(
-    source: MediaSource,
-    pictures: list[Picture],
-    crop: int,
-    batch: int,
-    clip_share: float,
-    seed: int,
-    first_step: int,
-    reader_threads: int,
-) -> Iterator[np.ndarray]:
-    """uint8 batches (B, T, crop, crop, 3) from `first_step` on, without end.
-
-    T is 1, or 4 for a share of the steps: clips made by panning the crop across a picture, a quarter as many.
+    Raises UsageError if there are none.
     """
 
-    def load(step: int, index: int, frames: int) -> np.ndarray:
+    def __init__(self, source: MediaSource):
+        self._source = source
+        listed = [(item.uri, item.locator) for item in source if item.refusal is None and item.kind == "image"]
+        self._pictures = [picture for picture in listed if self._is_decodable(*picture)]
+        if not self._pictures:
+            raise UsageError(
+                f"{source.root}: none of {len(listed)} pictures can be decoded; run `emu3 plan {source.root}` to see"
+                " the reasons"
+            )
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def load(self, index: int) -> Image.Image:
+        """Return a picture in RGB. Safe to call from several threads. Raises RefusedInput."""
+        return self._decode(*self._pictures[index])
+
+    def _decode(self, uri: str, locator: tuple[int, int] | None) -> Image.Image:
+        with self._source.open(uri, locator) as file:
+            return decode_rgb(file.read())
+
+    def _is_decodable(self, uri: str, locator: tuple[int, int] | None) -> bool:
+        try:
+            self._decode(uri, locator)
+        except RefusedInput:
+            return False
+        return True
+
+
+def training_batches(pictures: TrainingPictures, options: TrainVQOptions, first_step: int) -> Iterator[np.ndarray]:
+    """Yield uint8 batches (B, T, crop, crop, 3), one per step from `first_step` on, without end.
+
+    T is 1, or 4 for a share of the steps: clips made by panning the crop across a picture. A batch of clips has a
+    quarter as many samples.
+    """
+    seed = options.seed
+
+    def load_crop(step: int, index: int, frames: int) -> np.ndarray:
         random = np.random.default_rng((seed, step, index))
-        picture = _load(source, pictures[random.integers(len(pictures))])
-        return random_crop(picture, crop, frames, random)
+        picture = pictures.load(random.integers(len(pictures)))
+        return random_crop(picture, options.crop, frames, random)
 
-    def submit(step: int) -> list:
-        is_clip = np.random.default_rng((seed, step)).random() < clip_share
-        frames, count = (TEMPORAL_FACTOR, max(1, batch // TEMPORAL_FACTOR)) if is_clip else (1, batch)
-        return [pool.submit(load, step, index, frames) for index in range(count)]
+    def submit(step: int) -> list[Future[np.ndarray]]:
+        frames, samples = 1, options.batch
+        if np.random.default_rng((seed, step)).random() < options.clip_share:
+            frames, samples = TEMPORAL_FACTOR, max(1, options.batch // TEMPORAL_FACTOR)
+        return [pool.submit(load_crop, step, index, frames) for index in range(samples)]
 
-    with ThreadPoolExecutor(reader_threads, thread_name_prefix="reader") as pool:
-        steps = iter(range(first_step, 1 << 62))
-        ahead = [submit(step) for step in islice(steps, 3)]
+    with ThreadPoolExecutor(options.reader_threads, thread_name_prefix="reader") as pool:
+        steps = count(first_step)
+        pending = [submit(step) for step in islice(steps, STEPS_AHEAD)]
         while True:
-            yield np.stack([future.result() for future in ahead.pop(0)])
-            ahead.append(submit(next(steps)))
+            yield np.stack([future.result() for future in pending.pop(0)])
+            pending.append(submit(next(steps)))
 
 
 def random_crop(image: Image.Image, crop: int, frames: int, random: np.random.Generator) -> np.ndarray:
-    """uint8 (frames, crop, crop, 3); pictures smaller than the crop stand on white."""
+    """Return uint8 pixels (frames, crop, crop, 3) of a scaled, maybe mirrored picture, panned if frames > 1.
+
+    A picture smaller than the crop is padded with white.
+    """
     low, high = np.log(SCALES)
     scale = crop * float(np.exp(random.uniform(low, high))) / min(image.size)
-    width, height = (max(8, round(side * scale)) for side in image.size)
+    width, height = (max(MIN_SIDE, round(side * scale)) for side in image.size)
     pixels = np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
     margin = crop if frames > 1 else max(0, crop - min(width, height))
     pixels = np.pad(pixels, ((margin, margin), (margin, margin), (0, 0)), constant_values=255)
     if random.random() < 0.5:
         pixels = pixels[:, ::-1]
-    top, left = (margin + _offset(side, crop, random) for side in (height, width))
+    top, left = (margin + _random_offset(side, crop, random) for side in (height, width))
     pan = random.uniform(-MAX_PAN * crop, MAX_PAN * crop, size=2) if frames > 1 else np.zeros(2)
-    places = [(top + round(pan[0] * t), left + round(pan[1] * t)) for t in range(frames)]
-    return np.stack([pixels[y : y + crop, x : x + crop] for y, x in places])
+    corners = [(top + round(pan[0] * t), left + round(pan[1] * t)) for t in range(frames)]
+    return np.stack([pixels[y : y + crop, x : x + crop] for y, x in corners])
 
 
-def _offset(side: int, crop: int, random: np.random.Generator) -> int:
+def _random_offset(side: int, crop: int, random: np.random.Generator) -> int:
     slack = side - crop
     return int(random.integers(min(0, slack), max(0, slack) + 1))

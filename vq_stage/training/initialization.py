@@ -1,11 +1,12 @@
-"""Weights to begin training from: a network that already passes colours through.
+"""Initial weights of a network that already passes colors through.
 
-Residual branches end in zeros; the convolutions between them average, blur or copy. What is left is linear: the
-encoder gives the mean colour of 8×8 pixels and one luma gradient, the decoder gives that colour back. Training
-starts from a blocky picture in place of noise and spends its steps on detail.
+Residual branches end in zeros; the convolutions between them average, blur or copy. What remains is linear: the
+encoder computes the mean color of 8×8 pixels and one luma gradient, the decoder returns that color. Training starts
+from a blocky picture instead of noise and spends its steps on detail.
 
-Normalisation would remove the colours, so they travel in pairs (x, −x) beside constants (c, −c) that fix the scale
-of their group, and a pair is read as SiLU(x) − SiLU(−x) = x. Temporal layers run SiLU where it is nearly straight.
+Normalization would remove the colors, so they travel in pairs (x, −x) beside constants (c, −c), which fix the scale of
+their group, and a pair is read as SiLU(x) − SiLU(−x) = x. Temporal layers use SiLU around a point where it is nearly
+linear.
 """
 
 from __future__ import annotations
@@ -15,116 +16,125 @@ import math
 import numpy as np
 from mindspore import Parameter, Tensor
 
-from vq_stage.model.config import GROUPS
+from vq_stage.model.config import NORM_GROUPS
 from vq_stage.model.network import VQModel
 
 CONSTANT = 4.0
-NOISE = 0.05  # of the usual random weights, added everywhere so that equal channels grow apart
+NOISE = 0.05  # share of the usual random weights, added everywhere so that equal channels diverge
 GRADIENT_GAIN = 2.0
-SILU_AT = 2.0
+SILU_AT = 2.0  # where temporal layers use SiLU; its value and slope there
 SILU_VALUE = SILU_AT / (1 + math.exp(-SILU_AT))
 SILU_SLOPE = SILU_VALUE / SILU_AT * (1 + SILU_AT - SILU_VALUE)
 AVERAGE = np.array([[0.25, 0.25, 0], [0.25, 0.25, 0], [0, 0, 0]])
 BLUR = np.outer([0.25, 0.5, 0.25], [0.25, 0.5, 0.25])
-ACROSS = np.array([[0.25, -0.25, 0], [0.25, -0.25, 0], [0, 0, 0]])
+HORIZONTAL_GRADIENT = np.array([[0.25, -0.25, 0], [0.25, -0.25, 0], [0, 0, 0]])
+MIN_GROUP_CHANNELS = 4  # a pair and its constants
+
+Parameters = dict[str, Parameter]
+Random = np.random.Generator
 
 
 def initialize(model: VQModel, seed: int) -> None:
-    """Sets every weight: random by fan-in, then, if groups are wide enough for pairs and constants, pass-through."""
+    """Set every weight: random by fan-in, then to pass colors through, if groups are wide enough for pairs."""
     random = np.random.default_rng(seed)
     parameters = dict(model.parameters_and_names())
     for p in parameters.values():
         if p.ndim >= 2:
-            _set(p, _random(p, random))
-    _pass_time(parameters, random)
-    if model.config.level_channels(-1) // GROUPS >= 4:
-        _pass_space(parameters, random)
+            _set(p, _fan_in_uniform(p, random))
+    _initialize_temporal_layers(parameters, random)
+    if model.config.level_channels(-1) // NORM_GROUPS >= MIN_GROUP_CHANNELS:
+        _initialize_spatial_layers(parameters, random)
+        _initialize_encoder_ends(parameters, random)
+        _initialize_decoder_ends(parameters, random)
 
 
-def _pass_time(parameters: dict[str, Parameter], random: np.random.Generator) -> None:
-    """Frames keep their values through the causal convolutions; a clip becomes the mean of its frames."""
+def _initialize_temporal_layers(parameters: Parameters, random: Random) -> None:
+    """Keep the values of frames through the causal convolutions; a clip becomes the mean of its frames."""
     for name, p in parameters.items():
         if p.ndim != 5:
             if name.endswith("conv.bias") and ".time_conv." in name:
                 _set(p, np.full(p.shape, SILU_AT if ".0." in name else SILU_AT - SILU_VALUE / SILU_SLOPE))
             continue
-        value = NOISE * _random(p, random)
+        value = NOISE * _fan_in_uniform(p, random)
         if ".time_res_stack." in name:
             value *= ".conv1." in name
         else:
             taps = (-1, -2) if name.startswith("encoder.time_conv.") else (-1,)
             is_after_silu = ".time_conv.1." in name or name.startswith("quant_conv.")
             for tap in taps:
-                centre = value[:, :, tap, p.shape[3] // 2, p.shape[4] // 2]
-                centre += np.eye(*p.shape[:2]) / len(taps) / (SILU_SLOPE if is_after_silu else 1.0)
+                center = value[:, :, tap, p.shape[3] // 2, p.shape[4] // 2]
+                center += np.eye(*p.shape[:2]) / len(taps) / (SILU_SLOPE if is_after_silu else 1.0)
         _set(p, value)
     bias = parameters["quant_conv.conv.bias"]
     _set(bias, np.full(bias.shape, -SILU_VALUE / SILU_SLOPE))
 
 
-def _pass_space(parameters: dict[str, Parameter], random: np.random.Generator) -> None:
+def _initialize_spatial_layers(parameters: Parameters, random: Random) -> None:
+    """Zero the residual branches; let the layers between them copy, average or blur each channel."""
     for name, p in parameters.items():
         if name.endswith((".conv2.weight", ".out_proj.weight")) and p.ndim in (2, 4):
             _set(p, np.zeros(p.shape))
         elif name.endswith("nin_shortcut.weight"):
-            _set(p, _spread(np.eye(*p.shape[:2]), np.ones((1, 1))) + NOISE * _random(p, random))
+            _set(p, _kernels(np.eye(*p.shape[:2]), np.ones((1, 1))) + NOISE * _fan_in_uniform(p, random))
         elif name.endswith("downsample.conv.weight"):
-            _set(p, _spread(np.eye(p.shape[0]), AVERAGE) + NOISE * _random(p, random))
+            _set(p, _kernels(np.eye(p.shape[0]), AVERAGE) + NOISE * _fan_in_uniform(p, random))
         elif name.endswith("upsample.conv.weight"):
-            _set(p, _spread(np.eye(p.shape[0]), BLUR) + NOISE * _random(p, random))
+            _set(p, _kernels(np.eye(p.shape[0]), BLUR) + NOISE * _fan_in_uniform(p, random))
         elif name.endswith("conv_y.weight"):
-            _set(p, NOISE * _random(p, random))
+            _set(p, NOISE * _fan_in_uniform(p, random))
         elif name.endswith("conv_y.bias"):
             _set(p, np.ones(p.shape))
-    _encoder_ends(parameters, random)
-    _decoder_ends(parameters, random)
 
 
-def _encoder_ends(parameters: dict[str, Parameter], random: np.random.Generator) -> None:
-    """Channels 4j … 4j+3 are (x, −x, c, −c); x is a colour, and luma in every fourth set."""
+def _initialize_encoder_ends(parameters: Parameters, random: Random) -> None:
+    """Read and write sets of four channels (x, −x, c, −c), where x is a color, or luma in every fourth set."""
     conv_in, bias_in = parameters["encoder.conv_in.weight"], parameters["encoder.conv_in.bias"]
-    weight, bias = NOISE * _random(conv_in, random), np.zeros(bias_in.shape)
-    sets = conv_in.shape[0] // 4
-    luma = [j for j in range(sets) if j % 4 == 3]
-    for j in range(sets):
-        colours = [0, 1, 2] if j in luma else [j % 4]
+    weight, bias = NOISE * _fan_in_uniform(conv_in, random), np.zeros(bias_in.shape)
+    sets = range(conv_in.shape[0] // 4)
+    luma_sets = [j for j in sets if j % 4 == 3]
+    for j in sets:
+        colors = [0, 1, 2] if j in luma_sets else [j % 4]
         weight[4 * j : 4 * j + 4] *= np.array([1, 1, 0, 0])[:, None, None, None]
-        weight[4 * j, colours, 1, 1] += 1 / len(colours)
-        weight[4 * j + 1, colours, 1, 1] -= 1 / len(colours)
+        weight[4 * j, colors, 1, 1] += 1 / len(colors)
+        weight[4 * j + 1, colors, 1, 1] -= 1 / len(colors)
         bias[4 * j + 2], bias[4 * j + 3] = CONSTANT, -CONSTANT
     _set(conv_in, weight)
     _set(bias_in, bias)
-    last = max(
-        name for name in parameters if name.startswith("encoder.down_block") and "downsample.conv.weight" in name
-    )
-    value = parameters[last].asnumpy().copy()
-    for place, j in enumerate(luma):
-        for channel in (4 * j, 4 * j + 1):
-            value[channel, channel] = GRADIENT_GAIN * (ACROSS if place % 2 else ACROSS.T)
-    _set(parameters[last], value)
+    _set_luma_gradients(parameters, luma_sets)
     conv_out = parameters["encoder.conv_out.weight"]
-    weight = NOISE * _random(conv_out, random)
+    weight = NOISE * _fan_in_uniform(conv_out, random)
     for latent in range(conv_out.shape[0]):
-        read = [j for j in range(sets) if j % 4 == latent % 4]
-        for j in read:
-            weight[latent, 4 * j, 1, 1] += CONSTANT / math.sqrt(2) / len(read)
-            weight[latent, 4 * j + 1, 1, 1] -= CONSTANT / math.sqrt(2) / len(read)
+        read_sets = [j for j in sets if j % 4 == latent % 4]
+        for j in read_sets:
+            weight[latent, 4 * j, 1, 1] += CONSTANT / math.sqrt(2) / len(read_sets)
+            weight[latent, 4 * j + 1, 1, 1] -= CONSTANT / math.sqrt(2) / len(read_sets)
     _set(conv_out, weight)
 
 
-def _decoder_ends(parameters: dict[str, Parameter], random: np.random.Generator) -> None:
-    """The last modulation brings the colours in as pairs; features join in with a small weight."""
+def _set_luma_gradients(parameters: Parameters, luma_sets: list[int]) -> None:
+    """Make the encoder's last downsampling compute gradients of luma, alternately horizontal and vertical."""
+    names = [name for name in parameters if name.startswith("encoder.down_block") and "downsample.conv.weight" in name]
+    last = parameters[max(names)]
+    value = last.asnumpy().copy()
+    for index, j in enumerate(luma_sets):
+        for channel in (4 * j, 4 * j + 1):
+            value[channel, channel] = GRADIENT_GAIN * (HORIZONTAL_GRADIENT if index % 2 else HORIZONTAL_GRADIENT.T)
+    _set(last, value)
+
+
+def _initialize_decoder_ends(parameters: Parameters, random: Random) -> None:
+    """Bring the colors in as pairs at the last modulation; features join with a small weight."""
     conv_b, bias_b = parameters["decoder.norm_out.conv_b.weight"], parameters["decoder.norm_out.conv_b.bias"]
     conv_out = parameters["decoder.conv_out.weight"]
     weight_b, value_b = np.zeros(conv_b.shape), np.zeros(bias_b.shape)
-    weight_out = NOISE * _random(conv_out, random)
+    weight_out = NOISE * _fan_in_uniform(conv_out, random)
     pairs = conv_b.shape[0] // 2
     for i in range(pairs):
-        colour, sign_count = i % 3, len(range(i % 3, pairs, 3))
+        color, pairs_of_color = i % 3, len(range(i % 3, pairs, 3))
         for channel, sign in ((2 * i, 1.0), (2 * i + 1, -1.0)):
-            weight_b[channel, colour] = sign / SILU_SLOPE
+            weight_b[channel, color] = sign / SILU_SLOPE
             value_b[channel] = -sign * SILU_VALUE / SILU_SLOPE
-            weight_out[colour, channel, 1, 1] += sign / sign_count
+            weight_out[color, channel, 1, 1] += sign / pairs_of_color
     _set(conv_b, weight_b)
     _set(bias_b, value_b)
     _set(conv_out, weight_out)
@@ -132,12 +142,13 @@ def _decoder_ends(parameters: dict[str, Parameter], random: np.random.Generator)
     _set(gain, np.full(gain.shape, 2 * NOISE))
 
 
-def _spread(mix: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """The kernel (k, k) wherever `mix` (c_out, c_in) has weight: (c_out, c_in, k, k)."""
+def _kernels(mix: np.ndarray, kernel: np.ndarray) -> np.ndarray:
+    """Return (c_out, c_in, k, k): the kernel (k, k) scaled by each entry of `mix` (c_out, c_in)."""
     return mix[:, :, None, None] * kernel
 
 
-def _random(p: Parameter, random: np.random.Generator) -> np.ndarray:
+def _fan_in_uniform(p: Parameter, random: Random) -> np.ndarray:
+    """Return uniform values in ±1/√fan_in."""
     return random.uniform(-1, 1, p.shape) / math.sqrt(np.prod(p.shape[1:]))
 
 

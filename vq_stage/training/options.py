@@ -1,4 +1,4 @@
-"""Settings of a training run of the vision tokenizer."""
+"""Settings of a training run."""
 
 from __future__ import annotations
 
@@ -9,10 +9,21 @@ from shared.codec import SPATIAL_FACTOR
 from shared.errors import UsageError
 from vq_stage.model.weights import codec_fingerprint
 
+MIN_CROP = 32
+SAVE_DTYPES = ("float32", "float16")
+# Settings that change neither the weights nor their order, so a resumed run may change them.
+NOT_RECORDED = {"source", "out", "save_every", "save_dtype", "reader_threads", "device"}
+
 
 @dataclass(frozen=True, slots=True)
 class TrainVQOptions:
-    """Settings of a training run. `recorded` ones must be the same on resume."""
+    """Settings of one run of `emu3 train-vq`; fields are named like the command's options.
+
+    `config` trains a tokenizer of that config file from random weights, `init_from` fine-tunes that directory.
+    `crop` is the side of a training crop in pixels, `batch` the number of crops per step, `clip_share` the share of
+    steps on 4-frame clips. Quantization is blended in from step `quantize_from` to `quantize_fully_from`.
+    Raises UsageError, naming the command-line options, for values that cannot work.
+    """
 
     source: str
     out: str
@@ -38,10 +49,10 @@ class TrainVQOptions:
         problems = []
         if (self.config is None) == (self.init_from is None):
             problems.append("give either --config (train from random weights) or --init-from (fine-tune)")
-        if self.crop < 32 or self.crop % SPATIAL_FACTOR:
-            problems.append(f"--crop {self.crop}: expected a multiple of {SPATIAL_FACTOR}, at least 32")
-        if self.save_dtype not in ("float32", "float16"):
-            problems.append(f"--save-dtype {self.save_dtype}: expected float32 or float16")
+        if self.crop < MIN_CROP or self.crop % SPATIAL_FACTOR:
+            problems.append(f"--crop {self.crop}: expected a multiple of {SPATIAL_FACTOR}, at least {MIN_CROP}")
+        if self.save_dtype not in SAVE_DTYPES:
+            problems.append(f"--save-dtype {self.save_dtype}: expected {' or '.join(SAVE_DTYPES)}")
         if not 0.0 <= self.clip_share <= 1.0:
             problems.append(f"--clip-share {self.clip_share}: expected 0 to 1")
         if min(self.steps, self.batch, self.save_every, self.reader_threads) < 1:
@@ -49,10 +60,9 @@ class TrainVQOptions:
         if problems:
             raise UsageError("; ".join(problems))
 
-    def recorded(self) -> dict[str, Any]:
-        """What a resumed run must share with the run that began."""
-        free = {"source", "out", "save_every", "save_dtype", "reader_threads", "device"}
-        values = {name: value for name, value in asdict(self).items() if name not in free}
+    def to_json(self) -> dict[str, Any]:
+        """Return the settings that a resumed run must share with the original run."""
+        values = {name: value for name, value in asdict(self).items() if name not in NOT_RECORDED}
         if self.init_from is not None:
             values["init_from"] = codec_fingerprint(self.init_from)
         return values

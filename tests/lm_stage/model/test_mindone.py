@@ -1,15 +1,13 @@
 """mindone's decoder behind our interface: same logits and images as the golden data, and its refusals.
 
-mindone runs once, in a process of its own, because mint is patched there: see mindone_cpu_kernels.py.
+mindone runs once, in a process of its own, because mint is patched there: see `tests/support/mindone_kernels.py`.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -23,9 +21,9 @@ from lm_stage.model.mindone import build_emu3
 from shared.errors import DeviceError
 from shared.tokens.layout import TokenLayout
 from shared.tokens.visual_tokens import IMAGE, grid_tokens
-from tests.support.mindone_language_kernels import STEPS, golden_sequence
+from tests.support.mindone_kernels import run_probe
+from tests.support.mindone_language_probe import STEPS, golden_sequence
 
-ROOT = Path(__file__).parents[3]
 TOLERANCE = 1e-3  # of logits; measured 1.8e-5
 
 
@@ -55,7 +53,7 @@ def tied_lm(golden_lm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def damaged_lm(golden_lm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The golden checkpoint with one tensor renamed and one cut."""
+    """The golden checkpoint with one tensor renamed and one shortened."""
     directory = tmp_path_factory.mktemp("damaged") / "lm"
     shutil.copytree(golden_lm, directory)
     tensors = load_file(directory / "model.safetensors")
@@ -69,23 +67,18 @@ def damaged_lm(golden_lm: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 def mindone_run(
     golden_lm: Path, tied_lm: Path, damaged_lm: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, np.ndarray]:
-    """What mindone makes of the first golden sequence and prompt; see mindone_cpu_kernels.py."""
+    """What mindone computes for the golden sequences and the first golden prompt."""
     if importlib.util.find_spec("mindone") is None:
         pytest.skip("mindone is not installed")
     outputs = tmp_path_factory.mktemp("mindone") / "outputs.npz"
-    command = [sys.executable, "-m", "tests.support.mindone_language_kernels", golden_lm, tied_lm, damaged_lm, outputs]
-    environment = {**os.environ, "USE_TORCH": "0"}  # spares transformers the import of torch
-    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
-    assert run.returncode == 0, run.stderr
-    with np.load(outputs) as file:
-        return {name: file[name] for name in file.files}
+    return run_probe("mindone_language_probe", golden_lm, tied_lm, damaged_lm, outputs=outputs)
 
 
-def test_logits_are_those_of_upstream(mindone_run: dict[str, np.ndarray], golden: dict[str, np.ndarray]) -> None:
+def test_logits_equal_upstream(mindone_run: dict[str, np.ndarray], golden: dict[str, np.ndarray]) -> None:
     np.testing.assert_allclose(mindone_run["logits"], golden["logits_0"], atol=TOLERANCE, rtol=0)
 
 
-def test_cached_steps_are_those_of_upstream(
+def test_cached_steps_equal_upstream(
     mindone_run: dict[str, np.ndarray], golden: dict[str, np.ndarray], layout: TokenLayout
 ) -> None:
     steps = mindone_run["steps"]
@@ -95,18 +88,18 @@ def test_cached_steps_are_those_of_upstream(
     assert not steps[:, 2].any(), "a row that was never filled should have logits of 0"
 
 
-def test_a_position_behind_a_gap_is_refused(mindone_run: dict[str, np.ndarray]) -> None:
+def test_a_position_that_leaves_a_gap_is_refused(mindone_run: dict[str, np.ndarray]) -> None:
     assert str(mindone_run["gap"]) == "row 0: expected a position up to 3, got 4"
 
 
-def test_a_greedy_image_with_guidance_is_that_of_upstream(
+def test_a_greedy_image_with_guidance_equals_upstream(
     mindone_run: dict[str, np.ndarray], golden: dict[str, np.ndarray], layout: TokenLayout
 ) -> None:
     tokens = [*grid_tokens(mindone_run["codes"][:1], layout, IMAGE), layout.eos]
     np.testing.assert_array_equal(tokens, golden["tokens_0"])
 
 
-def test_a_tied_model_gives_the_logits_of_ours(
+def test_a_tied_model_gives_the_same_logits_as_ours(
     mindone_run: dict[str, np.ndarray], golden_lm: Path, tied_lm: Path, layout: TokenLayout
 ) -> None:
     ours = LanguageModel.from_pretrained(tied_lm, device="cpu", layout=layout)

@@ -1,13 +1,11 @@
 """mindone's vision tokenizer behind our interface: same codes and pixels as the golden data, and its refusals.
 
-mindone runs once, in a process of its own, because mint is patched there: see mindone_cpu_kernels.py.
+mindone runs once, in a process of its own, because mint is patched there: see `tests/support/mindone_kernels.py`.
 """
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,18 +14,18 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from shared.errors import DeviceError
+from tests.support.mindone_kernels import run_probe
 from vq_stage.model.config import VQConfig
 from vq_stage.model.mindone import build_emu3_vqvae
 from vq_stage.tokenizer import VisionTokenizer, to_uint8
 
-ROOT = Path(__file__).parents[3]
 MINDONE_MODULE = "mindone.transformers.models.emu3.modeling_emu3"
-GREY_LEVELS = 1  # measured: 1, on 0.5 % of the values, because upstream truncates and the golden pixels are float16
+GRAY_LEVELS = 1  # measured: 1, on 0.5 % of the values, because upstream truncates and the golden pixels are float16
 
 
 @pytest.fixture(scope="module")
 def damaged_vq(golden_vq: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The golden checkpoint with one tensor renamed and one cut."""
+    """The golden checkpoint with one tensor renamed and one shortened."""
     directory = tmp_path_factory.mktemp("damaged") / "vq"
     shutil.copytree(golden_vq, directory)
     tensors = load_file(directory / "model.safetensors")
@@ -44,19 +42,14 @@ def mindone_run(
     golden_vq_expected: dict[str, np.ndarray],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> dict[str, np.ndarray]:
-    """What mindone makes of one golden image and one golden clip of four frames."""
+    """Codes and pixels that mindone computes for one golden image and one golden clip of four frames."""
     folder = tmp_path_factory.mktemp("mindone")
-    inputs, outputs = folder / "inputs.npz", folder / "outputs.npz"
+    inputs = folder / "inputs.npz"
     np.savez(inputs, images=golden_vq_expected["images"][:1], video=golden_vq_expected["video"][:4])
-    command = [sys.executable, "-m", "tests.support.mindone_vision_kernels", golden_vq, damaged_vq, inputs, outputs]
-    environment = {**os.environ, "USE_TORCH": "0"}  # spares transformers the import of torch
-    run = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
-    assert run.returncode == 0, run.stderr
-    with np.load(outputs) as file:
-        return {name: file[name] for name in file.files}
+    return run_probe("mindone_vision_probe", golden_vq, damaged_vq, inputs, outputs=folder / "outputs.npz")
 
 
-def grey_level_error(pixels_BHWC: np.ndarray, recon_BCHW: np.ndarray) -> int:
+def gray_level_error(pixels_BHWC: np.ndarray, recon_BCHW: np.ndarray) -> int:
     expected = to_uint8(recon_BCHW.astype(np.float32).transpose(0, 2, 3, 1))
     assert pixels_BHWC.shape == expected.shape
     return int(np.abs(pixels_BHWC.astype(int) - expected).max())
@@ -66,14 +59,14 @@ def test_image_codes_and_pixels_are_golden(
     mindone_run: dict[str, np.ndarray], golden_vq_expected: dict[str, np.ndarray]
 ) -> None:
     np.testing.assert_array_equal(mindone_run["image_codes"], golden_vq_expected["image_codes"][:1])
-    assert grey_level_error(mindone_run["image_pixels"], golden_vq_expected["image_recon"][:1]) <= GREY_LEVELS
+    assert gray_level_error(mindone_run["image_pixels"], golden_vq_expected["image_recon"][:1]) <= GRAY_LEVELS
 
 
 def test_clip_codes_and_pixels_are_golden(
     mindone_run: dict[str, np.ndarray], golden_vq_expected: dict[str, np.ndarray]
 ) -> None:
     np.testing.assert_array_equal(mindone_run["video_codes"], golden_vq_expected["video_codes"][0])
-    assert grey_level_error(mindone_run["video_pixels"], golden_vq_expected["video_recon"][0]) <= GREY_LEVELS
+    assert gray_level_error(mindone_run["video_pixels"], golden_vq_expected["video_recon"][0]) <= GRAY_LEVELS
 
 
 def test_checkpoint_that_does_not_fit_is_refused_by_tensor_name(mindone_run: dict[str, np.ndarray]) -> None:

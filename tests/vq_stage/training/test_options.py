@@ -1,0 +1,31 @@
+"""Settings of a training run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from shared.errors import UsageError
+from vq_stage.training.options import TrainVQOptions
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"config": None}, "either --config"),
+        ({"crop": 20}, "multiple of 8"),
+        ({"clip_share": 2.0}, "0 to 1"),
+        ({"batch": 0}, "at least 1"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        TrainVQOptions("s", "o", **{"config": "c", **changes})
+
+
+def test_recorded_settings_leave_out_what_may_change_on_resume() -> None:
+    one = TrainVQOptions("s", "o", config="c", reader_threads=1, save_every=7, device="cpu")
+    other = TrainVQOptions("elsewhere", "o2", config="c", save_dtype="float16")
+    assert one.to_json() == other.to_json()
+    assert one.to_json() != TrainVQOptions("s", "o", config="c", crop=32).to_json()

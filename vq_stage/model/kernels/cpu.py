@@ -1,0 +1,146 @@
+"""How the network's operations are computed: the forms that run fast on CPU.
+
+Shape suffixes: B batch, T frames, C channels, H W grid, G groups, N latents, K codebook entries.
+`layers.py` and `network.py` define what is computed; each function here gives the textbook result up to rounding,
+gradients included. All operators used exist on Ascend too, which runs these forms as well so far.
+"""
+
+from __future__ import annotations
+
+from mindspore import Tensor, nn, ops
+
+
+def conv2d(x_BCHW: Tensor, weight: Tensor, bias_C: Tensor, stride: int = 1, pad: int | tuple[int, ...] = 0) -> Tensor:
+    """Convolve with a square kernel (c_out, c_in, k, k); `pad` is for all sides or (top, bottom, left, right)."""
+    convolve = ops.Conv2D(weight.shape[0], weight.shape[2], pad_mode="pad", pad=pad, stride=stride)
+    return ops.BiasAdd()(convolve(x_BCHW, weight), bias_C)
+
+
+def causal_conv3d(x_BTCHW: Tensor, weight: Tensor, bias_C: Tensor, stride: int = 1) -> Tensor:
+    """Convolve over frames with a kernel (c_out, c_in, taps, k, k) that sees the past only: two zero frames come first.
+
+    `stride` is over frames; rows and columns are padded to keep their number. Computed as a 2-D convolution over the
+    taps of each output frame, laid side by side as channels: no 3-D kernel and no transpose of x is needed.
+    """
+    B, T, C, H, W = x_BTCHW.shape
+    c_out, _, taps, size, _ = weight.shape
+    x = ops.concat((ops.zeros((B, 2, C, H, W), x_BTCHW.dtype), x_BTCHW), 1)
+    T_out = (T + 2 - taps) // stride + 1
+    windows: tuple[Tensor, ...] = ()
+    for t in range(T_out):
+        start = t * stride
+        windows += (x[:, start : start + taps].reshape(B, 1, taps * C, H, W),)
+    x = ops.concat(windows, 1).reshape(B * T_out, taps * C, H, W)
+    weight = weight.transpose(0, 2, 1, 3, 4).reshape(c_out, taps * C, size, size)
+    return conv2d(x, weight, bias_C, pad=size // 2).reshape(B, T_out, c_out, H, W)
+
+
+def upsample2x_conv(x_BCHW: Tensor, weight: Tensor, bias_C: Tensor) -> Tensor:
+    """Double both sides by nearest neighbor, then convolve with a 3×3 kernel (C, C, 3, 3) and padding 1.
+
+    The doubled image is never built: an output pixel of even or odd row and column sees only 2×2 input pixels, so one
+    2×2 convolution with the kernel's taps summed in four ways gives the same sums with 4/9 of the multiplications.
+    """
+    B, C, H, W = x_BCHW.shape
+    convolve = ops.Conv2D(4 * C, 2, pad_mode="pad", pad=1)
+    phases = convolve(x_BCHW, _phase_weight(weight)).reshape(B, 2, 2, C, H + 1, W + 1)
+    top = ops.stack((phases[:, 0, 0, :, :H, :W], phases[:, 0, 1, :, :H, 1:]), 4)
+    bottom = ops.stack((phases[:, 1, 0, :, 1:, :W], phases[:, 1, 1, :, 1:, 1:]), 4)
+    return ops.BiasAdd()(ops.stack((top, bottom), 3).reshape(B, C, 2 * H, 2 * W), bias_C)
+
+
+def _phase_weight(weight: Tensor) -> Tensor:
+    """Sum the taps of a kernel (C, C, 3, 3) into kernels (4·C, C, 2, 2) for (even, odd) rows × (even, odd) columns."""
+    C = weight.shape[0]
+    first, middle, last = weight[:, :, 0], weight[:, :, 1], weight[:, :, 2]
+    rows = ops.stack((ops.stack((first, middle + last), 2), ops.stack((first + middle, last), 2)), 0)
+    first, middle, last = rows[..., 0], rows[..., 1], rows[..., 2]
+    taps = ops.stack((ops.stack((first, middle + last), 4), ops.stack((first + middle, last), 4)), 1)
+    return taps.reshape(4 * C, C, 2, 2)
+
+
+def nearest_codes(latents_BTCHW: Tensor, codebook_KC: Tensor) -> Tensor:
+    """Return the index of the nearest codebook entry of every latent, (B, T, H, W); see `Quantizer.nearest_codes`.
+
+    |z − e|² without |z|², which is the same for all entries, as one matrix product [z, 1]·[−2e, |e|²]ᵀ: the textbook
+    form spends most of its time on elementwise passes over the K columns.
+    """
+    B, T, C, H, W = latents_BTCHW.shape
+    latents_NC = latents_BTCHW.transpose(0, 1, 3, 4, 2).reshape(-1, C)
+    norms_K1 = (codebook_KC * codebook_KC).sum(axis=1, keepdims=True)
+    augmented = ops.concat((latents_NC, ops.ones((B * T * H * W, 1), latents_NC.dtype)), 1)
+    distances_NK = ops.MatMul(transpose_b=True)(augmented, ops.concat((codebook_KC * -2.0, norms_K1), 1))
+    return ops.ArgMinWithValue(axis=1)(distances_NK)[0].reshape(B, T, H, W)
+
+
+class GroupNormKernel(nn.Cell):
+    """Group normalization with its own gradient, both composed of matrix products and channel-wise affine maps.
+
+    The variance is the mean variance within rows plus the variance of the row means, which avoids the cancellation
+    in E[x²] − E[x]² over a whole group.
+    """
+
+    def __init__(self, groups: int, eps: float):
+        super().__init__()
+        self.groups = groups
+        self.eps = eps
+        self.mean = ops.ReduceMean()
+        self.mean_keepdims = ops.ReduceMean(keep_dims=True)
+        self.sum = ops.ReduceSum()
+        self.tile = ops.Tile()
+
+    def construct(self, x_BCHW: Tensor, weight_C: Tensor, bias_C: Tensor) -> Tensor:
+        mean_BC, rstd_BC = self.statistics(x_BCHW)
+        scale_BC = rstd_BC * weight_C
+        return _channel_affine(x_BCHW, scale_BC, bias_C - mean_BC * scale_BC)
+
+    def statistics(self, x_BCHW: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean and reciprocal standard deviation of every group, repeated to shape (B, C)."""
+        B, C, _, _ = x_BCHW.shape
+        mean_rows = _row_means(x_BCHW).reshape(B * self.groups, -1)
+        square_rows = _row_means(x_BCHW * x_BCHW).reshape(B * self.groups, -1)
+        mean_BG = self.mean_keepdims(mean_rows, 1)
+        offset_rows = mean_rows - mean_BG
+        variance_rows = square_rows - mean_rows * mean_rows
+        variance_BG = self.mean_keepdims(variance_rows + offset_rows * offset_rows, 1)
+        rstd_BG = 1.0 / ops.sqrt(variance_BG + self.eps)
+        return self.repeat_to_channels(mean_BG, B, C), self.repeat_to_channels(rstd_BG, B, C)
+
+    def repeat_to_channels(self, value_BG: Tensor, B: int, C: int) -> Tensor:
+        return self.tile(value_BG.reshape(B * self.groups, 1), (1, C // self.groups)).reshape(B, C)
+
+    def bprop(self, x_BCHW, weight_C, bias_C, out, dy_BCHW):
+        """Return the gradients of x, weight and bias.
+
+        With x̂ the normalized input, dx = rstd·(w·dy − mean(w·dy) − x̂·mean(w·dy·x̂)), means over a group.
+        """
+        B, C, _, _ = x_BCHW.shape
+        mean_BC, rstd_BC = self.statistics(x_BCHW)
+        mean_dy_BC = self.mean(_row_means(dy_BCHW), 2)
+        mean_dy_xhat_BC = (self.mean(_row_means(dy_BCHW * x_BCHW), 2) - mean_BC * mean_dy_BC) * rstd_BC
+        group_dy_BC = self.group_means(mean_dy_BC * weight_C, B, C)
+        group_dy_xhat_BC = self.group_means(mean_dy_xhat_BC * weight_C, B, C)
+        slope_BC = -rstd_BC * rstd_BC * group_dy_xhat_BC
+        dx = _channel_affine(dy_BCHW, rstd_BC * weight_C, -rstd_BC * group_dy_BC - slope_BC * mean_BC)
+        dx = dx + _channel_affine(x_BCHW, slope_BC, ops.zeros_like(slope_BC))
+        positions = x_BCHW.shape[2] * x_BCHW.shape[3]
+        return dx, self.sum(mean_dy_xhat_BC, 0) * positions, self.sum(mean_dy_BC, 0) * positions
+
+    def group_means(self, value_BC: Tensor, B: int, C: int) -> Tensor:
+        """Mean over the channels of each group, repeated to shape (B, C)."""
+        return self.repeat_to_channels(self.mean(value_BC.reshape(B * self.groups, -1), 1), B, C)
+
+
+def _channel_affine(x_BCHW: Tensor, scale_BC: Tensor, shift_BC: Tensor) -> Tensor:
+    """x·scale + shift for every sample and channel; BatchNorm in inference mode is the fastest kernel for this."""
+    B, C, H, W = x_BCHW.shape
+    mean, variance = ops.zeros((B * C,), x_BCHW.dtype), ops.ones((B * C,), x_BCHW.dtype)
+    affine = ops.BatchNorm(is_training=False, epsilon=1e-12)
+    y = affine(x_BCHW.reshape(1, B * C, H, W), scale_BC.reshape(-1), shift_BC.reshape(-1), mean, variance)[0]
+    return y.reshape(B, C, H, W)
+
+
+def _row_means(x_BCHW: Tensor) -> Tensor:
+    """Mean over W, shape (B, C, H), as a product with a constant vector: faster than a reduction kernel."""
+    B, C, H, W = x_BCHW.shape
+    return ops.MatMul()(x_BCHW.reshape(-1, W), ops.ones((W, 1), x_BCHW.dtype)).reshape(B, C, H) * (1.0 / W)
