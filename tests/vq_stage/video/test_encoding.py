@@ -1,4 +1,4 @@
-"""Frames written as a video file and read again by our own reader, and as PNGs."""
+"""Frames written as a video file and read back by our own reader, and as PNGs."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from vq_stage.video.encoding import VIDEO_FORMATS, encode_video_file, frame_file
 from vq_stage.video.open_video import open_video
 
 FILES = [format for format in VIDEO_FORMATS if format != "frames"]
-COLOURS = [(200, 60, 30), (30, 200, 60), (60, 30, 200), (128, 128, 128)]
+COLORS = [(200, 60, 30), (30, 200, 60), (60, 30, 200), (128, 128, 128)]
 
 
 def moving() -> np.ndarray:
-    """uint8 (12, 64, 96, 3): smooth colour, another in every frame."""
+    """uint8 (12, 64, 96, 3): smooth colors that differ in every frame."""
     y, x = np.mgrid[:64, :96]
     frames = [np.stack([x * 2 + 3 * t, y * 3, x + y + 5 * t], -1) for t in range(12)]
     return np.stack(frames).clip(0, 255).astype(np.uint8)
 
 
-def read_again(data: bytes, fps: float) -> np.ndarray:
+def read_back(data: bytes, fps: float) -> np.ndarray:
     video, sampling = open_video(io.BytesIO(data)), ClipSampling(frames=12, fps=fps)
     (clip,) = cut_clips(video.info, sampling)
     return read_clip(video, clip, sampling, np.asarray)
@@ -38,25 +38,25 @@ def psnr(a: np.ndarray, b: np.ndarray) -> float:
 
 @pytest.mark.parametrize("fps", [8, 23.976, 30])
 @pytest.mark.parametrize("format", FILES)
-def test_what_is_written_is_read_again_at_its_rate(format: str, fps: float) -> None:
+def test_a_written_file_is_read_back_at_its_rate(format: str, fps: float) -> None:
     frames_THWC = moving()
     data = encode_video_file(frames_THWC, fps, format, 95)
     info = open_video(io.BytesIO(data)).info
     assert (info.height, info.width) == (64, 96)
     assert info.duration_s == pytest.approx(12 / fps, abs=0.002)
-    assert psnr(read_again(data, fps), frames_THWC) > (24 if format == "webp" else 38)  # WebP joins alike frames
+    assert psnr(read_back(data, fps), frames_THWC) > (24 if format == "webp" else 38)  # WebP merges similar frames
 
 
 @pytest.mark.parametrize("format", ["mp4", "webm"])
-@pytest.mark.parametrize("colour", COLOURS)
-def test_colours_are_tagged_so_that_they_come_back(format: str, colour: tuple[int, int, int]) -> None:
-    frames_THWC = np.full((12, 64, 96, 3), colour, np.uint8)
-    found_THWC = read_again(encode_video_file(frames_THWC, 8, format, 100), 8)
+@pytest.mark.parametrize("color", COLORS)
+def test_colors_are_tagged_so_that_they_survive(format: str, color: tuple[int, int, int]) -> None:
+    frames_THWC = np.full((12, 64, 96, 3), color, np.uint8)
+    found_THWC = read_back(encode_video_file(frames_THWC, 8, format, 100), 8)
     assert np.abs(found_THWC.astype(int) - frames_THWC).max() <= 3
 
 
 def test_webp_is_lossless_at_100() -> None:
-    assert np.array_equal(read_again(encode_video_file(moving(), 8, "webp", 100), 8), moving())
+    assert np.array_equal(read_back(encode_video_file(moving(), 8, "webp", 100), 8), moving())
 
 
 def test_equal_frames_give_equal_bytes_of_webp() -> None:
@@ -66,17 +66,17 @@ def test_equal_frames_give_equal_bytes_of_webp() -> None:
 @pytest.mark.parametrize("format", ["mp4", "webm"])
 def test_equal_frames_give_files_that_look_the_same(format: str) -> None:
     """Bytes differed once in many runs."""
-    one, two = (read_again(encode_video_file(moving(), 8, format, 75), 8) for _ in range(2))
+    one, two = (read_back(encode_video_file(moving(), 8, format, 75), 8) for _ in range(2))
     assert one.shape == two.shape
     assert np.abs(one.astype(int) - two).mean() < 1
 
 
 @pytest.mark.parametrize("format", FILES)
-def test_quality_raises_size_and_likeness(format: str) -> None:
+def test_higher_quality_gives_larger_files_and_higher_psnr(format: str) -> None:
     noisy = np.random.default_rng(0).integers(0, 60, (12, 64, 96, 3), np.uint8) + moving() // 2
     low, middle, high = (encode_video_file(noisy, 8, format, quality) for quality in (1, 60, 99))
     assert len(low) < len(middle) < len(high)
-    assert psnr(read_again(low, 8), noisy) < psnr(read_again(high, 8), noisy)
+    assert psnr(read_back(low, 8), noisy) < psnr(read_back(high, 8), noisy)
 
 
 def test_an_mp4_can_be_played_while_it_loads() -> None:
@@ -87,7 +87,7 @@ def test_an_mp4_can_be_played_while_it_loads() -> None:
         assert (stream.codec_context.name, stream.pix_fmt, stream.frames) == ("h264", "yuv420p", 12)
 
 
-def test_a_webp_repeats_for_ever_and_does_not_drift() -> None:
+def test_a_webp_loops_forever_and_does_not_drift() -> None:
     image: Any = Image.open(io.BytesIO(encode_video_file(moving(), 30, "webp", 100)))
     ends_ms = []
     for index in range(image.n_frames):
@@ -117,7 +117,7 @@ def test_frames_are_numbered_pngs_of_the_same_pixels() -> None:
         (moving(), 8, "avi", 75, UsageError, "--video-format 'avi'"),
     ],
 )
-def test_what_cannot_be_written_is_refused(
+def test_input_that_cannot_be_written_is_refused(
     frames: np.ndarray, fps: float, format: str, quality: int, error: type[Exception], named: str
 ) -> None:
     with pytest.raises(error, match=named):

@@ -1,0 +1,61 @@
+"""Folders of numbered images as videos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+
+from tests.support.small_videos import (
+    HEIGHT,
+    WIDTH,
+    frame_number_of,
+    gray_picture,
+    refusal_reason,
+    to_pixels,
+)
+from vq_stage.video.clips import Clip, ClipSampling, cut_clips, read_clip
+from vq_stage.video.frame_folder import FrameFile, FrameFolder, natural_sort_key
+from vq_stage.video.video_file import VideoInfo
+
+
+def folder(tmp_path: Path, names: list[str], sizes: list[tuple[int, int]] | None = None) -> list[FrameFile]:
+    for number, name in enumerate(names):
+        height, width = sizes[number] if sizes else (HEIGHT, WIDTH)
+        Image.fromarray(gray_picture(number, height, width)).save(tmp_path / name)
+    return [frame_file(path) for path in tmp_path.iterdir()]
+
+
+def frame_file(path: Path) -> FrameFile:
+    return FrameFile(path.name, lambda: path.open("rb"))
+
+
+def test_a_folder_of_numbered_images_is_a_video(tmp_path: Path) -> None:
+    names = [f"frame{number}.png" for number in range(12)]
+    video = FrameFolder(folder(tmp_path, names), fps=8.0)
+    assert video.info == VideoInfo(HEIGHT, WIDTH, 8.0, 1.5, 12)
+    for sampling, expected in [
+        (ClipSampling(frames=4), list(range(12))),
+        (ClipSampling(frames=4, fps=4), [0, 2, 4, 6]),
+        (ClipSampling(frames=4, stride=3), [0, 3, 6, 9]),
+    ]:
+        clips = cut_clips(video.info, sampling)
+        found = [frame_number_of(frame) for clip in clips for frame in read_clip(video, clip, sampling, to_pixels)]
+        assert found == expected
+
+
+def test_frames_must_have_one_size_and_be_readable(tmp_path: Path) -> None:
+    frames = folder(tmp_path, [f"{n}.png" for n in range(4)], [(48, 64), (48, 64), (48, 64), (64, 48)])
+    sampling = ClipSampling(frames=4)
+    clip = Clip(0, 4, 8.0, None)
+    assert refusal_reason(lambda: read_clip(FrameFolder(frames, 8.0), clip, sampling, to_pixels)) == "bad_size"
+    (tmp_path / "3.png").write_bytes(b"")
+    assert refusal_reason(lambda: read_clip(FrameFolder(frames, 8.0), clip, sampling, to_pixels)) == "empty"
+    (tmp_path / "3.png").unlink()
+    assert refusal_reason(lambda: read_clip(FrameFolder(frames, 8.0), clip, sampling, to_pixels)) == "missing"
+    assert refusal_reason(lambda: FrameFolder([], 8.0).info) == "too_short"
+
+
+def test_natural_order_compares_numbers_by_value() -> None:
+    names = ["frame10.png", "frame9.png", "frame009.png", "a.png", "2.png"]
+    assert sorted(names, key=natural_sort_key) == ["a.png", "frame009.png", "frame9.png", "frame10.png", "2.png"]
