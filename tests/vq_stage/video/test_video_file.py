@@ -19,10 +19,9 @@ def test_frames_displayed_at_refuses_times_after_the_last_frames_end() -> None:
 
 def test_an_unexpected_exception_is_logged_with_its_traceback(caplog: pytest.LogCaptureFixture) -> None:
     """A type that damaged files do not cause may be a defect; the input is refused all the same."""
-    try:
+    with pytest.raises(AttributeError) as defect:
         raise AttributeError("a defect")
-    except AttributeError as error:
-        assert damage_refusal("truncated", "cannot be read", error).reason == "truncated"
+    assert damage_refusal("truncated", "cannot be read", defect.value).reason == "truncated"
     assert "Traceback" in caplog.text
     caplog.clear()
     assert "bad header" in damage_refusal("truncated", "cannot be read", ValueError("bad header")).detail
