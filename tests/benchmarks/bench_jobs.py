@@ -1,4 +1,4 @@
-"""The jobs around the model: how much of its rate the encode job keeps, bytes a code, and answers over many units.
+"""The jobs around the model: the encode job's share of the model's rate, bytes per code, and the cost of many units.
 
 python -m tests.benchmarks.bench_jobs
 """
@@ -31,7 +31,7 @@ from vq_stage.video.clips import ClipSampling
 
 
 def write_photos(folder: Path, count: int, side: int) -> None:
-    """JPEG files of smooth noise at one and a half times the size they are encoded at."""
+    """Write JPEG files of smooth noise, 1.5 times as large as they are encoded."""
     for index in range(count):
         coarse = np.random.default_rng(index).integers(0, 256, (24, 24, 3), dtype=np.uint8)
         image = Image.fromarray(coarse).resize((side * 3 // 2, side * 3 // 2), Image.Resampling.BICUBIC)
@@ -39,7 +39,7 @@ def write_photos(folder: Path, count: int, side: int) -> None:
 
 
 def bench_encode_job(count: int, side: int) -> None:
-    """Images a second of whole units of the job (reading, resizing, quality, committing) over the model's own."""
+    """Print images per second of the job (reading, resizing, quality, committing), and of the model alone."""
     with tempfile.TemporaryDirectory() as root:
         pictures, dataset = Path(root) / "pictures", Path(root) / "dataset"
         pictures.mkdir()
@@ -53,10 +53,10 @@ def bench_encode_job(count: int, side: int) -> None:
         reader = InputReader(source, area, ClipSampling())
         pixels = np.stack([reader.prepare((unit, planned, False)).pixels for planned in unit.inputs[:batch]])
         tokenizer.encode_images(pixels)
-        began = time.perf_counter()
+        started = time.perf_counter()
         for _ in range(count // batch):
             tokenizer.encode_images(pixels)
-        model_rate = count // batch * batch / (time.perf_counter() - began)
+        model_rate = count // batch * batch / (time.perf_counter() - started)
         encode(options)
         opened = Dataset.open(dataset)
         first, second = (json.loads(line) for line in opened.events_path.read_text().splitlines())
@@ -64,14 +64,14 @@ def bench_encode_job(count: int, side: int) -> None:
         click.echo(
             f"encode job, {count} photos of {side}²: {job_rate:.2f} images/s in its second unit,"
             f" model alone {model_rate:.2f}: {job_rate / model_rate:.1%}"
-            f" (first unit, with compiling: {first['elapsed_s']:.1f} s)"
+            f" (first unit, with compilation: {first['elapsed_s']:.1f} s)"
         )
         summary = summarize(opened)
-        click.echo(f"on disk: {summary.bytes_per_code} bytes a code for pictures of {side}²")
+        click.echo(f"on disk: {summary.bytes_per_code} bytes per code for pictures of {side}²")
 
 
 def bench_many_units(units: int) -> None:
-    """Seconds that `inspect` and a resume with nothing left to do take over many committed units."""
+    """Print the seconds that `inspect`, and a resume with nothing left to do, take for many committed units."""
     with tempfile.TemporaryDirectory() as root:
         pictures, dataset = Path(root) / "pictures", Dataset(Path(root) / "dataset")
         pictures.mkdir()
@@ -89,17 +89,17 @@ def bench_many_units(units: int) -> None:
             row = CodeRecord(key, unit.unit, "image", codes, None, uri, bytes(32), 64, 64)
             dataset.commit(UnitResult(unit.unit, [row]), plan)
         for name, run in (("inspect", lambda: summarize(dataset)), ("resume", lambda: encode(options))):
-            began = time.perf_counter()
+            started = time.perf_counter()
             run()
-            click.echo(f"{name} over {units} committed units: {time.perf_counter() - began:.2f} s")
+            click.echo(f"{name} over {units} committed units: {time.perf_counter() - started:.2f} s")
 
 
 @click.command()
-@click.option("--count", type=int, default=64, help="Photos of the encode job.")
-@click.option("--side", type=int, default=512, help="Pixels a side.")
-@click.option("--units", type=int, default=1000)
+@click.option("--count", type=int, default=64, help="Number of photos for the encode job.")
+@click.option("--side", type=int, default=512, help="Side of an encoded photo in pixels.")
+@click.option("--units", type=int, default=1000, help="Number of committed units.")
 def main(count: int, side: int, units: int) -> None:
-    """Runs all three with the embedded tokenizer."""
+    """Run both with the embedded tokenizer."""
     bench_many_units(units)
     bench_encode_job(count, side)
 

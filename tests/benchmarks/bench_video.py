@@ -1,4 +1,4 @@
-"""Whether videos are decoded and resized ahead of the device: frames a second of the readers over the model's.
+"""Whether videos are decoded and resized faster than the model encodes them, in frames per second.
 
 python -m tests.benchmarks.bench_video --side 256
 """
@@ -32,16 +32,16 @@ SECONDS, FPS, HEIGHT, WIDTH = 20, 24, 720, 1280
 
 
 def moving_noise() -> np.ndarray:
-    """uint8 frames (T, 720, 1280, 3): a large smooth picture that moves past."""
+    """Return uint8 frames (T, 720, 1280, 3): a large smooth picture that pans past."""
     coarse = np.random.default_rng(0).integers(0, 256, (90, 320, 3), dtype=np.uint8)
     wide = np.asarray(Image.fromarray(coarse).resize((4 * WIDTH, HEIGHT), Image.Resampling.BICUBIC))
     return np.stack([wide[:, 4 * index : 4 * index + WIDTH] for index in range(SECONDS * FPS)])
 
 
 @click.command()
-@click.option("--side", type=int, default=256, help="Pixels a side that clips are encoded at.")
+@click.option("--side", type=int, default=256, help="Side in pixels of a square with the area of encoded clips.")
 def main(side: int) -> None:
-    """One video of 720p, 20 s at 24 fps, in clips of 16 frames at 8 fps, with one reader and the embedded tokenizer."""
+    """Read and encode a 720p video of 20 s at 24 fps in clips of 16 frames at 8 fps, with one reader thread."""
     with tempfile.TemporaryDirectory() as root:
         folder = Path(root) / "videos"
         folder.mkdir()
@@ -53,18 +53,18 @@ def main(side: int) -> None:
             writer.freeze(Path(root) / "plan.arrow", DatasetSettings(EMU3))
         unit = Plan(Path(root) / "plan.arrow").unit(0)
         reader = InputReader(source, area, sampling)
-        began = time.perf_counter()
+        started = time.perf_counter()
         clips = [reader.prepare((unit, planned, False)).pixels for planned in unit.inputs]
-        read_rate = len(clips) * unit.frames / (time.perf_counter() - began)
+        read_rate = len(clips) * unit.frames / (time.perf_counter() - started)
     tokenizer = VisionTokenizer.from_pretrained(EMBEDDED_TOKENIZER)
     tokenizer.encode_video(clips[0])
-    began = time.perf_counter()
+    started = time.perf_counter()
     for clip in clips[:4]:
         tokenizer.encode_video(clip)
-    model_rate = 4 * unit.frames / (time.perf_counter() - began)
+    model_rate = 4 * unit.frames / (time.perf_counter() - started)
     click.echo(
-        f"read and resized to {unit.height}×{unit.width}: {read_rate:.0f} frames/s with one reader; encoded:"
-        f" {model_rate:.1f} frames/s, {read_rate / model_rate:.1f} times slower"
+        f"read and resized to {unit.height}×{unit.width}: {read_rate:.0f} frames/s with one reader thread; encoded:"
+        f" {model_rate:.1f} frames/s, {read_rate / model_rate:.1f} times as slow"
     )
 
 

@@ -1,10 +1,10 @@
-"""Speed of the vision stage against transformers' PyTorch `Emu3VQVAE`: same weights, one run, one machine.
+"""Speed of the vision stage compared with transformers' PyTorch `Emu3VQVAE`: same weights, one run, one machine.
 
     make bench                                   # real width and a small one
     python -m tests.benchmarks.bench_vision --width 64 --rounds 5
 
-Peers take turns within each round; figures are medians, ratios are taken round by round. `PyTorch, one frame`
-gives the peer our single-frame path, to tell the algorithm's gain from the implementation's.
+Peers take turns within each round; times are medians, and ratios are computed per round. `PyTorch, one frame` runs
+the peer with our single-frame algorithm, which separates the gain of the algorithm from that of the implementation.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from vq_stage.training.initialization import initialize
 
 
 def write_random_tokenizer(directory: Path, width: int) -> None:
-    """A tokenizer of the published shape at any base width, random weights, Hugging Face naming."""
+    """Write a tokenizer of the published shape with any base width, random weights and Hugging Face naming."""
     config = VQConfig(base_channels=width)
     setup_device("cpu")
     model = VQModel(config)
@@ -41,7 +41,7 @@ def write_random_tokenizer(directory: Path, width: int) -> None:
 
 
 class TorchPeer:
-    """transformers' model; `one_frame` runs the spatial network once an image, as ours does."""
+    """transformers' model; the methods `…_one_frame` run the spatial network once per image, as ours does."""
 
     def __init__(self, directory: Path):
         torch.set_num_threads(os.cpu_count() or 1)
@@ -85,7 +85,7 @@ class TorchPeer:
         for layer in decoder.time_res_stack:
             both = layer(both)
         for conv in decoder.time_conv:
-            both = conv.conv(both)  # the first frame sees no other: no need to double the frames
+            both = conv.conv(both)  # the first frame depends on no other, so frames need not be doubled
             both = both * torch.sigmoid(both)
         latents, entries = both[:, :, 0].chunk(2)
         x = decoder.up_block(decoder.middle_block(decoder.conv_in(latents), entries), entries)
@@ -102,14 +102,14 @@ class TorchPeer:
 
 
 def take_turns(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every run in every round, after one round that is not counted."""
+    """Return the seconds of every run in every round, after one round that is not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in runs}
     for number in range(rounds + 1):
         for name, run in runs.items():
-            began = time.perf_counter()
+            started = time.perf_counter()
             run()
             if number:
-                seconds[name].append(time.perf_counter() - began)
+                seconds[name].append(time.perf_counter() - started)
     return seconds
 
 
@@ -124,11 +124,13 @@ def print_table(title: str, seconds: dict[str, list[float]]) -> None:
 
 
 @click.command()
-@click.option("--width", "widths", type=int, multiple=True, default=(64, 256), help="Base widths; 256 is the real one.")
-@click.option("--size", type=int, default=256, help="Pixels a side.")
-@click.option("--rounds", type=int, default=3)
+@click.option(
+    "--width", "widths", type=int, multiple=True, default=(64, 256), help="Base width; 256 is the published one."
+)
+@click.option("--size", type=int, default=256, help="Side of the image in pixels.")
+@click.option("--rounds", type=int, default=3, help="Number of timed rounds.")
 def main(widths: tuple[int, ...], size: int, rounds: int) -> None:
-    """Images a second, one image at a time; the last column is the peer's time over ours."""
+    """Print images per second, one image at a time; the last column is the peer's time divided by ours."""
     click.echo(f"{os.cpu_count()} cores, torch {torch.__version__}, {size}×{size}, {rounds} rounds, medians")
     pixels = np.random.default_rng(0).integers(0, 256, (1, size // 8, size // 8, 3), dtype=np.uint8)
     pixels = pixels.repeat(8, axis=1).repeat(8, axis=2)
@@ -137,7 +139,7 @@ def main(widths: tuple[int, ...], size: int, rounds: int) -> None:
 
 
 def compare(width: int, pixels: np.ndarray, rounds: int) -> None:
-    """Checks that both compute the same, then times them in turns."""
+    """Check that both compute the same, then time them in turns."""
     with tempfile.TemporaryDirectory() as folder:
         write_random_tokenizer(Path(folder), width)
         ours, peer = VisionTokenizer.from_pretrained(folder), TorchPeer(Path(folder))

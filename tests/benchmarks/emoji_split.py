@@ -15,23 +15,23 @@ from pathlib import Path
 import click
 
 HELD_OUT = 200
-MAX_LARGE_FAMILIES = 4  # six skin tones each: uncapped they crowd out distinct pictures
+MAX_LARGE_FAMILIES = 4  # of six skin tones each; without a limit they crowd out distinct pictures
 TGZ = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
 def match_key(codepoints: str) -> str:
-    """The spelling both packages share: lower case, no variation selector."""
+    """Return the spelling that both packages share: lower case, no variation selector."""
     return codepoints.lower().replace("-fe0f", "")
 
 
 def read_pictures(fluent_tgz: Path) -> dict[str, bytes]:
-    """Codepoints, as in the file name, to webp bytes."""
+    """Return WebP bytes by codepoints, spelled as in the file names."""
     with tarfile.open(fluent_tgz) as tar:
         return {Path(m.name).stem: tar.extractfile(m).read() for m in tar if m.name[-5:] == ".webp"}
 
 
 def read_labels(emojibase_tgz: Path) -> dict[str, tuple[str, str]]:
-    """Match key to (label, match key of the base emoji); skin variants share a base."""
+    """Return (label, match key of the base emoji) by match key; skin tones share a base."""
     with tarfile.open(emojibase_tgz) as tar:
         entries = json.load(tar.extractfile("package/en/data.json"))
     return {
@@ -42,17 +42,17 @@ def read_labels(emojibase_tgz: Path) -> dict[str, tuple[str, str]]:
 
 
 def hold_out(pictures: dict[str, bytes], base_of: dict[str, str]) -> set[str]:
-    """HELD_OUT codepoints: whole families, by sha256 of the base; byte twins of others train."""
+    """Return HELD_OUT codepoints: whole families by sha256 of the base, without byte copies elsewhere."""
     families = defaultdict(list)
     for code in sorted(base_of, key=lambda code: (len(code), code)):
         families[base_of[code]].append(code)
     owners = Counter(data for codes in families.values() for data in {pictures[c] for c in codes})
     held, large = set(), 0
     for codes in sorted(families.values(), key=lambda codes: sha256(codes[0].encode()).digest()):
-        twinned = any(owners[pictures[code]] > 1 for code in codes)
+        has_copy = any(owners[pictures[code]] > 1 for code in codes)
         is_large = len(codes) > 2
         fits = len(held) + len(codes) <= HELD_OUT and large + is_large <= MAX_LARGE_FAMILIES
-        if fits and not twinned:
+        if fits and not has_copy:
             held, large = held.union(codes), large + is_large
     return held
 
@@ -64,18 +64,18 @@ def hold_out(pictures: dict[str, bytes], base_of: dict[str, str]) -> set[str]:
 def main(fluent_tgz: Path, emojibase_tgz: Path, out: Path) -> None:
     """Write OUT/train, OUT/heldout and OUT/README from the two npm tarballs."""
     if out.exists():
-        raise click.ClickException(f"{out} exists; give a new folder")
+        raise click.ClickException(f"{out}: expected a new folder, but it exists")
     pictures, labels = read_pictures(fluent_tgz), read_labels(emojibase_tgz)
-    labelled = {code: labels[match_key(code)] for code in pictures if match_key(code) in labels}
-    held = hold_out(pictures, {code: base for code, (_, base) in labelled.items()})
-    for side, codes in ("train", labelled.keys() - held), ("heldout", held):
+    labeled = {code: labels[match_key(code)] for code in pictures if match_key(code) in labels}
+    held = hold_out(pictures, {code: base for code, (_, base) in labeled.items()})
+    for side, codes in ("train", labeled.keys() - held), ("heldout", held):
         (out / side).mkdir(parents=True)
         for code in codes:
             (out / side / f"{code}.webp").write_bytes(pictures[code])
-            (out / side / f"{code}.txt").write_text(labelled[code][0] + "\n", encoding="utf-8")
+            (out / side / f"{code}.txt").write_text(labeled[code][0] + "\n", encoding="utf-8")
     (out / "README").write_text(
-        f"train: {len(labelled) - len(held)}\nheldout: {len(held)}\n"
-        f"unlabelled, left out: {len(pictures) - len(labelled)}\n"
+        f"train: {len(labeled) - len(held)}\nheldout: {len(held)}\n"
+        f"unlabeled, left out: {len(pictures) - len(labeled)}\n"
     )
 
 

@@ -1,4 +1,4 @@
-"""The tokenizer against golden data of the upstream code, and against itself in other batches."""
+"""The tokenizer compared with golden data from the upstream code, and with itself in other batches."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_image_codes_equal_upstream(tokenizer: VisionTokenizer, golden_vq_expect
     np.testing.assert_array_equal(codes, golden_vq_expected["image_codes"])
 
 
-def test_restored_images_within_one_grey_level(tokenizer: VisionTokenizer, golden_vq_expected: Expected) -> None:
+def test_restored_images_within_one_gray_level(tokenizer: VisionTokenizer, golden_vq_expected: Expected) -> None:
     expected = to_uint8(golden_vq_expected["image_recon"].astype(np.float32).transpose(0, 2, 3, 1))
     restored = tokenizer.decode_images(golden_vq_expected["image_codes"])
     assert restored.dtype == np.uint8
@@ -39,8 +39,8 @@ def test_clips_equal_upstream(tokenizer: VisionTokenizer, golden_vq_expected: Ex
     assert np.abs(tokenizer.decode_video(codes).astype(int) - to_uint8(recon)).max() <= 1
 
 
-def test_a_still_clip_is_an_image(tokenizer: VisionTokenizer, golden_vq_expected: Expected) -> None:
-    """The single-frame path gives what four equal frames give."""
+def test_a_clip_of_equal_frames_equals_the_image(tokenizer: VisionTokenizer, golden_vq_expected: Expected) -> None:
+    """The single-frame path computes what four equal frames give."""
     image = golden_vq_expected["images"][:1]
     np.testing.assert_array_equal(tokenizer.encode_video(image.repeat(4, axis=0)), tokenizer.encode_images(image))
     codes = golden_vq_expected["image_codes"][:1]
@@ -48,7 +48,7 @@ def test_a_still_clip_is_an_image(tokenizer: VisionTokenizer, golden_vq_expected
     assert np.abs(first_frame.astype(int) - tokenizer.decode_images(codes)).max() <= 1
 
 
-def test_batch_equals_one_by_one(tokenizer: VisionTokenizer, golden_vq_expected: Expected) -> None:
+def test_a_batch_equals_its_images_one_by_one(tokenizer: VisionTokenizer, golden_vq_expected: Expected) -> None:
     images = golden_vq_expected["images"][:, :32, :24]
     together = tokenizer.encode_images(np.concatenate([images, images[::-1]]))
     alone = np.concatenate([tokenizer.encode_images(image[None]) for image in images])

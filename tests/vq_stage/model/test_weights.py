@@ -1,4 +1,4 @@
-"""Checkpoints of both namings, any float type, single or sharded; and those that do not fit."""
+"""Checkpoints of both namings, any float dtype, single or sharded; and those that do not fit."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Change = Callable[[Weights], Weights]
 
 
 def rewrite(golden_vq: Path, out: Path, change: Change) -> Path:
-    """A copy of the golden checkpoint with changed tensors."""
+    """Write a copy of the golden checkpoint with changed tensors."""
     out.mkdir()
     shutil.copy(golden_vq / "config.json", out)
     save_file(change(load_file(golden_vq / "model.safetensors")), out / "model.safetensors")
@@ -68,12 +68,12 @@ def test_shards_equal_the_single_file(golden_vq: Path, tmp_path: Path) -> None:
     directory = tmp_path / "sharded"
     directory.mkdir()
     shutil.copy(golden_vq / "config.json", directory)
-    names, places = sorted(weights), {}
+    names, weight_map = sorted(weights), {}
     for number, part in enumerate((names[::2], names[1::2]), 1):
         file = f"model-0000{number}-of-00002.safetensors"
         save_file({name: weights[name] for name in part}, directory / file)
-        places |= dict.fromkeys(part, file)
-    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+        weight_map |= dict.fromkeys(part, file)
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     assert codec_fingerprint(directory) == codec_fingerprint(golden_vq)
     (directory / "model-00002-of-00002.safetensors").unlink()
     with pytest.raises(CheckpointError, match=r"model-00002-of-00002"):
@@ -118,7 +118,7 @@ def test_a_file_cut_short_is_refused(golden_vq: Path, tmp_path: Path, kept: int)
         ({"temporal_downsample_factor": 2}, "temporal_downsample_factor"),
     ],
 )
-def test_configs_that_are_not_built_are_refused(golden_vq: Path, change: dict[str, object], message: str) -> None:
+def test_unsupported_configs_are_refused(golden_vq: Path, change: dict[str, object], message: str) -> None:
     raw = json.loads((golden_vq / "config.json").read_text())
     with pytest.raises(CheckpointError, match=message):
         VQConfig.from_dict({**raw, **change})
