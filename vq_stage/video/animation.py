@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import BinaryIO
@@ -11,10 +12,12 @@ from PIL import Image, UnidentifiedImageError
 from shared.errors import RefusedInput
 from vq_stage.media.image_decoding import flatten_on_white
 from vq_stage.media.size_limits import check_size
-from vq_stage.video.video_file import FrameT, TimedFrame, VideoInfo, damage_refusal, frames_displayed_at
+from vq_stage.video.video_file import FrameT, TimedFrame, VideoInfo, frames_displayed_at
 
 DEFAULT_FRAME_MS = 100.0  # what browsers use for a frame of 0 ms
 MILLISECOND_ROUNDING_S = 0.51e-3
+
+logger = logging.getLogger(__name__)
 
 
 def is_animation(signature: bytes) -> bool:
@@ -25,7 +28,8 @@ def is_animation(signature: bytes) -> bool:
 class Animation:
     """An animated image as a VideoFile.
 
-    Each frame builds on the frames before it, so every read starts at the first.
+    Each frame builds on the frames before it, so every read starts at the first. Pillow raises exceptions of many types
+    for damaged files, so all of them become a refusal; their tracebacks go to the debug log.
     """
 
     def __init__(self, file: BinaryIO):
@@ -64,7 +68,8 @@ class Animation:
         except MemoryError:
             raise
         except Exception as error:
-            raise damage_refusal("truncated", "the header cannot be read", error) from error
+            logger.debug("the header of an animation cannot be read", exc_info=True)
+            raise RefusedInput("truncated", f"the header cannot be read: {error!r:.200}") from error
         check_size(height, width)
         return height, width
 
@@ -84,4 +89,5 @@ class Animation:
         except (RefusedInput, MemoryError):
             raise
         except Exception as error:
-            raise damage_refusal("truncated", f"cannot be read after {start_ms / 1000:.3f} s", error) from error
+            logger.debug("a frame of an animation cannot be read", exc_info=True)
+            raise RefusedInput("truncated", f"cannot be read after {start_ms / 1000:.3f} s: {error!r:.200}") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Iterator, Sequence
@@ -22,11 +23,13 @@ from shared.errors import RefusedInput
 from vq_stage.media.size_limits import MAX_PIXELS
 from vq_stage.video.rendering import FrameRenderer
 from vq_stage.video.timing import PacketTimes, StreamClock, frame_count_and_duration, read_packet_times
-from vq_stage.video.video_file import TimedFrame, VideoInfo, damage_refusal, frames_displayed_at, read_signature
+from vq_stage.video.video_file import TimedFrame, VideoInfo, frames_displayed_at, read_signature
 
 # Playlist formats are excluded: they would open other files and addresses.
 CONTAINER_FORMATS = "mov,matroska,avi,mpeg,mpegts,flv,asf,ogg"
 SEEK_LEADS_S = (0.0, 2.0, 10.0)  # how much earlier to seek to a keyframe, before falling back to the first frame
+
+logger = logging.getLogger(__name__)
 
 
 class ContainerVideo:
@@ -184,7 +187,10 @@ def _is_container(signature: bytes) -> bool:
 
 @contextmanager
 def _refusing_damage(reason: str) -> Iterator[None]:
-    """Turn whatever PyAV raises for a damaged file into RefusedInput, so that the job continues."""
+    """Turn any exception of PyAV into a refusal of this file, so that one damaged file does not stop the job.
+
+    Tracebacks of exceptions that are not FFmpeg's go to the debug log.
+    """
     try:
         yield
     except RefusedInput:
@@ -197,4 +203,5 @@ def _refusing_damage(reason: str) -> Iterator[None]:
     except OSError as error:
         raise RefusedInput("unreadable", error.strerror or str(error)) from error
     except Exception as error:
-        raise damage_refusal(reason, "cannot be read", error) from error
+        logger.debug("a video cannot be read", exc_info=True)
+        raise RefusedInput(reason, f"cannot be read: {error!r:.200}") from error

@@ -5,9 +5,6 @@ Time 0 of a video is when its first frame is displayed.
 
 from __future__ import annotations
 
-import logging
-import struct
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import BinaryIO, Generic, Protocol, TypeVar
@@ -19,7 +16,6 @@ from shared.errors import RefusedInput
 SIGNATURE_BYTES = 12
 
 FrameT = TypeVar("FrameT")
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,20 +88,3 @@ def read_signature(file: BinaryIO) -> bytes:
     if not signature:
         raise RefusedInput("empty", "the file has no bytes")
     return signature
-
-
-# What Pillow and PyAV raise for damaged files.
-DAMAGE_ERRORS = (
-    *(OSError, EOFError, SyntaxError, ValueError, TypeError, ArithmeticError, LookupError),
-    *(struct.error, zlib.error),
-)
-
-
-def damage_refusal(reason: str, what: str, error: Exception) -> RefusedInput:
-    """Return the refusal for an exception raised while a file was decoded: one bad file must not stop the job.
-
-    An exception of a type that damaged files do not usually cause may be a defect, so its traceback is logged.
-    """
-    if not isinstance(error, DAMAGE_ERRORS):
-        logger.warning("unexpected %s while a video was read", type(error).__name__, exc_info=error)
-    return RefusedInput(reason, f"{what}: {error!r:.200}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from typing import Any
 
 import numpy as np
@@ -49,3 +50,17 @@ def test_a_still_image_is_too_short() -> None:
     file = io.BytesIO()
     gray_pictures(1)[0].save(file, "PNG")
     assert refusal_reason(lambda: cut_clips(open_video(file).info, ClipSampling())) == "too_short"
+
+
+def test_a_defect_while_reading_is_logged_with_its_traceback(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*arguments: Any) -> None:
+        raise AttributeError("a defect")
+
+    monkeypatch.setattr("vq_stage.video.animation.TimedFrame", fail)
+    video = open_video(io.BytesIO(animate("GIF", gray_pictures(4), [100] * 4)))
+    with caplog.at_level(logging.DEBUG, "vq_stage.video.animation"):
+        assert refusal_reason(lambda: video.info) == "truncated"
+    assert "Traceback" in caplog.text
+    assert "a defect" in caplog.text
