@@ -53,10 +53,9 @@ def train_vq(options: TrainVQOptions) -> Path:
         for step in range(first_step, options.steps):
             pixels = next(batches)
             result = _run_step(cell, codebook, pixels, step, options)
-            log.add(step=step, **result.metrics())
-            bar.set_postfix(
-                loss=f"{result.loss:.4f}", psnr=f"{result.psnr_db:.1f} dB", codes=f"{result.codebook_use:.0%}"
-            )
+            loss, psnr_db, codebook_use = result.loss, result.psnr_db, result.codebook_use
+            log.add(step=step, loss=loss, psnr_db=psnr_db, frames=pixels.shape[1], codebook_use=codebook_use)
+            bar.set_postfix(loss=f"{loss:.4f}", psnr=f"{psnr_db:.1f} dB", codes=f"{codebook_use:.0%}")
             bar.update()
             done = step + 1
             if done == options.steps or stop.is_set() or done % options.save_every == 0:
@@ -69,22 +68,12 @@ def train_vq(options: TrainVQOptions) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What one step computed: metrics, the number of frames per sample, and the model's pixels (B, T, C, H, W)."""
+    """What one step computed; `codebook_use` is the share of codes in use."""
 
     loss: float
     psnr_db: float
-    frames: int
     codebook_use: float
     reconstruction_BTCHW: Tensor
-
-    def metrics(self) -> dict[str, float]:
-        """Return the values of a log entry."""
-        return {
-            "loss": self.loss,
-            "psnr_db": self.psnr_db,
-            "frames": self.frames,
-            "codebook_use": self.codebook_use,
-        }
 
     def pixels(self) -> np.ndarray:
         """Return the reconstruction as uint8 (B, T, H, W, C)."""
@@ -100,7 +89,7 @@ def _run_step(
     loss, error, latents, codes, reconstruction = cell(pixels, share)
     codebook_use = codebook.update(latents.asnumpy(), codes.asnumpy(), step)
     psnr_db = 10 * math.log10(4.0 / max(float(error.asnumpy()), 1e-12))  # pixels span 2, and 2² = 4
-    return StepResult(float(loss.asnumpy()), psnr_db, pixels_BTHWC.shape[1], codebook_use, reconstruction)
+    return StepResult(float(loss.asnumpy()), psnr_db, codebook_use, reconstruction)
 
 
 def _read_config(options: TrainVQOptions) -> VQConfig:
