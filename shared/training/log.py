@@ -1,4 +1,4 @@
-"""The log of a training run: a JSON line a step, TensorBoard scalars, and the loss curve as a picture."""
+"""The log of a training run: a JSON line for each step, TensorBoard scalars, and a plot of the loss."""
 
 from __future__ import annotations
 
@@ -13,30 +13,33 @@ from shared.storage.atomic import write_file
 
 
 class TrainLog:
-    """What a killed run wrote after its last checkpoint is dropped on resume."""
+    """The entries of all steps; those after the last checkpoint are dropped on resume.
+
+    `first_step` is the number of steps that are done, that is, the next one.
+    """
 
     def __init__(self, directory: Path, first_step: int):
-        """`first_step` is how many steps are done."""
         self.path = directory / "train_log.jsonl"
         lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
         self.entries: list[dict[str, Any]] = [entry for entry in map(json.loads, lines) if entry["step"] < first_step]
-        self.before_s = self.entries[-1]["elapsed_s"] if self.entries else 0.0
-        self.began = time.monotonic()
+        self._earlier_s = self.entries[-1]["elapsed_s"] if self.entries else 0.0
+        self._start = time.monotonic()
         self._scalars = directory / "tensorboard"
         self._written = len(self.entries)
         self._board: Any = None
 
     def add(self, **values: Any) -> None:
-        elapsed_s = round(self.before_s + time.monotonic() - self.began, 2)
+        """Add the entry of a step; `elapsed_s` counts the time of all runs up to the entry."""
+        elapsed_s = round(self._earlier_s + time.monotonic() - self._start, 2)
         self.entries.append({**values, "elapsed_s": elapsed_s})
 
     def flush(self) -> None:
-        """Brings everything to the disk; to be called with a checkpoint."""
+        """Write all entries to disk; to be called before a checkpoint is written."""
         write_file(self.path, "".join(json.dumps(entry) + "\n" for entry in self.entries).encode())
         self._write_scalars()
 
     def _write_scalars(self) -> None:
-        """Without the library's thread, which a full disk would end: the next scalar would wait for it for ever."""
+        """Write new scalars without the library's thread: a full disk ends it, and the next scalar waits forever."""
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event, SessionLog
         from tensorboardX.summary import scalar
@@ -44,7 +47,7 @@ class TrainLog:
         if self._board is None:
             self._scalars.mkdir(parents=True, exist_ok=True)
             self._board = EventsWriter(str(self._scalars / "events"), f".{os.getpid()}.{self._written}")
-            if self._written:  # hides what a killed run wrote from here on
+            if self._written:  # hides what a killed run wrote after this step
                 start = SessionLog(status=SessionLog.START)
                 self._board.write_event(Event(step=self._written, wall_time=time.time(), session_log=start))
         for entry in self.entries[self._written :]:
@@ -60,7 +63,7 @@ class TrainLog:
             self._board.close()
 
     def draw(self, path: Path, name: str = "loss") -> None:
-        """A PNG of one value over the steps, with a running mean, and of what evaluations found."""
+        """Write a PNG that plots one value over the steps, its running mean, and the held-out loss."""
         from matplotlib.figure import Figure
 
         steps = [entry["step"] for entry in self.entries if name in entry]
@@ -81,8 +84,6 @@ class TrainLog:
 
 
 def _running_mean(values: list[float], window: int) -> list[float]:
-    means = []
-    for index in range(len(values)):
-        part = values[max(0, index + 1 - window) : index + 1]
-        means.append(sum(part) / len(part))
-    return means
+    """Return, for each value, the mean of it and up to `window - 1` values before it."""
+    parts = (values[max(0, end - window) : end] for end in range(1, len(values) + 1))
+    return [sum(part) / len(part) for part in parts]

@@ -1,4 +1,4 @@
-"""Rows as arrays: what stands where, what predicts what, and what is left out."""
+"""Rows as arrays: tokens, targets, weights and segments, and damaged samples."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ ROW = 100
 KEYS = ("one", "two", "three")
 LINES = ({"text": "a red apple"}, {"question": "what", "answer": "a pear"})
 IMAGE_0, IMAGE_1, IMAGE_2 = (PackedSample(0, index, False) for index in range(3))
-BARE_1 = PackedSample(0, 1, True)
+CAPTIONLESS_1 = PackedSample(0, 1, True)
 TEXT, ANSWER = PackedSample(1, 0, False), PackedSample(1, 1, False)
-ROWS = [[IMAGE_1, TEXT, BARE_1], [ANSWER], [], [TEXT, TEXT]]
+ROWS = [[IMAGE_1, TEXT, CAPTIONLESS_1], [ANSWER], [], [TEXT, TEXT]]
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def mixture(tmp_path: Path) -> Mixture:
 
 @pytest.fixture
 def with_damage(tmp_path: Path) -> Mixture:
-    """The same, but that the second picture has a code that no codebook has."""
+    """The same mixture, with a code outside the codebook in the second image."""
     rows = [handmade.record(index, key) for index, key in enumerate(KEYS)]
     rows[1].codes_THW[0, 1, 2] = handmade.CODEBOOK_SIZE
     return open_mixture(tmp_path, rows)
@@ -53,7 +53,7 @@ def open_mixture(root: Path, rows: Sequence[CodeRecord]) -> Mixture:
 
 
 def sequences(mixture: Mixture, row: Sequence[PackedSample]) -> list[TrainingSequence]:
-    return [mixture.sample_sets[placed.sample_set].sequence(placed.index, placed.drop_caption) for placed in row]
+    return [mixture.sample_sets[sample.sample_set].sequence(sample.index, sample.drop_caption) for sample in row]
 
 
 def test_a_row_is_its_samples_and_padding(mixture: Mixture) -> None:
@@ -115,17 +115,17 @@ def test_totals_count_what_is_there(mixture: Mixture) -> None:
     assert (empty.useful_tokens, empty.total_weight, empty.keys) == (0, 0.0, ())
 
 
-def test_the_loss_sees_each_weighted_place_once(mixture: Mixture) -> None:
-    """Filled up with places without weight, to an eighth of all places."""
+def test_the_loss_covers_each_weighted_position_once(mixture: Mixture) -> None:
+    """Positions without a weight fill up the bucket."""
     batch = build_batch(ROWS, mixture)
-    places, targets, weights = batch.supervised(batch.target_bucket)
+    indices, targets, weights = batch.supervised(batch.target_bucket)
     flat = batch.weights_BL.reshape(-1)
     weighted, eighth = set(np.flatnonzero(flat).tolist()), -(-flat.size // 8)
-    assert len(set(places.tolist())) == len(places)
-    assert weighted <= set(places.tolist())
-    assert len(places) == -(-len(weighted) // eighth) * eighth
-    np.testing.assert_array_equal(weights, flat[places])
-    np.testing.assert_array_equal(targets, batch.targets_BL.reshape(-1)[places])
+    assert len(set(indices.tolist())) == len(indices)
+    assert weighted <= set(indices.tolist())
+    assert len(indices) == -(-len(weighted) // eighth) * eighth
+    np.testing.assert_array_equal(weights, flat[indices])
+    np.testing.assert_array_equal(targets, batch.targets_BL.reshape(-1)[indices])
     empty = build_batch([[], []], mixture)
     assert len(empty.supervised(empty.target_bucket)[0]) == 2 * ROW // 8
     assert len(batch.supervised(8)[0]) == flat.size
@@ -139,7 +139,7 @@ def test_a_damaged_sample_is_named(with_damage: Mixture) -> None:
 
 def test_a_damaged_sample_is_left_out(with_damage: Mixture) -> None:
     damaged: list[str] = []
-    found = build_batch([[IMAGE_0, IMAGE_1, TEXT], [BARE_1], [IMAGE_2]], with_damage, damaged.append)
+    found = build_batch([[IMAGE_0, IMAGE_1, TEXT], [CAPTIONLESS_1], [IMAGE_2]], with_damage, damaged.append)
     assert len(damaged) == 2
     assert all(with_damage.entries[0].path in line and "'two'" in line for line in damaged)
     expected = build_batch([[IMAGE_0, TEXT], [], [IMAGE_2]], with_damage)

@@ -1,4 +1,4 @@
-"""The order of training: every sample as often as its weight says, and the same wherever a run goes on."""
+"""The order of training samples: weights, windows, dropped captions, and streams that continue from any state."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def mixed(
 
 
 def epochs(mixture: Mixture, count: int, seed: int = 0, dropout: float = DROPOUT) -> list[list[list[PackedSample]]]:
-    """Rows of the first epochs, cut where as many samples as an epoch has have passed."""
+    """Return the rows of the first epochs."""
     rows, found = RowStream(mixture, seed, dropout), []
     for epoch in range(count):
         left, taken = len(epoch_order(mixture, seed, epoch)), []
@@ -89,8 +89,8 @@ def epochs(mixture: Mixture, count: int, seed: int = 0, dropout: float = DROPOUT
     return found
 
 
-def places(rows: Sequence[Sequence[PackedSample]]) -> list[tuple[int, int]]:
-    return [(placed.sample_set, placed.index) for row in rows for placed in row]
+def identities(rows: Sequence[Sequence[PackedSample]]) -> list[tuple[int, int]]:
+    return [(sample.sample_set, sample.index) for row in rows for sample in row]
 
 
 def first_rows(mixture: Mixture, seed: int, count: int = 12) -> list[list[PackedSample]]:
@@ -100,11 +100,11 @@ def first_rows(mixture: Mixture, seed: int, count: int = 12) -> list[list[Packed
 def test_an_epoch_has_every_sample_once(mixture: Mixture) -> None:
     everything = [(0, index) for index in range(PICTURES)] + [(1, index) for index in range(TEXTS)]
     for rows in epochs(mixture, 3):
-        assert sorted(places(rows)) == everything
+        assert sorted(identities(rows)) == everything
 
 
 def test_epochs_differ(mixture: Mixture) -> None:
-    orders = [places(rows) for rows in epochs(mixture, 3)]
+    orders = [identities(rows) for rows in epochs(mixture, 3)]
     assert len({tuple(order) for order in orders}) == 3
 
 
@@ -126,14 +126,14 @@ def test_weights_say_how_often_a_sample_is_seen(
     times: tuple[set[int], set[int]],
 ) -> None:
     for rows in epochs(mixed(root, builder, weights), 2):
-        seen = Counter(places(rows))
+        seen = Counter(identities(rows))
         for source, size in enumerate((PICTURES, TEXTS)):
             counts = [seen[source, index] for index in range(size)]
             assert (sum(counts), set(counts)) == (totals[source], times[source])
 
 
 def test_half_of_a_source_is_another_half_in_the_next_epoch(root: Path, builder: SequenceBuilder) -> None:
-    first, second = (set(places(rows)) for rows in epochs(mixed(root, builder, (0.5, 1.0)), 2))
+    first, second = (set(identities(rows)) for rows in epochs(mixed(root, builder, (0.5, 1.0)), 2))
     assert first != second
 
 
@@ -144,15 +144,15 @@ def test_sources_are_mixed(mixture: Mixture) -> None:
     assert 1 in order[PICTURES // 2 :]
 
 
-def test_rows_hold_the_samples_of_one_window_after_the_other(mixture: Mixture) -> None:
+def test_rows_hold_one_window_of_samples_after_the_other(mixture: Mixture) -> None:
     [rows] = epochs(mixture, 1)
-    members = [tuple(member) for member in epoch_order(mixture, 0, 0).tolist()]
-    for start in range(0, len(members), WINDOW):
+    order = [tuple(member) for member in epoch_order(mixture, 0, 0).tolist()]
+    for start in range(0, len(order), WINDOW):
         taken = 0
-        expected = sorted(members[start : start + WINDOW])
+        expected = sorted(order[start : start + WINDOW])
         while sum(map(len, rows[:taken])) < len(expected):
             taken += 1
-        assert sorted(places(rows[:taken])) == expected
+        assert sorted(identities(rows[:taken])) == expected
         rows = rows[taken:]
 
 
@@ -181,10 +181,10 @@ def test_dropped_captions_leave_room_for_more_samples(mixture: Mixture) -> None:
 
 def test_samples_longer_than_a_row_never_occur(root: Path, builder: SequenceBuilder) -> None:
     mixture = mixed(root, builder, (2.0, 1.0), row_length=24)
-    fitting = {(n, int(index)) for n, members in enumerate(mixture.sample_indices) for index in members}
+    fitting = {(n, int(index)) for n, order in enumerate(mixture.sample_indices) for index in order}
     assert 0 < len(fitting) < PICTURES + TEXTS
     for rows in epochs(mixture, 2):
-        assert set(places(rows)) == fitting
+        assert set(identities(rows)) == fitting
 
 
 def test_a_stream_continues_from_the_state_after_any_row(mixture: Mixture, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -209,7 +209,7 @@ def test_a_stream_continues_from_the_state_after_any_row(mixture: Mixture, monke
 
 @given(begin=st.integers(0, 60))
 def test_skipped_rows_lead_to_the_same_state(mixture: Mixture, begin: int) -> None:
-    """The way of checkpoints that do not have the state."""
+    """Checkpoints without a state are resumed this way."""
     skipped, read = RowStream(mixture, 7, DROPOUT), RowStream(mixture, 7, DROPOUT)
     skipped.skip(begin)
     assert len(list(islice(read, begin))) == begin
@@ -236,7 +236,7 @@ def test_the_order_is_a_function_of_datasets_and_seed(root: Path, builder: Seque
     again = mixed(root, builder)
     np.random.seed(1)
     assert first_rows(mixture, 5) == first_rows(again, 5)
-    orders = {str(places(first_rows(mixture, seed))) for seed in range(6)}
+    orders = {str(identities(first_rows(mixture, seed))) for seed in range(6)}
     assert len(orders) == 6
     assert len({str(epoch_order(mixture, seed, 0)) for seed in range(6)}) == 6
 
@@ -274,7 +274,7 @@ def test_only_captions_of_images_are_dropped(many: Mixture) -> None:
     assert not dropped_keys(many, 0, 0, 1.0, source=2)
 
 
-def test_a_caption_drops_caption_for_its_key_wherever_it_stands(tmp_path: Path, builder: SequenceBuilder) -> None:
+def test_whether_a_caption_is_dropped_depends_on_its_key_only(tmp_path: Path, builder: SequenceBuilder) -> None:
     keys = [f"k{index}" for index in range(60)]
     write_pictures(tmp_path / "forth", keys)
     write_pictures(tmp_path / "back", keys[:3:-1])
@@ -287,7 +287,7 @@ def test_a_caption_drops_caption_for_its_key_wherever_it_stands(tmp_path: Path, 
 
 def test_rows_carry_whether_a_caption_drops_caption(mixture: Mixture) -> None:
     for epoch, rows in enumerate(epochs(mixture, 2)):
-        for placed in (placed for row in rows for placed in row):
-            expected = drops_caption(mixture, 0, epoch, placed.sample_set, placed.index, DROPOUT)
-            assert placed.drop_caption == expected
-        assert {placed.drop_caption for row in rows for placed in row} == {True, False}
+        for sample in (sample for row in rows for sample in row):
+            expected = drops_caption(mixture, 0, epoch, sample.sample_set, sample.index, DROPOUT)
+            assert sample.drop_caption == expected
+        assert {sample.drop_caption for row in rows for sample in row} == {True, False}

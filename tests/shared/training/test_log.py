@@ -1,11 +1,13 @@
-"""The log of a run: what a resumed one keeps, its picture and its scalars."""
+"""The training log: entries that survive a resume, the plot, and the TensorBoard scalars."""
 
 from __future__ import annotations
 
 import json
 import struct
 from collections.abc import Iterator
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -57,9 +59,9 @@ def test_a_flushed_log_has_a_line_a_step(tmp_path: Path) -> None:
     ]
     elapsed = [entry["elapsed_s"] for entry in lines(tmp_path)]
     assert elapsed == sorted(elapsed)
-    assert 0 <= elapsed[0] <= elapsed[-1] < 60
+    assert elapsed[0] >= 0
     log.add(step=3, loss=1.0)
-    assert len(lines(tmp_path)) == 3, "to the disk with a checkpoint only"
+    assert len(lines(tmp_path)) == 3, "written with a checkpoint only"
     log.flush()
     log.close()
     assert lines(tmp_path)[3]["loss"] == 1.0
@@ -84,21 +86,28 @@ def test_resume_drops_what_came_after_the_checkpoint(tmp_path: Path, checkpoint:
     assert found == expected
 
 
-def test_time_goes_on_from_the_last_step_kept(tmp_path: Path) -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that advances by a second whenever it is read."""
+    ticks = count(100.0)
+    monkeypatch.setattr("shared.training.log.time", SimpleNamespace(monotonic=lambda: next(ticks), time=lambda: 0.0))
+
+
+@pytest.mark.usefixtures("clock")
+def test_time_continues_from_the_last_entry_kept(tmp_path: Path) -> None:
     write_lines(tmp_path, *({"step": step, "loss": 1.0, "elapsed_s": 1000.0 * (step + 1)} for step in range(3)))
-    log = TrainLog(tmp_path, 2)
-    log.add(step=2, loss=1.0)
-    assert 2000 <= log.entries[-1]["elapsed_s"] < 2060
-    log = TrainLog(tmp_path, 0)
-    log.add(step=0, loss=1.0)
-    assert log.entries[-1]["elapsed_s"] < 60
+    for first_step, elapsed_s in ((2, 2001.0), (0, 1.0)):
+        log = TrainLog(tmp_path, first_step)
+        log.add(step=first_step, loss=1.0)
+        assert log.entries[-1]["elapsed_s"] == elapsed_s
 
 
-def test_a_log_that_was_never_flushed_begins_anew(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("clock")
+def test_a_log_that_was_never_flushed_starts_empty(tmp_path: Path) -> None:
     log = TrainLog(tmp_path, 4)
     assert log.entries == []
     log.add(step=4, loss=1.0)
-    assert log.entries[0]["elapsed_s"] < 60
+    assert log.entries[0]["elapsed_s"] == 1.0
     log.close()
     assert not list(tmp_path.iterdir()), "nothing is written before a checkpoint"
 

@@ -1,0 +1,30 @@
+"""Golden sequences and values for the training tests."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lm_stage.data.batch import TrainingBatch
+from tests.support.golden_training import batch_of
+
+
+@pytest.fixture(scope="module")
+def expected(golden_lm: Path) -> dict[str, Any]:
+    return json.loads((golden_lm / "expected.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def sequences(golden_lm: Path, expected: dict[str, Any]) -> list[np.ndarray]:
+    with np.load(golden_lm / "expected.npz") as file:
+        return [np.concatenate((p, file[f"tokens_{i}"])).astype(np.int32) for i, p in enumerate(expected["prompts"])]
+
+
+@pytest.fixture
+def batch(sequences: list[np.ndarray], expected: dict[str, Any]) -> TrainingBatch:
+    """The first golden sequence: one row of 70 tokens."""
+    return batch_of([[(sequences[0], len(expected["prompts"][0]))]], len(sequences[0]))

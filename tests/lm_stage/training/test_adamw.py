@@ -1,0 +1,30 @@
+"""AdamW against golden steps, and its weight decay."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from lm_stage.data.batch import TrainingBatch
+from tests.support.golden_training import TOLERANCE, train_step
+
+
+def test_ten_steps_of_adamw_are_golden(golden_lm: Path, expected: dict[str, Any], batch: TrainingBatch) -> None:
+    step = train_step(golden_lm, 70)
+    results = [step.run([batch], number + 1, 1e-3) for number in range(10)]
+    assert [result.loss for result in results] == pytest.approx(expected["train"]["losses"], rel=TOLERANCE)
+    norms = expected["train"]["grad_norms_before_clip"]
+    assert [result.gradient_norm for result in results] == pytest.approx(norms, rel=5 * TOLERANCE)
+
+
+def test_norms_do_not_decay_and_matrices_do(golden_lm: Path) -> None:
+    """With gradients of zero only the decay moves."""
+    optimizer = train_step(golden_lm, 70).optimizer
+    before = {name: p.asnumpy().copy() for name, p in zip(optimizer.names, optimizer.parameters_)}
+    optimizer.step(1, 0.01, 1.0)
+    for name, p in zip(optimizer.names, optimizer.parameters_):
+        kept = 1.0 if "norm" in name else 1 - 0.01 * 0.1
+        np.testing.assert_allclose(p.asnumpy(), before[name] * kept, rtol=1e-6)
