@@ -1,13 +1,13 @@
-"""Training speed against transformers' PyTorch `Emu3ForCausalLM` with AdamW and padded batches, as upstream trains.
+"""Training speed, compared with PyTorch `Emu3ForCausalLM` of transformers, AdamW and padded batches as upstream uses.
 
     python -m tests.benchmarks.bench_sft
 
-Same weights, same samples, one run, one machine, step after step in turn, each side in a process of its own; no
-dropout on either side. Useful tokens are those that are no padding. Once for captioned images of mixed sizes, once for
-a mixture: images to draw, smaller ones to ask about, texts.
-The peer pads twice: to `max_length` in the proportion of upstream's scripts, and to the longest sample, the least it
-could be set to.
-Also the reader alone, against one file a sample as upstream stores them.
+Both sides have the same weights and samples and take their steps in turn, each in a process of its own, without
+dropout. Useful tokens exclude padding. The comparison runs once on captioned images of mixed sizes and once on a
+mixture of generated images, smaller images with questions, and texts.
+The peer runs with two paddings: to `max_length` in the proportion of upstream's scripts, and to the longest sample,
+the smallest length that works.
+The reader alone is compared with one file for each sample, as upstream stores them.
 """
 
 from __future__ import annotations
@@ -51,30 +51,14 @@ from vq_stage.media.resizing import Preprocessing
 
 SIZES = ((8, 8), (8, 12), (12, 12), (6, 16), (10, 14))  # codes
 # Areas in the proportion of upstream's preparation: 720² pixels to generate, 480·320 to ask about.
-DRAWN, ASKED_ABOUT = ((15, 15), (13, 17), (17, 13), (18, 12)), ((8, 8), (7, 9), (9, 7), (6, 11))
-MAX_LENGTH = 10240 / 8193  # upstream's tokens of a row, over those of an image of 720² pixels
-WARM_UP = 8  # steps not counted: MindSpore compiles two shapes and tries out how many threads serve each operator
-WORDS = [
-    "a",
-    "small",
-    "red",
-    "apple",
-    "on",
-    "the",
-    "old",
-    "table",
-    "beside",
-    "two",
-    "green",
-    "pears",
-    "and",
-    "a",
-    "lemon",
-]
+GENERATED, QUESTIONED = ((15, 15), (13, 17), (17, 13), (18, 12)), ((8, 8), (7, 9), (9, 7), (6, 11))
+MAX_LENGTH = 10240 / 8193  # tokens of a row in upstream's scripts, over the tokens of an image of 720² pixels
+WARM_UP = 8  # steps that are not counted: MindSpore compiles two shapes and tunes its threads
+WORDS = ["a", "small", "red", "apple", "on", "the", "old", "table", "beside", "two", "green", "pears", "and", "lemon"]
 
 
 def write_codes(root: Path, rows: int, sizes: Sequence[tuple[int, int]]) -> str:
-    """Captioned random codes of some sizes, under the settings of an encode job."""
+    """Write random codes of some sizes, with captions, under the settings of an encode job."""
     root.mkdir(parents=True)
     random = np.random.default_rng(0)
     by_size: dict[tuple[int, int], list[PlannedInput]] = {size: [] for size in sizes}
@@ -108,7 +92,7 @@ def write_codes(root: Path, rows: int, sizes: Sequence[tuple[int, int]]) -> str:
 
 
 def write_texts(path: Path, count: int) -> str:
-    """Lines of 5 to 60 words."""
+    """Write lines of 5 to 60 words."""
     random = np.random.default_rng(1)
     lines = [" ".join(random.choice(WORDS, 5 + int(random.integers(56)))) for _ in range(count)]
     path.write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
@@ -116,7 +100,7 @@ def write_texts(path: Path, count: int) -> str:
 
 
 class TorchPeer:
-    """Padded batches, cross-entropy over all logits at once, AdamW."""
+    """Trains on padded batches, with cross-entropy over all logits at once and AdamW."""
 
     def __init__(self, directory: Path, pad: int):
         import torch
@@ -155,7 +139,7 @@ class TorchPeer:
 
 
 class PeerProcess:
-    """`TorchPeer` in a process of its own, as it would be: to import PyTorch alone slows MindSpore by a tenth."""
+    """Runs `TorchPeer` in another process: importing PyTorch alone slows MindSpore down by a tenth."""
 
     def __init__(self, directory: Path, pad: int):
         context = multiprocessing.get_context("spawn")
@@ -164,7 +148,7 @@ class PeerProcess:
         self.process.start()
 
     def step(self, sequences: list[TrainingSequence], length: int) -> tuple[float, float]:
-        """Loss and seconds."""
+        """Return the loss and the seconds that the step took."""
         self.connection.send((sequences, length))
         return self.connection.recv()
 
@@ -177,18 +161,18 @@ def _serve(connection: Connection, directory: Path, pad: int) -> None:
     peer = TorchPeer(directory, pad)
     while True:
         sequences, length = connection.recv()
-        began = time.perf_counter()
+        start_s = time.perf_counter()
         loss = peer.step(sequences, length)
-        connection.send((loss, time.perf_counter() - began))
+        connection.send((loss, time.perf_counter() - start_s))
 
 
 @click.command()
 @click.option("--rounds", type=int, default=16)
-@click.option("--row-tokens", type=int, default=384)
-@click.option("--rows", type=int, default=6)
+@click.option("--seq-length", type=int, default=384)
+@click.option("--micro-batch-size", type=int, default=6)
 @click.option("--hidden", type=int, default=256)
 @click.option("--layers", type=int, default=6)
-def main(rounds: int, row_tokens: int, rows: int, hidden: int, layers: int) -> None:
+def main(rounds: int, seq_length: int, micro_batch_size: int, hidden: int, layers: int) -> None:
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
         codes = write_codes(folder / "codes", 2000, SIZES)
@@ -203,63 +187,62 @@ def main(rounds: int, row_tokens: int, rows: int, hidden: int, layers: int) -> N
                 kv_heads=hidden // 64,
             )
         )
-        source = ModelDirectory.open(model)
-        builder = SequenceBuilder(SequenceRenderer(source.text_tokenizer, source.layout), LossWeights())
-        images = Mixture([MixtureEntry(codes)], builder, row_tokens)
-        sources = [
-            MixtureEntry(write_codes(folder / "drawn", 1000, DRAWN)),
-            MixtureEntry(write_codes(folder / "asked", 1000, ASKED_ABOUT), "understand"),
+        start = ModelDirectory.open(model)
+        builder = SequenceBuilder(SequenceRenderer(start.text_tokenizer, start.layout), LossWeights())
+        images = Mixture([MixtureEntry(codes)], builder, seq_length)
+        entries = [
+            MixtureEntry(write_codes(folder / "generated", 1000, GENERATED)),
+            MixtureEntry(write_codes(folder / "questioned", 1000, QUESTIONED), "understand"),
             MixtureEntry(write_texts(folder / "texts.jsonl", 1000), "text"),
         ]
-        mixed = Mixture(sources, builder, row_tokens)
-        compare_steps("images", images, SIZES, source, model, rounds, rows)
-        compare_steps("mixture", mixed, DRAWN, source, model, rounds, rows)
+        mixed = Mixture(entries, builder, seq_length)
+        compare_steps("images", images, SIZES, start, rounds, micro_batch_size)
+        compare_steps("mixture", mixed, GENERATED, start, rounds, micro_batch_size)
         compare_readers(images, folder)  # at the end: it imports PyTorch
 
 
 def compare_readers(mixture: Mixture, folder: Path) -> None:
-    """Samples a second from shards, and from one .pth a sample, as upstream keeps them."""
+    """Compare samples per second from shards and from one .pth file for each sample."""
     import torch
 
     samples = mixture.sample_sets[0]
     count = len(samples.keys)
-    began = time.perf_counter()
+    start_s = time.perf_counter()
     for index in range(count):
         samples.sequence(index, False)
-    ours = count / (time.perf_counter() - began)
-    began = time.perf_counter()
+    ours = count / (time.perf_counter() - start_s)
+    start_s = time.perf_counter()
     for row in range(count):
         samples.rows.codes_THW(row)
-    mapped = count / (time.perf_counter() - began)
+    mapped = count / (time.perf_counter() - start_s)
     (folder / "files").mkdir()
     for index in range(count):
         torch.save(
             torch.from_numpy(samples.sequence(index, False).token_ids.astype(np.int64)), folder / f"files/{index}.pth"
         )
-    began = time.perf_counter()
+    start_s = time.perf_counter()
     for index in range(count):
         torch.load(folder / f"files/{index}.pth", weights_only=True)
-    theirs = count / (time.perf_counter() - began)
-    click.echo(f"reader: {ours:,.0f} sequences/s from shards, {theirs:,.0f} from a file a sample: {ours / theirs:.1f}×")
-    click.echo(f"  their codes alone, by memory map and compared with their checksums: {mapped:,.0f} rows/s")
+    theirs = count / (time.perf_counter() - start_s)
+    click.echo(f"reader: {ours:,.0f} sequences/s from shards, {theirs:,.0f} from a file each: {ours / theirs:.1f}×")
+    click.echo(f"  codes alone, memory-mapped, with checksums verified: {mapped:,.0f} rows/s")
 
 
 def compare_steps(
     name: str,
     mixture: Mixture,
     sizes: Sequence[tuple[int, int]],
-    source: ModelDirectory,
-    model: Path,
+    start: ModelDirectory,
     rounds: int,
-    rows: int,
+    micro_batch_size: int,
 ) -> None:
-    """`sizes` are those of the images to draw."""
+    """Time the steps of both sides; `sizes` are the grids of the generated images."""
     setup_device("cpu")
-    decoder = Decoder(source.config)
-    load_weights(decoder, model)
+    decoder = Decoder(start.config)
+    load_weights(decoder, start.path)
     optimizer = AdamW(decoder.trainable_params(), AdamWHyperparameters())
     lengths = mixture.seq_length, mixture.max_segment_length
-    ours, peer = TrainStep(BatchLoss(decoder, *lengths), optimizer, 1.0), PeerProcess(model, source.layout.pad)
+    ours, peer = TrainStep(BatchLoss(decoder, *lengths), optimizer, 1.0), PeerProcess(start.path, start.layout.pad)
     longest_image = max(h * (w + 1) + 3 for h, w in sizes)
     padded = {
         "as upstream": max(mixture.max_segment_length, round(longest_image * MAX_LENGTH)),
@@ -268,33 +251,24 @@ def compare_steps(
     stream = RowStream(mixture, 0, 0.0)
     taken: list[Round] = []
     for number in range(WARM_UP + rounds):
-        chunk = list(islice(stream, rows))
+        chunk = list(islice(stream, micro_batch_size))
         batch, sequences = build_batch(chunk, mixture), _sequences(chunk, mixture)
-        began = time.perf_counter()
+        start_s = time.perf_counter()
         loss = ours.run([batch], number + 1, 1e-4).loss
-        own_s = time.perf_counter() - began
+        own_s = time.perf_counter() - start_s
         theirs = {padding: peer.step(sequences, length) for padding, length in padded.items()}
         if number == 0:
             click.echo(f"{name}: first loss {loss:.4f} and {theirs['as upstream'][0]:.4f}; compiled in {own_s:.0f} s")
         peer_s = {padding: seconds for padding, (_, seconds) in theirs.items()}
         taken.append(Round(batch.useful_tokens, len(sequences), own_s, peer_s))
     peer.end()
-    taken = taken[WARM_UP:]
-    useful = sum(one.useful for one in taken)
-    rate = statistics.median(one.useful / one.own_s for one in taken)
-    click.echo(f"  ours: {rate:,.0f} useful tokens/s, {useful / rounds / batch.token_ids_BL.size:.0%} of all")
-    for padding, length in padded.items():
-        rate = statistics.median(one.useful / one.peer_s[padding] for one in taken)
-        ratio = statistics.median(one.peer_s[padding] / one.own_s for one in taken)
-        share = useful / length / sum(one.samples for one in taken)
-        click.echo(f"  peer, padded {padding} ({length}): {rate:,.0f} useful tokens/s, {share:.0%} of all")
-        click.echo(f"  ours over it: {ratio:.2f}×")
+    print_rates(taken[WARM_UP:], padded, batch.token_ids_BL.size)
     print_parts(ours, Evaluation(BatchLoss(decoder, *lengths)), batch)
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One step of both: useful tokens, samples, and seconds, the peer's by padding."""
+    """One step of both sides: useful tokens, samples, our seconds, and the peer's seconds by padding."""
 
     useful: int
     samples: int
@@ -302,12 +276,25 @@ class Round:
     peer_s: dict[str, float]
 
 
+def print_rates(rounds: list[Round], padded: dict[str, int], positions: int) -> None:
+    """Print the median rates; `positions` are those of one of our batches, `padded` the peer's row lengths."""
+    useful = sum(one.useful for one in rounds)
+    rate = statistics.median(one.useful / one.own_s for one in rounds)
+    click.echo(f"  ours: {rate:,.0f} useful tokens/s, {useful / len(rounds) / positions:.0%} of all")
+    for padding, length in padded.items():
+        rate = statistics.median(one.useful / one.peer_s[padding] for one in rounds)
+        ratio = statistics.median(one.peer_s[padding] / one.own_s for one in rounds)
+        share = useful / length / sum(one.samples for one in rounds)
+        click.echo(f"  peer, padded {padding} ({length}): {rate:,.0f} useful tokens/s, {share:.0%} of all")
+        click.echo(f"  ours over peer: {ratio:.2f}×")
+
+
 def _sequences(chunk: list[list[PackedSample]], mixture: Mixture) -> list[TrainingSequence]:
     return [mixture.sample_sets[s.sample_set].sequence(s.index, s.drop_caption) for row in chunk for s in row]
 
 
 def print_parts(step: TrainStep, evaluation: Evaluation, batch: TrainingBatch) -> None:
-    """Where the time of a step goes."""
+    """Print how long the parts of a step take."""
     parts = {
         "forward and loss": lambda: evaluation.mean_loss([batch]),
         "with gradients": lambda: step._accumulate(
@@ -320,9 +307,9 @@ def print_parts(step: TrainStep, evaluation: Evaluation, batch: TrainingBatch) -
         run()
         times = []
         for _ in range(5):
-            began = time.perf_counter()
+            start_s = time.perf_counter()
             run()
-            times.append(time.perf_counter() - began)
+            times.append(time.perf_counter() - start_s)
         click.echo(f"  {name:<18} {statistics.median(times) * 1000:7.1f} ms")
 
 
