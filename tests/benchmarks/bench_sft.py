@@ -54,7 +54,23 @@ SIZES = ((8, 8), (8, 12), (12, 12), (6, 16), (10, 14))  # codes
 GENERATED, QUESTIONED = ((15, 15), (13, 17), (17, 13), (18, 12)), ((8, 8), (7, 9), (9, 7), (6, 11))
 MAX_LENGTH = 10240 / 8193  # tokens of a row in upstream's scripts, over the tokens of an image of 720² pixels
 WARM_UP = 8  # steps that are not counted: MindSpore compiles two shapes and tunes its threads
-WORDS = ["a", "small", "red", "apple", "on", "the", "old", "table", "beside", "two", "green", "pears", "and", "lemon"]
+WORDS = [
+    "a",
+    "small",
+    "red",
+    "apple",
+    "on",
+    "the",
+    "old",
+    "table",
+    "beside",
+    "two",
+    "green",
+    "pears",
+    "and",
+    "a",
+    "lemon",
+]
 
 
 def write_codes(root: Path, rows: int, sizes: Sequence[tuple[int, int]]) -> str:
