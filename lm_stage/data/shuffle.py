@@ -30,10 +30,10 @@ class PackedSample:
 
 @dataclass(frozen=True, slots=True)
 class StreamState:
-    """Where a `RowStream` is: `row` rows of the window that begins at sample `window_begin` of `epoch` were taken.
+    """The position of a `RowStream`: after `row` rows of the window that begins at sample `window_begin` of `epoch`.
 
     `generator` is the state of the epoch's row generator before it permuted the rows of this window, as 11 integers:
-    Philox counter (4), buffer (4), buffer position, and whether and which half of a word is left (2).
+    the Philox counter (4), its buffer (4), the position in the buffer, and the cached half of a word (2).
     """
 
     epoch: int

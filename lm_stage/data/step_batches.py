@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class BatchDivision:
-    """How the rows of a step are divided into micro-batches, and these among the processes, in turn."""
+    """Divides the rows of a step into micro-batches, which go to the processes in turn."""
 
     micro_batch_size: int
     accumulation_steps: int = 1

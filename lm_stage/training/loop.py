@@ -29,7 +29,7 @@ OnCheckpoint = Callable[[Path, int], None]
 
 
 class TrainLoop:
-    """Trains a model on a mixture; `progress`, `log` and `skipped` tell how it went."""
+    """Trains a model on a mixture; `progress`, `log` and `skipped` record what happened."""
 
     def __init__(
         self,

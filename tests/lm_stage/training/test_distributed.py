@@ -1,4 +1,4 @@
-"""Two processes under `msrun` take the steps that one takes with twice the batches."""
+"""Two processes under `msrun` take the same steps as one process with twice the micro-batches."""
 
 from __future__ import annotations
 
@@ -22,30 +22,19 @@ from lm_stage.training.run_directory import STATE_FILE
 from tests.support.captioned_codes import write_codes
 from tests.support.command import REPOSITORY, emu3, environment
 
-SETTINGS = (
-    "--steps",
-    "6",
-    "--seq-length",
-    "64",
-    "--micro-batch-size",
-    "2",
-    "--learning-rate",
-    "1e-3",
-    "--save-every",
-    "3",
-)
+SETTINGS = ("--steps", 6, "--seq-length", 64, "--micro-batch-size", 2, "--learning-rate", "1e-3", "--save-every", 3)
 
 
 @contextmanager
 def launched(log: Path, *arguments: object) -> Iterator[subprocess.Popen[str]]:
-    """The command on two processes of this machine."""
+    """Start the command on two processes of this machine; end them with the block."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     launcher = ["--worker_num=2", "--local_worker_num=2", f"--master_port={port}", f"--log_dir={log}", "--join=True"]
     programs = Path(sys.executable).parent
     command = [str(programs / "msrun"), *launcher, str(programs / "emu3"), *map(str, arguments)]
-    path = environment(PATH=f"{programs}:{os.environ['PATH']}")  # msrun starts whatever is called `python`
+    path = environment(PATH=f"{programs}:{os.environ['PATH']}")  # msrun starts the first `python` on PATH
     launcher = subprocess.Popen(
         command, cwd=REPOSITORY, env=path, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )
@@ -60,11 +49,11 @@ def launched(log: Path, *arguments: object) -> Iterator[subprocess.Popen[str]]:
 
 
 def msrun(log: Path, *arguments: object) -> None:
-    """The command on two processes, to its end."""
+    """Run the command on two processes to its end."""
     with launched(log, *arguments) as launcher:
-        _, said = launcher.communicate(timeout=300)
+        _, stderr = launcher.communicate(timeout=300)
         workers = "".join(path.read_text() for path in log.glob("worker_*.log"))
-        assert launcher.returncode == 0, said[-2000:] + workers[-3000:]
+        assert launcher.returncode == 0, stderr[-2000:] + workers[-3000:]
 
 
 def losses(run: Path, name: str = "loss") -> list[float]:
@@ -83,7 +72,7 @@ def test_two_processes_take_the_steps_of_one(small_lm: Path, tmp_path: Path, zer
     assert losses(two) == pytest.approx(losses(one), rel=1e-5)
     held_out = losses(one, "held_out_loss")
     assert len(held_out) == 3
-    assert held_out[-1] < held_out[0] < losses(one)[0]  # it is the data that is trained on
+    assert held_out[-1] < held_out[0] < losses(one)[0]  # the held-out data resembles the training data
     assert losses(two, "held_out_loss") == pytest.approx(held_out, rel=1e-5)
     ours, theirs = load_file(one / "model/model.safetensors"), load_file(two / "model/model.safetensors")
     assert all(np.allclose(ours[name], theirs[name], atol=1e-5) for name in ours)
@@ -91,14 +80,14 @@ def test_two_processes_take_the_steps_of_one(small_lm: Path, tmp_path: Path, zer
     assert names == ["step-00000003", "step-00000006"]
     moments = [load_file(run / "checkpoints" / names[0] / STATE_FILE) for run in (one, two)]
     assert all(np.allclose(moments[0][name], moments[1][name], atol=1e-5) for name in moments[0])
-    # On another number of processes the run is the same run, if a step sees as many rows.
+    # The run resumes on another number of processes with the same global batch size.
     emu3("sft", codes, two, "--model", small_lm, *SETTINGS, "--gradient-accumulation-steps", 2)
     refused = emu3("sft", codes, two, "--model", small_lm, *SETTINGS, exit_code=2)
     assert "global_batch_size: recorded 4, given 2" in refused.stderr
 
 
 def test_split_and_recomputed_in_one_process_with_frozen_layers(small_lm: Path, tmp_path: Path) -> None:
-    """The same steps; what is frozen is written as it was read; either run goes on as the other."""
+    """The steps are the same, frozen weights are written unchanged, and either run resumes as the other."""
     codes = write_codes(tmp_path / "codes")
     settings = ("--model", small_lm, *SETTINGS, "--freeze", "embed_tokens")
     whole, split = tmp_path / "whole", tmp_path / "split"

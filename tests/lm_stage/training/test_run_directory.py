@@ -1,9 +1,10 @@
-"""Checkpoints on disk: replaced whole, kept by number, and swept after a kill."""
+"""The directory of a run: checkpoints are replaced as a whole, limited in number, and swept; options are recorded."""
 
 from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from lm_stage.training.model_state import adamw_hyperparameters
 from lm_stage.training.options import SftOptions
 from lm_stage.training.run_directory import OPTIONS_FILE, Checkpoints, model_files, recorded_options
 from shared.storage.atomic import write_directory
@@ -39,9 +41,9 @@ def names(directory: Path) -> list[str]:
 
 @pytest.fixture
 def text(tmp_path: Path) -> Path:
-    """Where the text tokenizer's files come from, among others."""
+    """A model directory with the text tokenizer's files and others."""
     directory = tmp_path / "start"
-    write_directory(directory, {"tokenizer.json": b"{}", "model.safetensors": b"begun with", "notes": b""})
+    write_directory(directory, {"tokenizer.json": b"{}", "model.safetensors": b"weights to start from", "notes": b""})
     return directory
 
 
@@ -55,18 +57,18 @@ def test_a_directory_is_replaced_whole(tmp_path: Path) -> None:
 
 
 def fail_at(call: int, original: Any) -> Any:
-    """`original`, but that its call of this number finds the disk full."""
+    """Return `original` with a full disk at one of its calls, counted from 0."""
     calls = iter(range(1000))
 
-    def maybe_fail(*arguments: Any) -> Any:
+    def fail_once(*arguments: Any) -> Any:
         if next(calls) == call:
             raise OSError(28, "No space left on device")
         return original(*arguments)
 
-    return maybe_fail
+    return fail_once
 
 
-@pytest.mark.parametrize("call", range(2 * len(NEW)))  # of every file and the directory around it
+@pytest.mark.parametrize("call", range(2 * len(NEW)))  # one for every file and one for its directory
 @pytest.mark.parametrize("before", [OLD, None], ids=["old", "nothing"])
 def test_a_failure_before_the_last_file_is_safe_changes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: dict[str, bytes] | None, call: int
@@ -103,13 +105,13 @@ def test_everything_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatc
     directory, seen = tmp_path / "model", []
     original = os.fsync
 
-    def note(descriptor: int) -> None:
+    def record(descriptor: int) -> None:
         path = Path(os.readlink(f"/proc/self/fd/{descriptor}"))
         seen.append((path.relative_to(tmp_path).parts, directory.exists()))
         original(descriptor)
 
     with monkeypatch.context() as patch:
-        patch.setattr("os.fsync", note)
+        patch.setattr("os.fsync", record)
         write_directory(directory, NEW)
     inside = [(parts, is_named) for parts, is_named in seen if parts]
     assert {parts[1].split(".")[0] for parts, _ in inside if len(parts) == 2} == {"config", "weights"}
@@ -159,7 +161,7 @@ def test_the_newest_few_are_kept(tmp_path: Path, text: Path, keep: int, kept: li
     assert names(checkpoints.root) == [f"step-{step:08d}" for step in kept]
 
 
-def test_old_ones_go_only_when_the_new_one_is_there(
+def test_old_checkpoints_are_deleted_after_the_new_one_is_complete(
     tmp_path: Path, text: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     checkpoints = Checkpoints(tmp_path / "run", 1)
@@ -178,12 +180,12 @@ def test_a_run_without_checkpoints_has_no_newest(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path / "run", 2)
     assert checkpoints.newest() is None
     checkpoints.sweep()
-    assert not checkpoints.root.exists(), "looking creates nothing"
+    assert not checkpoints.root.exists(), "reading creates nothing"
     checkpoints.root.mkdir(parents=True)
     assert checkpoints.newest() is None
 
 
-def test_what_a_killed_run_left_is_not_the_newest_and_is_swept(tmp_path: Path, text: Path) -> None:
+def test_leftovers_of_a_killed_run_are_ignored_and_swept(tmp_path: Path, text: Path) -> None:
     checkpoints = Checkpoints(tmp_path / "run", 2)
     whole = save(checkpoints, 5, text)
     before = files(whole)
@@ -215,7 +217,7 @@ def test_options_recorded_under_earlier_names_are_translated(tmp_path: Path) -> 
     recorded = recorded_options(tmp_path)
     changed = {"seq_length": 64, "micro_batch_size": 2, "gradient_accumulation_steps": 2, "min_lr_ratio": 0.05}
     options = SftOptions(("codes",), "run", steps=12, learning_rate=1e-3, **changed)
-    given = json.loads(json.dumps(options.recorded(processes=1)))
+    given = json.loads(json.dumps({**options.recorded(processes=1), **asdict(adamw_hyperparameters(options))}))
     assert recorded is not None
-    assert settings_diff(recorded, {**recorded, **given}) == ['dtype: recorded "float32", given nothing']
-    assert set(given) <= set(recorded)
+    given["dtype"] = "float32"  # the device decides
+    assert settings_diff(recorded, given | {name: recorded[name] for name in ("data", "start")}) == []
