@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
 from shared.dataset.arrow_file import ArrowFile, dump_rows
@@ -79,12 +80,12 @@ class CommitRecord:
         return sum(self.quarantined.values())
 
     @classmethod
-    def from_bytes(cls, data: bytes, where: str) -> CommitRecord:
-        """Raises DatasetError if the bytes are damaged or not those of a commit record."""
+    def read(cls, path: Path) -> CommitRecord:
+        """Raises DatasetError if the file is missing, damaged, or not a commit record."""
         try:
-            return cls(**load_checked_json(data, where))
-        except TypeError as error:
-            raise DatasetError(f"{where}: expected a commit record: {error}") from error
+            return cls(**load_checked_json(path.read_bytes(), str(path)))
+        except (OSError, TypeError) as error:
+            raise DatasetError(f"{path}: expected a commit record: {error}") from error
 
     def to_bytes(self) -> bytes:
         return dump_checked_json(asdict(self))
@@ -97,16 +98,6 @@ def commit_unit(paths: DatasetPaths, plan: Plan, result: UnitResult) -> CommitRe
         _check_equal(paths, record)
     paths.partial_path(result.unit).unlink(missing_ok=True)
     return record
-
-
-def read_record(paths: DatasetPaths, unit: int) -> CommitRecord:
-    """Raises DatasetError if the record is missing or damaged."""
-    path = paths.record_path(unit)
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DatasetError(f"{path}: expected a commit record: {error}") from error
-    return CommitRecord.from_bytes(data, str(path))
 
 
 def _write_files(paths: DatasetPaths, plan: Plan, result: UnitResult) -> CommitRecord:
@@ -154,7 +145,7 @@ def _write_quarantine(paths: DatasetPaths, result: UnitResult) -> tuple[str | No
 
 def _check_equal(paths: DatasetPaths, record: CommitRecord) -> None:
     """Compare with the record that was there first; files that differ from its files are removed again."""
-    first = read_record(paths, record.unit)
+    first = CommitRecord.read(paths.record_path(record.unit))
     if (first.part_sha256, first.quarantine_sha256) == (record.part_sha256, record.quarantine_sha256):
         return
     if record.part != first.part:

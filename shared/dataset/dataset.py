@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from shared.dataset.arrow_file import ArrowFile
-from shared.dataset.commit import CommitRecord, UnitResult, commit_unit, read_record
+from shared.dataset.commit import CommitRecord, UnitResult, commit_unit
 from shared.dataset.events import EventLog
 from shared.dataset.manifest import Manifest
 from shared.dataset.paths import DatasetPaths
@@ -63,7 +63,7 @@ class Dataset(DatasetPaths):
 
     def record(self, unit: int) -> CommitRecord:
         """Return the commit record of a unit. Raises DatasetError if it is missing or damaged."""
-        return read_record(self, unit)
+        return CommitRecord.read(self.record_path(unit))
 
     def commit_records(self) -> Iterator[CommitRecord]:
         return (self.record(unit) for unit in self.committed_units())

@@ -48,7 +48,7 @@ def set_damaged_aside(dataset: Dataset, plan: Plan) -> list[DamagedUnit]:
 def repaired_units(dataset: Dataset) -> Iterator[tuple[int, bool]]:
     """Yield every unit that was set aside and is committed again, and whether it has the bytes it had before."""
     for name in sorted(names_in(dataset.damaged)):
-        before = CommitRecord.from_bytes((dataset.damaged / name).read_bytes(), name)
+        before = CommitRecord.read(dataset.damaged / name)
         if dataset.is_committed(before.unit):
             is_same = dataset.record(before.unit).part_sha256 == before.part_sha256
             (dataset.damaged / name).unlink()
