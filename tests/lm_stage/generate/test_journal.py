@@ -1,4 +1,4 @@
-"""The journal after every way a job can end: what it says is a prefix of what was written, and it can go on."""
+"""The journal after every way in which a job can end: it holds a prefix of what was written, and can be continued."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 
 from lm_stage.generate.journal import Journal
 
-BELONGS = {"plan_sha256": "ab" * 32, "numerics": {"device": "CPU 8 cores", "slots": 4}}
+IDENTITY = {"plan_sha256": "ab" * 32, "numerics": {"device": "CPU 8 cores", "slots": 4}}
 ADDITIONS = [(7, [0, 65535, 3]), (2, [9]), (7, [0, 65535, 3, 10, 13, 2]), (2, [9, 8, 7])]
 WHOLE = {7: [0, 65535, 3, 10, 13, 2], 2: [9, 8, 7]}
 States = list[tuple[int, dict[int, list[int]]]]
 
 
-def read(path: Path, belongs: dict[str, Any] = BELONGS) -> dict[int, list[int]]:
-    journal = Journal(path, belongs)
+def read(path: Path, identity: dict[str, Any] = IDENTITY) -> dict[int, list[int]]:
+    journal = Journal(path, identity)
     journal.close()
     return journal.codes
 
@@ -33,8 +33,8 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def states(path: Path) -> States:
-    """Bytes in the journal at `path`, and what it says then, after the header and after each addition."""
-    journal = Journal(path, BELONGS)
+    """The size of the journal at `path` and the codes in it, after the header and after each addition."""
+    journal = Journal(path, IDENTITY)
     journal.sync()
     states: States = [(path.stat().st_size, {})]
     for src_index, codes in ADDITIONS:
@@ -46,9 +46,9 @@ def states(path: Path) -> States:
     return states
 
 
-def goes_on(path: Path) -> bool:
-    """Whether a journal takes what is missing, and then says everything."""
-    journal = Journal(path, BELONGS)
+def can_be_completed(path: Path) -> bool:
+    """Add all codes, close the journal and return whether it then holds them all."""
+    journal = Journal(path, IDENTITY)
     for src_index, codes in WHOLE.items():
         journal.add(src_index, codes)
     journal.close()
@@ -61,7 +61,7 @@ def goes_on(path: Path) -> bool:
 def test_codes_come_back_however_often_the_journal_is_opened(additions: list[tuple[int, list[int], bool]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path, written = Path(folder) / "journal", {}
-        journal = Journal(path, BELONGS)
+        journal = Journal(path, IDENTITY)
         for src_index, new, is_opened_again in additions:
             codes = written.get(src_index, []) + new
             journal.add(src_index, codes)
@@ -70,14 +70,14 @@ def test_codes_come_back_however_often_the_journal_is_opened(additions: list[tup
             assert journal.codes == written
             if is_opened_again:
                 journal.close()
-                journal = Journal(path, BELONGS)
+                journal = Journal(path, IDENTITY)
                 assert journal.codes == written
         journal.close()
         assert read(path) == written
 
 
-def test_only_what_is_new_is_written(path: Path) -> None:
-    journal = Journal(path, BELONGS)
+def test_only_new_codes_are_written(path: Path) -> None:
+    journal = Journal(path, IDENTITY)
     journal.add(0, list(range(1000)))
     journal.sync()
     size = path.stat().st_size
@@ -91,8 +91,8 @@ def test_only_what_is_new_is_written(path: Path) -> None:
     assert read(path) == {0: list(range(1001))}
 
 
-def test_what_was_synced_outlives_a_kill(path: Path, tmp_path: Path) -> None:
-    journal = Journal(path, BELONGS)
+def test_synced_codes_survive_a_kill(path: Path, tmp_path: Path) -> None:
+    journal = Journal(path, IDENTITY)
     journal.add(3, [1, 2])
     journal.sync()
     as_after_a_kill = tmp_path / "copy"
@@ -101,76 +101,76 @@ def test_what_was_synced_outlives_a_kill(path: Path, tmp_path: Path) -> None:
     assert read(as_after_a_kill) == {3: [1, 2]}
 
 
-def test_cut_at_any_byte_it_says_a_prefix_and_goes_on(path: Path, states: States) -> None:
+def test_cut_at_any_byte_it_holds_a_prefix_and_can_be_completed(path: Path, states: States) -> None:
     content = path.read_bytes()
     assert len(content) == states[-1][0] > 300
     for cut in range(len(content)):
         path.write_bytes(content[:cut])
         expected = [codes for size, codes in states if size <= cut]
         assert read(path) == (expected[-1] if expected else {}), f"cut at {cut}"
-        assert goes_on(path), f"cut at {cut}"
+        assert can_be_completed(path), f"cut at {cut}"
 
 
 def flipped(content: bytes) -> Iterator[tuple[int, bytes]]:
-    for place in range(len(content)):
-        for mask in (1 << place % 8, 0xFF):
+    for offset in range(len(content)):
+        for mask in (1 << offset % 8, 0xFF):
             damaged = bytearray(content)
-            damaged[place] ^= mask
-            yield place, bytes(damaged)
+            damaged[offset] ^= mask
+            yield offset, bytes(damaged)
 
 
-def test_a_flipped_byte_ends_it_at_the_line_before_and_it_goes_on(path: Path, states: States) -> None:
-    for place, damaged in flipped(path.read_bytes()):
+def test_a_flipped_byte_ends_it_at_the_line_before(path: Path, states: States) -> None:
+    for offset, damaged in flipped(path.read_bytes()):
         path.write_bytes(damaged)
-        expected = [codes for size, codes in states if size <= place]
-        assert read(path) == (expected[-1] if expected else {}), f"byte {place}"
-        assert goes_on(path), f"byte {place}"
+        expected = [codes for size, codes in states if size <= offset]
+        assert read(path) == (expected[-1] if expected else {}), f"byte {offset}"
+        assert can_be_completed(path), f"byte {offset}"
 
 
 @pytest.mark.parametrize("junk", [b"\0" * 512, b"\n", b"\n\n\n", b"{}\n", b"00000000\n", b"\r\n", b"\xff\xfe\n"])
-def test_what_is_no_line_ends_it(path: Path, states: States, junk: bytes) -> None:
+def test_a_malformed_line_ends_it(path: Path, states: States, junk: bytes) -> None:
     content = path.read_bytes()
     for size, codes in states:
         path.write_bytes(content[:size] + junk + content[size:])
         assert read(path) == codes
-        assert goes_on(path)
+        assert can_be_completed(path)
 
 
 def test_a_line_lost_in_the_middle_leaves_no_gap(path: Path, states: States) -> None:
-    """The second part of the codes of image 7 without the first is nothing."""
+    """The second part of the codes of image 7 is dropped if the first is missing."""
     content, (begin, end) = path.read_bytes(), (states[0][0], states[1][0])
     path.write_bytes(content[:begin] + content[end:])
     assert read(path).get(7, []) == []
-    assert goes_on(path)
+    assert can_be_completed(path)
 
 
 @pytest.mark.parametrize(
-    "belongs",
+    "identity",
     [
-        {**BELONGS, "plan_sha256": "cd" * 32},
-        {**BELONGS, "numerics": {"device": "CPU 8 cores", "slots": 5}},
-        {**BELONGS, "numerics": {}},
-        {**BELONGS, "more": 1},
+        {**IDENTITY, "plan_sha256": "cd" * 32},
+        {**IDENTITY, "numerics": {"device": "CPU 8 cores", "slots": 5}},
+        {**IDENTITY, "numerics": {}},
+        {**IDENTITY, "more": 1},
         {},
     ],
 )
-def test_the_journal_of_another_plan_or_numerics_is_begun_anew(
-    path: Path, states: States, belongs: dict[str, Any]
+def test_the_journal_of_another_plan_or_numerics_is_replaced(
+    path: Path, states: States, identity: dict[str, Any]
 ) -> None:
-    journal = Journal(path, belongs)
+    journal = Journal(path, identity)
     assert journal.codes == {}
     journal.add(2, [4])
     journal.close()
-    assert read(path, belongs) == {2: [4]}
-    assert read(path) == {}, "nothing of the first is left"
+    assert read(path, identity) == {2: [4]}
+    assert read(path) == {}, "nothing of the first remains"
 
 
-def test_the_order_of_what_it_belongs_to_does_not_matter(path: Path, states: States) -> None:
-    assert read(path, dict(reversed(BELONGS.items()))) == WHOLE
+def test_the_order_of_the_identity_does_not_matter(path: Path, states: States) -> None:
+    assert read(path, dict(reversed(IDENTITY.items()))) == WHOLE
 
 
 def test_a_removed_journal_is_gone(path: Path) -> None:
-    journal = Journal(path, BELONGS)
+    journal = Journal(path, IDENTITY)
     journal.add(0, [1])
     journal.remove()
     assert list(path.parent.iterdir()) == []

@@ -30,7 +30,7 @@ def plan(
 
 
 def refusal_of(units: Sequence[Unit]) -> tuple[str | None, str]:
-    """Of a plan with one refused prompt and no other."""
+    """Return reason and detail from a plan that contains one refused prompt and no other."""
     assert [(unit.height, unit.width, len(unit.inputs)) for unit in units] == [(0, 0, 1)]
     return units[0].inputs[0].refused_reason, units[0].inputs[0].refused_detail or ""
 
@@ -70,7 +70,7 @@ def test_units_hold_every_prompt_once_by_size(
             assert planned_prompt(unit, item) == replace(prompt, refusal=None)
 
 
-def test_a_plan_knows_its_longest_prompt_and_all_its_tokens(sequences: SequenceRenderer, tmp_path: Path) -> None:
+def test_longest_prompt_and_tokens_of_a_plan(sequences: SequenceRenderer, tmp_path: Path) -> None:
     prompts = [
         Prompt("a", "p", "xx", "", 2, 3),
         Prompt("b", "p", "xxxx", "", 2, 3),
@@ -119,7 +119,7 @@ def test_suffix_and_negative_prompt_take_positions(sequences: SequenceRenderer) 
         ((), "a literal <image>", True, "bad_images", "1 <image> marks in the text, 0 images"),
     ],
 )
-def test_prompts_whose_images_are_not_there_are_refused(
+def test_prompts_whose_images_are_missing_are_refused(
     images: tuple[str, ...],
     text: str,
     has_index: bool,
@@ -150,7 +150,7 @@ def test_videos_have_units_and_tokens_of_their_own(sequences: SequenceRenderer, 
     assert longest_prompt(frozen, (3, 16, 24)) == 2 + 8  # BOS BOI t * h * w IMG
     assert max_body_length((3, 16, 24), UNIVLA) == 3 * 7 + 1
     assert max_body_length((3, 16, 24), ROWS) == 3 * 9 + 1
-    assert max_body_length((1, 16, 24), UNIVLA) == 10, "an image's, in which a video of one frame fits"
+    assert max_body_length((1, 16, 24), UNIVLA) == 10, "that of an image, which is longer"
     assert token_counts(frozen, [0], UNIVLA) == (29 + 22 + 2 * 10, 22 + 2 * 10)
 
 
@@ -174,7 +174,7 @@ def test_a_video_that_does_not_fit_is_refused_with_numbers(sequences: SequenceRe
         ({"video": "clip", "frames": 300}, True, "too_long", "video of 300×2×3"),
     ],
 )
-def test_videos_that_cannot_go_on_are_refused(
+def test_videos_that_cannot_continue_a_clip_are_refused(
     changes: dict[str, Any], has_index: bool, reason: str, named: str, clips: Dataset, sequences: SequenceRenderer
 ) -> None:
     renderer = PromptRenderer(sequences, "", True, KeyReader(clips) if has_index else None)
@@ -184,8 +184,8 @@ def test_videos_that_cannot_go_on_are_refused(
     assert named in refusal_of(units)[1]
 
 
-def test_what_a_plan_holds_of_images_is_what_it_always_held(sequences: SequenceRenderer) -> None:
-    """Written down before there were videos: a key more, and datasets begun by then could not be resumed."""
+def test_planned_images_have_the_json_of_version_0_1(sequences: SequenceRenderer) -> None:
+    """The expected JSON predates videos: with one key more, datasets of that time could not be resumed."""
     prompts = [
         Prompt("a", "p", "a red apple", "", 2, 3),
         Prompt("b", "p", "b", "no", 2, 3, seed=7),

@@ -39,7 +39,7 @@ def test_images_of_prompts_come_from_their_dataset(coded_images: Dataset, sequen
     assert planned_prompt(unit, unit.inputs[0]) == prompt
 
 
-def test_a_video_is_rendered_in_its_form(sequences: SequenceRenderer) -> None:
+def test_a_video_is_rendered_in_its_format(sequences: SequenceRenderer) -> None:
     with_rows = SequenceRenderer(sequences.text_tokenizer, sequences.layout, ROWS)
     for rendering in (sequences, with_rows):
         renderer = PromptRenderer(rendering, "", True, None)
@@ -50,10 +50,10 @@ def test_a_video_is_rendered_in_its_form(sequences: SequenceRenderer) -> None:
         assert renderer.prefix_codes(video()).shape == (0, 2, 3)
 
 
-def test_a_video_takes_size_and_fps_of_the_clip_it_begins_with(clips: Dataset, sequences: SequenceRenderer) -> None:
+def test_a_video_has_size_and_fps_of_the_clip_it_continues(clips: Dataset, sequences: SequenceRenderer) -> None:
     renderer = PromptRenderer(sequences, "", True, KeyReader(clips))
-    begun = video(video="clip", height=0, width=0)
-    prompts = [begun, video(video="clip", key="w", fps=5.0), video(video="still", key="s", height=0, width=0)]
+    continued = video(video="clip", height=0, width=0)
+    prompts = [continued, video(video="clip", key="w", fps=5.0), video(video="still", key="s", height=0, width=0)]
     [unit] = plan_prompts(prompts, renderer, 400, 8)
     assert unit.size == (3, 16, 24)
     planned = [planned_prompt(unit, item) for item in unit.inputs]

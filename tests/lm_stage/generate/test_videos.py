@@ -1,4 +1,4 @@
-"""Videos from prompts to rows: written, gone on with, crashed and resumed, asked about; and images as ever."""
+"""Videos from prompts to rows: generated, continued, crashed and resumed, asked about; images as before."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def parts(dataset: Path) -> list[bytes]:
 
 @pytest.fixture(scope="module")
 def written(small_lm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A video of two frames and an image; not to be changed."""
+    """A dataset with a video of two frames and an image; tests must not change it."""
     folder = tmp_path_factory.mktemp("written")
     clip, still = {"key": "clip", "frames": 2, **SIZE}, {"key": "still", **SIZE}
     prompts = write(folder / "p.jsonl", {"prompt": "a red apple", **clip}, {"prompt": "a green pear", **still})
@@ -63,7 +63,7 @@ def longer_prompts(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def longer(written: Path, longer_prompts: str, small_lm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What is written gone on with, by a job that nothing disturbed; not to be changed."""
+    """A dataset that continues `written`, from an undisturbed job; tests must not change it."""
     dataset = tmp_path_factory.mktemp("longer") / "dataset"
     result = generate(options(longer_prompts, dataset, small_lm, images=str(written)))
     assert (result.rows, result.quarantined) == (2, 1)
@@ -79,19 +79,19 @@ def test_a_video_is_a_row_with_frames_and_fps(written: Path) -> None:
     assert clip.codes_THW[0].tolist() != clip.codes_THW[1].tolist(), "a frame of its own"
 
 
-def test_a_clip_that_is_gone_on_with_stays_as_it_is(written: Path, longer: Path) -> None:
+def test_a_continued_clip_stays_as_it_is(written: Path, longer: Path) -> None:
     before, after = KeyReader(Dataset.open(written)), KeyReader(Dataset.open(longer))
-    for key, begins_with, frames, fps in (("long", "clip", 5, 8.0), ("moved", "still", 3, 2.0)):
-        row, given = after.row(key), before.row(begins_with).codes_THW
+    for key, continued, frames, fps in (("long", "clip", 5, 8.0), ("moved", "still", 3, 2.0)):
+        row, prefix = after.row(key), before.row(continued).codes_THW
         assert (row.kind, row.codes_THW.shape, row.fps) == ("video", (frames, 2, 3), fps)
-        np.testing.assert_array_equal(row.codes_THW[: len(given)], given)
-        assert len({frame.tobytes() for frame in row.codes_THW}) == frames, "and goes on"
+        np.testing.assert_array_equal(row.codes_THW[: len(prefix)], prefix)
+        assert len({frame.tobytes() for frame in row.codes_THW}) == frames, "every further frame is new"
     [refusal] = [refusal for record in Dataset(longer).commit_records() for refusal in Dataset(longer).refusals(record)]
     assert (refusal.key, refusal.reason) == ("short", "bad_frames")
 
 
 def crash_in_the_video(monkeypatch: pytest.MonkeyPatch, command: GenerateOptions) -> None:
-    """The job ends inside a video, as if the machine did: the last line of its journal is cut short."""
+    """Stop the job inside a video, as a crash of the machine would: the last line of the journal is incomplete."""
     steps, step = [0], VisualGenerator.step
 
     def crashing(generator: VisualGenerator) -> list[VisualSequence]:
@@ -136,13 +136,13 @@ def test_a_clip_is_asked_about(written: Path, small_lm: Path, tmp_path: Path) ->
 
 
 def settings_of(entries: Sequence[dict[str, Any]], model: Path, folder: Path, **others: Any) -> dict[str, Any]:
-    """What a job records whose prompts are all refused, so that no model loads."""
+    """Return the recorded settings of a job whose prompts are all refused, so that no model loads."""
     generate(options(write(folder / "p.jsonl", *entries), folder / "dataset", model, **others))
     return dict(Dataset(folder / "dataset").plan().settings.generation or {})
 
 
-def test_settings_of_images_are_what_they_always_were(small_lm: Path, tmp_path: Path) -> None:
-    """Written down before there were videos: a key more, and datasets begun by then could not be resumed."""
+def test_settings_of_images_are_those_of_version_0_1(small_lm: Path, tmp_path: Path) -> None:
+    """The expected settings predate videos: with one key more, datasets of that time could not be resumed."""
     settings = settings_of([{"prompt": ""}], small_lm, tmp_path, video_template="rows", **SIZE)
     for name in ("model", "text", "layout", "prompts_sha256"):
         assert settings.pop(name)
@@ -157,7 +157,7 @@ def test_settings_of_images_are_what_they_always_were(small_lm: Path, tmp_path: 
     }
 
 
-def test_settings_of_videos_have_their_form_and_frames(small_lm: Path, tmp_path: Path) -> None:
+def test_settings_of_videos_have_format_and_frames(small_lm: Path, tmp_path: Path) -> None:
     too_long = {"prompt": "a", **SIZE}
     settings = settings_of([too_long], small_lm, tmp_path, video_template="rows", frames=500)
     assert settings["video_template"] == {"name": "rows", "size": "T*H*W", "has_eol": True}
