@@ -68,10 +68,9 @@ class KeyIndex:
         return cls(pa.Table.from_batches(ArrowFile(path, "run `emu3 seal`").batches(), schema=_SCHEMA))
 
     @classmethod
-    def of_shards(cls, directory: Path, shards: Sequence[Shard]) -> KeyIndex:
+    def of_shards(cls, reader: ShardReader) -> KeyIndex:
         """Index the rows of shards, whose codes are not read. Raises DatasetError if a shard cannot be read."""
-        reader = ShardReader(directory, shards)
-        return cls.build((unit, reader.batches(unit)) for shard in shards for unit, _, _ in shard.units)
+        return cls.build((unit, reader.batches(unit)) for shard in reader.shards for unit, _, _ in shard.units)
 
     def __len__(self) -> int:
         return int(self._table.num_rows)

@@ -19,7 +19,7 @@ from shared.dataset.commit import CommitRecord
 from shared.dataset.dataset import Dataset
 from shared.dataset.key_index import KeyIndex, index_path
 from shared.dataset.settings import DatasetSettings
-from shared.dataset.shards import Shard
+from shared.dataset.shards import Shard, ShardReader
 from shared.errors import DatasetError, UsageError
 from shared.jobs.file_locks import job_lock
 from shared.jobs.signals import StopFlag, stop_on_signals
@@ -63,7 +63,7 @@ def seal(options: SealOptions) -> SealResult:
         kept, new_groups = _grouped_units(dataset, options.shard_bytes)
         shards = kept + _write_shards(dataset, plan.settings, len(kept), new_groups, stop)
         if new_groups or not index_path(dataset.shards, shards).is_file():
-            KeyIndex.of_shards(dataset.shards, shards).write(dataset.shards, shards)
+            KeyIndex.of_shards(ShardReader(dataset.shards, shards)).write(dataset.shards, shards)
         dataset.write_manifest(plan, shards)
         _remove_merged(dataset, shards, options.keep_parts)
     return SealResult(len(shards), len(new_groups), sum(s.rows for s in shards), sum(s.bytes for s in shards))

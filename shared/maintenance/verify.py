@@ -138,7 +138,7 @@ def _index_problems(dataset: Dataset) -> Iterator[str]:
         path = index_path(dataset.shards, shards)
         if not path.is_file():
             return  # readers by key build one in memory
-        expected = KeyIndex.of_shards(dataset.shards, shards)
+        expected = KeyIndex.of_shards(dataset.shard_reader)
     except DatasetError:
         return
     try:

@@ -9,6 +9,7 @@ import pytest
 from shared.dataset import key_index
 from shared.dataset.key_index import KeyIndex, RowLocation, index_path, shards_of_index
 from shared.dataset.rows import to_record_batches
+from shared.dataset.shards import ShardReader
 from shared.maintenance.seal import SealOptions, seal
 from tests.support.sealed import A_SHARD_A_UNIT, ROWS, UNITS, five_units, rows_of, unit_keys
 
@@ -49,5 +50,5 @@ def test_an_index_belongs_to_exactly_its_shards(tmp_path: Path) -> None:
     assert not index_path(dataset.shards, shards[1:]).is_file()
     assert shards_of_index(dataset.shards) == shards
     before = index_path(dataset.shards, shards).read_bytes()
-    KeyIndex.of_shards(dataset.shards, shards).write(dataset.shards, shards)
+    KeyIndex.of_shards(ShardReader(dataset.shards, shards)).write(dataset.shards, shards)
     assert index_path(dataset.shards, shards).read_bytes() == before
