@@ -56,7 +56,7 @@ class SequenceRenderer:
         if isinstance(part, str):
             return self.encode(part)
         if isinstance(part, CodeGrid):
-            return np.concatenate((self.grid_header(part), self.body(part)))
+            return np.concatenate((self.header(self.format_of(part), *part.codes_THW.shape), self.body(part)))
         return np.array([part], np.int32)
 
     def encode(self, text: str) -> np.ndarray:
@@ -70,9 +70,6 @@ class SequenceRenderer:
             size = self.encode(grid_format.size_text(frames, height, width))
             self._headers[key] = np.array([self.layout.boi, *size, self.layout.img], np.int32)
         return self._headers[key]
-
-    def grid_header(self, grid: CodeGrid) -> np.ndarray:
-        return self.header(self.format_of(grid), *grid.codes_THW.shape)
 
     def body(self, grid: CodeGrid) -> np.ndarray:
         """Return what follows IMG: visual tokens with the control tokens between them, up to and including EOI."""
