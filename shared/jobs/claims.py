@@ -10,6 +10,8 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import Protocol
 
+from shared.jobs.units import Units
+
 
 class ClaimStatus(Enum):
     """The outcome of an attempt to claim a unit."""
@@ -46,17 +48,11 @@ class NoClaims:
 class UnitClaims:
     """The units claimed by this process; a context manager that releases them.
 
-    `acquire` is `file_locks.try_lock` or `Leases.try_lease`. `is_committed` tells whether a unit is already done.
+    `acquire` is `file_locks.try_lock` or `Leases.try_lease`.
     """
 
-    def __init__(
-        self,
-        claim_path: Callable[[int], Path],
-        is_committed: Callable[[int], bool],
-        acquire: Callable[[Path], Releasable | None],
-    ):
-        self._claim_path = claim_path
-        self._is_committed = is_committed
+    def __init__(self, units: Units, acquire: Callable[[Path], Releasable | None]):
+        self._units = units
         self._acquire = acquire
         self._held: dict[int, Releasable] = {}
 
@@ -69,8 +65,8 @@ class UnitClaims:
 
     def claim(self, unit: int) -> ClaimStatus:
         """Claim a unit unless another job holds it or it is committed."""
-        held = self._acquire(self._claim_path(unit))
-        if self._is_committed(unit):  # checked after acquiring: its owner may just have committed and released it
+        held = self._acquire(self._units.claim_path(unit))
+        if self._units.is_committed(unit):  # checked after acquiring: its owner may just have committed and released it
             if held is not None:
                 held.release()
             return ClaimStatus.COMMITTED

@@ -113,7 +113,7 @@ def run_units(
         stack.enter_context(bar)
         needs_leases = rank.world_size > 1 or not is_local(units.claim_path(0))
         acquire = stack.enter_context(Leases()).try_lease if needs_leases else try_lock
-        claims = stack.enter_context(UnitClaims(units.claim_path, units.is_committed, acquire))
+        claims = stack.enter_context(UnitClaims(units, acquire))
         options.run(
             Job(
                 make_worker,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,7 +16,10 @@ from shared.jobs.leases import Leases
 def test_a_unit_has_one_owner_until_it_is_released(uses_leases: bool, tmp_path: Path) -> None:
     def claims(owner: str) -> UnitClaims:
         acquire = Leases(duration_s=3600, owner=owner, settle_s=0).try_lease if uses_leases else try_lock
-        return UnitClaims(lambda unit: tmp_path / "claims" / str(unit), lambda unit: unit == 0, acquire)
+        units = SimpleNamespace(
+            claim_path=lambda unit: tmp_path / "claims" / str(unit), is_committed=lambda unit: unit == 0
+        )
+        return UnitClaims(units, acquire)  # type: ignore[arg-type]
 
     with claims("ours") as ours, claims("theirs") as theirs:
         assert [ours.claim(unit) for unit in (0, 1)] == [ClaimStatus.COMMITTED, ClaimStatus.ACQUIRED]
