@@ -29,7 +29,8 @@ PATIENCE_S = 40.0
 class Toy:
     """How the worker behaves: which inputs kill it, which units raise, and which ones run until it is stopped.
 
-    If there are endless units, the refused unit raises only after another worker has entered one of them.
+    If there are endless units, the refused unit raises only after another worker has entered one of them. Units from
+    `held_from` on wait until the test has called `release`.
     """
 
     folder: Path
@@ -39,6 +40,10 @@ class Toy:
     endless_units: tuple[int, ...] = ()
     dies_at_start: bool = False
     seconds_a_unit: float = 0.0
+    held_from: int = sys.maxsize
+
+    def release(self) -> None:
+        (self.folder / "released").touch()
 
 
 class ToyWorker:
@@ -72,6 +77,9 @@ class ToyWorker:
             raise ZeroDivisionError(f"unit {unit}")
         time.sleep(toy.seconds_a_unit)
         until_s = time.monotonic() + PATIENCE_S
+        while unit >= toy.held_from and not (toy.folder / "released").exists() and not self.context.stop.is_set():
+            assert time.monotonic() < until_s, "the test did not release the held units"
+            time.sleep(0.01)
         if unit in toy.endless_units:
             (toy.folder / f"{os.getpid()}.endless").touch()
         while unit in toy.endless_units and not self.context.stop.is_set():

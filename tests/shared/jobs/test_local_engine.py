@@ -42,13 +42,19 @@ def test_without_units_no_worker_is_made(tmp_path: Path) -> None:
 
 
 def test_in_this_process_stopped_by_a_signal(tmp_path: Path) -> None:
+    """Units 0 and 2 have one shape, and the toy worker does the later one first."""
     stop = StopFlag()
-    job = toy_job(
-        Toy(tmp_path, endless_units=(2,)), 3, [], [], stop
-    )  # 0 and 2 are of one shape, the later one is first
-    threading.Timer(0.05, stop.set, ["SIGTERM"]).start()
+    job = toy_job(Toy(tmp_path, endless_units=(2,)), 3, [], [], stop)
+
+    def stop_in_the_endless_unit() -> None:
+        wait_until(lambda: list(tmp_path.glob("*.endless")))
+        stop.set("SIGTERM")
+
+    thread = threading.Thread(target=stop_in_the_endless_unit)
+    thread.start()
     with pytest.raises(Interrupted, match=r"stopped by SIGTERM: 1 units committed, .* kept; the same command resumes"):
         run_in_process(job)
+    thread.join()
     assert sorted(committed(tmp_path)) == [2]
 
 
@@ -99,25 +105,28 @@ def test_devices_are_numbered_without_a_list_and_never_shared() -> None:
 
 @pytest.mark.parametrize("seed", range(2))
 def test_workers_killed_at_random_moments(seed: int, tmp_path: Path) -> None:
-    """After six random deaths, no unit is lost, done twice or blamed."""
-    chance, units = random.Random(seed), 40
+    """After five random deaths, no unit is lost, done twice or blamed."""
+    chance, units, kills = random.Random(seed), 40, 5  # a sixth death could turn an input of one unit into poison
+    toy = Toy(tmp_path, held_from=units // 2)
     done: list[TaskResult] = []
     progress: list[int] = []
 
-    def has_started_or_ended(workers: int) -> bool:
-        return len(started(tmp_path)) >= workers or len(committed(tmp_path)) == units
+    def alive() -> list[int]:
+        return sorted(pid for pid in started(tmp_path) if not has_ended(pid))
 
     def kill_some() -> None:
-        for deaths in range(6):
-            wait_until(partial(has_started_or_ended, deaths + 1))
+        for _ in range(kills):
+            wait_until(alive)
             time.sleep(chance.uniform(0, 0.01))
-            alive = [pid for pid in started(tmp_path) if not has_ended(pid)]
-            if alive:
-                os.kill(chance.choice(alive), signal.SIGKILL)
+            victim = chance.choice(alive())
+            os.kill(victim, signal.SIGKILL)
+            wait_until(partial(has_ended, victim))
+        wait_until(lambda: len(started(tmp_path)) == 2 + kills)
+        toy.release()
 
     killer = threading.Thread(target=kill_some)
     killer.start()
-    run_local(toy_job(Toy(tmp_path), units, done, progress), workers=2, backoff_s=0)
+    run_local(toy_job(toy, units, done, progress), workers=2, backoff_s=0)
     killer.join()
     assert_all_done(tmp_path, units, set(), done, progress)
 
