@@ -34,16 +34,16 @@ class MemorySource(MediaSource):
     contents: dict[str, bytes] = field(default_factory=dict)
     opened: list[str] = field(default_factory=list)
 
-    def _items(self) -> Any:
+    def _items(self, is_planned: Callable[[MediaItem], bool]) -> Any:
         yield from self.items
 
-    def _nothing_found(self) -> None:
+    def _empty_message(self) -> None:
         """It may be empty."""
 
     def open(self, uri: str, locator: tuple[int, int] | None = None) -> BinaryIO:
         self.opened.append(uri)
         if uri not in self.contents:
-            raise RefusedInput("missing", "the file is not there")
+            raise RefusedInput("missing", "the file does not exist")
         return io.BytesIO(self.contents[uri])
 
     def add(self, uri: str, content: bytes | None, text: str | None = None, key: str | None = None) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import threading
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,7 +17,7 @@ from shared.errors import RefusedInput
 from vq_stage.media.image_decoding import decode_rgb
 from vq_stage.media.resizing import Preprocessing
 from vq_stage.sources.media_source import MediaSource
-from vq_stage.video.clips import DEFAULT_FPS, Clip, ClipSampling, read_clip
+from vq_stage.video.clips import Clip, ClipSampling, read_clip
 
 ReadTask = tuple[Unit, PlannedInput, bool]  # True: the input killed workers, and is not to be touched
 
@@ -90,7 +89,7 @@ class InputReader:
         assert planned.frame_start is not None, "a planned clip says where it begins"
         fps = self.sampling.fps or planned.fps or 0.0  # a plan has it in single precision
         clip = Clip(planned.frame_start, unit.frames, fps, planned.frame_stride)
-        with self.source.video(planned.uri, planned.locator, folder_fps(planned.extra_json)) as video:
+        with self.source.video(planned.uri, planned.locator, planned.extra_json) as video:
             info = video.info
             height, width = self._checked_size(unit, info.height, info.width)
             pixels_THWC = read_clip(
@@ -107,9 +106,3 @@ class InputReader:
                 "changed", f"{src_h}×{src_w} pixels now, planned as {unit.height}×{unit.width}: the file was changed"
             )
         return size
-
-
-def folder_fps(extra_json: str | None) -> float:
-    """The rate of a folder of frames, if its entry in a list gave one."""
-    fps = json.loads(extra_json).get("fps") if extra_json else None
-    return float(fps) if isinstance(fps, (int, float)) and fps > 0 else DEFAULT_FPS

@@ -6,7 +6,6 @@ planned in additions to it.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -54,7 +53,7 @@ def up_to_date_plan(
 
 def _add_new(dataset: Dataset, plan: Plan, planner: Planner, stop: StopFlag) -> Plan:
     known = KnownItems(plan, planner.source)
-    new = (item for item in planner.source if not known.has(item))
+    new = planner.source.items(is_planned=known.has)
     with PlanWriter(planner.options.unit_rows) as writer:
         planner.plan(writer, new, KnownKeys(before=known.keys), plan.next_index(), stop)
         return _added(dataset, plan, writer)
@@ -151,6 +150,5 @@ def _measured(planner: Planner, unit: Unit, planned: PlannedInput, listed: Media
     """A clip stays what it is; an image, or a video that could not be opened, is measured again."""
     if planned.frame_start is not None:
         return [(unit.size, replace(planned, refused_reason=None, refused_detail=None))]
-    extra = json.loads(planned.extra_json) if planned.extra_json else None
-    known = MediaItem(planned.key, planned.uri, planned.text, kind_of(planned.uri), planned.locator, extra)
+    known = MediaItem(planned.key, planned.uri, planned.text, kind_of(planned.uri), planned.locator, planned.extra_json)
     return planner.measure(listed or known)[0]

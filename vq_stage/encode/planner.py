@@ -13,8 +13,6 @@ from shared.dataset.plan_writer import PlanWriter
 from shared.errors import JobStoppedError, RefusedInput
 from shared.jobs.prefetch import prefetch_map
 from shared.jobs.signals import StopFlag
-from shared.storage.digests import canonical_json
-from vq_stage.encode.input_reader import folder_fps
 from vq_stage.media.image_decoding import read_size
 from vq_stage.media.resizing import Preprocessing
 from vq_stage.sources.media_source import MediaItem, MediaSource
@@ -71,8 +69,7 @@ class Planner:
 
     def measure(self, item: MediaItem) -> tuple[list[Sized], str | None]:
         """The sized inputs of an item, from headers, and the digest of its content if that is asked for."""
-        extra = canonical_json(dict(item.extra)) if item.extra else None
-        planned = PlannedInput(0, item.key, item.uri, item.text, extra_json=extra, locator=item.locator)
+        planned = PlannedInput(0, item.key, item.uri, item.text, extra_json=item.extra_json, locator=item.locator)
         try:
             if item.refusal is not None:
                 raise RefusedInput(*item.refusal)
@@ -91,7 +88,7 @@ class Planner:
             except RefusedInput as refusal:
                 if refusal.reason != "animated":
                     raise
-        with self.source.video(item.uri, item.locator, folder_fps(planned.extra_json)) as video:
+        with self.source.video(item.uri, item.locator, item.extra_json) as video:
             info = video.info
         size = self.preprocessing.target_size(info.height, info.width)
         clips = cut_clips(info, self.sampling)

@@ -1,8 +1,9 @@
-"""One image file to RGB pixels, or the reason why not."""
+"""Decoding of one image file to RGB pixels, or its refusal with a reason."""
 
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
@@ -13,11 +14,14 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from shared.errors import RefusedInput
 from vq_stage.media.size_limits import check_size
 
-Image.MAX_IMAGE_PIXELS = None  # our own limit is checked on the header, before any pixel is decoded
+_EXIF_ORIENTATION = 0x0112
+_TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
+
+logger = logging.getLogger(__name__)
 
 
 def read_bytes(file: BinaryIO) -> bytes:
-    """Content of an opened image file. Raises RefusedInput: `unreadable` or `empty`."""
+    """Return the content of an opened image file. Raises RefusedInput: `unreadable` or `empty`."""
     try:
         data = file.read()
     except OSError as error:
@@ -28,47 +32,60 @@ def read_bytes(file: BinaryIO) -> bytes:
 
 
 def read_size(file: BinaryIO) -> tuple[int, int]:
-    """(height, width) as displayed, from the header alone of a seekable file. Raises RefusedInput."""
-    with _refusing("not_an_image"), Image.open(file) as image:
+    """Return (height, width) as displayed, from the header alone of a seekable file.
+
+    Raises RefusedInput as `decode_rgb` does, except for what only the pixels show.
+    """
+    with _refusing_damage("not_an_image"), Image.open(file) as image:
         return _displayed_size(image)
 
 
 def decode_rgb(data: bytes) -> Image.Image:
-    """An upright 8-bit RGB image of encoded bytes; transparency is laid on white, 16 bits are scaled to 8.
+    """Decode a file's bytes to an upright 8-bit RGB image.
 
+    Transparent pixels are blended with white; 16 bits per channel are scaled to 8.
     Raises RefusedInput: `not_an_image`, `truncated`, `animated`, `too_large`, `too_small`, `aspect_ratio`
     or `unsupported_mode`.
     """
-    with _refusing("not_an_image"), Image.open(io.BytesIO(data)) as image:
+    with _refusing_damage("not_an_image"), Image.open(io.BytesIO(data)) as image:
         _displayed_size(image)
-        with _refusing("truncated"):
+        with _refusing_damage("truncated"):
             image.load()
             return _to_rgb(ImageOps.exif_transpose(image))
 
 
 @contextmanager
-def _refusing(reason: str) -> Iterator[None]:
-    """Whatever Pillow raises on a damaged file, of whatever type, refuses that file and not the job."""
+def _refusing_damage(reason: str) -> Iterator[None]:
+    """Turn any exception of Pillow into a refusal of this file, so that one damaged file does not stop the job.
+
+    Pillow's plugins raise exceptions of many types on damaged files (SyntaxError, struct.error, IndexError, …),
+    so all of them are caught; their tracebacks go to the debug log. Pillow's own check against decompression bombs
+    stays in force: by default it has the limit of `check_size`.
+    """
     try:
         yield
     except (RefusedInput, MemoryError):
         raise
     except UnidentifiedImageError as error:
-        raise RefusedInput("not_an_image", "no image format that Pillow knows") from error
+        raise RefusedInput("not_an_image", "no image format that Pillow supports") from error
+    except Image.DecompressionBombError as error:
+        raise RefusedInput("too_large", str(error)) from error
     except Exception as error:
+        logger.debug("an image cannot be decoded", exc_info=True)
         is_cut = isinstance(error, OSError | EOFError)
         raise RefusedInput("truncated" if is_cut else reason, f"cannot be read to its end: {error!r:.200}") from error
 
 
 def _displayed_size(image: Image.Image) -> tuple[int, int]:
+    """Return (height, width) after the rotation that Exif asks for. Raises RefusedInput for animations and limits."""
     width, height = image.size
     check_size(height, width)
-    if getattr(image, "is_animated", False) and image.format != "MPO":  # a phone's JPEG with a preview behind it
+    if getattr(image, "is_animated", False) and image.format != "MPO":  # a phone's JPEG followed by a preview
         raise RefusedInput("animated", f"{getattr(image, 'n_frames', 2)} frames, expected a still image")
-    if image.format == "TIFF":  # Pillow has turned the size already, newer versions only: take the stored one
-        width, height = image.tag_v2[256], image.tag_v2[257]  # type: ignore[attr-defined]
-    is_turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
-    return (width, height) if is_turned else (height, width)
+    if image.format == "TIFF":  # newer versions of Pillow have rotated `size` already: use the stored one
+        width, height = image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT]  # type: ignore[attr-defined]
+    is_rotated = image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
+    return (width, height) if is_rotated else (height, width)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

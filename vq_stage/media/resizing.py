@@ -1,7 +1,7 @@
-"""Which size an image is encoded at, and bringing it there.
+"""Resizing rules: at which size an image is encoded.
 
-Rules: `processor` is the published image processor's (pixels within [512², 1024²]), `area` the published data
-preparation's (scale to an area), `none` takes images as they are.
+`processor` is the rule of the published image processor (between 512² and 1024² pixels), `area` that of the published
+data preparation (scale to an area), `none` keeps the size of the file.
 """
 
 from __future__ import annotations
@@ -18,15 +18,17 @@ from shared.errors import RefusedInput, UsageError
 
 RULES = ("processor", "area", "none")
 MIN_PIXELS, MAX_PIXELS = 512 * 512, 1024 * 1024
-MAX_SIDE = 65528
-GENERATION_AREA = 720 * 720  # of the published preparation, for images to generate
+MAX_SIDE = 65528  # in pixels; sizes are stored as uint16
+GENERATION_AREA = 720 * 720  # the published preparation's, for text-to-image training
 
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """How images are resized: by rule `area` to `area` pixels, or 720². `round_to`: sides become multiples of it, a
-    multiple of 8 pixels; larger values snap images to fewer sizes, so fewer graphs are compiled, at the price of a
-    slight squeeze.
+    """How images are resized.
+
+    `area` is the number of pixels that rule `area` scales to, by default 720². `round_to` is a multiple of 8 pixels;
+    both sides become multiples of it. Larger values give fewer sizes, and so fewer graphs to compile, at the price of
+    a slightly changed aspect ratio. Raises UsageError, naming the command-line option, for values that cannot work.
     """
 
     rule: str = "processor"
@@ -39,23 +41,24 @@ class Preprocessing:
         if self.round_to < SPATIAL_FACTOR or self.round_to % SPATIAL_FACTOR:
             raise UsageError(f"--round-to {self.round_to}: expected a multiple of {SPATIAL_FACTOR}")
         if self.area is not None and self.rule != "area":
-            raise UsageError("--area needs --resize area: with the others, nothing is scaled to it")
+            raise UsageError("--area needs --resize area; the other rules have no target area")
         if self.rule == "area" and self.pixels < self.round_to**2:
             raise UsageError(f"--area {self.pixels}: expected at least {self.round_to**2} pixels")
         if self.rule == "none" and self.round_to != SPATIAL_FACTOR:
-            raise UsageError("--round-to needs --resize processor or area: with none, sizes are not changed")
+            raise UsageError("--round-to needs --resize processor or area; --resize none does not change sizes")
 
     @property
     def pixels(self) -> int:
-        """What rule `area` scales to."""
+        """The number of pixels that rule `area` scales to."""
         return GENERATION_AREA if self.area is None else self.area
 
     def recorded(self) -> dict[str, Any]:
+        """Return the settings as they are recorded in a dataset's plan."""
         values = {**asdict(self), "area": self.pixels, "filter": "bicubic", "transparency": "white"}
         return values if self.rule == "area" else {name: v for name, v in values.items() if name != "area"}
 
     def target_size(self, height: int, width: int) -> tuple[int, int]:
-        """(height, width) to encode at. Raises RefusedInput `bad_size` if there is none."""
+        """Return the (height, width) to encode at, for a size in pixels. Raises RefusedInput `bad_size`."""
         if self.rule == "none":
             if height % SPATIAL_FACTOR or width % SPATIAL_FACTOR:
                 raise RefusedInput(
@@ -71,7 +74,7 @@ class Preprocessing:
         return size
 
     def resize(self, image: Image.Image, height: int, width: int) -> np.ndarray:
-        """uint8 pixels (height, width, 3)."""
+        """Return uint8 pixels (height, width, 3), resized by bicubic interpolation if need be."""
         if image.size != (width, height):
             image = image.resize((width, height), Image.Resampling.BICUBIC)
         return np.asarray(image)

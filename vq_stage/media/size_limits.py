@@ -5,7 +5,7 @@ from __future__ import annotations
 from shared.codec import SPATIAL_FACTOR
 from shared.errors import RefusedInput
 
-MAX_PIXELS = 178_956_970  # above it Pillow warns of a decompression bomb
+MAX_PIXELS = 178_956_970  # above it Pillow, by default, raises DecompressionBombError
 MIN_SIDE = SPATIAL_FACTOR
 MAX_ASPECT_RATIO = 5.0  # limit of the published image processor
 

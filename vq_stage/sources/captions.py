@@ -1,4 +1,4 @@
-"""Captions of a folder from its metadata files, kept on disk so that there may be any number."""
+"""Captions from the metadata files of a folder, held in a temporary database so that any number fits."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ METADATA_FILES = ("metadata.jsonl", "metadata.csv", "metadata.parquet", "caption
 
 
 class Captions:
-    """Captions by path in a temporary SQLite file, gone when closed; the last one set holds."""
+    """Captions by path, in a temporary SQLite file removed on close; a later caption replaces an earlier one."""
 
     def __init__(self) -> None:
         self._is_empty = True
@@ -32,7 +32,7 @@ class Captions:
         self._database.close()
 
     def add(self, captions: Iterable[tuple[str, str]]) -> None:
-        """`captions` are (path, text)."""
+        """Add pairs (path, text)."""
         self._is_empty = False
         self._database.execute("BEGIN")
         self._database.executemany(
@@ -41,6 +41,7 @@ class Captions:
         self._database.execute("COMMIT")
 
     def get(self, uri: str) -> str | None:
+        """Return the caption of a path, None if it has none."""
         if self._is_empty:
             return None
         row = self._database.execute("SELECT text FROM captions WHERE uri = ?", (_blob(uri),)).fetchone()
@@ -48,12 +49,12 @@ class Captions:
 
 
 def _blob(text: str) -> bytes:
-    """Names that are not Unicode are refused later, by the source; SQLite would stop at them."""
+    """Encode also names that are not valid Unicode, which SQLite rejects; the source refuses those items later."""
     return text.encode("utf-8", "surrogatepass")
 
 
 def read_captions(path: Path) -> Iterator[tuple[str, str]]:
-    """(file_name, text) of a metadata file, row by row. Raises UsageError."""
+    """Yield (file_name, text) of a metadata file, row by row. Raises UsageError."""
     rows = {".csv": _csv_rows, ".jsonl": _json_rows, ".parquet": _parquet_rows}[path.suffix](path)
     for number, row in enumerate(rows, 1):
         if not isinstance(row, dict) or not isinstance(row.get("file_name"), str) or "text" not in row:
@@ -63,9 +64,9 @@ def read_captions(path: Path) -> Iterator[tuple[str, str]]:
 
 
 def text_lines(file: BinaryIO, where: str, newline: str = "\n") -> Iterator[str]:
-    """Lines of UTF-8 text as they are read; by default nothing but \\n ends one. Closes the file.
+    """Yield lines of UTF-8 text while they are read; by default only \\n ends a line. Closes the file.
 
-    Raises UsageError.
+    Raises UsageError, naming `where`, for bytes that are not UTF-8.
     """
     try:
         with io.TextIOWrapper(file, encoding="utf-8-sig", newline=newline) as lines:
@@ -75,14 +76,14 @@ def text_lines(file: BinaryIO, where: str, newline: str = "\n") -> Iterator[str]
 
 
 def json_lines(file: BinaryIO, where: str) -> Iterator[object]:
-    """Values of a .jsonl file; empty lines are passed over. Raises UsageError with the line's number."""
+    """Yield the values of a .jsonl file, skipping empty lines. Raises UsageError with the line number."""
     for number, line in enumerate(text_lines(file, where), 1):
         if line.strip():
             yield parse_json(line, f"{where}: line {number}")
 
 
 def parse_json(text: str, where: str) -> Any:
-    """Raises UsageError."""
+    """Parse JSON. Raises UsageError, naming `where`."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -90,7 +91,7 @@ def parse_json(text: str, where: str) -> Any:
 
 
 def open_list(path: Path) -> BinaryIO:
-    """A file without which nothing can be listed; it may be empty. Raises UsageError."""
+    """Open a file without which nothing can be listed; it may be empty. Raises UsageError."""
     try:
         return open_file(path)
     except RefusedInput as refused:

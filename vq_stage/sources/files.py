@@ -1,8 +1,9 @@
-"""Opening a file of a source, whole or in part, on this machine or by fsspec: it opens, or is refused."""
+"""Opening a file of a source, in whole or in part, on the local disk or by fsspec; failures become refusals."""
 
 from __future__ import annotations
 
 import io
+import logging
 import os
 import stat
 from collections.abc import Iterator
@@ -13,12 +14,14 @@ from typing import Any, BinaryIO
 from shared.errors import RefusedInput, RelayError
 from shared.storage.paths import is_local
 
-BLOCK_BYTES = 1 << 20  # asked of an object store at once
-MAX_FETCHED_BYTES = 64 << 20  # parts up to here come in one request
+BLOCK_BYTES = 1 << 20  # requested from an object store at a time
+MAX_FETCHED_BYTES = 64 << 20  # parts up to this size are fetched in one request
+
+logger = logging.getLogger(__name__)
 
 
 def open_file(path: Path, is_fetched: bool = False, block_bytes: int = BLOCK_BYTES) -> BinaryIO:
-    """A seekable file; a remote one is fetched in one request, or read in blocks where it is wanted.
+    """Open a seekable file; a remote one is fetched in one request or, by default, read in blocks on demand.
 
     Raises RefusedInput: `missing`, `unreadable` or `empty`.
     """
@@ -32,7 +35,10 @@ def open_file(path: Path, is_fetched: bool = False, block_bytes: int = BLOCK_BYT
 
 
 def open_part(path: Path, offset: int, size_bytes: int) -> BinaryIO:
-    """A seekable run of bytes of a file. Raises RefusedInput; `truncated` if the file ends before it does."""
+    """Open a range of bytes of a file as a seekable file.
+
+    Raises RefusedInput: `missing`, `unreadable`, `empty`, or `truncated` if the file ends within the range.
+    """
     if not size_bytes:
         raise RefusedInput("empty", "the file has no bytes")
     with refusing_unreadable():
@@ -47,7 +53,7 @@ def open_part(path: Path, offset: int, size_bytes: int) -> BinaryIO:
 
 
 class FilePart(io.RawIOBase):
-    """The bytes of `file` from `start` to before `end`, as a file of their own; closes `file` with itself."""
+    """The bytes of `file` from `start` up to, not including, `end`, as a file; closing it closes `file`."""
 
     def __init__(self, file: BinaryIO, start: int, end: int):
         self._file, self._start, self._size = file, start, end - start
@@ -83,21 +89,25 @@ class FilePart(io.RawIOBase):
 
 @contextmanager
 def refusing_unreadable() -> Iterator[None]:
-    """What stops a file from opening refuses that file and not the job; each store has exceptions of its own."""
+    """Turn any failure to open or read a file into a refusal of that file, so that it does not stop the job.
+
+    Every object store raises exception types of its own, so all are caught; unusual ones are logged for debugging.
+    """
     try:
         yield
     except (RelayError, MemoryError):
         raise
     except FileNotFoundError as error:
-        raise RefusedInput("missing", "the file is not there") from error
+        raise RefusedInput("missing", "the file does not exist") from error
     except OSError as error:
         raise RefusedInput("unreadable", error.strerror or str(error) or repr(error)) from error
     except Exception as error:
+        logger.debug("a file cannot be read", exc_info=True)
         raise RefusedInput("unreadable", f"{error!r:.200}") from error
 
 
 def _is_regular(path: Path) -> bool:
-    """Whether a file is local; opening a pipe would wait for its writer, so that is refused."""
+    """Return whether a file is local. Raises RefusedInput for a pipe, since opening it would wait for its writer."""
     if not is_local(path):
         return False
     if not stat.S_ISREG(path.stat().st_mode):
@@ -107,7 +117,7 @@ def _is_regular(path: Path) -> bool:
 
 def _open_remote(path: Path, is_fetched: bool, block_bytes: int) -> BinaryIO:
     remote: Any = path
-    # fsspec's memory hands one object to everyone, with one position.
+    # fsspec's memory file system returns one shared object, with one position, to every caller.
     if is_fetched or remote.protocol == "memory":
         return io.BytesIO(remote.fs.cat_file(remote.path))
     file: BinaryIO = remote.fs.open(remote.path, "rb", block_size=block_bytes)
@@ -121,7 +131,7 @@ def _checked(file: io.BytesIO, size_bytes: int) -> BinaryIO:
 
 
 def _checked_end(file: BinaryIO, offset: int, size_bytes: int) -> int:
-    """Where a part ends. Raises RefusedInput `truncated` if the file does before."""
+    """Return the end of a part. Raises RefusedInput `truncated` if the file ends before it."""
     if (end := file.seek(0, os.SEEK_END)) < offset + size_bytes:
         file.close()
         raise RefusedInput("truncated", f"{size_bytes} bytes expected at {offset}, the file ends at {end}")

@@ -1,11 +1,11 @@
-"""What a source offers: items in a stable order, and their content when it is asked for."""
+"""The interface of a source: items in a stable order, and the content of each item on demand."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from shared.errors import RefusedInput, UsageError
+from shared.storage.digests import canonical_json
 from shared.storage.paths import as_path, is_local, names_in
 from vq_stage.sources.files import open_file, refusing_unreadable
 from vq_stage.sources.media_types import is_frame_folder, is_image, kind_of
@@ -23,79 +24,105 @@ from vq_stage.video.video_file import VideoFile
 
 _READ_BYTES = 1 << 20
 
+Locator = tuple[int, int]
+
 
 @dataclass(frozen=True, slots=True)
 class MediaItem:
-    """One input: proposed key, where its content is, caption.
+    """One input: the key it asks for, where its content is, and its caption.
 
-    `uri` is relative to the source's root where it can be (`a/b.jpg`, `shard.tar/b.jpg`, `table.parquet#17`).
-    `kind` is image or video. `locator` is where it stands in a container: (offset, size) in bytes of a tar; (row group,
-    row) of a Parquet file, (batch, row) of an Arrow file, (offset of the batch in bytes, row) of an Arrow stream.
-    `extra` goes to the row's `extra_json`; `refusal` is (reason, detail).
+    `uri` is relative to the root of the source where possible (`a/b.jpg`, `shard.tar/b.jpg`, `table.parquet#17`).
+    `kind` is image or video. `locator` is the position in a container: (offset, size) in bytes of a tar; (row group,
+    row) of a Parquet file; (batch, row) of an Arrow file; (offset of the batch in bytes, row) of an Arrow stream.
+    `extra_json` is canonical JSON that the dataset's row keeps; `refusal` is (reason, detail).
     """
 
     key: str
     uri: str
     text: str | None = None
     kind: str = "image"
-    locator: tuple[int, int] | None = None
-    extra: Mapping[str, Any] | None = None
+    locator: Locator | None = None
+    extra_json: str | None = None
     refusal: tuple[str, str] | None = None
 
     def refused(self, reason: str, detail: str) -> MediaItem:
         return replace(self, refusal=(reason, detail))
 
 
+def as_extra_json(extra: Mapping[str, Any]) -> str | None:
+    """Return the `extra_json` of these fields, None if there are none."""
+    return canonical_json(dict(extra)) if extra else None
+
+
+def _none_planned(item: MediaItem) -> bool:
+    return False
+
+
 @dataclass(frozen=True)
 class MediaSource(ABC):
-    """Paths of its items are relative to `root`, so a moved folder is the same source. Reading is thread-safe.
+    """A lazy list of items whose content can be read in any order, by several threads at once.
 
-    Listing is lazy: one directory, one shard's headers or one batch of captions is held at a time.
+    Paths of items are relative to `root`, so a folder that was moved is still the same source. Listing holds one
+    directory, the headers of one shard or one batch of captions in memory at a time.
     """
 
     root: Path
 
     def __iter__(self) -> Iterator[MediaItem]:
-        """Raises UsageError if nothing is found or a list cannot be read; a bad item comes with its refusal."""
+        return self.items()
+
+    def items(self, is_planned: Callable[[MediaItem], bool] = _none_planned) -> Iterator[MediaItem]:
+        """List all items except the planned ones, whose captions are not read either.
+
+        `is_planned` has the key, uri and kind to decide. A bad item is listed with its refusal. Raises UsageError if
+        the source has no items at all, planned or not, or a list cannot be read.
+        """
+
+        def is_left_out(item: MediaItem) -> bool:
+            return is_planned(_checked_text(item))
+
         is_empty = True
-        for item in self._items():
+        for item in map(_checked_text, self._items(is_left_out)):
             is_empty = False
-            yield _as_text(item)
-        if is_empty and (message := self._nothing_found()):
+            if not is_planned(item):
+                yield item
+        if is_empty and (message := self._empty_message()):
             raise UsageError(message)
 
     @abstractmethod
-    def _items(self) -> Iterator[MediaItem]: ...
+    def _items(self, is_planned: Callable[[MediaItem], bool]) -> Iterator[MediaItem]:
+        """List all items; those that are planned may lack everything but key, uri and kind."""
 
     @abstractmethod
-    def _nothing_found(self) -> str | None:
-        """The complaint of a source without items; None if it may have none."""
+    def _empty_message(self) -> str | None:
+        """Return the error message for a source without items; None if it may be empty."""
 
-    def open(self, uri: str, locator: tuple[int, int] | None = None) -> BinaryIO:
-        """Content of an item, seekable. Raises RefusedInput: `missing`, `unreadable`, `empty` or `truncated`."""
+    def open(self, uri: str, locator: Locator | None = None) -> BinaryIO:
+        """Open an item's content as a seekable file. Raises RefusedInput: `missing`, `unreadable`, `empty`, …"""
         with refusing_unreadable():
             return open_file(self._path(uri), is_fetched=kind_of(uri) == "image")
 
     @contextmanager
-    def video(self, uri: str, locator: tuple[int, int] | None = None, fps: float = DEFAULT_FPS) -> Iterator[VideoFile]:
-        """A video, or a folder of frames shown at `fps`. Raises RefusedInput."""
+    def video(self, uri: str, locator: Locator | None = None, extra_json: str | None = None) -> Iterator[VideoFile]:
+        """Open a video, or a folder of frames displayed at the rate `fps` of its `extra_json`. Raises RefusedInput."""
         if is_frame_folder(uri):
-            yield FrameFolder([FrameFile(frame, partial(self.open, frame)) for frame in self.frames(uri)], fps)
+            frames = [FrameFile(frame, partial(self.open, frame)) for frame in self.frames(uri)]
+            yield FrameFolder(frames, _frame_rate(extra_json))
         else:
             with self.open(uri, locator) as file:
                 yield open_video(file)
 
     def frames(self, uri: str) -> list[str]:
-        """URIs of the images in a folder of frames, in natural order. Raises RefusedInput."""
+        """Return the URIs of the images in a folder of frames, in natural order. Raises RefusedInput."""
         with refusing_unreadable():
             folder = self._path(uri)
             names = [name for name in names_in(folder) if is_image(name)]
             if not names and not folder.is_dir():
-                raise RefusedInput("missing", "the folder is not there")
+                raise RefusedInput("missing", "the folder does not exist")
         return [f"{uri.rstrip('/')}/{name}" for name in sorted(names, key=natural_sort_key)]
 
-    def sha256(self, uri: str, locator: tuple[int, int] | None = None) -> bytes:
-        """Digest of an item's content; of a folder's frames, one after the other. Raises RefusedInput."""
+    def sha256(self, uri: str, locator: Locator | None = None) -> bytes:
+        """Hash an item's content; for a folder of frames, their contents in order. Raises RefusedInput."""
         digest = hashlib.sha256()
         for part in self.frames(uri) if is_frame_folder(uri) else [uri]:
             with self.open(part, locator) as file, refusing_unreadable():
@@ -108,11 +135,16 @@ class MediaSource(ABC):
         return as_path(uri) if is_absolute else self.root / uri
 
 
-def _as_text(item: MediaItem) -> MediaItem:
-    """The item; refused, with escapes in its name, if anything it says is not valid Unicode."""
+def _frame_rate(extra_json: str | None) -> float:
+    """Return the rate that a list entry gave for a folder of frames, in frames per second."""
+    fps = json.loads(extra_json).get("fps") if extra_json else None
+    return float(fps) if isinstance(fps, (int, float)) and fps > 0 else DEFAULT_FPS
+
+
+def _checked_text(item: MediaItem) -> MediaItem:
+    """Return the item; refused, with its name escaped, if any of its text is not valid Unicode."""
     try:
-        extra = json.dumps(dict(item.extra), ensure_ascii=False) if item.extra else ""
-        "".join((item.key, item.uri, item.text or "", extra)).encode()
+        "".join((item.key, item.uri, item.text or "", item.extra_json or "")).encode()
     except UnicodeEncodeError as error:
         key, uri = (name.encode(errors="backslashreplace").decode() for name in (item.key, item.uri))
         return MediaItem(key, uri).refused("bad_name", f"name or caption is not valid Unicode: {error.reason}")

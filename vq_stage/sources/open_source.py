@@ -1,4 +1,4 @@
-"""What there is to encode: a folder, a list, WebDataset tars or tables, on this machine or by fsspec."""
+"""Opens a source by its location: a folder, a list, WebDataset tars or tables, on disk or by an fsspec URL."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ EXPECTED = "a folder of images or videos, a .json/.jsonl list, .tar shards or .p
 
 
 def open_source(location: str | Path) -> MediaSource:
-    """A source by its path or fsspec URL; nothing is listed before it is iterated over.
+    """Open a source by its path or fsspec URL; items are listed only on iteration.
 
-    A folder (of images and videos, or of nothing but tars or tables), a `.json` or `.jsonl` list, one `.tar`,
-    `.parquet` or `.arrow`, several by a glob or by braces (`{00000..00099}.tar`), or `-`: a path, URL or JSON entry a
-    line from standard input. Raises UsageError.
+    The location is a folder (of images and videos, or of tars or tables only), a `.json` or `.jsonl` list, a `.tar`,
+    `.parquet` or `.arrow` file, several of them by a glob or by braces (`{00000..00099}.tar`), or `-` for paths, URLs
+    or JSON entries on standard input, one per line. Raises UsageError.
     """
     location = str(location)
     if location == STANDARD_INPUT:
         return StandardInput(Path())
     if location.startswith("pipe:"):
-        raise UsageError(f"{location}: commands are not run; expected {EXPECTED}")
+        raise UsageError(f"{location}: commands are not executed; expected {EXPECTED}")
     try:
         with refusing_unreadable():
             return _open(location)
@@ -55,7 +55,7 @@ def _open(location: str) -> MediaSource:
 
 
 def _containers_in(folder: Path) -> list[Path]:
-    """The tars or tables of a folder, sorted; none if it holds images, videos or folders as well."""
+    """Return the tars or tables of a folder, sorted; none if it contains images, videos or folders as well."""
     names = []
     for name in entry_names(folder):
         if name.endswith("/") or is_media(name):
@@ -66,13 +66,13 @@ def _containers_in(folder: Path) -> list[Path]:
 
 
 def expanded(location: str) -> Iterator[Path]:
-    """Files that braces and globs stand for: braces in their order, of each glob sorted. Raises UsageError."""
+    """Expand braces, in their order, and globs, sorted. Raises UsageError."""
     try:
         names = list(braceexpand(location))
     except ValueError as error:
         raise UsageError(f"{location}: braces: {error}") from error
     for name in names:
-        if not glob.has_magic(name):  # of many shards only the first is looked for: each may take a round trip
+        if not glob.has_magic(name):  # of many shards only the first is checked: each check may take a round trip
             yield _existing(name, location) if name == names[0] else as_path(name)
         elif is_local(as_path(name)):
             yield from sorted(map(Path, glob.iglob(str(as_path(name)), recursive=True)))
@@ -84,17 +84,17 @@ def expanded(location: str) -> Iterator[Path]:
 def _existing(name: str, location: str) -> Path:
     path = as_path(name)
     if not path.exists():
-        missing = f"{name} is not there; " if name != location else ""
+        missing = f"{name} does not exist; " if name != location else ""
         raise UsageError(f"{location}: {missing}expected {EXPECTED}; it is neither")
     return path
 
 
 def _container_source(location: str, paths: list[Path]) -> MediaSource:
-    """Raises UsageError unless all are tars, or all tables."""
+    """Return the source of these files. Raises UsageError unless all are tars, or all are tables."""
     if not paths:
         raise UsageError(f"{location}: no file matches; expected {EXPECTED}")
     if packed := next((path for path in paths if path.name.endswith(COMPRESSED_TARS)), None):
-        raise UsageError(f"{packed}: a compressed tar cannot be read in part; gunzip it first")
+        raise UsageError(f"{packed}: a compressed tar cannot be read in part; decompress it first")
     root = _common_root(location, paths)
     named = {_relative(path, root): path for path in paths}
     suffixes = {suffix_of(path.name) for path in paths}
@@ -103,7 +103,7 @@ def _container_source(location: str, paths: list[Path]) -> MediaSource:
     if suffixes <= set(TABLE_SUFFIXES):
         return TableSource(root, named)
     if len(suffixes & {".tar", *TABLE_SUFFIXES}) > 1:
-        raise UsageError(f"{location}: expected tars or tables, got both; name one kind by a glob")
+        raise UsageError(f"{location}: expected tars or tables, got both; select one kind with a glob")
     raise UsageError(f"{location}: expected {EXPECTED}; it is neither")
 
 
@@ -112,7 +112,7 @@ def _common_root(location: str, paths: list[Path]) -> Path:
     for path in paths:
         while not path.is_relative_to(root):
             if root == root.parent:
-                raise UsageError(f"{location}: expected files of one file system or bucket")
+                raise UsageError(f"{location}: expected files in one file system or bucket")
             root = root.parent
     return root
 

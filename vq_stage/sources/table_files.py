@@ -1,4 +1,4 @@
-"""Parquet and Arrow files, read a row group or a batch at a time."""
+"""Parquet and Arrow files, read one row group or record batch at a time, and a cache of what was read last."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from shared.errors import RefusedInput, UsageError
 from shared.storage.paths import is_local
 from vq_stage.sources.files import open_file
 
-LISTED_ROWS = 1024  # captions of a Parquet file held at once
+LISTED_ROWS = 1024  # rows of captions of a Parquet file in memory at a time
 CACHE_BYTES = 256 << 20
-MIN_CACHED = 2  # readers ahead of the device stand at the end of one batch and the start of the next
+MIN_CACHED = 2  # reading threads are at the end of one batch and at the start of the next at the same time
 _FILE_MAGIC = b"ARROW1"
 _END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 
@@ -28,22 +28,22 @@ Row = tuple[tuple[int, int], dict[str, Any]]  # locator, fields
 
 
 class Table(Protocol):
-    """An open table. A locator is (number, row), where the number leads to a row group or a batch."""
+    """An open table. A locator is (number, row), where the number identifies a row group or a batch."""
 
     @property
     def schema(self) -> pa.Schema: ...
 
     def rows(self, columns: Sequence[str]) -> Iterator[Row]:
-        """All rows with the fields asked for."""
+        """Yield all rows with these columns."""
         ...
 
     def column(self, number: int, name: str) -> pa.Array | pa.ChunkedArray:
-        """One column of a row group or batch."""
+        """Return one column of a row group or batch."""
         ...
 
 
 class ParquetTable:
-    """Numbered by row group."""
+    """A Parquet file; numbers are those of row groups."""
 
     def __init__(self, file: pa.NativeFile):
         self._file = pq.ParquetFile(file)
@@ -66,7 +66,7 @@ class ParquetTable:
 
 
 class ArrowFileTable:
-    """Arrow IPC file, numbered by batch."""
+    """An Arrow IPC file; numbers are those of record batches."""
 
     def __init__(self, file: pa.NativeFile):
         self._reader = pa.ipc.open_file(file)
@@ -81,7 +81,7 @@ class ArrowFileTable:
 
 
 class ArrowStreamTable:
-    """Arrow IPC stream, numbered by the offset of a batch in bytes: a stream has no index."""
+    """An Arrow IPC stream; it has no index, so numbers are offsets of record batches in bytes."""
 
     def __init__(self, file: pa.NativeFile, where: str):
         self._file = file
@@ -101,7 +101,7 @@ class ArrowStreamTable:
             yield from _batch_rows(offset, pa.ipc.read_record_batch(message, self.schema), columns)
         self._file.seek(offset)
         if self._file.read(len(_END_OF_STREAM)) != _END_OF_STREAM:
-            raise RefusedInput("truncated", f"cut at byte {offset}: the mark of its end is missing")
+            raise RefusedInput("truncated", f"truncated at byte {offset}: the end-of-stream mark is missing")
 
     def column(self, number: int, name: str) -> pa.Array:
         self._file.seek(number)
@@ -110,7 +110,7 @@ class ArrowStreamTable:
 
 @contextmanager
 def open_table(path: Path) -> Iterator[Table]:
-    """A table told by its name and first bytes; memory-mapped on this machine. Raises RefusedInput."""
+    """Open a table by its suffix and first bytes; local files are memory-mapped. Raises RefusedInput."""
     with refusing_damaged(), open_file(path) as opened:
         file = pa.memory_map(str(path)) if is_local(path) else pa.PythonFile(opened, "r")
         with file:
@@ -125,7 +125,7 @@ def open_table(path: Path) -> Iterator[Table]:
 
 @contextmanager
 def refusing_damaged() -> Iterator[None]:
-    """What a damaged table raises refuses it and not the job."""
+    """Turn the exceptions of a damaged table into a refusal, so that it does not stop the job."""
     try:
         yield
     except (pa.ArrowException, OSError, EOFError, IndexError, UnicodeDecodeError) as error:
@@ -139,7 +139,7 @@ def _batch_rows(number: int, batch: pa.RecordBatch, columns: Sequence[str]) -> I
 
 
 def _checked(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:
-    """Some columns of a batch; Arrow trusts offsets, those of a damaged file would be read out of bounds."""
+    """Select columns and validate them: Arrow trusts offsets, so a damaged file would be read out of bounds."""
     selected = batch.select(list(columns))
     selected.validate(full=True)
     return selected
@@ -147,14 +147,14 @@ def _checked(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:
 
 @dataclass(frozen=True, slots=True)
 class BatchKey:
-    """A column's batch: its table, its number."""
+    """The table and the number of a row group or batch."""
 
     path: str
     number: int
 
 
 class BatchCache:
-    """The columns read last, within a bound; whoever asks while one is being read waits for it. Thread-safe."""
+    """The media columns used last, up to `max_bytes`. Thread-safe; each column is loaded by one thread only."""
 
     def __init__(self, max_bytes: int = CACHE_BYTES):
         self._max_bytes = max_bytes
@@ -162,7 +162,7 @@ class BatchCache:
         self._columns: OrderedDict[BatchKey, Future[Any]] = OrderedDict()
 
     def get(self, key: BatchKey, load: Callable[[], Any]) -> Any:
-        """The column of a key, by `load` if it is not held. What `load` raises is raised, and not kept."""
+        """Return a column, loaded by `load` if it is not cached. An exception of `load` is raised and not cached."""
         with self._lock:
             is_new = key not in self._columns
             future = self._columns.setdefault(key, Future())
@@ -179,9 +179,9 @@ class BatchCache:
                 self._columns.pop(key, None)
             future.set_exception(error)
         with self._lock:
-            while len(self._columns) > MIN_CACHED and self._held_bytes() > self._max_bytes:
+            while len(self._columns) > MIN_CACHED and self._cached_bytes() > self._max_bytes:
                 self._columns.popitem(last=False)
 
-    def _held_bytes(self) -> int:
+    def _cached_bytes(self) -> int:
         done = (future for future in self._columns.values() if future.done() and not future.exception())
         return sum(future.result().nbytes for future in done)

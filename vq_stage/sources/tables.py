@@ -1,10 +1,10 @@
-"""Tables with a column of images: Parquet, and Arrow as Hugging Face `datasets` saves it."""
+"""Tables with a column of images or videos: Parquet, and Arrow as Hugging Face `datasets` saves it."""
 
 from __future__ import annotations
 
 import io
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -12,10 +12,11 @@ import pyarrow as pa
 
 from shared.dataset.conversations import conversation_extra
 from shared.errors import RefusedInput, UsageError
-from vq_stage.sources.media_source import MediaItem, MediaSource
+from vq_stage.sources.media_source import Locator, MediaItem, MediaSource, as_extra_json
 from vq_stage.sources.media_types import stem_of
 from vq_stage.sources.table_files import BatchCache, BatchKey, open_table
 
+# Names of columns by preference: the first one with a fitting type is read. A new name needs one entry here.
 TABLE_SUFFIXES = (".parquet", ".arrow")
 MEDIA_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "img", "image_bytes", "bytes", "video", "mp4")
 VIDEO_COLUMNS = ("video", "mp4")
@@ -26,7 +27,7 @@ CONVERSATIONS = "conversations"
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """Which columns of a table hold what; `media` are bytes, or a struct of `bytes` and `path`."""
+    """The columns of a table that are read; `media` has bytes, or a struct of `bytes` and `path`."""
 
     media: str
     key: str | None
@@ -34,15 +35,15 @@ class Columns:
     conversations: str | None
 
     @classmethod
-    def of(cls, schema: pa.Schema, where: str) -> Columns:
-        """Raises UsageError if there is no column of images or videos."""
+    def from_schema(cls, schema: pa.Schema, where: str) -> Columns:
+        """Choose the columns by name and type. Raises UsageError if there is no column of images or videos."""
         media = _first(schema, MEDIA_COLUMNS, _holds_media)
         if media is None:
             found = ", ".join(f"{column.name} {column.type}" for column in schema)[:300]
             expected = f"expected bytes, or a struct of `bytes` and `path`, in one of {', '.join(MEDIA_COLUMNS)}"
             has_urls = any(column.name.lower() in ("url", "image_url") for column in schema)
-            advice = "; it has addresses only: download them first, by img2dataset for example" if has_urls else ""
-            raise UsageError(f"{where}: no column of images; {expected}, found {found}{advice}")
+            advice = "; it has only URLs: download the images first, for example with img2dataset" if has_urls else ""
+            raise UsageError(f"{where}: no column of images or videos; {expected}, found {found}{advice}")
         return cls(
             media,
             _first(schema, KEY_COLUMNS, lambda type: _is_text(type) or pa.types.is_integer(type)),
@@ -53,24 +54,27 @@ class Columns:
         )
 
     @property
-    def described(self) -> list[str]:
-        """The columns that are read to list."""
+    def listed(self) -> list[str]:
+        """The columns that listing reads: all but the media."""
         return [name for name in (self.key, self.caption, self.conversations) if name is not None]
 
     @property
     def suffix(self) -> str:
-        """Ends the uri of a video, so that it shows its kind."""
+        """The suffix of a video's URI, which makes the kind visible."""
         return ".mp4" if self.media in VIDEO_COLUMNS else ""
 
 
 @dataclass(frozen=True)
 class TableSource(MediaSource):
-    """Rows of tables in their order. `tables` are by path relative to `root`; an item's uri is `table.parquet#row`."""
+    """Rows of tables in their order; `tables` maps paths relative to `root` to files.
+
+    The URI of an item is `table.parquet#row`.
+    """
 
     tables: Mapping[str, Path] = field(repr=False)
     _cache: BatchCache = field(default_factory=BatchCache, init=False, repr=False, compare=False)
 
-    def _items(self) -> Iterator[MediaItem]:
+    def _items(self, is_planned: Callable[[MediaItem], bool]) -> Iterator[MediaItem]:
         for name, path in self.tables.items():
             try:
                 yield from _table_items(name, path)
@@ -78,31 +82,31 @@ class TableSource(MediaSource):
                 item = MediaItem(f"{stem_of(name)}-damaged", name)
                 yield item.refused(refused.reason, f"from here on: {refused.detail}")
 
-    def _nothing_found(self) -> str:
+    def _empty_message(self) -> str:
         return f"{self.root}: no images or videos found; {len(self.tables)} tables have no rows"
 
-    def open(self, uri: str, locator: tuple[int, int] | None = None) -> BinaryIO:
-        """A row's image; the batch around it is kept for its neighbours. Raises RefusedInput."""
+    def open(self, uri: str, locator: Locator | None = None) -> BinaryIO:
+        """Open a row's image; its row group or batch stays cached for the rows beside it. Raises RefusedInput."""
         path = self.tables.get(uri.rpartition("#")[0])
         if path is None or locator is None:
-            raise RefusedInput("missing", f"its table is not one of {len(self.tables)} in {self.root}")
+            raise RefusedInput("missing", f"its table is not among the {len(self.tables)} of {self.root}")
         number, row = locator
         column = self._cache.get(BatchKey(str(path), number), lambda: _media_column(path, number))
         if not 0 <= row < len(column):
-            raise RefusedInput("missing", f"row {row} of {len(column)}: the table was changed")
+            raise RefusedInput("missing", f"row {row} of {len(column)}: the table has changed since planning")
         return io.BytesIO(_content(column[row].as_py()))
 
 
 def _table_items(name: str, path: Path) -> Iterator[MediaItem]:
-    """Raises RefusedInput where the table is damaged."""
+    """Yield an item for every row. Raises RefusedInput where the table is damaged."""
     with open_table(path) as table:
-        columns = Columns.of(table.schema, str(path))
-        for index, (locator, fields) in enumerate(table.rows(columns.described)):
+        columns = Columns.from_schema(table.schema, str(path))
+        for index, (locator, fields) in enumerate(table.rows(columns.listed)):
             uri = f"{name}#{index}{columns.suffix}"
             yield _row_item(columns, fields, f"{stem_of(name)}-{index:08d}", uri, locator)
 
 
-def _row_item(columns: Columns, fields: dict[str, Any], name: str, uri: str, locator: tuple[int, int]) -> MediaItem:
+def _row_item(columns: Columns, fields: dict[str, Any], name: str, uri: str, locator: Locator) -> MediaItem:
     key, text = (fields.get(column) if column else None for column in (columns.key, columns.caption))
     if isinstance(text, list):
         text = text[0] if text else None
@@ -114,20 +118,20 @@ def _row_item(columns: Columns, fields: dict[str, Any], name: str, uri: str, loc
         extra = conversation_extra(fields[columns.conversations])
     except RefusedInput as refused:
         return item.refused(refused.reason, refused.detail)
-    return MediaItem(item.key, uri, text, kind, locator, extra)
+    return replace(item, extra_json=as_extra_json(extra))
 
 
 def _media_column(path: Path, number: int) -> pa.Array | pa.ChunkedArray:
-    """Raises RefusedInput: where rows are read the job is under way, and does not stop for a table."""
+    """Read the media of a row group or batch. Raises RefusedInput: one bad table does not stop a running job."""
     try:
         with open_table(path) as table:
-            return table.column(number, Columns.of(table.schema, str(path)).media)
+            return table.column(number, Columns.from_schema(table.schema, str(path)).media)
     except UsageError as error:
         raise RefusedInput("unreadable", str(error)) from error
 
 
 def _first(schema: pa.Schema, names: tuple[str, ...], fits: Callable[[pa.DataType], bool]) -> str | None:
-    """The first of these names that a fitting column has."""
+    """Return the first of these names that is the name of a column whose type `fits`."""
     return next((name for name in names if schema.get_field_index(name) >= 0 and fits(schema.field(name).type)), None)
 
 
@@ -147,12 +151,12 @@ def _is_list(type: pa.DataType) -> bool:
 
 
 def _content(value: Any) -> bytes:
-    """Raises RefusedInput: `missing` or `empty`."""
+    """Return the bytes of a row's image. Raises RefusedInput: `missing` or `empty`."""
     data = value.get("bytes") if isinstance(value, dict) else value
     if data is None:
         path = value.get("path") if isinstance(value, dict) else None
-        advice = f"only its path, {path}; save the dataset with its images embedded" if path else "null"
-        raise RefusedInput("missing", f"the row holds no image: {advice}")
+        advice = f"only a path, {path}; save the dataset with embedded images" if path else "null"
+        raise RefusedInput("missing", f"the row contains no image: {advice}")
     if not data:
         raise RefusedInput("empty", "the row's image has no bytes")
     return bytes(data)

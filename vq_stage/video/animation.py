@@ -65,6 +65,8 @@ class Animation:
                 width, height = image.size
         except UnidentifiedImageError as error:
             raise RefusedInput("not_a_video", "no animation format that Pillow supports") from error
+        except Image.DecompressionBombError as error:
+            raise RefusedInput("too_large", str(error)) from error
         except MemoryError:
             raise
         except Exception as error:

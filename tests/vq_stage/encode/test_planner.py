@@ -165,7 +165,7 @@ def test_a_signal_while_planning_leaves_nothing(path: Path) -> None:
 def test_what_a_list_says_beside_goes_along(path: Path) -> None:
     source = MemorySource(Path())
     source.contents["a.png"] = png(0)
-    source.items.append(MediaItem("a", "a.png", "text", locator=(512, 90), extra={"b": 1, "a": "ä"}))
+    source.items.append(MediaItem("a", "a.png", "text", locator=(512, 90), extra_json='{"a":"ä","b":1}'))
     (planned,) = inputs_of(plan_of(source, path, first_index=40))
     assert (planned.src_index, planned.text, planned.locator) == (40, "text", (512, 90))
     assert planned.extra_json == '{"a":"ä","b":1}'

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import random
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +29,12 @@ from tests.support.bad_pictures import (
     turned,
 )
 from vq_stage.media.image_decoding import decode_rgb, read_bytes, read_size
+from vq_stage.media.size_limits import MAX_PIXELS
 from vq_stage.sources.files import open_file
+from vq_stage.video.open_video import open_video
 
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
+PILLOW_LIMIT = 1024 * 1024 * 1024 // 4 // 3
 JPEG_TOLERANCE = 3  # grey levels, on flat colours at quality 95
 
 
@@ -222,3 +227,22 @@ def test_cut_files_of_every_format_are_refused() -> None:
     for format in ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP"):
         data = cut(encoded(picture(0, 96, 96), format))
         assert reason_of(lambda data=data: decode_rgb(data)) in ("truncated", "not_an_image")
+
+
+def test_the_global_limit_of_pillow_stays_as_it_is() -> None:
+    """Other code in the process relies on it; several threads decode at once."""
+    assert Image.MAX_IMAGE_PIXELS == PILLOW_LIMIT
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(lambda data: decode_rgb(data).size, [encoded(picture(), "PNG")] * 32)) == {(WIDTH, HEIGHT)}
+    assert reason_of(lambda: decode_rgb(png_header(60_000, 60_000))) == "too_large"
+    assert Image.MAX_IMAGE_PIXELS == PILLOW_LIMIT
+
+
+def test_a_bomb_is_refused_where_pillow_has_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
+    assert reason_of(lambda: decode_rgb(png_header(60_000, 60_000))) == "too_large"
+    assert reason_of(lambda: open_video(io.BytesIO(png_header(60_000, 60_000))).info) == "too_large"
+
+
+def test_the_limit_is_the_one_at_which_pillow_refuses() -> None:
+    assert MAX_PIXELS == 2 * PILLOW_LIMIT

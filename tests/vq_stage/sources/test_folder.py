@@ -21,7 +21,9 @@ from hypothesis import strategies as st
 from shared.errors import RefusedInput, UsageError
 from shared.storage.paths import as_path
 from tests.support.bad_pictures import encoded, picture
+from vq_stage.sources import captions as source_captions
 from vq_stage.sources import folder as source_folder
+from vq_stage.sources.files import open_file
 from vq_stage.sources.folder import FolderSource, unique_keys
 from vq_stage.sources.media_source import MediaItem
 from vq_stage.sources.open_source import open_source
@@ -98,7 +100,7 @@ def test_frames_as_a_video(tmp_path: Path) -> None:
     """Frame 10 comes after frame 9."""
     files = {f"walk.frames/{n}.png": encoded(picture(n), "PNG") for n in range(1, 11)}
     source = open_source(fill(tmp_path, files))
-    with source.video("walk.frames", fps=5.0) as video:
+    with source.video("walk.frames", extra_json='{"fps":5.0}') as video:
         assert (video.info.frame_count, video.info.fps, video.info.duration_s) == (10, 5.0, 2.0)
         (last,) = video.frames_at([1.9])
     assert last.tobytes() == picture(10).tobytes()
@@ -264,6 +266,34 @@ def test_captions_of_a_large_metadata_file_are_not_held(tmp_path: Path) -> None:
     tracemalloc.stop()
     assert [item.text for item in items] == [None, "the last"]
     assert peak < 1.5e6, "the file has 7 MB"
+
+
+@pytest.mark.parametrize("location", ["disk", "memory"])
+def test_captions_of_planned_items_are_not_opened(
+    location: str, tmp_path: Path, remote: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each would take a round trip in an object store; a metadata file is read if a new item may be in it."""
+    source = open_source(str(fill(tmp_path if location == "disk" else remote, TREE)))
+    opened: list[str] = []
+
+    def recorded(path: Path, *arguments: object, **options: object) -> object:
+        opened.append(path.name)
+        return open_file(path, *arguments, **options)
+
+    monkeypatch.setattr(source_folder, "open_file", recorded)
+    monkeypatch.setattr(source_captions, "open_file", recorded)
+    assert list(source.items(is_planned=lambda item: True)) == []
+    assert opened == []
+    new = [item for item in LISTED if item.key in ("clip", "walk")]
+    assert list(source.items(is_planned=lambda item: item.key not in ("clip", "walk"))) == new
+    assert sorted(opened) == ["clip.txt", "metadata.jsonl"]
+
+
+def test_an_empty_source_is_an_error_and_one_whose_items_are_planned_is_not(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no images or videos found"):
+        list(FolderSource(tmp_path).items(is_planned=lambda item: True))
+    fill(tmp_path, {"a.png": b""})
+    assert list(FolderSource(tmp_path).items(is_planned=lambda item: True)) == []
 
 
 def test_metadata_as_csv_and_parquet(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from shared.errors import UsageError
 from shared.storage.paths import as_path
 from vq_stage.sources import lists as source_lists
 from vq_stage.sources.lists import entry_item
-from vq_stage.sources.media_source import MediaItem
+from vq_stage.sources.media_source import MediaItem, as_extra_json
 from vq_stage.sources.open_source import open_source
 
 TURNS = [
@@ -44,7 +44,7 @@ def bad(entry: object) -> str:
 def test_every_turn_of_a_conversation_is_kept() -> None:
     item = entry_item(1, {"id": 7, "image": "coco/7.jpg", "conversations": TURNS})
     extra = {"conversations": SAID, "question": "What is it?", "answer": "A cat."}
-    assert item == MediaItem("7", "coco/7.jpg", None, "image", None, extra)
+    assert item == MediaItem("7", "coco/7.jpg", None, "image", None, as_extra_json(extra))
 
 
 @pytest.mark.parametrize(
@@ -87,7 +87,7 @@ def test_kind_of_an_entry(entry: object, kind: str) -> None:
 
 
 def test_rate_of_a_folder_of_frames() -> None:
-    assert entry_item(1, {"video": "a.frames", "fps": 12.5}).extra == {"fps": 12.5}
+    assert entry_item(1, {"video": "a.frames", "fps": 12.5}).extra_json == '{"fps":12.5}'
     for fps in (0, -1, "8", True, float("inf"), float("nan")):
         assert "`fps`" in bad({"video": "a.frames", "fps": fps})
 

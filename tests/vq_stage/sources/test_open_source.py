@@ -251,7 +251,7 @@ def test_empty_folder_and_wrong_path(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("location", "said"),
     [
-        ("pipe:curl -s https://host/0.tar", "commands are not run"),
+        ("pipe:curl -s https://host/0.tar", "commands are not executed"),
         ("nosuchstore://bucket/folder", "nosuchstore"),
         ("{0..3.tar", "braces"),
         ("*.tar", "no file matches"),
@@ -266,7 +266,7 @@ def test_locations_that_cannot_work(location: str, said: str, tmp_path: Path, mo
 
 @pytest.mark.parametrize("name", ["00.tar.gz", "00.tgz", "00.tar.zst"])
 def test_compressed_tars_are_refused_with_advice(name: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="gunzip it first"):
+    with pytest.raises(UsageError, match="decompress it first"):
         open_source(touch(tmp_path, name) / name)
 
 

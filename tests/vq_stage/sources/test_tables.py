@@ -19,7 +19,7 @@ import pytest
 from shared.errors import RefusedInput, UsageError
 from shared.storage.paths import as_path
 from vq_stage.sources import tables
-from vq_stage.sources.media_source import MediaItem, MediaSource
+from vq_stage.sources.media_source import MediaItem, MediaSource, as_extra_json
 from vq_stage.sources.open_source import open_source
 from vq_stage.sources.table_files import BatchCache, BatchKey
 
@@ -129,17 +129,17 @@ def test_conversations_of_a_table(tmp_path: Path) -> None:
     good = [{"from": "human", "value": "<image>Who?"}, {"from": "gpt", "value": "Me."}]
     path = write(tmp_path / "data.parquet", table(3, conversations=[good, good[:1], None]))
     first, second, third = open_source(path)
-    assert first.extra == {"conversations": good, "question": "Who?", "answer": "Me."}
+    assert first.extra_json == as_extra_json({"conversations": good, "question": "Who?", "answer": "Me."})
     assert second.refusal is not None
     assert second.refusal[0] == "bad_entry"
-    assert (third.extra, third.refusal) == (None, None)
+    assert (third.extra_json, third.refusal) == (None, None)
 
 
 @pytest.mark.parametrize(
     ("columns", "said"),
     [
         ({"url": ["https://host/a.png"], "text": ["a"]}, "img2dataset"),
-        ({"label": [1]}, "no column of images.*label int64"),
+        ({"label": [1]}, "no column of images or videos.*label int64"),
         ({"image": ["a.png"]}, "image string"),
     ],
 )

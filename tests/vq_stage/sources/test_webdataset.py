@@ -10,6 +10,7 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 from hypothesis import given
@@ -18,7 +19,8 @@ from hypothesis import strategies as st
 from shared.errors import RefusedInput, UsageError
 from shared.storage.paths import as_path
 from tests.support.small_tars import SAMPLES, add_member, tar_bytes
-from vq_stage.sources.media_source import MediaItem, MediaSource
+from vq_stage.sources import webdataset
+from vq_stage.sources.media_source import MediaItem, MediaSource, as_extra_json
 from vq_stage.sources.open_source import open_source
 
 
@@ -38,9 +40,9 @@ def test_samples_of_a_shard(location: str, tmp_path: Path) -> None:
     path.write_bytes(tar_bytes(SAMPLES))
     source = open_source(str(path))
     items = list(source)
-    assert [(item.key, item.uri, item.kind, item.text, item.extra) for item in items] == [
-        ("0001", "00.tar/0001.jpg", "image", "a cat", {"width": 640, "score": 0.5, "nsfw": False}),
-        ("sub/0002", "00.tar/sub/0002.WebP", "image", "a dog", {"url": "https://host/2"}),
+    assert [(item.key, item.uri, item.kind, item.text, item.extra_json) for item in items] == [
+        ("0001", "00.tar/0001.jpg", "image", "a cat", '{"nsfw":false,"score":0.5,"width":640}'),
+        ("sub/0002", "00.tar/sub/0002.WebP", "image", "a dog", '{"url":"https://host/2"}'),
         ("0003", "00.tar/0003.mp4", "video", "it moves", None),
         ("0005.left.png", "00.tar/0005.left.png", "image", None, None),
         ("0005.right.png", "00.tar/0005.right.png", "image", None, None),
@@ -65,7 +67,7 @@ def test_webdatasets_own_writer_and_reader_agree(tmp_path: Path) -> None:
     theirs = wds.WebDataset(str(tmp_path / "0.tar"), shardshuffle=False)
     expected = [(sample["__key__"], sample["jpg"]) for sample in theirs]
     assert [(item.key, read(source, item)) for item in source] == expected
-    assert [(item.text, item.extra) for item in source] == [(f"n {n}", {"n": n}) for n in range(3)]
+    assert [(item.text, item.extra_json) for item in source] == [(f"n {n}", f'{{"n":{n}}}') for n in range(3)]
 
 
 @pytest.mark.parametrize("location", ["{00..02}.tar", "*.tar", "0[0-2].tar", "", "{01,00,02}.tar"])
@@ -132,7 +134,7 @@ def test_conversations_in_a_shard(tmp_path: Path) -> None:
     fields = json.dumps({"id": 3, "conversations": turns}).encode()
     (tmp_path / "0.tar").write_bytes(tar_bytes({"a.jpg": b"a", "a.json": fields}))
     (item,) = open_source(tmp_path / "0.tar")
-    assert item.extra == {"id": 3, "conversations": turns, "question": "Who?", "answer": "Me."}
+    assert item.extra_json == as_extra_json({"id": 3, "conversations": turns, "question": "Who?", "answer": "Me."})
 
 
 def test_a_cut_shard_gives_what_came_before_the_cut(tmp_path: Path) -> None:
@@ -166,7 +168,7 @@ def test_shards_that_are_none(tmp_path: Path) -> None:
 
 def test_a_gzipped_tar_without_its_suffix(tmp_path: Path) -> None:
     (tmp_path / "0.tar").write_bytes(gzip.compress(tar_bytes(SAMPLES)))
-    with pytest.raises(UsageError, match="gunzip it first"):
+    with pytest.raises(UsageError, match="decompress it first"):
         list(open_source(tmp_path / "0.tar"))
 
 
@@ -236,3 +238,18 @@ def test_headers_are_not_kept(tmp_path: Path) -> None:
     assert next(items).key == "0"
     (tmp_path / "0.tar").write_bytes(data[:60_000])
     assert list(items)[-1].key == "0-damaged"
+
+
+def test_captions_of_planned_samples_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "00.tar").write_bytes(tar_bytes(SAMPLES))
+    read_names: list[str] = []
+    read_text = webdataset._read
+
+    def recorded(file: BinaryIO, member: webdataset.Member) -> str:
+        read_names.append(member.name)
+        return read_text(file, member)
+
+    monkeypatch.setattr(webdataset, "_read", recorded)
+    source = open_source(tmp_path / "00.tar")
+    assert [(item.key, item.text) for item in source.items(lambda item: item.key != "0003")] == [("0003", "it moves")]
+    assert read_names == ["0003.caption"]
