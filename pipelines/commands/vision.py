@@ -10,7 +10,7 @@ from pipelines.commands.build import choose_engine, options_command
 from pipelines.commands.options import device_option, engine_options, model_options, say, vision_tokenizer_option
 
 if TYPE_CHECKING:
-    from vq_stage.decode.job import DecodeOptions
+    from vq_stage.decode.options import DecodeOptions
     from vq_stage.encode.options import EncodeOptions
     from vq_stage.encode.repair import RepairOptions
     from vq_stage.training.options import TrainVQOptions
@@ -74,12 +74,13 @@ def plan(options: EncodeOptions, megapixels_per_s: float | None, measured_in: st
     from pipelines.report.text import forecast_text
     from shared.dataset.dataset import Dataset
     from vq_stage.encode.estimate import forecast, measured_megapixels_per_s
+    from vq_stage.encode.planner import Planner
 
     rate = megapixels_per_s or (measured_megapixels_per_s(Dataset.open(measured_in)) if measured_in else None)
-    click.echo(forecast_text(forecast(options.planner()), rate, seq_length))
+    click.echo(forecast_text(forecast(Planner(options)), rate, seq_length))
 
 
-@options_command("vq_stage.decode.job:DecodeOptions", adjust=choose_engine)
+@options_command("vq_stage.decode.options:DecodeOptions", adjust=choose_engine)
 @click.argument("dataset")
 @click.argument("out")
 @model_options
@@ -113,7 +114,7 @@ def repair(options: RepairOptions) -> None:
     result = run(options)
     for unit in result.set_aside:
         say(f"unit {unit.unit}: {unit.kept} of {unit.rows} rows kept: {unit.problem}")
-    for number, is_same in result.mended:
+    for number, is_same in result.reencoded:
         say(f"unit {number}: encoded again, {'the same bytes as before' if is_same else 'OTHER bytes than before'}")
     if result.missing:
         say(f"{result.missing} units are missing: run the command that made {options.dataset} again")

@@ -43,6 +43,7 @@ MEDIA_REASONS: Mapping[str, str] = {
     "aspect_ratio": "The long side is more than 5 times the short side.",
     "bad_size": "The size cannot be encoded or generated, such as sides that are not multiples of 8.",
 }
+ENCODE_REASONS: Mapping[str, str] = {**LISTING_REASONS, **FILE_REASONS, **MEDIA_REASONS}
 # Refused by `emu3 generate` and `emu3 understand`, beside those above.
 PROMPT_REASONS: Mapping[str, str] = {
     "empty_prompt": "The prompt has no text.",
@@ -59,9 +60,7 @@ IMPORT_REASONS: Mapping[str, str] = {
     "unsafe_pickle": "The file contains objects other than arrays and text, which are not unpickled.",
 }
 QUARANTINE_REASONS: Mapping[str, str] = {
-    **LISTING_REASONS,
-    **FILE_REASONS,
-    **MEDIA_REASONS,
+    **ENCODE_REASONS,
     **PROMPT_REASONS,
     **IMPORT_REASONS,
 }

@@ -30,7 +30,7 @@ from shared.jobs.local_engine import run_in_process, run_local
 from shared.jobs.signals import StopFlag
 from shared.jobs.units import PlanUnits
 from shared.maintenance.sweep import sweep
-from vq_stage.encode.input_reader import Prepared, ReadTask
+from vq_stage.encode.input_reader import PreparedInput, ReadTask
 from vq_stage.encode.options import EncodeOptions
 from vq_stage.encode.worker import EncodeWorker
 from vq_stage.media.resizing import Preprocessing
@@ -80,9 +80,9 @@ class InstantWorker(EncodeWorker):
         cast(Any, self).tokenizer = InstantTokenizer(self.side)
         self.numerics = {"device": "none"}
 
-    def _prepare(self, task: ReadTask) -> Prepared:
-        unit, planned, _ = task
-        return Prepared(unit, planned, np.zeros((1, 1, 3), np.uint8), hashlib.sha256(b"").digest(), 8, 8)
+    def _prepare(self, task: ReadTask) -> PreparedInput:
+        digest = hashlib.sha256(b"").digest()
+        return PreparedInput(task.unit, task.planned, np.zeros((1, 1, 3), np.uint8), digest, 8, 8)
 
 
 def bench(name: str, units: int, run: Callable[[Job], None]) -> None:

@@ -21,7 +21,7 @@ from shared.dataset.plan_writer import freeze_plan
 from shared.dataset.rows import CodeRecord
 from shared.maintenance.summary import summarize
 from vq_stage import VisionTokenizer
-from vq_stage.encode.input_reader import InputReader
+from vq_stage.encode.input_reader import InputReader, ReadTask
 from vq_stage.encode.job import encode
 from vq_stage.encode.options import EncodeOptions
 from vq_stage.media.resizing import Preprocessing
@@ -51,7 +51,7 @@ def bench_encode_job(count: int, side: int) -> None:
         source = open_source(str(pictures))
         unit = Unit(0, side, side, tuple(PlannedInput(i, item.key, item.uri) for i, item in enumerate(source)))
         reader = InputReader(source, area, ClipSampling())
-        pixels = np.stack([reader.prepare((unit, planned, False)).pixels for planned in unit.inputs[:batch]])
+        pixels = np.stack([reader.prepare(ReadTask(unit, planned)).pixels for planned in unit.inputs[:batch]])
         tokenizer.encode_images(pixels)
         started = time.perf_counter()
         for _ in range(count // batch):

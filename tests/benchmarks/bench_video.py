@@ -19,8 +19,9 @@ from shared.dataset.plan import Plan
 from shared.dataset.plan_writer import PlanWriter
 from shared.dataset.settings import DatasetSettings
 from shared.jobs.signals import StopFlag
-from vq_stage.encode.input_reader import InputReader
-from vq_stage.encode.planner import Planner, PlanOptions
+from vq_stage.encode.input_reader import InputReader, ReadTask
+from vq_stage.encode.options import EncodeOptions
+from vq_stage.encode.planner import Planner
 from vq_stage.media.resizing import Preprocessing
 from vq_stage.model.weights import EMBEDDED_TOKENIZER
 from vq_stage.sources.open_source import open_source
@@ -48,13 +49,13 @@ def main(side: int) -> None:
         (folder / "noise.mp4").write_bytes(encode_video_file(moving_noise(), FPS, "mp4", 80))
         source, area, sampling = open_source(folder), Preprocessing("area", side * side), ClipSampling()
         with PlanWriter(256) as writer:
-            planner = Planner(source, area, sampling, PlanOptions(256, 1, 1))
-            planner.plan(writer, source, KnownKeys(), 0, StopFlag())
+            planner = Planner(EncodeOptions(str(folder), "", preprocessing=area, reader_threads=1), source)
+            planner.plan_items(writer, source, KnownKeys(), 0, StopFlag())
             writer.freeze(Path(root) / "plan.arrow", DatasetSettings(EMU3))
         unit = Plan(Path(root) / "plan.arrow").unit(0)
         reader = InputReader(source, area, sampling)
         started = time.perf_counter()
-        clips = [reader.prepare((unit, planned, False)).pixels for planned in unit.inputs]
+        clips = [reader.prepare(ReadTask(unit, planned)).pixels for planned in unit.inputs]
         read_rate = len(clips) * unit.frames / (time.perf_counter() - started)
     tokenizer = VisionTokenizer.from_pretrained(EMBEDDED_TOKENIZER)
     tokenizer.encode_video(clips[0])

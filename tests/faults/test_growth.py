@@ -162,8 +162,8 @@ def test_a_missing_file_is_retried_after_it_has_appeared(source: Path, tmp_path:
     (tmp_path / "late.png").write_bytes(png(7))
     (tmp_path / "late.mp4").write_bytes(movie(32))
     assert "0 rows encoded, 0 quarantined" in encode(listed, dataset).output
-    unknown = encode(listed, dataset, "--retry-quarantined", "mising").output
-    assert "--retry-quarantined mising: no input is refused for it; there are missing" in unknown
+    unused = encode(listed, dataset, "--retry-quarantined", "truncated").output
+    assert "--retry-quarantined truncated: no input is quarantined for it; found: missing" in unused
     assert "3 rows encoded, 0 quarantined" in encode(listed, dataset, "--retry-quarantined", "missing").output
     found = {key: (row.src_index, row.text) for key, row in rows(dataset).items()}
     assert found == {
@@ -174,7 +174,7 @@ def test_a_missing_file_is_retried_after_it_has_appeared(source: Path, tmp_path:
     }
     assert "4 rows, 0 quarantined; complete" in emu3("verify", dataset).output
     refused = emu3("encode", listed, dataset, *ENCODE, "--retry-quarantined", "duplicate_key", exit_code=2)
-    assert "mend it" in refused.output
+    assert "fix the source" in refused.output
 
 
 def flip_codes(path: Path, row: CodeRecord) -> None:

@@ -125,7 +125,7 @@ def test_reading_commands_need_no_mindspore(
     refused = emu3(
         "decode", unbroken, tmp_path / "out", "--vision-tokenizer", other_tokenizer, exit_code=2, **without_mindspore
     )
-    assert "holds codes of" in refused.stderr
+    assert "for the codes of" in refused.stderr
     assert not list(tmp_path.rglob("*.png"))
 
 

@@ -87,7 +87,7 @@ def test_refusals_exit_with_2_and_say_why(picture_folder: Path, golden_vq: Path,
     code, _, err = run("encode", str(tmp_path / "nowhere"), dataset)
     assert (code, "neither" in err) == (2, True)
     code, _, err = run("decode", dataset, str(tmp_path / "out"))
-    assert (code, "holds codes of" in err) == (2, True), err
+    assert (code, "for the codes of" in err) == (2, True), err
     code, _, err = run(*base, "--batch-pixels", "0")
     assert (code, "at least 1" in err) == (2, True)
     code, _, err = run("verify", str(tmp_path))

@@ -17,10 +17,10 @@ from shared.dataset.plan import Plan, PlannedInput, Unit
 from shared.dataset.quarantine import Refusal
 from shared.dataset.rows import CodeRecord
 from shared.errors import RefusedInput
-from vq_stage.encode.planner import Planner, PlanOptions
+from vq_stage.encode.options import EncodeOptions
+from vq_stage.encode.planner import Planner
 from vq_stage.media.resizing import Preprocessing
 from vq_stage.sources.media_source import MediaItem, MediaSource
-from vq_stage.video.clips import ClipSampling
 from vq_stage.video.encoding import encode_video_file
 
 HEIGHT, WIDTH = 16, 24
@@ -28,14 +28,20 @@ HEIGHT, WIDTH = 16, 24
 
 @dataclass(frozen=True)
 class MemorySource(MediaSource):
-    """Items and the content of their uris; what has none is missing. `opened` notes every uri that is opened."""
+    """Items and the content of their URIs; an item without content is missing.
 
-    items: list[MediaItem] = field(default_factory=list)
+    `opened` lists every URI that is opened, `listings` the number of items of every listing.
+    """
+
+    media_items: list[MediaItem] = field(default_factory=list)
     contents: dict[str, bytes] = field(default_factory=dict)
     opened: list[str] = field(default_factory=list)
+    listings: list[int] = field(default_factory=list)
 
     def _items(self, is_planned: Callable[[MediaItem], bool]) -> Any:
-        yield from self.items
+        new = [item for item in self.media_items if not is_planned(item)]
+        self.listings.append(len(new))
+        yield from new
 
     def _empty_message(self) -> None:
         """It may be empty."""
@@ -49,7 +55,7 @@ class MemorySource(MediaSource):
     def add(self, uri: str, content: bytes | None, text: str | None = None, key: str | None = None) -> None:
         """An item named by its uri without the suffix; None: not there."""
         kind = "video" if uri.endswith(".mp4") else "image"
-        self.items.append(MediaItem(uri.rpartition(".")[0] if key is None else key, uri, text, kind))
+        self.media_items.append(MediaItem(uri.rpartition(".")[0] if key is None else key, uri, text, kind))
         if content is not None:
             self.contents[uri] = content
 
@@ -88,9 +94,9 @@ def gif(frames: int, seed: int = 0) -> bytes:
 
 
 def planner(source: MediaSource, unit_rows: int = 4, **options: Any) -> Planner:
-    """Takes pictures as they are, and videos in clips of 16 frames, 8 a second."""
-    cut = {"reader_threads": 2, "max_refused_in_a_row": 100, **options}
-    return Planner(source, Preprocessing("none"), ClipSampling(), PlanOptions(unit_rows, **cut))
+    """Return a planner that keeps the sizes of images, and cuts videos into clips of 16 frames at 8 per second."""
+    values = {"preprocessing": Preprocessing("none"), "max_refused_in_a_row": 100, **options}
+    return Planner(EncodeOptions(str(source.root), "", unit_rows=unit_rows, **values), source)
 
 
 def commit_missing(dataset: Dataset, plan: Plan, broken: Mapping[str, str] | None = None) -> None:

@@ -23,7 +23,7 @@ from shared.jobs.job import WorkerContext
 from shared.jobs.leases import Leases
 from shared.jobs.signals import StopFlag
 from tests.support.gate import pass_gate
-from vq_stage.encode.input_reader import Prepared, ReadTask
+from vq_stage.encode.input_reader import PreparedInput, ReadTask
 from vq_stage.encode.options import EncodeOptions
 from vq_stage.encode.worker import EncodeWorker
 from vq_stage.model.config import VQConfig
@@ -60,9 +60,8 @@ class StandInWorker(EncodeWorker):
         cast(Any, self).tokenizer = StandInTokenizer(config.codebook_size, self.context.stop)
         self.numerics = {"device": "none"}
 
-    def _prepare(self, task: ReadTask) -> Prepared:
-        _, planned, is_poison = task
-        if planned.key.startswith(KILLER) and not is_poison:
+    def _prepare(self, task: ReadTask) -> PreparedInput:
+        if task.planned.key.startswith(KILLER) and not task.is_poison:
             os._exit(9)
         return self.prepare(task)
 

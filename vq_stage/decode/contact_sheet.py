@@ -1,4 +1,4 @@
-"""A contact sheet of a dataset: rows spread over it, decoded, with their captions."""
+"""A contact sheet of a dataset: evenly spaced rows, decoded, with their captions."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from shared.dataset.dataset import Dataset
 from shared.dataset.rows import CodeRecord
-from vq_stage.decode.job import check_codec
+from vq_stage.decode.codec_check import check_codec
 from vq_stage.decode.picture_grid import save_sheet
 from vq_stage.model.weights import EMBEDDED_TOKENIZER
 
@@ -20,25 +20,25 @@ if TYPE_CHECKING:
 def draw_contact_sheet(
     dataset: str, path: str, rows: int = 64, vision_tokenizer: str = str(EMBEDDED_TOKENIZER)
 ) -> None:
-    """Writes a PNG. Raises ConfigMismatchError if the tokenizer is not the dataset's."""
+    """Write a PNG of at most `rows` rows. Raises ConfigMismatchError if the tokenizer is not the dataset's."""
     opened = Dataset.open(dataset)
     check_codec(opened, vision_tokenizer)
     from vq_stage.tokenizer import VisionTokenizer
 
     tokenizer = VisionTokenizer.from_pretrained(vision_tokenizer)
-    chosen = spread_rows(opened, rows)
+    chosen = evenly_spaced_rows(opened, rows)
     pictures = [first_frame(tokenizer, row) for row in chosen]
     save_sheet(Path(path), pictures, [row.text or row.key for row in chosen])
 
 
 def first_frame(tokenizer: VisionTokenizer, row: CodeRecord) -> np.ndarray:
-    """uint8 (H, W, 3): the image, or the first frame of a clip."""
+    """Return the image, or the first frame of a clip, as uint8 (H, W, 3)."""
     codes_THW = row.codes_THW[:1]
     return (tokenizer.decode_video if row.kind == "video" else tokenizer.decode_images)(codes_THW)[0]
 
 
-def spread_rows(dataset: Dataset, count: int) -> list[CodeRecord]:
-    """At most `count` rows at even distances over all committed rows."""
+def evenly_spaced_rows(dataset: Dataset, count: int) -> list[CodeRecord]:
+    """Return at most `count` rows at even distances over all committed rows."""
     records = [record for record in dataset.commit_records() if record.rows]
     total = sum(record.rows for record in records)
     wanted = set(np.linspace(0, total - 1, min(count, total)).astype(int).tolist())

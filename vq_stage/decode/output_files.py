@@ -1,4 +1,4 @@
-"""Where decoded images and videos are written, and in which format: named by key, whole or not at all."""
+"""Files of decoded images and videos: their formats, and their names by key. Each is written whole or not at all."""
 
 from __future__ import annotations
 
@@ -21,12 +21,15 @@ IMAGE_FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}
 RECORD_NAME = ".emu3-decode.json"
 CLAIMS_NAME = ".claims"
 MAX_NAME_BYTES = 200
-DEFAULT_FPS = 8.0  # of clips that do not say theirs
+DEFAULT_FPS = 8.0  # for clips without a rate of their own
 
 
 @dataclass(frozen=True, slots=True)
 class MediaFormats:
-    """Formats of images and of videos; `quality`, 1 to 100, is of JPEG, WebP and video files."""
+    """Formats of images and videos; `quality`, 1 to 100, applies to JPEG, WebP and video files.
+
+    Raises UsageError, naming the command-line option, for values that cannot work.
+    """
 
     image: str = "png"
     video: str = "mp4"
@@ -41,12 +44,12 @@ class MediaFormats:
             raise UsageError(f"--quality {self.quality}: expected 1 to 100")
 
     def recorded(self) -> dict[str, object]:
-        """What may not change between two runs into one folder."""
+        """Return the settings that must be the same in all runs into one folder."""
         videos = {"video_format": self.video} if self.video != "mp4" else {}
         return {"format": self.image, "quality": None if self.image == "png" else self.quality, **videos}
 
     def path(self, out: Path, row: CodeRecord) -> Path:
-        """The file of a row; of a video in frames, the last of its frames, which is written last."""
+        """Return the file of a row; for a video as frames, that of the last frame, which is written last."""
         if row.kind != "video":
             return picture_path(out, row.key, self.image)
         if self.video != "frames":
@@ -54,7 +57,7 @@ class MediaFormats:
         return picture_path(out, row.key, "frames") / f"{4 * len(row.codes_THW) - 1:06d}.png"
 
     def write(self, out: Path, row: CodeRecord, pixels: np.ndarray) -> None:
-        """Writes an image (H, W, 3) or the frames (T, H, W, 3) of a video, uint8."""
+        """Write an image (H, W, 3), or the frames (T, H, W, 3) of a video, uint8."""
         path = self.path(out, row)
         make_directory(path.parent)
         if row.kind != "video":
@@ -73,15 +76,15 @@ class MediaFormats:
 
 
 def picture_path(out: Path, key: str, suffix: str) -> Path:
-    """Where the picture of a key is written: folders are kept, nothing leads out of `out`, names fit the disk.
+    """Return the path of the image of a key: folders are kept, and no path leads out of `out`.
 
-    Distinct keys have distinct paths: a component that had to be changed ends in a hash of its original. So do
-    folders that look like a picture's name, or like the files of this job.
+    Distinct keys have distinct paths: a component that is not a valid file name is changed and ends in a hash of the
+    original. So does a folder that has the name of an image or of one of this job's own files.
     """
     *folders, name = key.split("/")
     reserved = re.compile(rf"\.{suffix}$|^{re.escape(RECORD_NAME)}|^{re.escape(CLAIMS_NAME)}$|^\.lock$", re.IGNORECASE)
-    places = [_safe_name(folder, is_reserved=bool(reserved.search(folder))) for folder in folders]
-    return out.joinpath(*places, f"{_safe_name(name)}.{suffix}")
+    folders = [_safe_name(folder, is_reserved=bool(reserved.search(folder))) for folder in folders]
+    return out.joinpath(*folders, f"{_safe_name(name)}.{suffix}")
 
 
 def _safe_name(component: str, is_reserved: bool = False) -> str:

@@ -1,4 +1,4 @@
-"""Pictures of pictures: contact sheets with captions, and rows that compare."""
+"""Grids of images: contact sheets with captions, and rows of equal-sized images to compare."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ CAPTION_LINES = 2
 
 
 def save_rows(path: Path, rows: Sequence[np.ndarray]) -> None:
-    """A PNG with one line of equal-sized uint8 pictures (B, H, W, 3) a row."""
+    """Write a PNG with one line per row of equal-sized uint8 images (B, H, W, 3)."""
     lines = [np.concatenate(list(row), axis=1) for row in rows]
     _save_png(path, Image.fromarray(np.concatenate(lines, axis=0)))
 
 
 def save_sheet(path: Path, pictures: Sequence[np.ndarray], captions: Sequence[str], columns: int = 8) -> None:
-    """A PNG contact sheet of uint8 pictures (H, W, 3) of any sizes, each over its caption."""
+    """Write a PNG contact sheet of uint8 images (H, W, 3) of any sizes, each above its caption."""
     font = ImageFont.load_default(12)
     cell = max(96, min(256, max((max(picture.shape[:2]) for picture in pictures), default=96)))
     columns = max(1, min(columns, len(pictures)))

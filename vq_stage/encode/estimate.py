@@ -1,4 +1,4 @@
-"""What an encode job would do, told before it runs: from headers only, without a model."""
+"""A forecast of an encode job, from the headers of its inputs only, without a model."""
 
 from __future__ import annotations
 
@@ -21,16 +21,18 @@ from shared.tokens.visual_tokens import IMAGE, UNIVLA, grid_length
 from vq_stage.encode.planner import Planner
 
 BYTES_PER_CODE = 2.0
-BYTES_PER_ROW = 150  # key, path, checksums and the like, beside codes and caption
+BYTES_PER_ROW = 150  # key, path, checksums and so on, besides codes and caption
 TEXT_BYTES_PER_TOKEN = 4.0
-CONTROL_TOKENS = 4  # BOS, BOI, IMG, EOS; the size in between takes one token a character
+CONTROL_TOKENS = 4  # BOS, BOI, IMG, EOS; the size between BOI and IMG takes one token per character
 
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """Inputs by size (frames, height, width in pixels), what they become, and SFT lengths in tokens.
+    """What an encode job would read and write.
 
-    `sequence_lengths` are int64 (rows,): exact but for the caption, which counts four bytes a token.
+    `inputs` counts all inputs, `sizes` those of each size (frames, height, width in pixels), `quarantined` those of
+    each reason. `sequence_lengths` are the lengths of SFT sequences in tokens, int64 (rows,): exact except for the
+    caption, which is counted as four bytes per token.
     """
 
     inputs: int
@@ -49,7 +51,7 @@ class Forecast:
 
     @property
     def compiles(self) -> int:
-        """Graphs to compile: one a height and width, for images and for clips; clips of any length share one."""
+        """The number of graphs to compile: one per height and width, for images and for clips of any length."""
         return len({(frames > 1, height, width) for frames, height, width in self.sizes})
 
     def device_hours(self, megapixels_per_s: float) -> float:
@@ -57,16 +59,16 @@ class Forecast:
 
 
 def forecast(planner: Planner) -> Forecast:
-    """Plans the whole source into a temporary file. Raises what planning raises."""
+    """Plan the whole source into a temporary file. Raises what planning raises."""
     with tempfile.TemporaryDirectory(prefix="emu3-plan-") as folder, stop_on_signals() as stop:
         path = Path(folder) / "plan.arrow"
         with PlanWriter(planner.options.unit_rows) as writer:
-            planner.plan(writer, planner.source, KnownKeys(), 0, stop)
+            planner.plan_items(writer, planner.source, KnownKeys(), 0, stop)
             writer.freeze(path, DatasetSettings(EMU3))
-        return _summed(Plan(path))
+        return _summary_of(Plan(path))
 
 
-def _summed(plan: Plan) -> Forecast:
+def _summary_of(plan: Plan) -> Forecast:
     sizes: Counter[Size] = Counter()
     quarantined: Counter[str] = Counter()
     captions = text_bytes = 0
@@ -97,13 +99,13 @@ def _summed(plan: Plan) -> Forecast:
 
 
 def grid(size: Size) -> tuple[int, int, int]:
-    """Codes (t, h, w) of a size in pixels."""
+    """Return the size in codes (t, h, w) of a size in pixels."""
     frames, height, width = size
     return max(1, frames // TEMPORAL_FACTOR), height // SPATIAL_FACTOR, width // SPATIAL_FACTOR
 
 
 def sequence_length(size: Size) -> int:
-    """Tokens of a text-to-image (or video) sequence of this size, without the caption."""
+    """Return the number of tokens of a text-to-image or text-to-video sequence of this size, without the caption."""
     t, h, w = grid(size)
     if size[0] == 1:
         return CONTROL_TOKENS + len(f"{h}*{w}") + grid_length(1, h, w, IMAGE)
@@ -111,7 +113,7 @@ def sequence_length(size: Size) -> int:
 
 
 def measured_megapixels_per_s(dataset: Dataset) -> float | None:
-    """Rate of the jobs that made a dataset, from its log of progress."""
+    """Return the rate of the jobs that encoded a dataset, from its event log; None if that has no units."""
     seconds = {event["unit"]: event["elapsed_s"] for event in dataset.events.read() if event.get("event") == "unit"}
     done = [record for record in dataset.commit_records() if record.unit in seconds and record.rows]
     pixels = sum(record.codes * SPATIAL_FACTOR**2 * (TEMPORAL_FACTOR if record.frames > 1 else 1) for record in done)

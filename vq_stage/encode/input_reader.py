@@ -1,4 +1,4 @@
-"""Reading and resizing one planned input, ahead of the device."""
+"""Reading and resizing of planned inputs, by several threads ahead of the device."""
 
 from __future__ import annotations
 
@@ -19,12 +19,24 @@ from vq_stage.media.resizing import Preprocessing
 from vq_stage.sources.media_source import MediaSource
 from vq_stage.video.clips import Clip, ClipSampling, read_clip
 
-ReadTask = tuple[Unit, PlannedInput, bool]  # True: the input killed workers, and is not to be touched
+_HASHED_VIDEOS = 16  # whose digests are remembered for their other clips
+
+
+@dataclass(frozen=True, slots=True)
+class ReadTask:
+    """One input to read; a `is_poison` input has killed workers and is refused without being opened."""
+
+    unit: Unit
+    planned: PlannedInput
+    is_poison: bool = False
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Prepared:
-    """One input of a unit, uint8 at the unit's size: pixels (H, W, 3), of a clip (T, H, W, 3); or the refusal."""
+class PreparedInput:
+    """One input of a unit: uint8 pixels of the unit's size, (H, W, 3) or for a clip (T, H, W, 3); or its refusal.
+
+    `src_h` and `src_w` are the source's height and width in pixels, upright.
+    """
 
     unit: Unit
     planned: PlannedInput
@@ -35,7 +47,7 @@ class Prepared:
     refusal: Refusal | None = None
 
     def record(self, codes_THW: np.ndarray) -> CodeRecord:
-        """The row of this input, once its codes are known."""
+        """Return the row of this input."""
         return CodeRecord(
             key=self.planned.key,
             src_index=self.planned.src_index,
@@ -54,55 +66,55 @@ class Prepared:
 
 
 class InputReader:
-    """Turns planned inputs into pixels; safe to call from several threads."""
+    """Turns planned inputs into pixels. Thread-safe."""
 
     def __init__(self, source: MediaSource, preprocessing: Preprocessing, sampling: ClipSampling):
         self.source = source
         self.preprocessing = preprocessing
         self.sampling = sampling
-        self._hashing = threading.Lock()
-        self._sha256_of_video = lru_cache(maxsize=16)(source.sha256)
+        self._hash_lock = threading.Lock()
+        self._sha256_of_video = lru_cache(maxsize=_HASHED_VIDEOS)(source.sha256)
 
-    def prepare(self, task: ReadTask) -> Prepared:
-        """Never raises for a bad input: the reason is in `refusal`."""
-        unit, planned, is_poisonous = task
+    def prepare(self, task: ReadTask) -> PreparedInput:
+        """Read one input; a bad input is returned with its refusal, not raised."""
+        unit, planned = task.unit, task.planned
         try:
-            if is_poisonous:
-                raise RefusedInput(WORKER_DIED, "the worker died each time it came to this input")
+            if task.is_poison:
+                raise RefusedInput(WORKER_DIED, "the worker died each time it reached this input")
             if planned.refused_reason is not None:
                 raise RefusedInput(planned.refused_reason, planned.refused_detail or "")
             return self._clip(unit, planned) if unit.frames > 1 else self._image(unit, planned)
         except RefusedInput as refused:
             refusal = Refusal(planned.key, planned.src_index, planned.uri, refused.reason, refused.detail)
-            return Prepared(unit, planned, np.zeros((0, 0, 3), np.uint8), refusal=refusal)
+            return PreparedInput(unit, planned, np.zeros((0, 0, 3), np.uint8), refusal=refusal)
 
-    def _image(self, unit: Unit, planned: PlannedInput) -> Prepared:
+    def _image(self, unit: Unit, planned: PlannedInput) -> PreparedInput:
         with self.source.open(planned.uri, planned.locator) as file:
             data = file.read()
         image = decode_rgb(data)
-        src_w, src_h = image.size
-        size = self._checked_size(unit, src_h, src_w)
-        pixels_HWC = self.preprocessing.resize(image, *size)
-        return Prepared(unit, planned, pixels_HWC, hashlib.sha256(data).digest(), src_h, src_w)
+        self._check_size(unit, image.height, image.width)
+        pixels_HWC = self.preprocessing.resize(image, unit.height, unit.width)
+        return PreparedInput(unit, planned, pixels_HWC, hashlib.sha256(data).digest(), image.height, image.width)
 
-    def _clip(self, unit: Unit, planned: PlannedInput) -> Prepared:
-        assert planned.frame_start is not None, "a planned clip says where it begins"
-        fps = self.sampling.fps or planned.fps or 0.0  # a plan has it in single precision
+    def _clip(self, unit: Unit, planned: PlannedInput) -> PreparedInput:
+        assert planned.frame_start is not None, "every planned clip has a first frame"
+        fps = self.sampling.fps or planned.fps or 0.0  # the plan stores it in single precision
         clip = Clip(planned.frame_start, unit.frames, fps, planned.frame_stride)
         with self.source.video(planned.uri, planned.locator, planned.extra_json) as video:
             info = video.info
-            height, width = self._checked_size(unit, info.height, info.width)
+            self._check_size(unit, info.height, info.width)
             pixels_THWC = read_clip(
-                video, clip, self.sampling, lambda image: self.preprocessing.resize(image, height, width)
+                video, clip, self.sampling, lambda image: self.preprocessing.resize(image, unit.height, unit.width)
             )
-        with self._hashing:  # once a video, not once a clip and thread
+        with self._hash_lock:  # hashes a video once, not once per clip and thread
             sha256 = self._sha256_of_video(planned.uri, planned.locator)
-        return Prepared(unit, planned, pixels_THWC, sha256, info.height, info.width)
+        return PreparedInput(unit, planned, pixels_THWC, sha256, info.height, info.width)
 
-    def _checked_size(self, unit: Unit, src_h: int, src_w: int) -> tuple[int, int]:
-        size = self.preprocessing.target_size(src_h, src_w)
-        if size != (unit.height, unit.width):
+    def _check_size(self, unit: Unit, src_h: int, src_w: int) -> None:
+        """Raises RefusedInput `changed` if a source of this size is no longer encoded at the unit's."""
+        if self.preprocessing.target_size(src_h, src_w) != (unit.height, unit.width):
             raise RefusedInput(
-                "changed", f"{src_h}×{src_w} pixels now, planned as {unit.height}×{unit.width}: the file was changed"
+                "changed",
+                f"{src_h}×{src_w} pixels, planned to be encoded at {unit.height}×{unit.width}: the file has changed"
+                " since planning",
             )
-        return size

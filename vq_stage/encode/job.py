@@ -1,7 +1,7 @@
-"""The encode job: a source of images and videos to a dataset of code shards.
+"""The encode job: from a source of images and videos to a dataset of code shards.
 
-The way of one image: source → plan (size, unit) → read and resize ahead of the device → batch of one size →
-codes → record → committed part.
+Data flow of one image: source (item) → planner (planned input: size and unit) → input reader (pixels, ahead of the
+device) → worker (batch of one size → codes) → unit work (record) → committed part.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from shared.jobs.units import PlanUnits
 from shared.maintenance.sweep import sweep
 from vq_stage.encode.options import EncodeOptions
 from vq_stage.encode.plan_updates import up_to_date_plan
+from vq_stage.encode.planner import Planner
 from vq_stage.encode.worker import EncodeWorker
 
 
 @dataclass(frozen=True, slots=True)
 class EncodeResult:
-    """What this run of the job did, and what the dataset lacks still (units that other jobs work on)."""
+    """What one run of the job did; `units_missing` counts the units that other jobs are still working on."""
 
     rows: int
     quarantined: int
@@ -35,22 +36,21 @@ class EncodeResult:
 
 
 def encode(options: EncodeOptions) -> EncodeResult:
-    """Encodes what is not encoded yet; the same call resumes, and takes in what its source has new.
+    """Encode everything that is not encoded yet; the same call resumes, and adds new items of the source.
 
-    Raises ConfigMismatchError, before a model loads, if the dataset was begun with other settings;
-    Interrupted after SIGINT or SIGTERM, with everything encoded so far kept.
+    Raises ConfigMismatchError, before the model loads, if the dataset was created with other settings, and
+    Interrupted after SIGINT or SIGTERM; everything encoded so far is kept.
     """
     began = time.monotonic()
-    settings = options.recorded()
-    planner, dataset = options.planner(), Dataset(options.dataset)
-    with (
-        stop_on_signals() as stop,
-        job_lock(dataset.root, partial(sweep, dataset) if options.engine.rank_count == 1 else None),
-    ):
-        plan = up_to_date_plan(dataset, planner, settings, stop, options.retry_quarantined)
+    settings, planner, dataset = options.recorded(), Planner(options), Dataset(options.dataset)
+    sweep_dataset = partial(sweep, dataset) if options.engine.rank_count == 1 else None
+    with stop_on_signals() as stop, job_lock(dataset.root, sweep_dataset):
+        plan = up_to_date_plan(dataset, planner, settings, stop)
         bar = tqdm(unit="image", desc="encode", disable=None)
         units, worker = PlanUnits.of(dataset, plan), partial(EncodeWorker, options.for_workers())
         run = run_units(units, worker, options.engine, stop, bar)
-        if not (left := len(dataset.missing_units(plan))):
+        if not (units_missing := len(dataset.missing_units(plan))):
             dataset.write_manifest(plan)
-    return EncodeResult(run.rows + run.resumed_rows, run.quarantined, run.units, left, time.monotonic() - began)
+    return EncodeResult(
+        run.rows + run.resumed_rows, run.quarantined, run.units, units_missing, time.monotonic() - began
+    )

@@ -5,23 +5,28 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from shared.codec import Codec
+from shared.dataset.quarantine_reasons import DUPLICATE_CONTENT, DUPLICATE_KEY, ENCODE_REASONS
 from shared.dataset.settings import DatasetSettings
 from shared.errors import UsageError
 from shared.jobs.engines import EngineOptions
 from shared.storage.paths import absolute
-from vq_stage.encode.planner import DUPLICATES, Planner, PlanOptions
 from vq_stage.media.resizing import Preprocessing
 from vq_stage.model.config import VQConfig
 from vq_stage.model.weights import EMBEDDED_TOKENIZER, codec_fingerprint
-from vq_stage.sources.open_source import open_source
 from vq_stage.video.clips import ClipSampling
+
+DUPLICATES = ("keep", "once")
+NOT_RETRIED = (DUPLICATE_KEY, DUPLICATE_CONTENT)  # the source itself has to change first
 
 
 @dataclass(frozen=True, slots=True)
 class EncodeOptions:
-    """Settings of an encode job. `batch_pixels` bounds a batch; `quality_samples` are decoded again a unit.
+    """Settings of an encode job.
 
-    `retry_quarantined` are reasons of refused inputs to try again; `duplicates` once encodes equal files once.
+    `batch_pixels` is the maximum number of pixels per batch, but a batch has at least one image. `quality_samples`
+    inputs of each unit are decoded again to measure the quality. `duplicates` is keep or once: encode every file, or
+    only the first of equal files. `retry_quarantined` lists reasons whose quarantined inputs are tried again.
+    Raises UsageError, naming the command-line option, for values that cannot work.
     """
 
     source: str
@@ -50,9 +55,11 @@ class EncodeOptions:
             raise UsageError(f"--quality-samples {self.quality_samples}: expected at least 0")
         if self.duplicates not in DUPLICATES:
             raise UsageError(f"--duplicates {self.duplicates}: expected one of {', '.join(DUPLICATES)}")
+        for reason in self.retry_quarantined:
+            _check_retried(reason)
 
     def recorded(self) -> DatasetSettings:
-        """The settings that decide the codes, with the tokenizer's fingerprint; needs no MindSpore."""
+        """Return the settings that decide the codes, with the tokenizer's fingerprint; does not import MindSpore."""
         config = VQConfig.from_directory(self.vision_tokenizer)
         codec = Codec(
             codec_fingerprint(self.vision_tokenizer),
@@ -68,7 +75,7 @@ class EncodeOptions:
         )
 
     def for_workers(self) -> EncodeOptions:
-        """The same job, told to processes that may have been started elsewhere."""
+        """Return the options with absolute paths, for processes with another working directory."""
         return replace(
             self,
             source=absolute(self.source),
@@ -76,7 +83,16 @@ class EncodeOptions:
             vision_tokenizer=absolute(self.vision_tokenizer),
         )
 
-    def planner(self) -> Planner:
-        """Plans the source of this job."""
-        cut = PlanOptions(self.unit_rows, self.reader_threads, self.max_refused_in_a_row, self.duplicates)
-        return Planner(open_source(self.source), self.preprocessing, self.sampling, cut)
+    def images_per_batch(self, height: int, width: int) -> int:
+        """Return the number of images of this size, in pixels, that every batch is filled up to."""
+        return max(1, min(self.batch_pixels // (height * width), self.unit_rows))
+
+
+def _check_retried(reason: str) -> None:
+    """Raises UsageError for a reason that does not exist or cannot be retried."""
+    if reason in NOT_RETRIED:
+        raise UsageError(
+            f"--retry-quarantined {reason}: the cause is in the source itself; fix the source and encode again"
+        )
+    if reason not in ENCODE_REASONS:
+        raise UsageError(f"--retry-quarantined {reason}: expected one of {', '.join(sorted(ENCODE_REASONS))}")

@@ -1,15 +1,15 @@
-"""What is to be encoded: the plan of a dataset, brought up to date with its source.
+"""The plan of a dataset, created from its source or extended to match it.
 
-A plan is never changed. Inputs that came to the source since, and quarantined ones that shall be tried again, are
-planned in additions to it.
+A plan is never changed. Items that the source has gained since, and quarantined inputs to retry, are planned in
+additions to it.
 """
 
 from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from tqdm import tqdm
@@ -22,48 +22,57 @@ from shared.dataset.quarantine import Refusal
 from shared.dataset.settings import DatasetSettings
 from shared.errors import UsageError
 from shared.jobs.signals import StopFlag
-from vq_stage.encode.planner import Planner, Sized, clip_key
+from vq_stage.encode.planner import Planner, SizedInput, clip_key
 from vq_stage.sources.folder import FolderSource
 from vq_stage.sources.lists import StandardInput
 from vq_stage.sources.media_source import MediaItem, MediaSource
 from vq_stage.sources.media_types import kind_of, stem_of
 
-NOT_RETRIED = ("duplicate_key", "duplicate_content")
 
+def up_to_date_plan(dataset: Dataset, planner: Planner, settings: DatasetSettings, stop: StopFlag) -> Plan:
+    """Return the plan of a dataset: created, or extended by new items and by the quarantined inputs to retry.
 
-def up_to_date_plan(
-    dataset: Dataset, planner: Planner, settings: DatasetSettings, stop: StopFlag, retry: Sequence[str] = ()
-) -> Plan:
-    """The plan of a dataset; begins it, or adds what its source has new. `retry` are reasons of quarantine.
-
-    Raises ConfigMismatchError if the dataset was begun with other settings.
+    The source is listed once, and a second time only if quarantined inputs are planned again.
+    Raises ConfigMismatchError if the dataset was created with other settings.
     """
-    if not dataset.plan_path.is_file():
-        with PlanWriter(planner.options.unit_rows) as writer:
-            planner.plan(writer, planner.source, KnownKeys(), 0, stop)
-            if not writer.inputs:
-                raise UsageError(f"{planner.source.root}: nothing to encode was found")
-            writer.freeze(dataset.plan_path, settings)
+    if not dataset.plan_path.is_file() and _create(dataset, planner, settings, stop):
+        return dataset.plan()
     plan = dataset.plan()
     plan.check_settings(settings, dataset.root)
-    if retry:
-        plan = _retry(dataset, plan, planner, stop, retry)
-    return _add_new(dataset, plan, planner, stop)
+    if planner.options.retry_quarantined:
+        plan = _retry_quarantined(dataset, plan, planner, stop)
+    return _add_new_items(dataset, plan, planner, stop)
 
 
-def _add_new(dataset: Dataset, plan: Plan, planner: Planner, stop: StopFlag) -> Plan:
+def _create(dataset: Dataset, planner: Planner, settings: DatasetSettings, stop: StopFlag) -> bool:
+    """Write the plan. Returns False if another job was faster: then that job's plan is the dataset's."""
+    with PlanWriter(planner.options.unit_rows) as writer:
+        planner.plan_items(writer, planner.source, KnownKeys(), 0, stop)
+        if not writer.inputs:
+            raise UsageError(f"{planner.source.root}: found nothing to encode")
+        return writer.freeze(dataset.plan_path, settings)
+
+
+def _add_new_items(dataset: Dataset, plan: Plan, planner: Planner, stop: StopFlag) -> Plan:
     known = KnownItems(plan, planner.source)
     new = planner.source.items(is_planned=known.has)
     with PlanWriter(planner.options.unit_rows) as writer:
-        planner.plan(writer, new, KnownKeys(before=known.keys), plan.next_index(), stop)
-        return _added(dataset, plan, writer)
+        planner.plan_items(writer, new, KnownKeys(before=known.keys), plan.next_index(), stop)
+        return _extended(dataset, plan, writer)
+
+
+def _extended(dataset: Dataset, plan: Plan, writer: PlanWriter, retried: Mapping[str, int] | None = None) -> Plan:
+    if not writer.inputs:
+        return plan
+    writer.extend(plan, retried)
+    return dataset.plan()
 
 
 class KnownItems:
-    """What of a source is planned already, told by keys; no file is looked at.
+    """The items of a source that are planned already, recognized by their keys without opening any file.
 
-    In a folder paths decide where keys may mislead: a file that comes to stand beside another of its name, or goes,
-    changes the key of that.
+    In a folder, the paths decide where keys are ambiguous: when a file with the same stem is added beside another one,
+    or removed, the key of the other one changes.
     """
 
     def __init__(self, plan: Plan, source: MediaSource):
@@ -87,51 +96,55 @@ class KnownItems:
         return self.keys.has(clip_key(key, 0))
 
 
-def _retry(dataset: Dataset, plan: Plan, planner: Planner, stop: StopFlag, reasons: Sequence[str]) -> Plan:
-    """Plans quarantined inputs again, under their keys; a video that had no clips yet gets them now.
+@dataclass(frozen=True, slots=True)
+class QuarantinedInput:
+    """An input whose last attempt was refused, and what was planned for it."""
 
-    What the source says of them now counts: its caption, its place in a tar.
+    refusal: Refusal
+    unit: Unit
+    planned: PlannedInput
+
+
+def _retry_quarantined(dataset: Dataset, plan: Plan, planner: Planner, stop: StopFlag) -> Plan:
+    """Plan quarantined inputs again, under their keys; a video that had no clips yet gets them now.
+
+    The current listing of the source decides: captions and locators may have changed.
     """
-    if hopeless := sorted(set(reasons) & set(NOT_RETRIED)):
-        raise UsageError(f"--retry-quarantined {hopeless[0]}: that lies in the source's list: mend it and encode again")
-    quarantined = list(_quarantined(dataset, plan))
-    there = sorted({refusal.reason for refusal, _, _ in quarantined})
-    for reason in sorted(set(reasons) - set(there)):
-        known = ", ".join(there) or "none"
-        tqdm.write(f"--retry-quarantined {reason}: no input is refused for it; there are {known}", file=sys.stderr)
-    chosen = [one for one in quarantined if one[0].reason in reasons]
-    listed = _listed(planner.source, {refusal.key for refusal, _, _ in chosen})
-    retried = Counter(refusal.reason for refusal, _, _ in chosen)
+    reasons = planner.options.retry_quarantined
+    quarantined = list(_quarantined_inputs(dataset, plan))
+    _warn_of_unused_reasons(reasons, {one.refusal.reason for one in quarantined})
+    chosen = [one for one in quarantined if one.refusal.reason in reasons]
+    listed = _listed(planner.source, {one.planned.key for one in chosen})
     next_index = plan.next_index()
     with PlanWriter(planner.options.unit_rows) as writer:
-        for _, unit, planned in chosen:
+        for one in chosen:
             stop.raise_if_set("nothing was planned")
-            for number, (size, again) in enumerate(_measured(planner, unit, planned, listed.get(planned.key))):
-                writer.add(size, replace(again, src_index=planned.src_index if number == 0 else next_index))
-                next_index += number > 0
-        return _added(dataset, plan, writer, retried)
+            first, *others = _planned_again(planner, one, listed.get(one.planned.key))
+            writer.add(first[0], replace(first[1], src_index=one.planned.src_index))
+            for size, planned in others:
+                writer.add(size, replace(planned, src_index=next_index))
+                next_index += 1
+        return _extended(dataset, plan, writer, Counter(one.refusal.reason for one in chosen))
 
 
-def _listed(source: MediaSource, keys: set[str]) -> dict[str, MediaItem]:
-    """The items of a source with these keys; of standard input none, as that can be read only once."""
+def _warn_of_unused_reasons(reasons: Collection[str], present: Collection[str]) -> None:
+    for reason in sorted(set(reasons) - set(present)):
+        found = ", ".join(sorted(present)) or "none"
+        tqdm.write(f"--retry-quarantined {reason}: no input is quarantined for it; found: {found}", file=sys.stderr)
+
+
+def _listed(source: MediaSource, keys: Collection[str]) -> dict[str, MediaItem]:
+    """Return the items of a source with these keys; none of standard input, which can be read only once."""
     listed: dict[str, MediaItem] = {}
     if keys and not isinstance(source, StandardInput):
-        for item in source:
-            if item.key in keys:
-                listed.setdefault(item.key, item)  # another one after it is a duplicate
+        for item in source.items(is_planned=lambda item: item.key not in keys):
+            listed.setdefault(item.key, item)  # a later one with the same key is a duplicate
     return listed
 
 
-def _added(dataset: Dataset, plan: Plan, writer: PlanWriter, retried: Mapping[str, int] | None = None) -> Plan:
-    if not writer.inputs:
-        return plan
-    writer.extend(plan, retried)
-    return dataset.plan()
-
-
-def _quarantined(dataset: Dataset, plan: Plan) -> Iterable[tuple[Refusal, Unit, PlannedInput]]:
-    """Inputs whose last attempt was refused, with what was planned of them; not those whose next one is planned."""
-    last: dict[int, tuple[Refusal, Unit, PlannedInput]] = {}
+def _quarantined_inputs(dataset: Dataset, plan: Plan) -> Iterator[QuarantinedInput]:
+    """Yield the inputs whose last attempt was refused, except those that are planned again already."""
+    last: dict[int, QuarantinedInput] = {}
     committed = set(dataset.committed_units())
     for number in range(len(plan)):
         if plan.is_added(number):
@@ -142,13 +155,14 @@ def _quarantined(dataset: Dataset, plan: Plan) -> Iterable[tuple[Refusal, Unit, 
             unit = plan.unit(number)
             inputs = {planned.src_index: planned for planned in unit.inputs}
             for refusal in dataset.refusals(record):
-                last[refusal.src_index] = (refusal, unit, inputs[refusal.src_index])
-    return last.values()
+                last[refusal.src_index] = QuarantinedInput(refusal, unit, inputs[refusal.src_index])
+    yield from last.values()
 
 
-def _measured(planner: Planner, unit: Unit, planned: PlannedInput, listed: MediaItem | None) -> list[Sized]:
-    """A clip stays what it is; an image, or a video that could not be opened, is measured again."""
+def _planned_again(planner: Planner, one: QuarantinedInput, listed: MediaItem | None) -> list[SizedInput]:
+    """Return the inputs for another attempt: a clip as it was, an image or a video planned from its header."""
+    planned = one.planned
     if planned.frame_start is not None:
-        return [(unit.size, replace(planned, refused_reason=None, refused_detail=None))]
+        return [(one.unit.size, replace(planned, refused_reason=None, refused_detail=None))]
     known = MediaItem(planned.key, planned.uri, planned.text, kind_of(planned.uri), planned.locator, planned.extra_json)
-    return planner.measure(listed or known)[0]
+    return planner.plan_item(listed or known).inputs

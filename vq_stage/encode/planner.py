@@ -1,4 +1,4 @@
-"""From items of a source to planned inputs: sizes from headers, units of one size each, videos cut into clips."""
+"""Planning of items: sizes from headers, videos cut into clips, duplicates and refusals."""
 
 from __future__ import annotations
 
@@ -10,100 +10,97 @@ from tqdm import tqdm
 from shared.dataset.known_keys import KnownKeys
 from shared.dataset.plan import REFUSED, PlannedInput, Size
 from shared.dataset.plan_writer import PlanWriter
-from shared.errors import JobStoppedError, RefusedInput
+from shared.dataset.quarantine_reasons import DUPLICATE_CONTENT, DUPLICATE_KEY
+from shared.errors import RefusedInput
 from shared.jobs.prefetch import prefetch_map
 from shared.jobs.signals import StopFlag
+from vq_stage.encode.options import EncodeOptions
+from vq_stage.encode.refusal_limit import RefusalLimit
 from vq_stage.media.image_decoding import read_size
-from vq_stage.media.resizing import Preprocessing
 from vq_stage.sources.media_source import MediaItem, MediaSource
-from vq_stage.video.clips import ClipSampling, cut_clips
+from vq_stage.sources.open_source import open_source
+from vq_stage.video.clips import cut_clips
 
-DUPLICATES = ("keep", "once")
-Sized = tuple[Size, PlannedInput]
+SizedInput = tuple[Size, PlannedInput]
 
 
 @dataclass(frozen=True, slots=True)
-class PlanOptions:
-    """How a source is cut into units. `duplicates` once: of equal files only the first is encoded."""
+class PlannedItem:
+    """The inputs of one item with their sizes, and with `--duplicates once` the SHA-256 of its content in hex."""
 
-    unit_rows: int
-    reader_threads: int
-    max_refused_in_a_row: int
-    duplicates: str = "keep"
+    inputs: list[SizedInput]
+    content_sha256: str | None = None
 
 
 class Planner:
-    """Measures the items of a source, ahead of the one that is written down."""
+    """Plans the items of a source; threads read their headers ahead of the one that writes the plan."""
 
-    def __init__(self, source: MediaSource, preprocessing: Preprocessing, sampling: ClipSampling, options: PlanOptions):
-        self.source = source
-        self.preprocessing = preprocessing
-        self.sampling = sampling
+    def __init__(self, options: EncodeOptions, source: MediaSource | None = None):
         self.options = options
+        self.source = source or open_source(options.source)
 
-    def plan(
+    def plan_items(
         self, writer: PlanWriter, items: Iterable[MediaItem], keys: KnownKeys, first_index: int, stop: StopFlag
     ) -> None:
-        """Plans items under their keys, in order, from `src_index` `first_index` on, into a writer.
+        """Plan items in order and write them with `src_index` from `first_index` on; `keys` are taken already.
 
-        Raises Interrupted once `stop` is set, and JobStoppedError if too many inputs in a row are refused: then it
-        is the source that is broken.
+        Raises Interrupted once `stop` is set, and JobStoppedError if too many inputs in a row are refused.
         """
-        contents, in_a_row = KnownKeys(), 0
-        measured = prefetch_map(self.measure, items, self.options.reader_threads, 64 * self.options.reader_threads)
-        for sized, digest in tqdm(measured, "plan", unit="input", disable=None):
+        contents, threads = KnownKeys(), self.options.reader_threads
+        limit = RefusalLimit(self.options.max_refused_in_a_row, "nothing was planned")
+        planned_items = prefetch_map(self.plan_item, items, threads, 64 * threads)
+        for item in tqdm(planned_items, "plan", unit="input", disable=None):
             stop.raise_if_set("nothing was planned")
-            for size, planned in sized:
+            for size, planned in item.inputs:
                 if not keys.is_new(planned.key):
-                    size, planned = _refused(planned, "duplicate_key", f"key {planned.key!r} is taken")
-                elif digest and not contents.is_new(f"{digest}{planned.frame_start}"):
-                    size, planned = _refused(planned, "duplicate_content", "equal to a file before it")
+                    size, planned = _refused(planned, DUPLICATE_KEY, f"key {planned.key!r} is already in use")
+                elif item.content_sha256 and not contents.is_new(f"{item.content_sha256}{planned.frame_start}"):
+                    size, planned = _refused(planned, DUPLICATE_CONTENT, "the content equals that of an earlier file")
                 writer.add(size, replace(planned, src_index=first_index + writer.inputs))
-                in_a_row = in_a_row + 1 if planned.refused_reason else 0
-                if in_a_row > self.options.max_refused_in_a_row:
-                    raise JobStoppedError(
-                        f"{self.source.root}: more than {self.options.max_refused_in_a_row} inputs in a row refused,"
-                        f" the last: {planned.uri}: {planned.refused_reason}: {planned.refused_detail}; nothing was"
-                        " planned; check the source or raise --max-refused-in-a-row"
-                    )
+                if planned.refused_reason is None:
+                    limit.count_accepted()
+                else:
+                    limit.count_refused(planned.uri, planned.refused_reason, planned.refused_detail or "")
 
-    def measure(self, item: MediaItem) -> tuple[list[Sized], str | None]:
-        """The sized inputs of an item, from headers, and the digest of its content if that is asked for."""
+    def plan_item(self, item: MediaItem) -> PlannedItem:
+        """Plan one item from its header; a bad item becomes one refused input. Their `src_index` is 0."""
         planned = PlannedInput(0, item.key, item.uri, item.text, extra_json=item.extra_json, locator=item.locator)
         try:
             if item.refusal is not None:
                 raise RefusedInput(*item.refusal)
-            sized = list(self._sized(item, planned))
+            inputs = list(self._sized_inputs(item, planned))
             is_hashed = self.options.duplicates == "once"
-            return sized, self.source.sha256(item.uri, item.locator).hex() if is_hashed else None
+            return PlannedItem(inputs, self.source.sha256(item.uri, item.locator).hex() if is_hashed else None)
         except RefusedInput as refusal:
-            return [_refused(planned, refusal.reason, refusal.detail)], None
+            return PlannedItem([_refused(planned, refusal.reason, refusal.detail)])
 
-    def _sized(self, item: MediaItem, planned: PlannedInput) -> Iterator[Sized]:
+    def _sized_inputs(self, item: MediaItem, planned: PlannedInput) -> Iterator[SizedInput]:
+        """Yield an image, or the clips of a video; an animated image is a video."""
         if item.kind == "image":
             try:
                 with self.source.open(item.uri, item.locator) as file:
-                    yield (1, *self.preprocessing.target_size(*read_size(file))), planned
+                    height, width = read_size(file)
+                yield (1, *self.options.preprocessing.target_size(height, width)), planned
                 return
             except RefusedInput as refusal:
                 if refusal.reason != "animated":
                     raise
         with self.source.video(item.uri, item.locator, item.extra_json) as video:
             info = video.info
-        size = self.preprocessing.target_size(info.height, info.width)
-        clips = cut_clips(info, self.sampling)
+        height, width = self.options.preprocessing.target_size(info.height, info.width)
+        clips = cut_clips(info, self.options.sampling)
         for number, clip in enumerate(clips):
             key = clip_key(item.key, number) if len(clips) > 1 else item.key
             yield (
-                (clip.frames, *size),
+                (clip.frames, height, width),
                 replace(planned, key=key, frame_start=clip.frame_start, frame_stride=clip.frame_stride, fps=clip.fps),
             )
 
 
 def clip_key(key: str, number: int) -> str:
-    """Key of one of several clips of a video."""
+    """Return the key of one of several clips of a video."""
     return f"{key}#{number:05d}"
 
 
-def _refused(planned: PlannedInput, reason: str, detail: str) -> Sized:
+def _refused(planned: PlannedInput, reason: str, detail: str) -> SizedInput:
     return REFUSED, replace(planned, refused_reason=reason, refused_detail=detail)

@@ -1,4 +1,4 @@
-"""Mends a damaged dataset: what is whole stays, damaged rows are encoded again from their source."""
+"""Repair of a damaged dataset: intact rows are kept, damaged rows are encoded again from their source."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from vq_stage.video.clips import ClipSampling
 
 @dataclass(frozen=True, slots=True)
 class RepairOptions:
-    """Without a source nothing is encoded; all settings but these are the dataset's."""
+    """Settings of a repair; all others are recorded in the dataset. Without a source nothing is encoded."""
 
     dataset: str
     source: str | None = None
@@ -30,20 +30,26 @@ class RepairOptions:
 
 @dataclass(frozen=True, slots=True)
 class RepairResult:
-    """Units set aside, units encoded again and whether their bytes are those they had, units still missing."""
+    """Units set aside, units encoded again, and the number of units still missing.
+
+    `reencoded` has (unit, whether its bytes are those it had before).
+    """
 
     set_aside: tuple[DamagedUnit, ...]
-    mended: tuple[tuple[int, bool], ...]
+    reencoded: tuple[tuple[int, bool], ...]
     missing: int
 
 
 def repair(options: RepairOptions) -> RepairResult:
-    """Raises DatasetError if the plan itself is damaged: then the dataset has to be made anew."""
+    """Set damaged units aside, keep their intact rows, and encode the others again if there is a source.
+
+    Raises DatasetError if the plan itself is damaged: then the dataset cannot be repaired.
+    """
     dataset = Dataset.open(options.dataset)
     plan = dataset.plan()
     if options.source and (plan.settings.preprocessing is None or plan.settings.clips is None):
         raise UsageError(
-            f"{options.dataset}: not made by `emu3 encode`: give no SOURCE, and run the command that made it again"
+            f"{options.dataset}: not created by `emu3 encode`; omit SOURCE, then run the command that created it again"
         )
     with job_lock(dataset.root, partial(sweep, dataset)):
         set_aside = set_damaged_aside(dataset, plan)
@@ -53,7 +59,7 @@ def repair(options: RepairOptions) -> RepairResult:
 
 
 def _encode_options(options: RepairOptions, source: str, dataset: Dataset, plan: Plan) -> EncodeOptions:
-    """Those the dataset was made with."""
+    """Return the options that the dataset was encoded with."""
     recorded, clips = plan.settings.preprocessing or {}, plan.settings.clips or {}
     preprocessing = Preprocessing(recorded["rule"], recorded.get("area"), recorded["round_to"])
     numerics = next((record.numerics for record in dataset.commit_records() if record.numerics), {})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,11 @@ from tests.support.small_sources import (
     planner,
     png,
 )
-from vq_stage.encode.plan_updates import NOT_RETRIED, up_to_date_plan
+from vq_stage.encode.plan_updates import up_to_date_plan
+from vq_stage.sources import captions as source_captions
+from vq_stage.sources import folder as source_folder
+from vq_stage.sources import media_source
+from vq_stage.sources.files import open_file
 from vq_stage.sources.media_source import MediaSource
 from vq_stage.sources.open_source import open_source
 
@@ -38,7 +43,8 @@ def dataset(tmp_path: Path) -> Dataset:
 
 
 def planned(dataset: Dataset, source: MediaSource, retry: Sequence[str] = (), unit_rows: int = 4) -> Plan:
-    return up_to_date_plan(dataset, planner(source, unit_rows), settings(), StopFlag(), retry)
+    planning = planner(source, unit_rows, retry_quarantined=tuple(retry))
+    return up_to_date_plan(dataset, planning, settings(), StopFlag())
 
 
 def encoded(
@@ -93,6 +99,45 @@ def test_only_what_is_new_is_opened_and_planned(dataset: Dataset) -> None:
         "0": 11,
     }
     assert quarantined(dataset) == 1
+
+
+def test_the_source_is_listed_once(dataset: Dataset) -> None:
+    """To create the plan, to resume, and to add to it; once more to find what is tried again."""
+    source = memory_source(a=png(0), bad=b"no image")
+    encoded(dataset, source)
+    assert source.listings == [2]
+    encoded(dataset, source)
+    assert source.listings == [2, 0]
+    source.add("b.png", png(1))
+    encoded(dataset, source)
+    assert source.listings == [2, 0, 1]
+    encoded(dataset, source, retry=["not_an_image"])
+    assert source.listings == [2, 0, 1, 1, 0]
+
+
+def test_a_resume_opens_no_caption_file(dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in ("a", "b"):
+        (folder / f"{name}.png").write_bytes(png(0))
+        (folder / f"{name}.txt").write_text(f"caption of {name}")
+    (folder / "metadata.jsonl").write_text("")
+    encoded(dataset, open_source(folder))
+    opened: list[str] = []
+    for module in (source_folder, source_captions, media_source):
+        monkeypatch.setattr(module, "open_file", partial(recorded_open, opened))
+    encoded(dataset, open_source(folder))
+    assert opened == []
+    (folder / "c.png").write_bytes(png(1))
+    (folder / "c.txt").write_text("caption of c")
+    encoded(dataset, open_source(folder))
+    assert sorted(opened) == ["c.png", "c.txt", "metadata.jsonl"]
+    assert [row.text for row in rows(dataset)] == ["caption of a", "caption of b", "caption of c"]
+
+
+def recorded_open(opened: list[str], path: Path, *arguments: object, **options: object) -> object:
+    opened.append(path.name)
+    return open_file(path, *arguments, **options)
 
 
 def test_nothing_new_writes_nothing(dataset: Dataset) -> None:
@@ -185,7 +230,7 @@ def test_other_settings_are_refused_before_anything_is_planned(dataset: Dataset)
 
 
 def test_an_empty_source_begins_no_dataset(dataset: Dataset) -> None:
-    with pytest.raises(UsageError, match="nothing to encode"):
+    with pytest.raises(UsageError, match="found nothing to encode"):
         planned(dataset, MemorySource(Path("memory")))
     assert plan_files(dataset) == {}
 
@@ -283,15 +328,6 @@ def test_what_the_source_says_now_counts(dataset: Dataset, tmp_path: Path) -> No
     encoded(dataset, open_source(folder), retry=["caption_unreadable"])
     assert [(row.key, row.text) for row in rows(dataset)] == [("a", "a caption")]
     assert quarantined(dataset) == 0
-
-
-@pytest.mark.parametrize("reason", NOT_RETRIED)
-def test_what_lies_in_the_list_is_not_retried(reason: str, dataset: Dataset) -> None:
-    source = memory_source(a=png(0))
-    encoded(dataset, source)
-    with pytest.raises(UsageError, match=f"--retry-quarantined {reason}: .*mend it"):
-        planned(dataset, source, retry=["missing", reason])
-    assert len(plan_files(dataset)) == 1
 
 
 def test_growing_and_retrying_in_one_run(dataset: Dataset) -> None:

@@ -8,20 +8,19 @@ import pytest
 
 from shared.codec import EMU3
 from shared.dataset.known_keys import KnownKeys
-from shared.dataset.plan import Plan, UnitSize
+from shared.dataset.plan import Plan
 from shared.dataset.plan_writer import PlanWriter
 from shared.dataset.settings import DatasetSettings
 from shared.errors import Interrupted, JobStoppedError
 from shared.jobs.signals import StopFlag
 from tests.support.small_sources import MemorySource, gif, inputs_of, memory_source, movie, planner, png
-from vq_stage.encode.worker import READ_AHEAD, read_ahead
 from vq_stage.sources.media_source import MediaItem
 
 
 def plan_of(source: MemorySource, path: Path, unit_rows: int = 4, first_index: int = 0, **options: object) -> Plan:
     planning = planner(source, unit_rows, **options)
     with PlanWriter(unit_rows) as writer:
-        planning.plan(writer, source, KnownKeys(), first_index, StopFlag())
+        planning.plan_items(writer, source, KnownKeys(), first_index, StopFlag())
         writer.freeze(path, DatasetSettings(EMU3))
     return Plan(path)
 
@@ -99,7 +98,7 @@ def test_what_cannot_be_clips_is_refused_with_its_reason(path: Path) -> None:
     source.add("garbage.mp4", b"garbage" * 100)
     source.add("empty.mp4", b"")
     source.add("gone.mp4", None)
-    source.items.append(MediaItem("named", "named.png").refused("bad_name", "for some reason"))
+    source.media_items.append(MediaItem("named", "named.png").refused("bad_name", "for some reason"))
     plan = plan_of(source, path)
     found = reasons(plan)
     assert found.pop("empty.mp4") in ("empty", "truncated")
@@ -158,22 +157,14 @@ def test_a_signal_while_planning_leaves_nothing(path: Path) -> None:
     stop, source = StopFlag(), memory_source(a=png(0), b=png(1))
     stop.set("SIGTERM")
     with PlanWriter(4) as writer, pytest.raises(Interrupted, match="SIGTERM: nothing was planned"):
-        planner(source).plan(writer, source, KnownKeys(), 0, stop)
+        planner(source).plan_items(writer, source, KnownKeys(), 0, stop)
     assert list(path.parent.iterdir()) == []
 
 
 def test_what_a_list_says_beside_goes_along(path: Path) -> None:
     source = MemorySource(Path())
     source.contents["a.png"] = png(0)
-    source.items.append(MediaItem("a", "a.png", "text", locator=(512, 90), extra_json='{"a":"ä","b":1}'))
+    source.media_items.append(MediaItem("a", "a.png", "text", locator=(512, 90), extra_json='{"a":"ä","b":1}'))
     (planned,) = inputs_of(plan_of(source, path, first_index=40))
     assert (planned.src_index, planned.text, planned.locator) == (40, "text", (512, 90))
     assert planned.extra_json == '{"a":"ä","b":1}'
-
-
-def test_long_clips_are_not_read_far_ahead() -> None:
-    picture, clip, film = UnitSize(1024, 1024, 1), UnitSize(1024, 1024, 1, 16), UnitSize(1024, 1024, 1, 400)
-    assert read_ahead([picture], reader_threads=2) == READ_AHEAD
-    assert read_ahead([picture, clip], reader_threads=2) == 512 // 48
-    assert read_ahead([film], reader_threads=2) == 4
-    assert read_ahead([UnitSize(0, 0, 9)], reader_threads=2) == read_ahead([], reader_threads=2) == READ_AHEAD
