@@ -93,7 +93,7 @@ def test_rate_of_a_folder_of_frames() -> None:
 
 
 def test_several_media_in_an_entry_are_refused_with_advice() -> None:
-    assert "a list of 2; write an entry for each" in bad({"image": ["a.png", "b.png"]})
+    assert "a list of 2; write one entry for each" in bad({"image": ["a.png", "b.png"]})
     assert "got both" in bad({"image": "a.png", "video": "b.mp4"})
 
 
