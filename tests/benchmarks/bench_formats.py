@@ -1,9 +1,9 @@
-"""Formats of codes on disk: bytes a sample, and samples a second read in order and at random places.
+"""Formats of codes on disk: bytes per sample, and samples per second read in order and at random.
 
 python -m tests.benchmarks.bench_formats
 
-Every sample is read to an array of its codes, by the reader that a user of the format would take. The files are in
-the page cache: what is compared is the work of reading, not the disk.
+Every sample is read to an array of its codes, by the reader that a user of the format would use. The files are in
+the page cache, so the work of reading is compared, not the disk.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ RANDOM_READS = 500
 
 @dataclass(frozen=True, slots=True)
 class Reader:
-    """How a format is read: all codes in order, and those of some rows (None where it has no random access)."""
+    """The readers of a format: all codes in order, and those of chosen rows (None without random access)."""
 
     name: str
     size_bytes: int
@@ -44,7 +44,7 @@ class Reader:
 
 
 def write_codes(root: Path, rows: int, side: int) -> Dataset:
-    """Random codes with captions, in units of 256."""
+    """Write random codes with captions, in units of 256."""
     dataset = Dataset(root)
     root.mkdir()
     planned = [PlannedInput(index, f"sample-{index:06d}", f"{index}.png") for index in range(rows)]
@@ -67,7 +67,7 @@ def _record(item: PlannedInput, side: int) -> CodeRecord:
 def arrow_reader(dataset: Dataset) -> Reader:
     def at(rows: Sequence[int]) -> Iterator[np.ndarray]:
         reader = RowReader(dataset)
-        yield from (reader.codes_THW(row) for row in rows)  # opening, with its checksums, counts too
+        yield from (reader.codes_THW(row) for row in rows)  # opening, which compares checksums, counts too
 
     total = sum(record.rows for record in dataset.commit_records())
     return Reader("our Arrow parts", _size_bytes(dataset.parts), lambda: at(range(total)), at)
@@ -94,7 +94,7 @@ def parquet_reader(folder: Path) -> Reader:
                 yield from (codes[row].values.to_numpy() for row in range(len(codes)))
 
     def at(rows: Sequence[int]) -> Iterator[np.ndarray]:
-        """All row groups but the last hold 256 rows; here there is one file."""
+        """All row groups except the last have 256 rows; here there is one file."""
         file = pq.ParquetFile(files[0])
         for row in rows:
             group, index = divmod(row, MAX_ROWS_PER_BATCH)
@@ -104,7 +104,7 @@ def parquet_reader(folder: Path) -> Reader:
 
 
 def file_a_sample_readers(folder: Path) -> Iterator[Reader]:
-    """Read by our own loader, and by torch if it is there."""
+    """Yield our own loader, and torch's if it is installed."""
     paths = sorted((folder / "feature").glob("*.pth"))
 
     def reader(name: str, load: Callable[[Path], np.ndarray]) -> Reader:
@@ -126,33 +126,33 @@ def _size_bytes(folder: Path) -> int:
 
 
 def rate(codes: Iterator[np.ndarray], side: int) -> float:
-    """Samples a second, each of them touched."""
+    """Return samples per second; every sample is accessed."""
     began, count = time.perf_counter(), 0
     for sample in codes:
-        assert sample.size == side * side, "a sample was not read whole"
+        assert sample.size == side * side, "a sample was not read completely"
         count += 1
     return count / (time.perf_counter() - began)
 
 
 def bench(root: Path, rows: int, side: int) -> Iterator[str]:
-    """Lines of a table."""
+    """Yield the lines of the table."""
     dataset = write_codes(root / "codes", rows, side)
     for how in ("webdataset", "parquet", "pth"):
         export(ExportOptions(str(dataset.root), str(root / how), how))
     readers = [arrow_reader(dataset), webdataset_reader(root / "webdataset"), parquet_reader(root / "parquet")]
-    places = np.random.default_rng(0).integers(0, rows, min(rows, RANDOM_READS)).tolist()
+    sampled = np.random.default_rng(0).integers(0, rows, min(rows, RANDOM_READS)).tolist()
     yield f"{rows} samples of {side}×{side} codes"
     yield f"{'':24} {'bytes/sample':>14} {'in order/s':>12} {'random/s':>12}"
     for reader in [*readers, *file_a_sample_readers(root / "pth")]:
         in_order = max(rate(reader.in_order(), side) for _ in range(2))
-        at_random = f"{max(rate(reader.at(places), side) for _ in range(2)):12.0f}" if reader.at else f"{'—':>12}"
+        at_random = f"{max(rate(reader.at(sampled), side) for _ in range(2)):12.0f}" if reader.at else f"{'—':>12}"
         yield f"{reader.name:24} {reader.size_bytes / rows:14.0f} {in_order:12.0f} {at_random}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=2000)
-    parser.add_argument("--side", type=int, default=32, help="codes a side")
+    parser.add_argument("--side", type=int, default=32, help="codes per side")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as root:
         for line in bench(Path(root), options.rows, options.side):

@@ -1,8 +1,8 @@
-"""Planning millions of inputs: seconds, memory, and how long a job takes to read the plan.
+"""Planning of millions of inputs: seconds, memory, and how long a job takes to read the plan.
 
     python -m tests.benchmarks.bench_planning --inputs 10000000
 
-Sizes are given, so what is measured is the planning itself: keys, units, spooling, the frozen file.
+Sizes are given, so only the planning itself is measured: keys, units, the temporary table, the plan file.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def peak_gib() -> float:
 @click.command()
 @click.option("--inputs", type=int, default=1_000_000)
 def main(inputs: int) -> None:
-    """Plans so many images of 40 sizes with captions, in units of 256."""
+    """Plan images of 40 sizes with captions, in units of 256."""
     with tempfile.TemporaryDirectory() as folder:
         path, keys, before = Path(folder) / "plan.arrow", KnownKeys(), peak_gib()
         began = time.perf_counter()
@@ -40,7 +40,7 @@ def main(inputs: int) -> None:
                 assert keys.is_new(key)
                 size = (1, 512 + 8 * (index % SIZES), 512)
                 writer.add(size, PlannedInput(index, key, f"{key}.jpg", f"a caption of picture {index}"))
-            del keys  # as planning does: they are needed no more
+            del keys  # as planning does
             writer.freeze(path, DatasetSettings(EMU3))
         planned_s = time.perf_counter() - began
         megabytes = path.stat().st_size / 1e6

@@ -1,4 +1,4 @@
-"""Sources in memory that note what is opened, and small pictures and videos for them."""
+"""Sources in memory that record what is opened and listed, and small images and videos for them."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class MemorySource(MediaSource):
         yield from new
 
     def _empty_message(self) -> None:
-        """It may be empty."""
+        """Return None: the source may be empty."""
 
     def open(self, uri: str, locator: tuple[int, int] | None = None) -> BinaryIO:
         self.opened.append(uri)
@@ -53,7 +53,7 @@ class MemorySource(MediaSource):
         return io.BytesIO(self.contents[uri])
 
     def add(self, uri: str, content: bytes | None, text: str | None = None, key: str | None = None) -> None:
-        """An item named by its uri without the suffix; None: not there."""
+        """Add an item, by default with its URI without the suffix as key; content None makes it missing."""
         kind = "video" if uri.endswith(".mp4") else "image"
         self.media_items.append(MediaItem(uri.rpartition(".")[0] if key is None else key, uri, text, kind))
         if content is not None:
@@ -61,7 +61,7 @@ class MemorySource(MediaSource):
 
 
 def memory_source(**contents: bytes) -> MemorySource:
-    """Pictures `name.png`."""
+    """Return a source of images `name.png`."""
     source = MemorySource(Path("memory"))
     for name, content in contents.items():
         source.add(f"{name}.png", content)
@@ -69,7 +69,7 @@ def memory_source(**contents: bytes) -> MemorySource:
 
 
 def pixels(seed: int, height: int = HEIGHT, width: int = WIDTH) -> np.ndarray:
-    """Smooth noise (height, width, 3), another one for every seed."""
+    """Return smooth noise (height, width, 3), different for every seed."""
     coarse = np.random.default_rng(seed).integers(0, 256, (4, 4, 3), dtype=np.uint8)
     return np.asarray(Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC))
 
@@ -81,12 +81,12 @@ def png(seed: int, height: int = HEIGHT, width: int = WIDTH) -> bytes:
 
 
 def movie(frames: int, fps: float = 8, kind: str = "mp4", seed: int = 0) -> bytes:
-    """An mp4, or an animated webp, of frames that differ."""
+    """Return an mp4, or an animated WebP, in which all frames differ."""
     return encode_video_file(np.stack([pixels(1000 * seed + number) for number in range(frames)]), fps, kind, 90)
 
 
 def gif(frames: int, seed: int = 0) -> bytes:
-    """Ten frames a second; a still picture if there is one only."""
+    """Return a GIF with ten frames per second; one frame makes a still image."""
     images = [Image.fromarray(pixels(500 + 1000 * seed + number)) for number in range(frames)]
     buffer = io.BytesIO()
     images[0].save(buffer, "GIF", save_all=True, append_images=images[1:], duration=100)
@@ -100,7 +100,7 @@ def planner(source: MediaSource, unit_rows: int = 4, **options: Any) -> Planner:
 
 
 def commit_missing(dataset: Dataset, plan: Plan, broken: Mapping[str, str] | None = None) -> None:
-    """Commits all units as a job does; `broken` are keys that are refused only when they are read, with the reason."""
+    """Commit all units as a job does; `broken` maps keys that are refused only when they are read to their reasons."""
     reasons = broken or {}
     for number in dataset.missing_units(plan):
         unit = plan.unit(number)
@@ -122,5 +122,5 @@ def _row(unit: Unit, planned: PlannedInput) -> CodeRecord:
 
 
 def inputs_of(plan: Plan, wanted: Callable[[PlannedInput], bool] = lambda planned: True) -> list[PlannedInput]:
-    """In the order of units."""
+    """Return the wanted inputs of a plan, in the order of units."""
     return [planned for unit in range(len(plan)) for planned in plan.unit(unit).inputs if wanted(planned)]

@@ -42,7 +42,7 @@ class Planner:
     def plan_items(
         self, writer: PlanWriter, items: Iterable[MediaItem], keys: KnownKeys, first_index: int, stop: StopFlag
     ) -> None:
-        """Plan items in order and write them with `src_index` from `first_index` on; `keys` are taken already.
+        """Plan items in order and write them with `src_index` from `first_index` on; `keys` are in use already.
 
         Raises Interrupted once `stop` is set, and JobStoppedError if too many inputs in a row are refused.
         """

@@ -41,5 +41,5 @@ def is_media(uri: str) -> bool:
 
 
 def kind_of(uri: str) -> str:
-    """Return `video` or `image`, by the suffix; a file with an unknown suffix is taken for an image."""
+    """Return `video` or `image`, by the suffix; a file with an unknown suffix counts as an image."""
     return "video" if suffix_of(uri) in VIDEO_SUFFIXES or is_frame_folder(uri) else "image"

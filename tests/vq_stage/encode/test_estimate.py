@@ -1,4 +1,4 @@
-"""What `emu3 plan` tells of a source, against numbers counted by hand."""
+"""The forecast of `emu3 plan` against numbers counted by hand."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from vq_stage.encode.estimate import forecast, measured_megapixels_per_s, sequen
 
 
 def mixed() -> MemorySource:
-    """Two pictures of 2×3 codes, one of them with a caption of eight bytes; a clip of 4×2×3; one refused."""
+    """Return two images of 2×3 codes, one with a caption of eight bytes; a clip of 4×2×3; one refused."""
     source = MemorySource(Path("memory"))
     source.add("a.png", png(0), "ein Käx")
     source.add("b.png", png(1))
@@ -37,7 +37,7 @@ def test_counts_are_those_of_the_inputs() -> None:
 
 
 def test_sequences_are_as_long_as_their_tokens() -> None:
-    """BOS, BOI, IMG and EOS; a token a character of the size; the rows with EOL, EOF a frame, EOI."""
+    """BOS, BOI, IMG and EOS; one token per character of the size; rows with EOL; EOF per frame; EOI."""
     image = 4 + len("2*3") + 2 * (3 + 1) + 1 + 1
     film = 4 + len("4*2*3") + 4 * (2 * 3 + 1) + 1
     assert sequence_length((1, 16, 24)) == image == 17
@@ -46,7 +46,7 @@ def test_sequences_are_as_long_as_their_tokens() -> None:
     assert sorted(lengths.tolist()) == [17, 17 + 2, 38], "eight bytes of caption count as two tokens"
 
 
-def test_clips_of_two_lengths_share_a_graph_and_pictures_of_their_size_have_another() -> None:
+def test_clips_of_two_lengths_share_a_graph_that_images_do_not_use() -> None:
     source = memory_source(a=png(0), b=png(1, 32, 32))
     source.add("film.mp4", movie(24))  # sixteen frames, then eight
     found = forecast(planner(source))
@@ -54,7 +54,7 @@ def test_clips_of_two_lengths_share_a_graph_and_pictures_of_their_size_have_anot
     assert found.compiles == 3
 
 
-def test_nothing_but_refusals_is_told_as_such() -> None:
+def test_a_source_of_refused_inputs_only() -> None:
     found = forecast(planner(memory_source(bad=b"no picture")))
     assert (found.inputs, found.rows, found.codes, found.bytes, found.compiles) == (1, 0, 0, 0, 0)
     assert "no sequence fits" in forecast_text(found, None, 8192)
@@ -65,7 +65,7 @@ def test_a_broken_source_stops_the_forecast_as_it_would_the_job() -> None:
         forecast(planner(memory_source(a=b"x", b=b"x"), max_refused_in_a_row=1))
 
 
-def test_the_text_says_it_all() -> None:
+def test_the_text_has_all_numbers() -> None:
     text = forecast_text(forecast(planner(mixed())), 0.5, seq_length=38)
     for expected in (
         "4: 3 rows in 3 units, 1 captions",

@@ -1,4 +1,4 @@
-"""Datasets that grow with their source, and quarantined inputs that are tried again."""
+"""Plans that grow with their source, and quarantined inputs that are retried."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from vq_stage.sources.open_source import open_source
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Dataset:
-    """A dataset that is not begun."""
+    """Return a dataset without a plan."""
     (tmp_path / "dataset").mkdir()
     return Dataset(tmp_path / "dataset")
 
@@ -50,7 +50,7 @@ def planned(dataset: Dataset, source: MediaSource, retry: Sequence[str] = (), un
 def encoded(
     dataset: Dataset, source: MediaSource, retry: Sequence[str] = (), broken: Mapping[str, str] | None = None
 ) -> Plan:
-    """Plans, and commits what is missing."""
+    """Plan, and commit the missing units."""
     plan = planned(dataset, source, retry)
     commit_missing(dataset, plan, broken)
     return dataset.plan()
@@ -65,7 +65,7 @@ def rows(dataset: Dataset) -> list[CodeRecord]:
 
 
 def quarantined(dataset: Dataset) -> int:
-    """As `verify` and `inspect` count it, which must agree with what the manifest says."""
+    """Return the number of quarantined inputs, on which `verify`, `inspect` and the manifest must agree."""
     report, summary = verify_dataset(dataset), summarize(dataset)
     assert report.problems == []
     assert report.is_complete
@@ -102,7 +102,7 @@ def test_only_what_is_new_is_opened_and_planned(dataset: Dataset) -> None:
 
 
 def test_the_source_is_listed_once(dataset: Dataset) -> None:
-    """To create the plan, to resume, and to add to it; once more to find what is tried again."""
+    """To create the plan, to resume, and to add items; once more to find the inputs to retry."""
     source = memory_source(a=png(0), bad=b"no image")
     encoded(dataset, source)
     assert source.listings == [2]
@@ -150,7 +150,7 @@ def test_nothing_new_writes_nothing(dataset: Dataset) -> None:
     assert source.opened == []
 
 
-def test_two_additions_go_on_in_units_and_indices(dataset: Dataset) -> None:
+def test_additions_continue_the_numbering_of_units_and_indices(dataset: Dataset) -> None:
     source = memory_source(a=png(0), b=png(1))
     encoded(dataset, source)
     for number, name in enumerate(["c", "d"], 1):
@@ -180,8 +180,8 @@ def test_additions_of_equal_sources_are_equal(tmp_path: Path) -> None:
     assert sorted(plans[0]) == ["plan-0001.arrow", "plan.arrow"]
 
 
-def test_a_new_input_with_a_taken_key_is_quarantined_in_either_run(dataset: Dataset) -> None:
-    """Of two new ones the second; and a picture whose name is that of a clip."""
+def test_a_new_input_with_a_key_in_use_is_quarantined(dataset: Dataset) -> None:
+    """The second of two new inputs with one key; and an image with the key of a clip."""
     source = memory_source(**{"film#00001": png(0)})
     encoded(dataset, source)
     source.add("new.png", png(1))
@@ -197,11 +197,11 @@ def test_a_new_input_with_a_taken_key_is_quarantined_in_either_run(dataset: Data
     assert len(found) == len(set(found)) == 4
     assert len(plan_files(dataset)) == 2
     encoded(dataset, source)
-    assert len(plan_files(dataset)) == 2, "what was refused is known too"
+    assert len(plan_files(dataset)) == 2, "refused inputs are known too"
 
 
-def test_a_file_that_comes_beside_another_of_its_name_does_not_make_that_new(dataset: Dataset, tmp_path: Path) -> None:
-    """With a.webp beside it, a.png is called `a.png`, no longer `a`: it is the same picture all the same."""
+def test_a_file_is_not_new_when_another_with_its_stem_is_added(dataset: Dataset, tmp_path: Path) -> None:
+    """With a.webp beside it, the key of a.png is `a.png`, no longer `a`; it is still the same image."""
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "a.png").write_bytes(png(0))
@@ -215,7 +215,7 @@ def test_a_file_that_comes_beside_another_of_its_name_does_not_make_that_new(dat
     assert quarantined(dataset) == 0
     (folder / "a.png").unlink()
     (folder / "film.mp4").unlink()
-    assert encoded(dataset, open_source(folder)).additions == 1, "and they stay known when they are alone again"
+    assert encoded(dataset, open_source(folder)).additions == 1, "they are still known when the others are gone"
 
 
 def test_other_settings_are_refused_before_anything_is_planned(dataset: Dataset) -> None:
@@ -229,7 +229,7 @@ def test_other_settings_are_refused_before_anything_is_planned(dataset: Dataset)
     assert plan_files(dataset) == before
 
 
-def test_an_empty_source_begins_no_dataset(dataset: Dataset) -> None:
+def test_an_empty_source_creates_no_dataset(dataset: Dataset) -> None:
     with pytest.raises(UsageError, match="found nothing to encode"):
         planned(dataset, MemorySource(Path("memory")))
     assert plan_files(dataset) == {}
@@ -256,7 +256,7 @@ def test_a_retried_input_keeps_its_key_and_index_and_is_counted_once(dataset: Da
     assert plan.next_index() == 3
 
 
-def test_what_fails_again_stays_quarantined_and_is_counted_once(dataset: Dataset) -> None:
+def test_an_input_that_fails_again_stays_quarantined_and_is_counted_once(dataset: Dataset) -> None:
     source = memory_source(a=png(0))
     source.add("gone.png", None)
     encoded(dataset, source)
@@ -267,7 +267,7 @@ def test_what_fails_again_stays_quarantined_and_is_counted_once(dataset: Dataset
     source.contents["gone.png"] = png(1)
     encoded(dataset, source, retry=["missing"])
     assert quarantined(dataset) == 0
-    assert encoded(dataset, source, retry=["missing"]).additions == 3, "there is nothing left to try"
+    assert encoded(dataset, source, retry=["missing"]).additions == 3, "no input is left to retry"
 
 
 def test_a_killed_retry_run_again_plans_nothing_twice(dataset: Dataset) -> None:
@@ -317,7 +317,7 @@ def test_a_clip_that_could_not_be_read_is_tried_again_as_it_was(dataset: Dataset
     assert quarantined(dataset) == 0
 
 
-def test_what_the_source_says_now_counts(dataset: Dataset, tmp_path: Path) -> None:
+def test_a_retry_uses_the_current_caption(dataset: Dataset, tmp_path: Path) -> None:
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "a.png").write_bytes(png(0))

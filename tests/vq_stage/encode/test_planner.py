@@ -1,4 +1,4 @@
-"""From items to units: sizes, clips, duplicates, refusals. No model, and no more of a file than its header."""
+"""From items to units: sizes, clips, duplicates and refusals, without a model and from headers only."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def keys(plan: Plan, unit: int) -> list[str]:
 
 
 def reasons(plan: Plan) -> dict[str, str]:
-    """By uri."""
+    """Return the reasons of refused inputs by URI."""
     return {one.uri: one.refused_reason for one in inputs_of(plan) if one.refused_reason}
 
 
@@ -58,7 +58,7 @@ def test_units_are_of_one_size_the_largest_first_and_what_is_refused_last(path: 
 
 
 def test_a_video_becomes_clips_with_keys_of_their_own(path: Path) -> None:
-    """Forty frames at eight a second: sixteen, sixteen, eight."""
+    """40 frames at 8 per second: clips of 16, 16 and 8 frames."""
     source = MemorySource(Path())
     source.add("folder/film.mp4", movie(40), "a caption")
     plan = plan_of(source, path)
@@ -81,7 +81,7 @@ def test_a_video_of_one_clip_keeps_its_name(path: Path) -> None:
 
 
 def test_a_moving_gif_is_a_video_and_a_still_one_an_image(path: Path) -> None:
-    """Five frames of a tenth of a second: half a second, four frames at eight a second."""
+    """5 frames of 0.1 s: 0.5 s, which is 4 frames at 8 per second."""
     source = MemorySource(Path())
     source.add("moving.gif", gif(5))
     source.add("still.gif", gif(1))
@@ -92,7 +92,7 @@ def test_a_moving_gif_is_a_video_and_a_still_one_an_image(path: Path) -> None:
     }
 
 
-def test_what_cannot_be_clips_is_refused_with_its_reason(path: Path) -> None:
+def test_unusable_videos_are_refused_with_a_reason(path: Path) -> None:
     source = MemorySource(Path())
     source.add("short.mp4", movie(3))
     source.add("garbage.mp4", b"garbage" * 100)
@@ -111,7 +111,7 @@ def test_what_cannot_be_clips_is_refused_with_its_reason(path: Path) -> None:
     assert "named.png" not in source.opened
 
 
-def test_a_taken_key_is_refused_and_the_first_stays(path: Path) -> None:
+def test_a_key_in_use_is_refused_and_the_first_input_kept(path: Path) -> None:
     source = memory_source(a=png(0))
     source.add("other/a.png", png(1), key="a")
     plan = plan_of(source, path)
@@ -120,7 +120,7 @@ def test_a_taken_key_is_refused_and_the_first_stays(path: Path) -> None:
 
 
 def test_equal_files_are_encoded_once_only_if_asked(path: Path) -> None:
-    """Three clips of one video differ, those of its copy do not."""
+    """The clips of a video differ from each other, and equal those of its copy."""
     source = memory_source(a=png(0), b=png(1), copy=png(0))
     source.add("film.mp4", movie(40))
     source.add("film-copy.mp4", movie(40))
@@ -141,7 +141,7 @@ def test_many_refused_in_a_row_stop_the_job_and_a_good_one_between_them_does_not
     assert not path.with_name("stopped.arrow").exists()
 
 
-def test_equal_inputs_give_equal_bytes_whatever_the_number_of_readers(path: Path) -> None:
+def test_the_number_of_reader_threads_does_not_change_the_plan(path: Path) -> None:
     contents = {f"picture-{number}": png(number, 16 + 8 * (number % 3)) for number in range(12)}
     plans = []
     for threads in (1, 2, 5):
@@ -161,7 +161,7 @@ def test_a_signal_while_planning_leaves_nothing(path: Path) -> None:
     assert list(path.parent.iterdir()) == []
 
 
-def test_what_a_list_says_beside_goes_along(path: Path) -> None:
+def test_locator_and_extra_fields_are_planned(path: Path) -> None:
     source = MemorySource(Path())
     source.contents["a.png"] = png(0)
     source.media_items.append(MediaItem("a", "a.png", "text", locator=(512, 90), extra_json='{"a":"ä","b":1}'))

@@ -1,4 +1,4 @@
-"""Image files, good, odd and damaged: RGB pixels or a reason, never another exception."""
+"""Valid, unusual and damaged image files give RGB pixels or a refusal, never another exception."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from vq_stage.video.open_video import open_video
 
 WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 PILLOW_LIMIT = 1024 * 1024 * 1024 // 4 // 3
-JPEG_TOLERANCE = 3  # grey levels, on flat colours at quality 95
+JPEG_TOLERANCE = 3  # gray levels, on flat colors at quality 95
 
 
 def pixels(data: bytes) -> np.ndarray:
@@ -71,12 +71,12 @@ def refusal_of(call: Callable[[], object]) -> RefusedInput | None:
 def reason_of(call: Callable[[], object]) -> str:
     with pytest.raises(RefusedInput) as refused:
         call()
-    assert refused.value.detail, "a refusal says what it found"
+    assert refused.value.detail, "a refusal has a detail"
     return refused.value.reason
 
 
 def reasons_as_image(reasons: str) -> list[str]:
-    """What moves is no image, and becomes a video that may be too short."""
+    """Return the reasons as the image decoder gives them: it refuses animations, which planning takes for videos."""
     return ["animated" if reason == "too_short" else reason for reason in reasons.split("|")]
 
 
@@ -89,8 +89,8 @@ def test_refused_with_its_reason(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_size_of_a_refused_picture(name: str, tmp_path: Path) -> None:
-    """What the header shows is refused for the same reason; damage behind it may be found later."""
+def test_size_of_a_refused_image(name: str, tmp_path: Path) -> None:
+    """Problems in the header are refused for the same reason; damage after it may be found later."""
     content, reasons = REFUSED[name]
     path = tmp_path / name
     path.write_bytes(content())
@@ -110,7 +110,7 @@ def test_accepted_as_upright_rgb(name: str, tmp_path: Path) -> None:
 
 
 def test_missing_and_unreadable(tmp_path: Path) -> None:
-    """A dangling link and a folder named like a picture: chmod would not stop root."""
+    """A dangling link and a folder named like an image: permissions would not stop root."""
     (tmp_path / "link.png").symlink_to("nowhere.png")
     (tmp_path / "folder.png").mkdir()
     for read in (content_of, size_of):
@@ -135,7 +135,7 @@ def test_16_bit_gray_tiff_is_scaled() -> None:
     np.testing.assert_array_equal(pixels(data)[..., 0], wide >> 8)
 
 
-def test_transparency_is_laid_on_white() -> None:
+def test_transparent_pixels_become_white() -> None:
     np.testing.assert_array_equal(pixels(encoded(rgba(), "PNG")), halves(GRAY, WHITE))
     np.testing.assert_array_equal(pixels(palette(is_transparent=True)), halves(GRAY, WHITE))
     np.testing.assert_array_equal(pixels(palette(is_transparent=False)), halves(GRAY, BLACK))
@@ -146,13 +146,13 @@ def test_half_transparent_is_blended() -> None:
     np.testing.assert_allclose(pixels(data), 255 * (1 - 128 / 255), atol=1)
 
 
-def test_rgb_with_a_transparent_colour() -> None:
+def test_rgb_with_a_transparent_color() -> None:
     image = Image.new("RGB", (WIDTH, HEIGHT), GRAY)
     image.paste(BLACK, (WIDTH // 2, 0, WIDTH, HEIGHT))
     np.testing.assert_array_equal(pixels(encoded(image, "PNG", transparency=BLACK)), halves(GRAY, WHITE))
 
 
-def test_cmyk_jpeg_has_its_colours() -> None:
+def test_cmyk_jpeg_keeps_its_colors() -> None:
     flat = Image.new("RGB", (WIDTH, HEIGHT), GRAY)
     data = encoded(flat.convert("CMYK"), "JPEG", quality=95)
     np.testing.assert_allclose(pixels(data), np.asarray(flat), atol=JPEG_TOLERANCE)
@@ -160,8 +160,8 @@ def test_cmyk_jpeg_has_its_colours() -> None:
 
 @pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_turned_pictures_are_upright(format: str, orientation: int, tmp_path: Path) -> None:
-    """Quadrants of four colours land where Exif says; the header gives the same size as the pixels."""
+def test_exif_orientation_is_applied(format: str, orientation: int, tmp_path: Path) -> None:
+    """Quadrants of four colors end up where Exif puts them; the header gives the same size as the pixels."""
     colours = np.array([[[250, 10, 10], [10, 250, 10]], [[10, 10, 250], [250, 250, 10]]], np.uint8)
     stored = Image.fromarray(colours.repeat(16, axis=0).repeat(32, axis=1))  # 32 high, 64 wide
     turns = [lambda x: x, np.fliplr, lambda x: np.rot90(x, 2), np.flipud, lambda x: np.swapaxes(x, 0, 1)]
@@ -188,7 +188,7 @@ def test_20000_pixels_wide(tmp_path: Path) -> None:
 
 
 def damaged(data: bytes, seed: int) -> Iterator[tuple[str, bytes]]:
-    """About 60 truncations spread evenly, and 200 times one byte changed."""
+    """Yield about 60 evenly spaced truncations, and 200 copies with one byte changed."""
     for length in sorted({len(data) * step // 60 for step in range(60)}):
         yield f"cut at {length}", data[:length]
     chooser = random.Random(seed)
@@ -198,7 +198,7 @@ def damaged(data: bytes, seed: int) -> Iterator[tuple[str, bytes]]:
 
 
 def escaped(call: Callable[[], object]) -> str | None:
-    """The exception that should have been a refusal, or None."""
+    """Return the exception that should have been a refusal, or None."""
     try:
         call()
     except RefusedInput:
@@ -222,15 +222,15 @@ def test_damaged_bytes_are_refused_or_decoded(format: str, has_exif: bool, tmp_p
     assert not problems, f"{len(problems)} of 520 escaped: {problems[:6]}"
 
 
-def test_cut_files_of_every_format_are_refused() -> None:
-    """Losing a third of a picture is never passed over in silence."""
+def test_truncated_files_of_every_format_are_refused() -> None:
+    """A truncated image must not be decoded as if it were complete."""
     for format in ("PNG", "JPEG", "WEBP", "GIF", "TIFF", "BMP"):
         data = cut(encoded(picture(0, 96, 96), format))
         assert reason_of(lambda data=data: decode_rgb(data)) in ("truncated", "not_an_image")
 
 
 def test_the_global_limit_of_pillow_stays_as_it_is() -> None:
-    """Other code in the process relies on it; several threads decode at once."""
+    """Other code in the process relies on it, also while several threads decode."""
     assert Image.MAX_IMAGE_PIXELS == PILLOW_LIMIT
     with ThreadPoolExecutor(4) as pool:
         assert set(pool.map(lambda data: decode_rgb(data).size, [encoded(picture(), "PNG")] * 32)) == {(WIDTH, HEIGHT)}

@@ -1,4 +1,4 @@
-"""Sizes and resized pixels: equal to the published image processor, and hand-computed areas."""
+"""Sizes and resized pixels equal those of the published image processor; areas are computed by hand."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def noise(height: int, width: int, seed: int) -> Image.Image:
 
 @pytest.mark.parametrize(("height", "width"), [(300, 500), (1100, 1300), (512, 640)])
 def test_resized_pixels_are_the_published_ones(height: int, width: int) -> None:
-    """After undoing the normalisation, which float32 rounds, not one grey level differs."""
+    """After the normalization, which float32 rounds, is undone, no gray level differs."""
     from transformers.models.emu3.image_processing_emu3 import Emu3ImageProcessor
 
     image = noise(height, width, seed=height)
@@ -110,12 +110,12 @@ def test_area_rule_keeps_steps_area_and_shape(height: int, width: int, area: int
         assert abs(side - exact) <= round_to / 2 + 1e-6
 
 
-def test_turned_source_gives_a_turned_size() -> None:
+def test_a_rotated_image_has_the_rotated_size() -> None:
     for rule in (Preprocessing("processor"), Preprocessing("area", 512 * 512)):
         assert rule.target_size(300, 700) == rule.target_size(700, 300)[::-1]
 
 
-def test_none_takes_pictures_as_they_are() -> None:
+def test_none_keeps_the_size() -> None:
     rule = Preprocessing("none")
     image = noise(16, 24, seed=1)
     assert rule.target_size(16, 24) == (16, 24)
@@ -123,7 +123,7 @@ def test_none_takes_pictures_as_they_are() -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(12, 16), (16, 12), (17, 24), (65_536, 65_536)])
-def test_none_refuses_what_has_no_codes(height: int, width: int) -> None:
+def test_none_refuses_sides_that_are_not_multiples_of_8(height: int, width: int) -> None:
     with pytest.raises(RefusedInput) as refused:
         Preprocessing("none").target_size(height, width)
     assert refused.value.reason == "bad_size"
@@ -149,7 +149,7 @@ def test_bad_settings_name_the_option(settings: dict[str, object], option: str) 
         Preprocessing(**settings)  # type: ignore[arg-type]
 
 
-def test_recorded_settings_tell_rules_apart() -> None:
+def test_recorded_settings_differ_between_rules() -> None:
     recorded = [
         Preprocessing("processor"),
         Preprocessing("processor", round_to=16),

@@ -1,4 +1,4 @@
-"""Folders: videos beside images, order at any depth, laziness, reading, and the same on a remote file system."""
+"""Folders: videos beside images, order at any depth, lazy listing and reading, on disk and on a remote file system."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from vq_stage.sources.open_source import open_source
 
 @pytest.fixture
 def remote() -> Iterator[Path]:
-    """A folder of fsspec's memory, with a name that no other test has."""
+    """Yield a folder in fsspec's memory file system, with a name that no other test uses."""
     root = as_path(f"memory://{uuid.uuid4().hex}")
     yield root
     if root.exists():
@@ -81,7 +81,7 @@ def test_a_tree_on_disk(tmp_path: Path) -> None:
     assert listed(fill(tmp_path, TREE)) == LISTED
 
 
-def test_the_same_tree_elsewhere(remote: Path) -> None:
+def test_a_tree_on_a_remote_file_system(remote: Path) -> None:
     assert listed(fill(remote, TREE)) == LISTED
 
 
@@ -113,8 +113,8 @@ def reason_of(source: FolderSource, uri: str) -> str:
     return refused.value.reason
 
 
-def test_what_cannot_be_opened_says_why(tmp_path: Path) -> None:
-    """A pipe must not be waited for."""
+def test_refusals_have_a_reason(tmp_path: Path) -> None:
+    """Opening a pipe would wait for its writer."""
     fill(tmp_path, {"empty.png": b"", "folder.png/a": b""})
     (tmp_path / "link.png").symlink_to("nowhere.png")
     os.mkfifo(tmp_path / "pipe.png")
@@ -125,7 +125,7 @@ def test_what_cannot_be_opened_says_why(tmp_path: Path) -> None:
         source.frames("gone.frames")
 
 
-def test_what_cannot_be_opened_elsewhere_says_why(remote: Path) -> None:
+def test_remote_refusals_have_a_reason(remote: Path) -> None:
     source = FolderSource(fill(remote, {"empty.png": b"", "empty.mp4": b""}))
     assert [reason_of(source, name) for name in ("empty.png", "empty.mp4", "gone.png", "gone.mp4")] == [
         "empty",
@@ -135,7 +135,7 @@ def test_what_cannot_be_opened_elsewhere_says_why(remote: Path) -> None:
     ]
 
 
-def test_readers_of_one_remote_file_do_not_share_a_position(remote: Path) -> None:
+def test_threads_that_read_one_remote_file_do_not_share_a_position(remote: Path) -> None:
     content = bytes(range(256)) * 400
     source = FolderSource(fill(remote, {"a.png": content, "a.mp4": content}))
 
@@ -183,8 +183,8 @@ def test_linked_folders_are_not_entered(tmp_path: Path) -> None:
         (["walk.frames", "walk.png"], ["walk.frames", "walk"]),
     ],
 )
-def test_videos_give_way_to_images_of_their_name(names: list[str], expected: list[str]) -> None:
-    """A thumbnail is named like its video; folders of images keep the keys they had before there were videos."""
+def test_an_image_gets_the_short_key_before_a_video_of_its_name(names: list[str], expected: list[str]) -> None:
+    """A thumbnail is often named like its video; keys of images do not depend on the videos beside them."""
     assert unique_keys(names) == expected
 
 
@@ -201,22 +201,22 @@ PARTS = st.sampled_from(["a", "b", "a.b", "a b", "B", "a-"])
 
 
 @given(paths=st.sets(st.lists(PARTS, min_size=1, max_size=4).map("/".join), min_size=1, max_size=12))
-def test_order_is_that_of_whole_paths(paths: set[str], tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Also where a folder's name goes on as a file's: `a.png` stands before `a/b.png`, `a b.png` before both."""
+def test_items_are_sorted_by_whole_paths(paths: set[str], tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Also if a folder's name is a prefix of a file's: `a b.png` comes before `a.png`, and `a.png` before `a/b.png`."""
     root = tmp_path_factory.mktemp("tree")
     fill(root, {f"{path}.png": b"" for path in paths})
     assert [item.uri for item in listed(root)] == sorted(f"{path}.png" for path in paths)
 
 
-def test_a_deep_tree_is_no_recursion(monkeypatch: pytest.MonkeyPatch) -> None:
-    """1200 folders in each other, each seen when it is entered."""
+def test_a_deep_tree_is_listed_without_recursion(monkeypatch: pytest.MonkeyPatch) -> None:
+    """1200 nested folders, more than the recursion limit allows."""
     monkeypatch.setattr(source_folder, "sorted_names", lambda folder: ["d/"] if len(folder.parts) < 1200 else ["a.png"])
     (item,) = FolderSource(Path())
     assert item.key == "d/" * 1200 + "a"
 
 
 def test_listing_holds_one_folder_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """200 folders of 1000 images: the first items come after two folders are read, and few names are held."""
+    """200 folders of 1000 images: the first items need two folders, and few names are in memory."""
     scanned: list[str] = []
 
     class Entry:
@@ -253,7 +253,7 @@ def test_listing_holds_one_folder_at_a_time(tmp_path: Path, monkeypatch: pytest.
     assert peak < 2e6, "20 000 items are 10 MB and more"
 
 
-def test_captions_of_a_large_metadata_file_are_not_held(tmp_path: Path) -> None:
+def test_captions_of_a_large_metadata_file_are_not_in_memory(tmp_path: Path) -> None:
     (tmp_path / "a.png").touch()
     (tmp_path / "z.png").touch()
     with (tmp_path / "metadata.jsonl").open("w") as file:
@@ -272,7 +272,7 @@ def test_captions_of_a_large_metadata_file_are_not_held(tmp_path: Path) -> None:
 def test_captions_of_planned_items_are_not_opened(
     location: str, tmp_path: Path, remote: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each would take a round trip in an object store; a metadata file is read if a new item may be in it."""
+    """Each takes a round trip in an object store; metadata files are read for the first new item."""
     source = open_source(str(fill(tmp_path if location == "disk" else remote, TREE)))
     opened: list[str] = []
 
@@ -289,7 +289,7 @@ def test_captions_of_planned_items_are_not_opened(
     assert sorted(opened) == ["clip.txt", "metadata.jsonl"]
 
 
-def test_an_empty_source_is_an_error_and_one_whose_items_are_planned_is_not(tmp_path: Path) -> None:
+def test_an_empty_source_is_an_error_unless_all_its_items_are_planned(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no images or videos found"):
         list(FolderSource(tmp_path).items(is_planned=lambda item: True))
     fill(tmp_path, {"a.png": b""})

@@ -33,7 +33,7 @@ SAID = [
 
 
 def bad(entry: object) -> str:
-    """The detail of an entry that must be refused."""
+    """Return the detail with which an entry is refused."""
     refusal = entry_item(3, entry).refusal
     assert refusal is not None
     assert refusal[0] == "bad_entry"
@@ -48,7 +48,7 @@ def test_every_turn_of_a_conversation_is_kept() -> None:
 
 
 @pytest.mark.parametrize(
-    ("turns", "said"),
+    ("turns", "message"),
     [
         ("hello", "expected a list"),
         ([], "expected a list"),
@@ -59,13 +59,13 @@ def test_every_turn_of_a_conversation_is_kept() -> None:
         ([TURNS[0], "A cat."], "turn 2"),
     ],
 )
-def test_conversations_that_are_none(turns: object, said: str) -> None:
-    assert said in bad({"id": "k", "image": "a.png", "conversations": turns})
+def test_malformed_conversations_are_refused(turns: object, message: str) -> None:
+    assert message in bad({"id": "k", "image": "a.png", "conversations": turns})
     assert entry_item(3, {"id": "k", "image": "a.png", "conversations": turns}).key == "k"
 
 
 def test_an_id_is_a_key_of_conversations_only() -> None:
-    """Plain lists kept their keys when conversations came in."""
+    """Entries without conversations do not use `id`."""
     assert entry_item(1, {"id": "k", "image": "a.png"}).key == "a"
 
 
@@ -97,7 +97,7 @@ def test_several_media_in_an_entry_are_refused_with_advice() -> None:
     assert "got both" in bad({"image": "a.png", "video": "b.mp4"})
 
 
-def test_addresses_become_keys_without_scheme_and_query() -> None:
+def test_urls_become_keys_without_scheme_and_query() -> None:
     assert entry_item(1, {"image": "s3://bucket/a/b.png"}).key == "bucket/a/b"
     assert entry_item(1, {"image": "https://host/b.png?token=1/2.3"}).key == "host/b"
 
@@ -124,7 +124,7 @@ def test_a_surrogate_in_a_conversation_is_refused_before_it_is_stored(tmp_path: 
     assert item.refusal[0] == "bad_name"
 
 
-def test_a_long_list_is_read_as_it_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_list_is_read_lazily(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "list.jsonl"
     path.write_text("".join(f'{{"image": "{n}.png"}}\n' for n in range(200_000)))
     opened: list[Any] = []
@@ -135,7 +135,7 @@ def test_a_long_list_is_read_as_it_is_listed(tmp_path: Path, monkeypatch: pytest
     assert opened[0].tell() < 100_000, "of 4 MB"
 
 
-def test_nesting_without_end_is_no_crash(tmp_path: Path) -> None:
+def test_deeply_nested_json_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "list.jsonl").write_text("[" * 100_000)
     with pytest.raises(UsageError, match="line 1: not JSON"):
         list(open_source(tmp_path / "list.jsonl"))
@@ -146,7 +146,7 @@ def piped(monkeypatch: pytest.MonkeyPatch, content: bytes) -> list[MediaItem]:
     return list(open_source("-"))
 
 
-def test_paths_addresses_and_entries_of_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_urls_and_entries_of_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
     lines = ["sub/two words.png", "", "s3://bucket/clip.mp4", '{"key": "k", "image": "c.png", "text": "ü"}', "last.png"]
     assert piped(monkeypatch, "\ufeff".encode() + "\r\n".join(lines).encode()) == [
         MediaItem("sub/two words", "sub/two words.png"),

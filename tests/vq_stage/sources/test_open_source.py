@@ -1,4 +1,4 @@
-"""What a folder or a list offers for encoding: keys, captions, order and refusals; which location is what."""
+"""Items of folders and lists: keys, captions, order and refusals; and which kind of source a location is."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ BOM = b"\xef\xbb\xbf"
 
 
 def touch(root: Path, *names: str) -> Path:
-    """Empty files: a source is listed without opening its pictures."""
+    """Create empty files: a source is listed without opening its images."""
     for name in names:
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,7 +51,7 @@ def write_list(path: Path, entries: list[object]) -> Path:
     return path
 
 
-def test_sidecar_captions(tmp_path: Path) -> None:
+def test_captions_in_text_files(tmp_path: Path) -> None:
     touch(tmp_path, "a.png", "b.jpg", "sub/a.png", "notes.txt")
     (tmp_path / "a.txt").write_text(" a cat\n", encoding="utf-8")
     (tmp_path / "sub" / "a.txt").write_text("ein Kätzchen", encoding="utf-8")
@@ -78,7 +78,7 @@ def test_captions_csv(tmp_path: Path) -> None:
     ("name", "content"),
     [("captions.csv", "file_name,text\na.png\n"), ("metadata.jsonl", '{"file_name":"a.png","text":null}\n')],
 )
-def test_no_caption_is_not_the_word_none(name: str, content: str, tmp_path: Path) -> None:
+def test_an_empty_caption_field_is_not_the_word_none(name: str, content: str, tmp_path: Path) -> None:
     touch(tmp_path, "a.png")
     (tmp_path / name).write_text(content, encoding="utf-8")
     assert captions(tmp_path)["a.png"] in (None, "")
@@ -102,8 +102,8 @@ def test_bad_caption_files_stop_the_run(name: str, content: bytes, tmp_path: Pat
         listed(tmp_path)
 
 
-def test_byte_order_marks_are_no_part_of_captions(tmp_path: Path) -> None:
-    """Windows editors and Excel begin UTF-8 files with one."""
+def test_byte_order_marks_are_not_part_of_captions(tmp_path: Path) -> None:
+    """Windows editors and Excel write them at the start of UTF-8 files."""
     touch(tmp_path, "side/a.png", "csv/b.png", "lines/c.png")
     (tmp_path / "side" / "a.txt").write_bytes(BOM + b"a cat")
     (tmp_path / "csv" / "captions.csv").write_bytes(BOM + b"file_name,text\nb.png,a dog\n")
@@ -118,7 +118,7 @@ def test_byte_order_mark_of_a_list(tmp_path: Path) -> None:
     assert [item.uri for item in listed(path)] == ["a.png"]
 
 
-def test_sidecar_that_is_not_utf8_is_refused_alone(tmp_path: Path) -> None:
+def test_only_the_item_whose_caption_is_not_utf8_is_refused(tmp_path: Path) -> None:
     touch(tmp_path, "a.png", "b.png")
     (tmp_path / "a.txt").write_bytes(b"caf\xe9")
     assert reasons(listed(tmp_path)) == ["caption_unreadable", None]
@@ -153,8 +153,8 @@ def test_one_stem_with_two_suffixes_keeps_both(tmp_path: Path) -> None:
 @given(
     st.sets(st.builds("{}{}".format, st.sampled_from(["a", "a.png", "a.jpg", "b"]), st.sampled_from([".png", ".jpg"])))
 )
-def test_no_picture_of_a_folder_is_a_duplicate(tmp_path_factory: pytest.TempPathFactory, names: set[str]) -> None:
-    """Every file of a folder has a name of its own, so each gets a key of its own."""
+def test_keys_of_a_folder_are_unique(tmp_path_factory: pytest.TempPathFactory, names: set[str]) -> None:
+    """Names in a folder are unique, so the keys must be unique too."""
     root = touch(tmp_path_factory.mktemp("folder"), "z.png", *names)
     items = listed(root)
     assert reasons(items) == [None] * len(items)
@@ -197,14 +197,14 @@ def test_lists_with_name_or_key(name: str, tmp_path: Path) -> None:
 
 
 def test_captions_with_unusual_line_breaks(tmp_path: Path) -> None:
-    """JSON allows U+2028 and U+0085 unescaped inside a string: they end no line of a .jsonl."""
+    """JSON allows U+2028 and U+0085 unescaped in strings: they do not end a line of a .jsonl file."""
     text = "one\u2028two\u0085three"
     path = tmp_path / "list.jsonl"
     path.write_text(json.dumps({"image": "a.png", "text": text}, ensure_ascii=False) + "\n", encoding="utf-8")
     assert [item.text for item in listed(path)] == [text]
 
 
-def test_duplicate_keys_are_left_to_planning(tmp_path: Path) -> None:
+def test_duplicate_keys_are_listed(tmp_path: Path) -> None:
     entries: list[object] = [{"key": "k", "image": "a.png"}, {"key": "k", "image": "b.png"}]
     items = listed(write_list(tmp_path / "list.json", entries))
     assert [(item.key, item.refusal) for item in items] == [("k", None), ("k", None)]
@@ -213,7 +213,7 @@ def test_duplicate_keys_are_left_to_planning(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "entry", [7, None, "a.png", [], {}, {"image": ""}, {"image": 3}, {"image": "a.png", "text": 5}]
 )
-def test_bad_entries_are_refused_alone(entry: object, tmp_path: Path) -> None:
+def test_only_the_bad_entry_is_refused(entry: object, tmp_path: Path) -> None:
     items = listed(write_list(tmp_path / "list.json", [{"image": "good.png"}, entry, {"image": "also.png"}]))
     assert reasons(items) == [None, "bad_entry", None]
     assert items[1].refusal is not None
@@ -249,7 +249,7 @@ def test_empty_folder_and_wrong_path(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("location", "said"),
+    ("location", "message"),
     [
         ("pipe:curl -s https://host/0.tar", "commands are not executed"),
         ("nosuchstore://bucket/folder", "nosuchstore"),
@@ -257,9 +257,9 @@ def test_empty_folder_and_wrong_path(tmp_path: Path) -> None:
         ("*.tar", "no file matches"),
     ],
 )
-def test_locations_that_cannot_work(location: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_locations(location: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UsageError, match=said) as error:
+    with pytest.raises(UsageError, match=message) as error:
         open_source(location)
     assert location in str(error.value)
 
@@ -285,9 +285,7 @@ def test_tars_and_tables_in_one_folder_are_ambiguous(tmp_path: Path) -> None:
         (["list.json"], FolderSource),
     ],
 )
-def test_a_folder_of_nothing_but_shards_is_their_source(
-    names: list[str], kind: type[MediaSource], tmp_path: Path
-) -> None:
+def test_a_folder_of_shards_only_is_their_source(names: list[str], kind: type[MediaSource], tmp_path: Path) -> None:
     assert isinstance(open_source(touch(tmp_path, *names)), kind)
 
 
@@ -297,14 +295,14 @@ def test_a_file_url_is_a_local_path(tmp_path: Path) -> None:
     assert (source.root, [item.uri for item in source]) == (tmp_path / "two words", ["a.png"])
 
 
-def test_a_name_with_braces_or_brackets_that_exists_is_itself(tmp_path: Path) -> None:
+def test_an_existing_name_with_braces_or_brackets_is_not_expanded(tmp_path: Path) -> None:
     name = "odd{0..1}[a].json"
     path = write_list(tmp_path / name, [{"image": "a.png"}])
     assert [item.uri for item in open_source(path)] == ["a.png"]
 
 
 def test_a_source_is_opened_without_being_listed(tmp_path: Path) -> None:
-    """Workers open it to read; what is wrong with a list shows when it is listed."""
+    """Workers open a source only to read from it; errors in a list are raised on listing."""
     (tmp_path / "list.jsonl").write_text("nonsense")
     source = open_source(tmp_path / "list.jsonl")
     with pytest.raises(UsageError, match="line 1"):

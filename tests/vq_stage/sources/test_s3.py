@@ -1,4 +1,4 @@
-"""Folders, lists, tars and tables of an object store: S3 as moto imitates it."""
+"""Folders, lists, tars and tables in an object store: S3 as moto emulates it."""
 
 from __future__ import annotations
 
@@ -65,8 +65,8 @@ def test_a_folder(bucket: str) -> None:
         assert (file.seek(-3, 2), file.read(), file.seek(300), file.read(2)) == (2_559_997, b"\xfd\xfe\xff", 300, b",-")
 
 
-def test_what_was_added_since_is_seen(bucket: str) -> None:
-    """Listings are not cached: a job that runs for days lists again when it is resumed."""
+def test_additions_are_listed(bucket: str) -> None:
+    """Listings are not cached: a job that is resumed after days must see what was added."""
     put(f"{bucket}/growing/a.png", PICTURE)
     assert [item.key for item in open_source(f"{bucket}/growing")] == ["a"]
     put(f"{bucket}/growing/b.png", PICTURE)
@@ -95,7 +95,7 @@ def test_a_table(bucket: str) -> None:
     ]
 
 
-def test_a_list_of_addresses(bucket: str) -> None:
+def test_a_list_of_urls(bucket: str) -> None:
     put(f"{bucket}/lists/sub/a.png", PICTURE)
     put(f"{bucket}/elsewhere/b.png", PICTURE)
     entries = [{"image": "sub/a.png"}, {"image": f"{bucket}/elsewhere/b.png"}, {"image": "gone.png"}]
@@ -107,7 +107,7 @@ def test_a_list_of_addresses(bucket: str) -> None:
         source.open(third.uri)
 
 
-def test_what_is_not_there(bucket: str) -> None:
+def test_missing_locations(bucket: str) -> None:
     for name in ("nothing", "nothing.tar", "nothing.jsonl", "{0..3}/nothing.tar"):
         with pytest.raises(UsageError, match="neither"):
             open_source(f"{bucket}/{name}")

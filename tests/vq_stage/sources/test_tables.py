@@ -1,4 +1,4 @@
-"""Tables: columns by their names and types, rows read from the batch they stand in, damage."""
+"""Tables: columns by name and type, rows read from their batch, damaged files."""
 
 from __future__ import annotations
 
@@ -112,14 +112,14 @@ def test_plain_bytes(column: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("column", ["video", "mp4"])
-def test_videos_show_their_kind_in_their_uri(column: str, tmp_path: Path) -> None:
+def test_uris_of_videos_have_a_video_suffix(column: str, tmp_path: Path) -> None:
     path = write(tmp_path / "data.parquet", pa.table({column: [b"moving"]}))
     source = open_source(path)
     (item,) = source
     assert (item.kind, item.uri, read(source, item)) == ("video", "data.parquet#0.mp4", b"moving")
 
 
-def test_an_image_column_of_paths_is_passed_over_for_one_of_bytes(tmp_path: Path) -> None:
+def test_a_column_of_bytes_is_preferred_to_one_of_paths(tmp_path: Path) -> None:
     path = write(tmp_path / "data.parquet", pa.table({"image": ["a.png"], "jpg": [b"x"]}))
     source = open_source(path)
     assert [read(source, item) for item in source] == [b"x"]
@@ -136,19 +136,19 @@ def test_conversations_of_a_table(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("columns", "said"),
+    ("columns", "message"),
     [
         ({"url": ["https://host/a.png"], "text": ["a"]}, "img2dataset"),
         ({"label": [1]}, "no column of images or videos.*label int64"),
         ({"image": ["a.png"]}, "image string"),
     ],
 )
-def test_tables_without_images_say_what_they_have(columns: dict[str, Any], said: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_tables_without_images_are_refused(columns: dict[str, Any], message: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=message):
         list(open_source(write(tmp_path / "data.parquet", pa.table(columns))))
 
 
-def test_images_that_are_not_there(tmp_path: Path) -> None:
+def test_rows_without_an_image(tmp_path: Path) -> None:
     values = [{"bytes": None, "path": "/data/a.png"}, {"bytes": b"", "path": None}, None, {"bytes": b"x", "path": None}]
     source = open_source(write(tmp_path / "data.parquet", pa.table({"image": pa.array(values, IMAGE)})))
     found = []
@@ -171,8 +171,8 @@ def test_several_tables(location: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_a_damaged_table_is_refused_alone(format: str, tmp_path: Path) -> None:
-    """Cut at any offset; the tables beside it are listed."""
+def test_only_the_damaged_table_is_refused(format: str, tmp_path: Path) -> None:
+    """Truncate the table at any offset; the tables beside it are still listed."""
     suffix = format.rpartition(".")[2]
     whole = write(tmp_path / f"0.{format}", table(9, text=["text"] * 9)).read_bytes()
     write(tmp_path / f"1.{suffix}" if suffix == "parquet" else tmp_path / f"1.{format}", table(1))
@@ -201,7 +201,7 @@ def test_overwritten_bytes_are_read_or_refused(format: str, tmp_path: Path) -> N
                 assert len(read(source, item)) < len(whole)
 
 
-def test_a_table_that_was_exchanged_refuses_its_rows_and_not_the_job(tmp_path: Path) -> None:
+def test_rows_of_a_replaced_table_are_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "0.parquet", table(1))
     source = open_source(path)
     (item,) = source
@@ -216,7 +216,7 @@ def test_a_stream_with_a_dictionary_is_refused_with_advice(tmp_path: Path) -> No
         list(open_source(path))
 
 
-def test_places_that_do_not_fit(tmp_path: Path) -> None:
+def test_locators_outside_the_table_are_refused(tmp_path: Path) -> None:
     source = open_source(write(tmp_path / "0.parquet", table(3)))
     for uri, locator, reason in [
         ("0.parquet#7", (0, 7), "missing"),
@@ -229,8 +229,8 @@ def test_places_that_do_not_fit(tmp_path: Path) -> None:
         assert refused.value.reason == reason
 
 
-def test_neighbours_share_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Eight readers in a row: every row group is decoded once."""
+def test_rows_of_a_batch_share_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight threads read rows in order: every row group is decoded once."""
     source = open_source(write(tmp_path / "0.parquet", table(60), batch_rows=20))
     decoded: Counter[int] = Counter()
     decode = tables._media_column
@@ -246,7 +246,7 @@ def test_neighbours_share_a_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert decoded == {0: 1, 1: 1, 2: 1}
 
 
-def test_the_cache_is_bounded_and_keeps_two() -> None:
+def test_the_cache_is_bounded_and_keeps_at_least_two_batches() -> None:
     cache, column = BatchCache(max_bytes=3000), pa.array([b"x" * 1000])
     loads: list[int] = []
 
@@ -261,10 +261,10 @@ def test_the_cache_is_bounded_and_keeps_two() -> None:
     cache = large
     for number in (0, 1, 0, 1, 0):
         get(number)
-    assert loads == [0, 1], "readers at the end of one batch and the start of the next do not fight"
+    assert loads == [0, 1], "threads at the end of one batch and the start of the next do not evict each other"
 
 
-def test_a_batch_that_cannot_be_read_is_asked_for_again_and_does_not_hang() -> None:
+def test_an_error_while_loading_a_batch_is_not_cached() -> None:
     cache, tries = BatchCache(), []
 
     def load() -> pa.Array:
@@ -289,8 +289,8 @@ def test_a_batch_that_cannot_be_read_is_asked_for_again_and_does_not_hang() -> N
     assert get() == "1"
 
 
-def test_captions_are_read_as_they_are_listed(tmp_path: Path) -> None:
-    """The second row group is damaged, which the first does not show."""
+def test_captions_are_read_lazily(tmp_path: Path) -> None:
+    """Only the second row group is damaged, so the rows of the first are listed."""
     path = write(tmp_path / "0.parquet", table(4000, text=[f"caption {n}" for n in range(4000)]), batch_rows=2000)
     start = pq.ParquetFile(path).metadata.row_group(1).column(2).dictionary_page_offset
     data = bytearray(path.read_bytes())

@@ -1,4 +1,4 @@
-"""WebDataset shards: samples, captions, members that lead out, shards that are cut, and reading in place."""
+"""WebDataset shards: samples, captions, unsafe members, truncated shards, and reading in place."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_samples_of_a_shard(location: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # its reader leaves the file open
-def test_webdatasets_own_writer_and_reader_agree(tmp_path: Path) -> None:
+def test_shards_written_by_the_webdataset_library(tmp_path: Path) -> None:
     wds = pytest.importorskip("webdataset")
     with wds.TarWriter(str(tmp_path / "0.tar")) as writer:
         for n in range(3):
@@ -80,7 +80,7 @@ def test_several_shards(location: str, tmp_path: Path) -> None:
     assert [read(source, item) for item in source] == [b"x%d" % n for n in order]
 
 
-def test_shards_of_several_folders_are_named_from_the_common_one(tmp_path: Path) -> None:
+def test_uris_of_shards_in_several_folders_start_at_the_common_folder(tmp_path: Path) -> None:
     for name in ("a.tar/0.tar", "b/0.tar"):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_bytes(tar_bytes({"k.tar/1.jpg": name.encode()}))
@@ -99,7 +99,7 @@ def test_remote_globs(tmp_path: Path) -> None:
         assert [(item.uri, read(source, item)) for item in source] == [("0.tar/0.jpg", b"x0"), ("1.tar/1.jpg", b"x1")]
 
 
-def test_members_that_lead_out_are_refused_and_named(tmp_path: Path) -> None:
+def test_unsafe_members_are_refused_by_name(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "0.tar", "w") as tar:
         add_member(tar, "good.jpg", b"good")
         add_member(tar, "/etc/evil.jpg", b"evil")
@@ -122,7 +122,7 @@ def test_members_that_lead_out_are_refused_and_named(tmp_path: Path) -> None:
     "files",
     [{"a.txt": b"caf\xe9"}, {"a.json": b"{"}, {"a.json": b"\xff"}, {"a.txt": b"x" * (1 << 20) + b"x"}],
 )
-def test_captions_that_cannot_be_read_refuse_their_sample_alone(files: dict[str, bytes], tmp_path: Path) -> None:
+def test_only_the_sample_with_an_unreadable_caption_is_refused(files: dict[str, bytes], tmp_path: Path) -> None:
     (tmp_path / "0.tar").write_bytes(tar_bytes({"a.jpg": b"a", **files, "b.jpg": b"b", "b.txt": b"good"}))
     items = list(open_source(tmp_path / "0.tar"))
     assert reasons(items) == ["caption_unreadable", None]
@@ -137,8 +137,8 @@ def test_conversations_in_a_shard(tmp_path: Path) -> None:
     assert item.extra_json == as_extra_json({"id": 3, "conversations": turns, "question": "Who?", "answer": "Me."})
 
 
-def test_a_cut_shard_gives_what_came_before_the_cut(tmp_path: Path) -> None:
-    """At any byte: whole members before it, then one refusal; what is listed can be read."""
+def test_a_truncated_shard_yields_its_intact_members(tmp_path: Path) -> None:
+    """At any byte: intact members before it, then one refusal; every listed item can be read."""
     data = tar_bytes({f"{n}.jpg": bytes([n]) * 700 for n in range(4)})  # 512 + 1024 bytes each
     path = tmp_path / "0.tar"
     for length in range(1, 4 * 1536 + 512, 97):
@@ -152,8 +152,8 @@ def test_a_cut_shard_gives_what_came_before_the_cut(tmp_path: Path) -> None:
     assert len(list(open_source(path))) == 4
 
 
-def test_shards_that_are_none(tmp_path: Path) -> None:
-    """Whatever ails one shard, those beside it are listed."""
+def test_files_that_are_not_tars_are_refused(tmp_path: Path) -> None:
+    """The shards beside a bad one are listed."""
     (tmp_path / "0.tar").write_bytes(b"")
     (tmp_path / "1.tar").write_bytes(b"<html>404</html>" * 100)
     (tmp_path / "2.tar").write_bytes(tar_bytes({"a.jpg": b"a"}))
@@ -180,7 +180,7 @@ def test_a_tar_without_media(tmp_path: Path) -> None:
 
 @given(st.lists(st.tuples(st.integers(0, 4095), st.integers(0, 255)), min_size=1, max_size=4))
 def test_a_damaged_shard_is_listed_or_refused(flips: list[tuple[int, int]]) -> None:
-    """Bytes overwritten anywhere: no crash, no endless loop, and no offset outside the shard."""
+    """Overwritten bytes cause no crash, no endless loop, and no offset outside the shard."""
     data = bytearray(tar_bytes({"a.jpg": b"a" * 600, "a.txt": b"a cat", "b.jpg": b"b"}))
     for position, value in flips:
         data[position] = value
@@ -206,7 +206,7 @@ def test_members_are_read_in_place_by_many_threads(tmp_path: Path) -> None:
         assert list(pool.map(lambda item: read(source, item), items)) == list(files.values()) * 5
 
 
-def test_a_member_is_a_file_of_its_own(tmp_path: Path) -> None:
+def test_a_member_is_a_seekable_file(tmp_path: Path) -> None:
     (tmp_path / "0.tar").write_bytes(tar_bytes({"a.mp4": b"0123456789", "b.mp4": b"other"}))
     source = open_source(tmp_path / "0.tar")
     first = next(iter(source))
@@ -216,7 +216,7 @@ def test_a_member_is_a_file_of_its_own(tmp_path: Path) -> None:
         assert (file.seek(100), file.read()) == (100, b"")
 
 
-def test_places_that_do_not_fit(tmp_path: Path) -> None:
+def test_locators_outside_the_shard_are_refused(tmp_path: Path) -> None:
     (tmp_path / "0.tar").write_bytes(tar_bytes({"a.jpg": b"a"}))
     source = open_source(tmp_path / "0.tar")
     for uri, locator, reason in [
@@ -230,8 +230,8 @@ def test_places_that_do_not_fit(tmp_path: Path) -> None:
         assert refused.value.reason == reason
 
 
-def test_headers_are_not_kept(tmp_path: Path) -> None:
-    """The first item comes before the rest is looked at: a damaged end does not matter to it."""
+def test_a_shard_is_listed_lazily(tmp_path: Path) -> None:
+    """The first item is listed before the rest of the shard is read, so damage at the end does not affect it."""
     data = tar_bytes({f"{n}.jpg": b"x" for n in range(100)})
     (tmp_path / "0.tar").write_bytes(data)
     items = iter(open_source(tmp_path / "0.tar"))
