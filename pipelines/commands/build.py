@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import pkgutil
 from collections.abc import Callable, Mapping
-from dataclasses import MISSING, Field, fields, is_dataclass, replace
+from dataclasses import MISSING, Field, fields, is_dataclass
 from typing import Any
 
 import click
@@ -67,12 +67,20 @@ def fill(options_class: type, parameters: Mapping[str, Any]) -> Any:
         default, in_mebibytes = _default(field), _in_mebibytes(field.name)
         if is_dataclass(default) and not isinstance(default, type):
             nested = {inner.name: given[inner.name] for inner in fields(default) if inner.name in given}
-            values[field.name] = replace(default, **nested)
+            values[field.name] = _with_values(default, nested)
         elif in_mebibytes in given:
             values[field.name] = given[in_mebibytes] * (MEBIBYTE if in_mebibytes != field.name else 1)
         elif default is MISSING and field.name in parameters:
             values[field.name] = parameters[field.name]
     return options_class(**values)
+
+
+def _with_values(default: Any, given: Parameters) -> Any:
+    """Return the options `default` with the given values; defaults that its class derives are derived again."""
+    derived = type(default)()
+    values = {field.name: getattr(default, field.name) for field in fields(default)}
+    changed = {name: value for name, value in values.items() if value != getattr(derived, name)}
+    return type(default)(**{**changed, **given})
 
 
 def parameter_defaults(options_class: type) -> Parameters:

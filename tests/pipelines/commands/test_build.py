@@ -12,6 +12,8 @@ from click.testing import CliRunner
 from pipelines.cli import main
 from pipelines.commands.build import OptionsCommand, fill, options_command, parameter_defaults
 from shared.errors import UsageError
+from vq_stage.encode.options import EncodeOptions
+from vq_stage.video.clips import ClipSampling
 
 
 @dataclass(frozen=True)
@@ -87,3 +89,9 @@ def test_no_default_is_stated_twice(command: OptionsCommand) -> None:
     own = {param.name for param in command.params if param.to_info_dict().get("default") not in (None, False, ())}
     assert not own & set(known)
     assert {param.name for param in command.params} & set(known)
+
+
+def test_a_default_that_a_class_derives_is_derived_again() -> None:
+    """Without --stride, clips are sampled at 8 frames per second; with it, there is no rate."""
+    assert fill(EncodeOptions, {"source": "", "dataset": "", "stride": 2}).sampling == ClipSampling(stride=2)
+    assert fill(EncodeOptions, {"source": "", "dataset": ""}).sampling == ClipSampling(fps=8.0)
