@@ -11,14 +11,15 @@ import pytest
 from click.testing import CliRunner
 
 from pipelines.cli import main
-from shared.dataset.quarantine_reasons import ENCODE_REASONS
+from tests.support.documentation import REPOSITORY, blocks
 from vq_stage.media.resizing import RULES
 from vq_stage.sources.captions import METADATA_FILES
 from vq_stage.sources.media_types import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from vq_stage.sources.open_source import open_source
 from vq_stage.sources.tables import CAPTION_COLUMNS, KEY_COLUMNS, MEDIA_COLUMNS
 
-PAGE = (Path(__file__).parents[2] / "docs" / "sources.md").read_text(encoding="utf-8")
+PATH = REPOSITORY / "docs" / "sources.md"
+PAGE = PATH.read_text(encoding="utf-8")
 
 # Location → key and caption of every item, as the page describes them.
 PHOTOS = {"2024/beach": "a beach at noon", "2024/dog": None, "cat": "a cat on a wall", "walk": None}
@@ -40,13 +41,13 @@ ITEMS: dict[str, dict[str, str | None]] = {
 }
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, flags=re.DOTALL | re.MULTILINE)
+def code(language: str) -> list[str]:
+    return [block.text for block in blocks(PATH) if block.language == language]
 
 
 def commands() -> Iterator[tuple[list[str], str | None]]:
     """Yield the arguments of each `emu3` command, and what `printf` writes to its standard input."""
-    for line in "".join(blocks("sh")).splitlines():
+    for line in "".join(code("sh")).splitlines():
         before, _, command = line.rpartition(" | ")
         program, *arguments = shlex.split(command)
         assert program == "emu3"
@@ -73,7 +74,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         namespace: dict[str, object] = {}
-        for block in blocks("python"):
+        for block in code("python"):
             exec(block, namespace)
     return root
 
@@ -121,8 +122,3 @@ def test_names_are_those_of_the_code() -> None:
     assert columns["caption"] == CAPTION_COLUMNS
     rules = table("| `--resize` | size")
     assert [row[0].split("`")[1] for row in rules] == list(RULES)
-
-
-def test_every_reason_of_quarantine_is_explained_as_in_the_code() -> None:
-    rows = table("| reason | |")
-    assert {row[0].strip("`"): row[1] for row in rows} == dict(ENCODE_REASONS)
