@@ -17,7 +17,7 @@ from shared.device import setup_device
 from shared.errors import CheckpointError
 from shared.jobs.signals import stop_on_signals
 from shared.training.log import TrainLog
-from vq_stage.decode.picture_grid import save_rows
+from vq_stage.media.image_grid import save_rows
 from vq_stage.model.config import VQConfig
 from vq_stage.model.network import VQModel
 from vq_stage.model.weights import load_weights
