@@ -95,4 +95,5 @@ def _check_retried(reason: str) -> None:
             f"--retry-quarantined {reason}: the cause is in the source itself; fix the source and encode again"
         )
     if reason not in ENCODE_REASONS:
-        raise UsageError(f"--retry-quarantined {reason}: expected one of {', '.join(sorted(ENCODE_REASONS))}")
+        expected = ", ".join(sorted(set(ENCODE_REASONS) - set(NOT_RETRIED)))
+        raise UsageError(f"--retry-quarantined {reason}: expected one of {expected}")
