@@ -221,7 +221,7 @@ def test_repair_without_a_source_leaves_the_unit_to_the_next_run(source: Path, t
 
 def test_what_encode_did_not_make_is_not_encoded_again(source: Path, tmp_path: Path) -> None:
     freeze_plan(tmp_path / "plan.arrow", [], DatasetSettings(EMU3, 4, imported={}), 0)
-    assert "not made by `emu3 encode`" in emu3("repair", tmp_path, source, *MODEL, exit_code=2).output
+    assert "not created by `emu3 encode`" in emu3("repair", tmp_path, source, *MODEL, exit_code=2).output
 
 
 def test_a_sealed_dataset_grows_and_is_sealed_again(source: Path, tmp_path: Path) -> None:

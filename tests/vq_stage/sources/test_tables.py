@@ -157,7 +157,7 @@ def test_rows_without_an_image(tmp_path: Path) -> None:
             found.append(read(source, item).decode())
         except RefusedInput as refused:
             found.append(f"{refused.reason}: {refused.detail}")
-    assert "save the dataset with its images embedded" in found[0]
+    assert "save the dataset with embedded images" in found[0]
     assert [text.partition(":")[0] for text in found] == ["missing", "empty", "missing", "x"]
 
 
