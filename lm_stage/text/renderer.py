@@ -1,4 +1,4 @@
-"""Renders sequences to token ids: the one place that does, for training and for inference.
+"""Renders sequences to token ids, for training and for inference alike.
 
 An image within a sequence is `BOI H*W IMG body`, a video `BOI T*H*W IMG body`: a header that carries the size as text,
 then the body of visual tokens. Upstream never published its video format, so that one is chosen by name.
