@@ -10,7 +10,7 @@ from lm_stage.generate.job import generate
 from lm_stage.generate.options import GenerateOptions
 from lm_stage.generate.prompt_files import list_prompts
 from lm_stage.training.options import SftOptions
-from pipelines.workflow.codec import carried_codec
+from pipelines.workflow.codec import recorded_codec
 from shared.errors import ConfigMismatchError
 from shared.jobs.engines import EngineOptions
 from vq_stage.decode.contact_sheet import draw_contact_sheet
@@ -35,7 +35,7 @@ def sample_drawer(options: SftOptions, prompts: str, vision_tokenizer: str) -> C
     list_prompts(prompts, generation.defaults())
     fingerprint = codec_fingerprint(vision_tokenizer)
     for path in (options.model, *(entry.path for entry in options.entries)):
-        if (expected := carried_codec(path)) and expected != fingerprint:
+        if (expected := recorded_codec(path)) and expected != fingerprint:
             raise ConfigMismatchError(
                 f"--sample-prompts: {vision_tokenizer} is tokenizer {fingerprint[:12]}, {path} was made with"
                 f" {expected[:12]}; give --vision-tokenizer"

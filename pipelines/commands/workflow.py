@@ -27,7 +27,7 @@ def run(
     PIPELINE.yaml is a file, or the name of a packaged example.
     """
     from pipelines.report.html import write_report
-    from pipelines.workflow.file import load_pipeline
+    from pipelines.workflow.pipeline import load_pipeline
     from pipelines.workflow.runner import run_pipeline
     from pipelines.workflow.state import plan_steps
 
@@ -38,7 +38,7 @@ def run(
         raise click.UsageError(f"--from {start_from}: no such step")
     if dry_run:
         for state in plan_steps(loaded, start_from):
-            click.echo(f"{state.state:<10} {state.step.name}: emu3 {' '.join(state.step.arguments)}")
+            click.echo(f"{state.status.value:<10} {state.step.name}: emu3 {' '.join(state.step.arguments)}")
         return
     done = run_pipeline(loaded, start_from, say)
     write_report(loaded, done, loaded.out / "report.html")

@@ -10,16 +10,19 @@ from shared.storage.paths import as_path
 from vq_stage.sources.files import refusing_unreadable
 
 
-def carried_codec(place: str) -> str | None:
-    """The fingerprint that a dataset or a language model carries, None without one. Raises RelayError."""
-    path = as_path(place)
+def recorded_codec(location: str) -> str | None:
+    """The codec fingerprint recorded in a dataset or a language model; None if there is none.
+
+    Raises RelayError if the location cannot be read.
+    """
+    path = as_path(location)
     with refusing_unreadable():
         if (path / "plan.arrow").exists():
-            found = Dataset.open(place).plan().settings.codec.fingerprint
+            fingerprint = Dataset.open(location).plan().settings.codec.fingerprint
         elif (path / "config.json").exists():
-            found = json.loads((path / "config.json").read_text(encoding="utf-8")).get("codec_fingerprint")
+            fingerprint = json.loads((path / "config.json").read_text(encoding="utf-8")).get("codec_fingerprint")
         else:
             return None
-    if not isinstance(found, str | None):
-        raise DatasetError(f"{place}: codec fingerprint {found!r}: expected hex digits")
-    return found
+    if not isinstance(fingerprint, str | None):
+        raise DatasetError(f"{location}: codec fingerprint {fingerprint!r}: expected hexadecimal digits")
+    return fingerprint

@@ -1,4 +1,4 @@
-"""What is at the places that a step reads, in numbers that tell whether it is what it was, or that and more."""
+"""The content of a step's inputs, as numbers that show whether it changed or only grew."""
 
 from __future__ import annotations
 
@@ -17,52 +17,55 @@ from vq_stage.sources.captions import METADATA_FILES
 from vq_stage.sources.media_types import is_frame_folder, stem_of
 from vq_stage.sources.open_source import expanded
 
-READ_WHOLE = 64 << 20  # bytes of a single file up to which its content is compared, not its size and time
+MAX_HASHED_BYTES = 64 << 20  # a single file up to this size is compared by content, a larger one by size and time
+
+FileState = tuple[str, ...]  # name, size in bytes, modification time in nanoseconds
 
 
 @dataclass(frozen=True, slots=True)
-class Holding:
-    """What a place of this machine holds: `items` (uint64), to which others may be added; `fixed`, digest of all else.
+class InputState:
+    """The content of a local input.
 
-    An item is a file with those beside it of the same name but for the suffix (a picture and its caption), or a
-    folder of frames: a number made of their names, sizes and times. Fixed are metadata files, and what is given as a
-    file by itself, a small one by its content. Nothing remote is seen, and no name that begins with a point.
+    `items` (uint64) holds a number for each item, a hash of its names, sizes and times; more items may be added
+    later. An item is a file with its siblings of the same stem (an image and its caption), or a folder of frames.
+    `fixed` is a digest of what must not change: metadata files, and a single file given by its path, which is
+    compared by content if it is small. Remote inputs and hidden files are not seen.
     """
 
     fixed: str
     items: np.ndarray
 
     @classmethod
-    def of(cls, place: str) -> Holding:
+    def read(cls, location: str) -> InputState:
         """Raises UsageError for a folder that cannot be listed."""
-        path = Path(place)
-        fixed: list[tuple[str, ...]] = []
+        path = Path(location)
+        fixed: list[FileState] = []
         items: list[int] = []
-        if "://" in place or place == "-":
+        if "://" in location or location == "-":
             pass
         elif path.is_file():
-            is_small = path.stat().st_size <= READ_WHOLE
-            fixed.append((place, sha256_of(path)) if is_small else (place, *_size_and_time(path)))
+            is_small = path.stat().st_size <= MAX_HASHED_BYTES
+            fixed.append((location, sha256_of(path)) if is_small else (location, *_size_and_time(path)))
         elif path.is_dir():
             for folder, files in _items_below(path):
-                metadata = [one for one in files if one[0] in METADATA_FILES]
-                fixed += [(folder, *one) for one in metadata]
+                metadata = [file for file in files if file[0] in METADATA_FILES]
+                fixed += [(folder, *file) for file in metadata]
                 if len(files) > len(metadata):
-                    items.append(_number(folder, *(one for one in files if one not in metadata)))
+                    items.append(_hash(folder, *(file for file in files if file not in metadata)))
         else:
-            items += [_number(str(file), *_size_and_time(file)) for file in expanded(place)]
+            items += [_hash(str(file), *_size_and_time(file)) for file in expanded(location)]
         return cls(digest_of(fixed), np.array(items, np.uint64))
 
 
-def _items_below(top: Path) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
-    """Every item: its folder, by what that adds to `top`, and its files with their sizes and times."""
+def _items_below(top: Path) -> Iterator[tuple[str, list[FileState]]]:
+    """Every item: its folder relative to `top`, and its files."""
 
     def refuse(error: OSError) -> None:
         raise UsageError(f"{error.filename}: cannot be listed: {error.strerror}") from error
 
     for root, folders, names in os.walk(top, onerror=refuse):
         folders.sort()
-        by_stem: dict[str, list[tuple[str, ...]]] = {}
+        by_stem: dict[str, list[FileState]] = {}
         for name in sorted(name for name in names if not name.startswith(".")):
             stem = "" if is_frame_folder(root) else stem_of(name)
             by_stem.setdefault(stem, []).append((name, *_size_and_time(f"{root}/{name}")))
@@ -70,14 +73,14 @@ def _items_below(top: Path) -> Iterator[tuple[str, list[tuple[str, ...]]]]:
             yield root[len(str(top)) :], files
 
 
-def _number(*described: object) -> int:
+def _hash(*described: object) -> int:
     return int.from_bytes(hashlib.blake2b(repr(described).encode(), digest_size=8).digest(), "little")
 
 
-def _size_and_time(file: str | Path) -> tuple[str, ...]:
-    """Nothing for a link that leads nowhere."""
+def _size_and_time(file: str | Path) -> FileState:
+    """Empty for a broken link."""
     try:
-        found = os.stat(file)
+        status = os.stat(file)
     except OSError:
         return ()
-    return str(found.st_size), str(found.st_mtime_ns)
+    return str(status.st_size), str(status.st_mtime_ns)

@@ -1,7 +1,7 @@
 """Runs a pipeline: every step that is not done or whose inputs, options or versions have changed, in order.
 
-A step that was stopped resumes, because its command does; what a changed step made before is moved to `OUT/stale/`,
-never removed.
+A step that was stopped resumes, because its command does. The former output of a changed step is moved to
+`OUT/stale/` and never removed.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 
-from pipelines.workflow.file import Pipeline
-from pipelines.workflow.state import StepState, note, plan_steps
+from pipelines.workflow.pipeline import Pipeline
+from pipelines.workflow.state import StepState, StepStatus, plan_steps
 from pipelines.workflow.step import Step
 from shared.dataset.dataset import Dataset
 from shared.errors import Interrupted, RelayError, UsageError
@@ -22,7 +23,7 @@ from shared.jobs.file_locks import try_lock
 from shared.jobs.signals import StopFlag, stop_on_signals
 from shared.storage.atomic import write_file
 
-TICK_S = 0.2
+POLL_S = 0.2
 
 
 class StepFailed(RelayError):
@@ -33,98 +34,121 @@ class StepFailed(RelayError):
         self.exit_code = exit_code
 
 
-def run_pipeline(
-    pipeline: Pipeline, start_from: str | None, say: Callable[[str], None]
-) -> list[tuple[StepState, float]]:
-    """Runs what is to be done; returns every step with its state before and the seconds it took.
+@dataclass(frozen=True, slots=True)
+class FinishedStep:
+    """A step that is done, its state before the run, and the seconds it took, in this run or in the one that did it."""
 
-    Says each step as it begins, and a table of all when it ends, however that is. Raises StepFailed with the exit
-    code of the first step that fails, Interrupted if it was stopped, UsageError if another run works in the same place.
+    state: StepState
+    elapsed_s: float
+
+    @property
+    def was_done(self) -> bool:
+        """Whether it was done before this run."""
+        return self.state.status is StepStatus.DONE
+
+
+def run_pipeline(pipeline: Pipeline, start_from: str | None, report: Callable[[str], None]) -> list[FinishedStep]:
+    """Run the steps that are not done; return all steps.
+
+    `report` receives a line at the start of each step, and a table of all steps at the end, even after an error.
+    Raises StepFailed with the exit code of the first step that fails, Interrupted after a signal, and UsageError if
+    another run uses the same output folder.
     """
-    done: list[tuple[StepState, float]] = []
-    with _alone(pipeline), stop_on_signals() as stop:
+    finished: list[FinishedStep] = []
+    with _run_lock(pipeline), stop_on_signals() as stop:
         states = plan_steps(pipeline, start_from)
-        for state in states:  # all before the first runs: a run that is stopped must find them not done
-            if state.state == "changed":
-                _set_aside(pipeline, state.step)
-            if state.state != "done":
-                note(pipeline, state, is_done=False)
-        if start_from:
-            write_file(pipeline.out / ".pipeline/from", start_from.encode())
+        _prepare(pipeline, states, start_from)
         try:
             for state in states:
-                done.append((state, _seconds_of(pipeline, state, stop, say)))
+                finished.append(FinishedStep(state, _run_step(pipeline, state, stop, report)))
         finally:
-            say(table(done, states[len(done) :]))
+            report(step_table(finished, states[len(finished) :]))
         (pipeline.out / ".pipeline/from").unlink(missing_ok=True)
-    return done
+    return finished
 
 
-def _seconds_of(pipeline: Pipeline, state: StepState, stop: StopFlag, say: Callable[[str], None]) -> float:
-    """Does a step unless it is done."""
-    if state.state == "done":
-        return state.seconds
-    began = time.monotonic()
+def _prepare(pipeline: Pipeline, states: Sequence[StepState], start_from: str | None) -> None:
+    """Set stale outputs aside and mark steps as not done, all before the first one runs.
+
+    A run that is stopped later must find every step that was to run again as not done.
+    """
+    for state in states:
+        if state.status is StepStatus.CHANGED:
+            _set_aside(pipeline, state.step)
+        if state.status is not StepStatus.DONE:
+            replace(state.record, elapsed_s=0.0).write(pipeline, state.step)
+    if start_from:
+        write_file(pipeline.out / ".pipeline/from", start_from.encode())
+
+
+def _run_step(pipeline: Pipeline, state: StepState, stop: StopFlag, report: Callable[[str], None]) -> float:
+    """Run a step unless it is done; return the seconds it took."""
+    if state.status is StepStatus.DONE:
+        return state.record.elapsed_s
+    started = time.monotonic()
     stop.raise_if_set(f"before step {state.step.name}")
-    say(f"── {state.step.name}: emu3 {' '.join(state.step.arguments)}")
-    _run(state.step, stop)
+    report(f"── {state.step.name}: emu3 {' '.join(state.step.arguments)}")
+    _run_command(state.step, stop)
     _check_complete(state.step)
-    seconds = time.monotonic() - began
-    note(pipeline, state, is_done=True, seconds=seconds)
-    return seconds
+    elapsed_s = time.monotonic() - started
+    replace(state.record, is_done=True, elapsed_s=elapsed_s).write(pipeline, state.step)
+    return elapsed_s
 
 
 @contextmanager
-def _alone(pipeline: Pipeline) -> Iterator[None]:
+def _run_lock(pipeline: Pipeline) -> Iterator[None]:
     (pipeline.out / ".pipeline").mkdir(parents=True, exist_ok=True)
-    claim = try_lock(pipeline.out / ".pipeline/lock")
-    if claim is None:
-        raise UsageError(f"{pipeline.out}: another `emu3 run` works here; wait for it, or give another --out")
+    lock = try_lock(pipeline.out / ".pipeline/lock")
+    if lock is None:
+        raise UsageError(f"{pipeline.out}: another `emu3 run` uses this folder; wait for it, or give another --out")
     try:
         yield
     finally:
-        claim.release()
+        lock.release()
 
 
-def _run(step: Step, stop: StopFlag) -> None:
-    """The command in a process of its own; signals are passed on; another SIGINT from a terminal does no harm."""
+def _run_command(step: Step, stop: StopFlag) -> None:
+    """Run the command in a process of its own and pass signals on to it.
+
+    From a terminal the process receives SIGINT twice, which does no harm.
+    """
     process = subprocess.Popen([sys.executable, "-m", "pipelines.cli", *step.arguments])
-    told = ""
-    while (exit_code := _exit_code(process)) is None:
-        if stop.signal_name != told:
-            told = stop.signal_name
-            process.send_signal(signal.Signals[told])
+    forwarded = ""
+    while (exit_code := _poll(process)) is None:
+        if stop.signal_name != forwarded:
+            forwarded = stop.signal_name
+            process.send_signal(signal.Signals[forwarded])
     if exit_code == Interrupted.exit_code or (exit_code and stop.is_set()):
-        raise Interrupted(f"step {step.name} was stopped; the same command resumes")
+        raise Interrupted(f"step {step.name} was stopped; run the same command to resume")
     if exit_code < 0:
-        raise StepFailed(
-            f"step {step.name} was ended by {signal.Signals(-exit_code).name}; the same command resumes", 1
-        )
+        name = signal.Signals(-exit_code).name
+        raise StepFailed(f"step {step.name} was ended by {name}; run the same command to resume", 1)
     if exit_code:
-        raise StepFailed(f"step {step.name} failed with exit code {exit_code}; mend it and run again", exit_code)
+        raise StepFailed(f"step {step.name} failed with exit code {exit_code}; fix it and run again", exit_code)
 
 
-def _exit_code(process: subprocess.Popen[bytes]) -> int | None:
-    """Waits a tick for it."""
+def _poll(process: subprocess.Popen[bytes]) -> int | None:
+    """The exit code of a process, None if it still runs after POLL_S."""
     try:
-        return process.wait(TICK_S)
+        return process.wait(POLL_S)
     except subprocess.TimeoutExpired:
         return None
 
 
 def _check_complete(step: Step) -> None:
-    """Raises StepFailed for a dataset some units of which another process still works on."""
+    """Raise StepFailed for a dataset with units that another process is still working on."""
     if step.command not in ("encode", "generate") or step.output is None:
         return
     dataset = Dataset.open(step.output)
     if missing := dataset.missing_units(dataset.plan()):
         raise StepFailed(
-            f"step {step.name}: another process still works on {len(missing)} units; run again once it has ended", 1
+            f"step {step.name}: another process is still working on {len(missing)} units; run again once it has ended",
+            1,
         )
 
 
 def _set_aside(pipeline: Pipeline, step: Step) -> None:
-    """Moves what the step made to `stale/`, with whatever stands beside it under the same name."""
+    """Move the output of a step to `stale/`, together with files beside it that have the same name and a suffix."""
     if step.output is None:
         return
     number = 0
@@ -136,14 +160,17 @@ def _set_aside(pipeline: Pipeline, step: Step) -> None:
             path.rename(aside / path.name)
 
 
-def table(done: Sequence[tuple[StepState, float]], left: Sequence[StepState]) -> str:
-    """One line a step: those that are done with their seconds, then the one that ended the run, then the rest."""
-    lines = [(state, "was done" if state.state == "done" else "done", seconds) for state, seconds in done]
-    for number, state in enumerate(left):
-        word = "was done" if state.state == "done" else "not begun" if number else "not done"
-        lines.append((state, word, state.seconds if state.state == "done" else 0.0))
+def step_table(finished: Sequence[FinishedStep], remaining: Sequence[StepState]) -> str:
+    """One line per step: the finished ones with their seconds, then the one that ended the run, then the rest."""
+    lines = [(one.state, "already done" if one.was_done else "done", one.elapsed_s) for one in finished]
+    for index, state in enumerate(remaining):
+        if state.status is StepStatus.DONE:
+            lines.append((state, "already done", state.record.elapsed_s))
+        else:
+            lines.append((state, "not started" if index else "not done", 0.0))
     width = max(len(state.step.name) for state, _, _ in lines)
     return "\n".join(
-        f"{state.step.name:<{width}}  {state.step.command:<10}  {word:<9}  {seconds:8.1f} s  {state.step.output or ''}"
-        for state, word, seconds in lines
+        f"{state.step.name:<{width}}  {state.step.command:<10}  {outcome:<12}  {elapsed_s:8.1f} s"
+        f"  {state.step.output or ''}"
+        for state, outcome, elapsed_s in lines
     )

@@ -1,47 +1,32 @@
-"""One step of a pipeline as a command line, checked by the command itself."""
+"""One step of a pipeline: its command line, its inputs, its output, and the steps it needs."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import click
 
+from pipelines.workflow.command_line import INPUT_PARAMETERS, OUTPUT_PARAMETERS, command_line
+from pipelines.workflow.references import StepOptions, as_list, referenced_names, substitute
 from shared.errors import UsageError
 
-# Command -> the parameter it writes to, and those that must exist before it starts.
-OUTPUTS: dict[str, str | None] = {
-    "encode": "dataset",
-    "sft": "run",
-    "generate": "dataset",
-    "understand": "answers",
-    "decode": "out",
-}
-OUTPUTS |= {"init-lm": "out", "train-vq": "out", "verify": None, "inspect": "sheet"}
-INPUTS = ["source", "dataset", "datasets", "held_out", "model", "prompts", "images", "questions", "vision_tokenizer"]
-INPUTS += ["layout", "config", "init_from", "sample_prompts"]
-# Options that decide how a step is done, not what comes of it: they may change while it is under way, or after it.
-MANNER = {"engine", "workers", "rank", "world_size", "ray_address", "reader_threads", "skip_damaged", "max_bad_steps"}
-MANNER |= {"save_every", "keep", "evaluate_every", "zero", "recompute", "allow_numerics_change"}
-SUFFIXES = {"understand": ".jsonl", "inspect": ".png"}
-_REFERENCE = re.compile(r"\$\{([^}]+)\}")
 
-
-class Input(NamedTuple):
-    """A place that a step reads, and the option by which it is given."""
+@dataclass(frozen=True, slots=True)
+class Input:
+    """A path or URL that a step reads, and the option that gives it."""
 
     option: str
-    place: str
+    location: str
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One step: its command line without the program's name, where it writes, and the steps it needs.
+    """One step of a pipeline.
 
-    `decisive` are the arguments that decide what comes of it.
+    `arguments` is its command line without the program's name, `result_arguments` the part of it that determines the
+    result. `needs` names the steps whose outputs it reads.
     """
 
     name: str
@@ -50,101 +35,76 @@ class Step:
     output: Path | None
     inputs: tuple[Input, ...]
     needs: tuple[str, ...]
-    decisive: tuple[str, ...] = ()
+    result_arguments: tuple[str, ...] = ()
 
-    def place(self, option: str) -> str | None:
-        """The first that is given by an option."""
-        return next((one.place for one in self.inputs if one.option == option), None)
-
-
-def build_step(
-    name: str,
-    step: Mapping[str, Any],
-    variables: Mapping[str, Any],
-    outputs: Mapping[str, Path | None],
-    commands: click.Group,
-) -> Step:
-    """Builds the command line and lets the command itself check its options."""
-    places = {**variables, **{other: path for other, path in outputs.items() if path is not None}}
-    values = {key: value for key, value in step.items() if key != "run"}
-    command = commands.commands[step["run"]]
-    output, written = outputs[name], OUTPUTS[step["run"]]
-    if written in values:
-        raise UsageError(f"step {name}: {written}: it writes to {output}; leave that out, or give --out")
-    if written is not None:
-        values[written] = str(output)
-    known = {_spelled(parameter): parameter for parameter in command.params}
-    if unknown := sorted(set(values) - set(known)):
-        raise UsageError(f"step {name}: unknown {', '.join(unknown)}; {step['run']} knows {', '.join(known)}")
-    filled: dict[str, list[str]] = {}
-    for key, value in values.items():
-        filled[key] = [fill(f"step {name}", one, places) for one in _listed(value)]
-    options: dict[str, list[str]] = {}
-    try:
-        for key, parameter in known.items():
-            if key in filled and isinstance(parameter, click.Option):
-                options[key] = _option(parameter, filled[key])
-        arguments = [word for words in options.values() for word in words]
-        decisive = [word for key, words in options.items() if key not in MANNER for word in words]
-        positional = [
-            one for key, option in known.items() if isinstance(option, click.Argument) for one in filled.get(key, [])
-        ]
-        command.make_context(step["run"], [*arguments, "--", *positional])  # checks the values too
-    except click.ClickException as error:
-        raise UsageError(f"step {name}: {error.format_message()}") from error
-    except UsageError as error:
-        raise UsageError(f"step {name}: {error}") from error
-    inputs = tuple(
-        Input(key, one.split(",")[0] if key in ("datasets", "held_out") else one)
-        for key in INPUTS
-        if key in filled and key != written
-        for one in filled[key]
-    )
-    makers = {maker for one in inputs if (maker := maker_of(one.place, outputs)) and maker != name}
-    return Step(
-        name,
-        step["run"],
-        (step["run"], *arguments, "--", *positional),
-        output,
-        inputs,
-        tuple(sorted((references(step) & set(outputs)) | makers)),
-        (step["run"], *decisive, "--", *positional),
-    )
+    def location(self, option: str) -> str | None:
+        """The first path or URL given by an option, None if there is none."""
+        return next((one.location for one in self.inputs if one.option == option), None)
 
 
-def output_of(folder: Path, name: str, step: Mapping[str, Any]) -> Path | None:
-    return folder / (name + SUFFIXES.get(step["run"], "")) if OUTPUTS[step["run"]] else None
+@dataclass(frozen=True, slots=True)
+class StepBuilder:
+    """Builds the steps of one pipeline file from their descriptions.
+
+    `variables` are the values of its variables, `outputs` the path that each step writes to.
+    """
+
+    variables: Mapping[str, str]
+    outputs: Mapping[str, Path | None]
+    commands: click.Group
+
+    def build(self, name: str, described: StepOptions) -> Step:
+        """Build a step; its command checks the options. Raises UsageError that names the step."""
+        command_name = str(described["run"])
+        try:
+            values = self._values(name, described)
+            line = command_line(self.commands.commands[command_name], values)
+        except click.ClickException as error:
+            raise UsageError(f"step {name}: {error.format_message()}") from error
+        except UsageError as error:
+            raise UsageError(f"step {name}: {error}") from error
+        inputs = _inputs(values, OUTPUT_PARAMETERS[command_name])
+        producers = {producer for one in inputs if (producer := producer_of(one.location, self.outputs))}
+        needs = (referenced_names(described) & set(self.outputs)) | (producers - {name})
+        return Step(
+            name,
+            command_name,
+            line.arguments,
+            self.outputs[name],
+            inputs,
+            tuple(sorted(needs)),
+            line.result_arguments,
+        )
+
+    def _values(self, name: str, described: StepOptions) -> dict[str, list[str]]:
+        """The options of a step with references replaced, and its output added."""
+        known = {**self.variables, **{step: path for step, path in self.outputs.items() if path is not None}}
+        values = {
+            key: [substitute(key, text, known) for text in as_list(value)]
+            for key, value in described.items()
+            if key != "run"
+        }
+        written = OUTPUT_PARAMETERS[str(described["run"])]
+        if written is not None:
+            if written in values:
+                raise UsageError(f"{written}: the step writes to {self.outputs[name]}; remove it, or give --out")
+            values[written] = [str(self.outputs[name])]
+        return values
 
 
-def maker_of(text: str, outputs: Mapping[str, Path | None]) -> str | None:
-    """The step that writes a place, if one does."""
-    if "://" in text or text == "-":
+def producer_of(location: str, outputs: Mapping[str, Path | None]) -> str | None:
+    """The step that writes a location, if one does."""
+    if "://" in location or location == "-":
         return None
-    place = Path(text).resolve()
-    return next((name for name, path in outputs.items() if path and place.is_relative_to(path.resolve())), None)
+    path = Path(location).resolve()
+    return next((name for name, output in outputs.items() if output and path.is_relative_to(output.resolve())), None)
 
 
-def references(step: Mapping[str, Any]) -> set[str]:
-    return {name for value in step.values() for one in _listed(value) for name in _REFERENCE.findall(str(one))}
-
-
-def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
-
-
-def _spelled(parameter: click.Parameter) -> str:
-    """An option's name as on the command line, with _ for -."""
-    return max(parameter.opts, key=len).removeprefix("--").replace("-", "_")
-
-
-def _option(parameter: click.Option, texts: list[str]) -> list[str]:
-    flag = max(parameter.opts, key=len)
-    if parameter.is_flag:
-        return [flag] if click.BOOL.convert(texts[-1], parameter, None) else parameter.secondary_opts[:1]
-    return [word for text in texts for word in (flag, text)]
-
-
-def fill(where: str, text: str, places: Mapping[str, Any]) -> str:
-    if missing := [name for name in _REFERENCE.findall(text) if name not in places]:
-        raise UsageError(f"{where}: {', '.join(missing)}: no such step or variable; known are {', '.join(places)}")
-    return _REFERENCE.sub(lambda match: str(places[match[1]]), text)
+def _inputs(values: Mapping[str, list[str]], written: str | None) -> tuple[Input, ...]:
+    """What a step reads. A dataset of `sft` is given as PATH[,task=…][,weight=…]."""
+    return tuple(
+        Input(option, text.split(",")[0] if option in ("datasets", "held_out") else text)
+        for option in INPUT_PARAMETERS
+        if option in values and option != written
+        for text in values[option]
+    )

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pipelines.report.html import _answers, write_report
-from pipelines.workflow.file import Pipeline
-from pipelines.workflow.state import StepState
+from pipelines.report.html import write_report
+from pipelines.report.media import read_answers
+from pipelines.workflow.pipeline import Pipeline
+from pipelines.workflow.runner import FinishedStep
+from pipelines.workflow.state import NO_ITEMS, StepRecord, StepState, StepStatus
 from pipelines.workflow.step import Input, Step
 from shared.training.log import TrainLog
 from tests.support import handmade
@@ -50,8 +52,9 @@ def page(tmp_path: Path) -> Path:
         Step("after", "decode", ("decode",), tmp_path / "after", (Input("dataset", str(codes)),), ("codes",)),
         Step("answers", "understand", ("understand",), tmp_path / "answers.jsonl", (), ("codes",)),
     )
-    done = [(StepState(step, "new", "", "", np.zeros(0, np.uint64), 0.0), 1.5) for step in steps]
-    write_report(Pipeline("a <name>", tmp_path, steps), done, tmp_path / "report.html")
+    record = StepRecord("", "", NO_ITEMS)
+    finished = [FinishedStep(StepState(step, StepStatus.NEW, record), 1.5) for step in steps]
+    write_report(Pipeline("a <name>", tmp_path, steps), finished, tmp_path / "report.html")
     return tmp_path / "report.html"
 
 
@@ -59,7 +62,7 @@ def test_answers_may_be_empty_and_of_any_letters(tmp_path: Path) -> None:
     lines = [{"key": "a", "answer": "", "error": None}, {"key": "b", "answer": "two\u2028lines", "error": None}]
     path = tmp_path / "answers.jsonl"
     path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
-    assert _answers(path) == {"a": "", "b": "two\u2028lines"}
+    assert read_answers(path) == {"a": "", "b": "two\u2028lines"}
 
 
 def test_the_page_holds_everything_and_asks_for_nothing(page: Path) -> None:
@@ -70,7 +73,7 @@ def test_the_page_holds_everything_and_asks_for_nothing(page: Path) -> None:
     assert "3.000 → 0.100" in text
     assert "a &lt;name&gt;" in text
     assert "&lt;codes&gt;" in text
-    assert set(re.findall(r"(?:src|href)='([a-z]+:?)", text)) == {"data:"}
+    assert set(re.findall(r"""(?:src|href)=["']([a-z]+:?)""", text)) == {"data:"}
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
