@@ -1,6 +1,7 @@
-"""The command line. A command builds one options object, calls one function, prints, sets the exit code.
+"""The command line: a command builds one options object, calls one function, prints, and sets the exit code.
 
-Exit codes: 0 done, 1 failed, 2 bad usage or input, 75 interrupted and resumable.
+The exit codes are those of the exceptions in `shared/errors.py`: 0 done, 1 failed, 2 bad usage or input, 75
+interrupted and resumable.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from shared.errors import RelayError
 
 
 class RelayGroup(click.Group):
-    """Prints our errors as text, without a traceback, and exits with their code."""
+    """Prints errors meant for the user as text, without a traceback, and exits with their code."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -25,14 +26,14 @@ class RelayGroup(click.Group):
             say(f"emu3 {ctx.invoked_subcommand}: {error}")
             sys.exit(error.exit_code)
         except OSError as error:
-            click.echo(f"emu3 {ctx.invoked_subcommand}: {error}; what was committed stays, run it again", err=True)
-            sys.exit(1)
+            say(f"emu3 {ctx.invoked_subcommand}: {error}; committed work is kept, run the same command again")
+            sys.exit(RelayError.exit_code)
 
 
 @click.group(cls=RelayGroup, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(package_name="emu3-relay")
 def main() -> None:
-    """Two stages that meet on disk: pictures to code shards, token sequences to pictures."""
+    """Emu3 in two stages that meet on disk: images and videos to code shards, token sequences to pictures."""
 
 
 for module in (vision, dataset, language, workflow):

@@ -36,20 +36,27 @@ class OptionsCommand(click.Command):
         self.adjust = adjust
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        options_class = pkgutil.resolve_name(self.options_class)
-        defaults = parameter_defaults(options_class)
+        defaults = self.load_defaults(ctx)
+        rest = super().parse_args(ctx, args)
+        if not ctx.resilient_parsing:
+            parameters = self.adjust(ctx.params)
+            others = {name: value for name, value in parameters.items() if name not in defaults}
+            ctx.params = {"options": fill(pkgutil.resolve_name(self.options_class), parameters), **others}
+        return rest
+
+    def load_defaults(self, ctx: click.Context) -> Parameters:
+        """Give the context the defaults of the fields, except for those that the help describes in words.
+
+        Returns all of them.
+        """
+        defaults = parameter_defaults(pkgutil.resolve_name(self.options_class))
         in_words = {param.name for param in self.params if isinstance(getattr(param, "show_default", None), str)}
         ctx.default_map = {
             name: value
             for name, value in defaults.items()
             if name not in in_words and value not in (None, (), "", MISSING)
         }
-        rest = super().parse_args(ctx, args)
-        if not ctx.resilient_parsing:
-            parameters = self.adjust(ctx.params)
-            others = {name: value for name, value in parameters.items() if name not in defaults}
-            ctx.params = {"options": fill(options_class, parameters), **others}
-        return rest
+        return defaults
 
 
 def options_command(

@@ -1,4 +1,4 @@
-"""Commands that look at datasets, and bring them into other forms; none needs a model. Imports wait until one runs."""
+"""Commands that inspect datasets and convert them; none needs a model. Heavy imports wait until a command runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pipelines.commands.build import options_command
-from pipelines.commands.options import say, vision_tokenizer_option
+from pipelines.commands.options import say, unit_rows_option, vision_tokenizer_option
 
 if TYPE_CHECKING:
     from shared.codec import Codec
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("dataset")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object on stdout.")
-@click.option("--sheet", metavar="FILE.png", help="Also draw a contact sheet of decoded pictures with captions.")
-@click.option("--sheet-rows", type=int, default=64, help="Pictures on the sheet, spread over the dataset.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object to stdout.")
+@click.option("--sheet", metavar="FILE.png", help="Also write a contact sheet of decoded pictures with captions.")
+@click.option("--sheet-rows", type=int, default=64, help="Number of pictures on the contact sheet.")
 @vision_tokenizer_option
 def inspect(dataset: str, as_json: bool, sheet: str | None, sheet_rows: int, vision_tokenizer: str | None) -> None:
-    """Show what is in DATASET: rows, sizes, codebook use, quality, quarantine, speed."""
+    """Show the contents of DATASET: rows, sizes, codebook usage, quality, quarantined inputs, speed."""
     from pipelines.report.text import summary_text
     from shared.dataset.dataset import Dataset
     from shared.maintenance.summary import summarize
@@ -43,7 +43,7 @@ def inspect(dataset: str, as_json: bool, sheet: str | None, sheet_rows: int, vis
 @click.command()
 @click.argument("dataset")
 def verify(dataset: str) -> None:
-    """Check every file and row of DATASET; name what is wrong; print the dataset digest last."""
+    """Check every file and row of DATASET, list all damage, and print the dataset digest on the last line."""
     from tqdm import tqdm
 
     from shared.dataset.dataset import Dataset
@@ -65,10 +65,13 @@ def verify(dataset: str) -> None:
 
 @options_command("shared.maintenance.seal:SealOptions")
 @click.argument("dataset")
-@click.option("--shard-mb", type=int, help="Megabytes a shard.")
-@click.option("--keep-parts", is_flag=True, help="Leave the parts where they are too.")
+@click.option("--shard-mb", type=int, help="Minimum size of a shard in megabytes.")
+@click.option("--keep-parts", is_flag=True, help="Keep the parts beside the shards.")
 def seal(options: SealOptions) -> None:
-    """Merge the parts of a complete DATASET into shards with an index; what was added later joins them."""
+    """Merge the parts of a complete DATASET into shards with an index.
+
+    Run it again to add parts that were committed later.
+    """
     from shared.maintenance.seal import seal as run
 
     result = run(options)
@@ -80,10 +83,14 @@ def seal(options: SealOptions) -> None:
 @options_command("shared.exchange.options:ExportOptions")
 @click.argument("dataset")
 @click.argument("out")
-@click.option("--format", type=click.Choice(["webdataset", "parquet", "pth"]))
-@click.option("--shard-mb", type=int, help="Megabytes a file at most.")
+@click.option(
+    "--format",
+    type=click.Choice(["webdataset", "parquet", "pth"]),
+    help="File format; pth is that of the original Emu3 code.",
+)
+@click.option("--shard-mb", type=int, help="Maximum size of a file in megabytes.")
 def export(options: ExportOptions) -> None:
-    """Write the rows of DATASET into OUT as WebDataset tars, Parquet, or upstream's .pth files (int64) with a list."""
+    """Write the rows of DATASET to OUT as WebDataset tars, Parquet files, or a list of .pth files (int64)."""
     from shared.exchange.export import export as run
 
     result = run(options)
@@ -95,11 +102,15 @@ def export(options: ExportOptions) -> None:
 @options_command("shared.exchange.options:ImportOptions", "import")
 @click.argument("source")
 @click.argument("dataset")
-@click.option("--unit-rows", type=int, help="Rows a unit, committed together.")
-@click.option("--codebook-size", type=int, help="Of the codes of upstream's files, which do not say.")
-@click.option("--vision-tokenizer", metavar="DIR", help="That made them; instead of --codebook-size.")
+@unit_rows_option
+@click.option("--codebook-size", type=int, help="Codebook size, which .pth files do not record.")
+@click.option(
+    "--vision-tokenizer",
+    metavar="DIR",
+    help="Directory of the tokenizer that made .pth files; in place of --codebook-size.",
+)
 def import_(options: ImportOptions, codebook_size: int | None, vision_tokenizer: str | None) -> None:
-    """Make DATASET of WebDataset tars or Parquet that `emu3 export` wrote, or of upstream's list of .pth files."""
+    """Create DATASET from SOURCE: WebDataset tars or Parquet files of `emu3 export`, or a list of Emu3's .pth files."""
     from shared.exchange.importer import import_dataset
 
     result = import_dataset(replace(options, codec=_codec(codebook_size, vision_tokenizer)))
@@ -107,7 +118,7 @@ def import_(options: ImportOptions, codebook_size: int | None, vision_tokenizer:
 
 
 def _codec(codebook_size: int | None, vision_tokenizer: str | None) -> Codec | None:
-    """Whose codes upstream's files hold, if that was given."""
+    """The codec of .pth files, if it was given."""
     from shared.codec import Codec
     from vq_stage.model.config import VQConfig
     from vq_stage.model.weights import codec_fingerprint

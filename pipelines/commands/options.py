@@ -1,93 +1,144 @@
-"""Printing, and the options that several commands share. Their defaults are those of the options dataclasses."""
+"""Options that several commands share. Their defaults are those of the options dataclasses; see build.py."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import click
 
+Decorated = TypeVar("Decorated", bound=Callable[..., Any])
+Decorator = Callable[[Decorated], Decorated]
+DTYPE = click.Choice(["float32", "float16", "bfloat16"])
+
 
 def say(text: str) -> None:
-    """Prints to stderr: stdout is for results that other programs read."""
+    """Print to stderr: stdout is for results that other programs read."""
     click.echo(text, err=True)
 
 
-DTYPE = click.Choice(["float32", "float16", "bfloat16"])
+def option_group(*options: Decorator[Any]) -> Decorator[Any]:
+    """One decorator that adds several options, in the order given."""
+
+    def decorate(command: Decorated) -> Decorated:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
 vision_tokenizer_option = click.option(
-    "--vision-tokenizer", metavar="DIR", show_default="embedded emu3-tiny", help="Tokenizer directory."
+    "--vision-tokenizer", metavar="DIR", show_default="embedded emu3-tiny", help="Directory of the vision tokenizer."
 )
 model_option = click.option(
-    "--model", metavar="DIR", show_default="embedded emu3-tiny", help="Language model directory."
+    "--model", metavar="DIR", show_default="embedded emu3-tiny", help="Directory of the language model."
 )
-device_option = click.option("--device", type=click.Choice(["auto", "cpu", "ascend"]))
-backend_option = click.option("--backend", type=click.Choice(["native", "mindone"]))
-
-
-def model_options(command: Any) -> Any:
-    """Options of every command that loads the vision tokenizer."""
-    for option in reversed(
-        [
-            vision_tokenizer_option,
-            device_option,
-            click.option("--dtype", type=DTYPE, show_default="float32"),
-            backend_option,
-        ]
-    ):
-        command = option(command)
-    return command
-
-
-def language_options(command: Any) -> Any:
-    """Options of every command that runs the language model and draws from it."""
-    for option in reversed(
-        [
-            model_option,
-            click.option("--layout", metavar="FILE.json", help="Token ids by name, if the checkpoint has none."),
-            click.option("--temperature", type=float),
-            click.option("--top-k", type=int, help="Draw from the best so many; 0: from all."),
-            click.option("--top-p", type=float, help="Draw from the smallest set of this probability."),
-            click.option("--seed", type=int),
-            click.option("--batch-size", type=int, help="Sequences generated at the same time."),
-            device_option,
-            click.option("--dtype", type=DTYPE, show_default="bfloat16 on Ascend, float32 on CPU"),
-            backend_option,
-        ]
-    ):
-        command = option(command)
-    return command
-
-
+device_option = click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "ascend"]),
+    help="Device; auto uses an NPU if there is one.",
+)
+backend_option = click.option(
+    "--backend",
+    type=click.Choice(["native", "mindone"]),
+    help="Model implementation; mindone is an independent one that needs an NPU.",
+)
+seed_option = click.option("--seed", type=int, help="Seed of all random numbers.")
+unit_rows_option = click.option(
+    "--unit-rows", type=int, help="Rows per unit of work; the rows of a unit are committed together."
+)
+batch_pixels_option = click.option(
+    "--batch-pixels", type=int, help="Maximum number of pixels per batch; a batch holds at least one image."
+)
+numerics_option = click.option(
+    "--allow-numerics-change", is_flag=True, help="Allow resuming on another device, dtype or MindSpore version."
+)
+save_dtype_option = click.option(
+    "--save-dtype", type=click.Choice(["float32", "float16"]), help="Data type of the weights that are written."
+)
 video_template_option = click.option(
     "--video-template",
     type=click.Choice(["univla", "rows"]),
-    help="Form of a video in a sequence: frames as in UniVLA, or rows as in images. Emu3's own was never published.",
+    help="Layout of a video in a sequence: frames as in UniVLA, or rows as in images. Emu3 never published its own.",
 )
 
+vision_tokenizer_options = option_group(
+    vision_tokenizer_option,
+    device_option,
+    click.option("--dtype", type=DTYPE, show_default="float32", help="Data type of the computation."),
+    backend_option,
+)
 
-def engine_options(command: Any) -> Any:
-    """Options of every job over units: which processes do it."""
-    for option in reversed(
-        [
-            click.option(
-                "--engine",
-                type=click.Choice(["here", "local", "ray"]),
-                show_default="local if --workers is given, else here",
-                help="This process, one process a device, or actors of a Ray cluster.",
-            ),
-            click.option(
-                "--workers", type=int, show_default="1", help="Processes, one a device, of --engine local or ray."
-            ),
-            click.option(
-                "--ray-address", metavar="ADDRESS", show_default="$RAY_ADDRESS", help="Of a running Ray cluster."
-            ),
-            click.option("--rank", type=int, help="This command's number of --world-size equal ones."),
-            click.option(
-                "--world-size",
-                type=int,
-                show_default="RANK_ID of RANK_SIZE, or Slurm's",
-                help="Equal commands on other machines.",
-            ),
-        ]
-    ):
-        command = option(command)
-    return command
+language_model_options = option_group(
+    model_option,
+    click.option(
+        "--layout", metavar="FILE.json", help="Token ids by name, for a checkpoint that does not include them."
+    ),
+    click.option("--temperature", type=float, help="Sampling temperature; logits are divided by it."),
+    click.option("--top-k", type=int, help="Sample from the k most likely tokens; 0 samples from all."),
+    click.option("--top-p", type=float, help="Sample from the smallest set of tokens that has this total probability."),
+    seed_option,
+    click.option("--batch-size", type=int, help="Number of sequences generated at the same time."),
+    device_option,
+    click.option(
+        "--dtype",
+        type=DTYPE,
+        show_default="bfloat16 on Ascend, float32 on CPU",
+        help="Data type of the computation.",
+    ),
+    backend_option,
+)
+
+engine_options = option_group(
+    click.option(
+        "--engine",
+        type=click.Choice(["here", "local", "ray"]),
+        show_default="local if --workers is given, else here",
+        help="Where the work runs: in this process, in one process per device, or in actors of a Ray cluster.",
+    ),
+    click.option("--workers", type=int, show_default="1", help="Number of worker processes or actors, one per device."),
+    click.option(
+        "--ray-address", metavar="ADDRESS", show_default="$RAY_ADDRESS", help="Address of a running Ray cluster."
+    ),
+    click.option(
+        "--rank",
+        type=int,
+        show_default="$RANK_ID or the Slurm array task",
+        help="Index of this command among --world-size equal commands, from 0.",
+    ),
+    click.option(
+        "--world-size",
+        type=int,
+        show_default="$RANK_SIZE or the size of the Slurm array",
+        help="Number of equal commands, on one or several machines, that share the work.",
+    ),
+)
+
+source_options = option_group(
+    click.option(
+        "--resize",
+        "rule",
+        type=click.Choice(["processor", "area", "none"]),
+        help="Resize rule: as the Emu3 image processor does, to a fixed area, or not at all.",
+    ),
+    click.option("--area", type=int, show_default="720²", help="Pixels per image with --resize area."),
+    click.option(
+        "--round-to", type=int, help="Sides become multiples of this many pixels; 64 leads to few different sizes."
+    ),
+    click.option("--clip-frames", "frames", type=int, help="Frames per video clip, a multiple of 4."),
+    click.option("--fps", type=float, show_default="8", help="Frames per second that are taken from videos."),
+    click.option("--stride", type=int, help="Take every Nth frame of videos, in place of --fps."),
+    click.option("--start-s", type=float, help="Seconds to skip at the start of videos."),
+    click.option("--duration-s", type=float, show_default="all", help="Seconds of videos to use."),
+    unit_rows_option,
+    click.option("--reader-threads", type=int, help="Threads that read and resize ahead of the device."),
+    click.option(
+        "--duplicates",
+        type=click.Choice(["keep", "once"]),
+        help="Whether files with equal content are all encoded, or only the first.",
+    ),
+    click.option(
+        "--max-refused-in-a-row", type=int, help="Stop after this many consecutive inputs that cannot be used."
+    ),
+)

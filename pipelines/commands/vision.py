@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from pipelines.commands.build import choose_engine, options_command
-from pipelines.commands.options import device_option, engine_options, model_options, say, vision_tokenizer_option
+from pipelines.commands.options import (
+    batch_pixels_option,
+    device_option,
+    engine_options,
+    numerics_option,
+    save_dtype_option,
+    say,
+    seed_option,
+    source_options,
+    vision_tokenizer_option,
+    vision_tokenizer_options,
+)
 
 if TYPE_CHECKING:
     from vq_stage.decode.options import DecodeOptions
@@ -16,61 +27,48 @@ if TYPE_CHECKING:
     from vq_stage.training.options import TrainVQOptions
 
 
-def source_options(command: Any) -> Any:
-    """Options of how a source is cut into units: sizes, clips, duplicates."""
-    for option in reversed(
-        [
-            click.option("--resize", "rule", type=click.Choice(["processor", "area", "none"])),
-            click.option("--area", type=int, show_default="720²", help="Pixels to scale to with --resize area."),
-            click.option("--round-to", type=int, help="Sides become multiples of it: 64 gives few sizes."),
-            click.option("--clip-frames", "frames", type=int, help="Frames of a clip of a video, a multiple of 4."),
-            click.option("--fps", type=float, show_default="8", help="Frames a second taken from videos."),
-            click.option("--stride", type=int, help="Take every so many-th frame of videos, instead of --fps."),
-            click.option("--start-s", type=float, help="Seconds of videos passed over."),
-            click.option("--duration-s", type=float, show_default="all", help="Seconds of videos used."),
-            click.option("--unit-rows", type=int, help="Inputs a unit of work, committed together."),
-            click.option("--reader-threads", type=int, help="Threads that read and resize images."),
-            click.option("--duplicates", type=click.Choice(["keep", "once"]), help="Of equal files."),
-            click.option("--max-refused-in-a-row", type=int, help="Stop when so many in a row are bad."),
-        ]
-    ):
-        command = option(command)
-    return command
-
-
 @options_command("vq_stage.encode.options:EncodeOptions", adjust=choose_engine)
 @click.argument("source")
 @click.argument("dataset")
-@model_options
+@vision_tokenizer_options
 @source_options
 @engine_options
-@click.option("--batch-pixels", type=int, help="Pixels a batch at most (at least one image).")
-@click.option("--quality-samples", type=int, help="Inputs a unit to decode again for PSNR and SSIM.")
-@click.option("--allow-numerics-change", is_flag=True, help="Resume on another device, dtype or MindSpore.")
-@click.option("--retry-quarantined", multiple=True, metavar="REASON", help="Try inputs refused for REASON again.")
+@batch_pixels_option
+@click.option("--quality-samples", type=int, help="Inputs per unit that are decoded again to measure PSNR and SSIM.")
+@numerics_option
+@click.option(
+    "--retry-quarantined",
+    multiple=True,
+    metavar="REASON",
+    help="Try inputs again that were refused for this reason; may be repeated.",
+)
 def encode(options: EncodeOptions) -> None:
-    """Encode the images and videos of SOURCE into the code shards of DATASET; the same command resumes.
+    """Encode the images and videos of SOURCE into the code shards of DATASET.
 
-    Run again, it also takes in what SOURCE has new. SOURCE is a folder (captions: a .txt of the same name,
-    metadata.jsonl or captions.csv), WebDataset tars ('{00000..00099}.tar'), Parquet or Arrow files, a .json/.jsonl
-    list of {name|key, image|video, text} or of conversations, or - for such lines on stdin; here or by a URL (s3://…).
+    The same command resumes an interrupted run, and adds what is new in SOURCE. SOURCE is a folder (captions: a .txt
+    file of the same name, metadata.jsonl or captions.csv), WebDataset tars ('{00000..00099}.tar'), Parquet or Arrow
+    files, a .json or .jsonl list of {name|key, image|video, text} or of conversations, or - for such lines on stdin.
+    Paths may be URLs (s3://…).
     """
     from vq_stage.encode.job import encode as run
 
     result = run(options)
     say(f"{options.dataset}: {result.rows} rows encoded, {result.quarantined} quarantined in {result.elapsed_s:.1f} s")
     if result.units_missing:
-        say(f"{result.units_missing} units are still worked on by other jobs")
+        say(f"other jobs are still working on {result.units_missing} units")
 
 
 @options_command("vq_stage.encode.options:EncodeOptions", adjust=lambda parameters: {"dataset": "", **parameters})
 @click.argument("source")
 @source_options
-@click.option("--megapixels-per-s", type=float, help="Rate of a device, for device-hours.")
-@click.option("--measured-in", metavar="DATASET", help="Take the rate from the log of a dataset encoded before.")
-@click.option("--seq-length", type=int, default=8192, help="Tokens of a row in SFT.")
+@click.option("--megapixels-per-s", type=float, help="Megapixels that a device encodes per second.")
+@click.option("--measured-in", metavar="DATASET", help="Take the encoding rate from the log of this dataset.")
+@click.option("--seq-length", type=int, default=8192, help="Tokens per packed row during fine-tuning.")
 def plan(options: EncodeOptions, megapixels_per_s: float | None, measured_in: str | None, seq_length: int) -> None:
-    """Tell what encoding SOURCE would take, from headers: sizes, compiles, hours, gigabytes, SFT tokens, refusals."""
+    """Estimate what encoding SOURCE would take, from the headers of its files.
+
+    Shows sizes, compiled graphs, device-hours, gigabytes, tokens for fine-tuning, and inputs that would be refused.
+    """
     from pipelines.report.text import forecast_text
     from shared.dataset.dataset import Dataset
     from vq_stage.encode.estimate import forecast, measured_megapixels_per_s
@@ -83,20 +81,25 @@ def plan(options: EncodeOptions, megapixels_per_s: float | None, measured_in: st
 @options_command("vq_stage.decode.options:DecodeOptions", adjust=choose_engine)
 @click.argument("dataset")
 @click.argument("out")
-@model_options
+@vision_tokenizer_options
 @engine_options
-@click.option("--format", "image", type=click.Choice(["png", "jpg", "webp"]))
-@click.option("--video-format", "video", type=click.Choice(["mp4", "webm", "webp", "frames"]))
-@click.option("--quality", type=int, help="Of jpg, webp and videos, 1 to 100.")
-@click.option("--batch-pixels", type=int, help="Pixels a batch at most (at least one image).")
+@click.option("--format", "image", type=click.Choice(["png", "jpg", "webp"]), help="File format of images.")
+@click.option(
+    "--video-format", "video", type=click.Choice(["mp4", "webm", "webp", "frames"]), help="File format of videos."
+)
+@click.option("--quality", type=int, help="Quality of JPEG, WebP and video files, from 1 to 100.")
+@batch_pixels_option
 def decode(options: DecodeOptions) -> None:
-    """Decode the codes of DATASET into pictures and videos in OUT, named by key; the same command resumes."""
+    """Decode the codes of DATASET into image and video files in OUT, named by key.
+
+    The same command resumes an interrupted run.
+    """
     from vq_stage.decode.job import decode as run
 
     result = run(options)
-    say(f"{options.out}: {result.written} files written, {result.skipped} were there")
+    say(f"{options.out}: {result.written} files written, {result.skipped} already present")
     for key, error in result.invalid:
-        say(f"{key}: no picture: {error}")
+        say(f"{key}: not decoded: {error}")
 
 
 @options_command("vq_stage.encode.repair:RepairOptions")
@@ -105,9 +108,9 @@ def decode(options: DecodeOptions) -> None:
 @vision_tokenizer_option
 @device_option
 def repair(options: RepairOptions) -> None:
-    """Set damaged units of DATASET aside, keep what is whole, and encode the damaged rows again from SOURCE.
+    """Set damaged units of DATASET aside, keep their intact rows, and encode the damaged rows again from SOURCE.
 
-    Without SOURCE the command that made DATASET, run again, computes what is missing.
+    Without SOURCE nothing is encoded: run the command that created DATASET again to compute what is missing.
     """
     from vq_stage.encode.repair import repair as run
 
@@ -115,9 +118,9 @@ def repair(options: RepairOptions) -> None:
     for unit in result.set_aside:
         say(f"unit {unit.unit}: {unit.kept} of {unit.rows} rows kept: {unit.problem}")
     for number, is_same in result.reencoded:
-        say(f"unit {number}: encoded again, {'the same bytes as before' if is_same else 'OTHER bytes than before'}")
+        say(f"unit {number}: encoded again, {'the same bytes as before' if is_same else 'DIFFERENT bytes than before'}")
     if result.missing:
-        say(f"{result.missing} units are missing: run the command that made {options.dataset} again")
+        say(f"{result.missing} units are missing: run the command that created {options.dataset} again")
     elif not result.set_aside:
         say(f"{options.dataset}: nothing is damaged")
 
@@ -125,25 +128,28 @@ def repair(options: RepairOptions) -> None:
 @options_command("vq_stage.training.options:TrainVQOptions", "train-vq")
 @click.argument("source")
 @click.argument("out")
-@click.option("--config", metavar="FILE.json", help="Train from random weights a tokenizer of this config.")
-@click.option("--init-from", metavar="DIR", help="Fine-tune this tokenizer.")
-@click.option("--steps", type=int)
-@click.option("--crop", type=int, help="Pixels a side of a training crop.")
-@click.option("--batch", type=int, help="Crops a step.")
-@click.option("--clip-share", type=float, help="Share of steps on 4-frame clips, made by panning.")
-@click.option("--learning-rate", type=float)
-@click.option("--warmup", type=int, help="Steps of linear warm-up.")
+@click.option("--config", metavar="FILE.json", help="Config of a new tokenizer, trained from random weights.")
+@click.option("--init-from", metavar="DIR", help="Directory of a tokenizer to fine-tune.")
+@click.option("--steps", type=int, help="Number of training steps.")
+@click.option("--crop", type=int, help="Side of a training crop in pixels.")
+@click.option("--batch", type=int, help="Number of crops per step.")
+@click.option("--clip-share", type=float, help="Share of steps that train on 4-frame clips, made by panning.")
+@click.option("--learning-rate", type=float, help="Learning rate after the warm-up.")
+@click.option("--warmup", type=int, help="Steps of linear learning-rate warm-up.")
 @click.option("--commitment", type=float, help="Weight of the commitment loss.")
-@click.option("--codebook-decay", type=float, help="Of the codebook's moving averages.")
-@click.option("--quantize-from", type=int, help="Step at which quantisation begins to blend in.")
-@click.option("--quantize-fully-from", type=int, help="Step from which all latents are quantised.")
-@click.option("--seed", type=int)
+@click.option("--codebook-decay", type=float, help="Decay of the moving averages that update the codebook.")
+@click.option("--quantize-from", type=int, help="Step from which quantized latents are blended in.")
+@click.option("--quantize-fully-from", type=int, help="Step from which all latents are quantized.")
+@seed_option
 @click.option("--save-every", type=int, help="Steps between checkpoints and sample pictures.")
-@click.option("--save-dtype", type=click.Choice(["float32", "float16"]), help="Of the weights.")
+@save_dtype_option
 @click.option("--reader-threads", type=int, help="Threads that read and crop ahead of the device.")
 @device_option
 def train_vq(options: TrainVQOptions) -> None:
-    """Train or fine-tune a vision tokenizer on the pictures of SOURCE; the same command resumes."""
+    """Train or fine-tune a vision tokenizer on the pictures of SOURCE and write it to OUT.
+
+    The same command resumes an interrupted run.
+    """
     from vq_stage.training.job import train_vq as run
 
     say(f"tokenizer written to {run(options)}")

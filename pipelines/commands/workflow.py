@@ -1,4 +1,4 @@
-"""Commands that run pipelines."""
+"""Commands that run pipelines. Heavy imports wait until a command runs."""
 
 from __future__ import annotations
 
@@ -9,10 +9,18 @@ from pipelines.commands.options import say
 
 @click.command()
 @click.argument("pipeline", metavar="PIPELINE.yaml")
-@click.option("--out", metavar="DIR", help="Where the steps write.  [default: the file's `out`, else its name]")
-@click.option("--set", "changes", multiple=True, metavar="NAME=VALUE", help="A variable, or STEP.OPTION.")
-@click.option("--from", "start_from", metavar="STEP", help="Do this step and all that need it again.")
-@click.option("--dry-run", is_flag=True, help="Only show what would be done.")
+@click.option(
+    "--out", metavar="DIR", show_default="`out` of the file, else its name", help="Folder that the steps write to."
+)
+@click.option(
+    "--set",
+    "changes",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Set a variable, or an option as STEP.OPTION; may be repeated.",
+)
+@click.option("--from", "start_from", metavar="STEP", help="Run this step, and all steps that need it, again.")
+@click.option("--dry-run", is_flag=True, help="Only show what would run.")
 @click.pass_context
 def run(
     context: click.Context,
@@ -22,9 +30,9 @@ def run(
     start_from: str | None,
     dry_run: bool,
 ) -> None:
-    """Run the steps of a pipeline that are not done or have changed; the same command resumes.
+    """Run the steps of a pipeline that are not done or have changed.
 
-    PIPELINE.yaml is a file, or the name of a packaged example.
+    The same command resumes an interrupted run. PIPELINE.yaml is a file, or the name of a packaged example.
     """
     from pipelines.report.html import write_report
     from pipelines.workflow.pipeline import load_pipeline
@@ -42,19 +50,19 @@ def run(
         return
     done = run_pipeline(loaded, start_from, say)
     write_report(loaded, done, loaded.out / "report.html")
-    say(f"look at {loaded.out / 'report.html'}")
+    say(f"report: {loaded.out / 'report.html'}")
 
 
 @click.command()
 @click.argument("out", default="demo")
 @click.pass_context
 def demo(context: click.Context, out: str) -> None:
-    """The whole relay on embedded pictures and models: `emu3 run demo --out OUT`."""
+    """Run every stage on embedded pictures and models, as `emu3 run demo --out OUT` does."""
     context.invoke(run, pipeline="demo", out=out)
 
 
 def _program(context: click.Context) -> click.Group:
-    """The command line as a whole: a step is one of its commands."""
+    """The group of all commands: a step of a pipeline is one of them."""
     program = context.find_root().command
     assert isinstance(program, click.Group)
     return program

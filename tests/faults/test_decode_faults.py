@@ -84,7 +84,7 @@ def test_killed_and_run_again(unbroken: Path, decoded: Path, tmp_path: Path) -> 
         assert finish(process).returncode == -9
     kept = len(pictures_in(out))
     assert 20 <= kept < PICTURES
-    assert f"{PICTURES - kept} files written, {kept} were there" in decode(unbroken, out)
+    assert f"{PICTURES - kept} files written, {kept} already present" in decode(unbroken, out)
     assert pictures_in(out) == pictures_in(decoded)
     assert leftovers(out) == []
 
@@ -128,7 +128,7 @@ def test_odd_keys_stay_inside(tmp_path: Path) -> None:
     written = [path for path in tmp_path.rglob("*.png") if path.is_file()]
     assert len(written) == len(ODD_KEYS)
     assert all(path.is_relative_to(out) for path in written)
-    assert f"0 files written, {len(ODD_KEYS)} were there" in decode(dataset, out)
+    assert f"0 files written, {len(ODD_KEYS)} already present" in decode(dataset, out)
 
 
 def assert_safe(out: Path, keys: Iterable[str]) -> None:

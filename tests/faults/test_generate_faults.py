@@ -438,7 +438,7 @@ def test_understand_interrupted_resumes(small_lm: Path, tmp_path: Path) -> None:
     unbroken, out = (folder / "answers.jsonl" for folder in folders)
     options = ("--questions", questions, "--model", small_lm, *UNDERSTAND)
     printed = run("understand", "-", unbroken, *options)
-    assert f"{len(QUESTIONS)} answered, 0 were there, 0 refused" in printed
+    assert f"{len(QUESTIONS)} answered, 0 already present, 0 refused" in printed
     partial = out.with_name("answers.jsonl.partial")
     stopped = stop_when(lambda: has_lines(partial, 2), signal.SIGTERM, "understand", "-", out, *options)
     kept = partial.read_bytes().count(b"\n")
@@ -450,7 +450,7 @@ def test_understand_interrupted_resumes(small_lm: Path, tmp_path: Path) -> None:
     for name in ("answers.jsonl.lock", "answers.jsonl.123-0123abcd.tmp"):
         out.with_name(name).touch()
     done = emu3("understand", "-", out, *options)
-    assert f"{len(QUESTIONS) - kept} answered, {kept} were there" in done.stderr
+    assert f"{len(QUESTIONS) - kept} answered, {kept} already present" in done.stderr
     assert out.read_bytes() == unbroken.read_bytes()
     assert [answer["key"] for answer in answers(out)] == list(QUESTIONS)
     assert len({answer["answer"] for answer in answers(out)}) > 1
@@ -471,7 +471,7 @@ def test_questions_that_cannot_be_asked_get_a_line(generated: Path, small_lm: Pa
     questions = write_lines(tmp_path / "questions.jsonl", entries)
     options = ("--questions", questions, "--model", small_lm, "--max-new-tokens", 12)
     printed = run("understand", generated, tmp_path / "answers.jsonl", *options)
-    assert "3 answered, 0 were there, 4 refused" in printed
+    assert "3 answered, 0 already present, 4 refused" in printed
     written = answers(tmp_path / "answers.jsonl")
     assert [answer["key"] for answer in written] == [entry["key"] for entry in entries]
     for answer in written:
@@ -489,7 +489,7 @@ def test_questions_that_cannot_be_asked_get_a_line(generated: Path, small_lm: Pa
 def test_image_questions_without_a_dataset_get_a_line(small_lm: Path, tmp_path: Path) -> None:
     questions = write_lines(tmp_path / "questions.jsonl", [{"question": "what is it?", "image": "k1"}])
     printed = run("understand", "-", tmp_path / "answers.jsonl", "--questions", questions, "--model", small_lm)
-    assert "0 answered, 0 were there, 1 refused" in printed
+    assert "0 answered, 0 already present, 1 refused" in printed
     assert "DATASET" in answers(tmp_path / "answers.jsonl")[0]["error"]
 
 

@@ -105,7 +105,7 @@ def test_only_new_rows_are_encoded_and_the_dataset_is_whole(source: Path, tmp_pa
     assert {key: after[key].digest() for key in before} == {key: row.digest() for key, row in before.items()}
     assert "12 rows, 2 quarantined; complete" in emu3("verify", dataset).output
     assert json.loads(emu3("inspect", dataset, "--json").output)["planned_rows"] == 14
-    assert "3 files written, 9 were there" in emu3("decode", dataset, tmp_path / "out", *MODEL).output
+    assert "3 files written, 9 already present" in emu3("decode", dataset, tmp_path / "out", *MODEL).output
     assert leftovers(dataset) == []
 
 
@@ -318,7 +318,7 @@ def test_decoded_to_frames_and_animations(format: str, source: Path, tmp_path: P
     else:
         assert sorted(path.name for path in (out / "film#00000.frames").iterdir())[-1] == "000015.png"
     again = emu3("decode", dataset, out, *MODEL, "--video-format", format)
-    assert "0 files written, 9 were there" in again.output
+    assert "0 files written, 9 already present" in again.output
 
 
 def test_from_bucket_to_bucket(s3: Callable[[str], str], source: Path, tmp_path: Path) -> None:

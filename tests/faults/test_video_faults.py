@@ -131,7 +131,7 @@ def test_decoded_to_mp4_with_the_recorded_rate(unbroken: Path, tmp_path: Path) -
     out = tmp_path / "out"
     done = emu3("decode", unbroken, out, *MODEL)
     rows = sum(record.rows for record in Dataset(unbroken).commit_records())
-    assert f"{rows} files written, 0 were there" in done.stderr
+    assert f"{rows} files written, 0 already present" in done.stderr
     with av.open(str(out / "film#00000.mp4")) as container:
         stream = container.streams.video[0]
         assert (stream.average_rate, stream.width, stream.height) == (6, 24, 16)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner
@@ -30,6 +31,31 @@ def test_every_command_is_in_the_readme_and_has_help(command: str) -> None:
     code, out, _ = run(command, "--help")
     assert code == 0
     assert len(out.splitlines()) > 5
+
+
+OPTIONS = [
+    pytest.param(param, id=f"{name} {param.opts[0]}")
+    for name, command in sorted(main.commands.items())
+    for param in command.params
+    if isinstance(param, click.Option)
+]
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_has_help(option: click.Option) -> None:
+    """Help is a phrase or sentence that begins with a capital letter, or with a choice, and ends with a period."""
+    text = option.help or ""
+    assert len(text.split()) >= 3
+    assert text[0].isupper() or text.split()[0] in (option.type.to_info_dict().get("choices") or ())
+    assert text.endswith(".")
+    assert "default" not in text, "the default is shown by click"
+
+
+@pytest.mark.parametrize("command", sorted(main.commands))
+def test_every_command_has_help(command: str) -> None:
+    text = main.commands[command].help or ""
+    assert text[0].isupper()
+    assert text.rstrip().endswith(".")
 
 
 def test_the_list_of_commands_loads_neither_stage() -> None:
@@ -75,7 +101,7 @@ def test_there_and_back(picture_folder: Path, golden_vq: Path, tmp_path: Path) -
     assert (code, "12 files written" in err) == (0, True)
     assert np.asarray(Image.open(out / "picture-03.webp")).shape == (16, 24, 3)
     (out / "picture-03.webp").unlink()
-    assert "1 files written, 11 were there" in run("decode", dataset, str(out), *tokenizer, "--format", "webp")[2]
+    assert "1 files written, 11 already present" in run("decode", dataset, str(out), *tokenizer, "--format", "webp")[2]
 
 
 def test_refusals_exit_with_2_and_say_why(picture_folder: Path, golden_vq: Path, tmp_path: Path) -> None:
