@@ -1,7 +1,8 @@
-"""Summaries as text for people."""
+"""Summaries and forecasts as text: one line per quantity."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,21 +12,24 @@ from shared.maintenance.summary import Summary
 if TYPE_CHECKING:
     from vq_stage.encode.estimate import Forecast
 
+MAX_SIZES = 8
+NAME_WIDTH = 11
+PACKED_TOGETHER = 4096  # sequences packed at once; best-fit packing takes quadratic time
+
 
 def summary_text(summary: Summary) -> str:
-    """A table of what `emu3 inspect` knows, one line a fact."""
-    sizes = ", ".join(f"{size} ({count})" for size, count in list(summary.sizes.items())[:8])
-    refused = ", ".join(f"{reason} ({count})" for reason, count in summary.quarantined.items())
-    used = f"{summary.codebook_used} of {summary.codebook_size} ({summary.codebook_used / summary.codebook_size:.0%})"
+    """The table that `emu3 inspect` prints."""
+    usage = summary.codebook_used / summary.codebook_size
     lines = {
         "units": f"{summary.units} of {summary.planned_units}",
         "rows": f"{summary.rows} of {summary.planned_rows} inputs, {summary.captions} with a caption",
-        "grids": f"{sizes or 'none'}{' …' if len(summary.sizes) > 8 else ''} (codes high × wide)",
-        "on disk": f"{summary.part_bytes} bytes, {_number(summary.bytes_per_code, 'bytes a code')}",
-        "codebook": f"{used}, {_number(summary.codebook_entropy_bits, 'bits a code')}",
+        "grids": f"{_counts(summary.sizes, MAX_SIZES)} (codes, height × width)",
+        "on disk": f"{summary.part_bytes} bytes, {_number(summary.bytes_per_code, 'bytes per code')}",
+        "codebook": f"{summary.codebook_used} of {summary.codebook_size} entries used ({usage:.0%}),"
+        f" {_number(summary.codebook_entropy_bits, 'bits per code')}",
         "quality": f"PSNR {_number(summary.psnr_db, 'dB')}, SSIM {_number(summary.ssim, '')}"
         f" ({summary.quality_samples} samples)",
-        "quarantine": refused or "none",
+        "quarantine": _counts(summary.quarantined),
         "speed": _number(summary.images_per_s, "images/s"),
         "codec": summary.settings.codec.short_fingerprint,
     }
@@ -35,29 +39,58 @@ def summary_text(summary: Summary) -> str:
         lines["model"] = generation["model"][:12]
         lines["sampling"] = ", ".join(f"{name} {value}" for name, value in generation["sampling"].items())
         lines["guidance"] = str(generation["guidance_scale"])
-    return "\n".join(f"{name:<11}{value}" for name, value in lines.items())
+    return _table(lines)
 
 
 def forecast_text(forecast: Forecast, megapixels_per_s: float | None, seq_length: int) -> str:
-    """What `emu3 plan` tells, one line a fact."""
-    sizes = list(forecast.sizes.items())
-    shown = ", ".join(f"{_size(size)} ({count})" for size, count in sizes[:8])
-    refused = sum(forecast.quarantined.values())
-    reasons = ", ".join(f"{reason} ({count})" for reason, count in forecast.quarantined.items())
-    hours = "not known: give --megapixels-per-s or --measured-in"
+    """The table that `emu3 plan` prints. `seq_length` is the length in tokens of a packed row during fine-tuning."""
+    hours = "unknown: give --megapixels-per-s or --measured-in"
     if megapixels_per_s:
-        hours = f"{forecast.device_hours(megapixels_per_s):.3g} at {megapixels_per_s:.3g} megapixels a second"
-    lines = {
-        "inputs": f"{forecast.inputs}: {forecast.rows} rows in {forecast.units} units, {forecast.captions} captions",
-        "sizes": f"{shown or 'none'}{' …' if len(sizes) > 8 else ''} (pixels high × wide)",
-        "compiles": f"{forecast.compiles} graphs; --round-to 64 makes fewer sizes",
-        "pixels": f"{forecast.megapixels:.4g} million",
-        "hours": f"{hours} (device-hours, without compiling)",
-        "on disk": f"{forecast.bytes / 1e9:.3g} GB, {forecast.codes} codes",
-        "sft": _sft_text(forecast, seq_length),
-        "quarantine": f"{refused} of {forecast.inputs} by their headers{': ' if reasons else ''}{reasons}",
-    }
-    return "\n".join(f"{name:<11}{value}" for name, value in lines.items())
+        hours = f"{forecast.device_hours(megapixels_per_s):.3g} at {megapixels_per_s:.3g} megapixels/s"
+    sizes = {_size(size): count for size, count in forecast.sizes.items()}
+    refused = sum(forecast.quarantined.values())
+    reasons = f": {_counts(forecast.quarantined)}" if refused else ""
+    rows = f"{forecast.rows} rows in {forecast.units} units"
+    return _table(
+        {
+            "inputs": f"{forecast.inputs}: {rows}, {forecast.captions} captions",
+            "sizes": f"{_counts(sizes, MAX_SIZES)} (pixels, height × width)",
+            "compiles": f"{forecast.compiles} graphs; --round-to 64 leads to fewer sizes",
+            "pixels": f"{forecast.megapixels:.4g} million",
+            "hours": f"{hours} (device-hours without compilation)",
+            "on disk": f"{forecast.bytes / 1e9:.3g} GB, {forecast.codes} codes",
+            "sft": _sft_text(forecast, seq_length),
+            "quarantine": f"{refused} of {forecast.inputs}, judged by their headers{reasons}",
+        }
+    )
+
+
+def _sft_text(forecast: Forecast, seq_length: int) -> str:
+    """Tokens of all sequences, and the share of padding, in packed rows and with one sequence per row."""
+    from lm_stage.data.packing import pack_best_fit
+
+    lengths = forecast.sequence_lengths[forecast.sequence_lengths <= seq_length]
+    too_long = len(forecast.sequence_lengths) - len(lengths)
+    if not len(lengths):
+        return f"no sequence fits in {seq_length} tokens"
+    tokens = int(lengths.sum())
+    chunks = np.array_split(lengths, len(lengths) // PACKED_TOGETHER + 1)
+    rows = sum(len(pack_best_fit(chunk.tolist(), seq_length)) for chunk in chunks)
+    packed = 1 - tokens / (seq_length * rows)
+    unpacked = 1 - tokens / (len(lengths) * int(lengths.max()))
+    return (
+        f"about {tokens} tokens in {len(lengths)} sequences, {too_long} too long for {seq_length};"
+        f" {packed:.1%} padding if packed, {unpacked:.1%} with one sequence per row"
+    )
+
+
+def _table(lines: Mapping[str, str]) -> str:
+    return "\n".join(f"{name:<{NAME_WIDTH}}{value}" for name, value in lines.items())
+
+
+def _counts(counts: Mapping[str, int], limit: int | None = None) -> str:
+    shown = ", ".join(f"{name} ({count})" for name, count in list(counts.items())[:limit])
+    return f"{shown or 'none'}{' …' if limit and len(counts) > limit else ''}"
 
 
 def _size(size: tuple[int, int, int]) -> str:
@@ -65,23 +98,5 @@ def _size(size: tuple[int, int, int]) -> str:
     return f"{frames}×{height}×{width}" if frames > 1 else f"{height}×{width}"
 
 
-def _sft_text(forecast: Forecast, seq_length: int) -> str:
-    """Tokens of all sequences, and what padding takes: packed into rows, and without packing."""
-    from lm_stage.data.packing import pack_best_fit
-
-    fitting = forecast.sequence_lengths[forecast.sequence_lengths <= seq_length]
-    too_long = len(forecast.sequence_lengths) - len(fitting)
-    if not len(fitting):
-        return f"no sequence fits {seq_length} tokens"
-    tokens = int(fitting.sum())
-    parts = np.array_split(fitting, len(fitting) // 4096 + 1)
-    packed = 1 - tokens / (seq_length * sum(len(pack_best_fit(part.tolist(), seq_length)) for part in parts))
-    padded = 1 - tokens / (len(fitting) * int(fitting.max()))
-    return (
-        f"about {tokens} tokens in {len(fitting)} sequences, {too_long} too long for {seq_length};"
-        f" padding {packed:.1%} packed, {padded:.1%} one a row"
-    )
-
-
 def _number(value: float | None, unit: str) -> str:
-    return "not known" if value is None else f"{value:.4g} {unit}".rstrip()
+    return "unknown" if value is None else f"{value:.4g} {unit}".rstrip()

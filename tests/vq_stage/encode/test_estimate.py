@@ -72,13 +72,13 @@ def test_the_text_has_all_numbers() -> None:
         "16×24 (2), 16×16×24 (1)",
         "2 graphs",
         "0.006912 million",
-        "3.84e-06 at 0.5 megapixels a second",
+        "3.84e-06 at 0.5 megapixels/s",
         "36 codes",
-        "about 74 tokens in 3 sequences, 0 too long for 38; padding 2.6% packed, 35.1% one a row",
-        "1 of 4 by their headers: not_an_image (1)",
+        "about 74 tokens in 3 sequences, 0 too long for 38; 2.6% padding if packed, 35.1% with one sequence per row",
+        "1 of 4, judged by their headers: not_an_image (1)",
     ):
         assert expected in text, text
-    assert "not known" in forecast_text(forecast(planner(mixed())), None, 8192)
+    assert "unknown" in forecast_text(forecast(planner(mixed())), None, 8192)
 
 
 def test_the_rate_of_a_dataset_is_pixels_over_seconds(tmp_path: Path) -> None:
