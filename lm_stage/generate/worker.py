@@ -71,7 +71,12 @@ class GenerateWorker:
 
     @cached_property
     def model(self) -> LanguageModel:
-        return self.directory.load(self.options.device, self.options.dtype, self.options.backend)
+        from lm_stage.language_model import LanguageModel
+
+        options, directory = self.options, self.directory
+        return LanguageModel.from_pretrained(
+            directory.path, options.device, options.dtype, directory.layout, options.backend
+        )
 
     def _generator(self, size: Size) -> VisualGenerator:
         """Return a generator whose KV cache is long enough for all prompts of one size."""

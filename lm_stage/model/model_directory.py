@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lm_stage.model.config import DecoderConfig, read_config, read_layout
 from lm_stage.model.weights import check_weights, model_fingerprint
@@ -15,15 +15,12 @@ from shared.errors import CheckpointError
 from shared.storage.paths import local_directory
 from shared.tokens.layout import TokenLayout
 
-if TYPE_CHECKING:
-    from lm_stage.language_model import LanguageModel
-
 EMBEDDED_MODEL = Path(__file__).parents[1] / "embedded" / "emu3-tiny"
 
 
 @dataclass(frozen=True, slots=True)
 class ModelDirectory:
-    """A checkpoint directory with a text tokenizer. Only `load` needs MindSpore."""
+    """A checkpoint directory with a text tokenizer; needs no MindSpore."""
 
     path: Path
     config: DecoderConfig
@@ -62,12 +59,6 @@ class ModelDirectory:
             "text": self.text_tokenizer.fingerprint,
             "layout": self.layout.to_dict(),
         }
-
-    def load(self, device: str, dtype: str | None, backend: str) -> LanguageModel:
-        """Load the model. Raises CheckpointError if the weights do not match the config."""
-        from lm_stage.language_model import LanguageModel
-
-        return LanguageModel.from_pretrained(self.path, device, dtype, self.layout, backend)
 
 
 def _codec_fingerprint(path: Path, given: str | None) -> str | None:

@@ -22,13 +22,17 @@ class UnderstandWorker:
     """Answers questions. Each TaskResult carries an Answer, because one process writes the file."""
 
     def __init__(self, options: UnderstandOptions, context: WorkerContext):
+        from lm_stage.language_model import LanguageModel
+
         self.options, self.context = options, context
         self.directory = ModelDirectory.open(options.model, options.layout)
         images = open_coded_images(options.dataset, self.directory)
         self.questions = list_questions(options.question, options.questions, images)
         self.renderer = QuestionRenderer(self.directory, images, options)
         self.requests: dict[int, TextRequest] = {}
-        self.model = self.directory.load(options.device, options.dtype, options.backend)
+        self.model = LanguageModel.from_pretrained(
+            self.directory.path, options.device, options.dtype, self.directory.layout, options.backend
+        )
 
     def work(self, tasks: Iterator[Task | None]) -> Iterator[TaskResult]:
         """Answer the questions of one cache length after those of another."""
