@@ -134,6 +134,6 @@ def adjust_generation(parameters: Parameters) -> Parameters:
 
 
 def adjust_understanding(parameters: Parameters) -> Parameters:
-    """`-` as the dataset stands for no dataset."""
+    """`-` as DATASET means that there is no dataset."""
     others = choose_engine(parameters)
     return {**others, "dataset": None if others["dataset"] == "-" else others["dataset"]}

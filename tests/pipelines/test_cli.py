@@ -1,4 +1,4 @@
-"""The command line: help, documentation, exit codes; and the whole way there and back."""
+"""The command line: help, documentation, exit codes; and a round trip from pictures to codes and back."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_the_list_of_commands_loads_neither_stage() -> None:
     assert not done.stdout.splitlines()[-1]
 
 
-def test_there_and_back(picture_folder: Path, golden_vq: Path, tmp_path: Path) -> None:
+def test_round_trip(picture_folder: Path, golden_vq: Path, tmp_path: Path) -> None:
     dataset, out, sheet = str(tmp_path / "codes"), tmp_path / "out", tmp_path / "sheet.png"
     tokenizer = ("--vision-tokenizer", str(golden_vq))
     (picture_folder / "broken.png").write_bytes(b"no picture")
@@ -104,7 +104,7 @@ def test_there_and_back(picture_folder: Path, golden_vq: Path, tmp_path: Path) -
     assert "1 files written, 11 already present" in run("decode", dataset, str(out), *tokenizer, "--format", "webp")[2]
 
 
-def test_refusals_exit_with_2_and_say_why(picture_folder: Path, golden_vq: Path, tmp_path: Path) -> None:
+def test_refusals_exit_with_2_and_give_the_reason(picture_folder: Path, golden_vq: Path, tmp_path: Path) -> None:
     dataset = str(tmp_path / "codes")
     base = ("encode", str(picture_folder), dataset, "--vision-tokenizer", str(golden_vq), "--resize", "none")
     assert run(*base)[0] == 0

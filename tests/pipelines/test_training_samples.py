@@ -1,4 +1,4 @@
-"""Pictures drawn while a model is trained."""
+"""Pictures that are generated while a model is trained."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from vq_stage.model.weights import EMBEDDED_TOKENIZER
 @pytest.fixture
 def options(tmp_path: Path, small_lm: Path) -> SftOptions:
     codes = str(write_codes(tmp_path / "codes"))
-    paths = {"datasets": (codes,), "run": str(tmp_path / "run"), "model": str(small_lm)}
-    return SftOptions(**paths, steps=2, seq_length=128, micro_batch_size=2, save_every=2, device="cpu")  # type: ignore[arg-type]
+    run, model = str(tmp_path / "run"), str(small_lm)
+    return SftOptions((codes,), run, model, steps=2, seq_length=128, micro_batch_size=2, save_every=2, device="cpu")
 
 
 def test_every_checkpoint_draws_pictures(options: SftOptions, tmp_path: Path) -> None:

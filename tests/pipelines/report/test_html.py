@@ -1,4 +1,4 @@
-"""The page of a run, as text and as a browser draws it."""
+"""The report page of a run, as text and as a browser renders it."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pipelines.report import html
 from pipelines.report.html import write_report
-from pipelines.report.media import read_answers
+from pipelines.report.media import Answer, Card, Figure, Section, read_answers
 from pipelines.workflow.pipeline import Pipeline
 from pipelines.workflow.runner import FinishedStep
 from pipelines.workflow.state import NO_ITEMS, StepRecord, StepState, StepStatus
@@ -28,14 +29,14 @@ CAPTION = 'caption <b>0</b> & "more"'
 
 @pytest.fixture
 def page(tmp_path: Path) -> Path:
-    """Of a pipeline of five steps whose outputs were written by hand."""
+    """The page of a pipeline of five steps whose outputs were written by hand."""
     keys = ("one", "two/x", "three")
     codes = handmade.make(tmp_path / "codes", keys).root
-    for name, colour in (("before", "#3060c0"), ("after", "#c03060")):
+    for name, color in (("before", "#3060c0"), ("after", "#c03060")):
         for key in keys:
             path = picture_path(tmp_path / name, key, "png")
             path.parent.mkdir(parents=True, exist_ok=True)
-            Image.new("RGB", (24, 16), colour).save(path)
+            Image.new("RGB", (24, 16), color).save(path)
     log = TrainLog(tmp_path / "tuned", 0)
     for step in range(30):
         log.add(step=step, loss=3.0 / (step + 1), tokens=100)
@@ -58,14 +59,14 @@ def page(tmp_path: Path) -> Path:
     return tmp_path / "report.html"
 
 
-def test_answers_may_be_empty_and_of_any_letters(tmp_path: Path) -> None:
+def test_answers_may_be_empty_and_contain_any_character(tmp_path: Path) -> None:
     lines = [{"key": "a", "answer": "", "error": None}, {"key": "b", "answer": "two\u2028lines", "error": None}]
     path = tmp_path / "answers.jsonl"
     path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
     assert read_answers(path) == {"a": "", "b": "two\u2028lines"}
 
 
-def test_the_page_holds_everything_and_asks_for_nothing(page: Path) -> None:
+def test_the_page_is_complete_and_needs_no_network(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     assert text.count("<figure>") == 6
     assert all(f"caption {index}" in text for index in range(3))
@@ -76,10 +77,21 @@ def test_the_page_holds_everything_and_asks_for_nothing(page: Path) -> None:
     assert set(re.findall(r"""(?:src|href)=["']([a-z]+:?)""", text)) == {"data:"}
 
 
+def test_captions_and_answers_with_markup_are_escaped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    figure = Figure("before", "data:image/webp;base64,AAAA", CAPTION)
+    card = Card(CAPTION, (figure,), (Answer("answers", "<script>alert(1)</script>"),))
+    monkeypatch.setattr(html, "picture_section", lambda pipeline: Section("Pictures", "", 160, (card,)))
+    write_report(Pipeline("p", tmp_path, ()), [], tmp_path / "report.html")
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert text.count("caption &lt;b&gt;0&lt;/b&gt; &amp; &#34;more&#34;") == 2
+    assert "<b>0" not in text
+    assert "<script" not in text
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 @pytest.mark.parametrize("width", [1200, 420])
-def test_a_browser_draws_the_pictures(page: Path, tmp_path: Path, width: int) -> None:
-    """Colours of both columns are there, and nothing hangs over the edge of a narrow window."""
+def test_a_browser_renders_the_pictures(page: Path, tmp_path: Path, width: int) -> None:
+    """The colors of both columns are visible, and nothing overflows a narrow window."""
     shot = tmp_path / "shot.png"
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--disable-background-networking"]
     command = [str(CHROMIUM), *options, f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},1600"]
@@ -87,6 +99,6 @@ def test_a_browser_draws_the_pictures(page: Path, tmp_path: Path, width: int) ->
         [*command, f"--screenshot={shot}", page.as_uri()], check=True, capture_output=True, timeout=120, cwd=tmp_path
     )
     pixels = np.asarray(Image.open(shot).convert("RGB")).astype(int)
-    for colour in ((0x30, 0x60, 0xC0), (0xC0, 0x30, 0x60)):
-        assert (np.abs(pixels - colour).max(axis=-1) < 12).mean() > 0.003
+    for color in ((0x30, 0x60, 0xC0), (0xC0, 0x30, 0x60)):
+        assert (np.abs(pixels - color).max(axis=-1) < 12).mean() > 0.003
     assert (pixels[:, -3:] == pixels[0, -1]).mean() > 0.99

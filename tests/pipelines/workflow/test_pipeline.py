@@ -132,8 +132,8 @@ def test_the_output_of_a_step_is_recognized_however_its_path_is_spelled(folder: 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_packaged_examples_are_valid_once_the_users_files_exist(path: Path, folder: Path, golden_vq: Path) -> None:
-    names = yaml.safe_load(path.read_text())["variables"]
-    for name, place in names.items():
-        if name != "steps" and not place.startswith("$") and not Path(place).exists():
-            Path(place).symlink_to(golden_vq if name == "tokenizer" else folder / "photos")
+    variables = yaml.safe_load(path.read_text())["variables"]
+    for name, location in variables.items():
+        if name != "steps" and not location.startswith("$") and not Path(location).exists():
+            Path(location).symlink_to(golden_vq if name == "tokenizer" else folder / "photos")
     assert len(load_pipeline(path.stem, {}, None, main).steps) > 2
