@@ -14,7 +14,7 @@ from PIL import Image
 
 from pipelines.report import html
 from pipelines.report.html import write_report
-from pipelines.report.media import Answer, Card, Figure, Section, read_answers
+from pipelines.report.media import Answer, Card, Figure, Section
 from pipelines.workflow.pipeline import Pipeline
 from pipelines.workflow.runner import FinishedStep
 from pipelines.workflow.state import NO_ITEMS, StepRecord, StepState, StepStatus
@@ -57,13 +57,6 @@ def page(tmp_path: Path) -> Path:
     finished = [FinishedStep(StepState(step, StepStatus.NEW, record), 1.5) for step in steps]
     write_report(Pipeline("a <name>", tmp_path, steps), finished, tmp_path / "report.html")
     return tmp_path / "report.html"
-
-
-def test_answers_may_be_empty_and_contain_any_character(tmp_path: Path) -> None:
-    lines = [{"key": "a", "answer": "", "error": None}, {"key": "b", "answer": "two\u2028lines", "error": None}]
-    path = tmp_path / "answers.jsonl"
-    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
-    assert read_answers(path) == {"a": "", "b": "two\u2028lines"}
 
 
 def test_the_page_is_complete_and_needs_no_network(page: Path) -> None:
