@@ -47,6 +47,7 @@ def verify(dataset: str) -> None:
     from tqdm import tqdm
 
     from shared.dataset.dataset import Dataset
+    from shared.errors import RelayError
     from shared.maintenance.verify import verify_dataset
 
     opened = Dataset.open(dataset)
@@ -60,7 +61,7 @@ def verify(dataset: str) -> None:
     )
     if report.digest:
         click.echo(report.digest)
-    sys.exit(1 if report.problems else 0)
+    sys.exit(RelayError.exit_code if report.problems else 0)
 
 
 @options_command("shared.maintenance.seal:SealOptions")
