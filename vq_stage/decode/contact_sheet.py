@@ -9,7 +9,7 @@ import numpy as np
 
 from shared.dataset.dataset import Dataset
 from shared.dataset.rows import CodeRecord
-from vq_stage.decode.codec_check import check_codec
+from vq_stage.decode.job import check_codec
 from vq_stage.media.image_grid import save_sheet
 from vq_stage.model.weights import EMBEDDED_TOKENIZER
 

@@ -14,15 +14,17 @@ from tqdm import tqdm
 
 from shared.dataset.commit import CommitRecord
 from shared.dataset.dataset import Dataset
+from shared.errors import ConfigMismatchError
 from shared.jobs.engines import run_units
 from shared.jobs.file_locks import job_lock
 from shared.jobs.signals import stop_on_signals
 from shared.storage.paths import as_path
-from vq_stage.decode.codec_check import check_codec
 from vq_stage.decode.options import DecodeOptions
 from vq_stage.decode.output_directory import claim_directory, sweep_directory
 from vq_stage.decode.output_files import CLAIMS_NAME
 from vq_stage.decode.worker import DecodeWorker
+from vq_stage.model.config import VQConfig
+from vq_stage.model.weights import codec_fingerprint
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,27 @@ def decode(options: DecodeOptions) -> DecodeResult:
         worker = partial(DecodeWorker, options.for_workers())
         run = run_units(DecodeUnits.of(dataset, out), worker, options.engine, stop, bar)
     return DecodeResult(run.rows, run.resumed_rows, tuple(sorted(run.invalid)))
+
+
+def check_codec(dataset: Dataset, vision_tokenizer: str | Path) -> None:
+    """Raises ConfigMismatchError, before a model loads, if the codes were made by another tokenizer.
+
+    Generated codes have no fingerprint if the language model's checkpoint names none; then the codebook sizes are
+    compared.
+    """
+    codec = dataset.plan().settings.codec
+    expected, size = codec.fingerprint, VQConfig.from_directory(vision_tokenizer).codebook_size
+    if expected is None and codec.codebook_size != size:
+        raise ConfigMismatchError(
+            f"{vision_tokenizer}: codebook of {size} entries, expected {codec.codebook_size} for the codes of"
+            f" {dataset.root}; give their tokenizer by --vision-tokenizer"
+        )
+    found = codec_fingerprint(vision_tokenizer)
+    if expected is not None and found != expected:
+        raise ConfigMismatchError(
+            f"{vision_tokenizer}: tokenizer {found[:12]}, expected {expected[:12]} for the codes of {dataset.root};"
+            " give that tokenizer by --vision-tokenizer"
+        )
 
 
 @dataclass(frozen=True, slots=True)

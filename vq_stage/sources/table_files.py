@@ -7,7 +7,6 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,6 +23,7 @@ MIN_CACHED = 2  # reading threads are at the end of one batch and at the start o
 _FILE_MAGIC = b"ARROW1"
 _END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 
+_BatchKey = tuple[str, int]  # path of the table, number of the row group or batch
 Row = tuple[tuple[int, int], dict[str, Any]]  # locator, fields
 
 
@@ -145,23 +145,18 @@ def _checked(batch: pa.RecordBatch, columns: Sequence[str]) -> pa.RecordBatch:
     return selected
 
 
-@dataclass(frozen=True, slots=True)
-class BatchKey:
-    """The table and the number of a row group or batch."""
-
-    path: str
-    number: int
-
-
 class BatchCache:
-    """The media columns used last, up to `max_bytes`. Thread-safe; each column is loaded by one thread only."""
+    """The media columns used last, up to `max_bytes`, by path and number of their batch.
+
+    Thread-safe; each column is loaded by one thread only.
+    """
 
     def __init__(self, max_bytes: int = CACHE_BYTES):
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
-        self._columns: OrderedDict[BatchKey, Future[Any]] = OrderedDict()
+        self._columns: OrderedDict[_BatchKey, Future[Any]] = OrderedDict()
 
-    def get(self, key: BatchKey, load: Callable[[], Any]) -> Any:
+    def get(self, key: _BatchKey, load: Callable[[], Any]) -> Any:
         """Return a column, loaded by `load` if it is not cached. An exception of `load` is raised and not cached."""
         with self._lock:
             is_new = key not in self._columns
@@ -171,7 +166,7 @@ class BatchCache:
             self._load(key, future, load)
         return future.result()
 
-    def _load(self, key: BatchKey, future: Future[Any], load: Callable[[], Any]) -> None:
+    def _load(self, key: _BatchKey, future: Future[Any], load: Callable[[], Any]) -> None:
         try:
             future.set_result(load())
         except BaseException as error:

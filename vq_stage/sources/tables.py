@@ -14,7 +14,7 @@ from shared.dataset.conversations import conversation_extra
 from shared.errors import RefusedInput, UsageError
 from vq_stage.sources.media_source import Locator, MediaItem, MediaSource, as_extra_json
 from vq_stage.sources.media_types import stem_of
-from vq_stage.sources.table_files import BatchCache, BatchKey, open_table
+from vq_stage.sources.table_files import BatchCache, open_table
 
 # Names of columns by preference: the first one with a fitting type is read. A new name needs one entry here.
 TABLE_SUFFIXES = (".parquet", ".arrow")
@@ -91,7 +91,7 @@ class TableSource(MediaSource):
         if path is None or locator is None:
             raise RefusedInput("missing", f"its table is not among the {len(self.tables)} of {self.root}")
         number, row = locator
-        column = self._cache.get(BatchKey(str(path), number), lambda: _media_column(path, number))
+        column = self._cache.get((str(path), number), lambda: _media_column(path, number))
         if not 0 <= row < len(column):
             raise RefusedInput("missing", f"row {row} of {len(column)}: the table has changed since planning")
         return io.BytesIO(_content(column[row].as_py()))

@@ -21,7 +21,7 @@ from shared.storage.paths import as_path
 from vq_stage.sources import tables
 from vq_stage.sources.media_source import MediaItem, MediaSource, as_extra_json
 from vq_stage.sources.open_source import open_source
-from vq_stage.sources.table_files import BatchCache, BatchKey
+from vq_stage.sources.table_files import BatchCache
 
 FORMATS = ("parquet", "file.arrow", "stream.arrow")
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -251,7 +251,7 @@ def test_the_cache_is_bounded_and_keeps_at_least_two_batches() -> None:
     loads: list[int] = []
 
     def get(number: int) -> None:
-        cache.get(BatchKey("t", number), lambda: loads.append(number) or column)
+        cache.get(("t", number), lambda: loads.append(number) or column)
 
     for number in (0, 1, 2, 0, 3, 0, 1):
         get(number)
@@ -276,7 +276,7 @@ def test_an_error_while_loading_a_batch_is_not_cached() -> None:
 
     def get() -> str:
         try:
-            return str(len(cache.get(BatchKey("t", 0), load)))
+            return str(len(cache.get(("t", 0), load)))
         except RefusedInput as refused:
             return refused.detail
 
