@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 
 from lm_stage.generate.journal import Journal
-from shared.dataset.plan import PlannedInput, Unit
+from shared.dataset.plan import Unit
 from shared.dataset.quarantine import Refusal
 from shared.dataset.quarantine_reasons import WORKER_DIED
 from shared.dataset.rows import CodeRecord
@@ -42,10 +42,6 @@ class UnitProgress:
     @property
     def is_complete(self) -> bool:
         return len(self.records) == len(self.inputs)
-
-    def codes(self, item: PlannedInput) -> Sequence[int]:
-        """Return the journaled codes of a prompt."""
-        return self.journal.codes.get(item.src_index, ())
 
     def result(self) -> TaskResult:
         elapsed_s = time.monotonic() - self._start_s

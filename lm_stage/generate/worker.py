@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -92,7 +93,7 @@ class GenerateWorker:
                 while not generator.is_full:
                     if (request := next(requests, None)) is not None:
                         sequence = generator.add(request)
-                        self._report(sequence, sequence.offset)
+                        self._report({request.key: sequence.offset})
                     elif (task := feed.take(size)) is not None:
                         requests = self._requests(self._open(task))
                     else:
@@ -109,20 +110,26 @@ class GenerateWorker:
 
     def _step(self, generator: VisualGenerator) -> None:
         """Decode one token of every running sequence, then journal finished sequences and those that are due."""
-        for sequence in generator.running:
-            self._report(sequence, 1)
+        tokens = Counter(sequence.request.key for sequence in generator.running)
         finished = generator.step()
         self._journal([*finished, *filter(self._is_due, generator.running)])
         for sequence in finished:
-            self._report(sequence, len(sequence.template) - sequence.offset)  # the forced tokens at the end
+            tokens[sequence.request.key] += len(sequence.template) - sequence.offset  # the forced tokens at the end
+        self._report(tokens)
+        for sequence in finished:
             self._record(sequence.request.key, sequence.codes_THW())
 
     def _is_due(self, sequence: VisualSequence) -> bool:
         return len(sequence.codes) % (self.options.journal_rows * sequence.request.width) == 0
 
-    def _report(self, sequence: VisualSequence, tokens: int) -> None:
-        progress, _ = self.running[sequence.request.key]
-        self.context.report_progress(progress.unit.unit, tokens)
+    def _report(self, tokens: Mapping[str, int]) -> None:
+        """Report the tokens that were added to running sequences, summed by unit."""
+        by_unit: Counter[int] = Counter()
+        for key, count in tokens.items():
+            progress, _ = self.running[key]
+            by_unit[progress.unit.unit] += count
+        for unit, count in by_unit.items():
+            self.context.report_progress(unit, count)
 
     def _journal(self, sequences: Iterable[VisualSequence]) -> None:
         """Append the codes of running sequences to the journals of their units, and sync these."""
@@ -163,7 +170,7 @@ class GenerateWorker:
             height=prompt.height,
             width=prompt.width,
             seed=prompt.seed,
-            codes=tuple(progress.codes(item)),
+            codes=tuple(progress.journal.codes.get(item.src_index, ())),
             is_replayed=self.options.resume == "replay",
             frames=progress.unit.frames,
             grid_format=self.renderer.grid_format(prompt),
