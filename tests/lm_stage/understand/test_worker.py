@@ -66,7 +66,7 @@ def rendered(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         return request(renderer, question)
 
     monkeypatch.setattr(QuestionRenderer, "request", counting)
-    monkeypatch.setattr("lm_stage.model.model_directory.ModelDirectory.load", lambda *arguments: StandInModel())
+    monkeypatch.setattr("lm_stage.language_model.LanguageModel.from_pretrained", lambda *arguments: StandInModel())
     return counts
 
 
