@@ -96,11 +96,15 @@ class VQConfig:
     @classmethod
     def from_directory(cls, directory: str | Path) -> VQConfig:
         """Read a checkpoint directory's `config.json`. Raises CheckpointError."""
-        path = local_directory(directory) / "config.json"
+        return cls.from_file(local_directory(directory) / "config.json")
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> VQConfig:
+        """Read a config file. Raises CheckpointError."""
         try:
-            raw = json.loads(path.read_text(encoding="utf-8"))
+            raw = json.loads(Path(path).read_text(encoding="utf-8"))
         except (OSError, json.JSONDecodeError) as error:
-            raise CheckpointError(f"{path}: expected the config.json of a vision tokenizer: {error}") from error
+            raise CheckpointError(f"{path}: expected a vision tokenizer config in JSON: {error}") from error
         return cls.from_dict(raw, str(path))
 
     def to_dict(self) -> dict[str, Any]:

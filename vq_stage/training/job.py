@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from contextlib import closing
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ from mindspore import Tensor
 from tqdm import tqdm
 
 from shared.device import setup_device
-from shared.errors import CheckpointError
 from shared.jobs.signals import stop_on_signals
 from shared.training.log import TrainLog
 from vq_stage.media.image_grid import save_rows
@@ -40,7 +38,9 @@ def train_vq(options: TrainVQOptions) -> Path:
     """
     out = Path(options.out)
     check_resumable(out, options)
-    config = _read_config(options)
+    config = (
+        VQConfig.from_directory(options.init_from) if options.init_from else VQConfig.from_file(options.config or "")
+    )
     pictures = TrainingPictures(open_source(options.source))
     device = setup_device(options.device)
     cell, codebook = _build(config, options)
@@ -90,16 +90,6 @@ def _run_step(
     codebook_use = codebook.update(latents.asnumpy(), codes.asnumpy(), step)
     psnr_db = 10 * math.log10(4.0 / max(float(error.asnumpy()), 1e-12))  # pixels span 2, and 2² = 4
     return StepResult(float(loss.asnumpy()), psnr_db, codebook_use, reconstruction)
-
-
-def _read_config(options: TrainVQOptions) -> VQConfig:
-    if options.init_from is not None:
-        return VQConfig.from_directory(options.init_from)
-    path = Path(options.config or "")
-    try:
-        return VQConfig.from_dict(json.loads(path.read_text(encoding="utf-8")), str(path))
-    except (OSError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path}: expected a tokenizer config in JSON: {error}") from error
 
 
 def _build(config: VQConfig, options: TrainVQOptions) -> tuple[TrainStep, CodebookEMA]:

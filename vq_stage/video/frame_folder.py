@@ -11,13 +11,13 @@ from typing import BinaryIO
 from PIL import Image
 
 from shared.errors import RefusedInput
-from vq_stage.media.image_decoding import decode_rgb
+from vq_stage.media.image_decoding import decode_rgb, read_bytes
 from vq_stage.video.video_file import TimedFrame, VideoInfo, frames_displayed_at
 
 
 @dataclass(frozen=True, slots=True)
 class FrameFile:
-    """One image of a folder: its name, and a function that opens it."""
+    """One image of a folder: its name, and a function that opens it or raises RefusedInput."""
 
     name: str
     open: Callable[[], BinaryIO]
@@ -26,16 +26,9 @@ class FrameFile:
         """Return upright RGB pixels. Raises RefusedInput naming the file."""
         try:
             with self.open() as file:
-                data = file.read()
-            if not data:
-                raise RefusedInput("empty", "the file has no bytes")
-            return decode_rgb(data)
+                return decode_rgb(read_bytes(file))
         except RefusedInput as refused:
             raise RefusedInput(refused.reason, f"{self.name}: {refused.detail}") from refused
-        except FileNotFoundError as error:
-            raise RefusedInput("missing", f"{self.name}: the file does not exist") from error
-        except OSError as error:
-            raise RefusedInput("unreadable", f"{self.name}: {error.strerror or error}") from error
 
 
 class FrameFolder:

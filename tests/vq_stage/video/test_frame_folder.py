@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from PIL import Image
@@ -14,6 +15,7 @@ from tests.support.small_videos import (
     refusal_reason,
     to_pixels,
 )
+from vq_stage.sources.files import open_file
 from vq_stage.video.clips import Clip, ClipSampling, cut_clips, read_clip
 from vq_stage.video.frame_folder import FrameFile, FrameFolder, natural_sort_key
 from vq_stage.video.video_file import VideoInfo
@@ -23,11 +25,7 @@ def folder(tmp_path: Path, names: list[str], sizes: list[tuple[int, int]] | None
     for number, name in enumerate(names):
         height, width = sizes[number] if sizes else (HEIGHT, WIDTH)
         Image.fromarray(gray_picture(number, height, width)).save(tmp_path / name)
-    return [frame_file(path) for path in tmp_path.iterdir()]
-
-
-def frame_file(path: Path) -> FrameFile:
-    return FrameFile(path.name, lambda: path.open("rb"))
+    return [FrameFile(path.name, partial(open_file, path)) for path in tmp_path.iterdir()]
 
 
 def test_a_folder_of_numbered_images_is_a_video(tmp_path: Path) -> None:
