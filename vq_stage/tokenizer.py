@@ -120,10 +120,8 @@ class VisionTokenizer:
         return np.concatenate([self._decode(clip[None, None], is_image=False)[0] for clip in codes])
 
     def _encode(self, pixels_BTHWC: np.ndarray) -> np.ndarray:
-        scaled = np.ascontiguousarray(pixels_BTHWC.transpose(0, 1, 4, 2, 3), dtype=np.float32)
-        scaled *= 2.0 / 255.0
-        scaled -= 1.0
-        return self.model.encode_pixels(Tensor(scaled, dtype=self._dtype)).asnumpy().astype(np.uint16)
+        pixels = Tensor(to_model_range(pixels_BTHWC), dtype=self._dtype)
+        return self.model.encode_pixels(pixels).asnumpy().astype(np.uint16)
 
     def _decode(self, codes_BTHW: np.ndarray, is_image: bool) -> np.ndarray:
         pixels = self.model.decode_codes(Tensor(codes_BTHW.astype(np.int32)), is_image)
@@ -148,6 +146,14 @@ class VisionTokenizer:
             found = f"{codes.min()} to {codes.max()}" if codes.size else "an empty array"
             raise ShapeError(f"codes: expected values in [0, {self.config.codebook_size}), got {found}")
         return codes
+
+
+def to_model_range(pixels_BTHWC: np.ndarray) -> np.ndarray:
+    """Convert uint8 pixels to float32 (B, T, C, H, W) in [-1, 1]."""
+    scaled = np.ascontiguousarray(pixels_BTHWC.transpose(0, 1, 4, 2, 3), dtype=np.float32)
+    scaled *= 2.0 / 255.0
+    scaled -= 1.0
+    return scaled
 
 
 def to_uint8(pixels: np.ndarray) -> np.ndarray:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 
 import mindspore as ms
@@ -20,7 +19,7 @@ from vq_stage.model.config import VQConfig
 from vq_stage.model.network import VQModel
 from vq_stage.model.weights import load_weights
 from vq_stage.sources.open_source import open_source
-from vq_stage.tokenizer import to_uint8
+from vq_stage.tokenizer import to_model_range, to_uint8
 from vq_stage.training.checkpoint import check_resumable, load_checkpoint, save_checkpoint
 from vq_stage.training.codebook import CodebookEMA
 from vq_stage.training.data import TrainingPictures, training_batches
@@ -52,8 +51,7 @@ def train_vq(options: TrainVQOptions) -> Path:
     with stop_on_signals() as stop, bar, closing(log):
         for step in range(first_step, options.steps):
             pixels = next(batches)
-            result = _run_step(cell, codebook, pixels, step, options)
-            loss, psnr_db, codebook_use = result.loss, result.psnr_db, result.codebook_use
+            loss, psnr_db, codebook_use, reconstruction = _run_step(cell, codebook, pixels, step, options)
             log.add(step=step, loss=loss, psnr_db=psnr_db, frames=pixels.shape[1], codebook_use=codebook_use)
             bar.set_postfix(loss=f"{loss:.4f}", psnr=f"{psnr_db:.1f} dB", codes=f"{codebook_use:.0%}")
             bar.update()
@@ -61,35 +59,9 @@ def train_vq(options: TrainVQOptions) -> Path:
             if done == options.steps or stop.is_set() or done % options.save_every == 0:
                 log.flush()  # before the checkpoint: on resume, extra log lines are dropped, missing ones are lost
                 save_checkpoint(out, options, done, cell, codebook)
-                save_rows(out / "samples" / f"step-{done:07d}.png", [pixels[:, 0], result.pixels()[:, 0]])
+                save_rows(out / "samples" / f"step-{done:07d}.png", [pixels[:, 0], to_uint8(reconstruction)[:, 0]])
             stop.raise_if_set(f"checkpoint of step {done} written to {out}")
     return out
-
-
-@dataclass(frozen=True, slots=True)
-class StepResult:
-    """What one step computed; `codebook_use` is the share of codes in use."""
-
-    loss: float
-    psnr_db: float
-    codebook_use: float
-    reconstruction_BTCHW: Tensor
-
-    def pixels(self) -> np.ndarray:
-        """Return the reconstruction as uint8 (B, T, H, W, C)."""
-        return to_uint8(self.reconstruction_BTCHW.asnumpy().transpose(0, 1, 3, 4, 2))
-
-
-def _run_step(
-    cell: TrainStep, codebook: CodebookEMA, pixels_BTHWC: np.ndarray, step: int, options: TrainVQOptions
-) -> StepResult:
-    """Update weights and codebook with one batch of uint8 pixels."""
-    pixels = Tensor(np.ascontiguousarray(pixels_BTHWC.transpose(0, 1, 4, 2, 3), np.float32) * (2.0 / 255.0) - 1.0)
-    share = Tensor(quantized_share(step, options), ms.float32)
-    loss, error, latents, codes, reconstruction = cell(pixels, share)
-    codebook_use = codebook.update(latents.asnumpy(), codes.asnumpy(), step)
-    psnr_db = 10 * math.log10(4.0 / max(float(error.asnumpy()), 1e-12))  # pixels span 2, and 2² = 4
-    return StepResult(float(loss.asnumpy()), psnr_db, codebook_use, reconstruction)
 
 
 def _build(config: VQConfig, options: TrainVQOptions) -> tuple[TrainStep, CodebookEMA]:
@@ -104,3 +76,17 @@ def _build(config: VQConfig, options: TrainVQOptions) -> tuple[TrainStep, Codebo
     if options.init_from is not None:
         codebook.initialize_from_codebook()
     return TrainStep(model, options), codebook
+
+
+def _run_step(
+    cell: TrainStep, codebook: CodebookEMA, pixels_BTHWC: np.ndarray, step: int, options: TrainVQOptions
+) -> tuple[float, float, float, np.ndarray]:
+    """Update weights and codebook with one batch of uint8 pixels.
+
+    Returns the loss, the PSNR in dB, the share of codes in use, and the reconstruction (B, T, H, W, C) in [-1, 1].
+    """
+    share = Tensor(quantized_share(step, options), ms.float32)
+    loss, error, latents, codes, reconstruction = cell(Tensor(to_model_range(pixels_BTHWC)), share)
+    codebook_use = codebook.update(latents.asnumpy(), codes.asnumpy(), step)
+    psnr_db = 10 * math.log10(4.0 / max(float(error.asnumpy()), 1e-12))  # pixels span 2, and 2² = 4
+    return float(loss.asnumpy()), psnr_db, codebook_use, reconstruction.asnumpy().transpose(0, 1, 3, 4, 2)
