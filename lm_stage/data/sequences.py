@@ -78,11 +78,11 @@ class SequenceBuilder:
 
     def captioned(self, caption_ids: np.ndarray, grid: CodeGrid) -> TrainingSequence:
         """Caption to image or video; an empty caption trains the unconditional model that guidance needs."""
-        grid_format = self.renderer.format_of(grid)
-        prompt = self.renderer.generation_prompt([caption_ids], grid_format, *grid.codes_THW.shape)
-        token_ids = np.concatenate((prompt, self.renderer.body(grid), self._eos))
+        grid_format, body = self.renderer.format_of(grid), self.renderer.body(grid)
+        prompt = self.renderer.generation_parts([caption_ids], grid_format, *grid.codes_THW.shape)
+        token_ids = self.renderer.render([*prompt, body, self._eos])
         weights = np.zeros(len(token_ids), np.float32)
-        weights[len(prompt) : -1] = self._weights_of_body(grid_format, *grid.codes_THW.shape)
+        weights[-1 - len(body) : -1] = self._weights_of_body(grid_format, *grid.codes_THW.shape)
         weights[-1] = self.loss.of_other
         return TrainingSequence(token_ids, weights)
 

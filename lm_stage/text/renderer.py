@@ -30,7 +30,13 @@ class SequenceRenderer:
         self, caption: Iterable[Part], grid_format: GridFormat, frames: int, height: int, width: int
     ) -> np.ndarray:
         """Return everything before the body of an image or a video of this size in codes; it ends with IMG."""
-        return self.render([self.layout.bos, *caption, self.header(grid_format, frames, height, width)])
+        return self.render(self.generation_parts(caption, grid_format, frames, height, width))
+
+    def generation_parts(
+        self, caption: Iterable[Part], grid_format: GridFormat, frames: int, height: int, width: int
+    ) -> list[Part]:
+        """Return the parts of a generation prompt, for callers that append to it before they render."""
+        return [self.layout.bos, *caption, self.header(grid_format, frames, height, width)]
 
     def question_prompt(self, question: Iterable[Part], template: ConversationTemplate = CHAT) -> np.ndarray:
         """Return everything before the answer to a question that may contain images and videos."""
