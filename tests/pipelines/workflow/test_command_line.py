@@ -22,7 +22,7 @@ ENCODE = {"source": ["photos"], "dataset": ["codes"]}
 
 
 def test_options_are_spelled_as_flags_and_repeated_for_lists() -> None:
-    values = {**ENCODE, "retry_quarantined": ["empty", "too_long"], "allow_numerics_change": ["yes"]}
+    values = {**ENCODE, "retry_quarantined": ["empty", "truncated"], "allow_numerics_change": ["yes"]}
     line = command_line(main.commands["encode"], values)
     assert line.arguments == (
         "encode",
@@ -30,7 +30,7 @@ def test_options_are_spelled_as_flags_and_repeated_for_lists() -> None:
         "--retry-quarantined",
         "empty",
         "--retry-quarantined",
-        "too_long",
+        "truncated",
         "--",
         "photos",
         "codes",
@@ -52,7 +52,7 @@ def test_a_flag_that_is_off_is_left_out_or_spelled_as_its_opposite() -> None:
 
 
 def test_the_command_checks_its_options() -> None:
-    with pytest.raises(UsageError, match="unknown size; encode accepts vision_tokenizer, "):
+    with pytest.raises(UsageError, match="unknown size; encode accepts source, dataset, "):
         command_line(main.commands["encode"], {**ENCODE, "size": ["3"]})
     with pytest.raises(UsageError, match="--unit-rows 0"):
         command_line(main.commands["encode"], {**ENCODE, "unit_rows": ["0"]})
