@@ -109,13 +109,13 @@ class Dataset(DatasetPaths):
 
     def part_problem(self, record: CommitRecord) -> str | None:
         """Return how a unit's file differs from its checksum, None if it does not; nothing is parsed before."""
-        if self._is_in_shard(record):
-            problem = self.shard_reader.problem(record.unit)
-            return problem and f"{problem}; {self._describe_damage(record)}"
         path = self.parts / record.part
         found = sha256_of(path)
         if found == record.part_sha256:
             return None
+        if found == MISSING and record.unit in self.shard_reader:
+            problem = self.shard_reader.problem(record.unit)
+            return problem and f"{problem}; {self._describe_damage(record)}"
         if found == MISSING:
             return f"{path}: missing"
         return f"{path}: sha256 {found[:12]} expected {record.part_sha256[:12]}; {self._describe_damage(record)}"

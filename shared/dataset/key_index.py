@@ -19,7 +19,7 @@ from shared.dataset.arrow_file import ArrowFile, dump_batches
 from shared.dataset.shards import Shard, ShardReader
 from shared.storage.atomic import write_file
 from shared.storage.digests import canonical_json, digest_of
-from shared.storage.paths import names_in, read_buffer
+from shared.storage.paths import make_directory, names_in, read_buffer
 
 _KEYS_AT_ONCE = 4096  # converted to Python strings
 _SHARDS = b"shards"  # in the schema metadata: the shards as the manifest lists them
@@ -97,6 +97,7 @@ class KeyIndex:
 
     def write(self, directory: Path, shards: Sequence[Shard]) -> None:
         """Write the index of these shards beside them."""
+        make_directory(directory)  # absent if every input was refused
         listed = canonical_json([shard.to_json() for shard in shards]).encode()
         content = dump_batches(self._table.to_batches(), _SCHEMA.with_metadata({_SHARDS: listed}))
         write_file(index_path(directory, shards), content)

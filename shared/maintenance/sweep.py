@@ -17,7 +17,7 @@ def sweep(dataset: Dataset) -> None:
     """
     if not is_local(dataset.root):
         return
-    for directory in (dataset.root, dataset.parts, dataset.quarantine, dataset.partial):
+    for directory in (dataset.root, dataset.parts, dataset.quarantine, dataset.partial, dataset.damaged):
         _remove(directory.glob("*.tmp") if directory.is_dir() else ())
     written = [*dataset.parts.glob("part-*.arrow"), *dataset.quarantine.glob("part-*.jsonl")]
     _remove(path for path in written if not dataset.is_committed(_unit_of(path)))

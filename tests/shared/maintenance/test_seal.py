@@ -47,6 +47,12 @@ def test_a_sealed_dataset_reads_as_before(dataset: Dataset, shard_bytes: int, sh
     assert np.array_equal(reader.codes_THW(7), record(7, "").codes_THW)
 
 
+def test_a_dataset_of_refused_inputs_alone_can_be_sealed(tmp_path: Path) -> None:
+    dataset = handmade.make(tmp_path / "d", keys=())
+    assert seal(SealOptions(str(dataset.root))).shards == 0
+    assert digest(dataset)
+
+
 def test_sealing_again_changes_nothing(dataset: Dataset) -> None:
     seal(SealOptions(str(dataset.root)))
     before = {path: path.read_bytes() for path in dataset.root.rglob("*") if path.is_file()}

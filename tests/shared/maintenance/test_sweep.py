@@ -32,6 +32,14 @@ def test_leftovers_go_and_committed_work_stays(tmp_path: Path) -> None:
     assert sorted(dataset.root.rglob("*")) == before
 
 
+def test_a_half_written_record_of_a_damaged_unit_is_removed(tmp_path: Path) -> None:
+    """The next repair would take it for the record of the unit."""
+    dataset = Dataset(tmp_path)
+    touch(dataset.damaged / "part-000001.json.1-ab.tmp")
+    sweep(dataset)
+    assert not list(dataset.damaged.iterdir())
+
+
 def test_rows_of_unfinished_units_stay(tmp_path: Path) -> None:
     dataset, _ = handmade.freeze(tmp_path / "d", ["one"])
     touch(dataset.partial_path(0))
