@@ -17,10 +17,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lm_stage.text.parts import CodeGrid, Part
+from lm_stage.text.parts import CodeGrid
 from lm_stage.text.renderer import SequenceRenderer
 from lm_stage.text.templates import CHAT
-from shared.tokens.visual_tokens import IMAGE, VISUAL, GridFormat, body_template, grid_length
+from shared.tokens.visual_tokens import VISUAL, body_template, grid_length
 
 TASKS = ("image", "video", "understand", "text")
 LOSSES = ("after_prompt", "visual", "text")
@@ -63,8 +63,8 @@ class SequenceBuilder:
         self.layout = renderer.layout
         self.loss = loss
         self.chat_opening = self.encode(CHAT.opening())
-        self._eos = np.array([self.layout.eos], np.int32)
-        self._body_weights: dict[tuple[str, int, int, int], np.ndarray] = {}
+        self._bos, self._eos = np.array([self.layout.bos], np.int32), np.array([self.layout.eos], np.int32)
+        self._body_weights: dict[tuple[bool, int, int, int], np.ndarray] = {}
 
     def encode(self, text: str) -> np.ndarray:
         """Return the int32 token ids of a text."""
@@ -72,17 +72,16 @@ class SequenceBuilder:
 
     def grid_length(self, is_video: bool, frames: int, height: int, width: int) -> int:
         """Return the number of tokens of an image or a video: header and body."""
-        grid_format = self.renderer.video_format if is_video else IMAGE
+        grid_format = self.renderer.format_of(is_video)
         header = self.renderer.header(grid_format, frames, height, width)
         return len(header) + grid_length(frames, height, width, grid_format)
 
     def captioned(self, caption_ids: np.ndarray, grid: CodeGrid) -> TrainingSequence:
         """Caption to image or video; an empty caption trains the unconditional model that guidance needs."""
-        grid_format, body = self.renderer.format_of(grid), self.renderer.body(grid)
-        prompt = self.renderer.generation_parts([caption_ids], grid_format, *grid.codes_THW.shape)
-        token_ids = self.renderer.render([*prompt, body, self._eos])
+        header, body = self.renderer.header_and_body(grid)
+        token_ids = np.concatenate((self._bos, caption_ids, header, body, self._eos))
         weights = np.zeros(len(token_ids), np.float32)
-        weights[-1 - len(body) : -1] = self._weights_of_body(grid_format, *grid.codes_THW.shape)
+        weights[-1 - len(body) : -1] = self._weights_of_body(grid.is_video, *grid.codes_THW.shape)
         weights[-1] = self.loss.of_other
         return TrainingSequence(token_ids, weights)
 
@@ -97,11 +96,11 @@ class SequenceBuilder:
         A question comes as the token ids of `ConversationTemplate.question_text`. `opening_ids` replace the published
         opening before an image or a video.
         """
-        opening: list[Part] = [self.layout.bos]
+        token_ids = [self._bos]
         if grid is not None:
-            opening += [self.chat_opening if opening_ids is None else opening_ids, grid]
-        token_ids = [self.renderer.render(opening)]
-        weights = [np.zeros(len(token_ids[0]), np.float32)]
+            opening_ids = self.chat_opening if opening_ids is None else opening_ids
+            token_ids += [opening_ids, *self.renderer.header_and_body(grid)]
+        weights = [np.zeros(sum(map(len, token_ids)), np.float32)]
         for question_ids, answer_ids in turns:
             token_ids += [question_ids, answer_ids, self._eos]
             weights += [np.zeros(len(question_ids), np.float32), self._other_weights(len(answer_ids) + 1)]
@@ -109,7 +108,7 @@ class SequenceBuilder:
 
     def text(self, text_ids: np.ndarray) -> TrainingSequence:
         """Plain text, supervised from its first token on."""
-        token_ids = self.renderer.render([self.layout.bos, text_ids, self.layout.eos])
+        token_ids = np.concatenate((self._bos, text_ids, self._eos))
         weights = self._other_weights(len(token_ids))
         weights[0] = 0
         return TrainingSequence(token_ids, weights)
@@ -117,9 +116,10 @@ class SequenceBuilder:
     def _other_weights(self, count: int) -> np.ndarray:
         return np.full(count, self.loss.of_other)
 
-    def _weights_of_body(self, grid_format: GridFormat, frames: int, height: int, width: int) -> np.ndarray:
-        key = (grid_format.name, frames, height, width)
+    def _weights_of_body(self, is_video: bool, frames: int, height: int, width: int) -> np.ndarray:
+        key = (is_video, frames, height, width)
         if key not in self._body_weights:
+            grid_format = self.renderer.format_of(is_video)
             is_visual = body_template(frames, height, width, self.layout, grid_format) == VISUAL
             self._body_weights[key] = np.where(is_visual, self.loss.of_visual, self.loss.of_other)
         return self._body_weights[key]

@@ -30,13 +30,7 @@ class SequenceRenderer:
         self, caption: Iterable[Part], grid_format: GridFormat, frames: int, height: int, width: int
     ) -> np.ndarray:
         """Return everything before the body of an image or a video of this size in codes; it ends with IMG."""
-        return self.render(self.generation_parts(caption, grid_format, frames, height, width))
-
-    def generation_parts(
-        self, caption: Iterable[Part], grid_format: GridFormat, frames: int, height: int, width: int
-    ) -> list[Part]:
-        """Return the parts of a generation prompt, for callers that append to it before they render."""
-        return [self.layout.bos, *caption, self.header(grid_format, frames, height, width)]
+        return self.render([self.layout.bos, *caption, self.header(grid_format, frames, height, width)])
 
     def question_prompt(self, question: Iterable[Part], template: ConversationTemplate = CHAT) -> np.ndarray:
         """Return everything before the answer to a question that may contain images and videos."""
@@ -62,7 +56,7 @@ class SequenceRenderer:
         if isinstance(part, str):
             return self.encode(part)
         if isinstance(part, CodeGrid):
-            return np.concatenate((self.header(self.format_of(part), *part.codes_THW.shape), self.body(part)))
+            return np.concatenate(self.header_and_body(part))
         return np.array([part], np.int32)
 
     def encode(self, text: str) -> np.ndarray:
@@ -77,9 +71,11 @@ class SequenceRenderer:
             self._headers[key] = np.array([self.layout.boi, *size, self.layout.img], np.int32)
         return self._headers[key]
 
-    def body(self, grid: CodeGrid) -> np.ndarray:
-        """Return what follows IMG: visual tokens with the control tokens between them, up to and including EOI."""
-        return grid_tokens(grid.codes_THW, self.layout, self.format_of(grid))
+    def header_and_body(self, grid: CodeGrid) -> tuple[np.ndarray, np.ndarray]:
+        """Return the token ids of an image or a video: up to and including IMG, and after it up to EOI."""
+        grid_format = self.format_of(grid.is_video)
+        body = grid_tokens(grid.codes_THW, self.layout, grid_format)
+        return self.header(grid_format, *grid.codes_THW.shape), body
 
-    def format_of(self, grid: CodeGrid) -> GridFormat:
-        return self.video_format if grid.is_video else IMAGE
+    def format_of(self, is_video: bool) -> GridFormat:
+        return self.video_format if is_video else IMAGE
