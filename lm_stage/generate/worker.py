@@ -25,8 +25,8 @@ from shared.dataset.rows import SequenceRecord
 from shared.device import setup_device
 from shared.jobs.file_locks import job_lock
 from shared.jobs.job import Task, TaskResult, WorkerContext
-from shared.jobs.numerics import check_numerics
 from shared.jobs.task_feed import TaskFeed
+from shared.jobs.units import check_numerics
 from shared.storage.digests import canonical_json
 
 if TYPE_CHECKING:

@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shared.dataset.dataset import Dataset
-from shared.errors import DatasetError
+from shared.errors import DatasetError, UsageError
 from shared.exchange.export_run import ExportRun
 from shared.exchange.options import ExportOptions
-from shared.exchange.registry import format_named
+from shared.exchange.registry import FORMATS
 from shared.jobs.signals import stop_on_signals
 
 
@@ -37,12 +37,13 @@ def export(options: ExportOptions) -> ExportResult:
     Raises DatasetError if units are missing or damaged, UsageError if the folder holds something else, and
     Interrupted after SIGINT or SIGTERM.
     """
-    exchange_format = format_named(options.format)
+    if options.format not in FORMATS:
+        raise UsageError(f"--format {options.format}: expected one of {', '.join(FORMATS)}")
     dataset = Dataset.open(options.dataset)
     plan = dataset.plan()
     if missing := dataset.missing_units(plan):
         raise DatasetError(f"{options.dataset}: {len(missing)} of {len(plan)} units are missing: finish it first")
     run = ExportRun(options, dataset, plan)
     with stop_on_signals() as stop:
-        exchange_format.export(run, stop)
+        FORMATS[options.format].export(run, stop)
     return ExportResult(run.rows, run.files, run.size_bytes, run.written, run.skipped, run.digest)

@@ -73,13 +73,6 @@ FORMATS: dict[str, ExchangeFormat] = {
 }
 
 
-def format_named(name: str) -> ExchangeFormat:
-    """Return a format. Raises UsageError if there is none of this name."""
-    if name not in FORMATS:
-        raise UsageError(f"--format {name}: expected one of {', '.join(FORMATS)}")
-    return FORMATS[name]
-
-
 def open_source(options: ImportOptions) -> ImportSource:
     """Open the rows to import, in whatever format they are. Raises UsageError if no format recognizes them."""
     path = as_path(options.source)

@@ -22,7 +22,6 @@ from shared.errors import RelayError, UsageError
 from shared.jobs import worker_pool
 from shared.jobs.job import Job, Task, TaskResult, Worker, WorkerContext
 from shared.jobs.scheduler import Scheduler
-from shared.jobs.signals import StopFlag
 from shared.jobs.worker_pool import POLL_S, WorkerPool, raise_if_stopped
 from shared.jobs.worker_process import STOP_SIGNALS, Progress, WorkerState, serve
 
@@ -49,15 +48,12 @@ def _tasks_in_process(job: Job, scheduler: Scheduler) -> Iterator[Task | None]:
         if task is None and not scheduler.in_flight(0):
             if scheduler.is_finished:
                 return
-            _wait(job.stop, time.monotonic() + worker_pool.RETRY_HELD_ELSEWHERE_S)
+            until_s = time.monotonic() + worker_pool.RETRY_HELD_ELSEWHERE_S
+            while not job.stop.is_set() and time.monotonic() < until_s:
+                time.sleep(POLL_S)
             scheduler.retry_held_elsewhere()
         else:
             yield task
-
-
-def _wait(stop: StopFlag, until_s: float) -> None:
-    while not stop.is_set() and time.monotonic() < until_s:
-        time.sleep(POLL_S)
 
 
 def run_local(job: Job, workers: int, backoff_s: float = 0.5, grace_s: float = 60.0) -> None:

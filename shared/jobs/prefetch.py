@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, TypeVar, overload
 
@@ -28,14 +28,26 @@ def prefetch_map(
     all of `items` at once.) An item of None means that no item is available at the moment: pending results are
     yielded first, then None itself.
     """
-    source = iter(items)
+    source, pending = iter(items), deque[Future[Any]]()
     with ThreadPoolExecutor(threads, thread_name_prefix="prefetch") as pool:
-        pending: deque[Future[Any]] = deque()
+
+        def fill() -> bool:
+            """Submit available items until `max_pending` are pending. Return whether the source is exhausted."""
+            while len(pending) < max_pending:
+                try:
+                    item = next(source)
+                except StopIteration:
+                    return True
+                if item is None:
+                    return False
+                pending.append(pool.submit(function, item))
+            return False
+
         try:
-            is_at_end = _fill(pending, source, lambda item: pool.submit(function, item), max_pending)
+            is_at_end = fill()
             while pending or not is_at_end:
                 ready = [pending.popleft().result()] if pending else []
-                is_at_end = is_at_end or _fill(pending, source, lambda item: pool.submit(function, item), max_pending)
+                is_at_end = is_at_end or fill()
                 if ready:
                     yield ready[0]
                 elif not pending and not is_at_end:
@@ -43,18 +55,3 @@ def prefetch_map(
         finally:
             for future in pending:
                 future.cancel()
-
-
-def _fill(
-    pending: deque[Future[Any]], source: Iterator[Any], submit: Callable[[Any], Future[Any]], max_pending: int
-) -> bool:
-    """Submit available items until `max_pending` are pending. Return whether the source is exhausted."""
-    while len(pending) < max_pending:
-        try:
-            item = next(source)
-        except StopIteration:
-            return True
-        if item is None:
-            return False
-        pending.append(submit(item))
-    return False

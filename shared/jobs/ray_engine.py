@@ -14,6 +14,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from shared.errors import Interrupted, RelayError, UsageError
@@ -170,13 +171,9 @@ class _ActorPool(WorkerPool):
 
     def feed(self) -> None:
         for worker in self.actors.keys() - self.calls.values():
-            tasks = list(self._tasks_for(worker))
+            tasks = list(iter(partial(self.scheduler.next_task, worker), None))
             if tasks or self.scheduler.in_flight(worker):
                 self.calls[self.actors[worker].work.remote(tasks)] = worker
-
-    def _tasks_for(self, worker: int) -> Iterator[Task]:
-        while task := self.scheduler.next_task(worker):
-            yield task
 
     def poll(self) -> None:
         if not self.calls:

@@ -1,11 +1,14 @@
-"""The units of work of a job: what the scheduler and the engines ask about them."""
+"""The units of work of a job: what the scheduler and the engines need to know about them."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+from shared.errors import ConfigMismatchError
+from shared.storage.digests import settings_diff
 
 if TYPE_CHECKING:  # every worker process imports this module first
     from shared.dataset.dataset import Dataset
@@ -84,3 +87,14 @@ class PlanUnits:
 
     def log(self, unit: int, rows: int, elapsed_s: float) -> None:
         self.dataset.events.append_unit(unit, rows, elapsed_s)
+
+
+def check_numerics(dataset: Dataset, numerics: Mapping[str, Any]) -> None:
+    """Raise ConfigMismatchError if units were committed with another device, number type, version or batch size."""
+    recorded = next((record.numerics for record in dataset.commit_records() if record.numerics), numerics)
+    if diff := settings_diff(recorded, numerics, "numerics."):
+        raise ConfigMismatchError(
+            f"{dataset.root} was created with different numerics; individual codes may differ:\n  "
+            + "\n  ".join(diff)
+            + "\nuse the recorded settings, or --allow-numerics-change"
+        )

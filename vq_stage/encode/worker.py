@@ -18,8 +18,8 @@ from shared.dataset.plan import Unit, UnitSize
 from shared.device import setup_device
 from shared.jobs.file_locks import job_lock
 from shared.jobs.job import Task, TaskResult, WorkerContext
-from shared.jobs.numerics import check_numerics
 from shared.jobs.prefetch import prefetch_map
+from shared.jobs.units import check_numerics
 from vq_stage.encode.input_reader import InputReader, PreparedInput, ReadTask
 from vq_stage.encode.options import EncodeOptions
 from vq_stage.encode.refusal_limit import RefusalLimit

@@ -43,13 +43,14 @@ class UpstreamFiles:
             if not row.has_grid:
                 run.skipped += 1
                 continue
-            names.append(sample_name(row.key))
+            names.append(f"{safe_name(row.key)}.pth")
             content, path = dump_sample(row), f"{FEATURE_FOLDER}/{names[-1]}"
             if run.needs_writing(path, len(content), hashlib.sha256(content).hexdigest()):
                 run.write_unsynced(path, content)
         run.sync()  # once before the list, not once per sample
         prefix = run.options.prefix or str(features.absolute())
-        write_file(run.out / LIST_PATH, dump_list(prefix, names))
+        listed = canonical_json({"prefix": prefix, "path_list": names})
+        write_file(run.out / LIST_PATH, f"{listed}\n".encode())
 
     def recognizes(self, path: Path) -> bool:
         return _list_path(path).is_file()
@@ -68,15 +69,7 @@ def _list_path(path: Path) -> Path:
     return path if path.suffix == ".json" else path / LIST_PATH
 
 
-def sample_name(key: str) -> str:
-    return f"{safe_name(key)}.pth"
-
-
 def dump_sample(row: CodeRecord) -> bytes:
     """Return the file of a row, which holds only its key, codes and text."""
     codes = row.codes_THW.astype("<i8")
     return dump_torch({"name": row.key, "images": codes[0] if row.kind == "image" else codes, "texts": row.text or ""})
-
-
-def dump_list(prefix: str, names: list[str]) -> bytes:
-    return (canonical_json({"prefix": prefix, "path_list": names}) + "\n").encode()
