@@ -35,7 +35,7 @@ def test_disk_full_and_then_larger(small_disk: Path, pictures: Path, unbroken_di
     dataset = small_disk / "dataset"
     failed = encode(pictures, dataset, exit_code=1)
     assert "No space left" in failed.stderr
-    assert "run it again" in failed.stderr
+    assert "run the same command again" in failed.stderr
     report = verify_dataset(Dataset.open(dataset))
     assert 0 < report.units < report.planned_units
     assert [problem for problem in report.problems if "belongs to none" not in problem] == []

@@ -27,7 +27,7 @@ def run(*arguments: str) -> tuple[int, str, str]:
 
 @pytest.mark.parametrize("command", sorted(main.commands))
 def test_every_command_is_in_the_readme_and_has_help(command: str) -> None:
-    assert f"emu3 {command}" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"`{command}`" in (ROOT / "README.md").read_text(encoding="utf-8")
     code, out, _ = run(command, "--help")
     assert code == 0
     assert len(out.splitlines()) > 5
