@@ -10,6 +10,8 @@ from enum import Enum, auto
 from pathlib import Path
 from typing import Protocol
 
+from shared.jobs.file_locks import FileLock
+from shared.jobs.leases import Lease
 from shared.jobs.units import Units
 
 
@@ -29,12 +31,6 @@ class Claims(Protocol):
     def release(self, unit: int) -> None: ...
 
 
-class Releasable(Protocol):
-    """A claim held by this process: a `file_locks.FileLock` or a `leases.Lease`."""
-
-    def release(self) -> None: ...
-
-
 class NoClaims:
     """Grants every claim: for jobs that exclude other jobs as a whole."""
 
@@ -48,13 +44,13 @@ class NoClaims:
 class UnitClaims:
     """The units claimed by this process; a context manager that releases them.
 
-    `acquire` is `file_locks.try_lock` or `Leases.try_lease`.
+    `acquire` is `try_lock` or `Leases.try_lease`.
     """
 
-    def __init__(self, units: Units, acquire: Callable[[Path], Releasable | None]):
+    def __init__(self, units: Units, acquire: Callable[[Path], FileLock | Lease | None]):
         self._units = units
         self._acquire = acquire
-        self._held: dict[int, Releasable] = {}
+        self._held: dict[int, FileLock | Lease] = {}
 
     def __enter__(self) -> UnitClaims:
         return self

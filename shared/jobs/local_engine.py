@@ -120,7 +120,7 @@ class _ProcessPool(WorkerPool):
     def _replace(self, worker: int, child: _Child) -> None:
         if self.error or child.was_asked_to_exit:
             return
-        if child.is_exiting:  # somebody sent SIGTERM to this process alone
+        if child.is_exiting:  # SIGTERM was sent to this process alone
             self.scheduler.returned(worker)
             self.start_times.start_now(worker)
             return

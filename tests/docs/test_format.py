@@ -94,7 +94,7 @@ def dataset_digest(root: Path) -> str:
 
 
 def row_of_key(root: Path, key: str) -> dict[str, Any]:
-    """Finds a row by the index of a sealed dataset."""
+    """Find a row by the index of a sealed dataset."""
     shards = checked(root / "manifest.json")["shards"]
     name = hashlib.sha256(canonical([shard["sha256"] for shard in shards])).hexdigest()[:12]
     index = pa.ipc.open_file((root / "shards" / f"index.{name}.arrow").read_bytes())

@@ -15,6 +15,7 @@ import pytest
 
 from tests.support import handmade
 from tests.support.command import REPOSITORY, emu3, environment, verified_digest
+from tests.support.flip import flip_bit
 
 STRIDE = 97
 
@@ -27,14 +28,14 @@ def verify_damaged(dataset: Path, stride: int) -> list[dict[str, Any]]:
 
 
 def is_named(line: dict[str, Any]) -> bool:
-    """Return the names that may appear in the problem: the file itself, or the unit it belongs to."""
+    """Whether the printed problem names the file, or the unit that it belongs to."""
     name, printed = line["file"], line["printed"]
     unit = re.match(r"part-(\d+)", name)
     return name in printed or (unit is not None and (unit[0] in printed or f"unit {int(unit[1])}:" in printed))
 
 
 def assert_all_noticed(lines: list[dict[str, Any]]) -> None:
-    """Whether losing the file is harmless: a run killed before it wrote its manifest has none either."""
+    """Except for a lost manifest, which is harmless: a run killed before it wrote its manifest has none either."""
     expected = [line for line in lines if (line["file"], line["what"]) != ("manifest.json", "deleted")]
     crashed = [line for line in expected if line["crashed"]]
     assert not crashed, f"{len(crashed)} of {len(expected)}: {some(crashed)}"
@@ -83,7 +84,7 @@ def test_wild_string_offsets_do_not_crash_it(pattern: str, small: Path) -> None:
 
 
 def test_exchanged_parts_are_noticed(small: Path, tmp_path: Path) -> None:
-    """A valid part of another dataset under the name of this one's."""
+    """Another dataset's valid part has the name of this one's part."""
     other = handmade.make(tmp_path / "other", ("one", "two", "other")).root
     (mine,), (theirs,) = (list((root / "parts").glob("part-000000.*.arrow")) for root in (small, other))
     mine.write_bytes(theirs.read_bytes())
@@ -93,10 +94,7 @@ def test_exchanged_parts_are_noticed(small: Path, tmp_path: Path) -> None:
 def test_damaged_rows_are_listed(small: Path) -> None:
     """After a flipped bit in its codes, the row is named, so that the user knows what is lost."""
     (part,) = (small / "parts").glob("part-000000.*.arrow")
-    data, codes = part.read_bytes(), handmade.record(1, "two").codes_bytes
-    assert data.count(codes) == 1
-    offset = data.index(codes)
-    part.write_bytes(data[:offset] + bytes([data[offset] ^ 1]) + data[offset + 1 :])
+    flip_bit(part, handmade.record(1, "two").codes_bytes)
     printed = emu3("verify", small, exit_code=1).stderr
     assert "'two'" in printed
     assert "'one'" not in printed

@@ -16,6 +16,7 @@ from PIL import Image
 from shared.dataset.dataset import Dataset
 from tests.support import handmade
 from tests.support.command import MODEL, emu3, finish, leftovers, start, wait_until
+from tests.support.flip import flip_bit
 from tests.support.pictures import PICTURES
 from vq_stage.decode.output_files import RECORD_NAME, picture_path
 
@@ -114,9 +115,7 @@ def test_a_damaged_part_is_not_decoded_silently(tmp_path: Path) -> None:
     """A flipped code would give a wrong picture; the row has its checksum."""
     dataset = handmade.make(tmp_path / "dataset").root
     (part,) = (dataset / "parts").glob("part-000000.*.arrow")
-    data, codes = part.read_bytes(), handmade.record(1, "two").codes_bytes
-    offset = data.index(codes)
-    part.write_bytes(data[:offset] + bytes([data[offset] ^ 1]) + data[offset + 1 :])
+    flip_bit(part, handmade.record(1, "two").codes_bytes)
     assert "two" in decode(dataset, tmp_path / "out", exit_code=1)
     assert "two.png" not in pictures_in(tmp_path / "out")
 

@@ -34,13 +34,13 @@ from tests.support.command import (
     wait_until,
 )
 from tests.support.file_digests import file_digests
+from tests.support.flip import flip_bit
 from vq_stage.model.weights import EMBEDDED_TOKENIZER, codec_fingerprint
 
 HEIGHT, WIDTH = 8, 16  # in codes, of an image that takes long enough to be killed while it is generated
 CODES = HEIGHT * WIDTH
 PROMPTS = {f"k{index}": "a red apple " * index + "and a pear" for index in range(5)}
-PLACES = ("--height", HEIGHT * 8, "--width", WIDTH * 8, "--batch-size", 2, "--unit-rows", 2, "--journal-rows", 1)
-GENERATE = PLACES
+GENERATE = ("--height", HEIGHT * 8, "--width", WIDTH * 8, "--batch-size", 2, "--unit-rows", 2, "--journal-rows", 1)
 SMALL = ("--height", "16", "--width", "24")
 QUESTIONS = {f"q{index}": "what is " * (index + 1) + "an apple?" for index in range(8)}
 UNDERSTAND = ("--max-new-tokens", 80, "--batch-size", 1)
@@ -291,7 +291,7 @@ def test_bad_prompts_are_quarantined_and_the_others_become_pictures(small_lm: Pa
     assert len({picture.tobytes() for picture in pixels}) == len(good)
 
 
-def begin(*arguments: object) -> None:
+def start_without_model(*arguments: object) -> None:
     """Start a job that fails when it loads the model."""
     with pytest.raises(ImportError, match="mindspore"):
         run(*arguments)
@@ -327,7 +327,7 @@ OTHER_GENERATION = {
 @pytest.mark.parametrize("change", OTHER_GENERATION)
 def test_other_generation_settings_are_refused_with_the_difference(change: str, small_lm: Path, tmp_path: Path) -> None:
     dataset, entries = tmp_path / "dataset", write_prompts(tmp_path)
-    begin("generate", entries, dataset, "--model", small_lm, *SMALL)
+    start_without_model("generate", entries, dataset, "--model", small_lm, *SMALL)
     before, model, options = file_digests(dataset), small_lm, change.split()
     if change == "prompts":
         write_prompts(tmp_path, {**PROMPTS, "k0": "a green pear"})
@@ -340,7 +340,7 @@ def test_other_generation_settings_are_refused_with_the_difference(change: str, 
     assert OTHER_GENERATION[change] in differences[0]
     assert "new dataset" in printed
     assert file_digests(dataset) == before
-    begin("generate", write_prompts(tmp_path), dataset, "--model", small_lm, *SMALL)
+    start_without_model("generate", write_prompts(tmp_path), dataset, "--model", small_lm, *SMALL)
 
 
 def test_other_numerics_are_refused_or_allowed(generated: Path, small_lm: Path, prompts: Path, tmp_path: Path) -> None:
@@ -422,7 +422,7 @@ def test_decode_with_another_tokenizer_names_both(generated: Path, tmp_path: Pat
     assert codec_fingerprint(TOKENIZER)[:12] in printed
     assert codec_fingerprint(EMBEDDED_TOKENIZER)[:12] in printed
     assert not (tmp_path / "out").exists()
-    begin("decode", generated, tmp_path / "out")
+    start_without_model("decode", generated, tmp_path / "out")
 
 
 def answers(path: Path) -> list[dict[str, Any]]:
@@ -517,7 +517,7 @@ def test_other_understanding_settings_are_refused_with_the_difference(
 ) -> None:
     out, questions = tmp_path / "answers" / "answers.jsonl", write_questions(tmp_path)
     command: Sequence[object] = ("understand", generated, out, "--questions", questions, "--model", small_lm)
-    begin(*command)
+    start_without_model(*command)
     before = {path.name: path.read_bytes() for path in out.parent.iterdir()}
     if change == "questions":
         write_questions(tmp_path, {**QUESTIONS, "q0": "why?"})
@@ -537,9 +537,7 @@ def test_damaged_part_is_named_before_anything_is_answered(generated: Path, smal
     dataset = tmp_path / "dataset"
     shutil.copytree(generated, dataset)
     (part,) = (dataset / "parts").glob("part-000001.*.arrow")
-    data, codes = part.read_bytes(), np.array(codes_by_key(generated)["k2"], "<u2").tobytes()
-    offset = data.index(codes)
-    part.write_bytes(data[:offset] + bytes([data[offset] ^ 1]) + data[offset + 1 :])
+    flip_bit(part, np.array(codes_by_key(generated)["k2"], "<u2").tobytes())
     printed = run("understand", dataset, tmp_path / "answers.jsonl", "--model", small_lm, exit_code=1)
     assert part.name in printed
     assert "damaged rows: 'k2'" in printed

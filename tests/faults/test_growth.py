@@ -33,6 +33,7 @@ from shared.dataset.settings import DatasetSettings
 from shared.device import Device
 from shared.storage.paths import as_path
 from tests.support.command import INTERRUPTED, MODEL, leftovers
+from tests.support.flip import flip_bit
 from tests.support.small_sources import gif, movie, png
 from tests.support.step_by_step import StandInTokenizer
 
@@ -177,12 +178,6 @@ def test_a_missing_file_is_retried_after_it_has_appeared(source: Path, tmp_path:
     assert "fix the source" in refused.output
 
 
-def flip_codes(path: Path, row: CodeRecord) -> None:
-    data = bytearray(path.read_bytes())
-    data[data.index(row.codes_bytes) + 1] ^= 1
-    path.write_bytes(data)
-
-
 def files(dataset: Path) -> dict[str, bytes]:
     """Return all files except the progress log."""
     paths = (path for path in dataset.rglob("*") if path.is_file() and path.name != "events.jsonl")
@@ -196,7 +191,7 @@ def test_a_flipped_byte_is_repaired_to_the_same_bytes(key: str, source: Path, tm
     before, whole = digest(dataset), files(dataset)
     opened = Dataset.open(dataset)
     unit = next(record for record in opened.commit_records() if key in [row.key for row in opened.rows(record)])
-    flip_codes(opened.parts / unit.part, rows(dataset)[key])
+    flip_bit(opened.parts / unit.part, rows(dataset)[key].codes_bytes)
     assert re.search(rf"damaged rows: '{key}'", emu3("verify", dataset, exit_code=1).output)
     done = emu3("repair", dataset, source, *MODEL)
     assert f"unit {unit.unit}: {unit.rows - 1} of {unit.rows} rows kept" in done.output
@@ -246,7 +241,7 @@ def test_a_damaged_shard_is_repaired(source: Path, tmp_path: Path) -> None:
     before = digest(dataset)
     emu3("seal", dataset)
     (shard,) = (dataset / "shards").glob("codes-*")
-    flip_codes(shard, rows(dataset)["picture-2"])
+    flip_bit(shard, rows(dataset)["picture-2"].codes_bytes)
     emu3("verify", dataset, exit_code=1)
     assert "the same bytes as before" in emu3("repair", dataset, source, *MODEL).output
     assert digest(dataset) == before

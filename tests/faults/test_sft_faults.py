@@ -20,6 +20,7 @@ from shared.errors import ConfigMismatchError, DatasetError, JobStoppedError, Us
 from shared.jobs.file_locks import try_lock
 from tests.support.captioned_codes import write_codes
 from tests.support.command import INTERRUPTED, emu3, finish
+from tests.support.flip import flip_bit
 from tests.support.models import write_language_model
 from tests.support.paused import PausedCommand
 
@@ -136,11 +137,7 @@ def damage_one_row(codes: Path) -> str:
     dataset = Dataset(codes)
     record = dataset.record(1)
     row = next(iter(dataset.rows(record)))
-    path = dataset.parts / record.part
-    content = bytearray(path.read_bytes())
-    offset = content.index(row.codes_bytes)
-    content[offset] ^= 1
-    path.write_bytes(content)
+    flip_bit(dataset.parts / record.part, row.codes_bytes)
     return row.key
 
 

@@ -30,7 +30,7 @@ class Example:
 
 
 def pages() -> list[Path]:
-    """Every Markdown page of the repository that users read."""
+    """Return every Markdown page of the repository that users read."""
     folders = [REPOSITORY, REPOSITORY / "docs", *REPOSITORY.glob("*/embedded/*")]
     return sorted(path for folder in folders for path in folder.glob("*.md"))
 
@@ -41,7 +41,7 @@ def blocks(page: Path) -> list[Block]:
 
 
 def emu3_commands(block: Block) -> list[list[str]]:
-    """The arguments of every `emu3` command in a block of shell lines, without redirections and pipes."""
+    """Return the arguments of every `emu3` command in a block of shell lines, without redirections and pipes."""
     lines = block.text.replace("\\\n", " ").splitlines()
     words = [shlex.split(line.removeprefix("$ "), comments=True) for line in lines if re.search(r"\bemu3 ", line)]
     return [_arguments(one) for one in words if "emu3" in one]
@@ -54,7 +54,7 @@ def _arguments(words: list[str]) -> list[str]:
 
 
 def examples(block: Block) -> list[Example]:
-    """The commands of a `console` block; a line that starts with `$ ` is a command, the lines after it its output."""
+    """Return the commands of a `console` block; lines after a `$ ` line are its output."""
     found: list[Example] = []
     for line in block.text.replace("\\\n", " ").splitlines():
         if line.startswith("$ "):
@@ -65,5 +65,5 @@ def examples(block: Block) -> list[Example]:
 
 
 def without_numbers(line: str) -> str:
-    """A line of output with every number and digest replaced, because they differ between runs and machines."""
+    """Replace every number and digest in a line of output, because they differ between runs and machines."""
     return re.sub(r"\b[0-9a-f]{12,64}\b|\d+(\.\d+)?", "#", line).rstrip()

@@ -17,7 +17,7 @@ from tests.support import handmade
 from tests.support.handmade import NUMERICS, record
 
 UNITS, ROWS = 5, 3
-ONE_SHARD, A_SHARD_A_UNIT = 1 << 30, 1
+ONE_SHARD, ONE_SHARD_PER_UNIT = 1 << 30, 1
 
 
 def unit_keys(unit: int) -> list[str]:

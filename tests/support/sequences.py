@@ -22,6 +22,7 @@ from shared.dataset.rows import (
 )
 from shared.dataset.settings import DatasetSettings
 from tests.support import handmade
+from tests.support.flip import flip_bit
 
 EMPTY_GRID = np.zeros((0, 0, 0), np.uint16)
 SETTINGS = DatasetSettings(Codec("c0dec", 512), format=SEQUENCE_FORMAT, generation={"guidance_scale": 3.0})
@@ -69,8 +70,5 @@ def described(row: CodeRecord) -> dict[str, Any]:
 def damage(dataset: Dataset, unit: int, data: bytes) -> str:
     """Flip a bit of the only occurrence of these bytes in a part; return the part's name."""
     path = dataset.parts / dataset.record(unit).part
-    content = path.read_bytes()
-    assert content.count(data) == 1, "the bytes must be found once"
-    offset = content.index(data)
-    path.write_bytes(content[:offset] + bytes([data[0] ^ 1]) + content[offset + 1 :])
+    flip_bit(path, data)
     return path.name

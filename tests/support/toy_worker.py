@@ -1,4 +1,4 @@
-"""A worker that writes one small file a unit, misbehaves on request, and can be run as a program.
+"""A worker that writes one small file per unit, misbehaves on request, and can be run as a program.
 
 python -m tests.support.toy_worker FOLDER UNITS WORKERS
 """
@@ -39,7 +39,7 @@ class Toy:
     broken_unit: int = NO_UNIT
     endless_units: tuple[int, ...] = ()
     dies_at_start: bool = False
-    seconds_a_unit: float = 0.0
+    unit_s: float = 0.0
     held_from: int = sys.maxsize
 
     def release(self) -> None:
@@ -75,7 +75,7 @@ class ToyWorker:
             raise ConfigMismatchError(f"unit {unit} has other settings")
         if unit == toy.broken_unit:
             raise ZeroDivisionError(f"unit {unit}")
-        time.sleep(toy.seconds_a_unit)
+        time.sleep(toy.unit_s)
         until_s = time.monotonic() + PATIENCE_S
         while unit >= toy.held_from and not (toy.folder / "released").exists() and not self.context.stop.is_set():
             assert time.monotonic() < until_s, "the test did not release the held units"
@@ -83,7 +83,7 @@ class ToyWorker:
         if unit in toy.endless_units:
             (toy.folder / f"{os.getpid()}.endless").touch()
         while unit in toy.endless_units and not self.context.stop.is_set():
-            assert time.monotonic() < until_s, "nobody stopped the endless unit"
+            assert time.monotonic() < until_s, "the endless unit was not stopped"
             time.sleep(0.01)
         partial_path = toy.folder / f"unit-{unit}.partial"
         kept = set(json.loads(partial_path.read_text())) if partial_path.exists() else set()

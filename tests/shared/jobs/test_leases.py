@@ -52,7 +52,7 @@ def test_one_owner_at_a_time(tmp_path: Path, clock: Clock) -> None:
 def test_an_abandoned_lease_is_taken_over_after_it_was_observed_for_its_duration(tmp_path: Path, clock: Clock) -> None:
     path = tmp_path / "part-1"
     assert leases_of("dead", clock).try_lease(path)
-    clock.seconds += 99_999  # in which nobody observed the lease
+    clock.seconds += 99_999  # in which the lease was not observed
     theirs = leases_of("theirs", clock)
     assert theirs.try_lease(path) is None
     clock.seconds += 3599

@@ -85,7 +85,7 @@ def test_a_node_lost_takes_no_unit_with_it(cluster: Any, tmp_path: Path) -> None
 
     thread = threading.Thread(target=lose_the_node)
     thread.start()
-    run_ray(toy_job(Toy(tmp_path, seconds_a_unit=0.2), 40, done, progress), 3, cluster.address, backoff_s=0)
+    run_ray(toy_job(Toy(tmp_path, unit_s=0.2), 40, done, progress), 3, cluster.address, backoff_s=0)
     thread.join()
     assert_all_done(tmp_path, 40, set(), done, progress)
 

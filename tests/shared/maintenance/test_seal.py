@@ -18,8 +18,8 @@ from shared.storage.paths import names_in
 from tests.support import handmade
 from tests.support.handmade import record
 from tests.support.sealed import (
-    A_SHARD_A_UNIT,
     ONE_SHARD,
+    ONE_SHARD_PER_UNIT,
     ROWS,
     UNITS,
     add_units,
@@ -34,7 +34,7 @@ def dataset(tmp_path: Path) -> Dataset:
     return five_units(tmp_path)
 
 
-@pytest.mark.parametrize(("shard_bytes", "shards"), [(ONE_SHARD, 1), (A_SHARD_A_UNIT, UNITS)])
+@pytest.mark.parametrize(("shard_bytes", "shards"), [(ONE_SHARD, 1), (ONE_SHARD_PER_UNIT, UNITS)])
 def test_a_sealed_dataset_reads_as_before(dataset: Dataset, shard_bytes: int, shards: int) -> None:
     before = digest(dataset)
     result = seal(SealOptions(str(dataset.root), shard_bytes))
@@ -64,10 +64,10 @@ def test_equal_datasets_give_equal_shards(dataset: Dataset, tmp_path_factory: py
     copy = tmp_path_factory.mktemp("copy") / "dataset"
     shutil.copytree(dataset.root, copy)
     for root in (dataset.root, copy):
-        seal(SealOptions(str(root), A_SHARD_A_UNIT))
+        seal(SealOptions(str(root), ONE_SHARD_PER_UNIT))
     shards = [{path.name: path.read_bytes() for path in (root / "shards").iterdir()} for root in (dataset.root, copy)]
     assert shards[0] == shards[1]
-    assert len(shards[0]) == UNITS + 1, "a shard a unit, and the index"
+    assert len(shards[0]) == UNITS + 1, "one shard per unit, and the index"
 
 
 def test_what_was_added_joins_the_last_small_shard(dataset: Dataset) -> None:
@@ -81,10 +81,10 @@ def test_what_was_added_joins_the_last_small_shard(dataset: Dataset) -> None:
 
 
 def test_full_shards_stay_when_more_is_added(dataset: Dataset) -> None:
-    seal(SealOptions(str(dataset.root), A_SHARD_A_UNIT))
+    seal(SealOptions(str(dataset.root), ONE_SHARD_PER_UNIT))
     full = {path.name for path in dataset.shards.glob("codes-*")}
     add_units(dataset, 1)
-    assert seal(SealOptions(str(dataset.root), A_SHARD_A_UNIT)).written == 1
+    assert seal(SealOptions(str(dataset.root), ONE_SHARD_PER_UNIT)).written == 1
     assert full < {path.name for path in dataset.shards.glob("codes-*")}
 
 
@@ -104,7 +104,7 @@ def test_pyarrow_reads_shards_by_itself(dataset: Dataset) -> None:
 
 
 def test_verify_notices_a_damaged_index(dataset: Dataset) -> None:
-    seal(SealOptions(str(dataset.root), A_SHARD_A_UNIT))
+    seal(SealOptions(str(dataset.root), ONE_SHARD_PER_UNIT))
     (index,) = dataset.shards.glob("index.*")
     content = index.read_bytes()
     for damaged in (
@@ -117,7 +117,7 @@ def test_verify_notices_a_damaged_index(dataset: Dataset) -> None:
         (problem,) = verify_dataset(Dataset(dataset.root)).problems
         assert index.name in problem
     index.unlink()
-    seal(SealOptions(str(dataset.root), A_SHARD_A_UNIT))
+    seal(SealOptions(str(dataset.root), ONE_SHARD_PER_UNIT))
     assert index.read_bytes() == content
 
 

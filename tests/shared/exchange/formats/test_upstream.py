@@ -40,7 +40,7 @@ def refused(root: Path) -> dict[str, str]:
     return {item.uri: item.reason for record in dataset.commit_records() for item in dataset.refusals(record)}
 
 
-def test_rows_exported_in_upstreams_layout_come_back_but_for_their_origin(tmp_path: Path) -> None:
+def test_rows_exported_in_upstreams_layout_come_back_except_for_their_origin(tmp_path: Path) -> None:
     rows = code_rows()
     dataset = write_dataset(tmp_path / "codes", rows, CODES_SETTINGS)
     result = export(ExportOptions(str(dataset.root), str(tmp_path / "out"), "pth"))
