@@ -11,7 +11,7 @@ from shared.dataset.key_index import KeyIndex, RowLocation, index_path, shards_o
 from shared.dataset.rows import to_record_batches
 from shared.dataset.shards import ShardReader
 from shared.maintenance.seal import SealOptions, seal
-from tests.support.sealed import A_SHARD_A_UNIT, ROWS, UNITS, five_units, rows_of, unit_keys
+from tests.support.sealed import ONE_SHARD_PER_UNIT, ROWS, UNITS, five_units, rows_of, unit_keys
 
 
 def index() -> KeyIndex:
@@ -43,7 +43,7 @@ def test_an_empty_index_finds_nothing() -> None:
 
 def test_an_index_belongs_to_exactly_its_shards(tmp_path: Path) -> None:
     dataset = five_units(tmp_path)
-    seal(SealOptions(str(dataset.root), A_SHARD_A_UNIT))
+    seal(SealOptions(str(dataset.root), ONE_SHARD_PER_UNIT))
     shards = list(dataset.manifest().shards)
     assert len(shards) == UNITS
     assert index_path(dataset.shards, shards).is_file()

@@ -14,8 +14,8 @@ from shared.errors import DatasetError, RefusedInput
 from shared.maintenance.seal import SealOptions, seal
 from tests.support import handmade
 from tests.support.sealed import (
-    A_SHARD_A_UNIT,
     ONE_SHARD,
+    ONE_SHARD_PER_UNIT,
     ROWS,
     UNITS,
     add_units,
@@ -92,7 +92,7 @@ def test_a_damaged_or_missing_part_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize("grown", [0, 2])
 def test_sealed_rows_are_found_in_the_index_and_others_beside_it(tmp_path: Path, grown: int) -> None:
     dataset = five_units(tmp_path)
-    seal(SealOptions(str(dataset.root), A_SHARD_A_UNIT))
+    seal(SealOptions(str(dataset.root), ONE_SHARD_PER_UNIT))
     if grown:
         add_units(dataset, grown)
     reader = KeyReader(Dataset(dataset.root))
@@ -108,7 +108,7 @@ def test_sealed_rows_are_found_in_the_index_and_others_beside_it(tmp_path: Path,
 
 def test_a_damaged_shard_is_named_when_a_row_of_it_is_read(tmp_path: Path) -> None:
     dataset = five_units(tmp_path)
-    seal(SealOptions(str(dataset.root), A_SHARD_A_UNIT))
+    seal(SealOptions(str(dataset.root), ONE_SHARD_PER_UNIT))
     (damaged,) = dataset.shards.glob("codes-00001.*")
     flip(damaged, codes_offset(damaged, ROWS))
     reader = KeyReader(Dataset(dataset.root))
