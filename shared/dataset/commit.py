@@ -22,8 +22,6 @@ from shared.errors import DatasetError, NondeterminismError
 from shared.storage.atomic import create_file, write_hashed_file
 from shared.storage.checked_json import dump_checked_json, load_checked_json
 
-NO_GRID = (0, 0, 0)
-
 
 @dataclass(frozen=True, slots=True)
 class UnitResult:
@@ -38,12 +36,6 @@ class UnitResult:
     refusals: Sequence[Refusal] = ()
     numerics: Mapping[str, Any] = field(default_factory=dict)
     quality: Sequence[Mapping[str, Any]] = ()
-
-    @property
-    def grid_THW(self) -> tuple[int, int, int]:
-        """The size of the grids, which all rows share except sequences that failed."""
-        t, h, w = next((row.codes_THW.shape for row in self.records if row.has_grid), NO_GRID)
-        return t, h, w
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,18 +85,14 @@ class CommitRecord:
 
 def commit_unit(paths: DatasetPaths, plan: Plan, result: UnitResult) -> CommitRecord:
     """Commit one unit. Raises NondeterminismError if another attempt committed different bytes for it."""
-    record = _write_files(paths, plan, result)
-    if not create_file(paths.record_path(result.unit), record.to_bytes()):
-        _check_equal(paths, record)
-    paths.partial_path(result.unit).unlink(missing_ok=True)
-    return record
-
-
-def _write_files(paths: DatasetPaths, plan: Plan, result: UnitResult) -> CommitRecord:
     part, part_sha256, part_bytes = _write_part(paths, plan, result)
-    quarantine, quarantine_sha256 = _write_quarantine(paths, result)
-    frames, height, width = result.grid_THW
-    return CommitRecord(
+    quarantine: tuple[str | None, str | None] = (None, None)
+    if result.refusals:
+        refusals = dump_refusals(result.refusals)
+        quarantine = write_hashed_file(paths.quarantine, f"part-{result.unit:06d}", refusals, "jsonl")
+    # All rows share one size, except sequences that failed.
+    frames, height, width = next((row.codes_THW.shape for row in result.records if row.has_grid), (0, 0, 0))
+    record = CommitRecord(
         unit=result.unit,
         rows=len(result.records),
         captions=sum(record.text is not None for record in result.records),
@@ -114,13 +102,17 @@ def _write_files(paths: DatasetPaths, plan: Plan, result: UnitResult) -> CommitR
         part_bytes=part_bytes,
         part_sha256=part_sha256,
         quarantined=dict(Counter(refusal.reason for refusal in result.refusals)),
-        quarantine=quarantine,
-        quarantine_sha256=quarantine_sha256,
+        quarantine=quarantine[0],
+        quarantine_sha256=quarantine[1],
         plan_sha256=plan.sha256_of(result.unit),
         numerics=dict(result.numerics),
         quality=[dict(sample) for sample in result.quality],
         frames=frames,
     )
+    if not create_file(paths.record_path(result.unit), record.to_bytes()):
+        _check_equal(paths, record)
+    paths.partial_path(result.unit).unlink(missing_ok=True)
+    return record
 
 
 def _write_part(paths: DatasetPaths, plan: Plan, result: UnitResult) -> tuple[str, str, int]:
@@ -134,13 +126,6 @@ def _write_part(paths: DatasetPaths, plan: Plan, result: UnitResult) -> tuple[st
             f"{stored.path}: wrote {len(result.records)} rows, read back {rows} or different bytes; check the disk"
         )
     return name, sha256, len(content)
-
-
-def _write_quarantine(paths: DatasetPaths, result: UnitResult) -> tuple[str | None, str | None]:
-    """Return the name and SHA-256 of the quarantine file, which exists only if inputs were refused."""
-    if not result.refusals:
-        return None, None
-    return write_hashed_file(paths.quarantine, f"part-{result.unit:06d}", dump_refusals(result.refusals), "jsonl")
 
 
 def _check_equal(paths: DatasetPaths, record: CommitRecord) -> None:

@@ -52,7 +52,7 @@ class Conversation:
         return cls(turns, texts[0] if first else None)
 
     def to_json(self) -> list[dict[str, str]]:
-        """The turns with their speakers' standard names."""
+        """Return the turns with the standard names of their speakers."""
         system = [] if self.system is None else [("system", self.system)]
         spoken = [pair for turn in self.turns for pair in (("human", turn.question), ("gpt", turn.answer))]
         return [{"from": speaker, "value": text} for speaker, text in [*system, *spoken]]
@@ -68,7 +68,7 @@ def _speaker_and_text(number: int, turn: object) -> tuple[str, str]:
 
 
 def conversation_extra(value: object) -> Mapping[str, Any]:
-    """The fields that a row keeps of a conversation: all turns, and the first question and answer without marks.
+    """Return what a row keeps of a conversation: all turns, and the first question and answer without media marks.
 
     Raises RefusedInput `bad_entry`.
     """
@@ -79,7 +79,7 @@ def conversation_extra(value: object) -> Mapping[str, Any]:
 
 
 def without_media_marks(text: str) -> str:
-    """The text without media marks, and then without the blank line that a mark leaves."""
+    """Return a text without media marks and without the blank line that a mark leaves."""
     unmarked = text
     for mark in MEDIA_MARKS:
         unmarked = unmarked.replace(mark, "")

@@ -120,6 +120,15 @@ class Dataset(DatasetPaths):
             return f"{path}: missing"
         return f"{path}: sha256 {found[:12]} expected {record.part_sha256[:12]}; {self._describe_damage(record)}"
 
+    def quarantine_problem(self, record: CommitRecord) -> str | None:
+        """Return how a unit's quarantine file differs from its checksum, None if it does not or there is none."""
+        if record.quarantine is None:
+            return None
+        path = self.quarantine / record.quarantine
+        if (found := sha256_of(path)) == record.quarantine_sha256:
+            return None
+        return f"{path}: sha256 {found[:12]} expected {str(record.quarantine_sha256)[:12]}"
+
     def _is_in_shard(self, record: CommitRecord) -> bool:
         """Whether the rows are read from a shard: the part, while it exists, comes first."""
         return not (self.parts / record.part).is_file() and record.unit in self.shard_reader

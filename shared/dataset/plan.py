@@ -90,7 +90,7 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class UnitSize:
-    """The size of a unit and its number of inputs, without the inputs."""
+    """The size of a unit and its number of inputs."""
 
     height: int
     width: int
@@ -158,8 +158,7 @@ class Plan:
 
     def unit(self, index: int) -> Unit:
         batch = self._batch(index)
-        size = _unit_size(batch)
-        inputs = _planned_inputs(batch["inputs"].values)
+        size, inputs = _unit_size(batch), _planned_inputs(batch["inputs"].values)
         return Unit(batch["unit"][0].as_py(), size.height, size.width, inputs, size.frames)
 
     def src_indices(self, unit: int) -> tuple[int, ...]:
@@ -207,9 +206,8 @@ def addition_path(path: Path, number: int) -> Path:
 
 def _planned_inputs(inputs: pa.StructArray) -> tuple[PlannedInput, ...]:
     """Convert column by column, which is four times as fast as row by row."""
-    columns = {
-        RENAMED_COLUMNS.get(field.name, field.name): inputs.field(field.name).to_pylist() for field in inputs.type
-    }
+    names = [field.name for field in inputs.type]
+    columns = {RENAMED_COLUMNS.get(name, name): inputs.field(name).to_pylist() for name in names}
     if "locator" in columns:
         columns["locator"] = [locator and tuple(locator) for locator in columns["locator"]]
     return tuple(PlannedInput(**dict(zip(columns, values))) for values in zip(*columns.values()))

@@ -111,20 +111,16 @@ def freeze_plan(
 
     Returns whether the file was created.
     """
-    schema = _schema(settings, input_count, retried)
+    metadata: dict[str, Any] = {"format": PLAN_FORMAT, "settings": settings.to_json(), "inputs": input_count}
+    if retried:
+        metadata["retried"] = dict(retried)
+    schema = PLAN_SCHEMA.with_metadata({METADATA_KEY: canonical_json(metadata).encode()})
     with _naming_the_disk(), tempfile.TemporaryDirectory(prefix="emu3-plan-") as directory:
         temporary = Path(directory) / "plan.arrow"
         with pa.ipc.new_file(str(temporary), schema) as writer:
             for unit in units:
                 writer.write_batch(_unit_batch(unit, schema))
         return create_file(path, read_buffer(temporary))
-
-
-def _schema(settings: DatasetSettings, input_count: int, retried: Mapping[str, int] | None) -> pa.Schema:
-    values: dict[str, Any] = {"format": PLAN_FORMAT, "settings": settings.to_json(), "inputs": input_count}
-    if retried:
-        values["retried"] = dict(retried)
-    return PLAN_SCHEMA.with_metadata({METADATA_KEY: canonical_json(values).encode()})
 
 
 def _unit_batch(unit: Unit, schema: pa.Schema) -> pa.RecordBatch:

@@ -6,6 +6,7 @@ The vision stage writes `emu3.codes/1`; the language stage writes `emu3.seq/1`, 
 from __future__ import annotations
 
 import hashlib
+import math
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -108,14 +109,10 @@ class CodeRecord:
 
     def digest(self) -> bytes:
         """Return the SHA-256 of all columns, 32 bytes; it is the same in every file format."""
-        values = self._scalars()
+        names = (name for name in self.schema.names if name not in (*SHAPE, "codes", "codes_crc32"))
+        values = {name: getattr(self, name) for name in names} | dict(zip(SHAPE, self.codes_THW.shape))
         values["src_sha256"] = self.src_sha256.hex()
         return hashlib.sha256(canonical_json(values).encode() + b"\0" + self.codes_bytes).digest()
-
-    def _scalars(self) -> dict[str, Any]:
-        t, h, w = self.codes_THW.shape
-        names = (name for name in self.schema.names if name not in (*SHAPE, "codes", "codes_crc32"))
-        return {**{name: getattr(self, name) for name in names}, "t": t, "h": h, "w": w}
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,12 +143,8 @@ class SequenceRecord(CodeRecord):
 def to_record_batches(records: Sequence[CodeRecord]) -> Iterator[pa.RecordBatch]:
     """Yield Arrow batches of at most 256 rows, in the order of `records`."""
     for start in range(0, len(records), MAX_ROWS_PER_BATCH):
-        yield _record_batch(records[start : start + MAX_ROWS_PER_BATCH])
-
-
-def _record_batch(records: Sequence[CodeRecord]) -> pa.RecordBatch:
-    schema = records[0].schema
-    return pa.RecordBatch.from_arrays([_column(records, field) for field in schema], schema=schema)
+        rows, schema = records[start : start + MAX_ROWS_PER_BATCH], records[0].schema
+        yield pa.RecordBatch.from_arrays([_column(rows, field) for field in schema], schema=schema)
 
 
 def _column(records: Sequence[CodeRecord], field: pa.Field) -> pa.Array:
@@ -173,7 +166,7 @@ def from_record_batch(batch: pa.RecordBatch) -> Iterator[CodeRecord]:
     offsets, values = codes.offsets.to_numpy(), codes.values.to_numpy()
     others = batch.select([name for name in batch.schema.names if name not in ("codes", "codes_crc32")])
     for index, row in enumerate(others.to_pylist()):
-        shape = (row.pop("t"), row.pop("h"), row.pop("w"))
+        shape = [row.pop(name) for name in SHAPE]
         yield record_class(codes_THW=values[offsets[index] : offsets[index + 1]].reshape(shape), **row)
 
 
@@ -181,10 +174,10 @@ def damaged_keys(batch: pa.RecordBatch) -> list[str]:
     """Return the keys of the rows whose codes do not match their checksum or shape."""
     codes, damaged = batch.column("codes"), []
     offsets, values = codes.offsets.to_numpy(), codes.values.to_numpy()
-    sizes = [batch.column(name).to_numpy().astype(np.int64) for name in ("t", "h", "w")]
-    for index, (key, crc) in enumerate(zip(batch.column("key").to_pylist(), batch.column("codes_crc32").to_pylist())):
+    keys, checksums, *sizes_THW = (batch.column(name).to_pylist() for name in ("key", "codes_crc32", *SHAPE))
+    for index, (key, checksum, *size_THW) in enumerate(zip(keys, checksums, *sizes_THW)):
         row = values[offsets[index] : offsets[index + 1]]
-        if zlib.crc32(row.astype("<u2").tobytes()) != crc or row.size != np.prod([size[index] for size in sizes]):
+        if zlib.crc32(row.astype("<u2").tobytes()) != checksum or row.size != math.prod(size_THW):
             damaged.append(str(key))
     return damaged
 

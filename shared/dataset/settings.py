@@ -40,9 +40,9 @@ class DatasetSettings:
 
     def fingerprints(self) -> dict[str, Any]:
         """Return the settings that decide the codes; every data file and the dataset digest carry them."""
-        values: dict[str, Any] = {"format": self.format, "codec": self.codec.to_json()}
+        values = {"format": self.format, "codec": self.codec.to_json()}
         sections = {"preprocessing": self.preprocessing, "generation": self.generation}
-        return {**values, **{name: section for name, section in sections.items() if section is not None}}
+        return values | {name: section for name, section in sections.items() if section is not None}
 
     @classmethod
     def from_json(cls, values: object, where: str) -> DatasetSettings:
@@ -56,16 +56,15 @@ class DatasetSettings:
         row_format = settings.get("format", CODES_FORMAT)
         if not isinstance(row_format, str) or row_format not in SCHEMAS:
             raise DatasetError(f"{where}: settings.format: expected one of {', '.join(SCHEMAS)}, got {row_format!r}")
-        sections = {
-            field: _object(settings[name], f"settings.{name}", where)
-            for field, name in _SECTIONS.items()
-            if name in settings
-        }
+        unit_rows = _object(settings["units"], "settings.units", where).get("rows") if "units" in settings else None
+        if "units" in settings and (not isinstance(unit_rows, int) or unit_rows < 1):
+            raise DatasetError(f"{where}: settings.units.rows: expected an integer of at least 1, got {unit_rows!r}")
+        found = {field: name for field, name in _SECTIONS.items() if name in settings}
         return cls(
             codec=Codec.from_json(settings.get("codec"), f"{where}: settings"),
-            unit_rows=_unit_rows(settings["units"], where) if "units" in settings else None,
+            unit_rows=unit_rows,
             format=row_format,
-            **sections,
+            **{field: _object(settings[name], f"settings.{name}", where) for field, name in found.items()},
         )
 
     def to_json(self) -> dict[str, Any]:
@@ -76,14 +75,7 @@ class DatasetSettings:
         if self.unit_rows is not None:
             values["units"] = {"rows": self.unit_rows}
         sections = {name: getattr(self, field) for field, name in _SECTIONS.items()}
-        return {**values, **{name: dict(section) for name, section in sections.items() if section is not None}}
-
-
-def _unit_rows(value: object, where: str) -> int:
-    rows = _object(value, "settings.units", where).get("rows")
-    if not isinstance(rows, int) or rows < 1:
-        raise DatasetError(f"{where}: settings.units.rows: expected an integer of at least 1, got {rows!r}")
-    return rows
+        return values | {name: dict(section) for name, section in sections.items() if section is not None}
 
 
 def _object(value: object, name: str, where: str) -> Section:

@@ -78,7 +78,7 @@ def _check_unit(dataset: Dataset, plan: Plan, unit: int) -> DamagedUnit | None:
     problem = dataset.part_problem(record)
     if problem and _restore_part(dataset, plan, record):
         return None
-    problem = problem or _quarantine_problem(dataset, record)
+    problem = problem or dataset.quarantine_problem(record)
     return _set_aside(dataset, plan, record, problem) if problem else None
 
 
@@ -93,12 +93,6 @@ def _restore_part(dataset: Dataset, plan: Plan, record: CommitRecord) -> bool:
         return True
     path.unlink()
     return False
-
-
-def _quarantine_problem(dataset: Dataset, record: CommitRecord) -> str | None:
-    if record.quarantine is None or sha256_of(dataset.quarantine / record.quarantine) == record.quarantine_sha256:
-        return None
-    return f"{dataset.quarantine / record.quarantine}: damaged or missing"
 
 
 def _set_aside(dataset: Dataset, plan: Plan, record: CommitRecord, problem: str) -> DamagedUnit:

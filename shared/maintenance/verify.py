@@ -14,7 +14,7 @@ from shared.dataset.plan import Plan
 from shared.dataset.rows import SCHEMAS, DatasetDigest, damaged_keys, from_record_batch
 from shared.errors import DatasetError
 from shared.storage.checked_json import load_checked_json
-from shared.storage.paths import names_in, sha256_of
+from shared.storage.paths import names_in
 
 
 @dataclass(slots=True)
@@ -89,10 +89,8 @@ def _unit_problems(dataset: Dataset, plan: Plan | None, record: CommitRecord) ->
         yield problem
     else:
         yield from _row_problems(dataset, plan, record)
-    if record.quarantine is not None:
-        path = dataset.quarantine / record.quarantine
-        if (found := sha256_of(path)) != record.quarantine_sha256:
-            yield f"{path}: sha256 {found[:12]} expected {str(record.quarantine_sha256)[:12]}"
+    if problem := dataset.quarantine_problem(record):
+        yield problem
 
 
 def _row_problems(dataset: Dataset, plan: Plan | None, record: CommitRecord) -> Iterator[str]:

@@ -87,7 +87,7 @@ def write_directory(directory: Path, files: Mapping[str, bytes]) -> None:
 
 
 def remove_directory(directory: Path) -> None:
-    """Remove a directory; under its own name it is complete until it is gone."""
+    """Remove a directory, which is complete under its own name until it is gone."""
     temporary = temporary_path(directory)
     os.rename(directory, temporary)
     shutil.rmtree(temporary, ignore_errors=True)  # a later sweep removes the rest
