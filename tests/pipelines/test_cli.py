@@ -28,6 +28,9 @@ def run(*arguments: str) -> tuple[int, str, str]:
 @pytest.mark.parametrize("command", sorted(main.commands))
 def test_every_command_is_in_the_readme_and_has_help(command: str) -> None:
     assert f"`{command}`" in (ROOT / "README.md").read_text(encoding="utf-8")
+    text = main.commands[command].help or ""
+    assert text[0].isupper()
+    assert text.rstrip().endswith(".")
     code, out, _ = run(command, "--help")
     assert code == 0
     assert len(out.splitlines()) > 5
@@ -49,13 +52,6 @@ def test_every_option_has_help(option: click.Option) -> None:
     assert text[0].isupper() or text.split()[0] in (option.type.to_info_dict().get("choices") or ())
     assert text.endswith(".")
     assert "default" not in text, "the default is shown by click"
-
-
-@pytest.mark.parametrize("command", sorted(main.commands))
-def test_every_command_has_help(command: str) -> None:
-    text = main.commands[command].help or ""
-    assert text[0].isupper()
-    assert text.rstrip().endswith(".")
 
 
 def test_the_list_of_commands_loads_neither_stage() -> None:

@@ -15,8 +15,6 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("shared", "vq_stage", "lm_stage", "pipelines")
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 
-STYLE_SHEETS = {"pipelines/report/html.py"}  # where `--name` is a variable of CSS
-
 # Flags of other programs that our messages, documents and examples name.
 FOREIGN_FLAGS = {
     "--array": "sbatch",
@@ -28,6 +26,7 @@ FOREIGN_FLAGS = {
     "--worker_num": "msrun",
     "--local_worker_num": "msrun",
     "--join": "msrun",
+    "--files": "tests.benchmarks.walk",
 }
 
 
@@ -49,8 +48,6 @@ def string_literals(source: str) -> Iterator[tuple[int, str]]:
 def named_flags() -> Iterator[tuple[str, str]]:
     """Yield (where, flag) for every flag named by a string literal of the product, a document or an example."""
     for path in (path for package in PACKAGES for path in (ROOT / package).rglob("*.py")):
-        if str(path.relative_to(ROOT)) in STYLE_SHEETS:
-            continue
         for line, text in string_literals(path.read_text(encoding="utf-8")):
             yield from ((f"{path.relative_to(ROOT)}:{line}", flag) for flag in FLAG.findall(text))
     for path in documents():

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -148,8 +149,11 @@ def test_a_real_run_stopped_and_resumed(picture_folder: Path, golden_vq: Path, t
     path.write_text(yaml.safe_dump({"steps": described}))
     command = [sys.executable, "-m", "pipelines.cli", "run", str(path), "--out", str(tmp_path / "out")]
     process = subprocess.Popen(command, cwd=REPOSITORY, env=environment(), stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
     while not (tmp_path / "out/codes/parts").is_dir():
         assert process.poll() is None
+        assert time.monotonic() < deadline, "the first step committed nothing"
+        time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     assert process.communicate()[1] is not None
     assert process.returncode in (INTERRUPTED, 0)
