@@ -10,7 +10,7 @@ from lm_stage.generate.job import generate
 from lm_stage.generate.options import GenerateOptions
 from lm_stage.generate.prompt_files import list_prompts
 from lm_stage.training.options import SftOptions
-from pipelines.workflow.codec import recorded_codec
+from pipelines.workflow.codec_check import recorded_codec
 from shared.errors import ConfigMismatchError
 from shared.jobs.engines import EngineOptions
 from vq_stage.decode.contact_sheet import draw_contact_sheet

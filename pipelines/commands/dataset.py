@@ -66,7 +66,7 @@ def verify(dataset: str) -> None:
 
 @options_command("shared.maintenance.seal:SealOptions")
 @click.argument("dataset")
-@click.option("--shard-mb", type=int, help="Minimum size of a shard in megabytes.")
+@click.option("--shard-mb", type=int, help="Minimum size of a shard in MiB.")
 @click.option("--keep-parts", is_flag=True, help="Keep the parts beside the shards.")
 def seal(options: SealOptions) -> None:
     """Merge the parts of a complete DATASET into shards with an index.
@@ -89,7 +89,7 @@ def seal(options: SealOptions) -> None:
     type=click.Choice(["webdataset", "parquet", "pth"]),
     help="File format; pth is that of the original Emu3 code.",
 )
-@click.option("--shard-mb", type=int, help="Maximum size of a file in megabytes.")
+@click.option("--shard-mb", type=int, help="Maximum size of a file in MiB.")
 def export(options: ExportOptions) -> None:
     """Write the rows of DATASET to OUT as WebDataset tars, Parquet files, or a list of .pth files (int64)."""
     from shared.exchange.export import export as run

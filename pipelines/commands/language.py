@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipelines.commands.build import adjust_generation, adjust_understanding, options_command
+from pipelines.commands.build import Parameters, options_command
 from pipelines.commands.options import (
     DTYPE,
+    choose_engine,
     device_option,
     engine_options,
     language_model_options,
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 @options_command("lm_stage.model.new_model:NewModelOptions", "init-lm")
 @click.argument("dataset")
 @click.argument("out")
-@click.option("--text-ids", type=int, help="Maximum size of the text vocabulary, which is learned from the captions.")
+@click.option("--text-ids", type=int, help="Maximum number of text tokens, which are learned from the captions.")
 @click.option("--hidden-size", type=int, help="Width of the residual stream.")
 @click.option("--intermediate-size", type=int, help="Width of the feed-forward layers.")
 @click.option("--layers", type=int, help="Number of decoder layers.")
@@ -78,7 +79,7 @@ def init_lm(options: NewModelOptions) -> None:
     "--freeze", multiple=True, metavar="NAME", help="Freeze parameters whose name contains NAME; may be repeated."
 )
 @click.option("--lora-rank", type=int, help="Rank of LoRA adapters; 0 trains the full weights.")
-@click.option("--lora-alpha", type=float, help="LoRA scale; adapters are multiplied by alpha / rank.")
+@click.option("--lora-alpha", type=float, help="LoRA scale: adapter outputs are multiplied by alpha / rank.")
 @click.option(
     "--lora-targets", multiple=True, metavar="NAME", help="Matrices that LoRA adapters are added to; may be repeated."
 )
@@ -92,7 +93,7 @@ def init_lm(options: NewModelOptions) -> None:
     help="Directory of the vision tokenizer that decodes the pictures of --sample-prompts.",
 )
 @seed_option
-@click.option("--skip-damaged", is_flag=True, help="Skip and list damaged parts and rows instead of stopping.")
+@click.option("--skip-damaged", is_flag=True, help="Skip damaged parts and rows, and list them, instead of stopping.")
 @click.option("--max-bad-steps", type=int, help="Stop after this many consecutive steps without a finite loss.")
 @click.option("--save-every", type=int, help="Steps between checkpoints.")
 @click.option("--keep", type=int, help="Number of most recent checkpoints to keep.")
@@ -136,7 +137,18 @@ def sft(options: SftOptions, sample_prompts: str | None, vision_tokenizer: str |
         )
 
 
-@options_command("lm_stage.generate.options:GenerateOptions", adjust=adjust_generation)
+def _adjust_generation(parameters: Parameters) -> Parameters:
+    """`--prompting emu3` fills in the published suffix and negative prompt, where none is given."""
+    from lm_stage.text.templates import EMU3_NEGATIVE_PROMPT, EMU3_SUFFIX
+
+    parameters = choose_engine(parameters)
+    if parameters["prompting"] == "emu3":
+        published = {"suffix": EMU3_SUFFIX, "negative_prompt": EMU3_NEGATIVE_PROMPT}
+        parameters = {**parameters, **{name: text for name, text in published.items() if parameters[name] is None}}
+    return {name: value for name, value in parameters.items() if name != "prompting"}
+
+
+@options_command("lm_stage.generate.options:GenerateOptions", adjust=_adjust_generation)
 @click.argument("prompts")
 @click.argument("dataset")
 @language_model_options
@@ -152,7 +164,7 @@ def sft(options: SftOptions, sample_prompts: str | None, vision_tokenizer: str |
     "--prompting",
     type=click.Choice(["plain", "emu3"]),
     default="plain",
-    help="emu3 uses the published suffix and negative prompt of Emu3 where none is given.",
+    help="emu3 adds the suffix and the negative prompt that Emu3 published, unless others are given.",
 )
 @click.option("--suffix", help="Text appended to every prompt.")
 @click.option("--negative-prompt", help="Text that guidance steers away from.")
@@ -165,7 +177,7 @@ def sft(options: SftOptions, sample_prompts: str | None, vision_tokenizer: str |
     help="Directory of the vision tokenizer whose codes the model generates, if the checkpoint does not record it.",
 )
 @unit_rows_option
-@click.option("--journal-rows", type=int, help="Rows of codes between two entries in the journal.")
+@click.option("--journal-rows", type=int, help="Rows of codes per entry of the journal.")
 @click.option(
     "--resume",
     type=click.Choice(["replay", "prefill"]),
@@ -187,7 +199,13 @@ def generate(options: GenerateOptions, vision_tokenizer: str | None) -> None:
         say(f"other jobs are still working on {result.units_missing} units")
 
 
-@options_command("lm_stage.understand.options:UnderstandOptions", adjust=adjust_understanding)
+def _adjust_understanding(parameters: Parameters) -> Parameters:
+    """`-` as DATASET means that there is no dataset."""
+    dataset = None if parameters["dataset"] == "-" else parameters["dataset"]
+    return {**choose_engine(parameters), "dataset": dataset}
+
+
+@options_command("lm_stage.understand.options:UnderstandOptions", adjust=_adjust_understanding)
 @click.argument("dataset")
 @click.argument("answers")
 @language_model_options
@@ -203,7 +221,7 @@ def generate(options: GenerateOptions, vision_tokenizer: str | None) -> None:
 @click.option(
     "--template",
     type=click.Choice(["chat", "stage1"]),
-    help="Prompt format: of the chat model, or of the first training stage.",
+    help="Prompt format: that of the chat model, or that of the first training stage.",
 )
 @click.option("--max-new-tokens", type=int, help="Maximum length of an answer in tokens.")
 def understand(options: UnderstandOptions) -> None:

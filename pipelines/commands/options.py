@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 import click
 
+from pipelines.commands.build import Parameters
+
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 Decorator = Callable[[Decorated], Decorated]
 DTYPE = click.Choice(["float32", "float16", "bfloat16"])
@@ -77,7 +79,9 @@ language_model_options = option_group(
     ),
     click.option("--temperature", type=float, help="Sampling temperature; logits are divided by it."),
     click.option("--top-k", type=int, help="Sample from the k most likely tokens; 0 samples from all."),
-    click.option("--top-p", type=float, help="Sample from the smallest set of tokens that has this total probability."),
+    click.option(
+        "--top-p", type=float, help="Sample from the smallest set of tokens with at least this total probability."
+    ),
     seed_option,
     click.option("--batch-size", type=int, help="Number of sequences generated at the same time."),
     device_option,
@@ -105,15 +109,23 @@ engine_options = option_group(
         "--rank",
         type=int,
         show_default="$RANK_ID or the Slurm array task",
-        help="Index of this command among --world-size equal commands, from 0.",
+        help="Index of this command, from 0, among the --world-size cooperating commands.",
     ),
     click.option(
         "--world-size",
         type=int,
         show_default="$RANK_SIZE or the size of the Slurm array",
-        help="Number of equal commands, on one or several machines, that share the work.",
+        help="Number of cooperating commands, on one or several machines, that share the work.",
     ),
 )
+
+
+def choose_engine(parameters: Parameters) -> Parameters:
+    """`--workers` without `--engine` means `--engine local`."""
+    if parameters["workers"] is not None and parameters["engine"] is None:
+        return {**parameters, "engine": "local"}
+    return parameters
+
 
 source_options = option_group(
     click.option(
@@ -122,12 +134,16 @@ source_options = option_group(
         type=click.Choice(["processor", "area", "none"]),
         help="Resize rule: as the Emu3 image processor does, to a fixed area, or not at all.",
     ),
-    click.option("--area", type=int, show_default="720²", help="Pixels per image with --resize area."),
     click.option(
-        "--round-to", type=int, help="Sides become multiples of this many pixels; 64 leads to few different sizes."
+        "--area", type=int, show_default="720²", help="Target number of pixels per image, with --resize area."
+    ),
+    click.option(
+        "--round-to",
+        type=int,
+        help="Round both sides to multiples of this many pixels; 64 keeps the number of sizes small.",
     ),
     click.option("--clip-frames", "frames", type=int, help="Frames per video clip, a multiple of 4."),
-    click.option("--fps", type=float, show_default="8", help="Frames per second that are taken from videos."),
+    click.option("--fps", type=float, show_default="8", help="Frames per second to sample from videos."),
     click.option("--stride", type=int, help="Take every Nth frame of videos, in place of --fps."),
     click.option("--start-s", type=float, help="Seconds to skip at the start of videos."),
     click.option("--duration-s", type=float, show_default="all", help="Seconds of videos to use."),
@@ -136,9 +152,7 @@ source_options = option_group(
     click.option(
         "--duplicates",
         type=click.Choice(["keep", "once"]),
-        help="Whether files with equal content are all encoded, or only the first.",
+        help="Whether to keep all files with equal content, or to encode them only once.",
     ),
-    click.option(
-        "--max-refused-in-a-row", type=int, help="Stop after this many consecutive inputs that cannot be used."
-    ),
+    click.option("--max-refused-in-a-row", type=int, help="Stop after this many consecutive unusable inputs."),
 )

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipelines.commands.build import choose_engine, options_command
+from pipelines.commands.build import options_command
 from pipelines.commands.options import (
     batch_pixels_option,
+    choose_engine,
     device_option,
     engine_options,
     numerics_option,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     "--retry-quarantined",
     multiple=True,
     metavar="REASON",
-    help="Try inputs again that were refused for this reason; may be repeated.",
+    help="Retry inputs that were quarantined for this reason; may be repeated.",
 )
 def encode(options: EncodeOptions) -> None:
     """Encode the images and videos of SOURCE into the code shards of DATASET.
@@ -61,8 +62,8 @@ def encode(options: EncodeOptions) -> None:
 @options_command("vq_stage.encode.options:EncodeOptions", adjust=lambda parameters: {"dataset": "", **parameters})
 @click.argument("source")
 @source_options
-@click.option("--megapixels-per-s", type=float, help="Megapixels that a device encodes per second.")
-@click.option("--measured-in", metavar="DATASET", help="Take the encoding rate from the log of this dataset.")
+@click.option("--megapixels-per-s", type=float, help="Encoding speed of one device in megapixels per second.")
+@click.option("--measured-in", metavar="DATASET", help="Take the encoding speed from the log of this dataset.")
 @click.option("--seq-length", type=int, default=8192, help="Tokens per packed row during fine-tuning.")
 def plan(options: EncodeOptions, megapixels_per_s: float | None, measured_in: str | None, seq_length: int) -> None:
     """Estimate what encoding SOURCE would take, from the headers of its files.
@@ -132,7 +133,7 @@ def repair(options: RepairOptions) -> None:
 @click.option("--init-from", metavar="DIR", help="Directory of a tokenizer to fine-tune.")
 @click.option("--steps", type=int, help="Number of training steps.")
 @click.option("--crop", type=int, help="Side of a training crop in pixels.")
-@click.option("--batch", type=int, help="Number of crops per step.")
+@click.option("--batch", type=int, help="Batch size: number of crops per step.")
 @click.option("--clip-share", type=float, help="Share of steps that train on 4-frame clips, made by panning.")
 @click.option("--learning-rate", type=float, help="Learning rate after the warm-up.")
 @click.option("--warmup", type=int, help="Steps of linear learning-rate warm-up.")

@@ -17,7 +17,7 @@ import jinja2
 
 from pipelines.report.media import clip_section, data_url, finished_steps, picture_section
 from pipelines.workflow.pipeline import Pipeline
-from pipelines.workflow.runner import FinishedStep
+from pipelines.workflow.state import StepState
 from shared.dataset.dataset import Dataset
 from shared.maintenance.summary import summarize
 from shared.storage.atomic import write_file
@@ -25,7 +25,7 @@ from shared.storage.atomic import write_file
 FigureRow = tuple[str, str, str]  # step, quantity, value
 
 
-def write_report(pipeline: Pipeline, steps: Sequence[FinishedStep], path: Path) -> None:
+def write_report(pipeline: Pipeline, steps: Sequence[StepState], path: Path) -> None:
     """Write the page about a run that has finished `steps`."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("pipelines", "report"), autoescape=True, undefined=jinja2.StrictUndefined

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from functools import cache
 
 from lm_stage.model.model_directory import EMBEDDED_MODEL
-from pipelines.workflow.codec import recorded_codec
 from pipelines.workflow.step import Step
-from shared.errors import RelayError
+from shared.dataset.dataset import Dataset
+from shared.errors import DatasetError, RelayError
+from shared.storage.paths import as_path
 from vq_stage.model.weights import EMBEDDED_TOKENIZER, codec_fingerprint
+from vq_stage.sources.files import refusing_unreadable
 
 CODE_INPUTS = ("dataset", "datasets", "held_out", "images", "model")  # options that give codes, or a model of codes
 CODE_PRODUCERS = ("encode", "generate", "init-lm", "sft")  # commands that write codes, or a model of codes
@@ -62,3 +65,21 @@ class CodecCheck:
                 producer = self.producer_of(one.location)
                 codec = self.codec_of_step.get(producer) if producer else self.recorded_codec(one.location)
                 yield one.location, codec
+
+
+def recorded_codec(location: str) -> str | None:
+    """The codec fingerprint recorded in a dataset or a language model; None if there is none.
+
+    Raises RelayError if the location cannot be read.
+    """
+    path = as_path(location)
+    with refusing_unreadable():
+        if (path / "plan.arrow").exists():
+            fingerprint = Dataset.open(location).plan().settings.codec.fingerprint
+        elif (path / "config.json").exists():
+            fingerprint = json.loads((path / "config.json").read_text(encoding="utf-8")).get("codec_fingerprint")
+        else:
+            return None
+    if not isinstance(fingerprint, str | None):
+        raise DatasetError(f"{location}: codec fingerprint {fingerprint!r}: expected hexadecimal digits")
+    return fingerprint

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -62,17 +61,6 @@ EXECUTION_OPTIONS = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class CommandLine:
-    """The words of a command line, without the program's name.
-
-    `result_arguments` are those of `arguments` that determine the result: all but the execution options.
-    """
-
-    arguments: tuple[str, ...]
-    result_arguments: tuple[str, ...]
-
-
 def output_path(folder: Path, step_name: str, command: str) -> Path | None:
     """Where a step writes: `folder/NAME`, with a suffix if its command writes a single file."""
     if OUTPUT_PARAMETERS[command] is None:
@@ -80,25 +68,22 @@ def output_path(folder: Path, step_name: str, command: str) -> Path | None:
     return folder / f"{step_name}{OUTPUT_SUFFIXES.get(command, '')}"
 
 
-def command_line(command: click.Command, values: Mapping[str, list[str]]) -> CommandLine:
-    """Spell the values of a step as a command line and let the command itself check it.
+def command_line(command: click.Command, values: Mapping[str, list[str]]) -> tuple[str, ...]:
+    """Spell the values of a step as a command line, without the program's name.
 
-    Raises UsageError for an option that the command does not have, or a value that it refuses.
+    Raises UsageError for an option that the command does not have.
     """
     parameters = {parameter_key(parameter): parameter for parameter in command.params}
     if unknown := sorted(set(values) - set(parameters)):
         raise UsageError(f"unknown {', '.join(unknown)}; {command.name} accepts {', '.join(parameters)}")
-    options, positional = {}, []
+    options: list[str] = []
+    positional: list[str] = []
     for key, parameter in parameters.items():
         if key in values and isinstance(parameter, click.Option):
-            options[key] = _option_words(parameter, values[key])
+            options += _option_words(parameter, values[key])
         elif key in values:
             positional += values[key]
-    words = [word for option in options.values() for word in option]
-    command.make_context(command.name, [*words, "--", *positional])
-    result_words = [word for key, option in options.items() if key not in EXECUTION_OPTIONS for word in option]
-    name = command.name or ""
-    return CommandLine((name, *words, "--", *positional), (name, *result_words, "--", *positional))
+    return (command.name or "", *options, "--", *positional)
 
 
 def parameter_key(parameter: click.Parameter) -> str:

@@ -18,12 +18,14 @@ from typing import Any
 import yaml
 
 from pipelines.workflow.command_line import OUTPUT_PARAMETERS
-from pipelines.workflow.references import StepOptions, as_list
 from shared.errors import UsageError
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 RESERVED_NAMES = ("package", "stale")  # a predefined variable, and a folder beside the outputs of the steps
 SECTIONS = ("steps", "variables", "out")
+_REFERENCE = re.compile(r"\$\{([^}]+)\}")
+
+StepOptions = Mapping[str, str | list[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,22 @@ class PipelineFile:
                 problems.append(f"--set {key}: no such variable or step; known are {', '.join([*variables, *steps])}")
         refuse("--set", content_problems({"steps": steps}))
         return replace(self, variables=variables, steps=steps), problems
+
+
+def substitute(where: str, text: str, values: Mapping[str, object]) -> str:
+    """Replace every reference. Raises UsageError, which begins with `where`, for an unknown name."""
+    if missing := [name for name in _REFERENCE.findall(text) if name not in values]:
+        raise UsageError(f"{where}: {', '.join(missing)}: no such step or variable; known are {', '.join(values)}")
+    return _REFERENCE.sub(lambda match: str(values[match[1]]), text)
+
+
+def referenced_names(options: StepOptions) -> set[str]:
+    """Names that the options of a step refer to."""
+    return {name for value in options.values() for text in as_list(value) for name in _REFERENCE.findall(text)}
+
+
+def as_list(value: str | list[str]) -> list[str]:
+    return value if isinstance(value, list) else [value]
 
 
 def refuse(where: str, problems: list[str]) -> None:

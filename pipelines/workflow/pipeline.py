@@ -16,9 +16,8 @@ import click
 
 from pipelines.workflow.codec_check import CodecCheck
 from pipelines.workflow.command_line import output_path
-from pipelines.workflow.file import PipelineFile, refuse
-from pipelines.workflow.references import referenced_names, substitute
-from pipelines.workflow.step import Step, StepBuilder, producer_of
+from pipelines.workflow.file import PipelineFile, referenced_names, refuse, substitute
+from pipelines.workflow.step import Step, build_step, producer_of
 from shared.errors import RefusedInput, UsageError
 from shared.storage.paths import as_path
 from vq_stage.sources.files import refusing_unreadable
@@ -41,32 +40,27 @@ def load_pipeline(location: str, changes: Mapping[str, str], out: str | None, co
     Raises UsageError with every problem found.
     """
     file, problems = PipelineFile.read(location).changed(changes)
-    folder = _output_folder(out or file.out)
+    folder = Path(out or file.out)
+    if "://" in (out or file.out):
+        raise UsageError(f"--out {out or file.out}: expected a folder on this machine; only inputs may be URLs")
     outputs = {name: output_path(folder, name, str(step["run"])) for name, step in file.steps.items()}
-    builder = StepBuilder(_variable_values(file), outputs, commands)
+    variables = _variable_values(file)
     built: dict[str, Step] = {}
     for name, step in file.steps.items():
         try:
-            built[name] = builder.build(name, step)
+            built[name] = build_step(name, step, variables, outputs, commands)
         except UsageError as error:
             problems.append(str(error))
+    steps: list[Step] = []
     try:
-        names = _execution_order(_needs(file, built))
-    except UsageError as error:
-        problems.append(str(error))
-        names = []
-    steps = [built[name] for name in names if name in built]
+        steps = [built[name] for name in _execution_order(_needs(file, built)) if name in built]
+    except CycleError as error:
+        problems.append(f"steps need each other in a cycle: {' → '.join(error.args[1])}")
     problems += [problem for step in steps for problem in _location_problems(step, outputs)]
     codecs = CodecCheck(partial(producer_of, outputs=outputs))
     problems += [problem for step in steps for problem in codecs.problems(step)]
     refuse(str(file.path), problems)
     return Pipeline(file.path.stem, folder, tuple(steps))
-
-
-def _output_folder(location: str) -> Path:
-    if "://" in location:
-        raise UsageError(f"--out {location}: expected a folder on this machine; only inputs may be URLs")
-    return Path(location)
 
 
 def _variable_values(file: PipelineFile) -> dict[str, str]:
@@ -86,11 +80,8 @@ def _needs(file: PipelineFile, built: Mapping[str, Step]) -> dict[str, set[str]]
 
 
 def _execution_order(needs: Mapping[str, set[str]]) -> list[str]:
-    """Order steps after those they need, and otherwise as in the file. Raises UsageError for a cycle."""
-    try:
-        TopologicalSorter(needs).prepare()
-    except CycleError as error:
-        raise UsageError(f"steps need each other in a cycle: {' → '.join(error.args[1])}") from error
+    """Order steps after those they need, and otherwise as in the file. Raises CycleError."""
+    TopologicalSorter(needs).prepare()
     names: list[str] = []
     while len(names) < len(needs):
         names.append(next(name for name in needs if name not in names and needs[name] <= set(names)))

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from pipelines.workflow.pipeline import Pipeline
 from pipelines.workflow.state import StepState, StepStatus, plan_steps
@@ -34,33 +34,20 @@ class StepFailed(RelayError):
         self.exit_code = exit_code
 
 
-@dataclass(frozen=True, slots=True)
-class FinishedStep:
-    """A step that is done, its state before the run, and the seconds it took, in this run or in the one that did it."""
-
-    state: StepState
-    elapsed_s: float
-
-    @property
-    def was_done(self) -> bool:
-        """Whether it was done before this run."""
-        return self.state.status is StepStatus.DONE
-
-
-def run_pipeline(pipeline: Pipeline, start_from: str | None, report: Callable[[str], None]) -> list[FinishedStep]:
-    """Run the steps that are not done; return all steps.
+def run_pipeline(pipeline: Pipeline, start_from: str | None, report: Callable[[str], None]) -> list[StepState]:
+    """Run the steps that are not done; return all steps with their status before the run and the record after it.
 
     `report` receives a line at the start of each step, and a table of all steps at the end, even after an error.
     Raises StepFailed with the exit code of the first step that fails, Interrupted after a signal, and UsageError if
     another run uses the same output folder.
     """
-    finished: list[FinishedStep] = []
+    finished: list[StepState] = []
     with _run_lock(pipeline), stop_on_signals() as stop:
         states = plan_steps(pipeline, start_from)
         _prepare(pipeline, states, start_from)
         try:
             for state in states:
-                finished.append(FinishedStep(state, _run_step(pipeline, state, stop, report)))
+                finished.append(_run_step(pipeline, state, stop, report))
         finally:
             report(step_table(finished, states[len(finished) :]))
         (pipeline.out / ".pipeline/from").unlink(missing_ok=True)
@@ -81,18 +68,18 @@ def _prepare(pipeline: Pipeline, states: Sequence[StepState], start_from: str | 
         write_file(pipeline.out / ".pipeline/from", start_from.encode())
 
 
-def _run_step(pipeline: Pipeline, state: StepState, stop: StopFlag, report: Callable[[str], None]) -> float:
-    """Run a step unless it is done; return the seconds it took."""
+def _run_step(pipeline: Pipeline, state: StepState, stop: StopFlag, report: Callable[[str], None]) -> StepState:
+    """Run a step unless it is done; return it with its new record."""
     if state.status is StepStatus.DONE:
-        return state.record.elapsed_s
+        return state
     started = time.monotonic()
     stop.raise_if_set(f"before step {state.step.name}")
     report(f"── {state.step.name}: emu3 {' '.join(state.step.arguments)}")
     _run_command(state.step, stop)
     _check_complete(state.step)
-    elapsed_s = time.monotonic() - started
-    replace(state.record, is_done=True, elapsed_s=elapsed_s).write(pipeline, state.step)
-    return elapsed_s
+    record = replace(state.record, is_done=True, elapsed_s=time.monotonic() - started)
+    record.write(pipeline, state.step)
+    return replace(state, record=record)
 
 
 @contextmanager
@@ -122,7 +109,7 @@ def _run_command(step: Step, stop: StopFlag) -> None:
         raise Interrupted(f"step {step.name} was stopped; run the same command to resume")
     if exit_code < 0:
         name = signal.Signals(-exit_code).name
-        raise StepFailed(f"step {step.name} was ended by {name}; run the same command to resume", 1)
+        raise StepFailed(f"step {step.name} was ended by {name}; run the same command to resume", RelayError.exit_code)
     if exit_code:
         raise StepFailed(f"step {step.name} failed with exit code {exit_code}; fix it and run again", exit_code)
 
@@ -141,10 +128,8 @@ def _check_complete(step: Step) -> None:
         return
     dataset = Dataset.open(step.output)
     if missing := dataset.missing_units(dataset.plan()):
-        raise StepFailed(
-            f"step {step.name}: another process is still working on {len(missing)} units; run again once it has ended",
-            1,
-        )
+        text = f"another process is still working on {len(missing)} units; run again once it has ended"
+        raise StepFailed(f"step {step.name}: {text}", RelayError.exit_code)
 
 
 def _set_aside(pipeline: Pipeline, step: Step) -> None:
@@ -160,17 +145,17 @@ def _set_aside(pipeline: Pipeline, step: Step) -> None:
             path.rename(aside / path.name)
 
 
-def step_table(finished: Sequence[FinishedStep], remaining: Sequence[StepState]) -> str:
+def step_table(finished: Sequence[StepState], remaining: Sequence[StepState]) -> str:
     """One line per step: the finished ones with their seconds, then the one that ended the run, then the rest."""
-    lines = [(one.state, "already done" if one.was_done else "done", one.elapsed_s) for one in finished]
-    for index, state in enumerate(remaining):
-        if state.status is StepStatus.DONE:
-            lines.append((state, "already done", state.record.elapsed_s))
-        else:
-            lines.append((state, "not started" if index else "not done", 0.0))
-    width = max(len(state.step.name) for state, _, _ in lines)
-    return "\n".join(
-        f"{state.step.name:<{width}}  {state.step.command:<10}  {outcome:<12}  {elapsed_s:8.1f} s"
-        f"  {state.step.output or ''}"
-        for state, outcome, elapsed_s in lines
-    )
+    outcomes = ["done"] * len(finished) + ["not done"] + ["not started"] * len(remaining)
+    states = [*finished, *remaining]
+    width = max(len(state.step.name) for state in states)
+    lines = []
+    for state, outcome in zip(states, outcomes):
+        outcome = "already done" if state.status is StepStatus.DONE else outcome
+        elapsed_s = state.record.elapsed_s if outcome in ("done", "already done") else 0.0
+        step = state.step
+        lines.append(
+            f"{step.name:<{width}}  {step.command:<10}  {outcome:<12}  {elapsed_s:8.1f} s  {step.output or ''}"
+        )
+    return "\n".join(lines)

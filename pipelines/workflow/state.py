@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cache
 from importlib.metadata import version
@@ -39,35 +39,6 @@ class StepStatus(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class StepFacts:
-    """What decides the status of a step.
-
-    `is_invalidated`: it, or a step that it needs, has to run again. `is_same`: its options, inputs and versions are
-    those of the record. `has_only_grown`: they differ from those by additional items of its inputs only.
-    """
-
-    is_recorded: bool
-    is_recorded_done: bool
-    has_output: bool
-    output_exists: bool
-    is_invalidated: bool
-    is_same: bool
-    has_only_grown: bool
-
-
-def step_status(facts: StepFacts) -> StepStatus:
-    """Decide what to do. Output without a record is of unknown origin, so it counts as changed."""
-    if not facts.is_recorded:
-        return StepStatus.CHANGED if facts.output_exists else StepStatus.NEW
-    if facts.is_invalidated:
-        return StepStatus.CHANGED
-    if facts.is_same:
-        is_complete = facts.is_recorded_done and (facts.output_exists or not facts.has_output)
-        return StepStatus.DONE if is_complete else StepStatus.UNFINISHED
-    return StepStatus.GROWN if facts.has_only_grown and facts.output_exists else StepStatus.CHANGED
-
-
-@dataclass(frozen=True, slots=True)
 class StepRecord:
     """With what a step last ran, as `STEP.json` and `STEP.items` hold it.
 
@@ -88,23 +59,14 @@ class StepRecord:
         try:
             content = json.loads(_record_path(pipeline, step, "json").read_bytes())
             recorded_items = np.frombuffer(items.read_bytes() if items.is_file() else b"", np.uint64)
-            return cls(
-                content["digest"],
-                content["settings"],
-                recorded_items,
-                content["done"],
-                content.get("seconds", 0.0),
-            )
+            seconds = content.get("seconds", 0.0)
+            return cls(content["digest"], content["settings"], recorded_items, content["done"], seconds)
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def write(self, pipeline: Pipeline, step: Step) -> None:
-        content = {
-            "digest": self.digest,
-            "settings": self.settings,
-            "done": self.is_done,
-            "seconds": round(self.elapsed_s, 1),
-        }
+        seconds = round(self.elapsed_s, 1)
+        content = {"digest": self.digest, "settings": self.settings, "done": self.is_done, "seconds": seconds}
         if not self.is_done:
             write_file(_record_path(pipeline, step, "items"), self.items.tobytes())
         write_file(_record_path(pipeline, step, "json"), canonical_json(content).encode())
@@ -138,15 +100,32 @@ def plan_steps(pipeline: Pipeline, start_from: str | None = None) -> list[StepSt
         record = _current_record(step, [read_input(location) for location in external], needed, versions)
         recorded = StepRecord.read(pipeline, step)
         is_invalidated = step.name == start_from or bool(stale & set(step.needs))
-        status = step_status(_facts(step, record, recorded, is_invalidated))
+        status = step_status(step, record, recorded, is_invalidated)
         digests[step.name] = record.digest
         if status is not StepStatus.DONE:
             stale.add(step.name)
         elapsed_s = recorded.elapsed_s if recorded else 0.0
-        states.append(
-            StepState(step, status, StepRecord(record.digest, record.settings, record.items, False, elapsed_s))
-        )
+        states.append(StepState(step, status, replace(record, elapsed_s=elapsed_s)))
     return states
+
+
+def step_status(step: Step, current: StepRecord, recorded: StepRecord | None, is_invalidated: bool) -> StepStatus:
+    """Compare what determines the result of a step now with the record of its last run.
+
+    `is_invalidated`: the step, or one that it needs, has to run again. Output without a record is of unknown origin,
+    so it counts as changed.
+    """
+    output_exists = step.output is not None and step.output.exists()
+    if recorded is None:
+        return StepStatus.CHANGED if output_exists else StepStatus.NEW
+    if is_invalidated:
+        return StepStatus.CHANGED
+    if recorded.digest == current.digest:
+        is_complete = recorded.is_done and (output_exists or step.output is None)
+        return StepStatus.DONE if is_complete else StepStatus.UNFINISHED
+    is_same_command = step.command == "encode" and recorded.settings == current.settings
+    has_only_grown = is_same_command and bool(np.isin(recorded.items, current.items).all())
+    return StepStatus.GROWN if has_only_grown and output_exists else StepStatus.CHANGED
 
 
 def interrupted_start(pipeline: Pipeline) -> str | None:
@@ -167,21 +146,6 @@ def _current_record(step: Step, inputs: list[InputState], needed: list[str], ver
     settings = digest_of({"arguments": step.result_arguments, "versions": versions, "fixed": fixed, "needs": needed})
     digest = digest_of({"settings": settings, "items": hashlib.sha256(items.tobytes()).hexdigest()})
     return StepRecord(digest, settings, items)
-
-
-def _facts(step: Step, record: StepRecord, recorded: StepRecord | None, is_invalidated: bool) -> StepFacts:
-    return StepFacts(
-        is_recorded=recorded is not None,
-        is_recorded_done=recorded is not None and recorded.is_done,
-        has_output=step.output is not None,
-        output_exists=step.output is not None and step.output.exists(),
-        is_invalidated=is_invalidated,
-        is_same=recorded is not None and recorded.digest == record.digest,
-        has_only_grown=step.command == "encode"
-        and recorded is not None
-        and recorded.settings == record.settings
-        and bool(np.isin(recorded.items, record.items).all()),
-    )
 
 
 def _record_path(pipeline: Pipeline, step: Step, suffix: str) -> Path:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 
-from pipelines.workflow.command_line import INPUT_PARAMETERS, OUTPUT_PARAMETERS, command_line
-from pipelines.workflow.references import StepOptions, as_list, referenced_names, substitute
+from pipelines.workflow.command_line import EXECUTION_OPTIONS, INPUT_PARAMETERS, OUTPUT_PARAMETERS, command_line
+from pipelines.workflow.file import StepOptions, as_list, referenced_names, substitute
 from shared.errors import UsageError
 
 
@@ -42,54 +42,52 @@ class Step:
         return next((one.location for one in self.inputs if one.option == option), None)
 
 
-@dataclass(frozen=True, slots=True)
-class StepBuilder:
-    """Builds the steps of one pipeline file from their descriptions.
+def build_step(
+    name: str,
+    described: StepOptions,
+    variables: Mapping[str, str],
+    outputs: Mapping[str, Path | None],
+    commands: click.Group,
+) -> Step:
+    """Build a step and let its command check the options.
 
-    `variables` are the values of its variables, `outputs` the path that each step writes to.
+    `variables` are the values of the variables, `outputs` the path that each step writes to.
+    Raises UsageError that names the step.
     """
+    command = commands.commands[str(described["run"])]
+    try:
+        values = _values(name, described, variables, outputs)
+        arguments = command_line(command, values)
+        command.make_context(command.name, list(arguments[1:]))
+    except click.ClickException as error:
+        raise UsageError(f"step {name}: {error.format_message()}") from error
+    except UsageError as error:
+        raise UsageError(f"step {name}: {error}") from error
+    decisive = {key: texts for key, texts in values.items() if key not in EXECUTION_OPTIONS}
+    inputs = _inputs(values, OUTPUT_PARAMETERS[arguments[0]])
+    producers = {producer for one in inputs if (producer := producer_of(one.location, outputs))}
+    needs = (referenced_names(described) & set(outputs)) | (producers - {name})
+    return Step(
+        name, arguments[0], arguments, outputs[name], inputs, tuple(sorted(needs)), command_line(command, decisive)
+    )
 
-    variables: Mapping[str, str]
-    outputs: Mapping[str, Path | None]
-    commands: click.Group
 
-    def build(self, name: str, described: StepOptions) -> Step:
-        """Build a step; its command checks the options. Raises UsageError that names the step."""
-        command_name = str(described["run"])
-        try:
-            values = self._values(name, described)
-            line = command_line(self.commands.commands[command_name], values)
-        except click.ClickException as error:
-            raise UsageError(f"step {name}: {error.format_message()}") from error
-        except UsageError as error:
-            raise UsageError(f"step {name}: {error}") from error
-        inputs = _inputs(values, OUTPUT_PARAMETERS[command_name])
-        producers = {producer for one in inputs if (producer := producer_of(one.location, self.outputs))}
-        needs = (referenced_names(described) & set(self.outputs)) | (producers - {name})
-        return Step(
-            name,
-            command_name,
-            line.arguments,
-            self.outputs[name],
-            inputs,
-            tuple(sorted(needs)),
-            line.result_arguments,
-        )
-
-    def _values(self, name: str, described: StepOptions) -> dict[str, list[str]]:
-        """The options of a step with references replaced, and its output added."""
-        known = {**self.variables, **{step: path for step, path in self.outputs.items() if path is not None}}
-        values = {
-            key: [substitute(key, text, known) for text in as_list(value)]
-            for key, value in described.items()
-            if key != "run"
-        }
-        written = OUTPUT_PARAMETERS[str(described["run"])]
-        if written is not None:
-            if written in values:
-                raise UsageError(f"{written}: the step writes to {self.outputs[name]}; remove it, or give --out")
-            values[written] = [str(self.outputs[name])]
-        return values
+def _values(
+    name: str, described: StepOptions, variables: Mapping[str, str], outputs: Mapping[str, Path | None]
+) -> dict[str, list[str]]:
+    """The options of a step with references replaced, and its output added."""
+    known = {**variables, **{step: path for step, path in outputs.items() if path is not None}}
+    values = {
+        key: [substitute(key, text, known) for text in as_list(value)]
+        for key, value in described.items()
+        if key != "run"
+    }
+    written = OUTPUT_PARAMETERS[str(described["run"])]
+    if written is not None:
+        if written in values:
+            raise UsageError(f"{written}: the step writes to {outputs[name]}; remove it, or give --out")
+        values[written] = [str(outputs[name])]
+    return values
 
 
 def producer_of(location: str, outputs: Mapping[str, Path | None]) -> str | None:

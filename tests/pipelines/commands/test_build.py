@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any
 
 import click
 import pytest
 from click.testing import CliRunner
 
+from lm_stage.inference.sampling import SamplingOptions
+from lm_stage.text.templates import EMU3_NEGATIVE_PROMPT
+from lm_stage.understand.options import UnderstandOptions
 from pipelines.cli import main
 from pipelines.commands.build import OptionsCommand, fill, options_command, parameter_defaults
 from shared.errors import UsageError
+from shared.jobs.engines import EngineOptions
 from vq_stage.encode.options import EncodeOptions
 from vq_stage.video.clips import ClipSampling
 
@@ -91,7 +95,41 @@ def test_no_default_is_stated_twice(command: OptionsCommand) -> None:
     assert {param.name for param in command.params} & set(known)
 
 
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: str(command.name))
+def test_the_command_line_changes_no_default(command: OptionsCommand) -> None:
+    """Without options, a command gets what the dataclass gives if only the required fields are set."""
+    needs = {"train-vq": ["--config", "c.json"]}.get(str(command.name), [])
+    arguments = ["x" for param in command.params if isinstance(param, click.Argument) and param.required]
+    options = command.make_context(command.name, [*needs, *arguments]).params["options"]
+    required = [field.name for field in fields(options) if field.default is field.default_factory is MISSING]
+    required += ["config"] if needs else []
+    assert options == type(options)(**{name: getattr(options, name) for name in required})
+
+
 def test_a_default_that_a_class_derives_is_derived_again() -> None:
     """Without --stride, clips are sampled at 8 frames per second; with it, there is no rate."""
     assert fill(EncodeOptions, {"source": "", "dataset": "", "stride": 2}).sampling == ClipSampling(stride=2)
     assert fill(EncodeOptions, {"source": "", "dataset": ""}).sampling == ClipSampling(fps=8.0)
+
+
+def understood(*arguments: str) -> UnderstandOptions:
+    command = main.commands["understand"]
+    options: UnderstandOptions = command.make_context("understand", [*arguments, "x", "y"]).params["options"]
+    return options
+
+
+def test_workers_without_an_engine_are_processes_of_this_machine() -> None:
+    assert understood("--workers", "2").engine == EngineOptions("local", 2)
+    assert understood().engine == EngineOptions("here", 1)
+
+
+def test_answers_are_greedy_unless_sampling_is_asked_for() -> None:
+    assert understood().sampling.greedy
+    assert understood("--top-k", "5").sampling == SamplingOptions(top_k=5, greedy=True)
+    assert understood("--sample", "--top-k", "5").sampling == SamplingOptions(top_k=5)
+
+
+def test_emu3_prompting_fills_in_what_is_not_given() -> None:
+    command = main.commands["generate"]
+    options = command.make_context("generate", ["--prompting", "emu3", "--suffix", "", "x", "y"]).params["options"]
+    assert (options.suffix, options.negative_prompt) == ("", EMU3_NEGATIVE_PROMPT)

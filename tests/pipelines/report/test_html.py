@@ -16,7 +16,6 @@ from pipelines.report import html
 from pipelines.report.html import write_report
 from pipelines.report.media import Answer, Card, Figure, Section
 from pipelines.workflow.pipeline import Pipeline
-from pipelines.workflow.runner import FinishedStep
 from pipelines.workflow.state import NO_ITEMS, StepRecord, StepState, StepStatus
 from pipelines.workflow.step import Input, Step
 from shared.training.log import TrainLog
@@ -53,8 +52,8 @@ def page(tmp_path: Path) -> Path:
         Step("after", "decode", ("decode",), tmp_path / "after", (Input("dataset", str(codes)),), ("codes",)),
         Step("answers", "understand", ("understand",), tmp_path / "answers.jsonl", (), ("codes",)),
     )
-    record = StepRecord("", "", NO_ITEMS)
-    finished = [FinishedStep(StepState(step, StepStatus.NEW, record), 1.5) for step in steps]
+    record = StepRecord("", "", NO_ITEMS, elapsed_s=1.5)
+    finished = [StepState(step, StepStatus.NEW, record) for step in steps]
     write_report(Pipeline("a <name>", tmp_path, steps), finished, tmp_path / "report.html")
     return tmp_path / "report.html"
 

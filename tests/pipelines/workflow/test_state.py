@@ -4,27 +4,16 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from pipelines.workflow.runner import StepFailed
-from pipelines.workflow.state import StepFacts, StepStatus, plan_steps, step_status
+from pipelines.workflow.state import StepRecord, StepStatus, plan_steps, step_status
+from pipelines.workflow.step import Step
 from shared.errors import UsageError
 from tests.support.small_pipelines import CHAIN, StandInCommands, load, steps, steps_run
-
-
-def facts(**changes: bool) -> StepFacts:
-    """A step that is done, except for the changes."""
-    done = {
-        "is_recorded": True,
-        "is_recorded_done": True,
-        "has_output": True,
-        "output_exists": True,
-        "is_invalidated": False,
-        "is_same": True,
-        "has_only_grown": False,
-    }
-    return StepFacts(**{**done, **changes})
 
 
 @pytest.mark.parametrize(
@@ -34,20 +23,31 @@ def facts(**changes: bool) -> StepFacts:
         ({"has_output": False, "output_exists": False}, StepStatus.DONE),
         ({"is_recorded": False, "output_exists": False}, StepStatus.NEW),
         ({"is_recorded": False}, StepStatus.CHANGED),
-        ({"is_recorded_done": False}, StepStatus.UNFINISHED),
-        ({"is_recorded_done": False, "output_exists": False}, StepStatus.UNFINISHED),
+        ({"is_done": False}, StepStatus.UNFINISHED),
+        ({"is_done": False, "output_exists": False}, StepStatus.UNFINISHED),
         ({"output_exists": False}, StepStatus.UNFINISHED),
         ({"is_invalidated": True}, StepStatus.CHANGED),
-        ({"is_invalidated": True, "is_recorded_done": False}, StepStatus.CHANGED),
-        ({"is_same": False}, StepStatus.CHANGED),
-        ({"is_same": False, "has_only_grown": True}, StepStatus.GROWN),
-        ({"is_same": False, "has_only_grown": True, "is_recorded_done": False}, StepStatus.GROWN),
-        ({"is_same": False, "has_only_grown": True, "output_exists": False}, StepStatus.CHANGED),
-        ({"is_same": False, "has_only_grown": True, "is_invalidated": True}, StepStatus.CHANGED),
+        ({"is_invalidated": True, "is_done": False}, StepStatus.CHANGED),
+        ({"items": [1]}, StepStatus.CHANGED),
+        ({"items": [1, 2, 3]}, StepStatus.GROWN),
+        ({"items": [1, 2, 3], "is_done": False}, StepStatus.GROWN),
+        ({"items": [1, 2, 3], "output_exists": False}, StepStatus.CHANGED),
+        ({"items": [1, 2, 3], "is_invalidated": True}, StepStatus.CHANGED),
+        ({"items": [1, 2, 3], "command": "decode"}, StepStatus.CHANGED),
+        ({"items": [1, 2, 3], "settings": "others"}, StepStatus.CHANGED),
     ],
 )
-def test_the_status_of_a_step(changes: dict[str, bool], status: StepStatus) -> None:
-    assert step_status(facts(**changes)) is status
+def test_the_status_of_a_step(changes: dict[str, Any], status: StepStatus, tmp_path: Path) -> None:
+    """A step that is done with items 1 and 2, except for the changes."""
+    facts = {"has_output": True, "output_exists": True, "is_recorded": True, "command": "encode", "items": [1, 2]}
+    facts |= {"is_done": True, "is_invalidated": False, "settings": "as before", **changes}
+    output = tmp_path / "output"
+    if facts["output_exists"]:
+        output.mkdir()
+    step = Step("codes", facts["command"], (), output if facts["has_output"] else None, (), ())
+    recorded = StepRecord("[1, 2]", "as before", np.array([1, 2], np.uint64), facts["is_done"])
+    current = StepRecord(str(facts["items"]), facts["settings"], np.array(facts["items"], np.uint64))
+    assert step_status(step, current, recorded if facts["is_recorded"] else None, facts["is_invalidated"]) is status
 
 
 def test_codes_are_kept_when_files_are_added(folder: Path, worker: StandInCommands) -> None:

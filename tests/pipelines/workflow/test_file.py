@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.workflow.references import referenced_names, substitute
+from pipelines.workflow.file import referenced_names, substitute
 from shared.errors import UsageError
 
 
