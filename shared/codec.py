@@ -1,4 +1,4 @@
-"""The codec: the vision tokenizer as everything but the tokenizer itself sees it.
+"""The codec: the properties of a vision tokenizer that datasets and the language model depend on.
 
 This is the only place that states how many pixels and frames one code covers.
 """

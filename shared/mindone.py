@@ -1,4 +1,4 @@
-"""What both stages need to load a model of the mindone library: the device check, and a quiet import.
+"""The device check and the quiet import with which both stages load a model of the mindone library.
 
 mindone's Emu3 is a second opinion for owners of an NPU: `--backend mindone` runs it behind the interface of our own
 models. Neither mindone nor MindSpore is imported here.

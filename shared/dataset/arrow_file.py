@@ -43,7 +43,6 @@ class ArrowFile:
         return dict(json.loads((self._reader.schema.metadata or {})[METADATA_KEY]))
 
     def compute_sha256(self) -> str:
-        """Return the SHA-256 of the file, 64 hex digits."""
         return hashlib.sha256(self._content).hexdigest()
 
     def batch(self, index: int) -> pa.RecordBatch:
@@ -69,7 +68,6 @@ def dump_rows(records: Sequence[CodeRecord], row_format: str, metadata: Mapping[
 
 
 def dump_batches(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> pa.Buffer:
-    """Return record batches as an Arrow file."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, schema) as writer:
         for batch in batches:

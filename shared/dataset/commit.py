@@ -25,7 +25,7 @@ from shared.storage.checked_json import dump_checked_json, load_checked_json
 
 @dataclass(frozen=True, slots=True)
 class UnitResult:
-    """What a worker made of one unit, in the order of its inputs.
+    """The result of one unit, in the order of its inputs.
 
     `numerics` names what can change the last bit of a result (device, dtype, versions); `quality` holds one entry
     per row that was decoded again and compared.
@@ -73,7 +73,7 @@ class CommitRecord:
 
     @classmethod
     def read(cls, path: Path) -> CommitRecord:
-        """Raises DatasetError if the file is missing, damaged, or not a commit record."""
+        """Read a file. Raises DatasetError if it is missing, damaged, or not a commit record."""
         try:
             return cls(**load_checked_json(path.read_bytes(), str(path)))
         except (OSError, TypeError) as error:
@@ -129,7 +129,7 @@ def _write_part(paths: DatasetPaths, plan: Plan, result: UnitResult) -> tuple[st
 
 
 def _check_equal(paths: DatasetPaths, record: CommitRecord) -> None:
-    """Compare with the record that was there first; files that differ from its files are removed again."""
+    """Compare with the record that another attempt created first; remove this attempt's files if they differ."""
     first = CommitRecord.read(paths.record_path(record.unit))
     if (first.part_sha256, first.quarantine_sha256) == (record.part_sha256, record.quarantine_sha256):
         return

@@ -36,7 +36,7 @@ class Conversation:
 
     @classmethod
     def from_json(cls, value: object) -> Conversation:
-        """Raises RefusedInput `bad_entry` if the turns have another form or order."""
+        """Parse a list of turns. Raises RefusedInput `bad_entry` if they have another form or order."""
         if not isinstance(value, list) or not value:
             raise RefusedInput("bad_entry", f"`conversations`: expected a list of {{from, value}}, got {value!r:.100}")
         speakers, texts = zip(*(_speaker_and_text(number, turn) for number, turn in enumerate(value, 1)))

@@ -33,7 +33,7 @@ class Dataset(DatasetPaths):
 
     @classmethod
     def open(cls, root: str | Path) -> Dataset:
-        """Raises DatasetError if there is no dataset at `root`."""
+        """Open an existing dataset. Raises DatasetError if there is none at `root`."""
         dataset = cls(root)
         if not dataset.plan_path.is_file():
             raise DatasetError(
@@ -69,7 +69,6 @@ class Dataset(DatasetPaths):
         return (self.record(unit) for unit in self.committed_units())
 
     def refusals(self, record: CommitRecord) -> list[Refusal]:
-        """Return the refused inputs of a unit."""
         return load_refusals(self.quarantine / record.quarantine) if record.quarantine else []
 
     @property
@@ -143,11 +142,11 @@ class Dataset(DatasetPaths):
         return f"damaged rows: {', '.join(map(repr, keys[:_NAMED_KEYS]))}{' …' if len(keys) > _NAMED_KEYS else ''}"
 
     def manifest(self) -> Manifest:
-        """Raises DatasetError if the manifest is damaged, OSError if there is none."""
+        """Read the manifest. Raises DatasetError if it is damaged, OSError if there is none."""
         return Manifest.from_bytes(self.manifest_path.read_bytes(), str(self.manifest_path))
 
     def write_manifest(self, plan: Plan, shards: Sequence[Shard] | None = None) -> None:
-        """Write what exists, once every unit is committed; the shards stay as listed unless others are given."""
+        """List all parts, once every unit is committed; the shards stay as listed unless others are given."""
         shards = self._listed_shards() if shards is None else shards
         data = Manifest.build(plan, self.commit_records(), shards).to_bytes()
         if not self.manifest_path.is_file() or self.manifest_path.read_bytes() != data:

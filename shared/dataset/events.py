@@ -24,7 +24,6 @@ class EventLog:
                 file.write(canonical_json(values) + "\n")
 
     def append_unit(self, unit: int, rows: int, elapsed_s: float) -> None:
-        """Append that a unit was committed."""
         self.append(event="unit", unit=unit, rows=rows, elapsed_s=round(elapsed_s, 3), time=time.time())
 
     def read(self) -> Iterator[dict[str, Any]]:

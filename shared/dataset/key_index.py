@@ -1,4 +1,4 @@
-"""Where the row of each key is: a table sorted by a 64-bit hash of the key, searched by bisection.
+"""The index from keys to rows: a table sorted by a 64-bit hash of the key, searched by bisection.
 
 `emu3 seal` writes the table beside the shards, from where it is memory-mapped. For other units it is built in memory.
 """
@@ -48,7 +48,7 @@ class RowLocation:
 
 
 class KeyIndex:
-    """The locations of rows by key."""
+    """An index in memory or in a memory-mapped file."""
 
     def __init__(self, table: pa.Table):
         self._table = table
@@ -118,7 +118,6 @@ def shards_of_index(directory: Path) -> list[Shard]:
 
 
 def _entries(unit: int, index: int, batch: pa.RecordBatch) -> pa.RecordBatch:
-    """Return the entries of one record batch of rows."""
     rows = batch.num_rows
     columns = {
         "key_hash": pa.array([_hash(key) for key in batch.column("key").to_pylist()], pa.uint64()),

@@ -26,7 +26,7 @@ class ManifestPart:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """Written when every unit is committed. `plan_sha256` is that of `plan.arrow`, without additions."""
+    """The contents of a complete dataset. `plan_sha256` is that of `plan.arrow`, without additions."""
 
     plan_sha256: str
     settings: DatasetSettings
@@ -50,7 +50,7 @@ class Manifest:
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> Manifest:
-        """Raises DatasetError if the bytes are damaged or not those of a manifest."""
+        """Parse a manifest. Raises DatasetError if the bytes are damaged or not those of a manifest."""
         values = load_checked_json(data, where)
         try:
             del values["format"]  # the settings have it too

@@ -1,4 +1,4 @@
-"""Where the files of a dataset are.
+"""The files of a dataset.
 
 plan.arrow, plan-0001.arrow, …       the work list and its additions
 parts/part-000123.<hash>.arrow       the rows of a committed unit

@@ -130,7 +130,6 @@ class Plan:
         self.input_count = sum(file.input_count for file in self._files)
 
     def __len__(self) -> int:
-        """Return the number of units."""
         return sum(len(file) for file in self._files)
 
     @property
@@ -139,7 +138,6 @@ class Plan:
         return len(self._files) - 1
 
     def is_added(self, unit: int) -> bool:
-        """Whether a unit comes from an addition."""
         return unit >= len(self._files[0])
 
     def next_index(self) -> int:

@@ -136,7 +136,7 @@ def _unit_batch(unit: Unit, schema: pa.Schema) -> pa.RecordBatch:
 
 @contextmanager
 def _naming_the_disk() -> Iterator[None]:
-    """SQLite's errors are not OSErrors, and do not name the disk."""
+    """Raise OSError, naming the directory, for errors of SQLite, which do not name the disk."""
     try:
         yield
     except sqlite3.OperationalError as error:

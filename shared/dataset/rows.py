@@ -183,7 +183,7 @@ def damaged_keys(batch: pa.RecordBatch) -> list[str]:
 
 
 class DatasetDigest:
-    """The sum of the SHA-256 of all rows modulo 2**256, hashed with the dataset's fingerprints.
+    """The sum of the SHA-256 of all rows modulo 2**256, hashed with the dataset's fingerprints to 64 hex digits.
 
     It does not depend on the order of the rows, on how they are split into files, or on the file format.
     """
@@ -199,6 +199,5 @@ class DatasetDigest:
             self._rows += 1
 
     def hexdigest(self) -> str:
-        """Return 64 hex digits."""
         header = canonical_json({"rows": self._rows, "fingerprints": self._fingerprints})
         return hashlib.sha256(header.encode() + b"\0" + self._sum.to_bytes(32, "big")).hexdigest()

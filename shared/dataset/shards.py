@@ -50,7 +50,6 @@ class ShardReader:
         return unit in self._locations
 
     def path(self, unit: int) -> Path:
-        """Return the shard that holds a unit."""
         return self.directory / self._locations[unit][0].shard
 
     def problem(self, unit: int) -> str | None:

@@ -52,7 +52,7 @@ class SealResult:
 
 
 def seal(options: SealOptions) -> SealResult:
-    """Raises DatasetError, and removes nothing, if units are missing or a part is damaged."""
+    """Seal a dataset. Raises DatasetError, and removes nothing, if units are missing or a part is damaged."""
     dataset = Dataset.open(options.dataset)
     with stop_on_signals() as stop, job_lock(dataset.root, partial(sweep, dataset)):
         plan = dataset.plan()

@@ -1,4 +1,4 @@
-"""What a dataset holds, from its commit records and a sample of its parts."""
+"""Summarizes a dataset from its commit records and a sample of its parts."""
 
 from __future__ import annotations
 

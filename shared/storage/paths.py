@@ -1,4 +1,4 @@
-"""Paths: on the local disk, or by fsspec (`s3://`, `memory://`, …) elsewhere.
+"""Paths on the local disk and, through fsspec, elsewhere (`s3://`, `memory://`, …).
 
 A local path is a `pathlib.Path`, a remote one an `upath.UPath`, which has the same methods. Object stores write whole
 objects, so whatever needs renames, locks or appending exists on disk only.

@@ -50,8 +50,7 @@ class TokenLayout:
             raise CheckpointError(f"token layout: codebook_size {self.codebook_size}: the model has no visual tokens")
         if len(set(control.values())) != len(control) or min(control.values()) < 0:
             raise CheckpointError(f"token layout: expected distinct ids from 0 up, got {control}")
-        overlapping = [name for name, token in control.items() if self.is_visual(token)]
-        if overlapping:
+        if overlapping := [name for name, token in control.items() if self.is_visual(token)]:
             roles = ", ".join(overlapping)
             raise CheckpointError(f"token layout: {roles} lie within the visual tokens: {self.to_dict()}")
 

@@ -34,7 +34,6 @@ class GridFormat:
     has_eol: bool = False
 
     def size_text(self, frames: int, height: int, width: int) -> str:
-        """Return the text between BOI and IMG."""
         return self.size.replace("T", str(frames)).replace("H", str(height)).replace("W", str(width))
 
 

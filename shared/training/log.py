@@ -15,7 +15,7 @@ from shared.storage.atomic import write_file
 class TrainLog:
     """The entries of all steps; those after the last checkpoint are dropped on resume.
 
-    `first_step` is the number of steps that are done, that is, the next one.
+    `first_step` is the first step that this run computes.
     """
 
     def __init__(self, directory: Path, first_step: int):
@@ -34,7 +34,7 @@ class TrainLog:
         self.entries.append({**values, "elapsed_s": elapsed_s})
 
     def flush(self) -> None:
-        """Write all entries to disk; to be called before a checkpoint is written."""
+        """Write all entries to disk. Call this before a checkpoint is written."""
         write_file(self.path, "".join(json.dumps(entry) + "\n" for entry in self.entries).encode())
         self._write_scalars()
 

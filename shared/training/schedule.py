@@ -21,7 +21,6 @@ class CosineSchedule:
     decay_to: int
 
     def learning_rate(self, step: int) -> float:
-        """Return the learning rate of a step."""
         progress = (step - self.decay_from) / max(1, self.decay_to - self.decay_from)
         cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, progress))))
         rate = self.peak * (self.min_ratio + (1 - self.min_ratio) * cosine)

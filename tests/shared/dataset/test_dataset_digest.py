@@ -1,4 +1,4 @@
-"""The digest of a dataset: what it depends on, and what not."""
+"""The digest of a dataset depends on its rows and fingerprints, not on order or files."""
 
 from __future__ import annotations
 

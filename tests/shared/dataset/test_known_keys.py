@@ -1,4 +1,4 @@
-"""Keys that were planned before."""
+"""The set of known keys."""
 
 from __future__ import annotations
 
@@ -12,4 +12,4 @@ def test_keys_are_new_once() -> None:
     assert keys.is_new("b")
     assert not keys.is_new("b")
     assert keys.has("b")
-    assert not older.has("b"), "what is seen later is not noted in what was known before"
+    assert not older.has("b"), "the earlier set does not change"

@@ -1,4 +1,4 @@
-"""Plans written one input at a time: the same units as if all were in memory, without their being so."""
+"""Plans written one input at a time have the same units as if all inputs were in memory."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ planned_inputs = st.builds(
 def test_units_hold_inputs_of_one_size_the_largest_first(
     tmp_path_factory: pytest.TempPathFactory, sized: list[tuple[Size, PlannedInput]], unit_rows: int
 ) -> None:
-    """Largest first, in the order added, and every field comes back."""
+    """The largest size comes first, inputs keep their order, and every field comes back."""
     by_size: dict[Size, list[PlannedInput]] = defaultdict(list)
     for size, planned in sized:
         by_size[size].append(planned)
@@ -95,7 +95,7 @@ def test_an_addition_goes_on_in_numbering_and_says_what_is_tried_again(tmp_path:
 
 
 def test_20_000_inputs_of_2000_sizes_pass_through_a_few_megabytes(tmp_path: Path) -> None:
-    """Python's memory; what SQLite and Arrow hold is bounded by their own buffers."""
+    """This measures Python's memory; SQLite and Arrow bound theirs by their own buffers."""
     write(tmp_path / "warm-up.arrow", [((1, 16, 24), PlannedInput(0, "a", "a.png"))])
     tracemalloc.start()
     try:

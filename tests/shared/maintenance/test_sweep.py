@@ -1,4 +1,4 @@
-"""What killed jobs leave, and what a sweep keeps."""
+"""A sweep removes what killed jobs leave behind, and keeps the rest."""
 
 from __future__ import annotations
 

@@ -52,7 +52,7 @@ def video_tokens(codes_THW: np.ndarray, layout: TokenLayout, grid_format: GridFo
 
 
 def image_role(offset: int, height: int, width: int) -> str:
-    """REFERENCE.md, constrained decoding: what may stand at an offset counted from IMG, which is at 0.
+    """Return the role of the token at an offset from IMG, which is at 0, by upstream's rules for constrained decoding.
 
     The end goes before the end of a row: at width 1, EOI's offset is a multiple of W + 1 too.
     """
@@ -63,7 +63,7 @@ def image_role(offset: int, height: int, width: int) -> str:
 
 
 def video_role(offset: int, frames: int, height: int, width: int, form: GridFormat) -> str:
-    """REFERENCE.md, video: T frames without EOL, an EOF after each, EOI at the end; `rows` has EOL after each row."""
+    """Return the role of a token of a video: frames end with EOF and, in the format `rows`, rows with EOL."""
     row = width + 1 if form is ROWS else width
     frame = height * row + 1
     if offset > frames * frame:
@@ -75,7 +75,7 @@ def video_role(offset: int, frames: int, height: int, width: int, form: GridForm
 
 @dataclass(frozen=True)
 class Body:
-    """Codes and what is to become of them, an image or a video."""
+    """Codes, and the format in which to write them."""
 
     codes_THW: np.ndarray
     layout: TokenLayout
@@ -114,7 +114,7 @@ class Body:
 
 @st.composite
 def layouts(draw: st.DrawFn) -> TokenLayout:
-    """Control tokens on both sides of the visual ones, often next to them."""
+    """Generate layouts with control tokens on both sides of the visual tokens, often next to them."""
     size = draw(st.sampled_from([1, 2, 32768, 65536]) | st.integers(1, 65536))
     first = draw(st.integers(0, 12) | st.integers(0, 200_000))
     near = st.integers(max(0, first - 8), first + 8)
@@ -161,7 +161,7 @@ def test_an_image_is_a_frame_of_rows() -> None:
 
 
 def test_forms_of_videos_by_name() -> None:
-    """The names are recorded in datasets: they mean what they always meant."""
+    """Datasets record the names, so the formats behind them never change."""
     univla, rows = GridFormat("univla", "T*H*W", has_eol=False), GridFormat("rows", "T*H*W", has_eol=True)
     assert dict(VIDEO_FORMATS) == {"univla": univla, "rows": rows}
 
@@ -172,7 +172,7 @@ def test_the_size_stands_before_the_body_as_text() -> None:
 
 
 def test_lengths_by_hand() -> None:
-    assert grid_length(1, 90, 90, IMAGE) == 8193 - 1  # REFERENCE.md counts the step of EOS too
+    assert grid_length(1, 90, 90, IMAGE) == 8193 - 1  # the published count includes EOS
     assert grid_length(1, 64, 64, IMAGE) == 4163 - 1
     assert grid_length(1, 2, 3, IMAGE) == 10
     assert grid_length(2, 1, 2, UNIVLA) == 7
@@ -239,7 +239,7 @@ def test_codes_of_another_rank_are_refused(rank: int) -> None:
 
 
 def real_vocabulary() -> dict[str, int]:
-    """The special tokens of emu3.tiktoken, in order after its 151643 ranks; see REFERENCE.md."""
+    """Return the special tokens of emu3.tiktoken, whose ids follow its 151643 ranks in this order."""
     surfaces = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"<|extra_{index}|>" for index in range(205))]
     surfaces += ["<|image token|>", "<|image start|>", "<|image end|>"]
     surfaces += [f"<|visual token {code:06d}|>" for code in range(32768)]
@@ -279,7 +279,7 @@ def test_vocabularies_without_a_control_token_are_refused(surface: str) -> None:
     [(3, None, 7, 3), (1, None, 7, 1), (3, 30, 8, 3), (7, 30, 8, 7), (9, 18, 9, 8), (8, 20, 9, 8), (3, 14, 8, 3)],
 )
 def test_vocabularies_with_gaps_are_refused(code: int, token: int | None, found: int, consecutive: int) -> None:
-    """A visual token missing, moved, past a missing one, or out of order."""
+    """A visual token is missing, moved, past a missing one, or out of order."""
     vocabulary = small_vocabulary()
     surface = f"<|visual token {code:06d}|>"
     if token is None:

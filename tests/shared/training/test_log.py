@@ -20,7 +20,7 @@ from shared.training.log import TrainLog, _running_mean
 
 
 def logged(directory: Path, steps: int, first: int = 0) -> TrainLog:
-    """A log that a run from step `first` on wrote."""
+    """Write the log of a run that starts at step `first`."""
     log = TrainLog(directory, first)
     for step in range(first, steps):
         log.add(step=step, loss=8.0 / (step + 1), tokens=100)
@@ -37,7 +37,7 @@ def write_lines(directory: Path, *entries: dict[str, Any]) -> None:
 
 
 def events(directory: Path) -> Iterator[Event]:
-    """Of all event files, the oldest first: length, its checksum, data, its checksum."""
+    """Yield the events of all files, the oldest first. A record is length, its checksum, data, its checksum."""
     for path in sorted((directory / "tensorboard").iterdir(), key=lambda path: path.stat().st_mtime_ns):
         content = path.read_bytes()
         while content:
