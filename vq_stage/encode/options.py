@@ -70,7 +70,7 @@ class EncodeOptions:
         return DatasetSettings(
             codec,
             unit_rows=self.unit_rows,
-            preprocessing=self.preprocessing.recorded(),
+            preprocessing=self.preprocessing.to_json(),
             clips=self.sampling.to_json(),
         )
 

@@ -60,15 +60,14 @@ def repair(options: RepairOptions) -> RepairResult:
 
 def _encode_options(options: RepairOptions, source: str, dataset: Dataset, plan: Plan) -> EncodeOptions:
     """Return the options that the dataset was encoded with."""
-    recorded, clips = plan.settings.preprocessing or {}, plan.settings.clips or {}
-    preprocessing = Preprocessing(recorded["rule"], recorded.get("area"), recorded["round_to"])
+    where = f"{dataset.plan_path}: settings"
     numerics = next((record.numerics for record in dataset.commit_records() if record.numerics), {})
     return EncodeOptions(
         source,
         options.dataset,
         options.vision_tokenizer,
-        preprocessing,
-        ClipSampling(**clips),
+        Preprocessing.from_json(plan.settings.preprocessing or {}, where),
+        ClipSampling.from_json(plan.settings.clips or {}, where),
         unit_rows=plan.settings.unit_rows or 1,
         batch_pixels=numerics.get("batch_pixels", 512 * 512),
         device=options.device,

@@ -1,9 +1,10 @@
-"""Decoding of one image file to RGB pixels, or its refusal with a reason."""
+"""Decoding of one image file to RGB pixels, or its refusal with a reason; the limits on sizes also hold for videos."""
 
 from __future__ import annotations
 
 import io
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import BinaryIO
@@ -11,13 +12,30 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from shared.codec import SPATIAL_FACTOR
 from shared.errors import RefusedInput
-from vq_stage.media.size_limits import check_size
 
+MAX_PIXELS = 178_956_970  # above it Pillow, by default, raises DecompressionBombError
+MIN_SIDE = SPATIAL_FACTOR
+MAX_ASPECT_RATIO = 5.0  # limit of the published image processor
 _EXIF_ORIENTATION = 0x0112
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
 
 logger = logging.getLogger(__name__)
+
+# Pillow warns about images of half of MAX_PIXELS, which are valid input. Appended, the filter replaces only Python's
+# default of printing the warning: a filter of the application, or -W, takes precedence.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning, append=True)
+
+
+def check_size(height: int, width: int) -> None:
+    """Raise RefusedInput `too_large`, `too_small` or `aspect_ratio` for a size in pixels outside the limits."""
+    if width * height > MAX_PIXELS:
+        raise RefusedInput("too_large", f"{height}×{width} pixels, expected at most {MAX_PIXELS} in total")
+    if min(height, width) < MIN_SIDE:
+        raise RefusedInput("too_small", f"{height}×{width} pixels, expected sides of at least {MIN_SIDE}")
+    if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
+        raise RefusedInput("aspect_ratio", f"{height}×{width} pixels, expected at most 1:{MAX_ASPECT_RATIO:g}")
 
 
 def read_bytes(file: BinaryIO) -> bytes:
@@ -68,7 +86,7 @@ def _refusing_damage(reason: str) -> Iterator[None]:
         raise
     except UnidentifiedImageError as error:
         raise RefusedInput("not_an_image", "no image format that Pillow supports") from error
-    except Image.DecompressionBombError as error:
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # a filter may raise the warning
         raise RefusedInput("too_large", str(error)) from error
     except Exception as error:
         logger.debug("an image cannot be decoded", exc_info=True)

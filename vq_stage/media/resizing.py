@@ -7,6 +7,7 @@ data preparation (scale to an area), `none` keeps the size of the file.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from shared.codec import SPATIAL_FACTOR
-from shared.errors import RefusedInput, UsageError
+from shared.errors import DatasetError, RefusedInput, UsageError
 
 RULES = ("processor", "area", "none")
 MIN_PIXELS, MAX_PIXELS = 512 * 512, 1024 * 1024
@@ -52,7 +53,25 @@ class Preprocessing:
         """The number of pixels that rule `area` scales to."""
         return GENERATION_AREA if self.area is None else self.area
 
-    def recorded(self) -> dict[str, Any]:
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], where: str) -> Preprocessing:
+        """Build from what `to_json` returned. Raises DatasetError, naming `where` and the field."""
+        for name in ("area", "round_to"):
+            if not isinstance(values.get(name, 0), int):
+                raise DatasetError(f"{where}: preprocessing.{name}: expected an integer, got {values[name]!r:.100}")
+        try:
+            settings = cls(**{name: values[name] for name in ("rule", "area", "round_to") if name in values})
+        except UsageError as error:
+            raise DatasetError(f"{where}: preprocessing: {error}") from error
+        expected = settings.to_json()
+        for name in sorted({*expected, *values}):
+            if values.get(name) != expected.get(name):
+                raise DatasetError(
+                    f"{where}: preprocessing.{name}: expected {expected.get(name)!r}, got {values.get(name)!r:.100}"
+                )
+        return settings
+
+    def to_json(self) -> dict[str, Any]:
         """Return the settings as they are recorded in a dataset's plan."""
         values = {**asdict(self), "area": self.pixels, "filter": "bicubic", "transparency": "white"}
         return values if self.rule == "area" else {name: v for name, v in values.items() if name != "area"}

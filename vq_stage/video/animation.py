@@ -10,8 +10,7 @@ from typing import BinaryIO
 from PIL import Image, UnidentifiedImageError
 
 from shared.errors import RefusedInput
-from vq_stage.media.image_decoding import flatten_on_white
-from vq_stage.media.size_limits import check_size
+from vq_stage.media.image_decoding import check_size, flatten_on_white
 from vq_stage.video.video_file import FrameT, TimedFrame, VideoInfo, frames_displayed_at
 
 DEFAULT_FRAME_MS = 100.0  # what browsers use for a frame of 0 ms

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,11 +11,18 @@ import numpy as np
 from PIL import Image
 
 from shared.codec import TEMPORAL_FACTOR
-from shared.errors import RefusedInput, UsageError
+from shared.errors import DatasetError, RefusedInput, UsageError
 from vq_stage.video.video_file import VideoFile, VideoInfo
 
 DEFAULT_FPS = 8.0
 MAX_MEAN_FRAME_S = 600.0  # a longer one is a damaged timestamp, which would give millions of equal clips
+_JSON_TYPES = {
+    "frames": int,
+    "fps": int | float | None,
+    "stride": int | None,
+    "start_s": int | float,
+    "duration_s": int | float | None,
+}
 FRAME_ROUNDING = 1e-6  # in frames: a duration of 2.4999999 s holds as many frames as one of 2.5 s
 
 
@@ -53,6 +60,19 @@ class ClipSampling:
             raise UsageError(f"--start-s {self.start_s:g}: expected at least 0 seconds")
         if self.duration_s is not None and not 0 < self.duration_s < math.inf:
             raise UsageError(f"--duration-s {self.duration_s:g}: expected more than 0 seconds")
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any], where: str) -> ClipSampling:
+        """Build from what `to_json` returned. Raises DatasetError, naming `where` and the field."""
+        for name, value in values.items():
+            if name not in _JSON_TYPES:
+                raise DatasetError(f"{where}: clips.{name}: unknown field; expected one of {', '.join(_JSON_TYPES)}")
+            if not isinstance(value, _JSON_TYPES[name]):
+                raise DatasetError(f"{where}: clips.{name}: expected {_JSON_TYPES[name]}, got {value!r:.100}")
+        try:
+            return cls(**values)
+        except UsageError as error:
+            raise DatasetError(f"{where}: clips: {error}") from error
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as they are recorded in a dataset's plan."""

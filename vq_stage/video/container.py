@@ -20,7 +20,7 @@ from av.video.stream import VideoStream
 from PIL import Image
 
 from shared.errors import RefusedInput
-from vq_stage.media.size_limits import MAX_PIXELS
+from vq_stage.media.image_decoding import MAX_PIXELS
 from vq_stage.video.rendering import FrameRenderer
 from vq_stage.video.timing import PacketTimes, StreamClock, frame_count_and_duration, read_packet_times
 from vq_stage.video.video_file import TimedFrame, VideoInfo, frames_displayed_at, read_signature

@@ -15,8 +15,7 @@ from av.video.reformatter import Colorspace, Interpolation
 from PIL import Image
 
 from shared.errors import RefusedInput
-from vq_stage.media.image_decoding import flatten_on_white
-from vq_stage.media.size_limits import check_size
+from vq_stage.media.image_decoding import check_size, flatten_on_white
 
 # The same pixels on every processor architecture; without full chroma, images come out two gray levels too dark.
 EXACT = Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INT

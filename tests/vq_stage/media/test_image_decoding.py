@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import io
 import random
+import subprocess
+import sys
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,8 +31,7 @@ from tests.support.bad_pictures import (
     rgba,
     turned,
 )
-from vq_stage.media.image_decoding import decode_rgb, read_bytes, read_size
-from vq_stage.media.size_limits import MAX_PIXELS
+from vq_stage.media.image_decoding import MAX_PIXELS, check_size, decode_rgb, read_bytes, read_size
 from vq_stage.sources.files import open_file
 from vq_stage.video.open_video import open_video
 
@@ -246,3 +248,40 @@ def test_a_bomb_is_refused_where_pillow_has_no_limit(monkeypatch: pytest.MonkeyP
 
 def test_the_limit_is_the_one_at_which_pillow_refuses() -> None:
     assert MAX_PIXELS == 2 * PILLOW_LIMIT
+
+
+LARGE_IMAGE = """
+import io
+from PIL import Image
+from vq_stage.media.image_decoding import read_size
+file = io.BytesIO()
+Image.new("1", (12_000, 10_000)).save(file, "PNG")
+print(read_size(file))
+"""
+
+
+def test_large_images_within_the_limit_print_no_warning() -> None:
+    done = subprocess.run([sys.executable, "-c", LARGE_IMAGE], capture_output=True, text=True, check=True)
+    assert (done.stdout.strip(), done.stderr) == ("(10000, 12000)", "")
+
+
+def test_a_filter_of_the_application_takes_precedence() -> None:
+    """Where the warning is an error, the image is refused by the reason that fits."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        assert reason_of(lambda: decode_rgb(png_header(12_000, 10_000))) == "too_large"
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (8, 40), (1000, 200)])
+def test_sizes_within_the_limits_pass(height: int, width: int) -> None:
+    check_size(height, width)
+
+
+@pytest.mark.parametrize(
+    ("height", "width", "reason"),
+    [(7, 8, "too_small"), (8, 41, "aspect_ratio"), (41, 8, "aspect_ratio"), (MAX_PIXELS // 2, 3, "too_large")],
+)
+def test_sizes_outside_the_limits_are_refused(height: int, width: int, reason: str) -> None:
+    with pytest.raises(RefusedInput) as refused:
+        check_size(height, width)
+    assert refused.value.reason == reason

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from shared.errors import RefusedInput, UsageError
+from shared.errors import DatasetError, RefusedInput, UsageError
 from vq_stage.media.resizing import Preprocessing
 
 MIN_PIXELS, MAX_PIXELS = 512 * 512, 1024 * 1024
@@ -157,5 +159,32 @@ def test_recorded_settings_differ_between_rules() -> None:
         Preprocessing("area", 512 * 512),
         Preprocessing("none"),
     ]
-    assert len({str(rule.recorded()) for rule in recorded}) == len(recorded)
-    assert Preprocessing("area").recorded() == Preprocessing("area", 720 * 720).recorded()
+    assert len({str(rule.to_json()) for rule in recorded}) == len(recorded)
+    assert Preprocessing("area").to_json() == Preprocessing("area", 720 * 720).to_json()
+
+
+@pytest.mark.parametrize(
+    "rule", [Preprocessing(), Preprocessing("area", round_to=16), Preprocessing("area", 4096), Preprocessing("none")]
+)
+def test_recorded_settings_are_read_back(rule: Preprocessing) -> None:
+    restored = Preprocessing.from_json(rule.to_json(), "plan")
+    assert restored.to_json() == rule.to_json()
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"rule": "crop"}, "preprocessing: --resize 'crop'"),
+        ({"round_to": "8"}, "preprocessing.round_to: expected an integer, got '8'"),
+        ({"filter": "nearest"}, "preprocessing.filter: expected 'bicubic', got 'nearest'"),
+        ({"crop": True}, "preprocessing.crop: expected None, got True"),
+    ],
+)
+def test_recorded_settings_that_cannot_be_read_name_the_field(changes: dict[str, Any], named: str) -> None:
+    with pytest.raises(DatasetError, match=f"^plan: {named}"):
+        Preprocessing.from_json({**Preprocessing().to_json(), **changes}, "plan")
+
+
+def test_a_missing_recorded_setting_is_named() -> None:
+    with pytest.raises(DatasetError, match="plan: preprocessing.filter: expected 'bicubic', got None"):
+        Preprocessing.from_json({"rule": "none", "round_to": 8, "transparency": "white"}, "plan")

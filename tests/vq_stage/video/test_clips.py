@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from shared.errors import UsageError
+from shared.errors import DatasetError, UsageError
 from tests.support.small_videos import (
     FRAMES,
     HEIGHT,
@@ -171,3 +171,23 @@ def test_settings_that_cannot_work_are_named(options: dict[str, Any], named: str
 def test_a_stride_replaces_the_rate_and_both_are_recorded() -> None:
     assert ClipSampling().to_json() == {"frames": 16, "fps": 8.0, "stride": None, "start_s": 0.0, "duration_s": None}
     assert ClipSampling(stride=2).to_json()["fps"] is None
+
+
+@pytest.mark.parametrize(
+    "sampling", [ClipSampling(), ClipSampling(8, stride=3), ClipSampling(4, fps=2.5, start_s=1.5, duration_s=3)]
+)
+def test_recorded_settings_are_read_back(sampling: ClipSampling) -> None:
+    assert ClipSampling.from_json(sampling.to_json(), "plan") == sampling
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"frames": 5}, "clips: --clip-frames 5"),
+        ({"frames": "16"}, "clips.frames: expected .*int.*, got '16'"),
+        ({"overlap": 4}, "clips.overlap: unknown field"),
+    ],
+)
+def test_recorded_settings_that_cannot_be_read_name_the_field(changes: dict[str, Any], named: str) -> None:
+    with pytest.raises(DatasetError, match=f"^plan: {named}"):
+        ClipSampling.from_json({**ClipSampling().to_json(), **changes}, "plan")
