@@ -1,7 +1,7 @@
 """The encode job: from a source of images and videos to a dataset of code shards.
 
 Data flow of one image: source (item) → planner (planned input: size and unit) → input reader (pixels, ahead of the
-device) → worker (batch of one size → codes) → unit work (record) → committed part.
+device) → worker (batch of one size → codes → record) → committed part.
 """
 
 from __future__ import annotations

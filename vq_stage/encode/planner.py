@@ -11,11 +11,10 @@ from shared.dataset.known_keys import KnownKeys
 from shared.dataset.plan import REFUSED, PlannedInput, Size
 from shared.dataset.plan_writer import PlanWriter
 from shared.dataset.quarantine_reasons import DUPLICATE_CONTENT, DUPLICATE_KEY
-from shared.errors import RefusedInput
+from shared.errors import JobStoppedError, RefusedInput
 from shared.jobs.prefetch import prefetch_map
 from shared.jobs.signals import StopFlag
 from vq_stage.encode.options import EncodeOptions
-from vq_stage.encode.refusal_limit import RefusalLimit
 from vq_stage.media.image_decoding import read_size
 from vq_stage.sources.media_source import MediaItem, MediaSource
 from vq_stage.sources.open_source import open_source
@@ -94,6 +93,30 @@ class Planner:
             yield (
                 (clip.frames, height, width),
                 replace(planned, key=key, frame_start=clip.frame_start, frame_stride=clip.frame_stride, fps=clip.fps),
+            )
+
+
+class RefusalLimit:
+    """Stops a job in which too many inputs in a row are refused: then the source is broken, not the inputs.
+
+    `consequence` completes the error message.
+    """
+
+    def __init__(self, maximum: int, consequence: str):
+        self._maximum = maximum
+        self._consequence = consequence
+        self._in_a_row = 0
+
+    def count_accepted(self) -> None:
+        self._in_a_row = 0
+
+    def count_refused(self, uri: str, reason: str, detail: str) -> None:
+        """Raises JobStoppedError above the maximum."""
+        self._in_a_row += 1
+        if self._in_a_row > self._maximum:
+            raise JobStoppedError(
+                f"more than {self._maximum} inputs in a row refused, the last: {uri}: {reason}: {detail};"
+                f" {self._consequence}; check the source, or raise --max-refused-in-a-row"
             )
 
 

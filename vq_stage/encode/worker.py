@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
@@ -12,18 +12,21 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from shared.codec import TEMPORAL_FACTOR
+from shared.dataset.commit import UnitResult
 from shared.dataset.dataset import Dataset
 from shared.dataset.partial import load_partial, save_partial
 from shared.dataset.plan import Unit, UnitSize
+from shared.dataset.quarantine import Refusal
+from shared.dataset.rows import CodeRecord
 from shared.device import setup_device
 from shared.jobs.file_locks import job_lock
 from shared.jobs.job import Task, TaskResult, WorkerContext
 from shared.jobs.prefetch import prefetch_map
 from shared.jobs.units import check_numerics
 from vq_stage.encode.input_reader import InputReader, PreparedInput, ReadTask
+from vq_stage.encode.metrics import reconstruction_quality
 from vq_stage.encode.options import EncodeOptions
-from vq_stage.encode.refusal_limit import RefusalLimit
-from vq_stage.encode.unit_work import UnitWork
+from vq_stage.encode.planner import RefusalLimit
 from vq_stage.sources.open_source import open_source
 
 if TYPE_CHECKING:
@@ -125,7 +128,7 @@ class EncodeWorker:
     def _accepted(self, work: UnitWork, inputs: Iterable[PreparedInput]) -> Iterator[PreparedInput]:
         """Yield the inputs that have pixels and no record yet; add the refusals of the others."""
         for prepared in inputs:
-            if work.has_record(prepared):
+            if prepared.planned.src_index in work.records:
                 continue
             refusal = prepared.refusal
             if refusal is None:
@@ -145,9 +148,11 @@ class EncodeWorker:
 
     def _encode_batch(self, work: UnitWork, batch: Sequence[PreparedInput]) -> None:
         for prepared, codes_THW in zip(batch, self._codes(work.unit, [prepared.pixels for prepared in batch])):
-            work.add(prepared, codes_THW)
-            if work.is_sampled(prepared):
-                work.add_quality(prepared, self._decoded(work.unit, codes_THW))
+            index, key = prepared.planned.src_index, prepared.planned.key
+            work.records[index] = prepared.record(codes_THW)
+            if index in work.sampled:
+                decoded = self._decoded(work.unit, codes_THW)
+                work.quality.append({"key": key, **reconstruction_quality(prepared.pixels, decoded)})
 
     def _codes(self, unit: Unit, pixels: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
         """Encode images (H, W, 3) or clips (T, H, W, 3) of one size to codes (t, h, w) each.
@@ -169,6 +174,37 @@ class EncodeWorker:
         if unit.frames > 1:
             return self.tokenizer.decode_video(codes_THW)
         return self.tokenizer.decode_images(codes_THW)[0]
+
+
+class UnitWork:
+    """What is finished of one unit: records by `src_index`, refusals and quality samples.
+
+    `sampled` holds the `src_index` of `quality_samples` inputs, spread evenly over the unit, whose quality is measured.
+    """
+
+    def __init__(self, unit: Unit, quality_samples: int):
+        self.unit = unit
+        self.records: dict[int, CodeRecord] = {}
+        self.refusals: list[Refusal] = []
+        self.quality: list[Mapping[str, Any]] = []
+        count, samples = len(unit.inputs), min(len(unit.inputs), quality_samples)
+        self.sampled = {unit.inputs[index * count // samples].src_index for index in range(samples)}
+
+    def restore(self, partial: UnitResult) -> None:
+        """Continue with what an interrupted job had finished."""
+        self.quality = list(partial.quality)
+        self.records = {record.src_index: record for record in partial.records}
+
+    def result(self, numerics: Mapping[str, Any]) -> UnitResult:
+        """Return everything in the order of the unit's inputs, so that the bytes do not depend on the order of work."""
+        order = {planned.key: index for index, planned in enumerate(self.unit.inputs)}
+        return UnitResult(
+            self.unit.unit,
+            records=[self.records[index] for index in sorted(self.records)],
+            refusals=sorted(self.refusals, key=lambda refusal: refusal.src_index),
+            numerics=numerics,
+            quality=sorted(self.quality, key=lambda sample: order[sample["key"]]),
+        )
 
 
 def max_read_ahead(sizes: Sequence[UnitSize], reader_threads: int) -> int:

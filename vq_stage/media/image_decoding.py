@@ -54,7 +54,7 @@ def read_size(file: BinaryIO) -> tuple[int, int]:
 
     Raises RefusedInput as `decode_rgb` does, except for what only the pixels show.
     """
-    with _refusing_damage("not_an_image"), Image.open(file) as image:
+    with refusing_damage("not_an_image"), Image.open(file) as image:
         return _displayed_size(image)
 
 
@@ -65,19 +65,20 @@ def decode_rgb(data: bytes) -> Image.Image:
     Raises RefusedInput: `not_an_image`, `truncated`, `animated`, `too_large`, `too_small`, `aspect_ratio`
     or `unsupported_mode`.
     """
-    with _refusing_damage("not_an_image"), Image.open(io.BytesIO(data)) as image:
+    with refusing_damage("not_an_image"), Image.open(io.BytesIO(data)) as image:
         _displayed_size(image)
-        with _refusing_damage("truncated"):
+        with refusing_damage("truncated"):
             image.load()
             return _to_rgb(ImageOps.exif_transpose(image))
 
 
 @contextmanager
-def _refusing_damage(reason: str) -> Iterator[None]:
+def refusing_damage(reason: str, unidentified: str = "not_an_image") -> Iterator[None]:
     """Turn any exception of Pillow into a refusal of this file, so that one damaged file does not stop the job.
 
     Pillow's plugins raise exceptions of many types on damaged files (SyntaxError, struct.error, IndexError, …),
-    so all of them are caught; their tracebacks go to the debug log. Pillow's own check against decompression bombs
+    so all of them are caught; their tracebacks go to the debug log. `reason` is for damage, `unidentified` for a file
+    of no known format. Pillow's own check against decompression bombs
     stays in force: by default it has the limit of `check_size`.
     """
     try:
@@ -85,7 +86,7 @@ def _refusing_damage(reason: str) -> Iterator[None]:
     except (RefusedInput, MemoryError):
         raise
     except UnidentifiedImageError as error:
-        raise RefusedInput("not_an_image", "no image format that Pillow supports") from error
+        raise RefusedInput(unidentified, "no image format that Pillow supports") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # a filter may raise the warning
         raise RefusedInput("too_large", str(error)) from error
     except Exception as error:

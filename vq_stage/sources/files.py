@@ -44,9 +44,10 @@ def open_part(path: Path, offset: int, size_bytes: int) -> BinaryIO:
     with refusing_unreadable():
         if not is_local(path) and size_bytes <= MAX_FETCHED_BYTES:
             remote: Any = path
-            return _checked(
-                io.BytesIO(remote.fs.cat_file(remote.path, start=offset, end=offset + size_bytes)), size_bytes
-            )
+            fetched = io.BytesIO(remote.fs.cat_file(remote.path, start=offset, end=offset + size_bytes))
+            _checked_end(fetched, 0, size_bytes)
+            fetched.seek(0)
+            return fetched
         file = open_file(path)
         part = FilePart(file, offset, _checked_end(file, offset, size_bytes))
         return io.BufferedReader(part, io.DEFAULT_BUFFER_SIZE if is_local(path) else BLOCK_BYTES)
@@ -122,12 +123,6 @@ def _open_remote(path: Path, is_fetched: bool, block_bytes: int) -> BinaryIO:
         return io.BytesIO(remote.fs.cat_file(remote.path))
     file: BinaryIO = remote.fs.open(remote.path, "rb", block_size=block_bytes)
     return file if file.seekable() else io.BytesIO(file.read())
-
-
-def _checked(file: io.BytesIO, size_bytes: int) -> BinaryIO:
-    _checked_end(file, 0, size_bytes)
-    file.seek(0)
-    return file
 
 
 def _checked_end(file: BinaryIO, offset: int, size_bytes: int) -> int:

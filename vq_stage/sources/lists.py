@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,12 @@ class ListSource(MediaSource):
     def _items(self, is_planned: Callable[[MediaItem], bool]) -> Iterator[MediaItem]:
         with open_list(self.path) as file:
             if self.path.suffix == ".jsonl":
-                yield from entry_items(json_lines(file, str(self.path)))
+                yield from starmap(entry_item, enumerate(json_lines(file, str(self.path)), 1))
                 return
             entries = parse_json("".join(text_lines(file, str(self.path))), str(self.path))
         if not isinstance(entries, list):
             raise UsageError(f"{self.path}: expected a list of {EXPECTED}, got {type(entries).__name__}")
-        yield from entry_items(entries)
+        yield from starmap(entry_item, enumerate(entries, 1))
 
     def _empty_message(self) -> str:
         return f"{self.path}: no images or videos found; expected entries {EXPECTED}"
@@ -54,12 +55,6 @@ class StandardInput(MediaSource):
         """Return None: a resumed job does not need the list again."""
 
 
-def entry_items(entries: Iterable[object]) -> Iterator[MediaItem]:
-    """Yield the items of a list's entries, in order."""
-    for number, entry in enumerate(entries, 1):
-        yield entry_item(number, entry)
-
-
 def entry_item(number: int, entry: object) -> MediaItem:
     """Return the item of an entry, counted from 1; refused as `bad_entry` if a field is missing or wrong."""
     fields: dict[str, Any] = entry if isinstance(entry, dict) else {}
@@ -71,7 +66,7 @@ def entry_item(number: int, entry: object) -> MediaItem:
         return MediaItem(key or f"entry-{number}", "").refused(refused.reason, f"entry {number}: {refused.detail}")
     item = MediaItem(key or stem_of(uri), uri, kind=kind)
     try:
-        return MediaItem(item.key, uri, _text(fields), kind, extra_json=as_extra_json(_extra(fields)))
+        return replace(item, text=_text(fields), extra_json=as_extra_json(_extra(fields)))
     except RefusedInput as refused:
         return item.refused(refused.reason, f"entry {number}: {refused.detail}")
 

@@ -7,10 +7,10 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import BinaryIO
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from shared.errors import RefusedInput
-from vq_stage.media.image_decoding import check_size, flatten_on_white
+from vq_stage.media.image_decoding import check_size, flatten_on_white, refusing_damage
 from vq_stage.video.video_file import FrameT, TimedFrame, VideoInfo, frames_displayed_at
 
 DEFAULT_FRAME_MS = 100.0  # what browsers use for a frame of 0 ms
@@ -59,18 +59,8 @@ class Animation:
     def _size(self) -> tuple[int, int]:
         """Return (height, width) from the header, checked against the limits."""
         self._file.seek(0)
-        try:
-            with Image.open(self._file) as image:
-                width, height = image.size
-        except UnidentifiedImageError as error:
-            raise RefusedInput("not_a_video", "no animation format that Pillow supports") from error
-        except Image.DecompressionBombError as error:
-            raise RefusedInput("too_large", str(error)) from error
-        except MemoryError:
-            raise
-        except Exception as error:
-            logger.debug("the header of an animation cannot be read", exc_info=True)
-            raise RefusedInput("truncated", f"the header cannot be read: {error!r:.200}") from error
+        with refusing_damage("truncated", unidentified="not_a_video"), Image.open(self._file) as image:
+            width, height = image.size
         check_size(height, width)
         return height, width
 

@@ -16,12 +16,12 @@ from vq_stage.video.video_file import VideoFile, VideoInfo
 
 DEFAULT_FPS = 8.0
 MAX_MEAN_FRAME_S = 600.0  # a longer one is a damaged timestamp, which would give millions of equal clips
-_JSON_TYPES = {
-    "frames": int,
-    "fps": int | float | None,
-    "stride": int | None,
-    "start_s": int | float,
-    "duration_s": int | float | None,
+_JSON_TYPES: dict[str, tuple[type, ...]] = {
+    "frames": (int,),
+    "fps": (int, float, type(None)),
+    "stride": (int, type(None)),
+    "start_s": (int, float),
+    "duration_s": (int, float, type(None)),
 }
 FRAME_ROUNDING = 1e-6  # in frames: a duration of 2.4999999 s holds as many frames as one of 2.5 s
 
@@ -68,7 +68,8 @@ class ClipSampling:
             if name not in _JSON_TYPES:
                 raise DatasetError(f"{where}: clips.{name}: unknown field; expected one of {', '.join(_JSON_TYPES)}")
             if not isinstance(value, _JSON_TYPES[name]):
-                raise DatasetError(f"{where}: clips.{name}: expected {_JSON_TYPES[name]}, got {value!r:.100}")
+                expected = " or ".join(kind.__name__ for kind in _JSON_TYPES[name])
+                raise DatasetError(f"{where}: clips.{name}: expected {expected}, got {value!r:.100}")
         try:
             return cls(**values)
         except UsageError as error:

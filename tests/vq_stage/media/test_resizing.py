@@ -186,5 +186,5 @@ def test_recorded_settings_that_cannot_be_read_name_the_field(changes: dict[str,
 
 
 def test_a_missing_recorded_setting_is_named() -> None:
-    with pytest.raises(DatasetError, match="plan: preprocessing.filter: expected 'bicubic', got None"):
+    with pytest.raises(DatasetError, match=r"plan: preprocessing\.filter: expected 'bicubic', got None"):
         Preprocessing.from_json({"rule": "none", "round_to": 8, "transparency": "white"}, "plan")
