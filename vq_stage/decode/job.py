@@ -20,8 +20,7 @@ from shared.jobs.file_locks import job_lock
 from shared.jobs.signals import stop_on_signals
 from shared.storage.paths import as_path
 from vq_stage.decode.options import DecodeOptions
-from vq_stage.decode.output_directory import claim_directory, sweep_directory
-from vq_stage.decode.output_files import CLAIMS_NAME
+from vq_stage.decode.output_files import CLAIMS_NAME, claim_directory, sweep_directory
 from vq_stage.decode.worker import DecodeWorker
 from vq_stage.model.config import VQConfig
 from vq_stage.model.weights import codec_fingerprint

@@ -28,7 +28,7 @@ CONTROL_TOKENS = 4  # BOS, BOI, IMG, EOS; the size between BOI and IMG takes one
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """What an encode job would read and write.
+    """A forecast of what an encode job would read and write.
 
     `inputs` counts all inputs, `sizes` those of each size (frames, height, width in pixels), `quarantined` those of
     each reason. `sequence_lengths` are the lengths of SFT sequences in tokens, int64 (rows,): exact except for the

@@ -26,7 +26,7 @@ from vq_stage.encode.worker import EncodeWorker
 
 @dataclass(frozen=True, slots=True)
 class EncodeResult:
-    """What one run of the job did; `units_missing` counts the units that other jobs are still working on."""
+    """Counts of one run; `units_missing` counts the units that other jobs are still working on."""
 
     rows: int
     quarantined: int

@@ -99,7 +99,7 @@ class SpatialNorm(nn.Cell):
 
 
 def make_norm(channels: int, quantized_channels: int | None) -> nn.Cell:
-    """The encoder's norm, or the decoder's if `quantized_channels` is given."""
+    """Return the encoder's norm, or the decoder's if `quantized_channels` is given."""
     return GroupNorm(channels) if quantized_channels is None else SpatialNorm(channels, quantized_channels)
 
 

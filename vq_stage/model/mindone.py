@@ -1,4 +1,4 @@
-"""mindone's `Emu3VQVAE` behind the interface of our vision tokenizer: a second opinion for owners of an NPU.
+"""mindone's `Emu3VQVAE` behind the interface of our vision tokenizer, to compare with on an NPU.
 
 Shape suffixes: B batch, T frames, C channels, H W pixels, h w codes. Pixels are in [-1, 1].
 mindone 0.5 keeps the Hugging Face parameter names.

@@ -29,7 +29,7 @@ Locator = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class MediaItem:
-    """One input: the key it asks for, where its content is, and its caption.
+    """One input: its requested key, the location of its content, and its caption.
 
     `uri` is relative to the root of the source where possible (`a/b.jpg`, `shard.tar/b.jpg`, `table.parquet#17`).
     `kind` is image or video. `locator` is the position in a container: (offset, size) in bytes of a tar; (row group,

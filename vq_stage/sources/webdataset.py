@@ -59,7 +59,8 @@ class WebDatasetSource(MediaSource):
 
     def open(self, uri: str, locator: Locator | None = None) -> BinaryIO:
         """Open the member at a locator, (offset, size) in bytes. Raises RefusedInput."""
-        name = next((uri[: end + 4] for end in _ends_of_tars(uri) if uri[: end + 4] in self.shards), None)
+        ends = (found.end() - 1 for found in re.finditer(r"\.tar/", uri))
+        name = next((uri[:end] for end in ends if uri[:end] in self.shards), None)
         if name is None or locator is None:
             raise RefusedInput("missing", f"its shard is not among the {len(self.shards)} of {self.root}")
         return open_part(self.shards[name], *locator)
@@ -130,10 +131,6 @@ class ShardScan:
         return MediaItem(f"{stem_of(self.name)}-damaged", self.name).refused(
             refused.reason, f"the shard: {refused.detail}"
         )
-
-
-def _ends_of_tars(uri: str) -> Iterator[int]:
-    return (found.start() for found in re.finditer(re.escape(".tar/"), uri))
 
 
 def _until_refused(members: Iterator[Member], refusals: list[RefusedInput]) -> Iterator[Member]:

@@ -62,8 +62,8 @@ def _phase_weight(weight: Tensor) -> Tensor:
 def nearest_codes(latents_BTCHW: Tensor, codebook_KC: Tensor) -> Tensor:
     """Return the index of the nearest codebook entry of every latent, (B, T, H, W); see `Quantizer.nearest_codes`.
 
-    |z − e|² without |z|², which is the same for all entries, as one matrix product [z, 1]·[−2e, |e|²]ᵀ: the textbook
-    form spends most of its time on elementwise passes over the K columns.
+    Computes |z − e|² without |z|², which is the same for all entries, as one matrix product [z, 1]·[−2e, |e|²]ᵀ: the
+    textbook form spends most of its time on elementwise passes over the K columns.
     """
     B, T, C, H, W = latents_BTCHW.shape
     latents_NC = latents_BTCHW.transpose(0, 1, 3, 4, 2).reshape(-1, C)
@@ -127,12 +127,12 @@ class GroupNormKernel(nn.Cell):
         return dx, self.sum(mean_dy_xhat_BC, 0) * positions, self.sum(mean_dy_BC, 0) * positions
 
     def group_means(self, value_BC: Tensor, B: int, C: int) -> Tensor:
-        """Mean over the channels of each group, repeated to shape (B, C)."""
+        """Return the mean over the channels of each group, repeated to shape (B, C)."""
         return self.repeat_to_channels(self.mean(value_BC.reshape(B * self.groups, -1), 1), B, C)
 
 
 def _channel_affine(x_BCHW: Tensor, scale_BC: Tensor, shift_BC: Tensor) -> Tensor:
-    """x·scale + shift for every sample and channel; BatchNorm in inference mode is the fastest kernel for this."""
+    """Return x·scale + shift for every sample and channel; inference-mode BatchNorm is the fastest kernel for it."""
     B, C, H, W = x_BCHW.shape
     mean, variance = ops.zeros((B * C,), x_BCHW.dtype), ops.ones((B * C,), x_BCHW.dtype)
     affine = ops.BatchNorm(is_training=False, epsilon=1e-12)
@@ -141,6 +141,6 @@ def _channel_affine(x_BCHW: Tensor, scale_BC: Tensor, shift_BC: Tensor) -> Tenso
 
 
 def _row_means(x_BCHW: Tensor) -> Tensor:
-    """Mean over W, shape (B, C, H), as a product with a constant vector: faster than a reduction kernel."""
+    """Return the mean over W, shape (B, C, H), as a product with a constant vector: faster than a reduction kernel."""
     B, C, H, W = x_BCHW.shape
     return ops.MatMul()(x_BCHW.reshape(-1, W), ops.ones((W, 1), x_BCHW.dtype)).reshape(B, C, H) * (1.0 / W)
