@@ -26,7 +26,6 @@ FOREIGN_FLAGS = {
     "--worker_num": "msrun",
     "--local_worker_num": "msrun",
     "--join": "msrun",
-    "--files": "tests.benchmarks.walk",
 }
 
 
