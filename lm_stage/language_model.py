@@ -148,11 +148,13 @@ class LanguageModel:
         """Generate from prompts of token ids; return uint16 codes (T, H, W), in the order of the requests.
 
         Keys must be unique. Raises UsageError if a prompt does not end with IMG or needs more positions than the
-        model has.
+        model has, or if guidance lacks a negative prompt.
         """
         if not requests:
             return []
         for request in requests:
+            if guidance_scale != 1.0 and request.negative_ids is None:
+                raise UsageError(f"prompt {request.key}: expected negative_ids for guidance_scale {guidance_scale}")
             for token_ids in (request.prompt_ids, request.negative_ids or request.prompt_ids):
                 if not token_ids or token_ids[-1] != self.layout.img:
                     raise UsageError(f"prompt {request.key}: expected token ids that end with IMG ({self.layout.img})")

@@ -1,4 +1,4 @@
-"""Draws pictures with every checkpoint of a fine-tuning run: prompts → token shards → contact sheet."""
+"""Generates images with every checkpoint of a fine-tuning run: prompts → token shards → contact sheet."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def sample_drawer(options: SftOptions, prompts: str, vision_tokenizer: str) -> C
         model=options.model,
         video_template=options.video_template,
         device=options.device,
-        engine=EngineOptions(rank=0, world_size=1),  # one process draws, however many train
+        engine=EngineOptions(rank=0, world_size=1),  # one process generates, however many train
     )
     list_prompts(prompts, generation.defaults())
     fingerprint = codec_fingerprint(vision_tokenizer)

@@ -20,7 +20,7 @@ from shared.errors import DatasetError, RefusedInput
 def row_conversation(where: str, extra_json: str | None, caption: str | None, is_video: bool) -> Conversation:
     """Return the `conversations` of a row, or its `question` and `answer`, or a question that its caption answers.
 
-    The result has no turns if `conversations` is an empty list. Media marks are dropped: the image comes first.
+    The result has no turns if `conversations` is empty. Media marks are dropped: the image comes first.
     Raises DatasetError, beginning with `where`, if `extra_json` is not what the encode job writes.
     """
     try:
@@ -38,7 +38,7 @@ def row_conversation(where: str, extra_json: str | None, caption: str | None, is
 
 
 def _stored_conversation(where: str, stored: object) -> Conversation:
-    if stored == []:
+    if stored in ([], {}, ""):  # datasets of version 0.1 may contain any empty value
         return Conversation(())
     try:
         read = Conversation.from_json(stored)

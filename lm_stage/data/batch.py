@@ -32,7 +32,7 @@ class TrainingBatch:
 
     @classmethod
     def empty(cls, rows: int, seq_length: int, pad: int, keys: tuple[str, ...] = ()) -> TrainingBatch:
-        """A batch of padding only."""
+        """Return a batch of padding only."""
         shape = rows, seq_length
         token_ids, targets = np.full(shape, pad, np.int32), np.full(shape, pad, np.int32)
         weights, positions = np.zeros(shape, np.float32), np.zeros(shape, np.int32)

@@ -47,7 +47,6 @@ class DatasetSamples:
         self.keys = self.column("key")
 
     def column(self, name: str) -> list[Any]:
-        """Return one column of the samples' rows."""
         values = self.rows.column(name)
         return [values[index] for index in self.row_indices]
 

@@ -83,7 +83,6 @@ class Mixture:
             ]
 
     def pairs(self) -> list[tuple[MixtureEntry, SampleSet]]:
-        """Return every entry with its samples."""
         return list(zip(self.entries, self.sample_sets))
 
     @property

@@ -54,5 +54,5 @@ def open_samples(path: str, task: str, builder: SequenceBuilder, keeps_damaged: 
     else:
         samples = CaptionSamples(location, builder, task, keeps_damaged)
     if not samples.keys:
-        raise UsageError(f"{path}: holds no sample for task {task}")
+        raise UsageError(f"{path}: contains no samples for task {task}")
     return samples

@@ -67,7 +67,6 @@ class SequenceBuilder:
         self._body_weights: dict[tuple[bool, int, int, int], np.ndarray] = {}
 
     def encode(self, text: str) -> np.ndarray:
-        """Return the int32 token ids of a text."""
         return self.renderer.encode(text)
 
     def grid_length(self, is_video: bool, frames: int, height: int, width: int) -> int:
@@ -77,7 +76,7 @@ class SequenceBuilder:
         return len(header) + grid_length(frames, height, width, grid_format)
 
     def captioned(self, caption_ids: np.ndarray, grid: CodeGrid) -> TrainingSequence:
-        """Caption to image or video; an empty caption trains the unconditional model that guidance needs."""
+        """Build a caption and its image or video; an empty caption trains the unconditional model for guidance."""
         header, body = self.renderer.header_and_body(grid)
         token_ids = np.concatenate((self._bos, caption_ids, header, body, self._eos))
         weights = np.zeros(len(token_ids), np.float32)
@@ -91,7 +90,7 @@ class SequenceBuilder:
         grid: CodeGrid | None,
         opening_ids: np.ndarray | None = None,
     ) -> TrainingSequence:
-        """Questions and answers about an image, a video or neither; the loss covers every answer.
+        """Build questions and answers about an image, a video or neither; the loss covers every answer.
 
         A question comes as the token ids of `ConversationTemplate.question_text`. `opening_ids` replace the published
         opening before an image or a video.
@@ -107,7 +106,7 @@ class SequenceBuilder:
         return TrainingSequence(np.concatenate(token_ids), np.concatenate(weights))
 
     def text(self, text_ids: np.ndarray) -> TrainingSequence:
-        """Plain text, supervised from its first token on."""
+        """Build plain text, supervised from its first token on."""
         token_ids = np.concatenate((self._bos, text_ids, self._eos))
         weights = self._other_weights(len(token_ids))
         weights[0] = 0

@@ -45,7 +45,7 @@ def _question_and_text(where: str, line: bytes) -> tuple[str | None, str]:
     try:
         entry = json.loads(line)
         question, text = entry.get("question"), entry["answer" if "question" in entry else "text"]
-        f"{question}{text}".encode()  # JSON can spell half a surrogate pair, which is not text
+        f"{question}{text}".encode()  # JSON can contain an unpaired surrogate, which is not text
     except (ValueError, LookupError, AttributeError) as error:
         raise UsageError(f"{where}: expected {{text}} or {{question, answer}}: {error!r}") from error
     if not isinstance(text, str) or not text or not isinstance(question, str | None):

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import hashlib
 import time
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from typing import Any
 
 from tqdm import tqdm
 
 from lm_stage.generate.options import GenerateOptions
 from lm_stage.generate.planner import plan_prompts, token_counts
 from lm_stage.generate.prompt_files import list_prompts
+from lm_stage.generate.prompts import PromptDefaults
 from lm_stage.generate.renderer import PromptRenderer
-from lm_stage.generate.settings import GenerationSettings
 from lm_stage.generate.worker import GenerateWorker
 from lm_stage.inference.coded_images import open_coded_images
+from lm_stage.inference.sampling import SamplingOptions
 from lm_stage.model.model_directory import ModelDirectory
 from shared.dataset.dataset import Dataset
 from shared.dataset.plan_writer import freeze_plan
@@ -32,6 +35,33 @@ from shared.jobs.signals import stop_on_signals
 from shared.jobs.units import PlanUnits
 from shared.maintenance.sweep import sweep
 from shared.storage.paths import as_path
+from shared.tokens.visual_tokens import GridFormat
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationSettings:
+    """Settings of a generated dataset; a job that resumes must have the same.
+
+    `model` contains the fingerprints of the model directory. `prompts_sha256` is the SHA-256 of the prompt file, or of
+    the plan of the dataset whose captions are the prompts; `images` is that of the plan of the dataset of images, or
+    None.
+    `video_format` is set only if there are videos to generate.
+    """
+
+    model: Mapping[str, Any]
+    sampling: SamplingOptions
+    guidance_scale: float
+    suffix: str
+    defaults: PromptDefaults
+    prompts_sha256: str
+    images: str | None
+    video_format: GridFormat | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the JSON form; its names are those of version 0.1."""
+        values = {**asdict(self), "template": "text-to-image", "defaults": self.defaults.to_json()}
+        model, video_format = values.pop("model"), values.pop("video_format")
+        return {**model, **values, **({"video_template": video_format} if video_format else {})}
 
 
 @dataclass(frozen=True, slots=True)

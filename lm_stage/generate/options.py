@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lm_stage.generate.prompts import PromptDefaults
-from lm_stage.inference.options import InferenceOptions, with_absolute_paths
+from lm_stage.inference.options import InferenceOptions
 from lm_stage.model.config import read_config
 from shared.errors import CheckpointError, UsageError
 
@@ -20,7 +20,7 @@ class GenerateOptions(InferenceOptions):
     `images` is the dataset of the images and videos that prompts refer to. `area`, `height` and `width` are in pixels,
     `ratio` is width:height. `frames` asks for videos of this many frames of codes, each of four video frames; 0 asks
     for images. `codec` is the fingerprint of the vision tokenizer whose codes the model generates, for a checkpoint
-    that does not carry it. `unit_rows` images are committed together, and every `journal_rows` rows of codes are
+    that does not contain it. `unit_rows` images are committed together, and every `journal_rows` rows of codes are
     journaled. `resume` is how journaled codes enter the KV cache: `replay` decodes them step by step and continues with
     the codes of an unbroken run; `prefill` is faster, but rounding can change a choice between close candidates.
     """
@@ -52,10 +52,6 @@ class GenerateOptions(InferenceOptions):
             raise UsageError(
                 f"--guidance-scale {self.guidance_scale}: expected a number of at least 0; 1 means no guidance"
             )
-
-    def for_workers(self) -> GenerateOptions:
-        """Return the same options for worker processes, with absolute paths."""
-        return with_absolute_paths(self, "dataset", "images")
 
     def defaults(self) -> PromptDefaults:
         """Return the settings of prompts that do not have their own; the default area is the model's.

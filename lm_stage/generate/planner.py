@@ -54,13 +54,12 @@ def _prompt_tokens(prompt: Prompt, renderer: PromptRenderer, max_positions: int)
 
 
 def _extra(prompt: Prompt) -> dict[str, Any]:
-    """Return the `extra_json` of a planned prompt; `video` is there only for videos."""
+    """Return the `extra_json` of a planned prompt; `video` is present only for videos."""
     extra = {"negative_prompt": prompt.negative_prompt, "seed": prompt.seed, "images": list(prompt.images)}
     return {**extra, "video": {"begins_with": prompt.video, "fps": prompt.fps}} if prompt.frames else extra
 
 
 def planned_prompt(unit: Unit, item: PlannedInput) -> Prompt:
-    """Return the prompt that was planned as this input."""
     extra = json.loads(item.extra_json or "{}")
     video = extra.get("video")
     return Prompt(

@@ -63,7 +63,7 @@ def _images(fields: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _size(fields: Mapping[str, Any], defaults: PromptDefaults) -> tuple[int, int]:
-    """Return height and width in codes; (0, 0) stands for the size of the clip that a video continues."""
+    """Return height and width in codes; (0, 0) means the size of the clip that a video continues."""
     if fields.get("video") is not None and not SIZE_FIELDS & set(fields):
         return 0, 0
     area = _integer(fields, "area", defaults.area)
@@ -111,7 +111,7 @@ def _fps(fields: Mapping[str, Any], frames: int) -> float | None:
 
 
 def _text(name: str, value: object) -> str:
-    """Return text that UTF-8 can encode; JSON can spell an unpaired surrogate, which it cannot."""
+    """Return text that UTF-8 can encode; JSON can contain unpaired surrogates, which it cannot."""
     if not isinstance(value, str):
         raise RefusedInput("bad_entry", f"`{name}`: expected text, got {value!r:.100}")
     try:

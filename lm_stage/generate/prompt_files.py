@@ -22,8 +22,8 @@ from shared.storage.paths import as_path
 class PromptEntry:
     """One prompt as its source contains it, not yet validated.
 
-    `key` and `uri` identify it within the source; `fields` may give another key. `caption` is what the plan shows of a
-    refused prompt.
+    `key` and `uri` identify it within the source; `fields` may contain another key. `caption` is the text in the plan
+    if the prompt is refused.
     """
 
     key: str
@@ -80,7 +80,7 @@ def _file_entries(path: Path, values: Iterable[tuple[int, Any]]) -> Iterator[Pro
 
 
 def _dataset_entries(dataset: Dataset, defaults: PromptDefaults) -> Iterator[PromptEntry]:
-    """Yield the captions, to be drawn in the size of their rows unless another size is asked for."""
+    """Yield the captions, with the size of their rows unless the defaults have a size of their own."""
     index = KeyReader(dataset)
     for key in index:
         row = index.row(key)

@@ -65,7 +65,7 @@ class GenerateWorker:
 
     def _set_up_device(self) -> None:
         device = setup_device(self.options.device, self.options.dtype, ascend_dtype="bfloat16")
-        # "slots" is the batch size: commit records and journals carry that name.
+        # "slots" is the batch size: commit records and journals use that name.
         self.numerics = {**device.numerics(), "backend": self.options.backend, "slots": self.options.batch_size}
         if not self.options.allow_numerics_change:
             check_numerics(self.dataset, self.numerics)
@@ -218,7 +218,8 @@ class GenerateWorker:
         return progress.result()
 
     def _commit_refused(self, task: Task) -> TaskResult:
-        """Commit a unit of refused prompts, which has no rows."""
+        """Commit a unit of refused prompts, which has no rows; a task for a subset of them leaves nothing."""
         refusals = unit_refusals(self.plan.unit(task.unit), task.poison)
-        self.dataset.commit(UnitResult(task.unit, refusals=refusals), self.plan)
+        if not task.subset:
+            self.dataset.commit(UnitResult(task.unit, refusals=refusals), self.plan)
         return TaskResult(task, quarantined=len(refusals))

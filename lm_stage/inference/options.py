@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 from lm_stage.inference.sampling import SamplingOptions
@@ -12,6 +12,9 @@ from shared.errors import UsageError
 from shared.jobs.engines import EngineOptions
 from shared.storage.paths import absolute
 from shared.tokens.visual_tokens import GridFormat
+
+INPUT_PATHS = ("model", "layout", "dataset", "images", "questions")
+Options = TypeVar("Options", bound="InferenceOptions")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +42,6 @@ class InferenceOptions:
 
     @property
     def video_format(self) -> GridFormat:
-        """The format that `video_template` names."""
         return video_format_named(self.video_template)
 
     def check_positive(self, *names: str) -> None:
@@ -48,12 +50,8 @@ class InferenceOptions:
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected at least 1")
 
-
-Options = TypeVar("Options", bound=InferenceOptions)
-
-
-def with_absolute_paths(options: Options, *names: str) -> Options:
-    """Return the options for processes that may run in another directory, with these paths made absolute."""
-    paths = {name: getattr(options, name) for name in ("model", "layout", *names)}
-    changes: dict[str, Any] = {name: absolute(path) for name, path in paths.items() if path is not None}
-    return replace(options, **changes)
+    def for_workers(self: Options) -> Options:
+        """Return the options for processes that may run in another directory: the paths they read are absolute."""
+        paths = {field.name: getattr(self, field.name) for field in fields(self) if field.name in INPUT_PATHS}
+        changes: dict[str, Any] = {name: absolute(path) for name, path in paths.items() if path is not None}
+        return replace(self, **changes)

@@ -72,10 +72,6 @@ class VisualSequence:
         request = self.request
         return len(request.prefix_codes) + len(self.codes) == request.frames * request.height * request.width
 
-    @property
-    def is_visual_next(self) -> bool:
-        return bool(self.template[self.offset] == VISUAL)
-
     def append(self, token: int) -> None:
         self.last_token = token
         self.offset += 1
@@ -116,7 +112,6 @@ class VisualGenerator(ContinuousBatch[VisualRequest, VisualSequence]):
         return sequence
 
     def _rows(self, index: int, request: VisualRequest) -> list[tuple[int, Sequence[int]]]:
-        """Return the rows of a sequence with their prompts."""
         rows = [(index, request.prompt_ids)]
         if self.is_guided:
             assert request.negative_ids is not None, "guidance needs a negative prompt"
@@ -156,13 +151,14 @@ class VisualGenerator(ContinuousBatch[VisualRequest, VisualSequence]):
 
     def _append_tokens(self, logits_BK: np.ndarray) -> None:
         """Sample a code where the grammar allows any; append its control token where it allows only one."""
-        sampled = [(index, sequence) for index, sequence in self._running() if sequence.is_visual_next]
-        for sequence in self.running:
-            if not sequence.is_visual_next:
-                sequence.append(int(sequence.template[sequence.offset]))
-        for index, sequence in sampled:
+        sampled = []
+        for index, sequence in self._running():
+            if (control_token := int(sequence.template[sequence.offset])) != VISUAL:
+                sequence.append(control_token)
+                continue
             request = sequence.request
             check_finite(logits_BK[index], request.key, f"offset {sequence.offset} of the {request.kind}")
+            sampled.append((index, sequence))
         if not sampled:
             return
         numbers = np.array([sequence.uniforms[sequence.offset] for _, sequence in sampled])

@@ -57,7 +57,6 @@ def _tensors(decoder: Decoder) -> dict[str, Parameter]:
 
 
 def adapter_files(decoder: Decoder, rank: int, alpha: float, targets: Sequence[str], base: str) -> dict[str, bytes]:
-    """Return the files of an adapter directory by name."""
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",

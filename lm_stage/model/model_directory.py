@@ -62,7 +62,7 @@ class ModelDirectory:
 
 
 def _codec_fingerprint(path: Path, given: str | None) -> str | None:
-    """Return the recorded fingerprint, or else the given one. Raises CheckpointError if they differ."""
+    """Return the recorded fingerprint, or `given` if there is none. Raises CheckpointError if they differ."""
     recorded = read_config(path).get("codec_fingerprint")
     if not isinstance(recorded, str | None):
         raise CheckpointError(f"{path}: config.json: codec_fingerprint {recorded!r}: expected hex digits")

@@ -124,10 +124,6 @@ class AdamW(nn.Cell):
         values = (rate, adam.eps * math.sqrt(c2), decay, scale)
         self._apply(*(Tensor(value, ms.float32) for value in values))
 
-    def clear(self) -> None:
-        """Clear the accumulated gradients."""
-        self._clear()
-
     @ms.jit(jit_level="O0")
     def _apply(self, rate: Tensor, eps: Tensor, decay: Tensor, scale: Tensor) -> Tensor:
         done = 0.0
@@ -148,7 +144,8 @@ class AdamW(nn.Cell):
         return done
 
     @ms.jit(jit_level="O0")
-    def _clear(self) -> Tensor:
+    def clear(self) -> Tensor:
+        """Set the accumulated gradients to zero."""
         done = 0.0
         for gradient in self.gradients:
             done = ops.assign(gradient, ops.zeros_like(gradient))

@@ -63,7 +63,7 @@ def sft(options: SftOptions, on_checkpoint: OnCheckpoint | None = None) -> SftRe
             Checkpoints(run, options.keep).sweep()
             write_options(run, recorded)
         checkpoint = Checkpoints(run, options.keep).newest()
-        model = TrainedModel.load(options, start, config, device, group, checkpoint)
+        model = TrainedModel(options, start, config, device, group, checkpoint)
         progress = model.restore(checkpoint) if checkpoint else Progress()
         return _train(TrainLoop(options, model, progress, mixture, held_out, stop), on_checkpoint)
 
@@ -122,7 +122,6 @@ def _recorded(
 
 
 def _train(loop: TrainLoop, on_checkpoint: OnCheckpoint | None) -> SftResult:
-    """Run the loop and write the results."""
     if loop.group.is_first:
         loop.skipped.write()
         for line in loop.skipped.summary():

@@ -149,7 +149,7 @@ class TrainLoop:
             on_checkpoint(self._as_model(directory), self.progress.step)
 
     def _as_model(self, checkpoint: Path) -> Path:
-        """Return a directory with the model of a checkpoint: the checkpoint itself, unless it holds an adapter."""
+        """Return a directory with the model of a checkpoint: the checkpoint itself, unless it contains an adapter."""
         if not self.options.lora_rank:
             return checkpoint
         write_directory(self.run_directory / "model", self.model.model_files())

@@ -41,39 +41,26 @@ class TrainedModel:
         options: SftOptions,
         start: ModelDirectory,
         config: Mapping[str, Any],
-        decoder: Decoder,
-        optimizer: AdamW,
-        scaler: LossScaler,
-    ):
-        self.options, self.start, self.config = options, start, config
-        self.decoder, self.optimizer, self.scaler = decoder, optimizer, scaler
-        self.group = optimizer.group
-        self.stored = read_weights(options.model)
-
-    @classmethod
-    def load(
-        cls,
-        options: SftOptions,
-        start: ModelDirectory,
-        config: Mapping[str, Any],
         device: Device,
         group: ProcessGroup,
         checkpoint: Path | None,
-    ) -> TrainedModel:
+    ):
         """Load the weights of a checkpoint, or of the model that the run starts from; `restore` loads the rest."""
-        decoder = build_decoder(options, start.config, device)
+        self.options, self.start, self.config, self.group = options, start, config, group
+        self.decoder = build_decoder(options, start.config, device)
         # A checkpoint of adapters has no weights of the model.
         weights_from = options.model if options.lora_rank or checkpoint is None else checkpoint
-        load_weights(decoder, weights_from)
-        parameters = trained_parameters(decoder, options)
+        load_weights(self.decoder, weights_from)
+        self.stored = read_weights(options.model)
+        self.scaler = loss_scaler(options.loss_scale, device.dtype)
+        parameters = trained_parameters(self.decoder, options)
+        self.optimizer: AdamW
         if options.zero:
             weights = read_weights(weights_from)
-            sharded = ZeroAdamW(parameters, adamw_hyperparameters(options), group)
-            sharded.load_weights(lambda name: weights[name].float32())
-            optimizer: AdamW = sharded
+            self.optimizer = ZeroAdamW(parameters, adamw_hyperparameters(options), group)
+            self.optimizer.load_weights(lambda name: weights[name].float32())
         else:
-            optimizer = AdamW(parameters, adamw_hyperparameters(options), group)
-        return cls(options, start, config, decoder, optimizer, loss_scaler(options.loss_scale, device.dtype))
+            self.optimizer = AdamW(parameters, adamw_hyperparameters(options), group)
 
     def restore(self, checkpoint: Path) -> Progress:
         """Load the moments, loss scale and adapters of a checkpoint. Raises CheckpointError if it is damaged."""

@@ -31,7 +31,7 @@ RESUMABLE_OPTIONS = (
     "device",
     "zero",
     "recompute",
-    "video_template",  # recorded with the datasets that hold videos
+    "video_template",  # recorded with the datasets that contain videos
 )
 SAVE_DTYPES = ("float32", "float16")
 

@@ -28,7 +28,6 @@ class Progress:
     stream_state: StreamState | None = None
 
     def advance(self, outcome: Outcome, stream_state: StreamState) -> None:
-        """Count one step."""
         self.step += 1
         self.stream_state = stream_state
         if outcome is Outcome.APPLIED:

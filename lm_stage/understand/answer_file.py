@@ -26,7 +26,7 @@ from shared.tokens.visual_tokens import GridFormat
 class AnswerSettings:
     """Settings of an answer file; a job that resumes must have the same.
 
-    `model` holds the fingerprints of the model directory. `images` is the SHA-256 of the dataset's plan and
+    `model` contains the fingerprints of the model directory. `images` is the SHA-256 of the dataset's plan and
     `questions_sha256` that of the file of questions, each None if there is none. `video_format` is set only if videos
     are asked about.
     """
@@ -140,7 +140,7 @@ class AnswerFile:
 
     def add(self, answer: Answer) -> None:
         """Append one answer and flush it to disk with fsync."""
-        assert self._file is not None, "a finished file takes no more answers"
+        assert self._file is not None, "no answers can be added to a finished file"
         self.answers[answer.key] = answer
         self._file.write(answer.to_line())
         self._file.flush()

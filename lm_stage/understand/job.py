@@ -7,7 +7,7 @@ generator → answer → line of the answer file.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -19,12 +19,11 @@ from lm_stage.inference.coded_images import open_coded_images
 from lm_stage.model.model_directory import ModelDirectory
 from lm_stage.understand.answer_file import Answer, AnswerFile, AnswerSettings
 from lm_stage.understand.options import UnderstandOptions
-from lm_stage.understand.planner import QuestionPlan, plan_questions
 from lm_stage.understand.questions import Question, list_questions
 from lm_stage.understand.renderer import QuestionRenderer
 from lm_stage.understand.worker import UnderstandWorker
 from shared.dataset.readers import KeyReader
-from shared.errors import DatasetError, Interrupted, UsageError
+from shared.errors import DatasetError, Interrupted, RefusedInput, UsageError
 from shared.jobs.claims import NoClaims
 from shared.jobs.file_locks import try_lock
 from shared.jobs.job import Job, TaskResult
@@ -69,9 +68,39 @@ def understand(options: UnderstandOptions) -> UnderstandResult:
     return UnderstandResult(errors.count(None), len(resumed), len(errors) - errors.count(None))
 
 
-def _answer(options: UnderstandOptions, plan: QuestionPlan, file: AnswerFile, total: int, stop: StopFlag) -> None:
-    """Run the workers on the planned questions and add their answers to the file."""
+@dataclass(frozen=True, slots=True)
+class QuestionPlan:
+    """The unanswered questions, by their index in the list: the cache length of each, and those that are refused."""
 
+    cache_lengths: Mapping[int, int]
+    refusals: Sequence[Answer]
+
+    @property
+    def units(self) -> list[int]:
+        """The questions to ask, the shortest first, so that questions of similar length share a batch."""
+        return sorted(self.cache_lengths, key=lambda unit: (self.cache_lengths[unit], unit))
+
+    def src_indices(self, unit: int) -> tuple[int, ...]:
+        return (unit,)
+
+    def shape(self, unit: int) -> int:
+        return self.cache_lengths[unit]
+
+
+def plan_questions(questions: Sequence[Question], renderer: QuestionRenderer, answered: Container[str]) -> QuestionPlan:
+    """Render every question whose key is not `answered` yet."""
+    cache_lengths, refusals = {}, []
+    for unit, question in enumerate(questions):
+        if question.key in answered:
+            continue
+        try:
+            cache_lengths[unit] = renderer.cache_length(renderer.request(question))
+        except RefusedInput as refusal:
+            refusals.append(Answer.refused(question, str(refusal)))
+    return QuestionPlan(cache_lengths, refusals)
+
+
+def _answer(options: UnderstandOptions, plan: QuestionPlan, file: AnswerFile, total: int, stop: StopFlag) -> None:
     def add_answer(result: TaskResult) -> None:
         assert isinstance(result.payload, Answer)
         file.add(result.payload)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from lm_stage.inference.options import InferenceOptions, with_absolute_paths
+from lm_stage.inference.options import InferenceOptions
 from lm_stage.inference.sampling import SamplingOptions
 from lm_stage.text.templates import CONVERSATION_TEMPLATES, ConversationTemplate
 from shared.errors import UsageError
@@ -43,9 +43,4 @@ class UnderstandOptions(InferenceOptions):
 
     @property
     def conversation_template(self) -> ConversationTemplate:
-        """The template that `template` names."""
         return CONVERSATION_TEMPLATES[self.template]
-
-    def for_workers(self) -> UnderstandOptions:
-        """Return the same options for worker processes, with absolute paths."""
-        return with_absolute_paths(self, "dataset", "questions")

@@ -64,7 +64,7 @@ def _question(number: int, entry: Any) -> Question:
         return Question(key, text, refusal=("bad_entry", f"line {number}: `images`: expected a list of keys"))
     try:
         "".join((key, text, *images)).encode()
-    except UnicodeEncodeError as error:  # JSON can spell an unpaired surrogate, which UTF-8 cannot encode
+    except UnicodeEncodeError as error:  # JSON can contain an unpaired surrogate, which UTF-8 cannot encode
         detail = f"line {number}: not valid Unicode: {error}"
         return Question(f"{number:06d}", "", refusal=("bad_entry", detail))
     return Question(key, text, tuple(images))

@@ -19,7 +19,7 @@ DIED = f"{WORKER_DIED}: the worker died each time it reached this question"
 
 
 class UnderstandWorker:
-    """Answers questions. Each TaskResult carries an Answer, because one process writes the file."""
+    """Answers questions. Each TaskResult contains an Answer, because one process writes the file."""
 
     def __init__(self, options: UnderstandOptions, context: WorkerContext):
         from lm_stage.language_model import LanguageModel

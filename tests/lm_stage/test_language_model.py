@@ -52,6 +52,8 @@ def test_texts_become_images_of_the_vision_tokenizer(text_model: LanguageModel) 
     from_ids = VisualRequest("0", prompt.tolist(), negative.tolist(), height=2, width=3, seed=5)
     np.testing.assert_array_equal(codes[:1], text_model.generate_codes([from_ids], SamplingOptions(), 3.0)[0])
     assert text_model.generate_images(replace(request, prompts=[])).shape == (0, 2, 3)
+    with pytest.raises(UsageError, match="prompt 0: expected negative_ids"):
+        text_model.generate_codes([replace(from_ids, negative_ids=None)], SamplingOptions(), 3.0)
 
 
 def test_texts_become_videos_that_continue_their_prefixes(text_model: LanguageModel) -> None:

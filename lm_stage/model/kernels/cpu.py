@@ -104,7 +104,7 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
 
 
 class RotaryTables(nn.Cell):
-    """What `rotate` takes for queries and for keys, computed once for all layers."""
+    """The tables that `rotate` takes for queries and for keys, computed once for all layers."""
 
     def __init__(self, heads: int, kv_heads: int, head_dim: int):
         super().__init__()
@@ -122,7 +122,7 @@ class RotaryTables(nn.Cell):
 def rotate(x_BNLD: Tensor, tables: tuple[Tensor, ...]) -> Tensor:
     """Rotary position embedding, half-split as in Llama (arXiv:2104.09864).
 
-    The sines carry the sign of each half. A product with a permutation matrix swaps the halves: it is exact, and on a
+    The sines include the sign of each half. A product with a permutation matrix swaps the halves: it is exact, and on a
     CPU it takes a twentieth of the time of slicing and concatenating.
     """
     cos, sin, swap_DD = tables

@@ -93,6 +93,8 @@ def test_every_turn_of_a_conversation_is_in_the_sequence(tmp_path: Path, builder
         extra_row(2, conversations=turns_of("what is <image> this?", "7"), question="never asked"),
         extra_row(3, conversations=[]),
         extra_row(4, conversations=turns_of("what?", "<image>")),
+        extra_row(5, conversations={}),
+        extra_row(6, conversations=""),
     ]
     path = write_dataset(tmp_path / "codes", [rows])
     samples = opened(path, builder, "understand")

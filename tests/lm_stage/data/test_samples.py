@@ -86,7 +86,7 @@ def test_a_dataset_without_samples_is_refused(task: str, tmp_path: Path, builder
     paths += [write_dataset(tmp_path / "clips", [[video_row(0, 1)]], format=SEQUENCE_FORMAT)] if task == "image" else []
     paths += [tmp_path / "empty.jsonl"] if task == "text" else []
     for path in paths:
-        with pytest.raises(UsageError, match=rf"{path}: holds no sample for task {task}"):
+        with pytest.raises(UsageError, match=rf"{path}: contains no samples for task {task}"):
             opened(path, builder, task)
 
 
