@@ -101,7 +101,11 @@ class VisualGenerator(ContinuousBatch[VisualRequest, VisualSequence]):
         template = body_template(request.frames, request.height, request.width, self.layout, request.grid_format)
         codes = [] if request.is_replayed else list(request.codes)
         body = self._body_so_far([*request.prefix_codes, *codes], template)
-        for row, prompt_ids in self._rows(index, request):
+        prompts: list[Sequence[int]] = [request.prompt_ids]
+        if self.is_guided:
+            assert request.negative_ids is not None, "guidance needs a negative prompt"
+            prompts.append(request.negative_ids)
+        for row, prompt_ids in zip(range(index, self.model.rows, self.batch_size), prompts):
             token_ids = [*prompt_ids, *body]
             self.model.prefill(row, token_ids[:-1])
             self.positions_R[row] = len(token_ids) - 1
@@ -110,13 +114,6 @@ class VisualGenerator(ContinuousBatch[VisualRequest, VisualSequence]):
         sequence = VisualSequence(request, template, numbers, codes, len(body), last_token)
         self.sequences[index] = sequence
         return sequence
-
-    def _rows(self, index: int, request: VisualRequest) -> list[tuple[int, Sequence[int]]]:
-        rows = [(index, request.prompt_ids)]
-        if self.is_guided:
-            assert request.negative_ids is not None, "guidance needs a negative prompt"
-            rows.append((index + self.batch_size, request.negative_ids))
-        return rows
 
     def _body_so_far(self, codes: Sequence[int], template: np.ndarray) -> list[int]:
         """Return the body up to its last code, with the control tokens between the codes."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lm_stage.text.tokenizer import SPLIT_PATTERN
 from shared.tokens.layout import SURFACES, TokenLayout
@@ -35,7 +35,8 @@ def train_text_tokenizer(texts: Iterable[str], text_ids: int, codebook_size: int
     surfaces = [SURFACES[role] for role in CONTROL_ROLES]
     surfaces += [f"<|visual token {code:06d}|>" for code in range(codebook_size)]
     described = json.loads(tokenizer.to_str())
-    described["added_tokens"] = [_added_token(first + i, surface) for i, surface in enumerate(surfaces)]
+    flags = {"special": True, "normalized": False, "single_word": False, "lstrip": False, "rstrip": False}
+    described["added_tokens"] = [{"id": first + i, "content": surface, **flags} for i, surface in enumerate(surfaces)]
     layout = TokenLayout.from_surfaces({surface: first + i for i, surface in enumerate(surfaces)}, "trained vocabulary")
     return TrainedVocabulary(json.dumps(described, ensure_ascii=False), layout, first + len(surfaces))
 
@@ -56,8 +57,3 @@ def _train_bpe(texts: Iterable[str], text_ids: int) -> Tokenizer:
     trainer = trainers.BpeTrainer(vocab_size=text_ids, initial_alphabet=sorted(alphabet), show_progress=False)
     tokenizer.train_from_iterator(texts, trainer)
     return tokenizer
-
-
-def _added_token(token: int, surface: str) -> dict[str, Any]:
-    flags = {"special": True, "normalized": False, "single_word": False, "lstrip": False, "rstrip": False}
-    return {"id": token, "content": surface, **flags}

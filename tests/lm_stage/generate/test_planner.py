@@ -185,7 +185,7 @@ def test_videos_that_cannot_continue_a_clip_are_refused(
 
 
 def test_planned_images_have_the_json_of_version_0_1(sequences: SequenceRenderer) -> None:
-    """The expected JSON predates videos: with one key more, datasets of that time could not be resumed."""
+    """The expected JSON predates videos: with an additional key, datasets of that time could not be resumed."""
     prompts = [
         Prompt("a", "p", "a red apple", "", 2, 3),
         Prompt("b", "p", "b", "no", 2, 3, seed=7),

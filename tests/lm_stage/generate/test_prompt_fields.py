@@ -1,4 +1,4 @@
-"""Fields of prompts: what is wrong with one refuses this prompt only."""
+"""Fields of prompts: a bad field refuses its own prompt only."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def test_lines_of_jsonl_end_at_newlines_only(tmp_path: Path) -> None:
     ]
 
 
-def test_samples_stand_side_by_side_under_keys_of_their_own(tmp_path: Path) -> None:
+def test_samples_of_a_prompt_have_their_own_keys(tmp_path: Path) -> None:
     path = write_entries(
         tmp_path / "prompts.json", ["a", {"prompt": "b", "key": "b", "samples": 3}, {"prompt": "c", "samples": 1}]
     )

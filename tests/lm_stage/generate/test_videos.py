@@ -142,7 +142,7 @@ def settings_of(entries: Sequence[dict[str, Any]], model: Path, folder: Path, **
 
 
 def test_settings_of_images_are_those_of_version_0_1(small_lm: Path, tmp_path: Path) -> None:
-    """The expected settings predate videos: with one key more, datasets of that time could not be resumed."""
+    """The expected settings predate videos: with an additional key, datasets of that time could not be resumed."""
     settings = settings_of([{"prompt": ""}], small_lm, tmp_path, video_template="rows", **SIZE)
     for name in ("model", "text", "layout", "prompts_sha256"):
         assert settings.pop(name)

@@ -21,7 +21,7 @@ def test_ten_steps_of_adamw_are_golden(golden_lm: Path, expected: dict[str, Any]
 
 
 def test_norms_do_not_decay_and_matrices_do(golden_lm: Path) -> None:
-    """With gradients of zero only the decay moves."""
+    """With zero gradients, only weight decay changes the weights."""
     optimizer = train_step(golden_lm, 70).optimizer
     before = {name: p.asnumpy().copy() for name, p in zip(optimizer.names, optimizer.parameters_)}
     optimizer.step(1, 0.01, 1.0)

@@ -63,7 +63,7 @@ def test_gradients_that_overflow_halve_the_loss_scale_and_change_nothing(
 
 @pytest.mark.parametrize("size", [1, 2, 3, 8])
 def test_slices_of_all_processes_add_up_to_the_tensor(size: int) -> None:
-    """What no number of processes divides evenly is filled up, and cut again."""
+    """A tensor that does not divide evenly is padded, and the padding is removed again."""
     setup_device("cpu")
     whole = np.arange(35, dtype=np.float32).reshape(5, 7)
     p = ms.Parameter(ms.Tensor(whole), name="p")
