@@ -18,8 +18,8 @@ from tqdm import tqdm
 from lm_stage.generate.options import GenerateOptions
 from lm_stage.generate.planner import plan_prompts, token_counts
 from lm_stage.generate.prompt_files import list_prompts
+from lm_stage.generate.prompt_renderer import PromptRenderer
 from lm_stage.generate.prompts import PromptDefaults
-from lm_stage.generate.renderer import PromptRenderer
 from lm_stage.generate.worker import GenerateWorker
 from lm_stage.inference.coded_images import open_coded_images
 from lm_stage.inference.sampling import SamplingOptions

@@ -8,8 +8,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from lm_stage.generate.prompt_renderer import PromptRenderer
 from lm_stage.generate.prompts import Prompt
-from lm_stage.generate.renderer import PromptRenderer
 from shared.codec import SPATIAL_FACTOR
 from shared.dataset.plan import REFUSED, Plan, PlannedInput, Size, Unit
 from shared.dataset.plan_writer import PlanWriter

@@ -9,8 +9,8 @@ from lm_stage.inference.text_generator import TextGenerator, TextRequest, TextSe
 from lm_stage.model.model_directory import ModelDirectory
 from lm_stage.understand.answer_file import Answer
 from lm_stage.understand.options import UnderstandOptions
+from lm_stage.understand.question_renderer import QuestionRenderer
 from lm_stage.understand.questions import Question, list_questions
-from lm_stage.understand.renderer import QuestionRenderer
 from shared.dataset.quarantine_reasons import WORKER_DIED
 from shared.jobs.job import Task, TaskResult, WorkerContext
 from shared.jobs.task_feed import TaskFeed

@@ -13,7 +13,7 @@ from collections.abc import Hashable, Iterable
 from shared.errors import JobStoppedError
 from shared.jobs.claims import ClaimStatus
 from shared.jobs.job import Job, Task, TaskResult
-from shared.jobs.suspects import Suspect
+from shared.jobs.poison_search import Suspect
 
 MAX_IDLE_DEATHS = 3  # deaths in a row of a worker that has no task
 

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lm_stage.generate.planner import longest_prompt, max_body_length, plan_prompts, planned_prompt, token_counts
+from lm_stage.generate.prompt_renderer import PromptRenderer
 from lm_stage.generate.prompts import Prompt
-from lm_stage.generate.renderer import PromptRenderer
 from lm_stage.text.renderer import SequenceRenderer
 from shared.dataset.dataset import Dataset
 from shared.dataset.plan import Plan, Unit

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from lm_stage.generate.planner import plan_prompts, planned_prompt
+from lm_stage.generate.prompt_renderer import PromptRenderer
 from lm_stage.generate.prompts import Prompt
-from lm_stage.generate.renderer import PromptRenderer
 from lm_stage.text.parts import CodeGrid
 from lm_stage.text.renderer import SequenceRenderer
 from shared.dataset.dataset import Dataset
