@@ -1,8 +1,8 @@
 """Decides which worker does which task next, and what happens to the tasks of a worker that died.
 
 This module starts no processes and reads no clock. Units of one shape go to the same worker, so that each worker
-compiles few graphs. A unit that was in flight when its worker died becomes a suspect (see `poison_search`) and is retried
-before all others.
+compiles few graphs. A unit that was in flight when its worker died becomes a suspect (see `poison_search`) and is
+retried before all others.
 """
 
 from __future__ import annotations
