@@ -7,7 +7,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,6 +16,7 @@ from shared.errors import RefusedInput, UsageError
 from shared.storage.digests import canonical_json
 from shared.storage.paths import as_path, is_local, names_in
 from vq_stage.sources.files import open_file, refusing_unreadable
+from vq_stage.sources.listing_report import ListingReport
 from vq_stage.sources.media_types import is_frame_folder, is_image, kind_of
 from vq_stage.video.clips import DEFAULT_FPS
 from vq_stage.video.frame_folder import FrameFile, FrameFolder, natural_sort_key
@@ -63,10 +64,12 @@ class MediaSource(ABC):
     """A lazy list of items whose content can be read in any order, by several threads at once.
 
     Paths of items are relative to `root`, so a folder that was moved is still the same source. Listing holds one
-    directory, the headers of one shard or one batch of captions in memory at a time.
+    directory, the headers of one shard or one batch of captions in memory at a time. `report` counts what the last
+    listing used and skipped.
     """
 
     root: Path
+    report: ListingReport = field(default_factory=ListingReport, init=False, repr=False, compare=False)
 
     def __iter__(self) -> Iterator[MediaItem]:
         return self.items()
@@ -85,6 +88,8 @@ class MediaSource(ABC):
         for item in map(_checked_text, self._items(is_left_out)):
             is_empty = False
             if not is_planned(item):
+                if not item.text and not item.extra_json and not item.refusal:
+                    self.report.without_caption.add(item.uri)
                 yield item
         if is_empty and (message := self._empty_message()):
             raise UsageError(message)
