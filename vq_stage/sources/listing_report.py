@@ -40,8 +40,8 @@ class ListingReport:
         """Yield sentences for the user, in a fixed order; none if there is nothing to report."""
         if self.used:
             yield self.used
-        unmatched = {"inputs without a caption": self.without_caption, "captions without an input": self.unused_captions}
-        if captions := [tally.text(things) for things, tally in unmatched.items() if tally.count]:
+        unmatched = [(self.without_caption, "inputs without a caption"), (self.unused_captions, "unused captions")]
+        if captions := [tally.text(things) for tally, things in unmatched if tally.count]:
             yield f"captions: {'; '.join(captions)}"
         for things, tally in sorted(self.skipped.items()):
             yield f"skipped: {tally.text(things)}"

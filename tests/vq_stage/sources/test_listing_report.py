@@ -18,7 +18,7 @@ def test_counts_and_first_examples() -> None:
     report.skip(".heic files", "a.heic")
     assert list(report.lines()) == [
         "a folder of tars",
-        "captions: 2 inputs without a caption (first: b.jpg); 1 captions without an input (first: c.txt)",
+        "captions: 2 inputs without a caption (first: b.jpg); 1 unused captions (first: c.txt)",
         "skipped: 1 .heic files (first: a.heic)",
         "skipped: 1 hidden files (first: ._a.jpg)",
     ]
