@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
+from pathlib import Path
 from typing import Any
 
 from shared.errors import DatasetError
 from shared.storage.digests import canonical_json, digest_of
+from shared.storage.small_files import MAX_SMALL_FILE_BYTES, parse_json_object, read_small_file
 
 _CHECKSUM = "check"  # the member that holds the checksum
 
@@ -16,13 +17,19 @@ def dump_checked_json(value: dict[str, Any]) -> bytes:
     return (canonical_json({**value, _CHECKSUM: digest_of(value)}) + "\n").encode()
 
 
+def read_checked_json(path: Path, max_bytes: int = MAX_SMALL_FILE_BYTES) -> dict[str, Any]:
+    """Return the value in a file. Raises DatasetError if the file cannot be read or is damaged."""
+    return load_checked_json(read_small_file(path, max_bytes, DatasetError), str(path))
+
+
 def load_checked_json(data: bytes, where: str) -> dict[str, Any]:
     """Return the value without `check`. Raises DatasetError unless `dump_checked_json` wrote exactly these bytes."""
+    value = parse_json_object(data, f"{where}: damaged", DatasetError)
+    found = value.pop(_CHECKSUM, "missing")
     try:
-        value = json.loads(data)
-        found = value.pop(_CHECKSUM)
-    except (ValueError, AttributeError, KeyError, TypeError) as error:
-        raise DatasetError(f"{where}: damaged: expected JSON with its checksum: {error!r}") from error
-    if dump_checked_json(value) != data:
+        expected = dump_checked_json(value)
+    except ValueError as error:  # JSON that is not canonical: NaN, or half of a surrogate pair
+        raise DatasetError(f"{where}: damaged: {error}") from error
+    if expected != data:
         raise DatasetError(f"{where}: damaged: checksum {str(found)[:12]} expected {digest_of(value)[:12]}")
     return value

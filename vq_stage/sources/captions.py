@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import sqlite3
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shared.errors import RefusedInput, UsageError
+from shared.storage.small_files import parse_json
 from vq_stage.sources.files import open_file
 
 METADATA_FILES = ("metadata.jsonl", "metadata.csv", "metadata.parquet", "captions.csv")
@@ -80,14 +80,6 @@ def json_lines(file: BinaryIO, where: str) -> Iterator[object]:
     for number, line in enumerate(text_lines(file, where), 1):
         if line.strip():
             yield parse_json(line, f"{where}: line {number}")
-
-
-def parse_json(text: str, where: str) -> Any:
-    """Parse JSON. Raises UsageError, naming `where`."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"{where}: not JSON: {error}") from error
 
 
 def open_list(path: Path) -> BinaryIO:

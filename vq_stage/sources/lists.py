@@ -12,7 +12,8 @@ from typing import Any
 
 from shared.dataset.conversations import conversation_extra
 from shared.errors import RefusedInput, UsageError
-from vq_stage.sources.captions import json_lines, open_list, parse_json, text_lines
+from shared.storage.small_files import parse_json
+from vq_stage.sources.captions import json_lines, open_list, text_lines
 from vq_stage.sources.media_source import MediaItem, MediaSource, as_extra_json
 from vq_stage.sources.media_types import kind_of, stem_of
 
