@@ -13,6 +13,11 @@ VIDEO_SUFFIXES = frozenset(
     | {".flv", ".wmv", ".asf", ".ogv"}
 )
 FRAME_FOLDER_SUFFIX = ".frames"
+# Files and folders of operating systems and file servers, in lower case; names that start with a dot are hidden too.
+SYSTEM_NAMES = frozenset(
+    {"__macosx", "@eadir", "#recycle", "#snapshot", "@recycle", "$recycle.bin", "system volume information"}
+    | {"lost+found", "thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"}
+)
 
 
 def suffix_of(uri: str) -> str:
@@ -23,6 +28,12 @@ def suffix_of(uri: str) -> str:
 def stem_of(uri: str) -> str:
     """Return a path without its suffix; a URL also loses its scheme and query."""
     return os.path.splitext(uri.partition("://")[2].partition("?")[0] if "://" in uri else uri)[0]
+
+
+def is_system_name(path: str) -> bool:
+    """Return whether any part of a relative path is hidden, or belongs to an operating system or a file server."""
+    parts = path.replace("\\", "/").lower().split("/")
+    return any(part in SYSTEM_NAMES or (part.startswith(".") and part not in (".", "..")) for part in parts)
 
 
 def is_frame_folder(uri: str) -> bool:
