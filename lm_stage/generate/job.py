@@ -29,10 +29,9 @@ from shared.dataset.plan_writer import freeze_plan
 from shared.dataset.readers import KeyReader
 from shared.dataset.rows import SEQUENCE_FORMAT
 from shared.dataset.settings import DatasetSettings
-from shared.jobs.engines import run_units
 from shared.jobs.file_locks import job_lock
 from shared.jobs.signals import stop_on_signals
-from shared.jobs.units import PlanUnits
+from shared.jobs.units import PlanUnits, run_units
 from shared.maintenance.sweep import sweep
 from shared.storage.paths import as_path
 from shared.tokens.visual_tokens import GridFormat

@@ -24,8 +24,7 @@ from shared.dataset.plan import PlannedInput, Size
 from shared.dataset.rows import SequenceRecord
 from shared.device import setup_device
 from shared.jobs.file_locks import job_lock
-from shared.jobs.job import Task, TaskResult, WorkerContext
-from shared.jobs.task_feed import TaskFeed
+from shared.jobs.job import Task, TaskFeed, TaskResult, WorkerContext
 from shared.jobs.units import check_numerics
 from shared.storage.digests import canonical_json
 

@@ -12,8 +12,7 @@ from lm_stage.understand.options import UnderstandOptions
 from lm_stage.understand.question_renderer import QuestionRenderer
 from lm_stage.understand.questions import Question, list_questions
 from shared.dataset.quarantine_reasons import WORKER_DIED
-from shared.jobs.job import Task, TaskResult, WorkerContext
-from shared.jobs.task_feed import TaskFeed
+from shared.jobs.job import Task, TaskFeed, TaskResult, WorkerContext
 
 DIED = f"{WORKER_DIED}: the worker died each time it reached this question"
 

@@ -21,11 +21,11 @@ from shared.dataset.plan_writer import PlanWriter, freeze_plan
 from shared.errors import UsageError
 from shared.exchange.options import ImportOptions
 from shared.exchange.registry import ImportSource, open_source
-from shared.jobs.engines import EngineOptions, run_units
+from shared.jobs.engines import EngineOptions
 from shared.jobs.file_locks import job_lock
 from shared.jobs.job import Task, TaskResult, WorkerContext
 from shared.jobs.signals import StopFlag, stop_on_signals
-from shared.jobs.units import PlanUnits
+from shared.jobs.units import PlanUnits, run_units
 from shared.maintenance.sweep import sweep
 from shared.storage.paths import is_local, make_directory
 

@@ -6,13 +6,15 @@ This module has no heavy imports because every worker process loads it first.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from enum import Enum, auto
+from pathlib import Path
+from typing import Generic, Protocol, TypeVar
 
-from shared.jobs.claims import Claims
 from shared.jobs.signals import StopFlag
-from shared.jobs.units import UnitCatalog
+
+Shape = TypeVar("Shape", bound=Hashable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,61 @@ class Worker(Protocol):
         ...
 
 
+class UnitCatalog(Protocol):
+    """What the scheduler needs to know about a unit."""
+
+    def src_indices(self, unit: int) -> tuple[int, ...]:
+        """Return the indices of the unit's inputs."""
+        ...
+
+    def shape(self, unit: int) -> Hashable:
+        """Return a key that is equal for units that share compiled graphs."""
+        ...
+
+
+class Units(UnitCatalog, Protocol):
+    """The units of a job that resumes: which are missing, where they are claimed and whether they are committed."""
+
+    @property
+    def missing(self) -> Sequence[int]:
+        """Units without a commit record, in order."""
+        ...
+
+    @property
+    def progress_total(self) -> int:
+        """The end of the progress bar, in inputs or tokens."""
+        ...
+
+    @property
+    def progress_done(self) -> int:
+        """How much of `progress_total` the committed units account for."""
+        ...
+
+    def claim_path(self, unit: int) -> Path: ...
+
+    def is_committed(self, unit: int) -> bool: ...
+
+    def log(self, unit: int, rows: int, elapsed_s: float) -> None:
+        """Record a finished unit in the progress log, if the job has one."""
+        ...
+
+
+class ClaimStatus(Enum):
+    """The outcome of an attempt to claim a unit."""
+
+    ACQUIRED = auto()
+    HELD_ELSEWHERE = auto()
+    COMMITTED = auto()
+
+
+class Claims(Protocol):
+    """Decides which process works on which unit."""
+
+    def claim(self, unit: int) -> ClaimStatus: ...
+
+    def release(self, unit: int) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """Everything that an engine needs: the missing units, in the order in which to take them, and how to do one.
@@ -101,3 +158,42 @@ class Job:
     wait_for_others: bool = False
     max_in_flight: int = 2
     max_consecutive_poison: int = 8
+
+
+class TaskFeed(Generic[Shape]):
+    """Groups the tasks of a worker by shape, so that sequences of one shape fill a batch.
+
+    It hands out tasks of one shape and holds the first task of another shape back until that shape is asked for.
+
+    `shape_of(unit)` is called once for each task.
+    """
+
+    def __init__(self, tasks: Iterator[Task | None], shape_of: Callable[[int], Shape]):
+        self._tasks = tasks
+        self._shape_of = shape_of
+        self._held: tuple[Task, Shape] | None = None
+
+    def next_shape(self) -> Shape | None:
+        """Wait for a task and return its shape, or None if there are no more tasks.
+
+        Call this only while no task is in progress, because the wait may be for another worker.
+        """
+        while self._held is None:
+            try:
+                self._hold(next(self._tasks))
+            except StopIteration:
+                return None
+        return self._held[1]
+
+    def take(self, shape: Shape) -> Task | None:
+        """Return the next task, or None if none is available now or it has another shape."""
+        if self._held is None:
+            self._hold(next(self._tasks, None))
+        if self._held is None or self._held[1] != shape:
+            return None
+        task, self._held = self._held[0], None
+        return task
+
+    def _hold(self, task: Task | None) -> None:
+        if task is not None:
+            self._held = task, self._shape_of(task.unit)

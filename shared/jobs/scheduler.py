@@ -11,8 +11,7 @@ from collections import Counter, deque
 from collections.abc import Hashable, Iterable
 
 from shared.errors import JobStoppedError
-from shared.jobs.claims import ClaimStatus
-from shared.jobs.job import Job, Task, TaskResult
+from shared.jobs.job import ClaimStatus, Job, Task, TaskResult
 from shared.jobs.poison_search import Suspect
 
 MAX_IDLE_DEATHS = 3  # deaths in a row of a worker that has no task

@@ -1,57 +1,28 @@
-"""The units of work of a job: what the scheduler and the engines need to know about them."""
+"""Runs the units of a dataset: which are missing, and the sums over what was computed."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any
 
+from tqdm import tqdm
+
+from shared.dataset.dataset import Dataset
+from shared.dataset.plan import Plan, UnitSize
 from shared.errors import ConfigMismatchError
+from shared.jobs.claims import Leases, UnitClaims
+from shared.jobs.engines import EngineOptions
+from shared.jobs.file_locks import try_lock
+from shared.jobs.job import Job, TaskResult, Units, Worker, WorkerContext
+from shared.jobs.rank import split_units
+from shared.jobs.signals import StopFlag
 from shared.storage.digests import settings_diff
+from shared.storage.paths import is_local
 
-if TYPE_CHECKING:  # every worker process imports this module first
-    from shared.dataset.dataset import Dataset
-    from shared.dataset.plan import Plan, UnitSize
-
-
-class UnitCatalog(Protocol):
-    """What the scheduler needs to know about a unit."""
-
-    def src_indices(self, unit: int) -> tuple[int, ...]:
-        """Return the indices of the unit's inputs."""
-        ...
-
-    def shape(self, unit: int) -> Hashable:
-        """Return a key that is equal for units that share compiled graphs."""
-        ...
-
-
-class Units(UnitCatalog, Protocol):
-    """The units of a job that resumes: which are missing, where they are claimed and whether they are committed."""
-
-    @property
-    def missing(self) -> Sequence[int]:
-        """Units without a commit record, in order."""
-        ...
-
-    @property
-    def progress_total(self) -> int:
-        """The end of the progress bar, in inputs or tokens."""
-        ...
-
-    @property
-    def progress_done(self) -> int:
-        """How much of `progress_total` the committed units account for."""
-        ...
-
-    def claim_path(self, unit: int) -> Path: ...
-
-    def is_committed(self, unit: int) -> bool: ...
-
-    def log(self, unit: int, rows: int, elapsed_s: float) -> None:
-        """Record a finished unit in the progress log, if the job has one."""
-        ...
+MAX_IN_FLIGHT = 2  # per worker process: one unit to compute, one to read ahead
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,3 +69,63 @@ def check_numerics(dataset: Dataset, numerics: Mapping[str, Any]) -> None:
             + "\n  ".join(diff)
             + "\nuse the recorded settings, or --allow-numerics-change"
         )
+
+
+@dataclass(slots=True)
+class RunTotals:
+    """The sums over all task results of one run."""
+
+    units: int = 0
+    rows: int = 0
+    resumed_rows: int = 0
+    quarantined: int = 0
+    invalid: list[tuple[str, str]] = field(default_factory=list)
+
+    def add(self, result: TaskResult) -> None:
+        self.units += 1
+        self.rows += result.rows
+        self.resumed_rows += result.resumed_rows
+        self.quarantined += result.quarantined
+        self.invalid += result.invalid
+
+
+def run_units(
+    units: Units,
+    make_worker: Callable[[WorkerContext], Worker],
+    options: EngineOptions,
+    stop: StopFlag,
+    bar: tqdm,
+) -> RunTotals:
+    """Complete the missing units.
+
+    Units claimed by other jobs are left to them; a rank takes over the units of ranks that died.
+    """
+    rank, totals = options.resolve_rank(), RunTotals()
+    own, others = split_units(rank, units.missing)
+    bar.reset(units.progress_total)
+    bar.update(units.progress_done)
+
+    def on_result(result: TaskResult) -> None:
+        totals.add(result)
+        units.log(result.task.unit, result.rows, result.elapsed_s)
+
+    with ExitStack() as stack:
+        stack.enter_context(bar)
+        needs_leases = rank.world_size > 1 or not is_local(units.claim_path(0))
+        acquire = stack.enter_context(Leases()).try_lease if needs_leases else try_lock
+        claims = stack.enter_context(UnitClaims(units, acquire))
+        options.run(
+            Job(
+                make_worker,
+                own,
+                catalog=units,
+                claims=claims,
+                stop=stop,
+                on_result=on_result,
+                on_progress=bar.update,
+                steal_units=others,
+                wait_for_others=rank.world_size > 1,
+                max_in_flight=MAX_IN_FLIGHT if options.engine != "here" else max(1, len(units.missing)),
+            )
+        )
+    return totals

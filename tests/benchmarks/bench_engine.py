@@ -23,12 +23,12 @@ from shared.dataset.dataset import Dataset
 from shared.dataset.plan import PlannedInput, UnitSize
 from shared.dataset.plan_writer import PlanWriter
 from shared.jobs.claims import NoClaims
-from shared.jobs.engines import EngineOptions, run_units
+from shared.jobs.engines import EngineOptions
 from shared.jobs.file_locks import job_lock
 from shared.jobs.job import Job, Task, TaskResult, WorkerContext
 from shared.jobs.local_engine import run_in_process, run_local
 from shared.jobs.signals import StopFlag
-from shared.jobs.units import PlanUnits
+from shared.jobs.units import PlanUnits, run_units
 from shared.maintenance.sweep import sweep
 from vq_stage.encode.input_reader import PreparedInput, ReadTask
 from vq_stage.encode.options import EncodeOptions

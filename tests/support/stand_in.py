@@ -14,13 +14,13 @@ from typing import Any, cast
 
 import numpy as np
 
-import shared.jobs.engines
+import shared.jobs.units
 import shared.jobs.worker_pool
 import vq_stage.encode.job
 from pipelines.cli import main
 from shared.dataset.plan import UnitSize
+from shared.jobs.claims import Leases
 from shared.jobs.job import WorkerContext
-from shared.jobs.leases import Leases
 from shared.jobs.signals import StopFlag
 from tests.support.gate import pass_gate
 from vq_stage.encode.input_reader import PreparedInput, ReadTask
@@ -72,7 +72,7 @@ def run() -> None:
 
     for module, name, value in (
         (vq_stage.encode.job, "EncodeWorker", stand_in.StandInWorker),
-        (shared.jobs.engines, "Leases", partial(Leases, duration_s=LEASE_S, settle_s=SETTLE_S)),
+        (shared.jobs.units, "Leases", partial(Leases, duration_s=LEASE_S, settle_s=SETTLE_S)),
         (shared.jobs.worker_pool, "RETRY_HELD_ELSEWHERE_S", RETRY_S),
     ):
         setattr(module, name, value)

@@ -16,8 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from shared.errors import ConfigMismatchError
-from shared.jobs.claims import ClaimStatus
-from shared.jobs.job import Job, Task, TaskResult, WorkerContext
+from shared.jobs.job import ClaimStatus, Job, Task, TaskResult, WorkerContext
 from shared.jobs.signals import StopFlag, stop_on_signals
 
 INPUTS = 8  # per unit; input i of unit u has the index 8 u + i

@@ -15,9 +15,9 @@ from tqdm import tqdm
 from shared.dataset.commit import CommitRecord
 from shared.dataset.dataset import Dataset
 from shared.errors import ConfigMismatchError
-from shared.jobs.engines import run_units
 from shared.jobs.file_locks import job_lock
 from shared.jobs.signals import stop_on_signals
+from shared.jobs.units import run_units
 from shared.storage.paths import as_path
 from vq_stage.decode.options import DecodeOptions
 from vq_stage.decode.output_files import CLAIMS_NAME, claim_directory, sweep_directory

@@ -13,10 +13,9 @@ from functools import partial
 from tqdm import tqdm
 
 from shared.dataset.dataset import Dataset
-from shared.jobs.engines import run_units
 from shared.jobs.file_locks import job_lock
 from shared.jobs.signals import stop_on_signals
-from shared.jobs.units import PlanUnits
+from shared.jobs.units import PlanUnits, run_units
 from shared.maintenance.sweep import sweep
 from vq_stage.encode.options import EncodeOptions
 from vq_stage.encode.plan_updates import up_to_date_plan

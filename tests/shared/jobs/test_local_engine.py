@@ -18,8 +18,7 @@ import pytest
 
 from shared.errors import ConfigMismatchError, Interrupted, JobStoppedError, RefusedInput, RelayError, UsageError
 from shared.jobs import local_engine, worker_pool
-from shared.jobs.claims import ClaimStatus
-from shared.jobs.job import Job, Task, TaskResult, WorkerContext
+from shared.jobs.job import ClaimStatus, Job, Task, TaskResult, WorkerContext
 from shared.jobs.local_engine import run_in_process, run_local, visible_device
 from shared.jobs.signals import StopFlag
 from shared.jobs.worker_process import picklable

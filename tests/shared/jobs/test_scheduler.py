@@ -13,8 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.errors import JobStoppedError
-from shared.jobs.claims import ClaimStatus
-from shared.jobs.job import Job, Task, TaskResult, Worker, WorkerContext
+from shared.jobs.job import ClaimStatus, Job, Task, TaskResult, Worker, WorkerContext
 from shared.jobs.scheduler import Scheduler
 from shared.jobs.signals import StopFlag
 from tests.support.toy_worker import OwnClaims

@@ -18,7 +18,7 @@ from shared.exchange.formats.safe_names import safe_name
 from shared.exchange.formats.torch_files import dump_torch, load_torch
 from shared.exchange.importer import import_dataset
 from shared.exchange.options import ExportOptions, ImportOptions
-from shared.jobs.engines import RunTotals
+from shared.jobs.units import RunTotals
 from tests.support.evil_pickles import evil_pickles, torch_zip
 from tests.support.small_datasets import CODES_SETTINGS, all_rows, code_rows, digest, image, write_dataset
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-from shared.jobs.job import Task
-from shared.jobs.task_feed import TaskFeed
+from shared.jobs.job import Task, TaskFeed
 
 SHAPES = ["small", "small", "large", "small"]
 
