@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
-
-import numpy as np
-from PIL import Image
+from typing import TYPE_CHECKING, Any
 
 from shared.codec import SPATIAL_FACTOR
 from shared.errors import DatasetError, RefusedInput, UsageError
+
+if TYPE_CHECKING:  # this module holds defaults of options, so it loads no library
+    import numpy as np
+    from PIL import Image
 
 RULES = ("processor", "area", "none")
 MIN_PIXELS, MAX_PIXELS = 512 * 512, 1024 * 1024
@@ -94,8 +95,11 @@ class Preprocessing:
 
     def resize(self, image: Image.Image, height: int, width: int) -> np.ndarray:
         """Return uint8 pixels (height, width, 3), resized by bicubic interpolation if need be."""
+        import numpy as np
+        from PIL.Image import Resampling
+
         if image.size != (width, height):
-            image = image.resize((width, height), Image.Resampling.BICUBIC)
+            image = image.resize((width, height), Resampling.BICUBIC)
         return np.asarray(image)
 
 

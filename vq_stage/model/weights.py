@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shared.storage.digests import digest_of
-from shared.storage.safetensors_reader import StoredTensor, check_tensors, read_checkpoint, rename_tensors
 from vq_stage.model.config import VQConfig
 
 if TYPE_CHECKING:
     from mindspore import nn
+
+    from shared.storage.safetensors_reader import StoredTensor
 
 EMBEDDED_TOKENIZER = Path(__file__).parents[1] / "embedded" / "emu3-tiny"
 
@@ -41,6 +42,8 @@ def read_weights(directory: str | Path) -> dict[str, StoredTensor]:
 
     Raises CheckpointError if a file is missing or damaged.
     """
+    from shared.storage.safetensors_reader import read_checkpoint, rename_tensors
+
     tensors = rename_tensors(read_checkpoint(directory), hugging_face_name)
     return {name: tensor for name, tensor in tensors.items() if not name.endswith(_COUNTER)}
 
@@ -51,6 +54,8 @@ def load_weights(model: nn.Cell, directory: str | Path) -> None:
     Raises CheckpointError naming tensors that are missing, unexpected or of another shape.
     """
     from mindspore import Tensor
+
+    from shared.storage.safetensors_reader import check_tensors
 
     tensors = read_weights(directory)
     parameters = {name: p for name, p in model.parameters_and_names() if not name.endswith(_COUNTER)}

@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
-
-import numpy as np
-from PIL import Image
+from typing import TYPE_CHECKING, Any
 
 from shared.codec import TEMPORAL_FACTOR
 from shared.errors import DatasetError, RefusedInput, UsageError
 from vq_stage.video.video_file import VideoFile, VideoInfo
+
+if TYPE_CHECKING:  # this module holds defaults of options, so it loads no library
+    import numpy as np
+    from PIL import Image
 
 DEFAULT_FPS = 8.0
 MAX_MEAN_FRAME_S = 600.0  # a longer one is a damaged timestamp, which would give millions of equal clips
@@ -140,6 +141,8 @@ def read_clip(
     `resize` turns an image into uint8 pixels (H, W, 3), of one size for all frames.
     Raises RefusedInput `truncated` if the video ends or is damaged before the clip ends.
     """
+    import numpy as np
+
     pixels_THWC = np.empty(0, np.uint8)
     for index, image in enumerate(video.frames_at(_frame_times_s(video, clip, sampling))):
         pixels_HWC = resize(image)

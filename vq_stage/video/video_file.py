@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import BinaryIO, Generic, Protocol, TypeVar
-
-from PIL import Image
+from typing import TYPE_CHECKING, BinaryIO, Generic, Protocol, TypeVar
 
 from shared.errors import RefusedInput
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 SIGNATURE_BYTES = 12
 
