@@ -20,8 +20,9 @@ from lm_stage.text.tokenizer import TextTokenizer, load_text_tokenizer
 from shared.device import Device, setup_device
 from shared.errors import CheckpointError, ShapeError, UsageError
 from shared.storage.paths import local_directory
+from shared.tokens.grid_formats import IMAGE, GridFormat
 from shared.tokens.layout import TokenLayout
-from shared.tokens.visual_tokens import IMAGE, GridFormat, checked_codes
+from shared.tokens.visual_tokens import checked_codes
 
 
 class LanguageModel:

@@ -20,7 +20,8 @@ import numpy as np
 from lm_stage.text.parts import CodeGrid
 from lm_stage.text.renderer import SequenceRenderer
 from lm_stage.text.templates import CHAT
-from shared.tokens.visual_tokens import VISUAL, body_template, grid_length
+from shared.tokens.grid_formats import grid_length
+from shared.tokens.visual_tokens import VISUAL, body_template
 
 TASKS = ("image", "video", "understand", "text")
 LOSSES = ("after_prompt", "visual", "text")

@@ -27,14 +27,13 @@ from lm_stage.model.model_directory import ModelDirectory
 from shared.dataset.dataset import Dataset
 from shared.dataset.plan_writer import freeze_plan
 from shared.dataset.readers import KeyReader
-from shared.dataset.rows import SEQUENCE_FORMAT
-from shared.dataset.settings import DatasetSettings
+from shared.dataset.settings import SEQUENCE_FORMAT, DatasetSettings
 from shared.jobs.file_locks import job_lock
 from shared.jobs.signals import stop_on_signals
 from shared.jobs.units import PlanUnits, run_units
 from shared.maintenance.sweep import sweep
 from shared.storage.paths import as_path
-from shared.tokens.visual_tokens import GridFormat
+from shared.tokens.grid_formats import GridFormat
 
 
 @dataclass(frozen=True, slots=True)

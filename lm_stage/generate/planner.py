@@ -15,7 +15,7 @@ from shared.dataset.plan import REFUSED, Plan, PlannedInput, Size, Unit
 from shared.dataset.plan_writer import PlanWriter
 from shared.errors import RefusedInput
 from shared.storage.digests import canonical_json
-from shared.tokens.visual_tokens import IMAGE, GridFormat, grid_length
+from shared.tokens.grid_formats import IMAGE, GridFormat, grid_length
 
 
 def plan_prompts(prompts: Sequence[Prompt], renderer: PromptRenderer, max_positions: int, unit_rows: int) -> list[Unit]:

@@ -15,7 +15,8 @@ from lm_stage.text.renderer import SequenceRenderer
 from shared.dataset.readers import KeyReader
 from shared.dataset.rows import CodeRecord
 from shared.errors import RefusedInput
-from shared.tokens.visual_tokens import IMAGE, GridFormat, checked_codes, grid_length
+from shared.tokens.grid_formats import IMAGE, GridFormat, grid_length
+from shared.tokens.visual_tokens import checked_codes
 
 DEFAULT_FPS = 8.0  # of videos whose prompt has no frame rate
 

@@ -11,7 +11,7 @@ from lm_stage.text.templates import video_format_named
 from shared.errors import UsageError
 from shared.jobs.engines import EngineOptions
 from shared.storage.paths import absolute
-from shared.tokens.visual_tokens import GridFormat
+from shared.tokens.grid_formats import GridFormat
 
 INPUT_PATHS = ("model", "layout", "dataset", "images", "questions")
 Options = TypeVar("Options", bound="InferenceOptions")

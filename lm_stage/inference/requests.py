@@ -9,7 +9,7 @@ import numpy as np
 
 from lm_stage.inference.sampling import SamplingOptions
 from shared.errors import UsageError
-from shared.tokens.visual_tokens import UNIVLA, GridFormat
+from shared.tokens.grid_formats import UNIVLA, GridFormat
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,8 +17,9 @@ import numpy as np
 
 from lm_stage.inference.continuous_batch import ContinuousBatch
 from lm_stage.inference.sampling import SamplingOptions, check_finite, uniforms
+from shared.tokens.grid_formats import IMAGE, GridFormat, grid_length
 from shared.tokens.layout import TokenLayout
-from shared.tokens.visual_tokens import IMAGE, VISUAL, GridFormat, body_template, grid_length
+from shared.tokens.visual_tokens import VISUAL, body_template
 
 if TYPE_CHECKING:
     from lm_stage.model.backend import CachedModel

@@ -13,8 +13,9 @@ import numpy as np
 from lm_stage.text.parts import CodeGrid, Part
 from lm_stage.text.templates import CHAT, ConversationTemplate
 from lm_stage.text.tokenizer import TextTokenizer
+from shared.tokens.grid_formats import IMAGE, UNIVLA, GridFormat
 from shared.tokens.layout import TokenLayout
-from shared.tokens.visual_tokens import IMAGE, UNIVLA, GridFormat, grid_tokens
+from shared.tokens.visual_tokens import grid_tokens
 
 
 class SequenceRenderer:

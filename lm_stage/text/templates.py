@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shared.errors import UsageError
-from shared.tokens.visual_tokens import VIDEO_FORMATS, GridFormat
+from shared.tokens.grid_formats import VIDEO_FORMATS, GridFormat
 
 DEFAULT_QUESTION, DEFAULT_VIDEO_QUESTION = "Please describe the image.", "Please describe the video."
 

@@ -12,7 +12,7 @@ from lm_stage.data.mixture import MixtureEntry
 from lm_stage.data.sequences import LOSSES, LossWeights
 from lm_stage.model.model_directory import EMBEDDED_MODEL
 from shared.errors import UsageError
-from shared.tokens.visual_tokens import VIDEO_FORMATS
+from shared.tokens.grid_formats import VIDEO_FORMATS
 
 # Options that may differ on resume: locations, and what does not affect the weights.
 RESUMABLE_OPTIONS = (

@@ -19,7 +19,7 @@ from lm_stage.understand.questions import Question
 from shared.errors import ConfigMismatchError, DatasetError, UsageError
 from shared.storage.atomic import write_file
 from shared.storage.digests import canonical_json, settings_diff
-from shared.tokens.visual_tokens import GridFormat
+from shared.tokens.grid_formats import GridFormat
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ import pyarrow as pa
 from shared.dataset.rows import SCHEMAS, CodeRecord, to_record_batches
 from shared.errors import DatasetError
 from shared.storage.digests import canonical_json
-from shared.storage.paths import read_buffer
+from shared.storage.paths import is_local
 
 METADATA_KEY = b"emu3"  # in the schema metadata; its value is canonical JSON
 
@@ -55,6 +55,13 @@ class ArrowFile:
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         return (self.batch(index) for index in range(len(self)))
+
+
+def read_buffer(path: Path) -> pa.Buffer:
+    """Return a file as one buffer: memory-mapped if it is local, otherwise read whole."""
+    if is_local(path) and path.stat().st_size:
+        return pa.memory_map(str(path)).read_buffer()
+    return pa.py_buffer(path.read_bytes())
 
 
 def row_schema(row_format: str, metadata: Mapping[str, Any]) -> pa.Schema:

@@ -15,11 +15,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from shared.dataset.arrow_file import ArrowFile, dump_batches
+from shared.dataset.arrow_file import ArrowFile, dump_batches, read_buffer
 from shared.dataset.shards import Shard, ShardReader
 from shared.storage.atomic import write_file
 from shared.storage.digests import canonical_json, digest_of
-from shared.storage.paths import make_directory, names_in, read_buffer
+from shared.storage.paths import make_directory, names_in
 
 _KEYS_AT_ONCE = 4096  # converted to Python strings
 _SHARDS = b"shards"  # in the schema metadata: the shards as the manifest lists them

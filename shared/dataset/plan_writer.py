@@ -1,7 +1,8 @@
-"""Writes plans of any length in bounded memory: inputs are sorted in a temporary table on disk."""
+"""Writes plans of any length in bounded memory: inputs are sorted in a table on disk, keys are kept as digests."""
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,7 +15,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from shared.dataset.arrow_file import METADATA_KEY
+from shared.dataset.arrow_file import METADATA_KEY, read_buffer
 from shared.dataset.plan import (
     INPUT_FIELDS,
     PLAN_FORMAT,
@@ -29,7 +30,6 @@ from shared.dataset.plan import (
 from shared.dataset.settings import DatasetSettings
 from shared.storage.atomic import create_file
 from shared.storage.digests import canonical_json
-from shared.storage.paths import read_buffer
 
 _BUFFERED_INPUTS = 1024
 _SIZE = ("frames", "height", "width")
@@ -143,3 +143,27 @@ def _naming_the_disk() -> Iterator[None]:
         raise OSError(
             f"temporary plan in {tempfile.gettempdir()}: {error}; set TMPDIR to a directory on a larger disk"
         ) from error
+
+
+class KnownKeys:
+    """A set of keys, kept as digests of 16 bytes however long they are; the keys of `before` are in it too."""
+
+    def __init__(self, keys: Iterable[str] = (), before: KnownKeys | None = None):
+        self._digests: set[bytes] = set()
+        self._before = before
+        for key in keys:
+            self.is_new(key)
+
+    def is_new(self, key: str) -> bool:
+        """Add a key; return whether it was not in the set before."""
+        if self.has(key):
+            return False
+        self._digests.add(_digest(key))
+        return True
+
+    def has(self, key: str) -> bool:
+        return _digest(key) in self._digests or (self._before is not None and self._before.has(key))
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.blake2b(key.encode(), digest_size=16).digest()

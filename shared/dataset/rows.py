@@ -16,11 +16,10 @@ from typing import Any, ClassVar
 import numpy as np
 import pyarrow as pa
 
+from shared.dataset.settings import CODES_FORMAT, SEQUENCE_FORMAT
 from shared.errors import ShapeError
 from shared.storage.digests import canonical_json
 
-CODES_FORMAT = "emu3.codes/1"
-SEQUENCE_FORMAT = "emu3.seq/1"
 KINDS = ("image", "video")
 SHAPE = ("t", "h", "w")
 MAX_ROWS_PER_BATCH = 256

@@ -12,8 +12,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from shared.codec import Codec
-from shared.dataset.rows import CODES_FORMAT, SCHEMAS
 from shared.errors import DatasetError
+
+CODES_FORMAT = "emu3.codes/1"
+SEQUENCE_FORMAT = "emu3.seq/1"
+ROW_FORMATS = (CODES_FORMAT, SEQUENCE_FORMAT)
 
 # A group of settings as JSON. Its fields belong to the stage that wrote it, which has a dataclass for them.
 Section = Mapping[str, Any]
@@ -54,8 +57,10 @@ class DatasetSettings:
                 f"{where}: settings.{unknown[0]}: unknown field; expected one of {', '.join(sorted(known))}"
             )
         row_format = settings.get("format", CODES_FORMAT)
-        if not isinstance(row_format, str) or row_format not in SCHEMAS:
-            raise DatasetError(f"{where}: settings.format: expected one of {', '.join(SCHEMAS)}, got {row_format!r}")
+        if not isinstance(row_format, str) or row_format not in ROW_FORMATS:
+            raise DatasetError(
+                f"{where}: settings.format: expected one of {', '.join(ROW_FORMATS)}, got {row_format!r}"
+            )
         unit_rows = _object(settings["units"], "settings.units", where).get("rows") if "units" in settings else None
         if "units" in settings and (not isinstance(unit_rows, int) or unit_rows < 1):
             raise DatasetError(f"{where}: settings.units.rows: expected an integer of at least 1, got {unit_rows!r}")

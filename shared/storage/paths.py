@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
-import pyarrow as pa
-
 CACHE_VARIABLE = "EMU3_CACHE"
 MISSING = "missing"
+_BLOCK_BYTES = 1 << 20
 
 
 def as_path(location: str | Path) -> Path:
@@ -46,13 +45,6 @@ def make_directory(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
 
 
-def read_buffer(path: Path) -> pa.Buffer:
-    """Return a file as one buffer: memory-mapped if it is local, otherwise read whole."""
-    if is_local(path) and path.stat().st_size:
-        return pa.memory_map(str(path)).read_buffer()
-    return pa.py_buffer(path.read_bytes())
-
-
 def names_in(directory: Path) -> list[str]:
     """Return the names in a directory, in no particular order; none if the directory does not exist."""
     try:
@@ -65,7 +57,13 @@ def names_in(directory: Path) -> list[str]:
 
 def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file, 64 hex digits, or `missing`."""
-    return hashlib.sha256(read_buffer(path)).hexdigest() if path.is_file() else MISSING
+    if not path.is_file():
+        return MISSING
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def local_directory(location: str | Path) -> Path:

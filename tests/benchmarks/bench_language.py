@@ -37,8 +37,9 @@ from lm_stage.inference.sampling import SamplingOptions
 from lm_stage.inference.visual_generator import VisualGenerator, VisualRequest
 from lm_stage.model.config import DecoderConfig
 from lm_stage.model.weights import parameter_shapes
+from shared.tokens.grid_formats import IMAGE, grid_length
 from shared.tokens.layout import TokenLayout
-from shared.tokens.visual_tokens import IMAGE, VISUAL, body_template, grid_length
+from shared.tokens.visual_tokens import VISUAL, body_template
 
 TEXT_TOKENS, CODES, PROMPT_TOKENS, GUIDANCE = 1000, 8192, 24, 3.0
 LAYOUT = TokenLayout(

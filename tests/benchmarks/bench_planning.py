@@ -15,9 +15,8 @@ from pathlib import Path
 import click
 
 from shared.codec import EMU3
-from shared.dataset.known_keys import KnownKeys
 from shared.dataset.plan import Plan, PlannedInput
-from shared.dataset.plan_writer import PlanWriter
+from shared.dataset.plan_writer import KnownKeys, PlanWriter
 from shared.dataset.settings import DatasetSettings
 
 SIZES = 40

@@ -12,7 +12,7 @@ from lm_stage import ImageRequest, LanguageModel, SamplingOptions, VideoRequest
 from lm_stage.inference.visual_generator import VisualRequest
 from lm_stage.text.renderer import SequenceRenderer
 from shared.errors import CheckpointError, ShapeError, UsageError
-from shared.tokens.visual_tokens import IMAGE
+from shared.tokens.grid_formats import IMAGE
 from tests.support.golden_language import GoldenLanguageModel
 from vq_stage import VisionTokenizer
 from vq_stage.model.weights import EMBEDDED_TOKENIZER

@@ -15,12 +15,8 @@ from shared.dataset.dataset import Dataset
 from shared.dataset.plan import PlannedInput, Unit
 from shared.dataset.plan_writer import freeze_plan
 from shared.dataset.quarantine import Refusal
-from shared.dataset.rows import (
-    SEQUENCE_FORMAT,
-    CodeRecord,
-    SequenceRecord,
-)
-from shared.dataset.settings import DatasetSettings
+from shared.dataset.rows import CodeRecord, SequenceRecord
+from shared.dataset.settings import SEQUENCE_FORMAT, DatasetSettings
 from tests.support import handmade
 from tests.support.flip import flip_bit
 

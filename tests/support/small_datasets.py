@@ -13,8 +13,8 @@ from shared.dataset.commit import UnitResult
 from shared.dataset.dataset import Dataset
 from shared.dataset.plan import REFUSED, PlannedInput, Size
 from shared.dataset.plan_writer import freeze_plan
-from shared.dataset.rows import SEQUENCE_FORMAT, CodeRecord, SequenceRecord
-from shared.dataset.settings import DatasetSettings
+from shared.dataset.rows import CodeRecord, SequenceRecord
+from shared.dataset.settings import SEQUENCE_FORMAT, DatasetSettings
 from shared.exchange.importer import split_runs
 from shared.maintenance.verify import verify_dataset
 

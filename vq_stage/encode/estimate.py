@@ -12,12 +12,11 @@ import numpy as np
 
 from shared.codec import EMU3, SPATIAL_FACTOR, TEMPORAL_FACTOR
 from shared.dataset.dataset import Dataset
-from shared.dataset.known_keys import KnownKeys
 from shared.dataset.plan import Plan, Size
-from shared.dataset.plan_writer import PlanWriter
+from shared.dataset.plan_writer import KnownKeys, PlanWriter
 from shared.dataset.settings import DatasetSettings
 from shared.jobs.signals import stop_on_signals
-from shared.tokens.visual_tokens import IMAGE, UNIVLA, grid_length
+from shared.tokens.grid_formats import IMAGE, UNIVLA, grid_length
 from vq_stage.encode.planner import Planner
 
 BYTES_PER_CODE = 2.0

@@ -15,9 +15,8 @@ from functools import cached_property
 from tqdm import tqdm
 
 from shared.dataset.dataset import Dataset
-from shared.dataset.known_keys import KnownKeys
 from shared.dataset.plan import Plan, PlannedInput, Unit
-from shared.dataset.plan_writer import PlanWriter
+from shared.dataset.plan_writer import KnownKeys, PlanWriter
 from shared.dataset.quarantine import Refusal
 from shared.dataset.settings import DatasetSettings
 from shared.errors import UsageError

@@ -7,9 +7,8 @@ from dataclasses import dataclass, replace
 
 from tqdm import tqdm
 
-from shared.dataset.known_keys import KnownKeys
 from shared.dataset.plan import REFUSED, PlannedInput, Size
-from shared.dataset.plan_writer import PlanWriter
+from shared.dataset.plan_writer import KnownKeys, PlanWriter
 from shared.dataset.quarantine_reasons import DUPLICATE_CONTENT, DUPLICATE_KEY
 from shared.errors import JobStoppedError, RefusedInput
 from shared.jobs.prefetch import prefetch_map

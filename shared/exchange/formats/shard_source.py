@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from shared.dataset.arrow_file import read_buffer
 from shared.dataset.plan import REFUSED, PlannedInput, Size, Unit
 from shared.dataset.quarantine import Refusal
 from shared.dataset.rows import CodeRecord
 from shared.errors import DatasetError
 from shared.exchange.manifest import MANIFEST_NAME, ExportManifest
 from shared.storage.digests import canonical_json
-from shared.storage.paths import read_buffer
 
 
 class ShardSource:

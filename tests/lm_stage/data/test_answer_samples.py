@@ -11,7 +11,7 @@ import pytest
 from lm_stage.data.sequences import SequenceBuilder
 from lm_stage.text.parts import CodeGrid
 from lm_stage.text.templates import CHAT, DEFAULT_QUESTION, DEFAULT_VIDEO_QUESTION
-from shared.dataset.rows import SEQUENCE_FORMAT
+from shared.dataset.settings import SEQUENCE_FORMAT
 from shared.errors import DatasetError
 from tests.support.sft_samples import (
     assert_lengths_are_true,

@@ -12,9 +12,9 @@ from lm_stage.text.parts import CodeGrid
 from lm_stage.text.renderer import SequenceRenderer
 from shared.dataset.commit import UnitResult
 from shared.dataset.dataset import Dataset
-from shared.dataset.rows import SEQUENCE_FORMAT
+from shared.dataset.settings import SEQUENCE_FORMAT
 from shared.errors import DatasetError
-from shared.tokens.visual_tokens import ROWS
+from shared.tokens.grid_formats import ROWS
 from tests.support import handmade
 from tests.support.sft_samples import (
     assert_lengths_are_true,

@@ -9,7 +9,7 @@ import pytest
 
 from lm_stage.data.mixture import Mixture, MixtureEntry
 from lm_stage.data.sequences import TASKS, SequenceBuilder
-from shared.dataset.rows import SEQUENCE_FORMAT
+from shared.dataset.settings import SEQUENCE_FORMAT
 from shared.errors import UsageError
 from tests.support.sft_samples import (
     image_row,

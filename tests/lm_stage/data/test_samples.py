@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lm_stage.data.sequences import TASKS, SequenceBuilder
-from shared.dataset.rows import SEQUENCE_FORMAT
+from shared.dataset.settings import SEQUENCE_FORMAT
 from shared.errors import DatasetError, UsageError
 from tests.support.sft_samples import (
     CAPTIONS,

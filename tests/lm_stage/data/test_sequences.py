@@ -16,7 +16,7 @@ from lm_stage.text.parts import CodeGrid
 from lm_stage.text.renderer import SequenceRenderer
 from lm_stage.text.templates import CHAT
 from shared.errors import ShapeError
-from shared.tokens.visual_tokens import IMAGE, ROWS, UNIVLA, GridFormat
+from shared.tokens.grid_formats import IMAGE, ROWS, UNIVLA, GridFormat
 from tests.support.renderers import small_renderer
 
 CODEBOOK_SIZE = 64

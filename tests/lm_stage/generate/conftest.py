@@ -13,7 +13,8 @@ from shared.dataset.commit import UnitResult
 from shared.dataset.dataset import Dataset
 from shared.dataset.plan import Plan
 from shared.dataset.plan_writer import freeze_plan
-from shared.dataset.rows import SEQUENCE_FORMAT, SequenceRecord
+from shared.dataset.rows import SequenceRecord
+from shared.dataset.settings import SEQUENCE_FORMAT
 from tests.support import handmade
 from tests.support.prompts import CLIP
 from tests.support.renderers import small_renderer

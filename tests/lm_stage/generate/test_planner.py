@@ -19,7 +19,7 @@ from shared.dataset.dataset import Dataset
 from shared.dataset.plan import Plan, Unit
 from shared.dataset.plan_writer import freeze_plan
 from shared.dataset.readers import KeyReader
-from shared.tokens.visual_tokens import ROWS, UNIVLA
+from shared.tokens.grid_formats import ROWS, UNIVLA
 from tests.support import handmade
 
 

@@ -14,7 +14,7 @@ from lm_stage.text.parts import CodeGrid
 from lm_stage.text.renderer import SequenceRenderer
 from shared.dataset.dataset import Dataset
 from shared.dataset.readers import KeyReader
-from shared.tokens.visual_tokens import IMAGE, ROWS
+from shared.tokens.grid_formats import IMAGE, ROWS
 from tests.support.prompts import CLIP
 
 

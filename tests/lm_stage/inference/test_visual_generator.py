@@ -10,7 +10,8 @@ import pytest
 from lm_stage import SamplingOptions
 from lm_stage.inference.visual_generator import VisualGenerator, VisualRequest
 from shared.errors import JobStoppedError
-from shared.tokens.visual_tokens import IMAGE, ROWS, UNIVLA, grid_tokens
+from shared.tokens.grid_formats import IMAGE, ROWS, UNIVLA
+from shared.tokens.visual_tokens import grid_tokens
 from tests.support.golden_language import TOP_50, GoldenLanguageModel
 
 GREEDY = SamplingOptions(greedy=True)

@@ -19,8 +19,9 @@ from lm_stage import LanguageModel
 from lm_stage.model.config import DecoderConfig
 from lm_stage.model.mindone import build_emu3
 from shared.errors import DeviceError
+from shared.tokens.grid_formats import IMAGE
 from shared.tokens.layout import TokenLayout
-from shared.tokens.visual_tokens import IMAGE, grid_tokens
+from shared.tokens.visual_tokens import grid_tokens
 from tests.support.mindone_kernels import run_probe
 from tests.support.mindone_language_probe import STEPS, golden_sequence
 

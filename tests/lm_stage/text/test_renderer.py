@@ -11,8 +11,8 @@ from lm_stage.text.parts import IMAGE_MARK, CodeGrid, Part
 from lm_stage.text.renderer import SequenceRenderer
 from lm_stage.text.templates import CONVERSATION_TEMPLATES
 from shared.errors import ShapeError
+from shared.tokens.grid_formats import IMAGE, ROWS
 from shared.tokens.layout import SURFACES
-from shared.tokens.visual_tokens import IMAGE, ROWS
 from tests.support.renderers import small_renderer
 
 CODES_HW = np.array([[5, 0, 63], [1, 2, 3]], np.uint16)

@@ -6,7 +6,7 @@ import pytest
 
 from lm_stage.text.templates import CHAT, video_format_named
 from shared.errors import UsageError
-from shared.tokens.visual_tokens import ROWS, UNIVLA
+from shared.tokens.grid_formats import ROWS, UNIVLA
 
 
 def test_video_formats_are_looked_up_by_name() -> None:

@@ -12,7 +12,7 @@ import pytest
 from lm_stage.inference.sampling import SamplingOptions
 from lm_stage.understand.answer_file import Answer, AnswerFile, AnswerSettings
 from shared.errors import ConfigMismatchError, DatasetError, UsageError
-from shared.tokens.visual_tokens import UNIVLA
+from shared.tokens.grid_formats import UNIVLA
 
 SETTINGS = AnswerSettings(
     model={"model": "ab", "text": "cd", "layout": {"bos": 1}},

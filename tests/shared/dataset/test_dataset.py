@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from shared.dataset.readers import RowReader
-from shared.dataset.rows import (
-    SEQUENCE_FORMAT,
-    SEQUENCE_SCHEMA,
-)
+from shared.dataset.rows import SEQUENCE_SCHEMA
+from shared.dataset.settings import SEQUENCE_FORMAT
 from shared.maintenance.verify import verify_dataset
 from shared.storage.paths import is_local
 from tests.support import handmade, small_datasets

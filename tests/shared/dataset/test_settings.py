@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 
 from shared.codec import EMU3, Codec
-from shared.dataset.rows import SEQUENCE_FORMAT
-from shared.dataset.settings import DatasetSettings
+from shared.dataset.settings import SEQUENCE_FORMAT, DatasetSettings
 from shared.errors import DatasetError
 
 CODEC = Codec("ab" * 32, 512)

@@ -12,18 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from shared.errors import CheckpointError, ShapeError
+from shared.tokens.grid_formats import IMAGE, ROWS, UNIVLA, VIDEO_FORMATS, GridFormat, grid_length
 from shared.tokens.layout import SURFACES, TokenLayout
-from shared.tokens.visual_tokens import (
-    IMAGE,
-    ROWS,
-    UNIVLA,
-    VIDEO_FORMATS,
-    VISUAL,
-    GridFormat,
-    body_template,
-    grid_length,
-    grid_tokens,
-)
+from shared.tokens.visual_tokens import VISUAL, body_template, grid_tokens
 
 CONTROL = ["pad", "bos", "eos", "img", "boi", "eoi", "eol", "eof"]
 
