@@ -14,7 +14,7 @@ from shared.dataset.quarantine import Refusal
 from shared.dataset.quarantine_reasons import WORKER_DIED
 from shared.dataset.rows import CodeRecord
 from shared.errors import RefusedInput
-from vq_stage.media.image_decoding import decode_rgb
+from vq_stage.media.image_decoding import decode_rgb, read_bytes
 from vq_stage.media.resizing import Preprocessing
 from vq_stage.sources.media_source import MediaSource
 from vq_stage.video.clips import Clip, ClipSampling, read_clip
@@ -90,7 +90,7 @@ class InputReader:
 
     def _image(self, unit: Unit, planned: PlannedInput) -> PreparedInput:
         with self.source.open(planned.uri, planned.locator) as file:
-            data = file.read()
+            data = read_bytes(file)
         image = decode_rgb(data)
         self._check_size(unit, image.height, image.width)
         pixels_HWC = self.preprocessing.resize(image, unit.height, unit.width)

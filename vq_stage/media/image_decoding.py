@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from shared.codec import SPATIAL_FACTOR
 from shared.errors import RefusedInput
 
 MAX_PIXELS = 178_956_970  # above it Pillow, by default, raises DecompressionBombError
+MAX_FILE_BYTES = 512 << 20  # of one image: files are read whole; 3 bytes for each of MAX_PIXELS
 MIN_SIDE = SPATIAL_FACTOR
 MAX_ASPECT_RATIO = 5.0  # limit of the published image processor
 _EXIF_ORIENTATION = 0x0112
@@ -39,8 +41,11 @@ def check_size(height: int, width: int) -> None:
 
 
 def read_bytes(file: BinaryIO) -> bytes:
-    """Return the content of an opened image file. Raises RefusedInput: `unreadable` or `empty`."""
+    """Return the content of an opened image file. Raises RefusedInput: `unreadable`, `empty` or `too_large`."""
     try:
+        if (size_bytes := file.seek(0, os.SEEK_END)) > MAX_FILE_BYTES:
+            raise RefusedInput("too_large", f"{size_bytes} bytes, expected at most {MAX_FILE_BYTES}")
+        file.seek(0)
         data = file.read()
     except OSError as error:
         raise RefusedInput("unreadable", error.strerror or str(error)) from error

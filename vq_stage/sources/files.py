@@ -17,19 +17,33 @@ from shared.storage.paths import is_local
 BLOCK_BYTES = 1 << 20  # requested from an object store at a time
 MAX_FETCHED_BYTES = 64 << 20  # parts up to this size are fetched in one request
 
+SPECIAL_FILES = {
+    stat.S_ISDIR: "a folder",
+    stat.S_ISFIFO: "a named pipe",
+    stat.S_ISSOCK: "a socket",
+    stat.S_ISCHR: "a device",
+    stat.S_ISBLK: "a device",
+}
+
 logger = logging.getLogger(__name__)
 
 
-def open_file(path: Path, is_fetched: bool = False, block_bytes: int = BLOCK_BYTES) -> BinaryIO:
+def open_file(
+    path: Path, is_fetched: bool = False, block_bytes: int = BLOCK_BYTES, max_bytes: int | None = None
+) -> BinaryIO:
     """Open a seekable file; a remote one is fetched in one request or, by default, read in blocks on demand.
 
-    Raises RefusedInput: `missing`, `unreadable` or `empty`.
+    Raises RefusedInput: `missing`, `unreadable`, `empty`, or `too_large` above `max_bytes`. So does reading from the
+    file later. Pipes, devices and sockets are refused without being opened.
     """
     with refusing_unreadable():
-        file = path.open("rb") if _is_regular(path) else _open_remote(path, is_fetched, block_bytes)
-        if not file.read(1):
+        file = _open_local(path) if is_local(path) else _open_remote(path, is_fetched, block_bytes)
+        if not (size_bytes := file.seek(0, os.SEEK_END)):
             file.close()
             raise RefusedInput("empty", "the file has no bytes")
+        if max_bytes is not None and size_bytes > max_bytes:
+            file.close()
+            raise RefusedInput("too_large", f"{size_bytes} bytes, expected at most {max_bytes}")
         file.seek(0)
         return file
 
@@ -77,8 +91,9 @@ class FilePart(io.RawIOBase):
         return self._position
 
     def readinto(self, buffer: Any) -> int:
-        self._file.seek(self._start + self._position)
-        data = self._file.read(max(0, min(len(buffer), self._size - self._position)))
+        with refusing_unreadable():
+            self._file.seek(self._start + self._position)
+            data = self._file.read(max(0, min(len(buffer), self._size - self._position)))
         buffer[: len(data)] = data
         self._position += len(data)
         return len(data)
@@ -107,13 +122,34 @@ def refusing_unreadable() -> Iterator[None]:
         raise RefusedInput("unreadable", f"{error!r:.200}") from error
 
 
-def _is_regular(path: Path) -> bool:
-    """Return whether a file is local. Raises RefusedInput for a pipe, since opening it would wait for its writer."""
-    if not is_local(path):
-        return False
-    if not stat.S_ISREG(path.stat().st_mode):
-        raise RefusedInput("unreadable", "not a regular file")
-    return True
+class _LocalFile(io.FileIO):
+    """A file whose read errors are refusals, as those of a failing disk or a network drive that went away."""
+
+    def readinto(self, buffer: Any) -> int | None:
+        with refusing_unreadable():
+            return super().readinto(buffer)
+
+    def readall(self) -> bytes:
+        with refusing_unreadable():
+            return super().readall() or b""
+
+
+def _open_local(path: Path) -> BinaryIO:
+    """Open a regular file. Opening a pipe would wait for its writer, and opening a device may have side effects."""
+    _check_regular(path.stat())
+    file = _LocalFile(path, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
+    try:
+        _check_regular(os.fstat(file.fileno()))  # replaced meanwhile
+    except RefusedInput:
+        file.close()
+        raise
+    return io.BufferedReader(file)
+
+
+def _check_regular(status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kind = next((name for test, name in SPECIAL_FILES.items() if test(status.st_mode)), "a special file")
+        raise RefusedInput("unreadable", f"{kind}, expected a regular file")
 
 
 def _open_remote(path: Path, is_fetched: bool, block_bytes: int) -> BinaryIO:
@@ -122,7 +158,9 @@ def _open_remote(path: Path, is_fetched: bool, block_bytes: int) -> BinaryIO:
     if is_fetched or remote.protocol == "memory":
         return io.BytesIO(remote.fs.cat_file(remote.path))
     file: BinaryIO = remote.fs.open(remote.path, "rb", block_size=block_bytes)
-    return file if file.seekable() else io.BytesIO(file.read())
+    if not file.seekable():
+        return io.BytesIO(file.read())
+    return io.BufferedReader(FilePart(file, 0, file.seek(0, os.SEEK_END)))
 
 
 def _checked_end(file: BinaryIO, offset: int, size_bytes: int) -> int:

@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 from shared.errors import RefusedInput, UsageError
 from shared.storage.digests import canonical_json
 from shared.storage.paths import as_path, is_local, names_in
+from vq_stage.media.image_decoding import MAX_FILE_BYTES
 from vq_stage.sources.files import open_file, refusing_unreadable
 from vq_stage.sources.listing_report import ListingReport
 from vq_stage.sources.media_types import is_frame_folder, is_image, kind_of
@@ -105,7 +106,9 @@ class MediaSource(ABC):
     def open(self, uri: str, locator: Locator | None = None) -> BinaryIO:
         """Open an item's content as a seekable file. Raises RefusedInput: `missing`, `unreadable`, `empty`, …"""
         with refusing_unreadable():
-            return open_file(self._path(uri), is_fetched=kind_of(uri) == "image")
+            return open_file(
+                self._path(uri), kind_of(uri) == "image", max_bytes=MAX_FILE_BYTES if is_image(uri) else None
+            )
 
     @contextmanager
     def video(self, uri: str, locator: Locator | None = None, extra_json: str | None = None) -> Iterator[VideoFile]:

@@ -11,7 +11,7 @@ from PIL import Image
 
 from shared.codec import TEMPORAL_FACTOR
 from shared.errors import RefusedInput, UsageError
-from vq_stage.media.image_decoding import decode_rgb
+from vq_stage.media.image_decoding import decode_rgb, read_bytes
 from vq_stage.sources.media_source import MediaSource
 from vq_stage.training.options import TrainVQOptions
 
@@ -46,7 +46,7 @@ class TrainingPictures:
 
     def _decode(self, uri: str, locator: tuple[int, int] | None) -> Image.Image:
         with self._source.open(uri, locator) as file:
-            return decode_rgb(file.read())
+            return decode_rgb(read_bytes(file))
 
     def _is_decodable(self, uri: str, locator: tuple[int, int] | None) -> bool:
         try:
