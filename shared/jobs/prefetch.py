@@ -1,57 +1,172 @@
-"""Work done ahead of its consumer by a pool of threads, in order and within a bound."""
+"""Work done ahead of its consumer by a pool of threads, in order and within a bound.
+
+A thread that is blocked, say in a read from a network disk that no longer answers, keeps neither the consumer nor the
+process waiting: the consumer may give the item up after a while, and the threads do not outlive the process.
+"""
 
 from __future__ import annotations
 
+import threading
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, wait
+from queue import SimpleQueue
 from typing import Any, TypeVar, overload
+
+from shared.errors import JobStoppedError
+from shared.jobs.signals import StopFlag
 
 T = TypeVar("T")
 R = TypeVar("R")
 
+POLL_S = 0.1
+CLOSE_S = 5.0  # for the items in hand when the consumer stops; longer ones are left behind
+MAX_BLOCKED = 32  # threads
+
 
 @overload
 def prefetch_map(
-    function: Callable[[T], R], items: Iterable[T], threads: int, max_pending: int
+    function: Callable[[T], R],
+    items: Iterable[T],
+    threads: int,
+    max_pending: int,
+    stop: StopFlag | None = None,
+    timeout_s: float | None = None,
+    on_timeout: Callable[[T], R] | None = None,
 ) -> Generator[R, None, None]: ...
 @overload
 def prefetch_map(
-    function: Callable[[T], R], items: Iterable[T | None], threads: int, max_pending: int
+    function: Callable[[T], R],
+    items: Iterable[T | None],
+    threads: int,
+    max_pending: int,
+    stop: StopFlag | None = None,
+    timeout_s: float | None = None,
+    on_timeout: Callable[[T], R] | None = None,
 ) -> Generator[R | None, None, None]: ...
 def prefetch_map(
-    function: Callable[[Any], Any], items: Iterable[Any], threads: int, max_pending: int
+    function: Callable[[Any], Any],
+    items: Iterable[Any],
+    threads: int,
+    max_pending: int,
+    stop: StopFlag | None = None,
+    timeout_s: float | None = None,
+    on_timeout: Callable[[Any], Any] | None = None,
 ) -> Generator[Any, None, None]:
     """Apply a function in a pool of threads, at most `max_pending` items ahead of the result being consumed.
 
     Results keep the order of the items, and an exception is raised in place of its result. (`Executor.map` would read
     all of `items` at once.) An item of None means that no item is available at the moment: pending results are
     yielded first, then None itself.
+
+    If the consumer has waited `timeout_s` for an item, the item is given up: `on_timeout(item)` is yielded in its
+    place, and another thread replaces the blocked one. Raises JobStoppedError once `MAX_BLOCKED` threads are blocked
+    at the same time. Raises Interrupted if `stop` is set and the next result is not ready, so that a consumer that
+    wants to save its work can catch that.
     """
-    source, pending = iter(items), deque[Future[Any]]()
-    with ThreadPoolExecutor(threads, thread_name_prefix="prefetch") as pool:
+    source, pending, pool = iter(items), deque[_Item](), _DaemonThreads(function, threads)
 
-        def fill() -> bool:
-            """Submit available items until `max_pending` are pending. Return whether the source is exhausted."""
-            while len(pending) < max_pending:
-                try:
-                    item = next(source)
-                except StopIteration:
-                    return True
-                if item is None:
-                    return False
-                pending.append(pool.submit(function, item))
-            return False
+    def fill() -> bool:
+        """Submit available items until `max_pending` are pending. Return whether the source is exhausted."""
+        while len(pending) < max_pending:
+            try:
+                item = next(source)
+            except StopIteration:
+                return True
+            if item is None:
+                return False
+            pending.append(pool.submit(item))
+        return False
 
-        try:
-            is_at_end = fill()
-            while pending or not is_at_end:
-                ready = [pending.popleft().result()] if pending else []
-                is_at_end = is_at_end or fill()
-                if ready:
-                    yield ready[0]
-                elif not pending and not is_at_end:
-                    yield None
-        finally:
-            for future in pending:
-                future.cancel()
+    def result(item: _Item) -> Any:
+        if item.is_done_within(timeout_s if on_timeout else None, stop):
+            return item.future.result()
+        assert on_timeout is not None, "without it there is no limit"
+        pool.replace_blocked(item)
+        return on_timeout(item.value)
+
+    try:
+        is_at_end = fill()
+        while pending or not is_at_end:
+            ready = [result(pending.popleft())] if pending else []
+            is_at_end = is_at_end or fill()
+            if ready:
+                yield ready[0]
+            elif not pending and not is_at_end:
+                yield None
+    finally:
+        pool.close(pending)
+
+
+class _Item:
+    """An item and the future of its result."""
+
+    def __init__(self, value: Any):
+        self.value = value
+        self.future: Future[Any] = Future()
+
+    def is_done_within(self, timeout_s: float | None, stop: StopFlag | None) -> bool:
+        """Wait for the result. Raises Interrupted if a signal comes first.
+
+        Only time spent in this loop counts: a process that was suspended has not waited.
+        """
+        waited_s = 0.0
+        while not self.future.done():
+            if stop is not None:
+                stop.raise_if_set("finished rows are kept")
+            if timeout_s is not None and waited_s >= timeout_s:
+                return False
+            began_s = time.monotonic()
+            wait([self.future], POLL_S)
+            waited_s += min(time.monotonic() - began_s, 2 * POLL_S)
+        return True
+
+
+class _DaemonThreads:
+    """Threads that apply a function to items, oldest first; the interpreter exits without waiting for them."""
+
+    def __init__(self, function: Callable[[Any], Any], threads: int):
+        self._function = function
+        self._queue: SimpleQueue[_Item | None] = SimpleQueue()
+        self._blocked: list[_Item] = []
+        self._threads = threads
+        for _ in range(threads):
+            self._start()
+
+    def _start(self) -> None:
+        threading.Thread(target=self._run, name="prefetch", daemon=True).start()
+
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not None:
+            if not item.future.set_running_or_notify_cancel():
+                continue
+            try:
+                result = self._function(item.value)
+            except BaseException as error:
+                item.future.set_exception(error)
+            else:
+                item.future.set_result(result)
+            del item  # a thread that waits must not keep the last result alive
+
+    def submit(self, value: Any) -> _Item:
+        item = _Item(value)
+        self._queue.put(item)
+        return item
+
+    def replace_blocked(self, item: _Item) -> None:
+        """Start a thread in place of the one that an item blocks. Raises JobStoppedError if too many are blocked."""
+        self._blocked = [*(blocked for blocked in self._blocked if not blocked.future.done()), item]
+        if len(self._blocked) >= MAX_BLOCKED:
+            raise JobStoppedError(
+                f"{len(self._blocked)} reads do not return: the disk, mount or store of the source does not respond;"
+                " check it and run the same command"
+            )
+        self._start()
+
+    def close(self, pending: Iterable[_Item]) -> None:
+        """Cancel what has not started, let the rest finish for a moment, and end the threads."""
+        running = [item.future for item in pending if not item.future.cancel()]
+        for _ in range(self._threads + len(self._blocked)):
+            self._queue.put(None)
+        wait(running, CLOSE_S)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -9,7 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.errors import Interrupted, JobStoppedError
+from shared.jobs import prefetch
 from shared.jobs.prefetch import prefetch_map
+from shared.jobs.signals import StopFlag
 
 
 def test_results_keep_their_order_and_the_bound() -> None:
@@ -66,3 +71,61 @@ def test_every_item_is_mapped_once_and_in_order(items: list[int | None], max_pen
     results = list(prefetch_map(lambda item: item + 1, iter(items), threads=2, max_pending=max_pending))
     assert [result for result in results if result is not None] == [item + 1 for item in items if item is not None]
     assert results.count(None) <= items.count(None)
+
+
+@pytest.fixture
+def gate() -> Iterator[threading.Event]:
+    """An event that blocked threads wait for; it is set at the end of the test."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def test_an_item_that_takes_too_long_is_given_up_and_its_thread_replaced(gate: threading.Event) -> None:
+    def work(item: int) -> str:
+        if item in (1, 2):
+            gate.wait()
+        return f"read {item}"
+
+    results = prefetch_map(work, range(5), 2, 8, timeout_s=0.2, on_timeout=lambda item: f"timeout {item}")
+    assert list(results) == ["read 0", "timeout 1", "timeout 2", "read 3", "read 4"]
+
+
+def test_slow_items_before_the_deadline_are_waited_for() -> None:
+    threads = threading.Barrier(2)
+
+    def work(item: int) -> int:
+        threads.wait(timeout=30)
+        return item
+
+    assert list(prefetch_map(work, range(4), 2, 8, timeout_s=60, on_timeout=lambda item: -1)) == [0, 1, 2, 3]
+
+
+def test_too_many_blocked_threads_stop_the_job(gate: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prefetch, "MAX_BLOCKED", 3)
+    monkeypatch.setattr(prefetch, "CLOSE_S", 0.1)
+    results = prefetch_map(lambda item: gate.wait(), range(9), 2, 8, timeout_s=0.1, on_timeout=lambda item: False)
+    assert [next(results), next(results)] == [False, False]
+    with pytest.raises(JobStoppedError, match="3 reads do not return"):
+        next(results)
+
+
+def test_a_signal_interrupts_the_wait_for_a_blocked_thread(
+    gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prefetch, "CLOSE_S", 0.1)
+    stop = StopFlag()
+    results = prefetch_map(lambda item: item if item < 2 else gate.wait(), range(5), 2, 8, stop)
+    assert next(results) == 0
+    stop.set("SIGTERM")
+    with pytest.raises(Interrupted, match="stopped by SIGTERM"):
+        list(results)
+
+
+def test_blocked_threads_do_not_keep_the_process_alive() -> None:
+    script = (
+        "import os; from shared.jobs.prefetch import prefetch_map; r, w = os.pipe();"
+        "print(next(prefetch_map(lambda n: os.read(r, 1) if n else 'first', range(3), 2, 8)), flush=True)"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout == "first\n"
