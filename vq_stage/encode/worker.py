@@ -24,9 +24,9 @@ from shared.jobs.job import Task, TaskResult, WorkerContext
 from shared.jobs.prefetch import prefetch_map
 from shared.jobs.units import check_numerics
 from vq_stage.encode.input_reader import InputReader, PreparedInput, ReadTask
-from vq_stage.encode.metrics import reconstruction_quality
 from vq_stage.encode.options import EncodeOptions
 from vq_stage.encode.planner import RefusalLimit
+from vq_stage.encode.quality import check_canary, reconstruction_quality
 from vq_stage.sources.open_source import open_source
 
 if TYPE_CHECKING:
@@ -86,7 +86,6 @@ class EncodeWorker:
         self.numerics = {**device.numerics(), "backend": options.backend, "batch_pixels": options.batch_pixels}
         if not options.allow_numerics_change:
             check_numerics(self.dataset, self.numerics)
-        from vq_stage.encode.canary import check_canary
         from vq_stage.tokenizer import VisionTokenizer
 
         self.tokenizer = VisionTokenizer.from_pretrained(
