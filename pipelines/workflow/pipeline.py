@@ -17,6 +17,7 @@ import click
 from pipelines.workflow.codec_check import CodecCheck
 from pipelines.workflow.command_line import output_path
 from pipelines.workflow.file import PipelineFile, referenced_names, refuse, substitute
+from pipelines.workflow.kinds import kind_problem
 from pipelines.workflow.step import Step, build_step, producer_of
 from shared.errors import RefusedInput, UsageError
 from shared.storage.paths import as_path
@@ -57,6 +58,8 @@ def load_pipeline(location: str, changes: Mapping[str, str], out: str | None, co
     except CycleError as error:
         problems.append(f"steps need each other in a cycle: {' → '.join(error.args[1])}")
     problems += [problem for step in steps for problem in _location_problems(step, outputs)]
+    kinds = [kind_problem(step, given, built) for step in steps for given in step.inputs]
+    problems += [problem for problem in kinds if problem]
     codecs = CodecCheck(partial(producer_of, outputs=outputs))
     problems += [problem for step in steps for problem in codecs.problems(step)]
     refuse(str(file.path), problems)

@@ -18,7 +18,7 @@ def test_mixing_the_codes_of_two_tokenizers_is_refused(command: str, folder: Pat
     encode = {"run": "encode", "source": "photos", "vision-tokenizer": str(golden_vq)}
     others: dict[str, dict[str, object]] = {"b": {"run": command, "dataset": "${a}"}}
     if command == "init-lm":
-        others["c"] = {"run": "generate", "prompts": "photos", "model": "${b}"}
+        others["c"] = {"run": "generate", "prompts": "photos/one.png", "model": "${b}"}
         assert load(steps(a=encode, **others))
         others["d"] = {"run": "decode", "dataset": "${c}"}
     with pytest.raises(UsageError, match=r"mixes the codes of two vision tokenizers: .* of .*emu3-tiny"):

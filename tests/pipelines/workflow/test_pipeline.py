@@ -47,7 +47,7 @@ def test_steps_run_after_those_they_need_and_otherwise_in_file_order(folder: Pat
         (steps(a={"run": "sft", "datasets": ["photos"], "loss": "text"}), "task image has no codes to learn"),
         (steps(a={"run": "sft", "datasets": ["photos,task=paint"]}), "expected a task of"),
         (
-            steps(a={"run": "generate", "prompts": "photos", "guidance-scale": "-1"}),
+            steps(a={"run": "generate", "prompts": "photos/one.png", "guidance-scale": "-1"}),
             "step a: --guidance-scale -1",
         ),
         (steps(a={"run": "understand", "dataset": "photos", "max-new-tokens": "0"}), "max-new-tokens 0"),

@@ -1,0 +1,137 @@
+"""What the steps of a pipeline write and read: every output has a kind, and every input accepts some kinds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+
+from pipelines.workflow.step import Input, Step, producer_of
+from shared.dataset.dataset import Dataset
+from shared.dataset.rows import SEQUENCE_FORMAT
+from shared.errors import RelayError
+
+
+class Kind(Enum):
+    """The kind of a file or folder, with the words for it in a message."""
+
+    MEDIA = "pictures or videos"
+    CODES = "a codes dataset"
+    SEQUENCES = "a dataset of generated sequences"
+    RUN = "a training run"
+    LANGUAGE_MODEL = "a language model"
+    ADAPTER = "a LoRA adapter"
+    VISION_TOKENIZER = "a vision tokenizer"
+    ANSWERS = "an answer file"
+    FILE = "a file"
+    OTHER = "a folder that is none of these"
+
+
+OUTPUT_KINDS = {
+    "encode": Kind.CODES,
+    "sft": Kind.RUN,
+    "generate": Kind.SEQUENCES,
+    "understand": Kind.ANSWERS,
+    "decode": Kind.MEDIA,
+    "init-lm": Kind.LANGUAGE_MODEL,
+    "train-vq": Kind.VISION_TOKENIZER,
+    "inspect": Kind.MEDIA,
+}
+RUN_FOLDERS = {"model": Kind.LANGUAGE_MODEL, "adapter": Kind.ADAPTER}
+
+DATASETS = (Kind.CODES, Kind.SEQUENCES)
+# The kinds that an option accepts; those that depend on the command as COMMAND.OPTION.
+ACCEPTED_KINDS: Mapping[str, tuple[Kind, ...]] = {
+    "source": (Kind.MEDIA, Kind.FILE, Kind.OTHER),
+    "dataset": DATASETS,
+    "datasets": (*DATASETS, Kind.ANSWERS, Kind.FILE),  # files are for task=text
+    "held_out": (*DATASETS, Kind.ANSWERS, Kind.FILE),
+    "images": DATASETS,
+    "prompts": (Kind.FILE, *DATASETS),
+    "sample_prompts": (Kind.FILE, *DATASETS),
+    "questions": (Kind.FILE,),
+    "layout": (Kind.FILE,),
+    "config": (Kind.FILE,),
+    "model": (Kind.LANGUAGE_MODEL,),
+    "vision_tokenizer": (Kind.VISION_TOKENIZER,),
+    "init_from": (Kind.VISION_TOKENIZER,),
+}
+
+
+def kind_problem(step: Step, given: Input, producers: Mapping[str, Step]) -> str | None:
+    """Describe an input of the wrong kind, with what to give instead; None if it fits or its kind is unknown.
+
+    `producers` are the steps of the pipeline by name.
+    """
+    accepted = ACCEPTED_KINDS[given.option]
+    producer = producers.get(producer_of(given.location, {name: one.output for name, one in producers.items()}) or "")
+    kind = _kind_of_output(producer, given.location) if producer else kind_of_path(given.location)
+    if kind is None or kind in accepted:
+        return None
+    *others, last = [one.value for one in accepted]
+    expected = f"{', '.join(others)} or {last}" if others else last
+    return (
+        f"step {step.name}: {given.option}: {given.location}: expected {expected}, got {kind.value};"
+        f" {_advice(kind, accepted, given.location, producer, [one for one in producers.values() if one is not step])}"
+    )
+
+
+def _kind_of_output(producer: Step, location: str) -> Kind | None:
+    """Return the kind of a step's output, or of a folder inside a training run; None for anything else inside it."""
+    assert producer.output is not None
+    inside = Path(location).resolve().relative_to(producer.output.resolve()).as_posix()
+    if inside == ".":
+        return OUTPUT_KINDS[producer.command]
+    return RUN_FOLDERS.get(inside) if producer.command == "sft" else None
+
+
+def kind_of_path(location: str) -> Kind | None:
+    """Return the kind of a local file, or of a local folder by the files in it; None if it is remote or missing."""
+    path = Path(location)
+    if "://" in location or not path.exists():
+        return None
+    if not path.is_dir():
+        return Kind.FILE
+    if (path / "plan.arrow").exists():
+        return Kind.SEQUENCES if _has_sequences(location) else Kind.CODES
+    if (path / "adapter_config.json").exists():
+        return Kind.ADAPTER
+    if (path / "checkpoints").is_dir() and (path / "options.json").exists():
+        return Kind.RUN
+    return _kind_of_model(path / "config.json") or Kind.OTHER
+
+
+def _has_sequences(location: str) -> bool:
+    try:
+        return Dataset.open(location).plan().settings.format == SEQUENCE_FORMAT
+    except RelayError:
+        return False  # the check of codecs reports a dataset that cannot be read
+
+
+def _kind_of_model(path: Path) -> Kind | None:
+    try:
+        config = json.loads(path.read_bytes()) if path.is_file() else {}
+    except (OSError, ValueError, RecursionError):
+        return None
+    if not isinstance(config, dict):
+        return None
+    if "num_hidden_layers" in config or "text_config" in config:
+        return Kind.LANGUAGE_MODEL
+    return Kind.VISION_TOKENIZER if "codebook_size" in config else None
+
+
+def _advice(
+    kind: Kind, accepted: tuple[Kind, ...], location: str, producer: Step | None, others: Sequence[Step]
+) -> str:
+    """Return the next step: the model of a run, or the steps that write what the option accepts."""
+    reference = f"${{{producer.name}}}" if producer else location.rstrip("/")
+    if Kind.LANGUAGE_MODEL in accepted and kind is Kind.RUN:
+        return f"give {reference}/model"
+    if Kind.LANGUAGE_MODEL in accepted and kind is Kind.ADAPTER:
+        run = reference if producer else str(Path(location).parent)
+        return f"give {run}/model, into which the adapter is merged"
+    fitting = [f"${{{one.name}}}" for one in others if OUTPUT_KINDS.get(one.command) in accepted]
+    if Kind.LANGUAGE_MODEL in accepted:
+        fitting += [f"${{{one.name}}}/model" for one in others if one.command == "sft"]
+    return f"give {' or '.join(fitting)}" if fitting else "give another path"
