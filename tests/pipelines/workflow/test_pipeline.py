@@ -114,7 +114,9 @@ def test_variables_and_options_can_be_set(folder: Path) -> None:
 
 def test_values_keep_their_spelling(folder: Path) -> None:
     """A ratio is not a sexagesimal number, and a flag may be a variable."""
-    described = "steps: {a: {run: generate, prompts: photos, ratio: 16:9, greedy: '${plain}'}}\nvariables: {plain: yes}"
+    described = (
+        "steps: {a: {run: generate, prompts: photos/one.png, ratio: 16:9, greedy: '${plain}'}}\nvariables: {plain: yes}"
+    )
     assert load(described).steps[0].arguments[1:4] == ("--greedy", "--ratio", "16:9")
     assert "--greedy" not in load(described, {"plain": "false"}).steps[0].arguments
 
