@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from lm_stage.data.dataset_samples import DatasetSamples
-from lm_stage.data.encoded_texts import EncodedTexts
-from lm_stage.data.sequences import SequenceBuilder, TrainingSequence
+from lm_stage.data.sequences import EncodedTexts, SequenceBuilder, TrainingSequence
 from lm_stage.text.templates import CHAT, default_question
 from shared.dataset.conversations import Conversation, Turn, without_media_marks
 from shared.dataset.rows import KINDS

@@ -1,22 +1,31 @@
-"""Rows of packed samples as arrays, in which no sample attends to another.
+"""Rows of packed samples as arrays, in which no sample attends to another, and the batches of every optimizer step.
+
+The rows of a step are divided among the processes that train together, and built ahead of the device.
 
 Shape suffixes: B rows, L tokens, M = B·L, K supervised positions and some others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from itertools import islice
+from typing import TypeVar
 
 import numpy as np
 
 from lm_stage.data.mixture import Mixture
 from lm_stage.data.sequences import TrainingSequence
-from lm_stage.data.shuffle import PackedSample
+from lm_stage.data.shuffle import PackedSample, RowStream, StreamState, epoch_order
 from shared.errors import DatasetError
+from shared.jobs.prefetch import prefetch_map
 
 PADDING = -1  # segment of positions without a sample
 BUCKETS = 8  # shapes to compile for: the logits of a batch cover 1/8, 2/8, … of its positions
+MICRO_BATCHES_AHEAD = 4  # built before the device needs them
+Row = list[PackedSample]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,3 +108,66 @@ def build_batch(
                 continue
             begin = batch.write(number, begin, segment, sequence)
     return batch
+
+
+@dataclass(frozen=True, slots=True)
+class BatchDivision:
+    """Divides the rows of a step into micro-batches, which go to the processes in turn."""
+
+    micro_batch_size: int
+    accumulation_steps: int = 1
+    rank: int = 0
+    processes: int = 1
+
+    @property
+    def rows_per_step(self) -> int:
+        return self.micro_batch_size * self.accumulation_steps * self.processes
+
+    def own_micro_batches(self, rows: Sequence[T]) -> list[Sequence[T]]:
+        """Return the micro-batches of this process, each a slice of the rows."""
+        size = self.micro_batch_size
+        return [rows[begin : begin + size] for begin in range(0, len(rows), size)][self.rank :: self.processes]
+
+
+@dataclass(frozen=True, slots=True)
+class StepData:
+    """This process's micro-batches of one step, and the state of the row stream after the step."""
+
+    batches: list[TrainingBatch]
+    stream_state: StreamState
+
+
+def step_batches(
+    stream: RowStream, division: BatchDivision, on_damaged: Callable[[str], None] | None = None
+) -> Generator[StepData, None, None]:
+    """Yield the data of every step from the stream's present state on, without end.
+
+    Raises DatasetError, at the step that needs it, for a damaged sample unless `on_damaged` is given.
+    """
+
+    def own_parts() -> Iterator[tuple[Sequence[Row], StreamState]]:
+        while True:
+            rows = list(islice(stream, division.rows_per_step))
+            for part in division.own_micro_batches(rows):
+                yield part, stream.state
+
+    def build(item: tuple[Sequence[Row], StreamState]) -> tuple[TrainingBatch, StreamState]:
+        part, state = item
+        return build_batch(part, stream.mixture, on_damaged), state
+
+    with closing(prefetch_map(build, own_parts(), 1, MICRO_BATCHES_AHEAD)) as built:
+        while True:
+            batches, states = zip(*islice(built, division.accumulation_steps))
+            yield StepData(list(batches), states[-1])
+
+
+def held_out_batches(
+    mixture: Mixture, division: BatchDivision, on_damaged: Callable[[str], None] | None = None
+) -> list[TrainingBatch]:
+    """Build this process's batches of one pass over all held-out samples, always in the same order."""
+    stream, rows, remaining = RowStream(mixture, 0, 0.0), [], len(epoch_order(mixture, 0, 0))
+    while remaining > 0:
+        rows.append(next(stream))
+        remaining -= len(rows[-1])
+    rows += [[]] * (-len(rows) % division.micro_batch_size)  # all batches have one shape
+    return [build_batch(part, mixture, on_damaged) for part in division.own_micro_batches(rows)]

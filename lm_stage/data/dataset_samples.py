@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from lm_stage.data.encoded_texts import EncodedTexts
-from lm_stage.data.sequences import SequenceBuilder, TrainingSequence
+from lm_stage.data.sequences import EncodedTexts, SequenceBuilder, TrainingSequence
 from lm_stage.text.parts import CodeGrid
 from shared.codec import Codec
 from shared.dataset.dataset import Dataset

@@ -1,49 +1,66 @@
-"""The training mixture: samples of one or more datasets, each with a task and a weight."""
+"""The training mixture: samples of one or more datasets, each with a task and a weight.
+
+The length of every sample is known before a row is built; its sequence is built on demand.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from dataclasses import asdict
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from lm_stage.data.samples import SampleSet, open_samples
-from lm_stage.data.sequences import TASKS, SequenceBuilder
+from lm_stage.data.answer_samples import AnswerSamples, AnswerTexts
+from lm_stage.data.dataset_samples import CaptionSamples
+from lm_stage.data.options import MixtureEntry
+from lm_stage.data.sequences import SequenceBuilder, TrainingSequence
+from lm_stage.data.text_samples import TextSamples
+from shared.codec import Codec
 from shared.errors import UsageError
+from shared.storage.paths import as_path
 
 
-@dataclass(frozen=True, slots=True)
-class MixtureEntry:
-    """One dataset of a mixture, given as `PATH[,task=image|video|understand|text][,weight=W]`.
+class SampleSet(Protocol):
+    """`lengths` and `captionless_lengths` are int64 (n,): tokens of each sample, with and without its caption."""
 
-    Every epoch contains each sample `weight` times: 0.5 takes half of them, 2 takes each twice.
-    """
-
-    path: str
-    task: str = "image"
-    weight: float = 1.0
+    keys: list[str]
+    lengths: np.ndarray
+    captionless_lengths: np.ndarray
+    fingerprint: str  # digest of the content
+    codec: Codec | None  # None without codes
+    without_text: Sequence[str]  # keys of rows without a caption or an answer
 
     @property
-    def is_generation(self) -> bool:
-        """Whether the image or video is the answer rather than part of the question."""
-        return self.task in ("image", "video")
+    def has_videos(self) -> bool:
+        """Whether the video template affects the sequences."""
 
-    @classmethod
-    def parse(cls, text: str) -> MixtureEntry:
-        """Raises UsageError if the text has another form."""
-        path, *settings = text.split(",")
-        fields: dict[str, Any] = dict(setting.partition("=")[::2] for setting in settings)
-        if not path or set(fields) - {"task", "weight"}:
-            raise UsageError(f"dataset {text!r}: expected PATH[,task={'|'.join(TASKS)}][,weight=NUMBER]")
-        try:
-            entry = cls(path, **{**fields, "weight": float(fields.get("weight", 1))})
-        except ValueError:
-            raise UsageError(f"dataset {text!r}: weight: expected a number, got {fields['weight']!r}") from None
-        if entry.task not in TASKS or not 0 < entry.weight < math.inf:
-            raise UsageError(f"dataset {text!r}: expected a task of {', '.join(TASKS)} and a weight above 0")
-        return entry
+    def sequence(self, index: int, drop_caption: bool) -> TrainingSequence:
+        """Build one sample. Raises DatasetError if the data on disk is damaged."""
+
+
+def open_samples(path: str, task: str, builder: SequenceBuilder, keeps_damaged: bool = False) -> SampleSet:
+    """Open the samples of a dataset, or of a .jsonl file of texts, for a task.
+
+    With `keeps_damaged`, a part that can be read but does not match its checksum is accepted; reading one of its
+    samples then raises DatasetError. Raises UsageError or DatasetError, naming the path, for anything but a complete
+    dataset with samples for this task.
+    """
+    location = as_path(path)
+    samples: SampleSet
+    if location.suffix == ".jsonl" and location.is_file():
+        if task != "text":
+            raise UsageError(f"{path}: task {task}: expected task=text for a .jsonl file")
+        samples = TextSamples(location, builder)
+    elif task == "understand":
+        samples = AnswerSamples(location, builder, keeps_damaged)
+    elif task == "text":
+        samples = AnswerTexts(location, builder, keeps_damaged)
+    else:
+        samples = CaptionSamples(location, builder, task, keeps_damaged)
+    if not samples.keys:
+        raise UsageError(f"{path}: contains no samples for task {task}")
+    return samples
 
 
 class OversizedSample(NamedTuple):

@@ -12,19 +12,18 @@ turn; ending every answer with EOS is our choice, so that a turn ends in trainin
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from tqdm import tqdm
 
+from lm_stage.data.options import LossWeights
 from lm_stage.text.parts import CodeGrid
 from lm_stage.text.renderer import SequenceRenderer
 from lm_stage.text.templates import CHAT
 from shared.tokens.grid_formats import grid_length
 from shared.tokens.visual_tokens import VISUAL, body_template
-
-TASKS = ("image", "video", "understand", "text")
-LOSSES = ("after_prompt", "visual", "text")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,25 +34,29 @@ class TrainingSequence:
     weights: np.ndarray
 
 
-@dataclass(frozen=True, slots=True)
-class LossWeights:
-    """The weight of a supervised token by its type.
+class EncodedTexts:
+    """int32 token ids of each text, in order; `lengths` is int64 (n,). None encodes to no tokens.
 
-    `over` selects the supervised tokens: `visual` and `text` set the weight of the other type to zero, `after_prompt`
-    keeps both.
+    Equal texts are encoded once. `count` and `name` label the progress bar.
     """
 
-    over: str = "after_prompt"
-    visual: float = 1.0
+    def __init__(self, texts: Iterable[str | None], count: int, encode: Callable[[str], np.ndarray], name: str):
+        known: dict[str | None, np.ndarray] = {None: np.zeros(0, np.int32)}
+        parts = []
+        for text in tqdm(texts, f"texts of {name}", count, unit="text", disable=None, leave=False):
+            if text is not None and text not in known:
+                known[text] = encode(text)
+            parts.append(known[text])
+        self.lengths = np.array([len(part) for part in parts], np.int64)
+        self._ends = np.concatenate(([0], np.cumsum(self.lengths)))
+        self._ids = np.concatenate([np.zeros(0, np.int32), *parts]).astype(np.int32)
 
-    @property
-    def of_visual(self) -> np.float32:
-        return np.float32(0.0 if self.over == "text" else self.visual)
+    def __getitem__(self, index: int) -> np.ndarray:
+        return self._ids[self._ends[index] : self._ends[index + 1]]
 
-    @property
-    def of_other(self) -> np.float32:
-        """The weight of text and control tokens."""
-        return np.float32(0.0 if self.over == "visual" else 1.0)
+    def empty(self) -> np.ndarray:
+        """Return the token ids of no text."""
+        return self._ids[:0]
 
 
 class SequenceBuilder:
@@ -114,12 +117,13 @@ class SequenceBuilder:
         return TrainingSequence(token_ids, weights)
 
     def _other_weights(self, count: int) -> np.ndarray:
-        return np.full(count, self.loss.of_other)
+        return np.full(count, self.loss.of_other, np.float32)
 
     def _weights_of_body(self, is_video: bool, frames: int, height: int, width: int) -> np.ndarray:
         key = (is_video, frames, height, width)
         if key not in self._body_weights:
             grid_format = self.renderer.format_of(is_video)
             is_visual = body_template(frames, height, width, self.layout, grid_format) == VISUAL
-            self._body_weights[key] = np.where(is_visual, self.loss.of_visual, self.loss.of_other)
+            weights = np.where(is_visual, self.loss.of_visual, self.loss.of_other)
+            self._body_weights[key] = weights.astype(np.float32)
         return self._body_weights[key]

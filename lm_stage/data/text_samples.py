@@ -7,8 +7,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from lm_stage.data.encoded_texts import EncodedTexts
-from lm_stage.data.sequences import SequenceBuilder, TrainingSequence
+from lm_stage.data.sequences import EncodedTexts, SequenceBuilder, TrainingSequence
 from lm_stage.text.templates import CHAT
 from shared.codec import Codec
 from shared.errors import UsageError

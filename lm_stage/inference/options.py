@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 from lm_stage.inference.sampling import SamplingOptions
-from lm_stage.model.model_directory import EMBEDDED_MODEL
+from lm_stage.model.options import EMBEDDED_MODEL
 from lm_stage.text.templates import video_format_named
 from shared.errors import UsageError
 from shared.jobs.engines import EngineOptions

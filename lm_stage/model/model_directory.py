@@ -15,8 +15,6 @@ from shared.errors import CheckpointError
 from shared.storage.paths import local_directory
 from shared.tokens.layout import TokenLayout
 
-EMBEDDED_MODEL = Path(__file__).parents[1] / "embedded" / "emu3-tiny"
-
 
 @dataclass(frozen=True, slots=True)
 class ModelDirectory:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save
 
 from lm_stage.model.config import DecoderConfig
+from lm_stage.model.options import NewModelOptions
 from lm_stage.model.weights import parameter_shapes
 from lm_stage.text.templates import CHAT, DEFAULT_QUESTION
 from lm_stage.text.tokenizer import JSON_FILE
@@ -25,36 +25,6 @@ WEIGHT_DEVIATION = 0.02
 ROPE_THETA = 10_000.0
 
 
-@dataclass(frozen=True, slots=True)
-class NewModelOptions:
-    """The shape of the model; the codebook is that of the dataset."""
-
-    dataset: str
-    out: str
-    text_ids: int = 2000
-    hidden_size: int = 256
-    intermediate_size: int = 768
-    layers: int = 6
-    heads: int = 8
-    kv_heads: int = 4
-    positions: int = 1024
-    tied: bool = True
-    seed: int = 0
-
-    def decoder_config(self, vocab_size: int) -> DecoderConfig:
-        return DecoderConfig(
-            vocab_size=vocab_size,
-            hidden_size=self.hidden_size,
-            intermediate_size=self.intermediate_size,
-            num_hidden_layers=self.layers,
-            num_attention_heads=self.heads,
-            num_key_value_heads=self.kv_heads,
-            max_position_embeddings=self.positions,
-            rope_theta=ROPE_THETA,
-            tie_word_embeddings=self.tied,
-        )
-
-
 def create_model(options: NewModelOptions) -> Path:
     """Write `config.json`, `tokenizer.json` and `model.safetensors`; return the directory.
 
@@ -67,7 +37,7 @@ def create_model(options: NewModelOptions) -> Path:
     rows = RowReader(dataset)
     codec = dataset.plan().settings.codec
     vocabulary = _train_vocabulary(options, rows, codec.codebook_size)
-    shape = options.decoder_config(vocabulary.vocab_size)
+    shape = decoder_config(options, vocabulary.vocab_size)
     (_, height, width), _ = Counter(map(tuple, rows.shapes_THW().tolist())).most_common(1)[0]
     config = {
         **shape.to_dict(),
@@ -84,6 +54,20 @@ def create_model(options: NewModelOptions) -> Path:
         out.rmdir()
     write_directory(out, files)
     return out
+
+
+def decoder_config(options: NewModelOptions, vocab_size: int) -> DecoderConfig:
+    return DecoderConfig(
+        vocab_size=vocab_size,
+        hidden_size=options.hidden_size,
+        intermediate_size=options.intermediate_size,
+        num_hidden_layers=options.layers,
+        num_attention_heads=options.heads,
+        num_key_value_heads=options.kv_heads,
+        max_position_embeddings=options.positions,
+        rope_theta=ROPE_THETA,
+        tie_word_embeddings=options.tied,
+    )
 
 
 def _train_vocabulary(options: NewModelOptions, rows: RowReader, codebook_size: int) -> TrainedVocabulary:

@@ -1,7 +1,7 @@
 """Fine-tuning from code shards: packed samples of one or more datasets to a model; no vision model in memory.
 
-The path of one sample: its length (data/samples.py) → its row (data/shuffle.py, packing.py) → its sequence in a batch
-(data/batch.py, sequences.py) → step.py → log.
+The path of one sample: its length (data/mixture.py) → its row (data/shuffle.py, packing.py) → its sequence in a batch
+(data/batch.py, sequences.py) → step.py → optimizer.py → log.
 """
 
 from __future__ import annotations

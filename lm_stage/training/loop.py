@@ -11,9 +11,9 @@ from typing import Any
 
 from tqdm import tqdm
 
+from lm_stage.data.batch import BatchDivision, StepData, held_out_batches, step_batches
 from lm_stage.data.mixture import Mixture
 from lm_stage.data.skipped import SkippedSamples
-from lm_stage.data.step_batches import BatchDivision, StepData, held_out_batches, step_batches
 from lm_stage.training.model_state import TrainedModel
 from lm_stage.training.options import SftOptions
 from lm_stage.training.progress import Progress

@@ -17,8 +17,8 @@ from lm_stage.model.decoder import Decoder
 from lm_stage.model.lora import WEIGHTS_FILE, adapter_files, add_adapters, merge_adapters, restore_adapters
 from lm_stage.model.model_directory import ModelDirectory
 from lm_stage.model.weights import load_weights, parameter_shapes, read_weights
-from lm_stage.training.adamw import AdamW, AdamWHyperparameters
 from lm_stage.training.distributed import ProcessGroup
+from lm_stage.training.optimizer import AdamW, AdamWHyperparameters
 from lm_stage.training.options import SftOptions
 from lm_stage.training.progress import Progress
 from lm_stage.training.run_directory import STATE_FILE, model_files

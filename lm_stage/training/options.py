@@ -8,9 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lm_stage.data.mixture import MixtureEntry
-from lm_stage.data.sequences import LOSSES, LossWeights
-from lm_stage.model.model_directory import EMBEDDED_MODEL
+from lm_stage.data.options import LOSSES, LossWeights, MixtureEntry
+from lm_stage.model.options import EMBEDDED_MODEL
 from shared.errors import UsageError
 from shared.tokens.grid_formats import VIDEO_FORMATS
 

@@ -18,9 +18,9 @@ from mindspore.amp import LossScaler, StaticLossScaler
 from lm_stage.data.batch import BUCKETS, TrainingBatch
 from lm_stage.model.attention import PackedAttention
 from lm_stage.model.decoder import Decoder, rotary_tables
-from lm_stage.training.adamw import AdamW
 from lm_stage.training.distributed import ProcessGroup
 from lm_stage.training.loss import ChunkedCrossEntropy
+from lm_stage.training.optimizer import AdamW
 
 LOSS_CHUNK = 1024  # positions whose logits exist at once
 TINY = 1e-9

@@ -18,8 +18,8 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
-from lm_stage.training.adamw import AdamW
 from lm_stage.training.distributed import ProcessGroup
+from lm_stage.training.optimizer import AdamW
 
 
 class ZeroAdamW(AdamW):

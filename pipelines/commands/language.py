@@ -25,7 +25,7 @@ from pipelines.commands.options import (
 
 if TYPE_CHECKING:
     from lm_stage.generate.options import GenerateOptions
-    from lm_stage.model.new_model import NewModelOptions
+    from lm_stage.model.options import NewModelOptions
     from lm_stage.training.options import SftOptions
     from lm_stage.understand.options import UnderstandOptions
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from functools import cache
 
-from lm_stage.model.model_directory import EMBEDDED_MODEL
+from lm_stage.model.options import EMBEDDED_MODEL
 from pipelines.workflow.step import Step
 from shared.dataset.dataset import Dataset
 from shared.errors import DatasetError, RelayError

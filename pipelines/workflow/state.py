@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lm_stage.model.model_directory import EMBEDDED_MODEL
+from lm_stage.model.options import EMBEDDED_MODEL
 from pipelines.workflow.inputs import InputState
 from pipelines.workflow.pipeline import Pipeline
 from pipelines.workflow.step import Step, producer_of

@@ -29,16 +29,18 @@ import mindspore as ms
 import numpy as np
 
 from lm_stage.data.batch import TrainingBatch, build_batch
-from lm_stage.data.mixture import Mixture, MixtureEntry
-from lm_stage.data.sequences import LossWeights, SequenceBuilder, TrainingSequence
+from lm_stage.data.mixture import Mixture
+from lm_stage.data.options import LossWeights, MixtureEntry
+from lm_stage.data.sequences import SequenceBuilder, TrainingSequence
 from lm_stage.data.shuffle import PackedSample, RowStream
 from lm_stage.model.config import DecoderConfig
 from lm_stage.model.decoder import Decoder
 from lm_stage.model.model_directory import ModelDirectory
-from lm_stage.model.new_model import NewModelOptions, create_model
+from lm_stage.model.new_model import create_model
+from lm_stage.model.options import NewModelOptions
 from lm_stage.model.weights import load_weights
 from lm_stage.text.renderer import SequenceRenderer
-from lm_stage.training.adamw import AdamW, AdamWHyperparameters
+from lm_stage.training.optimizer import AdamW, AdamWHyperparameters
 from lm_stage.training.step import BatchLoss, Evaluation, TrainStep, tensors_of
 from shared.dataset.commit import UnitResult
 from shared.dataset.dataset import Dataset

@@ -13,7 +13,7 @@ from lm_stage.data.sequences import TrainingSequence
 from lm_stage.model.config import DecoderConfig
 from lm_stage.model.decoder import Decoder
 from lm_stage.model.weights import load_weights, read_weights
-from lm_stage.training.adamw import AdamW, AdamWHyperparameters
+from lm_stage.training.optimizer import AdamW, AdamWHyperparameters
 from lm_stage.training.step import BatchLoss, TrainStep
 from lm_stage.training.zero import ZeroAdamW
 from shared.device import setup_device

@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from lm_stage.data.samples import SampleSet, open_samples
-from lm_stage.data.sequences import LossWeights, SequenceBuilder
+from lm_stage.data.mixture import SampleSet, open_samples
+from lm_stage.data.options import LossWeights
+from lm_stage.data.sequences import SequenceBuilder
 from shared.dataset.commit import UnitResult
 from shared.dataset.dataset import Dataset
 from shared.dataset.plan import PlannedInput, Unit

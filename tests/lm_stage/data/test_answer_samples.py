@@ -18,15 +18,9 @@ from tests.support.sft_samples import (
     extra_row,
     image_row,
     opened,
-    small_builder,
     video_row,
     write_dataset,
 )
-
-
-@pytest.fixture(scope="module")
-def builder() -> SequenceBuilder:
-    return small_builder()
 
 
 def turns_of(*values: str) -> list[dict[str, str]]:

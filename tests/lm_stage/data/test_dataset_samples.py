@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lm_stage.data.sequences import TASKS, SequenceBuilder
+from lm_stage.data.options import TASKS
+from lm_stage.data.sequences import SequenceBuilder
 from lm_stage.text.parts import CodeGrid
 from lm_stage.text.renderer import SequenceRenderer
 from shared.dataset.commit import UnitResult
@@ -21,16 +22,10 @@ from tests.support.sft_samples import (
     image_row,
     mixed_units,
     opened,
-    small_builder,
     video_row,
     write_dataset,
     write_lines,
 )
-
-
-@pytest.fixture(scope="module")
-def builder() -> SequenceBuilder:
-    return small_builder()
 
 
 def test_sequences_hold_the_images_and_captions_of_the_rows(tmp_path: Path, builder: SequenceBuilder) -> None:

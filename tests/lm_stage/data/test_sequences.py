@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,13 +12,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from lm_stage.data.sequences import LOSSES, LossWeights, SequenceBuilder, TrainingSequence
+from lm_stage.data.options import LOSSES, LossWeights
+from lm_stage.data.sequences import SequenceBuilder, TrainingSequence
 from lm_stage.text.parts import CodeGrid
 from lm_stage.text.renderer import SequenceRenderer
 from lm_stage.text.templates import CHAT
 from shared.errors import ShapeError
 from shared.tokens.grid_formats import IMAGE, ROWS, UNIVLA, GridFormat
 from tests.support.renderers import small_renderer
+from tests.support.sft_samples import (
+    extra_row,
+    opened,
+    write_dataset,
+    write_lines,
+)
 
 CODEBOOK_SIZE = 64
 CODES_HW = np.array([[5, 0, 63], [1, 2, 3]], np.uint16)
@@ -256,3 +264,18 @@ def test_codes_of_a_larger_codebook_are_refused(builder: SequenceBuilder) -> Non
         builder.captioned(builder.encode("a"), grid)
     with pytest.raises(ShapeError, match=r"\[0, 64\)"):
         builder.conversation([(builder.encode("a"), builder.encode("a"))], grid)
+
+
+def test_questions_are_encoded_only_for_tasks_that_ask_them(tmp_path: Path, builder: SequenceBuilder) -> None:
+    encoded: list[str] = []
+
+    class Listening(SequenceBuilder):
+        def encode(self, text: str) -> np.ndarray:
+            encoded.append(text)
+            return super().encode(text)
+
+    listening = Listening(builder.renderer, builder.loss)
+    encoded.clear()
+    opened(write_dataset(tmp_path / "codes", [[extra_row(0, question="who?", answer="a pear")]]), listening, "text")
+    opened(write_lines(tmp_path / "t.jsonl", {"text": "a red apple"}), listening, "text")
+    assert encoded == ["a pear", "a red apple"]

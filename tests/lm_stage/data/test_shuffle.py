@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lm_stage.data.mixture import Mixture, MixtureEntry
+from lm_stage.data.mixture import Mixture
+from lm_stage.data.options import LossWeights, MixtureEntry
 from lm_stage.data.packing import pack_best_fit
-from lm_stage.data.sequences import LossWeights, SequenceBuilder
+from lm_stage.data.sequences import SequenceBuilder
 from lm_stage.data.shuffle import PackedSample, RowStream, StreamState, drops_caption, epoch_order
 from shared.dataset.commit import UnitResult
 from tests.support import handmade

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from lm_stage.data.mixture import Mixture, MixtureEntry
+from lm_stage.data.mixture import Mixture
+from lm_stage.data.options import MixtureEntry
 from lm_stage.data.skipped import SkippedSamples
 from tests.support.sft_samples import image_row, small_builder, write_dataset
 

@@ -12,14 +12,8 @@ from shared.errors import UsageError
 from tests.support.sft_samples import (
     assert_lengths_are_true,
     opened,
-    small_builder,
     write_lines,
 )
-
-
-@pytest.fixture(scope="module")
-def builder() -> SequenceBuilder:
-    return small_builder()
 
 
 def test_lengths_match_the_sequences(tmp_path: Path, builder: SequenceBuilder) -> None:

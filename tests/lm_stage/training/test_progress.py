@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lm_stage.data.mixture import Mixture, MixtureEntry
+from lm_stage.data.mixture import Mixture
+from lm_stage.data.options import MixtureEntry
 from lm_stage.data.shuffle import RowStream, StreamState
 from lm_stage.training.options import SftOptions
 from lm_stage.training.progress import STREAM_STATE, Progress

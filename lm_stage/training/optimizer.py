@@ -27,7 +27,7 @@ class AdamWHyperparameters:
 
     beta1: float = 0.9
     beta2: float = 0.95
-    eps: float = 1e-6
+    eps: float = 1e-6  # epsilon, added to the square root of the second moment
     weight_decay: float = 0.1
 
 
