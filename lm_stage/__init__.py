@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import shared  # noqa: F401  quiets MindSpore before its first import
 
 if TYPE_CHECKING:
+    from lm_stage.inference.options import SamplingOptions
     from lm_stage.inference.requests import ImageRequest, VideoRequest
-    from lm_stage.inference.sampling import SamplingOptions
     from lm_stage.language_model import LanguageModel
 
 __all__ = ["ImageRequest", "LanguageModel", "SamplingOptions", "VideoRequest"]
@@ -17,7 +17,7 @@ __all__ = ["ImageRequest", "LanguageModel", "SamplingOptions", "VideoRequest"]
 _MODULES = {
     "ImageRequest": "lm_stage.inference.requests",
     "LanguageModel": "lm_stage.language_model",
-    "SamplingOptions": "lm_stage.inference.sampling",
+    "SamplingOptions": "lm_stage.inference.options",
     "VideoRequest": "lm_stage.inference.requests",
 }
 

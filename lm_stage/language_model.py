@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from lm_stage.inference.options import SamplingOptions
 from lm_stage.inference.requests import ImageRequest, VideoRequest
-from lm_stage.inference.sampling import SamplingOptions
 from lm_stage.inference.text_generator import TextGenerator
 from lm_stage.inference.visual_generator import VisualGenerator, VisualRequest
 from lm_stage.model.backend import Backend, load_backend

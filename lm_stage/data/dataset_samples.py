@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from lm_stage.data.sequences import EncodedTexts, SequenceBuilder, TrainingSequence
-from lm_stage.text.parts import CodeGrid
+from lm_stage.text.renderer import CodeGrid
 from shared.codec import Codec
 from shared.dataset.dataset import Dataset
 from shared.dataset.readers import RowReader

@@ -19,8 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from lm_stage.data.options import LossWeights
-from lm_stage.text.parts import CodeGrid
-from lm_stage.text.renderer import SequenceRenderer
+from lm_stage.text.renderer import CodeGrid, SequenceRenderer
 from lm_stage.text.templates import CHAT
 from shared.tokens.grid_formats import grid_length
 from shared.tokens.visual_tokens import VISUAL, body_template

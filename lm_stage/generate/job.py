@@ -22,7 +22,7 @@ from lm_stage.generate.prompt_renderer import PromptRenderer
 from lm_stage.generate.prompts import PromptDefaults
 from lm_stage.generate.worker import GenerateWorker
 from lm_stage.inference.coded_images import open_coded_images
-from lm_stage.inference.sampling import SamplingOptions
+from lm_stage.inference.options import SamplingOptions
 from lm_stage.model.model_directory import ModelDirectory
 from shared.dataset.dataset import Dataset
 from shared.dataset.plan_writer import freeze_plan

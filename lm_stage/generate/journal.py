@@ -1,4 +1,4 @@
-"""The journal of a unit: the codes generated so far, from which a killed job continues inside an image.
+"""The progress of a unit, and its journal: the codes so far, from which a killed job continues inside an image.
 
 Every line is the CRC-32 of its text in hexadecimal, a space, and the text: canonical JSON. The first line identifies
 the plan and the numerics that the codes belong to; each further line appends codes (base64 of little-endian uint16) to
@@ -11,13 +11,19 @@ import base64
 import io
 import json
 import os
+import time
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 
+from shared.dataset.plan import Unit
+from shared.dataset.quarantine import Refusal
+from shared.dataset.quarantine_reasons import WORKER_DIED
+from shared.dataset.rows import CodeRecord
+from shared.jobs.job import Task, TaskResult
 from shared.storage.atomic import write_file
 from shared.storage.digests import canonical_json
 from shared.storage.paths import is_local, make_directory
@@ -94,3 +100,38 @@ def _parse_line(line: bytes) -> dict[str, Any] | None:
         return None
     entry: dict[str, Any] = json.loads(text)
     return entry
+
+
+def unit_refusals(unit: Unit, poison: Collection[int]) -> list[Refusal]:
+    """Return the prompts that were refused while planning, and those that killed workers."""
+    refusals = []
+    for item in unit.inputs:
+        reason, detail = item.refused_reason, item.refused_detail or ""
+        if item.src_index in poison:
+            reason, detail = WORKER_DIED, "the worker died each time it reached this prompt"
+        if reason:
+            refusals.append(Refusal(item.key, item.src_index, item.uri, reason, detail))
+    return refusals
+
+
+class UnitProgress:
+    """What is done of a task; `inputs` are the prompts to generate and `records` the finished ones by `src_index`."""
+
+    def __init__(self, task: Task, unit: Unit, journal: Journal):
+        self.task = task
+        self.unit = unit
+        self.journal = journal
+        self.refusals = unit_refusals(unit, task.poison)
+        self.records: dict[int, CodeRecord] = {}
+        refused = {refusal.src_index for refusal in self.refusals}
+        requested = set(task.subset or (item.src_index for item in unit.inputs)) - refused
+        self.inputs = [item for item in unit.inputs if item.src_index in requested]
+        self._start_s = time.monotonic()
+
+    @property
+    def is_complete(self) -> bool:
+        return len(self.records) == len(self.inputs)
+
+    def result(self) -> TaskResult:
+        elapsed_s = time.monotonic() - self._start_s
+        return TaskResult(self.task, len(self.records), quarantined=len(self.refusals), elapsed_s=elapsed_s)

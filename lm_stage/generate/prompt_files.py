@@ -8,8 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lm_stage.generate.prompt_fields import parse_key, parse_prompt, parse_samples
-from lm_stage.generate.prompts import Prompt, PromptDefaults
+from lm_stage.generate.prompts import Prompt, PromptDefaults, parse_key, parse_prompt, parse_samples
 from shared.codec import SPATIAL_FACTOR
 from shared.dataset.dataset import Dataset
 from shared.dataset.quarantine_reasons import DUPLICATE_KEY

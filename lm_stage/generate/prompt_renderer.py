@@ -10,8 +10,7 @@ import numpy as np
 from lm_stage.generate.options import GenerateOptions
 from lm_stage.generate.prompts import Prompt
 from lm_stage.model.model_directory import ModelDirectory
-from lm_stage.text.parts import CodeGrid, Part, interleave
-from lm_stage.text.renderer import SequenceRenderer
+from lm_stage.text.renderer import CodeGrid, Part, SequenceRenderer, interleave
 from shared.dataset.readers import KeyReader
 from shared.dataset.rows import CodeRecord
 from shared.errors import RefusedInput

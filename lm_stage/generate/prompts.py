@@ -1,11 +1,16 @@
-"""A prompt, and the settings of prompts that do not have their own."""
+"""A prompt: its fields, the settings of prompts that do not have their own, and the size of an image in codes.
+
+Bad fields refuse one prompt only, with a reason code.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lm_stage.generate.grid_size import grid_size
+from shared.codec import SPATIAL_FACTOR
 from shared.errors import RefusedInput, UsageError
 
 SEED_BITS = 63
@@ -72,3 +77,173 @@ class Prompt:
     frames: int = 0
     video: str | None = None
     fps: float | None = None
+
+
+MAX_FPS = 1000
+SIZE_FIELDS = frozenset({"ratio", "area", "height", "width"})
+FIELDS = SIZE_FIELDS | {"key", "name", "prompt", "text", "negative_prompt", "seed", "samples", "images"}
+FIELDS |= {"frames", "video", "fps"}
+
+
+def parse_prompt(key: str, uri: str, fields: Mapping[str, Any], defaults: PromptDefaults) -> Prompt:
+    """Build a prompt from its fields.
+
+    Raises RefusedInput with one of the reasons `bad_entry`, `empty_prompt`, `bad_ratio`, `bad_size`, `bad_frames`.
+    """
+    if unknown := sorted(set(fields) - FIELDS):
+        raise RefusedInput(
+            "bad_entry", f"unknown fields {', '.join(map(repr, unknown))}; expected some of {', '.join(sorted(FIELDS))}"
+        )
+    text = _caption(fields)
+    images = _images(fields)
+    height, width = _size(fields, defaults)
+    seed = _seed(fields, defaults)
+    negative_prompt = _text("negative_prompt", fields.get("negative_prompt", defaults.negative_prompt))
+    frames = _frames(fields, defaults)
+    video, fps = _continued_clip(fields, frames), _fps(fields, frames)
+    return Prompt(key, uri, text, negative_prompt, height, width, seed, images, None, frames, video, fps)
+
+
+def parse_key(value: object) -> str:
+    """Return a key as text; an integer is accepted too. Raises RefusedInput (`bad_entry`) for anything else."""
+    if not isinstance(value, (str, int)) or isinstance(value, bool) or value == "":
+        raise RefusedInput("bad_entry", f"`key`: expected text, got {value!r:.100}")
+    return _text("key", str(value))
+
+
+def parse_samples(value: object) -> int:
+    """Return the number of images per prompt. Raises RefusedInput (`bad_entry`) if it is not a positive integer."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise RefusedInput("bad_entry", f"`samples`: expected an integer of at least 1, got {value!r:.100}")
+    return value
+
+
+def _caption(fields: Mapping[str, Any]) -> str:
+    text = fields.get("prompt", fields.get("text"))
+    if not isinstance(text, str) or not text.strip():
+        raise RefusedInput("empty_prompt", f"expected `prompt` or a caption with some text, got {text!r:.100}")
+    return _text("prompt", text)
+
+
+def _images(fields: Mapping[str, Any]) -> tuple[str, ...]:
+    images = fields.get("images", [])
+    if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
+        raise RefusedInput("bad_entry", f"`images`: expected a list of keys, got {images!r:.100}")
+    return tuple(_text("images", image) for image in images)
+
+
+def _size(fields: Mapping[str, Any], defaults: PromptDefaults) -> tuple[int, int]:
+    """Return height and width in codes; (0, 0) means the size of the clip that a video continues."""
+    if fields.get("video") is not None and not SIZE_FIELDS & set(fields):
+        return 0, 0
+    area = _integer(fields, "area", defaults.area)
+    height = _integer(fields, "height", defaults.height)
+    width = _integer(fields, "width", defaults.width)
+    if {"ratio", "area"} & set(fields) and not {"height", "width"} & set(fields):
+        height = width = None
+    return grid_size(fields.get("ratio", defaults.ratio), defaults.area if area is None else area, height, width)
+
+
+def _seed(fields: Mapping[str, Any], defaults: PromptDefaults) -> int:
+    seed = _integer(fields, "seed", defaults.seed) or 0
+    if seed.bit_length() > SEED_BITS:
+        raise RefusedInput("bad_entry", f"`seed`: expected a 64-bit integer, got {seed}")
+    return seed
+
+
+def _frames(fields: Mapping[str, Any], defaults: PromptDefaults) -> int:
+    frames = _integer(fields, "frames", defaults.frames) or 0
+    if not 0 <= frames <= MAX_FRAMES:
+        raise RefusedInput("bad_frames", f"`frames`: expected 0 (an image) to {MAX_FRAMES}, got {frames}")
+    return frames
+
+
+def _continued_clip(fields: Mapping[str, Any], frames: int) -> str | None:
+    key = fields.get("video")
+    if key is None:
+        return None
+    if not isinstance(key, str) or not _text("video", key):
+        raise RefusedInput("bad_entry", f"`video`: expected a key, got {key!r:.100}")
+    if not frames:
+        raise RefusedInput("bad_frames", "`video`: expected `frames` too, more than that clip has")
+    return key
+
+
+def _fps(fields: Mapping[str, Any], frames: int) -> float | None:
+    fps = fields.get("fps")
+    if fps is None:
+        return None
+    if isinstance(fps, bool) or not isinstance(fps, (int, float)) or not 0 < fps < MAX_FPS:
+        raise RefusedInput("bad_entry", f"`fps`: expected a number above 0 and below {MAX_FPS}, got {fps!r:.100}")
+    if not frames:
+        raise RefusedInput("bad_entry", "`fps`: expected `frames` too; an image has no frame rate")
+    return float(fps)
+
+
+def _text(name: str, value: object) -> str:
+    """Return text that UTF-8 can encode; JSON can contain unpaired surrogates, which it cannot."""
+    if not isinstance(value, str):
+        raise RefusedInput("bad_entry", f"`{name}`: expected text, got {value!r:.100}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise RefusedInput("bad_entry", f"`{name}`: not valid Unicode: {error}") from None
+    return value
+
+
+def _integer(fields: Mapping[str, Any], name: str, default: int | None) -> int | None:
+    value = fields.get(name, default)
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
+        raise RefusedInput("bad_entry", f"`{name}`: expected an integer, got {value!r:.100}")
+    return value
+
+
+MAX_SIDE = 65535 // SPATIAL_FACTOR  # in codes; a plan stores sides in pixels as uint16
+
+
+def grid_size(ratio: str, area: int, height: int | None = None, width: int | None = None) -> tuple[int, int]:
+    """Return (height, width) in codes; `height` and `width` in pixels take precedence over `ratio` and `area`.
+
+    `ratio` is width:height and `area` is in pixels. Raises RefusedInput (`bad_ratio`, `bad_size`) if they do not
+    describe an image.
+    """
+    if (height is None) != (width is None):
+        raise RefusedInput("bad_size", "height and width: expected both or neither")
+    size = _from_ratio(ratio, area) if height is None or width is None else _from_pixels(height, width)
+    if max(size) > MAX_SIDE:
+        raise RefusedInput("bad_size", f"{size[0]}×{size[1]} codes: expected at most {MAX_SIDE} per side")
+    return size
+
+
+def _from_pixels(height: int, width: int) -> tuple[int, int]:
+    if min(height, width) < SPATIAL_FACTOR or height % SPATIAL_FACTOR or width % SPATIAL_FACTOR:
+        raise RefusedInput("bad_size", f"{height}×{width} pixels: expected multiples of {SPATIAL_FACTOR}")
+    return height // SPATIAL_FACTOR, width // SPATIAL_FACTOR
+
+
+def _from_ratio(ratio: str, area: int) -> tuple[int, int]:
+    """Scale the ratio to the area and round to codes.
+
+    Source: upstream's Emu3 processor, with Python's rounding of halves to even.
+    """
+    ratio_width, ratio_height = _parsed_ratio(ratio)
+    if area < SPATIAL_FACTOR**2:
+        raise RefusedInput("bad_size", f"area {area}: expected at least {SPATIAL_FACTOR**2} pixels")
+    try:
+        scale = math.sqrt(area / (ratio_width * ratio_height)) / SPATIAL_FACTOR
+        height, width = round(ratio_height * scale), round(ratio_width * scale)
+    except (ZeroDivisionError, OverflowError):
+        raise RefusedInput("bad_ratio", f"ratio {ratio!r} and area {area}: out of the range of arithmetic") from None
+    if min(height, width) < 1:
+        raise RefusedInput("bad_ratio", f"ratio {ratio!r} and area {area} give {height}×{width} codes")
+    return height, width
+
+
+def _parsed_ratio(ratio: str) -> tuple[float, float]:
+    try:
+        width, height = (float(number) for number in ratio.split(":"))
+    except (ValueError, AttributeError):
+        raise RefusedInput("bad_ratio", f"ratio {ratio!r}: expected width:height, such as 16:9") from None
+    if not (0 < width < math.inf and 0 < height < math.inf):
+        raise RefusedInput("bad_ratio", f"ratio {ratio!r}: expected two positive numbers")
+    return width, height

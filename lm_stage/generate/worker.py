@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lm_stage.generate.journal import Journal
+from lm_stage.generate.journal import Journal, UnitProgress, unit_refusals
 from lm_stage.generate.options import GenerateOptions
 from lm_stage.generate.planner import longest_prompt, max_body_length, planned_prompt
 from lm_stage.generate.prompt_renderer import PromptRenderer
-from lm_stage.generate.unit_progress import UnitProgress, unit_refusals
 from lm_stage.inference.coded_images import open_coded_images
 from lm_stage.model.model_directory import ModelDirectory
 from shared.dataset.commit import UnitResult

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
-from lm_stage.inference.sampling import SamplingOptions
 from lm_stage.model.options import EMBEDDED_MODEL
 from lm_stage.text.templates import video_format_named
 from shared.errors import UsageError
@@ -15,6 +14,27 @@ from shared.tokens.grid_formats import GridFormat
 
 INPUT_PATHS = ("model", "layout", "dataset", "images", "questions")
 Options = TypeVar("Options", bound="InferenceOptions")
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingOptions:
+    """Temperature, then the `top_k` most likely tokens (0: all), then nucleus sampling by `top_p`; or greedy.
+
+    The defaults are upstream's for images. Raises UsageError for values out of range.
+    """
+
+    temperature: float = 1.0
+    top_k: int = 2048
+    top_p: float = 1.0
+    greedy: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 < self.temperature < float("inf"):
+            raise UsageError(f"--temperature {self.temperature}: expected a positive number; use --greedy instead of 0")
+        if self.top_k < 0:
+            raise UsageError(f"--top-k {self.top_k}: expected at least 0 (0: no limit)")
+        if not 0 < self.top_p <= 1:
+            raise UsageError(f"--top-p {self.top_p}: expected a number in (0, 1]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

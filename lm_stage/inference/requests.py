@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lm_stage.inference.sampling import SamplingOptions
+from lm_stage.inference.options import SamplingOptions
 from shared.errors import UsageError
 from shared.tokens.grid_formats import UNIVLA, GridFormat
 

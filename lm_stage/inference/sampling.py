@@ -9,50 +9,31 @@ Shape suffixes: B sequences, K candidates.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
 
 import numpy as np
 
-from shared.errors import JobStoppedError, UsageError
+from lm_stage.inference.options import SamplingOptions
+from shared.errors import JobStoppedError
 
 
-@dataclass(frozen=True, slots=True)
-class SamplingOptions:
-    """Temperature, then the `top_k` most likely tokens (0: all), then nucleus sampling by `top_p`; or greedy.
+def sample(logits_BK: np.ndarray, uniforms_B: np.ndarray, options: SamplingOptions) -> np.ndarray:
+    """Return indices (B,) in [0, K), given float32 logits and one uniform number in [0, 1) a sequence."""
+    if options.greedy:
+        return logits_BK.argmax(axis=1)
+    return np.array([_sample_one(logits_K, u, options) for logits_K, u in zip(logits_BK, uniforms_B)])
 
-    The defaults are upstream's for images. Raises UsageError for values out of range.
-    """
 
-    temperature: float = 1.0
-    top_k: int = 2048
-    top_p: float = 1.0
-    greedy: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0 < self.temperature < float("inf"):
-            raise UsageError(f"--temperature {self.temperature}: expected a positive number; use --greedy instead of 0")
-        if self.top_k < 0:
-            raise UsageError(f"--top-k {self.top_k}: expected at least 0 (0: no limit)")
-        if not 0 < self.top_p <= 1:
-            raise UsageError(f"--top-p {self.top_p}: expected a number in (0, 1]")
-
-    def sample(self, logits_BK: np.ndarray, uniforms_B: np.ndarray) -> np.ndarray:
-        """Return indices (B,) in [0, K), given float32 logits and one uniform number in [0, 1) a sequence."""
-        if self.greedy:
-            return logits_BK.argmax(axis=1)
-        return np.array([self._sample_one(logits_K, u) for logits_K, u in zip(logits_BK, uniforms_B)])
-
-    def _sample_one(self, logits_K: np.ndarray, uniform: float) -> int:
-        candidates = np.arange(len(logits_K))
-        if 0 < self.top_k < len(logits_K):
-            threshold = np.partition(logits_K, -self.top_k)[-self.top_k]
-            candidates = np.flatnonzero(logits_K >= threshold)
-        scores = logits_K[candidates].astype(np.float64) / self.temperature
-        weights = np.exp(scores - scores.max())
-        if self.top_p < 1:
-            weights *= _nucleus(weights, self.top_p)
-        cumulative = weights.cumsum()
-        return int(candidates[np.searchsorted(cumulative, uniform * cumulative[-1], side="right")])
+def _sample_one(logits_K: np.ndarray, uniform: float, options: SamplingOptions) -> int:
+    candidates = np.arange(len(logits_K))
+    if 0 < options.top_k < len(logits_K):
+        threshold = np.partition(logits_K, -options.top_k)[-options.top_k]
+        candidates = np.flatnonzero(logits_K >= threshold)
+    scores = logits_K[candidates].astype(np.float64) / options.temperature
+    weights = np.exp(scores - scores.max())
+    if options.top_p < 1:
+        weights *= _nucleus(weights, options.top_p)
+    cumulative = weights.cumsum()
+    return int(candidates[np.searchsorted(cumulative, uniform * cumulative[-1], side="right")])
 
 
 def _nucleus(weights: np.ndarray, top_p: float) -> np.ndarray:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lm_stage.inference.continuous_batch import ContinuousBatch
-from lm_stage.inference.sampling import SamplingOptions, check_finite, uniforms
+from lm_stage.inference.options import SamplingOptions
+from lm_stage.inference.sampling import check_finite, sample, uniforms
 from shared.tokens.layout import TokenLayout
 
 if TYPE_CHECKING:
@@ -84,4 +85,4 @@ class TextGenerator(ContinuousBatch[TextRequest, TextSequence]):
         offset = len(sequence.token_ids)
         check_finite(logits_K, sequence.request.key, f"token {offset} of the answer")
         logits_K[self.masked_ids] = -np.inf
-        return int(self.sampling.sample(logits_K[None], sequence.uniforms[offset : offset + 1])[0])
+        return int(sample(logits_K[None], sequence.uniforms[offset : offset + 1], self.sampling)[0])

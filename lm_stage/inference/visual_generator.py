@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lm_stage.inference.continuous_batch import ContinuousBatch
-from lm_stage.inference.sampling import SamplingOptions, check_finite, uniforms
+from lm_stage.inference.options import SamplingOptions
+from lm_stage.inference.sampling import check_finite, sample, uniforms
 from shared.tokens.grid_formats import IMAGE, GridFormat, grid_length
 from shared.tokens.layout import TokenLayout
 from shared.tokens.visual_tokens import VISUAL, body_template
@@ -160,7 +161,7 @@ class VisualGenerator(ContinuousBatch[VisualRequest, VisualSequence]):
         if not sampled:
             return
         numbers = np.array([sequence.uniforms[sequence.offset] for _, sequence in sampled])
-        choices = self.sampling.sample(logits_BK[[index for index, _ in sampled]], numbers)
+        choices = sample(logits_BK[[index for index, _ in sampled]], numbers, self.sampling)
         for (_, sequence), choice in zip(sampled, choices):
             replayed, position = sequence.request.codes, len(sequence.codes)
             code = int(replayed[position] if position < len(replayed) else choice)

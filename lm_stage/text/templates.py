@@ -5,7 +5,7 @@
 | chat           | BOS You are a helpful assistant. USER: … . ASSISTANT:        then the answer and EOS  |
 | stage1         | BOS image text                                               captioning in stage one  |
 
-`renderer.py` turns them into token ids, for training and for inference.
+`renderer.py` turns them into token ids, for training and for inference. The bodies are in `shared/tokens/`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,11 @@ from dataclasses import dataclass
 
 from shared.errors import UsageError
 from shared.tokens.grid_formats import VIDEO_FORMATS, GridFormat
+
+# What comes before the body of an image or a video. `caption`, `header` and `size` are filled in; the other names are
+# roles of control tokens. An image within a question has the same header.
+GRID_HEADER = ("boi", "size", "img")
+GENERATION_PROMPT = ("bos", "caption", "header")
 
 DEFAULT_QUESTION, DEFAULT_VIDEO_QUESTION = "Please describe the image.", "Please describe the video."
 

@@ -14,7 +14,7 @@ from glob import escape
 from pathlib import Path
 from typing import Any
 
-from lm_stage.inference.sampling import SamplingOptions
+from lm_stage.inference.options import SamplingOptions
 from lm_stage.understand.questions import Question
 from shared.errors import ConfigMismatchError, DatasetError, UsageError
 from shared.storage.atomic import write_file

@@ -19,8 +19,7 @@ from lm_stage.inference.coded_images import open_coded_images
 from lm_stage.model.model_directory import ModelDirectory
 from lm_stage.understand.answer_file import Answer, AnswerFile, AnswerSettings
 from lm_stage.understand.options import UnderstandOptions
-from lm_stage.understand.question_renderer import QuestionRenderer
-from lm_stage.understand.questions import Question, list_questions
+from lm_stage.understand.questions import Question, QuestionRenderer, list_questions
 from lm_stage.understand.worker import UnderstandWorker
 from shared.dataset.readers import KeyReader
 from shared.errors import DatasetError, Interrupted, RefusedInput, UsageError

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from lm_stage.inference.options import InferenceOptions
-from lm_stage.inference.sampling import SamplingOptions
+from lm_stage.inference.options import InferenceOptions, SamplingOptions
 from lm_stage.text.templates import CONVERSATION_TEMPLATES, ConversationTemplate
 from shared.errors import UsageError
 

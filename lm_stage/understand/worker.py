@@ -9,8 +9,7 @@ from lm_stage.inference.text_generator import TextGenerator, TextRequest, TextSe
 from lm_stage.model.model_directory import ModelDirectory
 from lm_stage.understand.answer_file import Answer
 from lm_stage.understand.options import UnderstandOptions
-from lm_stage.understand.question_renderer import QuestionRenderer
-from lm_stage.understand.questions import Question, list_questions
+from lm_stage.understand.questions import Question, QuestionRenderer, list_questions
 from shared.dataset.quarantine_reasons import WORKER_DIED
 from shared.jobs.job import Task, TaskFeed, TaskResult, WorkerContext
 

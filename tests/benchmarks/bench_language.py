@@ -33,7 +33,7 @@ from transformers import (
 )
 
 from lm_stage import LanguageModel
-from lm_stage.inference.sampling import SamplingOptions
+from lm_stage.inference.options import SamplingOptions
 from lm_stage.inference.visual_generator import VisualGenerator, VisualRequest
 from lm_stage.model.config import DecoderConfig
 from lm_stage.model.weights import parameter_shapes

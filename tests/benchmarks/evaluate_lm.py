@@ -18,7 +18,7 @@ import numpy as np
 
 from lm_stage.generate.job import generate
 from lm_stage.generate.options import GenerateOptions
-from lm_stage.inference.sampling import SamplingOptions
+from lm_stage.inference.options import SamplingOptions
 from lm_stage.understand.job import understand
 from lm_stage.understand.options import UnderstandOptions
 from shared.dataset.dataset import Dataset

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from lm_stage import LanguageModel
-from lm_stage.inference.sampling import SamplingOptions
+from lm_stage.inference.options import SamplingOptions
 from lm_stage.inference.visual_generator import VisualRequest
 from lm_stage.model.config import DecoderConfig
 from lm_stage.model.mindone import MindoneBackend

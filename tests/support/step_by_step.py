@@ -29,7 +29,7 @@ import numpy as np
 import lm_stage.generate.worker
 import vq_stage.decode.job
 import vq_stage.encode.worker
-from lm_stage.inference.sampling import SamplingOptions
+from lm_stage.inference.options import SamplingOptions
 from lm_stage.inference.text_generator import TextGenerator
 from lm_stage.inference.visual_generator import VisualGenerator
 from shared.device import Device

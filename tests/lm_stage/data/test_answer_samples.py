@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from lm_stage.data.sequences import SequenceBuilder
-from lm_stage.text.parts import CodeGrid
+from lm_stage.text.renderer import CodeGrid
 from lm_stage.text.templates import CHAT, DEFAULT_QUESTION, DEFAULT_VIDEO_QUESTION
 from shared.dataset.settings import SEQUENCE_FORMAT
 from shared.errors import DatasetError

@@ -9,8 +9,7 @@ import pytest
 
 from lm_stage.data.options import TASKS
 from lm_stage.data.sequences import SequenceBuilder
-from lm_stage.text.parts import CodeGrid
-from lm_stage.text.renderer import SequenceRenderer
+from lm_stage.text.renderer import CodeGrid, SequenceRenderer
 from shared.dataset.commit import UnitResult
 from shared.dataset.dataset import Dataset
 from shared.dataset.settings import SEQUENCE_FORMAT

@@ -14,8 +14,7 @@ from hypothesis.extra.numpy import arrays
 
 from lm_stage.data.options import LOSSES, LossWeights
 from lm_stage.data.sequences import SequenceBuilder, TrainingSequence
-from lm_stage.text.parts import CodeGrid
-from lm_stage.text.renderer import SequenceRenderer
+from lm_stage.text.renderer import CodeGrid, SequenceRenderer
 from lm_stage.text.templates import CHAT
 from shared.errors import ShapeError
 from shared.tokens.grid_formats import IMAGE, ROWS, UNIVLA, GridFormat

@@ -10,8 +10,7 @@ import numpy as np
 from lm_stage.generate.planner import plan_prompts, planned_prompt
 from lm_stage.generate.prompt_renderer import PromptRenderer
 from lm_stage.generate.prompts import Prompt
-from lm_stage.text.parts import CodeGrid
-from lm_stage.text.renderer import SequenceRenderer
+from lm_stage.text.renderer import CodeGrid, SequenceRenderer
 from shared.dataset.dataset import Dataset
 from shared.dataset.readers import KeyReader
 from shared.tokens.grid_formats import IMAGE, ROWS

@@ -1,13 +1,110 @@
-"""Settings of prompts that do not have their own."""
+"""Prompts: bad fields refuse their own prompt only, bad defaults stop the run, and sizes in codes are upstream's."""
 
 from __future__ import annotations
 
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from lm_stage.generate.prompts import PromptDefaults
-from shared.errors import UsageError
+from lm_stage.generate.prompt_files import list_prompts
+from lm_stage.generate.prompts import Prompt, PromptDefaults, grid_size
+from shared.errors import RefusedInput, UsageError
+from tests.support.prompts import write_entries
+
+DEFAULTS = PromptDefaults(area=32 * 32)
+
+
+def reasons(prompts: Sequence[Prompt]) -> list[str | None]:
+    return [prompt.refusal and prompt.refusal[0] for prompt in prompts]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"seed": 2**70},
+        {"height": 8, "width": 80000},
+        {"ratio": "2:1", "width": 8},
+        {"area": 0},
+        {"key": None},
+        {"key": [1]},
+        {"key": ""},
+        {"key": "\ud800"},
+        {"prompt": "\ud800"},
+        {"negative_prompt": "\ud800"},
+        {"images": ["\ud800"]},
+    ],
+)
+def test_values_that_no_plan_can_hold_are_refused(fields: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "prompts.jsonl"
+    path.write_text(json.dumps({"prompt": "a", **fields}))
+    (prompt,) = list_prompts(path, PromptDefaults(32 * 32))
+    assert prompt.refusal is not None
+    assert prompt.refusal[0] in ("bad_entry", "bad_size")
+
+
+@pytest.mark.parametrize(
+    ("entry", "reason", "named"),
+    [
+        (
+            {"prompt": "a", "promt": "b", "zoom": 2},
+            "bad_entry",
+            "unknown fields 'promt', 'zoom'; expected some of area, fps, frames, height",
+        ),
+        (5, "bad_entry", "int"),
+        (None, "bad_entry", "NoneType"),
+        (["a"], "bad_entry", "list"),
+        ({}, "empty_prompt", "None"),
+        ("", "empty_prompt", "''"),
+        ({"prompt": " \n"}, "empty_prompt", "prompt"),
+        ({"prompt": ["a"]}, "empty_prompt", "['a']"),
+        ({"prompt": "a", "images": "one"}, "bad_entry", "`images`"),
+        ({"prompt": "a", "images": [1]}, "bad_entry", "`images`"),
+        ({"prompt": "a", "negative_prompt": 3}, "bad_entry", "`negative_prompt`"),
+        ({"prompt": "a", "seed": "1"}, "bad_entry", "`seed`"),
+        ({"prompt": "a", "seed": True}, "bad_entry", "`seed`"),
+        ({"prompt": "a", "area": 1.5}, "bad_entry", "`area`"),
+        ({"prompt": "a", "height": "64", "width": 64}, "bad_entry", "`height`"),
+        ({"prompt": "a", "samples": 0}, "bad_entry", "`samples`"),
+        ({"prompt": "a", "samples": True}, "bad_entry", "`samples`"),
+        ({"prompt": "a", "samples": "2"}, "bad_entry", "`samples`"),
+        ({"prompt": "a", "frames": -1}, "bad_frames", "got -1"),
+        ({"prompt": "a", "frames": 65536}, "bad_frames", "65535"),
+        ({"prompt": "a", "frames": 1.5}, "bad_entry", "`frames`"),
+        ({"prompt": "a", "frames": True}, "bad_entry", "`frames`"),
+        ({"prompt": "a", "video": "clip"}, "bad_frames", "expected `frames` too"),
+        ({"prompt": "a", "video": 3, "frames": 2}, "bad_entry", "`video`"),
+        ({"prompt": "a", "video": "", "frames": 2}, "bad_entry", "`video`"),
+        ({"prompt": "a", "fps": 8}, "bad_entry", "`fps`: expected `frames` too"),
+        ({"prompt": "a", "frames": 2, "fps": 0}, "bad_entry", "`fps`"),
+        ({"prompt": "a", "frames": 2, "fps": "8"}, "bad_entry", "`fps`"),
+        ({"prompt": "a", "frames": 2, "fps": True}, "bad_entry", "`fps`"),
+        ({"prompt": "a", "frames": 2, "fps": float("nan")}, "bad_entry", "`fps`"),
+        ({"prompt": "a", "ratio": "0:1"}, "bad_ratio", "'0:1'"),
+        ({"prompt": "a", "ratio": 1.5}, "bad_ratio", "1.5"),
+        ({"prompt": "a", "height": 64}, "bad_size", "both or neither"),
+        ({"prompt": "a", "height": 64, "width": 60}, "bad_size", "64×60"),
+        ({"prompt": "a", "area": 10}, "bad_size", "area 10"),
+    ],
+)
+def test_a_bad_entry_is_refused_and_the_others_are_not(entry: Any, reason: str, named: str, tmp_path: Path) -> None:
+    prompts = list_prompts(write_entries(tmp_path / "prompts.jsonl", ["before", entry, "after"]), DEFAULTS)
+    assert reasons(prompts) == [None, reason, None]
+    assert prompts[1].refusal is not None
+    assert named in prompts[1].refusal[1]
+    assert [prompt.key for prompt in prompts] == ["000001", "000002", "000003"]
+    assert prompts[1].uri == "prompts.jsonl#2"
+
+
+def test_a_refused_entry_keeps_its_own_key(tmp_path: Path) -> None:
+    entries = [{"key": "mine", "prompt": ""}, {"name": "too", "prompt": "a", "samples": 0}]
+    prompts = list_prompts(write_entries(tmp_path / "prompts.json", entries), DEFAULTS)
+    assert [prompt.key for prompt in prompts] == ["mine", "too"]
 
 
 @pytest.mark.parametrize(
@@ -17,3 +114,87 @@ from shared.errors import UsageError
 def test_bad_defaults_stop_the_run(changes: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         PromptDefaults(**{"area": 32 * 32, **changes})
+
+
+@pytest.mark.parametrize(
+    ("ratio", "area", "size"),
+    [
+        ("1:1", 720 * 720, (90, 90)),
+        ("1:1", 512 * 512, (64, 64)),
+        ("16:9", 720 * 720, (68, 120)),  # 67.5 rows
+        ("9:16", 720 * 720, (120, 68)),
+        ("4:3", 720 * 720, (78, 104)),
+        ("1.5:1", 24 * 16, (2, 3)),
+        ("1:1", 20 * 20, (2, 2)),  # 2.5 codes: Python rounds to even
+        ("1:1", 28 * 28, (4, 4)),  # 3.5 codes
+        ("1:1", 64, (1, 1)),
+    ],
+)
+def test_ratio_and_area_give_the_grid_of_upstream(ratio: str, area: int, size: tuple[int, int]) -> None:
+    assert grid_size(ratio, area) == size
+
+
+@given(st.integers(1, 40), st.integers(1, 40), st.integers(64 * 64, 2048 * 2048))
+def test_the_grid_is_the_nearest_to_ratio_and_area(across: int, down: int, area: int) -> None:
+    height, width = grid_size(f"{across}:{down}", area)
+    side = math.sqrt(area / (across * down))
+    assert abs(height * 8 - down * side) < 4.001
+    assert abs(width * 8 - across * side) < 4.001
+    assert grid_size(f"{down}:{across}", area) == (width, height)
+
+
+def test_height_and_width_win_over_ratio_and_area() -> None:
+    assert grid_size("16:9", 720 * 720, 64, 48) == (8, 6)
+    assert grid_size("16:9", 720 * 720, 8, 8) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "ratio",
+    [
+        "0:1",
+        "1:0",
+        "-1:1",
+        "1:-1",
+        "-1:-1",
+        "nan:1",
+        "1:nan",
+        "inf:1",
+        "1:inf",
+        "wide",
+        "",
+        ":",
+        "16",
+        "16:9:1",
+        "1e9:1",
+    ],
+)
+def test_ratios_that_give_no_image_are_refused(ratio: str) -> None:
+    with pytest.raises(RefusedInput) as refused:
+        grid_size(ratio, 720 * 720)
+    assert refused.value.reason == "bad_ratio"
+    assert repr(ratio) in refused.value.detail
+
+
+@pytest.mark.parametrize(
+    ("height", "width"), [(64, None), (None, 64), (60, 64), (64, 60), (0, 64), (64, 0), (-8, 64), (64, -8), (4, 4)]
+)
+def test_sizes_that_give_no_image_are_refused(height: int | None, width: int | None) -> None:
+    with pytest.raises(RefusedInput, match="bad_size"):
+        grid_size("1:1", 720 * 720, height, width)
+
+
+@pytest.mark.parametrize("area", [63, 0, -64])
+def test_areas_below_one_code_are_refused(area: int) -> None:
+    with pytest.raises(RefusedInput, match=f"bad_size: area {area}"):
+        grid_size("1:1", area)
+
+
+def test_areas_beyond_any_image_are_refused() -> None:
+    with pytest.raises(RefusedInput, match="125000×125000 codes"):
+        grid_size("1:1", 10**12)
+
+
+@pytest.mark.parametrize(("ratio", "area"), [("1e-200:1e-200", 518400), ("1e308:1e-308", 518400), ("1:1", 10**400)])
+def test_numbers_beyond_arithmetic_are_refused(ratio: str, area: int) -> None:
+    with pytest.raises(RefusedInput, match="bad_ratio"):
+        grid_size(ratio, area)

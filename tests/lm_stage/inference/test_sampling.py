@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lm_stage.inference.sampling import SamplingOptions, uniforms
+from lm_stage.inference.options import SamplingOptions
+from lm_stage.inference.sampling import sample, uniforms
 from shared.errors import UsageError
 
 LOGITS = np.log(np.array([[0.5, 0.3, 0.15, 0.05]], np.float32))
@@ -13,7 +14,7 @@ LOGITS = np.log(np.array([[0.5, 0.3, 0.15, 0.05]], np.float32))
 
 def frequencies(sampling: SamplingOptions, count: int = 4000) -> np.ndarray:
     numbers = (np.arange(count) + 0.5) / count
-    chosen = [sampling.sample(LOGITS, np.array([number]))[0] for number in numbers]
+    chosen = [sample(LOGITS, np.array([number]), sampling)[0] for number in numbers]
     return np.bincount(chosen, minlength=4) / count
 
 
@@ -38,7 +39,7 @@ def test_temperature_sharpens() -> None:
 
 
 def test_greedy_takes_the_most_likely() -> None:
-    assert SamplingOptions(greedy=True).sample(LOGITS[:, ::-1], np.array([0.99]))[0] == 3
+    assert sample(LOGITS[:, ::-1], np.array([0.99]), SamplingOptions(greedy=True))[0] == 3
 
 
 def test_random_numbers_are_keyed_to_seed_and_prompt() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lm_stage.inference.sampling import SamplingOptions
+from lm_stage.inference.options import SamplingOptions
 from lm_stage.understand.answer_file import Answer, AnswerFile, AnswerSettings
 from shared.errors import ConfigMismatchError, DatasetError, UsageError
 from shared.tokens.grid_formats import UNIVLA

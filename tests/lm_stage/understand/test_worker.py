@@ -13,8 +13,7 @@ import pytest
 
 from lm_stage.understand.answer_file import Answer
 from lm_stage.understand.options import UnderstandOptions
-from lm_stage.understand.question_renderer import QuestionRenderer
-from lm_stage.understand.questions import Question
+from lm_stage.understand.questions import Question, QuestionRenderer
 from lm_stage.understand.worker import UnderstandWorker
 from shared.jobs.job import Task, TaskResult, WorkerContext
 from tests.support.prompts import write_entries

@@ -9,7 +9,7 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from lm_stage.inference.sampling import SamplingOptions
+from lm_stage.inference.options import SamplingOptions
 from lm_stage.text.templates import EMU3_NEGATIVE_PROMPT
 from lm_stage.understand.options import UnderstandOptions
 from pipelines.cli import main
