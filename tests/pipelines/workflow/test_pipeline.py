@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lm_stage.model.model_directory import EMBEDDED_MODEL
+from lm_stage.model.options import EMBEDDED_MODEL
 from pipelines.cli import main
 from pipelines.workflow.file import EXAMPLES
 from pipelines.workflow.pipeline import load_pipeline
