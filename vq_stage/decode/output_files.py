@@ -22,6 +22,7 @@ from shared.errors import ConfigMismatchError, DatasetError, UsageError
 from shared.storage.atomic import create_file, write_file
 from shared.storage.digests import canonical_json, settings_diff
 from shared.storage.paths import make_directory, names_in
+from vq_stage.sources.media_types import is_system_name
 from vq_stage.video.encoding import VIDEO_FORMATS, encode_video_file, frame_files
 
 IMAGE_FORMATS = {"png": "PNG", "jpg": "JPEG", "webp": "WEBP"}
@@ -89,7 +90,7 @@ def claim_directory(out: Path, dataset: Dataset, formats: MediaFormats) -> None:
     and DatasetError if the record of `out` is damaged.
     """
     path = out / RECORD_NAME
-    if not path.is_file() and (others := [name for name in names_in(out) if name != ".lock"]):
+    if not path.is_file() and (others := [name for name in names_in(out) if not is_system_name(name)]):
         raise UsageError(f"{out}: contains {others[0]!r} and is not the output of a decode job; use an empty folder")
     owner: dict[str, Any] = {"plan_sha256": dataset.plan().sha256, **formats.recorded()}
     if create_file(path, canonical_json(owner).encode()):

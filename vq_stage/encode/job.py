@@ -17,6 +17,7 @@ from shared.jobs.file_locks import job_lock
 from shared.jobs.signals import stop_on_signals
 from shared.jobs.units import PlanUnits, run_units
 from shared.maintenance.sweep import sweep
+from shared.storage.paths import absolute
 from vq_stage.encode.options import EncodeOptions
 from vq_stage.encode.plan_updates import up_to_date_plan
 from vq_stage.encode.planner import Planner
@@ -46,7 +47,8 @@ def encode(options: EncodeOptions) -> EncodeResult:
     with stop_on_signals() as stop, job_lock(dataset.root, sweep_dataset):
         plan = up_to_date_plan(dataset, planner, settings, stop)
         bar = tqdm(unit="image", desc="encode", disable=None)
-        units, worker = PlanUnits.of(dataset, plan), partial(EncodeWorker, options.for_workers())
+        worker = partial(EncodeWorker, options.for_workers(), absolute(str(planner.source.root)))
+        units = PlanUnits.of(dataset, plan)
         run = run_units(units, worker, options.engine, stop, bar)
         if not (units_missing := len(dataset.missing_units(plan))):
             dataset.write_manifest(plan)

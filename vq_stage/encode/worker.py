@@ -23,11 +23,12 @@ from shared.jobs.file_locks import job_lock
 from shared.jobs.job import Task, TaskResult, WorkerContext
 from shared.jobs.prefetch import prefetch_map
 from shared.jobs.units import check_numerics
+from shared.storage.paths import as_path
 from vq_stage.encode.input_reader import InputReader, PreparedInput, ReadTask
 from vq_stage.encode.options import EncodeOptions
 from vq_stage.encode.planner import RefusalLimit
 from vq_stage.encode.quality import check_canary, reconstruction_quality
-from vq_stage.sources.open_source import open_source
+from vq_stage.sources.planned_source import PlannedSource
 
 if TYPE_CHECKING:
     from vq_stage.tokenizer import VisionTokenizer
@@ -39,11 +40,11 @@ READ_AHEAD_BYTES = 512 << 20  # of pixels; a clip of 16 frames of 1024² takes 4
 class EncodeWorker:
     """Reads, encodes and commits the units of one dataset; loads the tokenizer unless all inputs are refused."""
 
-    def __init__(self, options: EncodeOptions, context: WorkerContext):
+    def __init__(self, options: EncodeOptions, source_root: str, context: WorkerContext):
         self.options, self.context = options, context
         self.dataset = Dataset.open(options.dataset)
         self.plan = self.dataset.plan()
-        self.reader = InputReader(open_source(options.source), options.preprocessing, options.sampling)
+        self.reader = InputReader(PlannedSource(as_path(source_root)), options.preprocessing, options.sampling)
         self.refusal_limit = RefusalLimit(options.max_refused_in_a_row, "this unit was not committed")
         self.tokenizer: VisionTokenizer | None = None
         self.numerics: dict[str, Any] = {}

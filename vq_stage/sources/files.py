@@ -136,17 +136,18 @@ class _LocalFile(io.FileIO):
 
 def _open_local(path: Path) -> BinaryIO:
     """Open a regular file. Opening a pipe would wait for its writer, and opening a device may have side effects."""
-    _check_regular(path.stat())
+    check_regular(path.stat())
     file = _LocalFile(path, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
     try:
-        _check_regular(os.fstat(file.fileno()))  # replaced meanwhile
+        check_regular(os.fstat(file.fileno()))  # replaced meanwhile
     except RefusedInput:
         file.close()
         raise
     return io.BufferedReader(file)
 
 
-def _check_regular(status: os.stat_result) -> None:
+def check_regular(status: os.stat_result) -> None:
+    """Raise RefusedInput, with the kind of file, for everything but regular files."""
     if not stat.S_ISREG(status.st_mode):
         kind = next((name for test, name in SPECIAL_FILES.items() if test(status.st_mode)), "a special file")
         raise RefusedInput("unreadable", f"{kind}, expected a regular file")

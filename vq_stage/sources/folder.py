@@ -3,39 +3,51 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field, replace
 
 from shared.errors import RefusedInput, UsageError
 from shared.jobs.prefetch import prefetch_map
 from shared.storage.paths import is_local
 from vq_stage.sources.captions import METADATA_FILES, Captions, read_captions
 from vq_stage.sources.files import open_file, refusing_unreadable
+from vq_stage.sources.folder_walk import Folder, FolderWalk
 from vq_stage.sources.media_source import MediaItem, MediaSource
-from vq_stage.sources.media_types import IMAGE_SUFFIXES, is_frame_folder, is_image, is_media, kind_of, stem_of
+from vq_stage.sources.media_types import (
+    IMAGE_SUFFIXES,
+    is_frame_folder,
+    is_image,
+    is_media,
+    is_system_name,
+    kind_of,
+    stem_of,
+    suffix_of,
+)
 
+CAPTION_SUFFIXES = (".caption", ".txt")  # if an image has both, the last one counts
+MAX_CAPTION_BYTES = 1 << 20
 REMOTE_READERS = 16  # caption files of a remote folder are read in parallel, because each takes a round trip
 
-# An item with the path of the caption file to read for it, if any; or the path of a folder to enter.
+# An item with the path of the caption file to read for it, if any.
 ListedItem = tuple[MediaItem, str | None]
-FolderEntry = ListedItem | str
 
 
 @dataclass(frozen=True)
 class FolderSource(MediaSource):
-    """Items in the order of their paths.
+    """Items in the order of their paths; with `chosen`, only these files and what is in these folders below `root`.
 
     Captions come from `picture.txt` beside `picture.png`, or from the fields `file_name` and `text` of a metadata file
-    in any of the folders. A folder of images named `*.frames` is one video. Linked folders are not entered.
+    in any of the folders. A folder of images named `*.frames` is one video.
     """
+
+    chosen: frozenset[str] | None = field(default=None, repr=False)
 
     def _items(self, is_planned: Callable[[MediaItem], bool]) -> Iterator[MediaItem]:
         with closing(Captions()) as captions:
-            listed = FolderWalk(self.root, captions, is_planned).items()
+            listed = FolderListing(self, captions, is_planned).items()
             if is_local(self.root):
                 yield from map(self._captioned, listed)
             else:
@@ -43,7 +55,9 @@ class FolderSource(MediaSource):
                     yield from captioned
 
     def _empty_message(self) -> str:
-        return f"{self.root}: no images or videos found; expected files ending in {' '.join(sorted(IMAGE_SUFFIXES))}"
+        skipped = "".join(f"; {line}" for line in self.report.lines())
+        expected = f"expected files ending in {' '.join(sorted(IMAGE_SUFFIXES))}"
+        return f"{self.root}: no images or videos found; {expected}{skipped}"
 
     def _captioned(self, listed: ListedItem) -> MediaItem:
         """Return the item with the caption of its caption file; refused if that cannot be read."""
@@ -51,7 +65,8 @@ class FolderSource(MediaSource):
         if caption_path is None:
             return item
         try:
-            with open_file(self.root / caption_path, is_fetched=True) as file, refusing_unreadable():
+            path = self.root / caption_path
+            with open_file(path, is_fetched=True, max_bytes=MAX_CAPTION_BYTES) as file, refusing_unreadable():
                 return replace(item, text=file.read().decode("utf-8-sig").strip())
         except (RefusedInput, UnicodeDecodeError) as error:
             if isinstance(error, RefusedInput) and error.reason == "empty":
@@ -59,49 +74,69 @@ class FolderSource(MediaSource):
             return item.refused("caption_unreadable", f"{os.path.basename(caption_path)}: {error}")
 
 
-class FolderWalk:
+class FolderListing:
     """One depth-first pass over a folder; it holds the names of the folders it is in, and nothing else.
 
     Metadata files are read when the first item that is not planned needs a caption.
     """
 
-    def __init__(self, root: Path, captions: Captions, is_planned: Callable[[MediaItem], bool]):
-        self.root = root
+    def __init__(self, source: FolderSource, captions: Captions, is_planned: Callable[[MediaItem], bool]):
+        self.root = source.root
+        self.report = source.report
         self.captions = captions
         self.is_planned = is_planned
+        self._walk = FolderWalk(source.root, source.report, source.chosen)
+        self._reports_others = source.chosen is None
+        self._missing = set(source.chosen or ())
         self._unread_metadata: list[str] = []
 
     def items(self) -> Iterator[ListedItem]:
-        open_folders = [self._entries("")]
+        open_folders = [self._entries("", None)]
         while open_folders:
             entry = next(open_folders[-1], None)
             if entry is None:
                 open_folders.pop()
-            elif isinstance(entry, str):
-                open_folders.append(self._entries(entry))
-            else:
+            elif isinstance(entry, tuple):
                 yield entry
+            else:
+                open_folders.append(entry)
+        for path in sorted(self._missing):
+            yield MediaItem(stem_of(path), path).refused("missing", "the file does not exist"), None
 
-    def _entries(self, prefix: str) -> Iterator[FolderEntry]:
-        """List one folder; `prefix` is its path ending in `/`, or empty for the root."""
+    def _entries(self, prefix: str, parent: Folder | None) -> Iterator[ListedItem | Iterator[ListedItem]]:
+        """Yield the items of one folder and, among them, the entries of its folders."""
         try:
-            names = sorted_names(self.root / prefix)
+            folder = self._walk.enter(prefix, parent)
         except RefusedInput as refused:
             if not prefix:
                 raise UsageError(f"{self.root}: cannot be listed: {refused}") from refused
+            self.report.skip("folders that cannot be read", prefix)
             yield MediaItem(prefix, prefix).refused(refused.reason, f"the folder: {refused.detail}"), None
             return
-        self._unread_metadata += [prefix + name for name in METADATA_FILES if name in names]
-        media = [name for name in names if self._is_media(prefix, name)]
+        if folder is None:
+            return
+        self._missing.difference_update(prefix + name.rstrip("/") for name in folder.names)
+        self._unread_metadata += [prefix + name for name in METADATA_FILES if name in folder.names]
+        media = [name for name in folder.names if self._is_media(prefix, name)]
         keys = dict(zip(media, unique_keys([name.rstrip("/") for name in media])))
-        caption_files = {name for name in names if name.endswith(".txt")}
-        for name in names:
+        caption_files = CaptionFiles(folder.names)
+        for name in folder.names:
             if name in keys:
-                uri, caption_file = prefix + name.rstrip("/"), f"{stem_of(name.rstrip('/'))}.txt"
+                uri = prefix + name.rstrip("/")
                 item = MediaItem(prefix + keys[name], uri, kind=kind_of(name))
-                yield self._listed(item, prefix + caption_file if caption_file in caption_files else None)
-            elif name.endswith("/"):
-                yield prefix + name
+                caption_file = caption_files.use(name.rstrip("/"))
+                yield self._listed(item, prefix + caption_file if caption_file else None)
+            elif name.endswith("/") and self._walk.is_chosen(prefix + name):
+                yield self._entries(prefix + name, folder)  # type: ignore[misc]
+        if self._reports_others:
+            self._report_others(prefix, folder.names, keys, caption_files)
+
+    def _report_others(self, prefix: str, names: list[str], media: Iterable[str], captions: CaptionFiles) -> None:
+        for name in captions.unused():
+            self.report.unused_captions.add(prefix + name)
+        for name in names:
+            if not (name in media or name.endswith("/") or name in METADATA_FILES or name in captions.names):
+                self.report.skip_file(prefix + name)
 
     def _listed(self, item: MediaItem, caption_path: str | None) -> ListedItem:
         if self.is_planned(item):
@@ -117,46 +152,42 @@ class FolderWalk:
         self.captions.add((f"{folder}{os.path.normpath(file)}", text) for file, text in captions)
 
     def _is_media(self, prefix: str, name: str) -> bool:
+        if not self._walk.is_chosen(prefix + name):
+            return False
         if not name.endswith("/"):
             return is_media(name)
         try:
-            return is_frame_folder(name) and any(map(is_image, sorted_names(self.root / prefix / name)))
+            return is_frame_folder(name) and any(map(_is_frame, self._walk.names(prefix + name)))
         except RefusedInput:
             return False
 
 
-def sorted_names(folder: Path) -> list[str]:
-    """Return all names in a folder, sorted; names of folders end in `/`, so that whole paths are sorted too.
-
-    Raises RefusedInput.
-    """
-    with refusing_unreadable():
-        return sorted(entry_names(folder))
+def _is_frame(name: str) -> bool:
+    return is_image(name) and not is_system_name(name)
 
 
-def entry_names(folder: Path) -> Iterator[str]:
-    """Yield the names in a folder in no order; names of folders end in `/`. Linked folders are left out."""
-    return _local_names(folder) if is_local(folder) else _remote_names(folder)
+class CaptionFiles:
+    """The caption files of a folder: `cat.txt`, `cat.caption` or `cat.jpg.txt` for `cat.jpg`, in any case."""
+
+    def __init__(self, names: Iterable[str]):
+        self.names = {name for name in names if suffix_of(name) in CAPTION_SUFFIXES}
+        ordered = sorted(self.names, key=lambda name: CAPTION_SUFFIXES.index(suffix_of(name)))
+        self._by_stem = {_composed(stem_of(name)): name for name in ordered}
+        self._used: set[str] = set()
+
+    def use(self, name: str) -> str | None:
+        """Return the caption file of an image or video."""
+        found = [stem for stem in (_composed(stem_of(name)), _composed(name)) if stem in self._by_stem]
+        self._used.update(found[:1])
+        return self._by_stem[found[0]] if found else None
+
+    def unused(self) -> list[str]:
+        return sorted(name for stem, name in self._by_stem.items() if stem not in self._used)
 
 
-def _local_names(folder: Path) -> Iterator[str]:
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if not entry.is_dir():
-                yield entry.name
-            elif not entry.is_symlink():
-                yield f"{entry.name}/"
-
-
-def _remote_names(folder: Path) -> Iterator[str]:
-    """Yield the names as `entry_names` does; some stores list a folder as an object within itself."""
-    remote: Any = folder
-    itself = remote.path.rstrip("/")
-    for info in remote.fs.ls(itself, detail=True):
-        path = info["name"].rstrip("/")
-        if path != itself and path != itself.lstrip("/"):
-            name = path.rpartition("/")[2]
-            yield f"{name}/" if info["type"] == "directory" else name
+def _composed(name: str) -> str:
+    """Return one spelling of names that look the same: Macs store `é` as `e` and an accent."""
+    return unicodedata.normalize("NFC", name)
 
 
 def unique_keys(names: list[str]) -> list[str]:

@@ -13,6 +13,9 @@ VIDEO_SUFFIXES = frozenset(
     | {".flv", ".wmv", ".asf", ".ogv"}
 )
 FRAME_FOLDER_SUFFIX = ".frames"
+TAR_SUFFIX = ".tar"
+TABLE_SUFFIXES = (".parquet", ".arrow")
+COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 # Files and folders of operating systems and file servers, in lower case; names that start with a dot are hidden too.
 SYSTEM_NAMES = frozenset(
     {"__macosx", "@eadir", "#recycle", "#snapshot", "@recycle", "$recycle.bin", "system volume information"}

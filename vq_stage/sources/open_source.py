@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +12,34 @@ from braceexpand import braceexpand
 
 from shared.errors import RefusedInput, UsageError
 from shared.storage.paths import as_path, is_local
-from vq_stage.sources.files import refusing_unreadable
-from vq_stage.sources.folder import FolderSource, entry_names
+from vq_stage.sources.files import check_regular, refusing_unreadable
+from vq_stage.sources.folder import FolderSource
+from vq_stage.sources.folder_kind import open_folder
+from vq_stage.sources.folder_walk import own_folders
 from vq_stage.sources.lists import ListSource, StandardInput
 from vq_stage.sources.media_source import MediaSource
-from vq_stage.sources.media_types import is_media, suffix_of
-from vq_stage.sources.tables import TABLE_SUFFIXES, TableSource
+from vq_stage.sources.media_types import (
+    COMPRESSED_TARS,
+    TABLE_SUFFIXES,
+    TAR_SUFFIX,
+    is_media,
+    is_system_name,
+    suffix_of,
+)
+from vq_stage.sources.tables import TableSource
 from vq_stage.sources.webdataset import WebDatasetSource
 
 STANDARD_INPUT = "-"
 LIST_SUFFIXES = (".json", ".jsonl")
-COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
-EXPECTED = "a folder of images or videos, a .json/.jsonl list, .tar shards or .parquet/.arrow tables"
+EXPECTED = "a folder or files of images or videos, a .json/.jsonl list, .tar shards or .parquet/.arrow tables"
 
 
 def open_source(location: str | Path) -> MediaSource:
     """Open a source by its path or fsspec URL; items are listed only on iteration.
 
-    The location is a folder (of images and videos, or of tars or tables only), a `.json` or `.jsonl` list, a `.tar`,
-    `.parquet` or `.arrow` file, several of them by a glob or by braces (`{00000..00099}.tar`), or `-` for paths, URLs
-    or JSON entries on standard input, one per line. Raises UsageError.
+    The location is a folder, an image or video, a `.json` or `.jsonl` list, a `.tar`, `.parquet` or `.arrow` file,
+    several of them by a glob or by braces (`{00000..00099}.tar`), or `-` for paths, URLs or JSON entries on standard
+    input, one per line. Raises UsageError.
     """
     location = str(location)
     if location == STANDARD_INPUT:
@@ -47,22 +56,49 @@ def open_source(location: str | Path) -> MediaSource:
 def _open(location: str) -> MediaSource:
     path = as_path(location)
     if path.is_dir():
-        containers = _containers_in(path)
-        return _container_source(location, containers) if containers else FolderSource(path)
-    if path.suffix in LIST_SUFFIXES and path.is_file():
-        return ListSource(path.parent, path)
-    return _container_source(location, [path] if path.is_file() else list(expanded(location)))
+        return open_folder(path)
+    if is_local(path) and path.exists():
+        check_regular(path.stat())
+    if path.is_file():
+        return _open_files(location, path.parent, [path])
+    return _open_files(location, _fixed_folder(location), list(expanded(location)))
 
 
-def _containers_in(folder: Path) -> list[Path]:
-    """Return the tars or tables of a folder, sorted; none if it contains images, videos or folders as well."""
-    names = []
-    for name in entry_names(folder):
-        if name.endswith("/") or is_media(name):
-            return []
-        if suffix_of(name) in (".tar", *TABLE_SUFFIXES):
-            names.append(name)
-    return [folder / name for name in sorted(names)]
+def _open_files(location: str, root: Path, paths: list[Path]) -> MediaSource:
+    """Return the source of these files and folders below `root`. Raises UsageError."""
+    if packed := next((path for path in paths if path.name.lower().endswith(COMPRESSED_TARS)), None):
+        raise UsageError(f"{packed}: a compressed tar cannot be read in part; decompress it first")
+    named = _selected(location, root, paths)
+    if not named:
+        raise UsageError(f"{location}: no file matches; expected {EXPECTED}")
+    suffixes = {suffix_of(name) for name in named}
+    if len(named) == 1 and suffixes <= set(LIST_SUFFIXES):
+        return ListSource(paths[0].parent, paths[0])
+    if suffixes == {TAR_SUFFIX}:
+        return WebDatasetSource(root, named)
+    if suffixes <= set(TABLE_SUFFIXES):
+        return TableSource(root, named)
+    if all(map(is_media, named)):
+        return FolderSource(root, chosen=frozenset(named))
+    if len(named) == 1 and "." in paths[0].name and not paths[0].is_dir():
+        raise UsageError(f"{location}: expected {EXPECTED}; it is neither")
+    return open_folder(root, frozenset(named))
+
+
+def _selected(location: str, root: Path, paths: Iterable[Path]) -> dict[str, Path]:
+    """Return files by their paths below `root`, without what a glob matches only by accident.
+
+    These are files of operating systems and what this program wrote.
+    """
+    named = {_relative(path, root, location): path for path in paths}
+    if not glob.has_magic(location):
+        return named
+    own = own_folders(root, named)
+    return {
+        name: path
+        for name, path in named.items()
+        if (not is_system_name(name) or is_system_name(location)) and not any(map(name.startswith, own))
+    }
 
 
 def expanded(location: str) -> Iterator[Path]:
@@ -89,33 +125,18 @@ def _existing(name: str, location: str) -> Path:
     return path
 
 
-def _container_source(location: str, paths: list[Path]) -> MediaSource:
-    """Return the source of these files. Raises UsageError unless all are tars, or all are tables."""
-    if not paths:
-        raise UsageError(f"{location}: no file matches; expected {EXPECTED}")
-    if packed := next((path for path in paths if path.name.endswith(COMPRESSED_TARS)), None):
-        raise UsageError(f"{packed}: a compressed tar cannot be read in part; decompress it first")
-    root = _common_root(location, paths)
-    named = {_relative(path, root): path for path in paths}
-    suffixes = {suffix_of(path.name) for path in paths}
-    if suffixes == {".tar"}:
-        return WebDatasetSource(root, named)
-    if suffixes <= set(TABLE_SUFFIXES):
-        return TableSource(root, named)
-    if len(suffixes & {".tar", *TABLE_SUFFIXES}) > 1:
-        raise UsageError(f"{location}: expected tars or tables, got both; select one kind with a glob")
-    raise UsageError(f"{location}: expected {EXPECTED}; it is neither")
+def _fixed_folder(location: str) -> Path:
+    """Return the folder before the first wildcard or brace: paths below it stay the same when more files match."""
+    found = re.search(r"[*?\[{]", location)
+    fixed = location[: found.start()] if found else location
+    return as_path(fixed[: fixed.rfind("/") + 1])
 
 
-def _common_root(location: str, paths: list[Path]) -> Path:
-    root = paths[0].parent
-    for path in paths:
-        while not path.is_relative_to(root):
-            if root == root.parent:
-                raise UsageError(f"{location}: expected files in one file system or bucket")
-            root = root.parent
-    return root
-
-
-def _relative(path: Path, root: Path) -> str:
-    return str(path)[len(str(root)) :].lstrip("/") if not is_local(path) else path.relative_to(root).as_posix()
+def _relative(path: Path, root: Path, location: str) -> str:
+    """Return the path below `root`. Raises UsageError if it is elsewhere."""
+    if is_local(path) and is_local(root):
+        return path.relative_to(root).as_posix()
+    start, whole = (getattr(one, "path", None) for one in (root, path))
+    if start is None or whole is None or not whole.lstrip("/").startswith(start.strip("/")):
+        raise UsageError(f"{location}: expected files in one file system or bucket")
+    return str(whole.lstrip("/")[len(start.strip("/")) :].lstrip("/"))

@@ -114,7 +114,7 @@ def open_table(path: Path) -> Iterator[Table]:
     with refusing_damaged(), open_file(path) as opened:
         file = pa.memory_map(str(path)) if is_local(path) else pa.PythonFile(opened, "r")
         with file:
-            if path.suffix == ".parquet":
+            if path.suffix.lower() == ".parquet":
                 yield ParquetTable(file)
             elif file.read(len(_FILE_MAGIC)) == _FILE_MAGIC:
                 yield ArrowFileTable(file)

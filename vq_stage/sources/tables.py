@@ -17,7 +17,6 @@ from vq_stage.sources.media_types import stem_of
 from vq_stage.sources.table_files import BatchCache, open_table
 
 # Names of columns by preference: the first one with a fitting type is read. A new name needs one entry here.
-TABLE_SUFFIXES = (".parquet", ".arrow")
 MEDIA_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "img", "image_bytes", "bytes", "video", "mp4")
 VIDEO_COLUMNS = ("video", "mp4")
 CAPTION_COLUMNS = ("text", "caption", "captions", "prompt", "sentence")
@@ -87,9 +86,9 @@ class TableSource(MediaSource):
 
     def open(self, uri: str, locator: Locator | None = None) -> BinaryIO:
         """Open a row's image; its row group or batch stays cached for the rows beside it. Raises RefusedInput."""
-        path = self.tables.get(uri.rpartition("#")[0])
-        if path is None or locator is None:
-            raise RefusedInput("missing", f"its table is not among the {len(self.tables)} of {self.root}")
+        if locator is None:
+            raise RefusedInput("missing", "it was not planned as a row of a table")
+        path = self._path(uri.rpartition("#")[0])
         number, row = locator
         column = self._cache.get((str(path), number), lambda: _media_column(path, number))
         if not 0 <= row < len(column):

@@ -22,6 +22,7 @@ from vq_stage.sources.media_types import is_media, kind_of, stem_of
 
 # The name up to the first dot, then the field. Source: WebDataset, base_plus_ext.
 SAMPLE_NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)", re.DOTALL)
+SHARD_END = re.compile(r"\.tar/", re.IGNORECASE)
 CAPTION_SUFFIXES = ("txt", "caption")
 CAPTION_FIELDS = ("caption", "text", "prompt")
 MAX_CAPTION_BYTES = 1 << 20
@@ -59,11 +60,11 @@ class WebDatasetSource(MediaSource):
 
     def open(self, uri: str, locator: Locator | None = None) -> BinaryIO:
         """Open the member at a locator, (offset, size) in bytes. Raises RefusedInput."""
-        ends = (found.end() - 1 for found in re.finditer(r"\.tar/", uri))
-        name = next((uri[:end] for end in ends if uri[:end] in self.shards), None)
-        if name is None or locator is None:
-            raise RefusedInput("missing", f"its shard is not among the {len(self.shards)} of {self.root}")
-        return open_part(self.shards[name], *locator)
+        if locator is None or not (shards := [uri[: end.end() - 1] for end in SHARD_END.finditer(uri)]):
+            raise RefusedInput("missing", "it was not planned as a member of a tar")
+        # Folders and members may end in .tar as well, but hardly ever do.
+        shard = next((shard for shard in shards[:-1] if self._path(shard).is_file()), shards[-1])
+        return open_part(self._path(shard), *locator)
 
 
 class ShardScan:

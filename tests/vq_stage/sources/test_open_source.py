@@ -11,11 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import UsageError
-from vq_stage.sources.folder import FolderSource
-from vq_stage.sources.media_source import MediaItem, MediaSource
+from tests.support.small_folders import fill
+from vq_stage.sources.media_source import MediaItem
 from vq_stage.sources.open_source import open_source
-from vq_stage.sources.tables import TableSource
-from vq_stage.sources.webdataset import WebDatasetSource
 
 BOM = b"\xef\xbb\xbf"
 
@@ -130,9 +128,7 @@ def test_only_media_are_listed(tmp_path: Path) -> None:
 
 
 def test_keys_of_nested_and_odd_names(tmp_path: Path) -> None:
-    touch(
-        tmp_path, "a.png", "sub/a.png", "sub/deeper/a.png", "two words.png", "漢字 ü😀.png", "v1.2.final.png", ".h.png"
-    )
+    touch(tmp_path, "a.png", "sub/a.png", "sub/deeper/a.png", "two words.png", "漢字 ü😀.png", "v1.2.final.png")
     assert keys(tmp_path) == {
         "a.png": "a",
         "sub/a.png": "sub/a",
@@ -140,7 +136,6 @@ def test_keys_of_nested_and_odd_names(tmp_path: Path) -> None:
         "two words.png": "two words",
         "漢字 ü😀.png": "漢字 ü😀",
         "v1.2.final.png": "v1.2.final",
-        ".h.png": ".h",
     }
 
 
@@ -271,22 +266,8 @@ def test_compressed_tars_are_refused_with_advice(name: str, tmp_path: Path) -> N
 
 
 def test_tars_and_tables_in_one_folder_are_ambiguous(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="got both"):
+    with pytest.raises(UsageError, match=r"1 tars, 1 tables; choose one kind: .*/\*\.tar', .*/\*\.parquet'"):
         open_source(touch(tmp_path, "a.tar", "b.parquet"))
-
-
-@pytest.mark.parametrize(
-    ("names", "kind"),
-    [
-        (["a.tar", "README.md", "b.tar"], WebDatasetSource),
-        (["data-00000-of-00001.arrow", "state.json", "dataset_info.json"], TableSource),
-        (["a.tar", "picture.jpg"], FolderSource),
-        (["a.tar", "sub/picture.jpg"], FolderSource),
-        (["list.json"], FolderSource),
-    ],
-)
-def test_a_folder_of_shards_only_is_their_source(names: list[str], kind: type[MediaSource], tmp_path: Path) -> None:
-    assert isinstance(open_source(touch(tmp_path, *names)), kind)
 
 
 def test_a_file_url_is_a_local_path(tmp_path: Path) -> None:
@@ -307,3 +288,70 @@ def test_a_source_is_opened_without_being_listed(tmp_path: Path) -> None:
     source = open_source(tmp_path / "list.jsonl")
     with pytest.raises(UsageError, match="line 1"):
         list(source)
+
+
+def test_a_single_file_as_the_source(tmp_path: Path) -> None:
+    touch(tmp_path, "cat.png", "cat.jpg", "dog.png", "walk.mp4")
+    (tmp_path / "cat.txt").write_text("a cat")
+    (tmp_path / "metadata.jsonl").write_text('{"file_name": "walk.mp4", "text": "it moves"}\n')
+    assert listed(tmp_path / "cat.png") == [MediaItem("cat", "cat.png", "a cat")]
+    assert listed(tmp_path / "walk.mp4") == [MediaItem("walk", "walk.mp4", "it moves", "video")]
+
+
+def test_globs_of_images_and_folders(tmp_path: Path) -> None:
+    touch(tmp_path, "2023/a.png", "2024/a.png", "2024/sub/b.jpg", "2024/._a.png", "other/c.png", "2024/__MACOSX/a.png")
+    (tmp_path / "2024" / "a.txt").write_text("a cat")
+    found = {
+        pattern: [(item.key, item.text) for item in listed(f"{tmp_path}/{pattern}")]
+        for pattern in ("202?/*.png", "2024/*.png", "2024/**/*", "202*", "202{3,4}", "2024/{a.png,sub/b.jpg}")
+    }
+    assert found == {
+        "202?/*.png": [("2023/a", None), ("2024/a", "a cat")],
+        "2024/*.png": [("a", "a cat")],
+        "2024/**/*": [("a", "a cat"), ("sub/b", None)],
+        "202*": [("2023/a", None), ("2024/a", "a cat"), ("2024/sub/b", None)],
+        "202{3,4}": [("2023/a", None), ("2024/a", "a cat"), ("2024/sub/b", None)],
+        "2024/{a.png,sub/b.jpg}": [("a", "a cat"), ("sub/b", None)],
+    }
+
+
+def test_a_file_of_braces_that_does_not_exist_is_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "0.png", "2.png")
+    items = listed(f"{tmp_path}/{{0..2}}.png")
+    assert [(item.key, item.refusal and item.refusal[0]) for item in items] == [
+        ("0", None),
+        ("2", None),
+        ("1", "missing"),
+    ]
+
+
+def test_paths_below_a_glob_stay_the_same_when_more_matches(tmp_path: Path) -> None:
+    fill(tmp_path, "a/x.parquet")
+    before = listed(f"{tmp_path}/*/*.parquet")
+    fill(tmp_path, "b/x.parquet")
+    assert listed(f"{tmp_path}/*/*.parquet")[: len(before)] == before
+
+
+@pytest.mark.parametrize("name", ["pipe", "pipe.json", "pipe.tar", "pipe.png", "pipe.parquet"])
+def test_special_files_are_refused_as_sources(name: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+    (tmp_path / "zero.json").symlink_to("/dev/zero")
+    with pytest.raises(UsageError, match="a named pipe, expected a regular file"):
+        open_source(tmp_path / name)
+    with pytest.raises(UsageError, match="a device, expected a regular file"):
+        open_source(tmp_path / "zero.json")
+
+
+def test_suffixes_of_lists_and_shards_in_any_case(tmp_path: Path) -> None:
+    fill(tmp_path, "a.png", "s.TAR")
+    (tmp_path / "LIST.JSON").write_text('[{"image": "a.png"}]')
+    assert [item.key for item in listed(tmp_path / "LIST.JSON")] == ["a"]
+    assert len(listed(tmp_path / "s.TAR")) == 2
+    with pytest.raises(UsageError, match="decompress it first"):
+        open_source(touch(tmp_path, "S.TAR.GZ") / "S.TAR.GZ")
+
+
+@pytest.mark.parametrize("name", ["a.heic", "b.pdf", "c.rmvb"])
+def test_unsupported_files_are_refused_as_sources(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="expected a folder or files"):
+        open_source(touch(tmp_path, name) / name)
