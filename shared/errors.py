@@ -46,8 +46,12 @@ class JobStoppedError(RelayError):
     """A job that gave up: too many refused inputs, or steps without a finite loss, in a row."""
 
 
+class NothingDoneError(RelayError):
+    """A job in which every input was refused; the text lists the reasons with their counts."""
+
+
 class Interrupted(RelayError):
-    """A job that the user or the system asked to stop. Committed work stays, and the same command resumes it."""
+    """A job that was asked to stop, or that leaves units to other jobs. The same command resumes it."""
 
     exit_code = 75
 

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import click
 
 from pipelines.commands.build import Parameters
+from shared.errors import Interrupted
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 Decorator = Callable[[Decorated], Decorated]
@@ -17,6 +18,11 @@ DTYPE = click.Choice(["float32", "float16", "bfloat16"])
 def say(text: str) -> None:
     """Print to stderr: stdout is for results that other programs read."""
     click.echo(text, err=True)
+
+
+def left_to_others(output: str, units: int) -> Interrupted:
+    """Return the error of a job that is not complete because other jobs are working on some of its units."""
+    return Interrupted(f"{output}: other jobs are still working on {units} units; run the same command again later")
 
 
 def option_group(*options: Decorator[Any]) -> Decorator[Any]:
@@ -149,6 +155,13 @@ source_options = option_group(
     click.option("--duration-s", type=float, show_default="all", help="Seconds of videos to use."),
     unit_rows_option,
     click.option("--reader-threads", type=int, help="Threads that read and resize ahead of the device."),
+    click.option(
+        "--read-timeout",
+        "read_timeout_s",
+        type=float,
+        metavar="SECONDS",
+        help="Quarantine an input that is not read within this time.",
+    ),
     click.option(
         "--duplicates",
         type=click.Choice(["keep", "once"]),

@@ -12,6 +12,7 @@ from pipelines.commands.options import (
     choose_engine,
     device_option,
     engine_options,
+    left_to_others,
     numerics_option,
     save_dtype_option,
     say,
@@ -20,6 +21,7 @@ from pipelines.commands.options import (
     vision_tokenizer_option,
     vision_tokenizer_options,
 )
+from shared.errors import NothingDoneError
 
 if TYPE_CHECKING:
     from vq_stage.decode.options import DecodeOptions
@@ -51,12 +53,17 @@ def encode(options: EncodeOptions) -> None:
     files, a .json or .jsonl list of {name|key, image|video, text} or of conversations, or - for such lines on stdin.
     Paths may be URLs (s3://…).
     """
+    from pipelines.report.text import counts_text
     from vq_stage.encode.job import encode as run
 
-    result = run(options)
-    say(f"{options.dataset}: {result.rows} rows encoded, {result.quarantined} quarantined in {result.elapsed_s:.1f} s")
+    result, dataset = run(options), options.dataset
+    refused, reasons = sum(result.quarantined.values()), counts_text(result.quarantined)
+    listed = f": {reasons}" if refused else ""
+    say(f"{dataset}: {result.rows} rows encoded, {refused} quarantined in {result.elapsed_s:.1f} s{listed}")
     if result.units_missing:
-        say(f"other jobs are still working on {result.units_missing} units")
+        raise left_to_others(dataset, result.units_missing)
+    if result.is_fruitless:
+        raise NothingDoneError(f"{dataset}: no input could be encoded; {dataset}/quarantine has the details{listed}")
 
 
 @options_command("vq_stage.encode.options:EncodeOptions", adjust=lambda parameters: {"dataset": "", **parameters})
@@ -70,13 +77,19 @@ def plan(options: EncodeOptions, megapixels_per_s: float | None, measured_in: st
 
     Shows sizes, compiled graphs, device-hours, gigabytes, tokens for fine-tuning, and inputs that would be refused.
     """
-    from pipelines.report.text import forecast_text
+    from pipelines.report.text import counts_text, forecast_text
     from shared.dataset.dataset import Dataset
     from vq_stage.encode.estimate import forecast, measured_megapixels_per_s
     from vq_stage.encode.planner import Planner
 
     rate = megapixels_per_s or (measured_megapixels_per_s(Dataset.open(measured_in)) if measured_in else None)
-    click.echo(forecast_text(forecast(Planner(options)), rate, seq_length))
+    planner = Planner(options)
+    found = forecast(planner)
+    for line in planner.source.report.lines():
+        say(line)
+    click.echo(forecast_text(found, rate, seq_length))
+    if not found.rows:
+        raise NothingDoneError(f"{options.source}: no input can be encoded: {counts_text(found.quarantined)}")
 
 
 @options_command("vq_stage.decode.options:DecodeOptions", adjust=choose_engine)

@@ -23,13 +23,13 @@ def summary_text(summary: Summary) -> str:
     lines = {
         "units": f"{summary.units} of {summary.planned_units}",
         "rows": f"{summary.rows} of {summary.planned_rows} inputs, {summary.captions} with a caption",
-        "grids": f"{_counts(summary.sizes, MAX_SIZES)} (codes, height × width)",
+        "grids": f"{counts_text(summary.sizes, MAX_SIZES)} (codes, height × width)",
         "on disk": f"{summary.part_bytes} bytes, {_number(summary.bytes_per_code, 'bytes per code')}",
         "codebook": f"{summary.codebook_used} of {summary.codebook_size} entries used ({usage:.0%}),"
         f" {_number(summary.codebook_entropy_bits, 'bits per code')}",
         "quality": f"PSNR {_number(summary.psnr_db, 'dB')}, SSIM {_number(summary.ssim, '')}"
         f" ({summary.quality_samples} samples)",
-        "quarantine": _counts(summary.quarantined),
+        "quarantine": counts_text(summary.quarantined),
         "speed": _number(summary.images_per_s, "images/s"),
         "codec": summary.settings.codec.short_fingerprint,
     }
@@ -49,12 +49,12 @@ def forecast_text(forecast: Forecast, megapixels_per_s: float | None, seq_length
         hours = f"{forecast.device_hours(megapixels_per_s):.3g} at {megapixels_per_s:.3g} megapixels/s"
     sizes = {_size(size): count for size, count in forecast.sizes.items()}
     refused = sum(forecast.quarantined.values())
-    reasons = f": {_counts(forecast.quarantined)}" if refused else ""
+    reasons = f": {counts_text(forecast.quarantined)}" if refused else ""
     rows = f"{forecast.rows} rows in {forecast.units} units"
     return _table(
         {
             "inputs": f"{forecast.inputs}: {rows}, {forecast.captions} captions",
-            "sizes": f"{_counts(sizes, MAX_SIZES)} (pixels, height × width)",
+            "sizes": f"{counts_text(sizes, MAX_SIZES)} (pixels, height × width)",
             "compiles": f"{forecast.compiles} graphs; --round-to 64 leads to fewer sizes",
             "pixels": f"{forecast.megapixels:.4g} million",
             "hours": f"{hours} (device-hours without compilation)",
@@ -88,7 +88,8 @@ def _table(lines: Mapping[str, str]) -> str:
     return "\n".join(f"{name:<{NAME_WIDTH}}{value}" for name, value in lines.items())
 
 
-def _counts(counts: Mapping[str, int], limit: int | None = None) -> str:
+def counts_text(counts: Mapping[str, int], limit: int | None = None) -> str:
+    """Return `name (count), …`, or `none`."""
     shown = ", ".join(f"{name} ({count})" for name, count in list(counts.items())[:limit])
     return f"{shown or 'none'}{' …' if limit and len(counts) > limit else ''}"
 

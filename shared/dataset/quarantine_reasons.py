@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 WORKER_DIED = "worker_died"
+READ_TIMEOUT = "read_timeout"
 DUPLICATE_KEY = "duplicate_key"
 DUPLICATE_CONTENT = "duplicate_content"
 
@@ -28,6 +29,7 @@ FILE_REASONS: Mapping[str, str] = {
     "empty": "The file has no bytes.",
     "truncated": "The file ends or becomes unreadable before its content does.",
     "changed": "The input no longer has the size or the name with which it was planned.",
+    READ_TIMEOUT: "Reading the input took longer than --read-timeout, for example from a mount that does not respond.",
     WORKER_DIED: "The worker process died each time it reached this input.",
 }
 # Refused because of what an image or a video contains.

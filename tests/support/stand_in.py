@@ -50,8 +50,8 @@ class StandInTokenizer:
 class StandInWorker(EncodeWorker):
     """Reads, resizes and commits as the real worker does."""
 
-    def __init__(self, options: EncodeOptions, context: WorkerContext):
-        super().__init__(options, context)
+    def __init__(self, options: EncodeOptions, source_root: str, context: WorkerContext):
+        super().__init__(options, source_root, context)
         self.prepare = self.reader.prepare
         cast(Any, self.reader).prepare = self._prepare
 

@@ -13,7 +13,7 @@ import numpy as np
 from shared.codec import EMU3, SPATIAL_FACTOR, TEMPORAL_FACTOR
 from shared.dataset.dataset import Dataset
 from shared.dataset.plan import Plan, Size
-from shared.dataset.plan_writer import KnownKeys, PlanWriter
+from shared.dataset.plan_writer import PlanWriter
 from shared.dataset.settings import DatasetSettings
 from shared.jobs.signals import stop_on_signals
 from shared.tokens.grid_formats import IMAGE, UNIVLA, grid_length
@@ -62,7 +62,7 @@ def forecast(planner: Planner) -> Forecast:
     with tempfile.TemporaryDirectory(prefix="emu3-plan-") as folder, stop_on_signals() as stop:
         path = Path(folder) / "plan.arrow"
         with PlanWriter(planner.options.unit_rows) as writer:
-            planner.plan_items(writer, planner.source, KnownKeys(), 0, stop)
+            planner.plan_all(writer, stop)
             writer.freeze(path, DatasetSettings(EMU3))
         return _summary_of(Plan(path))
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from shared.dataset.plan import PlannedInput, Unit
 from shared.dataset.quarantine import Refusal
-from shared.dataset.quarantine_reasons import WORKER_DIED
+from shared.dataset.quarantine_reasons import READ_TIMEOUT, WORKER_DIED
 from shared.dataset.rows import CodeRecord
 from shared.errors import RefusedInput
 from vq_stage.media.image_decoding import decode_rgb, read_bytes
@@ -72,8 +72,8 @@ class InputReader:
         self.source = source
         self.preprocessing = preprocessing
         self.sampling = sampling
-        self._hash_lock = threading.Lock()
         self._sha256_of_video = lru_cache(maxsize=_HASHED_VIDEOS)(source.sha256)
+        self._hash_lock = lru_cache(maxsize=_HASHED_VIDEOS)(lambda uri: threading.Lock())
 
     def prepare(self, task: ReadTask) -> PreparedInput:
         """Read one input; a bad input is returned with its refusal, not raised."""
@@ -85,8 +85,11 @@ class InputReader:
                 raise RefusedInput(planned.refused_reason, planned.refused_detail or "")
             return self._clip(unit, planned) if unit.frames > 1 else self._image(unit, planned)
         except RefusedInput as refused:
-            refusal = Refusal(planned.key, planned.src_index, planned.uri, refused.reason, refused.detail)
-            return PreparedInput(unit, planned, np.zeros((0, 0, 3), np.uint8), refusal=refusal)
+            return _refused(task, refused)
+
+    def give_up(self, task: ReadTask) -> PreparedInput:
+        """Return the refusal of an input that takes too long to read."""
+        return _refused(task, RefusedInput(READ_TIMEOUT, "reading does not end; see --read-timeout"))
 
     def _image(self, unit: Unit, planned: PlannedInput) -> PreparedInput:
         with self.source.open(planned.uri, planned.locator) as file:
@@ -106,7 +109,7 @@ class InputReader:
             pixels_THWC = read_clip(
                 video, clip, self.sampling, lambda image: self.preprocessing.resize(image, unit.height, unit.width)
             )
-        with self._hash_lock:  # hashes a video once, not once per clip and thread
+        with self._hash_lock(planned.uri):  # hashes a video once, not once per clip and thread
             sha256 = self._sha256_of_video(planned.uri, planned.locator)
         return PreparedInput(unit, planned, pixels_THWC, sha256, info.height, info.width)
 
@@ -118,3 +121,9 @@ class InputReader:
                 f"{src_h}×{src_w} pixels, planned to be encoded at {unit.height}×{unit.width}: the file has changed"
                 " since planning",
             )
+
+
+def _refused(task: ReadTask, refused: RefusedInput) -> PreparedInput:
+    planned = task.planned
+    refusal = Refusal(planned.key, planned.src_index, planned.uri, refused.reason, refused.detail)
+    return PreparedInput(task.unit, planned, np.zeros((0, 0, 3), np.uint8), refusal=refusal)

@@ -6,13 +6,18 @@ device) → worker (batch of one size → codes → record) → committed part.
 
 from __future__ import annotations
 
+import sys
 import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 from tqdm import tqdm
 
+from shared.dataset.commit import CommitRecord
 from shared.dataset.dataset import Dataset
+from shared.dataset.quarantine_reasons import DUPLICATE_CONTENT
 from shared.jobs.file_locks import job_lock
 from shared.jobs.signals import stop_on_signals
 from shared.jobs.units import PlanUnits, run_units
@@ -26,12 +31,16 @@ from vq_stage.encode.worker import EncodeWorker
 
 @dataclass(frozen=True, slots=True)
 class EncodeResult:
-    """Counts of one run; `units_missing` counts the units that other jobs are still working on."""
+    """Counts of one run.
+
+    `quarantined` has the number of refused inputs by reason, `units_missing` counts the units that other jobs are
+    still working on, and `is_fruitless` is true if every input was refused.
+    """
 
     rows: int
-    quarantined: int
-    units: int
+    quarantined: Mapping[str, int]
     units_missing: int
+    is_fruitless: bool
     elapsed_s: float
 
 
@@ -46,12 +55,37 @@ def encode(options: EncodeOptions) -> EncodeResult:
     sweep_dataset = partial(sweep, dataset) if options.engine.rank_count == 1 else None
     with stop_on_signals() as stop, job_lock(dataset.root, sweep_dataset):
         plan = up_to_date_plan(dataset, planner, settings, stop)
+        for line in planner.source.report.lines():
+            tqdm.write(line, file=sys.stderr)
         bar = tqdm(unit="image", desc="encode", disable=None)
         worker = partial(EncodeWorker, options.for_workers(), absolute(str(planner.source.root)))
         units = PlanUnits.of(dataset, plan)
         run = run_units(units, worker, options.engine, stop, bar)
         if not (units_missing := len(dataset.missing_units(plan))):
             dataset.write_manifest(plan)
-    return EncodeResult(
-        run.rows + run.resumed_rows, run.quarantined, run.units, units_missing, time.monotonic() - began
-    )
+        records = [dataset.record(unit) for unit in units.missing if dataset.is_committed(unit)]
+        return EncodeResult(
+            run.rows + run.resumed_rows,
+            refusals_of(records),
+            units_missing,
+            _is_fruitless(dataset, records),
+            time.monotonic() - began,
+        )
+
+
+def refusals_of(records: Iterable[CommitRecord]) -> Mapping[str, int]:
+    """Return the number of refused inputs by reason, the most frequent first."""
+    reasons: Counter[str] = Counter()
+    for record in records:
+        reasons.update(record.quarantined)
+    return dict(reasons.most_common())
+
+
+def _is_fruitless(dataset: Dataset, records: Sequence[CommitRecord]) -> bool:
+    """Return whether all inputs of these units were refused, for another reason than that their content is known.
+
+    Without new units it is true if the dataset has no rows at all.
+    """
+    if not any(record.rows for record in dataset.commit_records()):
+        return True
+    return bool(set(refusals_of(records)) - {DUPLICATE_CONTENT}) and not any(record.rows for record in records)

@@ -25,7 +25,8 @@ class EncodeOptions:
 
     `batch_pixels` is the maximum number of pixels per batch, but a batch has at least one image. `quality_samples`
     inputs of each unit are decoded again to measure the quality. `duplicates` is keep or once: encode every file, or
-    only the first of equal files. `retry_quarantined` lists reasons whose quarantined inputs are tried again.
+    only the first of equal files. An input that is not read within `read_timeout_s` is refused. `retry_quarantined`
+    lists reasons whose quarantined inputs are tried again.
     Raises UsageError, naming the command-line option, for values that cannot work.
     """
 
@@ -38,6 +39,7 @@ class EncodeOptions:
     batch_pixels: int = 512 * 512
     quality_samples: int = 1
     reader_threads: int = 2
+    read_timeout_s: float = 300.0
     device: str = "auto"
     dtype: str | None = None
     backend: str = "native"
@@ -51,6 +53,8 @@ class EncodeOptions:
         for name in ("unit_rows", "batch_pixels", "reader_threads", "max_refused_in_a_row"):
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected at least 1")
+        if not self.read_timeout_s > 0:
+            raise UsageError(f"--read-timeout {self.read_timeout_s}: expected more than 0 seconds")
         if self.quality_samples < 0:
             raise UsageError(f"--quality-samples {self.quality_samples}: expected at least 0")
         if self.duplicates not in DUPLICATES:

@@ -19,7 +19,6 @@ from shared.dataset.plan import Plan, PlannedInput, Unit
 from shared.dataset.plan_writer import KnownKeys, PlanWriter
 from shared.dataset.quarantine import Refusal
 from shared.dataset.settings import DatasetSettings
-from shared.errors import UsageError
 from shared.jobs.signals import StopFlag
 from vq_stage.encode.planner import Planner, SizedInput, clip_key
 from vq_stage.sources.folder import FolderSource
@@ -46,9 +45,7 @@ def up_to_date_plan(dataset: Dataset, planner: Planner, settings: DatasetSetting
 def _create(dataset: Dataset, planner: Planner, settings: DatasetSettings, stop: StopFlag) -> bool:
     """Write the plan. Returns False if another job was faster: then that job's plan is the dataset's."""
     with PlanWriter(planner.options.unit_rows) as writer:
-        planner.plan_items(writer, planner.source, KnownKeys(), 0, stop)
-        if not writer.inputs:
-            raise UsageError(f"{planner.source.root}: found nothing to encode")
+        planner.plan_all(writer, stop)
         return writer.freeze(dataset.plan_path, settings)
 
 

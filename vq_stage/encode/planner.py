@@ -9,8 +9,8 @@ from tqdm import tqdm
 
 from shared.dataset.plan import REFUSED, PlannedInput, Size
 from shared.dataset.plan_writer import KnownKeys, PlanWriter
-from shared.dataset.quarantine_reasons import DUPLICATE_CONTENT, DUPLICATE_KEY
-from shared.errors import JobStoppedError, RefusedInput
+from shared.dataset.quarantine_reasons import DUPLICATE_CONTENT, DUPLICATE_KEY, READ_TIMEOUT
+from shared.errors import JobStoppedError, RefusedInput, UsageError
 from shared.jobs.prefetch import prefetch_map
 from shared.jobs.signals import StopFlag
 from vq_stage.encode.options import EncodeOptions
@@ -37,6 +37,12 @@ class Planner:
         self.options = options
         self.source = source or open_source(options.source)
 
+    def plan_all(self, writer: PlanWriter, stop: StopFlag) -> None:
+        """Plan all items of the source. Raises UsageError if there are none, and what `plan_items` raises."""
+        self.plan_items(writer, self.source, KnownKeys(), 0, stop)
+        if not writer.inputs:
+            raise UsageError(f"{self.source.root}: found nothing to encode")
+
     def plan_items(
         self, writer: PlanWriter, items: Iterable[MediaItem], keys: KnownKeys, first_index: int, stop: StopFlag
     ) -> None:
@@ -46,7 +52,8 @@ class Planner:
         """
         contents, threads = KnownKeys(), self.options.reader_threads
         limit = RefusalLimit(self.options.max_refused_in_a_row, "nothing was planned")
-        planned_items = prefetch_map(self.plan_item, items, threads, 64 * threads)
+        timeout_s, give_up = self.options.read_timeout_s, self._give_up
+        planned_items = prefetch_map(self.plan_item, items, threads, 64 * threads, stop, timeout_s, give_up)
         for item in tqdm(planned_items, "plan", unit="input", disable=None):
             stop.raise_if_set("nothing was planned")
             for size, planned in item.inputs:
@@ -62,7 +69,7 @@ class Planner:
 
     def plan_item(self, item: MediaItem) -> PlannedItem:
         """Plan one item from its header; a bad item becomes one refused input. Their `src_index` is 0."""
-        planned = PlannedInput(0, item.key, item.uri, item.text, extra_json=item.extra_json, locator=item.locator)
+        planned = _planned(item)
         try:
             if item.refusal is not None:
                 raise RefusedInput(*item.refusal)
@@ -71,6 +78,10 @@ class Planner:
             return PlannedItem(inputs, self.source.sha256(item.uri, item.locator).hex() if is_hashed else None)
         except RefusedInput as refusal:
             return PlannedItem([_refused(planned, refusal.reason, refusal.detail)])
+
+    def _give_up(self, item: MediaItem) -> PlannedItem:
+        detail = f"not read within {self.options.read_timeout_s:g} s"
+        return PlannedItem([_refused(_planned(item), READ_TIMEOUT, detail)])
 
     def _sized_inputs(self, item: MediaItem, planned: PlannedInput) -> Iterator[SizedInput]:
         """Yield an image, or the clips of a video; an animated image is a video."""
@@ -122,6 +133,10 @@ class RefusalLimit:
 def clip_key(key: str, number: int) -> str:
     """Return the key of one of several clips of a video."""
     return f"{key}#{number:05d}"
+
+
+def _planned(item: MediaItem) -> PlannedInput:
+    return PlannedInput(0, item.key, item.uri, item.text, extra_json=item.extra_json, locator=item.locator)
 
 
 def _refused(planned: PlannedInput, reason: str, detail: str) -> SizedInput:

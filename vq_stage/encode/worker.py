@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import closing
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +19,7 @@ from shared.dataset.plan import Unit, UnitSize
 from shared.dataset.quarantine import Refusal
 from shared.dataset.rows import CodeRecord
 from shared.device import setup_device
+from shared.errors import Interrupted
 from shared.jobs.file_locks import job_lock
 from shared.jobs.job import Task, TaskResult, WorkerContext
 from shared.jobs.prefetch import prefetch_map
@@ -54,7 +55,14 @@ class EncodeWorker:
             self._load_tokenizer(next(size for size in sizes if size.height))
 
     def work(self, tasks: Iterator[Task | None]) -> Iterator[TaskResult]:
-        """Encode units in the order of their tasks; the inputs of the next one are read meanwhile."""
+        """Encode units in the order of their tasks; the inputs of the next one are read meanwhile.
+
+        Once the stop flag is set, save what is finished of the unit in hand and return.
+        """
+        with job_lock(self.dataset.root), suppress(Interrupted):
+            yield from self._results(tasks)
+
+    def _results(self, tasks: Iterator[Task | None]) -> Iterator[TaskResult]:
         started: deque[tuple[Task, Unit, int]] = deque()
 
         def read_tasks() -> Iterator[ReadTask | None]:
@@ -67,18 +75,16 @@ class EncodeWorker:
                 started.append((task, unit, len(chosen)))
                 yield from (ReadTask(unit, item, item.src_index in task.poison) for item in chosen)
 
-        threads = self.options.reader_threads
-        with (
-            job_lock(self.dataset.root),
-            closing(prefetch_map(self.reader.prepare, read_tasks(), threads, self.max_ahead)) as prepared,
-        ):
+        with closing(self._prepared(read_tasks())) as prepared:
             ready = (item for item in prepared if item is not None)
             for first in ready:
                 task, unit, count = started.popleft()
-                result = self._encode_unit(task, unit, chain([first], islice(ready, count - 1)))
-                if result is None:
-                    return
-                yield result
+                yield self._encode_unit(task, unit, chain([first], islice(ready, count - 1)))
+
+    def _prepared(self, tasks: Iterator[ReadTask | None]) -> Generator[PreparedInput | None, None, None]:
+        options, reader = self.options, self.reader
+        limits = options.reader_threads, self.max_ahead, self.context.stop, options.read_timeout_s
+        return prefetch_map(reader.prepare, tasks, *limits, reader.give_up)
 
     def _load_tokenizer(self, canary_size: UnitSize) -> None:
         """Load the tokenizer and check it. Raises ConfigMismatchError for other numerics before the model loads."""
@@ -95,21 +101,19 @@ class EncodeWorker:
         batch = options.images_per_batch(canary_size.height, canary_size.width)
         check_canary(self.dataset, self.tokenizer, batch, canary_size.height, canary_size.width)
 
-    def _encode_unit(self, task: Task, unit: Unit, inputs: Iterable[PreparedInput]) -> TaskResult | None:
-        """Encode the requested inputs of a unit. Once the stop flag is set, save what is finished and return None."""
+    def _encode_unit(self, task: Task, unit: Unit, inputs: Iterable[PreparedInput]) -> TaskResult:
+        """Encode the requested inputs of a unit. Raises Interrupted, after saving what is finished, to stop."""
         began = time.monotonic()
         work = UnitWork(unit, self.options.quality_samples)
         if unit.height:
             work.restore(load_partial(self.dataset, self.plan, unit.unit, self.numerics))
             self.context.report_progress(unit.unit, len(work.records))
         resumed_rows = len(work.records)
-        accepted = self._accepted(work, inputs)
-        while batch := list(islice(accepted, self._inputs_per_batch(unit))):
-            self._encode_batch(work, batch)
-            self.context.report_progress(unit.unit, len(batch))
-            if self.context.stop.is_set():
-                self._save(work)
-                return None
+        try:
+            self._encode_inputs(work, inputs)
+        except Interrupted:
+            self._save(work)
+            raise
         if task.subset:
             self._save(work)
         else:
@@ -121,6 +125,13 @@ class EncodeWorker:
             quarantined=len(work.refusals),
             elapsed_s=time.monotonic() - began,
         )
+
+    def _encode_inputs(self, work: UnitWork, inputs: Iterable[PreparedInput]) -> None:
+        accepted = self._accepted(work, inputs)
+        while batch := list(islice(accepted, self._inputs_per_batch(work.unit))):
+            self._encode_batch(work, batch)
+            self.context.report_progress(work.unit.unit, len(batch))
+            self.context.stop.raise_if_set("finished rows are kept")
 
     def _save(self, work: UnitWork) -> None:
         save_partial(self.dataset, self.plan, work.result(self.numerics))

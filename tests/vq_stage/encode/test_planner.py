@@ -155,7 +155,7 @@ def test_the_number_of_reader_threads_does_not_change_the_plan(path: Path) -> No
 def test_a_signal_while_planning_leaves_nothing(path: Path) -> None:
     stop, source = StopFlag(), memory_source(a=png(0), b=png(1))
     stop.set("SIGTERM")
-    with PlanWriter(4) as writer, pytest.raises(Interrupted, match="SIGTERM: nothing was planned"):
+    with PlanWriter(4) as writer, pytest.raises(Interrupted, match="SIGTERM"):
         planner(source).plan_items(writer, source, KnownKeys(), 0, stop)
     assert list(path.parent.iterdir()) == []
 
