@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from shared.dataset.dataset import Dataset
+from shared.dataset.readers import KeyReader
 from tests.support.command import emu3, verified_digest
 
 OLD = Path(__file__).parent / "golden" / "written_by_0.1"
@@ -36,8 +38,21 @@ def test_encode_resumes_a_dataset(old: Path) -> None:
 
 def test_seal_and_export_agree_with_the_old_shards(old: Path) -> None:
     emu3("seal", old / "codes")
-    shards = {path.name: path.read_bytes() for path in (old / "sealed" / "shards").iterdir()}
+    shards = {path.name: path.read_bytes() for path in (old / "sealed" / "shards").glob("codes-*")}
     assert {path.name: path.read_bytes() for path in (old / "codes" / "shards").iterdir()} == shards
+
+
+def test_seal_moves_the_old_index(old: Path) -> None:
+    """Version 0.1 wrote the index beside the shards, without a checksum; readers ignore it."""
+    dataset = Dataset(old / "sealed")
+    rows = {row.key: row.digest() for record in dataset.commit_records() for row in dataset.rows(record)}
+    assert {key: KeyReader(dataset).row(key).digest() for key in KeyReader(dataset)} == rows
+    emu3("seal", old / "sealed")
+    assert [path.name.split("-")[0] for path in dataset.shards.iterdir()] == ["codes"]
+    assert len(list(dataset.index.iterdir())) == 1
+    reader = KeyReader(Dataset(old / "sealed"))
+    assert {key: reader.row(key).digest() for key in reader} == rows
+    assert verified_digest(old / "sealed") == EXPECTED["digests"]["sealed"]
 
 
 def resume_sft(old: Path, steps: int, exit_code: int = 0) -> str:

@@ -55,10 +55,15 @@ def verify(dataset: str) -> None:
         report = verify_dataset(opened, on_unit=bar.update)
     for problem in report.problems:
         say(f"damaged: {problem}")
-    state = "complete" if report.is_complete else "NOT complete: run the same command again"
+    for name in report.unfinished:
+        say(f"in progress, or left by a killed job: {name}")
+    missing = f"NOT complete: {report.missing_inputs} inputs are missing; run the command that writes the dataset again"
+    state = "complete" if report.is_complete else missing
     say(
         f"{report.units} of {report.planned_units} units, {report.rows} rows, {report.quarantined} quarantined; {state}"
     )
+    if report.digest and report.intact_units < report.planned_units:
+        say(f"this is the digest of {report.intact_units} of {report.planned_units} units:")
     if report.digest:
         click.echo(report.digest)
     sys.exit(RelayError.exit_code if report.problems else 0)

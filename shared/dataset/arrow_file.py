@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from shared.dataset.rows import SCHEMAS, CodeRecord, to_record_batches
 from shared.errors import DatasetError
 from shared.storage.digests import canonical_json
 from shared.storage.paths import is_local
+from shared.storage.small_files import parse_json_object
 
 METADATA_KEY = b"emu3"  # in the schema metadata; its value is canonical JSON
 
@@ -21,17 +21,21 @@ METADATA_KEY = b"emu3"  # in the schema metadata; its value is canonical JSON
 class ArrowFile:
     """An Arrow file whose record batches are validated when they are read.
 
-    Raises DatasetError, with `advice` as the next step, if the file or a batch cannot be read.
+    `is_expected` accepts the columns of this kind of file. Raises DatasetError, with `advice` as the next step, if the
+    file or a batch cannot be read or has other columns.
     """
 
-    def __init__(self, path: Path, advice: str = "run `emu3 verify`"):
+    def __init__(self, path: Path, is_expected: Callable[[pa.Schema], bool], advice: str = "run `emu3 verify`"):
         self.path = path
         self._advice = advice
         try:
             self._content = read_buffer(path)
             self._reader = pa.ipc.open_file(self._content)
-        except (OSError, pa.ArrowException) as error:
+            has_expected_columns = is_expected(self._reader.schema)
+        except (OSError, pa.ArrowException, ValueError) as error:  # ValueError: a name that is not UTF-8
             raise DatasetError(f"{path}: cannot be read: {error}; {advice}") from error
+        if not has_expected_columns:
+            raise DatasetError(f"{path}: the columns are not those of this kind of file; {advice}")
 
     def __len__(self) -> int:
         """Return the number of record batches."""
@@ -39,8 +43,9 @@ class ArrowFile:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """The JSON in the schema metadata. Raises KeyError or ValueError if there is none."""
-        return dict(json.loads((self._reader.schema.metadata or {})[METADATA_KEY]))
+        """The JSON in the schema metadata. Raises DatasetError if there is none."""
+        content = (self._reader.schema.metadata or {}).get(METADATA_KEY, b"")
+        return parse_json_object(content, f"{self.path}: metadata", DatasetError)
 
     def compute_sha256(self) -> str:
         return hashlib.sha256(self._content).hexdigest()
@@ -49,12 +54,29 @@ class ArrowFile:
         try:
             batch = self._reader.get_batch(index)
             batch.validate(full=True)  # Arrow trusts offsets: a damaged file would be read out of bounds
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, pa.ArrowException, ValueError, MemoryError) as error:
             raise DatasetError(f"{self.path}: batch {index} cannot be read: {error}; {self._advice}") from error
+        if _has_forbidden_null(batch):
+            raise DatasetError(f"{self.path}: batch {index}: null in a column that has none; {self._advice}")
         return batch
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         return (self.batch(index) for index in range(len(self)))
+
+
+def open_rows(path: Path, advice: str = "run `emu3 verify`") -> ArrowFile:
+    """Open a part or a shard. Raises DatasetError if it cannot be read or does not have the columns of rows."""
+    return ArrowFile(path, lambda schema: any(map(schema.equals, SCHEMAS.values())), advice)
+
+
+def _has_forbidden_null(batch: pa.RecordBatch) -> bool:
+    """Whether a column, or the items of a list, contain null against the schema, which `validate` does not check."""
+    columns = list(zip(batch.schema, batch.columns))
+    lists = [(field.type, column) for field, column in columns if pa.types.is_large_list(field.type)]
+    columns += [(kind.value_field, column.values) for kind, column in lists]
+    structs = [(field.type, column) for field, column in columns if pa.types.is_struct(field.type)]
+    columns += [pair for kind, column in structs for pair in zip(kind, column.flatten())]
+    return any(column.null_count and not field.nullable for field, column in columns)
 
 
 def read_buffer(path: Path) -> pa.Buffer:

@@ -13,14 +13,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shared.dataset.arrow_file import ArrowFile, dump_rows
+from shared.dataset.arrow_file import dump_rows, open_rows
 from shared.dataset.paths import DatasetPaths
 from shared.dataset.plan import Plan
 from shared.dataset.quarantine import Refusal, dump_refusals
 from shared.dataset.rows import CodeRecord
 from shared.errors import DatasetError, NondeterminismError
 from shared.storage.atomic import create_file, write_hashed_file
-from shared.storage.checked_json import dump_checked_json, load_checked_json
+from shared.storage.checked_json import dump_checked_json, read_checked_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,8 @@ class UnitResult:
 class CommitRecord:
     """The contents of one committed unit. It carries no time and no host, so equal work gives equal bytes.
 
-    `frames`, `height` and `width` are the size of a grid in codes.
+    `plan_sha256` is that of the plan file that lists the unit, empty in a record that does not name it. `frames`,
+    `height` and `width` are the size of a grid in codes.
     """
 
     unit: int
@@ -72,19 +73,47 @@ class CommitRecord:
         return sum(self.quarantined.values())
 
     @classmethod
-    def read(cls, path: Path) -> CommitRecord:
-        """Read a file. Raises DatasetError if it is missing, damaged, or not a commit record."""
+    def read(cls, path: Path, unit: int) -> CommitRecord:
+        """Read the record of a unit. Raises DatasetError if it is missing, damaged, or of another unit."""
+        values = read_checked_json(path)
         try:
-            return cls(**load_checked_json(path.read_bytes(), str(path)))
-        except (OSError, TypeError) as error:
+            record = cls(**{"unit": unit, "plan_sha256": "", **values})
+        except TypeError as error:
             raise DatasetError(f"{path}: expected a commit record: {error}") from error
+        if record.unit != unit:
+            raise DatasetError(
+                f"{path}: commit record of unit {record.unit!r}, expected unit {unit}; run `emu3 repair`"
+            )
+        if problem := _field_problem(record):
+            raise DatasetError(f"{path}: expected a commit record: {problem}; run `emu3 repair`")
+        return record
 
     def to_bytes(self) -> bytes:
         return dump_checked_json(asdict(self))
 
 
+def _field_problem(record: CommitRecord) -> str | None:
+    """Return what is wrong with the fields of a record, None if nothing is."""
+    counts = ("rows", "captions", "frames", "height", "width", "part_bytes")
+    for name in counts:
+        value = getattr(record, name)
+        if not isinstance(value, int) or value < 0:
+            return f"{name}: expected a count, got {value!r:.40}"
+    if not isinstance(record.quarantined, dict) or not all(isinstance(n, int) for n in record.quarantined.values()):
+        return f"quarantined: expected counts by reason, got {record.quarantined!r:.40}"
+    for file in filter(None, (record.part, record.quarantine)):
+        if not str(file).startswith(f"part-{record.unit:06d}.") or "/" in str(file):
+            return f"expected files of unit {record.unit}, got {file!r:.40}"
+    return None
+
+
 def commit_unit(paths: DatasetPaths, plan: Plan, result: UnitResult) -> CommitRecord:
-    """Commit one unit. Raises NondeterminismError if another attempt committed different bytes for it."""
+    """Commit one unit.
+
+    Raises NondeterminismError if another attempt committed different bytes for it, and DatasetError if the plan has
+    been replaced since the job started.
+    """
+    plan.check_in_place(result.unit)
     part, part_sha256, part_bytes = _write_part(paths, plan, result)
     quarantine: tuple[str | None, str | None] = (None, None)
     if result.refusals:
@@ -119,7 +148,7 @@ def _write_part(paths: DatasetPaths, plan: Plan, result: UnitResult) -> tuple[st
     """Return the name, SHA-256 and size in bytes of the part."""
     content = dump_rows(result.records, plan.settings.format, plan.settings.fingerprints())
     name, sha256 = write_hashed_file(paths.parts, f"part-{result.unit:06d}", content, "arrow")
-    stored = ArrowFile(paths.parts / name)
+    stored = open_rows(paths.parts / name)
     rows = sum(batch.num_rows for batch in stored.batches())
     if rows != len(result.records) or stored.compute_sha256() != sha256:
         raise DatasetError(
@@ -130,7 +159,12 @@ def _write_part(paths: DatasetPaths, plan: Plan, result: UnitResult) -> tuple[st
 
 def _check_equal(paths: DatasetPaths, record: CommitRecord) -> None:
     """Compare with the record that another attempt created first; remove this attempt's files if they differ."""
-    first = CommitRecord.read(paths.record_path(record.unit))
+    first = CommitRecord.read(paths.record_path(record.unit), record.unit)
+    if first.plan_sha256 not in ("", record.plan_sha256):
+        raise DatasetError(
+            f"{paths.record_path(record.unit)}: belongs to another plan ({first.plan_sha256[:12]}, expected"
+            f" {record.plan_sha256[:12]}); run `emu3 repair`"
+        )
     if (first.part_sha256, first.quarantine_sha256) == (record.part_sha256, record.quarantine_sha256):
         return
     if record.part != first.part:

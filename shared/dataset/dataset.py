@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 
-from shared.dataset.arrow_file import ArrowFile
+from shared.dataset.arrow_file import open_rows
 from shared.dataset.commit import CommitRecord, UnitResult, commit_unit
 from shared.dataset.events import EventLog
 from shared.dataset.manifest import Manifest
-from shared.dataset.paths import DatasetPaths
+from shared.dataset.paths import DatasetPaths, unit_and_suffix
 from shared.dataset.plan import Plan
 from shared.dataset.quarantine import Refusal, load_refusals
 from shared.dataset.rows import CodeRecord, damaged_keys, from_record_batch
-from shared.dataset.shards import Shard, ShardReader
+from shared.dataset.shards import IndexFile, Shard, ShardReader
 from shared.errors import DatasetError
 from shared.storage.atomic import write_file
-from shared.storage.paths import MISSING, names_in, sha256_of
+from shared.storage.paths import MISSING, file_identity, is_local, names_in, sha256_of
 
 _NAMED_KEYS = 8  # of damaged rows, in a message
 
@@ -29,7 +30,9 @@ class Dataset(DatasetPaths):
     def __init__(self, root: str | Path):
         super().__init__(root)
         self.events = EventLog(self.events_path)
+        self._plan: Plan | None = None
         self._shard_reader: ShardReader | None = None
+        self._manifest_identity: tuple[int, ...] = ()
 
     @classmethod
     def open(cls, root: str | Path) -> Dataset:
@@ -42,15 +45,34 @@ class Dataset(DatasetPaths):
         return dataset
 
     def plan(self) -> Plan:
-        return Plan(self.plan_path)
+        """Read the plan as it is now. Raises DatasetError if it is damaged."""
+        self._plan = Plan(self.plan_path)
+        return self._plan
 
     def is_committed(self, unit: int) -> bool:
         return self.record_path(unit).is_file()
 
     def committed_units(self) -> list[int]:
         """Return the units with a commit record, in order."""
-        names = names_in(self.parts)
-        return sorted(int(name[5:-5]) for name in names if name.startswith("part-") and name.endswith(".json"))
+        return sorted(unit for unit, suffix in self._files_in_parts() if suffix == ".json")
+
+    def units_with_parts(self) -> set[int]:
+        """Return the units that have a part of their own, committed or not."""
+        return {unit for unit, suffix in self._files_in_parts() if suffix.endswith(".arrow")}
+
+    def sealed_units(self) -> set[int]:
+        """Return the committed units whose rows are in shards and have no other part of their own."""
+        committed, others = set(), set()
+        for unit, suffix in self._files_in_parts():
+            sealed = self.shard_reader.part(unit)
+            if suffix == ".json":
+                committed.add(unit)
+            elif sealed is None or sealed.part != f"part-{unit:06d}{suffix}":
+                others.add(unit)
+        return committed & self.shard_reader.units - others
+
+    def _files_in_parts(self) -> Iterator[tuple[int, str]]:
+        return filter(None, map(unit_and_suffix, names_in(self.parts)))
 
     def missing_units(self, plan: Plan) -> list[int]:
         """Return the units of the plan without a commit record, in order."""
@@ -62,8 +84,30 @@ class Dataset(DatasetPaths):
         return commit_unit(self, plan, result)
 
     def record(self, unit: int) -> CommitRecord:
-        """Return the commit record of a unit. Raises DatasetError if it is missing or damaged."""
-        return CommitRecord.read(self.record_path(unit))
+        """Return the commit record of a unit.
+
+        Raises DatasetError if it is missing or damaged, or belongs to another unit or another plan.
+        """
+        record = CommitRecord.read(self.record_path(unit), unit)
+        if self._plan is None or unit >= len(self._plan):  # the plan may have grown
+            self.plan()
+        assert self._plan is not None, "plan() sets it"
+        expected = self._plan.sha256_of(unit) if unit < len(self._plan) else "no such unit"
+        if record.plan_sha256 not in ("", expected):
+            raise DatasetError(
+                f"{self.record_path(unit)}: belongs to the plan with sha256 {record.plan_sha256[:12]}, but"
+                f" {self.plan_path} has {expected[:12]}; restore the plan, or run `emu3 repair`"
+            )
+        return record
+
+    def check(self) -> None:
+        """Raise DatasetError if a commit record or the manifest is damaged or belongs to another dataset.
+
+        A job calls this before it starts. In an object store, records are checked only when they are read.
+        """
+        self.shard_reader  # noqa: B018  reads the manifest
+        for _ in self.commit_records() if is_local(self.root) else ():
+            pass
 
     def commit_records(self) -> Iterator[CommitRecord]:
         return (self.record(unit) for unit in self.committed_units())
@@ -73,27 +117,47 @@ class Dataset(DatasetPaths):
 
     @property
     def shard_reader(self) -> ShardReader:
-        """The shards that the manifest lists."""
+        """The shards that the manifest lists.
+
+        Raises DatasetError if the manifest is damaged, or missing although rows are in shards.
+        """
         if self._shard_reader is None:
-            self._shard_reader = ShardReader(self.shards, self._listed_shards())
+            self.shard_reader = self._open_shards()
+        assert self._shard_reader is not None, "it was just set"
         return self._shard_reader
+
+    @shard_reader.setter
+    def shard_reader(self, reader: ShardReader) -> None:
+        self._shard_reader, self._manifest_identity = reader, file_identity(self.manifest_path)
+
+    def _open_shards(self) -> ShardReader:
+        if self.manifest_path.is_file():
+            return self.manifest().reader(self.shards)
+        has_shards = any(name.startswith("codes-") for name in names_in(self.shards))
+        # A killed first `emu3 seal` leaves shards without a manifest too, but then every unit still has its part.
+        if has_shards and (sealed := set(self.committed_units()) - self.units_with_parts()):
+            raise DatasetError(
+                f"{self.manifest_path}: missing, and {len(sealed)} units have no part: their rows are in the shards"
+                " that it listed; run `emu3 repair`"
+            )
+        return ShardReader(self.shards)
 
     def rows_path(self, record: CommitRecord) -> Path:
         """Return the file that holds the rows of a unit: its part or, after `emu3 seal`, a shard."""
-        return self.shard_reader.path(record.unit) if self._is_in_shard(record) else self.parts / record.part
+        return self.shard_reader.path(record.unit) if self._is_read_from_shard(record) else self.parts / record.part
 
     def batches(self, record: CommitRecord) -> Iterator[pa.RecordBatch]:
         """Yield the memory-mapped record batches of a unit. Raises DatasetError if they cannot be read."""
-        if self._is_in_shard(record):
+        if self._is_read_from_shard(record):
             yield from self.shard_reader.batches(record.unit)
         else:
-            yield from ArrowFile(self.parts / record.part).batches()
+            yield from open_rows(self.parts / record.part).batches()
 
     def batch(self, record: CommitRecord, index: int) -> pa.RecordBatch:
         """Return record batch `index` of a unit. Raises DatasetError if it cannot be read."""
-        if self._is_in_shard(record):
+        if self._is_read_from_shard(record):
             return self.shard_reader.batch(record.unit, index)
-        return ArrowFile(self.parts / record.part).batch(index)
+        return open_rows(self.parts / record.part).batch(index)
 
     def rows(self, record: CommitRecord) -> Iterator[CodeRecord]:
         """Yield the rows of a unit. Raises DatasetError, before the first, if the file is damaged."""
@@ -112,7 +176,7 @@ class Dataset(DatasetPaths):
         found = sha256_of(path)
         if found == record.part_sha256:
             return None
-        if found == MISSING and record.unit in self.shard_reader:
+        if found == MISSING and self.is_in_shard(record):
             problem = self.shard_reader.problem(record.unit)
             return problem and f"{problem}; {self._describe_damage(record)}"
         if found == MISSING:
@@ -128,9 +192,21 @@ class Dataset(DatasetPaths):
             return None
         return f"{path}: sha256 {found[:12]} expected {str(record.quarantine_sha256)[:12]}"
 
-    def _is_in_shard(self, record: CommitRecord) -> bool:
+    def is_in_shard(self, record: CommitRecord) -> bool:
+        """Whether a shard holds exactly the rows that were committed for a unit."""
+        is_held = self._holds(record)
+        if not is_held and self._manifest_identity != file_identity(self.manifest_path):
+            self.shard_reader = self._open_shards()  # `emu3 seal` has just merged the part into a shard
+            is_held = self._holds(record)
+        return is_held
+
+    def _holds(self, record: CommitRecord) -> bool:
+        part = self.shard_reader.part(record.unit)
+        return part is not None and part.sha256 == record.part_sha256
+
+    def _is_read_from_shard(self, record: CommitRecord) -> bool:
         """Whether the rows are read from a shard: the part, while it exists, comes first."""
-        return not (self.parts / record.part).is_file() and record.unit in self.shard_reader
+        return not (self.parts / record.part).is_file() and self.is_in_shard(record)
 
     def _describe_damage(self, record: CommitRecord) -> str:
         try:
@@ -143,15 +219,29 @@ class Dataset(DatasetPaths):
 
     def manifest(self) -> Manifest:
         """Read the manifest. Raises DatasetError if it is damaged, OSError if there is none."""
-        return Manifest.from_bytes(self.manifest_path.read_bytes(), str(self.manifest_path))
+        return Manifest.read(self.manifest_path)
 
-    def write_manifest(self, plan: Plan, shards: Sequence[Shard] | None = None) -> None:
-        """List all parts, once every unit is committed; the shards stay as listed unless others are given."""
-        shards = self._listed_shards() if shards is None else shards
-        data = Manifest.build(plan, self.commit_records(), shards).to_bytes()
+    def write_manifest(self, plan: Plan, shards: Sequence[Shard] | None = None, index: IndexFile | None = None) -> None:
+        """List all parts, once every unit is committed.
+
+        Shards and their index stay as listed unless others are given; a shard no longer lists a unit that has been
+        committed again with different bytes. Raises DatasetError, and writes nothing, if the manifest is damaged or
+        lost.
+        """
+        records = list(self.commit_records())
+        if shards is None:
+            self.shard_reader = self._open_shards()  # another process may have sealed the dataset meanwhile
+            shards, index = self._current_shards(records), self.shard_reader.index
+        manifest = Manifest.build(plan, records, shards, index)
+        data = manifest.to_bytes()
         if not self.manifest_path.is_file() or self.manifest_path.read_bytes() != data:
             write_file(self.manifest_path, data)
-        self._shard_reader = ShardReader(self.shards, shards)
+        self.shard_reader = manifest.reader(self.shards)
 
-    def _listed_shards(self) -> Sequence[Shard]:
-        return self.manifest().shards if self.manifest_path.is_file() else ()
+    def _current_shards(self, records: Sequence[CommitRecord]) -> list[Shard]:
+        """Return the listed shards, with those of their units that still hold what is committed."""
+        current = {record.unit for record in records if self._holds(record)}
+        return [
+            replace(shard, units=tuple(location for location in shard.units if location[0] in current))
+            for shard in self.shard_reader.shards
+        ]

@@ -1,13 +1,12 @@
 """The index from keys to rows: a table sorted by a 64-bit hash of the key, searched by bisection.
 
-`emu3 seal` writes the table beside the shards, from where it is memory-mapped. For other units it is built in memory.
+`emu3 seal` writes the table to `index/`, from where it is memory-mapped. For other units it is built in memory.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,11 +14,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from shared.dataset.arrow_file import ArrowFile, dump_batches, read_buffer
-from shared.dataset.shards import Shard, ShardReader
-from shared.storage.atomic import write_file
-from shared.storage.digests import canonical_json, digest_of
-from shared.storage.paths import make_directory, names_in
+from shared.dataset.arrow_file import ArrowFile, dump_batches
+from shared.dataset.shards import IndexFile, Shard, ShardReader
+from shared.errors import DatasetError
+from shared.storage.atomic import write_hashed_file
+from shared.storage.digests import canonical_json
+from shared.storage.paths import sha256_of
 
 _KEYS_AT_ONCE = 4096  # converted to Python strings
 _SHARDS = b"shards"  # in the schema metadata: the shards as the manifest lists them
@@ -63,9 +63,12 @@ class KeyIndex:
         return cls(table.take(pa.array(order)).combine_chunks())
 
     @classmethod
-    def read(cls, path: Path) -> KeyIndex:
-        """Memory-map the index of a sealed dataset. Raises DatasetError if it cannot be read."""
-        return cls(pa.Table.from_batches(ArrowFile(path, "run `emu3 seal`").batches(), schema=_SCHEMA))
+    def read(cls, directory: Path, index: IndexFile) -> KeyIndex:
+        """Memory-map the index of a sealed dataset. Raises DatasetError if it is missing or damaged."""
+        if problem := index_problem(directory, index):
+            raise DatasetError(problem)
+        file = ArrowFile(directory / index.file, lambda schema: bool(schema.equals(_SCHEMA)), "run `emu3 seal`")
+        return cls(pa.Table.from_batches(file.batches(), schema=_SCHEMA))
 
     @classmethod
     def of_shards(cls, reader: ShardReader) -> KeyIndex:
@@ -75,8 +78,12 @@ class KeyIndex:
     def __len__(self) -> int:
         return int(self._table.num_rows)
 
-    def equals(self, other: KeyIndex) -> bool:
-        return bool(self._table.equals(other._table))
+    def of_units(self, units: Collection[int]) -> KeyIndex:
+        """Return the index of some of its units; itself if it has no others."""
+        found = pc.unique(self._table.column("unit")).to_pylist()
+        if not set(found) - set(units):
+            return self
+        return KeyIndex(self._table.filter(pc.is_in(self._table.column("unit"), pa.array(units, pa.int64()))))
 
     def find(self, key: str) -> RowLocation | None:
         """Return where the row of a key is, None if the key has no row."""
@@ -95,26 +102,21 @@ class KeyIndex:
         for start in range(0, len(order), _KEYS_AT_ONCE):
             yield from self._table.column("key").take(pa.array(order[start : start + _KEYS_AT_ONCE])).to_pylist()
 
-    def write(self, directory: Path, shards: Sequence[Shard]) -> None:
-        """Write the index of these shards beside them."""
-        make_directory(directory)  # absent if every input was refused
+    def write(self, directory: Path, shards: Sequence[Shard]) -> IndexFile:
+        """Write the index of these shards and read it back. Raises DatasetError if the disk returned other bytes."""
         listed = canonical_json([shard.to_json() for shard in shards]).encode()
         content = dump_batches(self._table.to_batches(), _SCHEMA.with_metadata({_SHARDS: listed}))
-        write_file(index_path(directory, shards), content)
+        index = IndexFile(*write_hashed_file(directory, "keys", content, "arrow"), len(content))
+        if problem := index_problem(directory, index):
+            raise DatasetError(f"{problem}; the disk returned other bytes than were written")
+        return index
 
 
-def index_path(directory: Path, shards: Sequence[Shard]) -> Path:
-    """Return the path of the index of exactly these shards."""
-    return directory / f"index.{digest_of([shard.sha256 for shard in shards])[:12]}.arrow"
-
-
-def shards_of_index(directory: Path) -> list[Shard]:
-    """Return the shards as an index in `directory` lists them, for a dataset whose manifest is damaged."""
-    for name in sorted(names_in(directory)):
-        if name.startswith("index."):
-            metadata = pa.ipc.open_file(read_buffer(directory / name)).schema.metadata
-            return [Shard.from_json(shard) for shard in json.loads(metadata[_SHARDS])]
-    return []
+def index_problem(directory: Path, index: IndexFile) -> str | None:
+    """Return how an index differs from its checksum, None if it does not."""
+    if (found := sha256_of(directory / index.file)) == index.sha256:
+        return None
+    return f"{directory / index.file}: sha256 {found[:12]} expected {index.sha256[:12]}; run `emu3 seal`"
 
 
 def _entries(unit: int, index: int, batch: pa.RecordBatch) -> pa.RecordBatch:

@@ -5,7 +5,7 @@ parts/part-000123.<hash>.arrow       the rows of a committed unit
 parts/part-000123.json               its commit record
 quarantine/part-000123.<hash>.jsonl  its refused inputs
 shards/codes-00012.<hash>.arrow      the rows of many units, written by `emu3 seal`
-shards/index.<hash>.arrow            their index by key
+index/keys.<hash>.arrow              where the row of each key is in the shards
 manifest.json                        all parts and shards, once every unit is committed
 canary.json                          codes of fixed images, to notice a device that computes something else
 partial/, claims/, damaged/          units in progress, and damaged commit records during a repair
@@ -14,9 +14,18 @@ events.jsonl                         a progress log
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from shared.storage.paths import as_path
+
+_UNIT_NAME = re.compile(r"part-(\d{6,})(\..*)")
+
+
+def unit_and_suffix(name: str) -> tuple[int, str] | None:
+    """Return the unit that the name of a file belongs to and the rest of the name, None for other files."""
+    match = _UNIT_NAME.fullmatch(name)
+    return (int(match[1]), match[2]) if match and match[1].isascii() else None
 
 
 class DatasetPaths:
@@ -26,6 +35,7 @@ class DatasetPaths:
         self.root = as_path(root)
         self.parts = self.root / "parts"
         self.shards = self.root / "shards"
+        self.index = self.root / "index"
         self.quarantine = self.root / "quarantine"
         self.damaged = self.root / "damaged"
         self.claims = self.root / "claims"

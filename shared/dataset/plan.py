@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import accumulate
+from operator import attrgetter
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,6 +18,7 @@ from shared.dataset.arrow_file import ArrowFile
 from shared.dataset.settings import DatasetSettings
 from shared.errors import ConfigMismatchError, DatasetError
 from shared.storage.digests import settings_diff
+from shared.storage.paths import file_identity
 
 PLAN_FORMAT = "emu3.plan/1"
 # Column of the struct `inputs` -> field of PlannedInput, where they differ.
@@ -99,18 +100,60 @@ class UnitSize:
 
 
 class PlanFile(ArrowFile):
-    """One file of a plan; batch i is unit i of the file."""
+    """One file of a plan; batch i is unit i of the file, which has number `first_unit` + i in the plan."""
 
-    def __init__(self, path: Path):
-        super().__init__(path)
-        try:
-            metadata = self.metadata
-            self.settings = DatasetSettings.from_json(metadata["settings"], str(path))
-            self.input_count: int = metadata["inputs"]
-            self.retried: dict[str, int] = metadata.get("retried", {})
-        except (KeyError, ValueError, TypeError) as error:
-            raise DatasetError(f"{path}: expected a plan ({PLAN_FORMAT}): {error!r}") from error
+    def __init__(self, path: Path, first_unit: int = 0):
+        self._identity = file_identity(path)
+        super().__init__(path, _is_plan)
+        self.first_unit = first_unit
+        metadata = self.metadata
+        self.settings = DatasetSettings.from_json(metadata.get("settings"), str(path))
+        self.input_count = self._count(metadata.get("inputs"))
+        retried = metadata.get("retried") or {}
+        if not isinstance(retried, dict):
+            raise DatasetError(f"{path}: expected a plan ({PLAN_FORMAT}), got retried inputs {retried!r:.40}")
+        self.retried = {reason: self._count(count) for reason, count in retried.items()}
         self.sha256 = self.compute_sha256()
+
+    def _count(self, value: object) -> int:
+        if not isinstance(value, int) or value < 0:
+            raise DatasetError(
+                f"{self.path}: expected a plan ({PLAN_FORMAT}) with numbers of inputs, got {value!r:.40}"
+            )
+        return value
+
+    def batch(self, index: int) -> pa.RecordBatch:
+        """Return the row of a unit. Raises DatasetError if it is damaged or of another unit."""
+        batch = super().batch(index)
+        if batch.num_rows != 1 or batch["unit"][0].as_py() != self.first_unit + index or batch["inputs"].null_count:
+            raise DatasetError(
+                f"{self.path}: batch {index}: expected unit {self.first_unit + index}; the plan is damaged"
+            )
+        return batch
+
+    def check_in_place(self) -> None:
+        """Raise DatasetError if the local file has been replaced since it was opened."""
+        if file_identity(self.path) != self._identity:
+            raise DatasetError(
+                f"{self.path}: replaced while this job was running; nothing more is written to the new dataset"
+            )
+
+
+def _is_plan(schema: pa.Schema) -> bool:
+    """Whether the columns are those of a plan; early plans lack some of today's."""
+    inputs = schema.field("inputs").type if "inputs" in schema.names else None
+    if inputs is None or not pa.types.is_large_list(inputs) or not pa.types.is_struct(inputs.value_type):
+        return False
+    columns = {field.name: field.type for field in schema if field.name != "inputs"}
+    known_columns = {field.name: field.type for field in PLAN_SCHEMA}
+    fields = {field.name: field.type for field in inputs.value_type}
+    known_fields = {field.name: field.type for field in INPUT_FIELDS}
+    return (
+        columns.keys() >= {"unit", "height", "width"}
+        and fields.keys() >= {"src_index", "key", "uri"}
+        and columns.items() <= known_columns.items()
+        and fields.items() <= known_fields.items()
+    )
 
 
 class Plan:
@@ -123,8 +166,7 @@ class Plan:
         self.path = path
         self._files = [PlanFile(path)]
         while (addition := addition_path(path, len(self._files))).is_file():
-            self._files.append(PlanFile(addition))
-        self._first_units = list(accumulate((len(file) for file in self._files[:-1]), initial=0))
+            self._files.append(PlanFile(addition, self._files[-1].first_unit + len(self._files[-1])))
         self.sha256 = self._files[0].sha256
         self.settings = self._files[0].settings
         self.input_count = sum(file.input_count for file in self._files)
@@ -153,6 +195,14 @@ class Plan:
     def sha256_of(self, unit: int) -> str:
         """Return the SHA-256 of the file that plans a unit."""
         return self._find(unit)[0].sha256
+
+    def file_of(self, unit: int) -> Path:
+        """Return the file that plans a unit."""
+        return self._find(unit)[0].path
+
+    def check_in_place(self, unit: int) -> None:
+        """Raise DatasetError if the file that plans a unit has been replaced since it was opened."""
+        self._find(unit)[0].check_in_place()
 
     def unit(self, index: int) -> Unit:
         batch = self._batch(index)
@@ -185,8 +235,8 @@ class Plan:
             )
 
     def _find(self, unit: int) -> tuple[PlanFile, int]:
-        index = bisect_right(self._first_units, unit) - 1
-        return self._files[index], unit - self._first_units[index]
+        file = self._files[bisect_right(self._files, unit, key=attrgetter("first_unit")) - 1]
+        return file, unit - file.first_unit
 
     def _batch(self, unit: int) -> pa.RecordBatch:
         file, index = self._find(unit)

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from shared.dataset.commit import CommitRecord
 from shared.dataset.dataset import Dataset
-from shared.dataset.key_index import KeyIndex, RowLocation, index_path
+from shared.dataset.key_index import KeyIndex, RowLocation
 from shared.dataset.rows import CodeRecord, damaged_keys, from_record_batch
 from shared.errors import DatasetError, RefusedInput
 
@@ -76,10 +76,10 @@ class _MappedPart:
         self.path = dataset.rows_path(record)
         try:
             self.table = pa.Table.from_batches(list(dataset.batches(record)))
-            if self.problem:
-                self.table.validate(full=True)
-        except (pa.ArrowException, OSError, ValueError) as error:
+        except (DatasetError, pa.ArrowException, ValueError) as error:
             raise DatasetError(f"{self.path}: cannot be read: {self.problem or error}; run `emu3 verify`") from error
+        if self.table.num_rows != record.rows:
+            raise DatasetError(f"{self.path}: {self.table.num_rows} rows, expected {record.rows}; run `emu3 verify`")
         chunks = self.table.column("codes").chunks  # combined, they would be copied
         self._chunks = [(chunk.values.to_numpy(), chunk.offsets.to_numpy()) for chunk in chunks]
         self._first_rows = list(accumulate((len(chunk) for chunk in chunks), initial=0))
@@ -113,17 +113,20 @@ class _MappedPart:
 class KeyReader:
     """Rows by key. A sealed unit is found in the index of the shards, others in an index that is built here.
 
-    A part is compared with its checksum on construction, a shard when the first of its rows is read. Raises
-    DatasetError if they do not match.
+    A unit that was committed again since, or sealed without a checksum of the index, counts as not sealed. A part is
+    compared with its checksum on construction, a shard when the first of its rows is read. Raises DatasetError if they
+    do not match.
     """
 
     def __init__(self, dataset: Dataset):
         self.dataset = dataset
         self._intact: set[int] = set()  # units whose file was compared with its checksum
-        sealed = _sealed_index(dataset)
-        loose = [unit for unit in dataset.committed_units() if not sealed or unit not in dataset.shard_reader]
-        built = KeyIndex.build((unit, dataset.batches(self._checked_record(unit))) for unit in loose)
-        self._indexes = [sealed, built] if sealed else [built]
+        committed, index = dataset.committed_units(), dataset.shard_reader.index
+        sealed = dataset.sealed_units() if index else set()
+        loose = (unit for unit in committed if unit not in sealed)
+        self._indexes = [KeyIndex.build((unit, dataset.batches(self._checked_record(unit))) for unit in loose)]
+        if index:
+            self._indexes.insert(0, KeyIndex.read(dataset.index, index).of_units(sealed))
         self._batch = lru_cache(_CACHED_BATCHES)(self._read_batch)
 
     def __len__(self) -> int:
@@ -172,7 +175,7 @@ class KeyReader:
         """Return a batch of this row alone. Raises DatasetError if it has another key."""
         row = self._batch(location.unit, location.batch).slice(location.row, 1)
         if row.column("key").to_pylist() != [key]:
-            raise DatasetError(f"{self.dataset.root}: row {key!r}: the index is damaged; delete it and run `emu3 seal`")
+            raise DatasetError(f"{self.dataset.root}: row {key!r}: the index is damaged; run `emu3 seal`")
         return row
 
     def _read_batch(self, unit: int, batch: int) -> pa.RecordBatch:
@@ -184,10 +187,3 @@ class KeyReader:
             self.dataset.check_part(record)
             self._intact.add(unit)
         return record
-
-
-def _sealed_index(dataset: Dataset) -> KeyIndex | None:
-    """Return the index of the shards that the manifest lists, None if the dataset is not sealed."""
-    shards = dataset.shard_reader.shards
-    path = index_path(dataset.shards, shards)
-    return KeyIndex.read(path) if shards and path.is_file() else None

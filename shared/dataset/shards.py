@@ -6,15 +6,26 @@ unit is read from its part while the part exists, and from its shard afterwards.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pyarrow as pa
 
-from shared.dataset.arrow_file import ArrowFile
+from shared.dataset.arrow_file import ArrowFile, open_rows
 from shared.storage.paths import sha256_of
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestPart:
+    """One committed part; after `emu3 seal` its rows are in a shard and the file is gone."""
+
+    unit: int
+    part: str
+    rows: int
+    bytes: int
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,32 +40,71 @@ class Shard:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Shard:
+        """Raise KeyError, TypeError or ValueError for values that are not those of a shard."""
         units = tuple((int(unit), int(first), int(count)) for unit, first, count in values["units"])
+        if PurePosixPath(values["shard"]).name != values["shard"]:
+            raise ValueError(f"{values['shard']!r} is not a file name")
         return cls(**{**values, "units": units})
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
-class ShardReader:
-    """The shards of a dataset; each file is opened, and compared with its checksum, at most once."""
+@dataclass(frozen=True, slots=True)
+class IndexFile:
+    """The index by key of the shards: its name in `index/`, its checksum and its size."""
 
-    def __init__(self, directory: Path, shards: Sequence[Shard] = ()):
+    file: str
+    sha256: str
+    bytes: int
+
+    def __post_init__(self) -> None:
+        if PurePosixPath(self.file).name != self.file:
+            raise ValueError(f"{self.file!r} is not a file name")
+
+
+class ShardReader:
+    """The shards of a dataset; each file is opened, and compared with its checksum, at most once.
+
+    `parts` are the parts whose rows the shards hold.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        shards: Sequence[Shard] = (),
+        parts: Iterable[ManifestPart] = (),
+        index: IndexFile | None = None,
+    ):
         self.directory = directory
         self.shards = tuple(shards)
+        self.index = index
         self._locations = {unit: (shard, first, count) for shard in shards for unit, first, count in shard.units}
+        self._parts = {part.unit: part for part in parts if part.unit in self._locations}
         self._files: dict[str, ArrowFile] = {}
         self._intact: set[str] = set()
 
+    @property
+    def units(self) -> set[int]:
+        """All units in shards."""
+        return set(self._locations)
+
     def __contains__(self, unit: int) -> bool:
         return unit in self._locations
+
+    def part(self, unit: int) -> ManifestPart | None:
+        """Return the part whose rows the shards hold for a unit, None if they hold none."""
+        return self._parts.get(unit)
 
     def path(self, unit: int) -> Path:
         return self.directory / self._locations[unit][0].shard
 
     def problem(self, unit: int) -> str | None:
         """Return how the shard of a unit differs from its checksum, None if it does not."""
-        shard = self._locations[unit][0]
+        return self.shard_problem(self._locations[unit][0])
+
+    def shard_problem(self, shard: Shard) -> str | None:
+        """Return how a shard differs from its checksum, None if it does not."""
         if shard.shard not in self._intact:
             if (found := sha256_of(self.directory / shard.shard)) != shard.sha256:
                 return f"{self.directory / shard.shard}: sha256 {found[:12]} expected {shard.sha256[:12]}"
@@ -69,5 +119,5 @@ class ShardReader:
         """Return record batch `index` of a unit. Raises DatasetError if the shard cannot be read."""
         shard, first, _ = self._locations[unit]
         if shard.shard not in self._files:
-            self._files[shard.shard] = ArrowFile(self.directory / shard.shard, "run `emu3 repair`")
+            self._files[shard.shard] = open_rows(self.directory / shard.shard, "run `emu3 repair`")
         return self._files[shard.shard].batch(first + index)

@@ -38,7 +38,8 @@ class PlanUnits:
 
     @classmethod
     def of(cls, dataset: Dataset, plan: Plan) -> PlanUnits:
-        """Count progress in inputs."""
+        """Count progress in inputs. Raises DatasetError if a commit record or the manifest is not of this dataset."""
+        dataset.check()
         sizes, missing = plan.sizes(), dataset.missing_units(plan)
         inputs_missing = sum(sizes[unit].inputs for unit in missing)
         return cls(dataset, plan, sizes, missing, plan.input_count, plan.input_count - inputs_missing)

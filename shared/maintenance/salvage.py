@@ -1,25 +1,29 @@
 """Sets damaged units of a dataset aside and keeps their intact rows, so that the job that wrote them completes them.
 
-A unit whose shard is damaged gets its part back if the rows in the shard give exactly that part again. For other
-units the rows whose codes match their checksums are kept as the rows of an interrupted unit. The commit record moves
-to `damaged/`, where it states which bytes the repaired unit must have.
+A unit whose part is damaged gets it back if the rows in a shard give exactly that part again. For other units the rows
+whose codes match their checksums are kept as the rows of an interrupted unit. The commit record moves to `damaged/`,
+where it states which bytes the repaired unit must have. A manifest that is damaged or lost is written again.
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pyarrow as pa
 
 from shared.dataset.arrow_file import dump_rows
 from shared.dataset.commit import CommitRecord, UnitResult
 from shared.dataset.dataset import Dataset
-from shared.dataset.key_index import shards_of_index
 from shared.dataset.partial import save_partial
+from shared.dataset.paths import unit_and_suffix
 from shared.dataset.plan import Plan
 from shared.dataset.rows import CodeRecord, damaged_keys, from_record_batch
 from shared.errors import DatasetError
+from shared.maintenance.shard_recovery import recover_shards
 from shared.storage.atomic import write_file
 from shared.storage.paths import make_directory, names_in, sha256_of
 
@@ -39,81 +43,133 @@ def set_damaged_aside(dataset: Dataset, plan: Plan) -> list[DamagedUnit]:
 
     Raises DatasetError if the plan itself is damaged.
     """
+    if problem := plan_problem(dataset, plan):
+        raise DatasetError(f"{problem}; restore it from a copy: without its plan, a dataset cannot be repaired")
+    damaged = list(_drop_damaged_records(dataset))
     _rebuild_manifest(dataset, plan)
-    damaged = [found for unit in dataset.committed_units() if (found := _check_unit(dataset, plan, unit))]
+    damaged += [found for unit in dataset.committed_units() if (found := _check_unit(dataset, plan, unit))]
     _drop_damaged_shards(dataset, plan)
-    return damaged
+    return sorted(damaged, key=lambda found: found.unit)
+
+
+def plan_problem(dataset: Dataset, plan: Plan) -> str | None:
+    """Return the file of a plan to which none of the commit records of its units belongs, None if there is none.
+
+    A record that is alone in this is damaged itself, and so is one whose plan the manifest names.
+    """
+    expected: dict[tuple[Path, str], set[str]] = defaultdict(set)
+    for unit in dataset.committed_units():
+        try:
+            record = CommitRecord.read(dataset.record_path(unit), unit)
+        except DatasetError:
+            continue
+        if record.plan_sha256 and unit < len(plan):
+            expected[plan.file_of(unit), plan.sha256_of(unit)].add(record.plan_sha256)
+    for (path, found), sha256s in sorted(expected.items()):
+        if found not in {*sha256s, _sha256_in_manifest(dataset)}:
+            named = ", ".join(sha256[:12] for sha256 in sorted(sha256s))
+            return f"{path}: sha256 {found[:12]}, but the commit records of its units name {named}"
+    return None
+
+
+def _sha256_in_manifest(dataset: Dataset) -> str | None:
+    try:
+        return dataset.manifest().plan_sha256
+    except DatasetError:
+        return None
+
+
+def readable_records(dataset: Dataset) -> list[CommitRecord]:
+    """Return the commit records that can be read and belong to this dataset."""
+    records = []
+    for unit in dataset.committed_units():
+        try:
+            records.append(dataset.record(unit))
+        except DatasetError:
+            continue
+    return records
 
 
 def repaired_units(dataset: Dataset) -> Iterator[tuple[int, bool]]:
     """Yield every unit that was set aside and is committed again, and whether it has the bytes it had before."""
     for name in sorted(names_in(dataset.damaged)):
-        before = CommitRecord.read(dataset.damaged / name)
-        if dataset.is_committed(before.unit):
-            is_same = dataset.record(before.unit).part_sha256 == before.part_sha256
+        unit, suffix = unit_and_suffix(name) or (-1, "")
+        if suffix == ".json" and dataset.is_committed(unit):
+            yield unit, _part_sha256(dataset, name, unit) == dataset.record(unit).part_sha256
             (dataset.damaged / name).unlink()
-            yield before.unit, is_same
     if not names_in(dataset.damaged) and dataset.damaged.is_dir():
         dataset.damaged.rmdir()
 
 
-def _rebuild_manifest(dataset: Dataset, plan: Plan) -> None:
-    """Write a damaged manifest again: the commit records list the parts, the index lists the shards."""
+def _part_sha256(dataset: Dataset, name: str, unit: int) -> str | None:
+    """Return the checksum in a record that was set aside, None if the record is damaged."""
     try:
-        if dataset.manifest_path.is_file():
-            dataset.manifest()
+        return CommitRecord.read(dataset.damaged / name, unit).part_sha256
     except DatasetError:
-        shards = shards_of_index(dataset.shards)
-        dataset.manifest_path.unlink()
+        return None
+
+
+def _drop_damaged_records(dataset: Dataset) -> Iterator[DamagedUnit]:
+    """Delete commit records that are damaged or belong to another unit or plan; their units are missing then."""
+    for unit in dataset.committed_units():
+        try:
+            dataset.record(unit)
+        except DatasetError as error:
+            dataset.record_path(unit).unlink()
+            yield DamagedUnit(unit, 0, 0, str(error))
+
+
+def _rebuild_manifest(dataset: Dataset, plan: Plan) -> None:
+    """Write a damaged or lost manifest again: the commit records list the parts, the shards say what they hold."""
+    try:
+        dataset.shard_reader  # noqa: B018  reads the manifest
+    except DatasetError:
+        shards = recover_shards(dataset, plan, dataset.commit_records()).shards
         dataset.write_manifest(plan, shards)
 
 
 def _check_unit(dataset: Dataset, plan: Plan, unit: int) -> DamagedUnit | None:
     """Set a unit aside if it is damaged and cannot be restored from its shard."""
-    try:
-        record = dataset.record(unit)
-    except DatasetError as error:
-        dataset.record_path(unit).unlink()
-        return DamagedUnit(unit, 0, 0, str(error))
+    record = dataset.record(unit)
     problem = dataset.part_problem(record)
     if problem and _restore_part(dataset, plan, record):
-        return None
+        problem = None
     problem = problem or dataset.quarantine_problem(record)
     return _set_aside(dataset, plan, record, problem) if problem else None
 
 
 def _restore_part(dataset: Dataset, plan: Plan, record: CommitRecord) -> bool:
     """Write the part of a sealed unit again. Returns False if the shard does not give the same bytes."""
-    path = dataset.parts / record.part
-    if record.unit not in dataset.shard_reader or path.is_file():
+    if not dataset.is_in_shard(record):
         return False
-    rows = _intact_rows(dataset, record)
-    write_file(path, dump_rows(rows, plan.settings.format, plan.settings.fingerprints()))
-    if sha256_of(path) == record.part_sha256:
-        return True
-    path.unlink()
-    return False
+    rows = _intact_rows(dataset.shard_reader.batches(record.unit))
+    content = dump_rows(rows, plan.settings.format, plan.settings.fingerprints())
+    if hashlib.sha256(content).hexdigest() != record.part_sha256:
+        return False
+    path = dataset.parts / record.part
+    write_file(path, content)
+    return sha256_of(path) == record.part_sha256
 
 
 def _set_aside(dataset: Dataset, plan: Plan, record: CommitRecord, problem: str) -> DamagedUnit:
-    rows = _intact_rows(dataset, record)
+    rows = _intact_rows(dataset.batches(record))
     if rows:
         keys = {row.key for row in rows}
         quality = [sample for sample in record.quality if sample["key"] in keys]
         save_partial(dataset, plan, UnitResult(record.unit, rows, numerics=record.numerics, quality=quality))
     make_directory(dataset.damaged)
     path = dataset.record_path(record.unit)
-    write_file(dataset.damaged / path.name, path.read_bytes())
+    write_file(dataset.damaged / path.name, record.to_bytes())
     path.unlink()
     (dataset.parts / record.part).unlink(missing_ok=True)
     return DamagedUnit(record.unit, len(rows), record.rows, problem)
 
 
-def _intact_rows(dataset: Dataset, record: CommitRecord) -> list[CodeRecord]:
+def _intact_rows(batches: Iterator[pa.RecordBatch]) -> list[CodeRecord]:
     """Return the rows whose codes match their checksums, up to the first batch that cannot be read."""
     rows: list[CodeRecord] = []
     try:
-        for batch in dataset.batches(record):
+        for batch in batches:
             damaged = set(damaged_keys(batch))
             rows += [row for row in _readable_rows(batch) if row.key not in damaged]
     except (DatasetError, pa.ArrowException, LookupError, TypeError, AttributeError):
@@ -131,7 +187,7 @@ def _readable_rows(batch: pa.RecordBatch) -> Iterator[CodeRecord]:
 
 def _drop_damaged_shards(dataset: Dataset, plan: Plan) -> None:
     """List intact shards only; by now all units of the others have parts again or were set aside."""
-    shards = dataset.shard_reader.shards
-    intact = [shard for shard in shards if dataset.shard_reader.problem(shard.units[0][0]) is None]
-    if len(intact) < len(shards):
+    reader = dataset.shard_reader
+    intact = [shard for shard in reader.shards if reader.shard_problem(shard) is None]
+    if len(intact) < len(reader.shards):
         dataset.write_manifest(plan, intact)

@@ -1,25 +1,26 @@
 """Merges the parts of a complete dataset into shards, with an index by key. A killed run changes nothing.
 
 The order is: shards, under names that carry their hashes; the index; the manifest, which makes them visible; then the
-parts that are in shards, and shards that the manifest does not list, are removed. Units that were added since the
-last run are merged with the last shard if that is small, or into new ones.
+parts that are in shards, and shards that the manifest does not list, are removed. Before anything is removed, every
+shard has been read back, and its rows have been compared with the parts that still exist. Units that were added since
+the last run are merged with the last shard if that is small, or into new ones.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import pyarrow as pa
 from tqdm import tqdm
 
-from shared.dataset.arrow_file import dump_batches, row_schema
+from shared.dataset.arrow_file import dump_batches, open_rows, row_schema
 from shared.dataset.commit import CommitRecord
 from shared.dataset.dataset import Dataset
-from shared.dataset.key_index import KeyIndex, index_path
+from shared.dataset.key_index import KeyIndex, index_problem
 from shared.dataset.settings import DatasetSettings
-from shared.dataset.shards import Shard, ShardReader
+from shared.dataset.shards import IndexFile, Shard, ShardReader
 from shared.errors import DatasetError, UsageError
 from shared.jobs.file_locks import job_lock
 from shared.jobs.signals import StopFlag, stop_on_signals
@@ -60,23 +61,55 @@ def seal(options: SealOptions) -> SealResult:
             raise DatasetError(
                 f"{options.dataset}: {len(missing)} of {len(plan)} units are missing; finish the job that writes it"
             )
-        kept, new_groups = _grouped_units(dataset, options.shard_bytes)
-        shards = kept + _write_shards(dataset, plan.settings, len(kept), new_groups, stop)
-        if new_groups or not index_path(dataset.shards, shards).is_file():
-            KeyIndex.of_shards(ShardReader(dataset.shards, shards)).write(dataset.shards, shards)
-        dataset.write_manifest(plan, shards)
-        _remove_merged(dataset, shards, options.keep_parts)
+        records = {record.unit: record for record in dataset.commit_records() if record.rows}
+        kept, new_groups = _grouped_units(dataset, records, options.shard_bytes)
+        first_number = 1 + max((int(shard.shard[6:].partition(".")[0]) for shard in kept), default=-1)
+        shards = kept + _write_shards(dataset, plan.settings, first_number, new_groups, stop)
+        index = _up_to_date_index(dataset, shards)
+        dataset.write_manifest(plan, shards, index)
+        _remove_merged(dataset, records, shards, index, options.keep_parts)
     return SealResult(len(shards), len(new_groups), sum(s.rows for s in shards), sum(s.bytes for s in shards))
 
 
-def _grouped_units(dataset: Dataset, shard_bytes: int) -> tuple[list[Shard], list[list[CommitRecord]]]:
+def _grouped_units(
+    dataset: Dataset, records: Mapping[int, CommitRecord], shard_bytes: int
+) -> tuple[list[Shard], list[list[CommitRecord]]]:
     """Return the shards that stay, and the units of each new one."""
-    kept = [shard for shard in dataset.shard_reader.shards if (dataset.shards / shard.shard).is_file()]
+    kept = [shard for shard in dataset.shard_reader.shards if _is_up_to_date(dataset, records, shard)]
     sealed = {unit for shard in kept for unit, _, _ in shard.units}
-    records = list(dataset.commit_records())
-    if kept and kept[-1].bytes < shard_bytes and any(record.unit not in sealed for record in records):
+    if kept and kept[-1].bytes < shard_bytes and records.keys() - sealed:
         sealed -= {unit for unit, _, _ in kept.pop().units}
-    return kept, list(_groups([record for record in records if record.rows and record.unit not in sealed], shard_bytes))
+    return kept, list(_groups([record for unit, record in records.items() if unit not in sealed], shard_bytes))
+
+
+def _is_up_to_date(dataset: Dataset, records: Mapping[int, CommitRecord], shard: Shard) -> bool:
+    """Whether a shard is undamaged, and holds the committed rows of its units and no others."""
+    held = [records[unit] for unit, _, _ in shard.units if unit in records and dataset.is_in_shard(records[unit])]
+    return (
+        len(held) == len(shard.units)
+        and sum(record.rows for record in held) == shard.rows
+        and dataset.shard_reader.shard_problem(shard) is None
+        and all(_has_rows_of_part(dataset, dataset.shard_reader, record) for record in held)
+    )
+
+
+def _has_rows_of_part(dataset: Dataset, reader: ShardReader, record: CommitRecord) -> bool:
+    """Whether the rows of a unit in its shard are those of its part; parts that are gone were compared before."""
+    part = dataset.parts / record.part
+    if not part.is_file():
+        return True
+    in_shard, in_part = list(reader.batches(record.unit)), list(open_rows(part).batches())
+    return len(in_shard) == len(in_part) and all(map(pa.RecordBatch.equals, in_shard, in_part))
+
+
+def _up_to_date_index(dataset: Dataset, shards: Sequence[Shard]) -> IndexFile | None:
+    """Return the index of these shards, written if there is none or it is damaged; without shards there is none."""
+    listed = dataset.shard_reader
+    if not shards:
+        return None
+    if listed.index and list(listed.shards) == list(shards) and not index_problem(dataset.index, listed.index):
+        return listed.index
+    return KeyIndex.of_shards(ShardReader(dataset.shards, shards)).write(dataset.index, shards)
 
 
 def _groups(records: Sequence[CommitRecord], shard_bytes: int) -> Iterator[list[CommitRecord]]:
@@ -105,6 +138,7 @@ def _write_shards(
 
 
 def _write_shard(dataset: Dataset, settings: DatasetSettings, number: int, group: Sequence[CommitRecord]) -> Shard:
+    """Write a shard and read it back. Raises DatasetError if a part is damaged or the disk returned other bytes."""
     batches: list[pa.RecordBatch] = []
     units = []
     for record in group:
@@ -114,16 +148,26 @@ def _write_shard(dataset: Dataset, settings: DatasetSettings, number: int, group
         units.append((record.unit, first, len(batches) - first))
     content = dump_batches(batches, row_schema(settings.format, settings.fingerprints()))
     name, sha256 = write_hashed_file(dataset.shards, f"codes-{number:05d}", content, "arrow")
-    return Shard(name, len(content), sha256, sum(record.rows for record in group), tuple(units))
+    shard = Shard(name, len(content), sha256, sum(record.rows for record in group), tuple(units))
+    reader = ShardReader(dataset.shards, [shard])
+    problem = reader.shard_problem(shard)
+    if problem or not all(_has_rows_of_part(dataset, reader, record) for record in group):
+        raise DatasetError(f"{problem or dataset.shards / name}: the disk returned other rows than were written")
+    return shard
 
 
-def _remove_merged(dataset: Dataset, shards: Sequence[Shard], keep_parts: bool) -> None:
-    """Remove the files that the manifest no longer needs."""
-    listed = {shard.shard for shard in shards} | {index_path(dataset.shards, shards).name}
-    for name in names_in(dataset.shards):
-        if name not in listed:
-            (dataset.shards / name).unlink(missing_ok=True)
-    sealed = {unit for shard in shards for unit, _, _ in shard.units}
-    for record in () if keep_parts else dataset.commit_records():
-        if record.unit in sealed:
-            (dataset.parts / record.part).unlink(missing_ok=True)
+def _remove_merged(
+    dataset: Dataset,
+    records: Mapping[int, CommitRecord],
+    shards: Sequence[Shard],
+    index: IndexFile | None,
+    keep_parts: bool,
+) -> None:
+    """Remove the files of ours that the manifest no longer needs."""
+    listed = {shard.shard for shard in shards} | {index.file if index else ""}
+    for directory in (dataset.shards, dataset.index):
+        for name in names_in(directory):
+            if name not in listed and name.startswith(("codes-", "index.", "keys.")):
+                (directory / name).unlink(missing_ok=True)
+    for unit in () if keep_parts else (unit for shard in shards for unit, _, _ in shard.units):
+        (dataset.parts / records[unit].part).unlink(missing_ok=True)

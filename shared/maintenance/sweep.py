@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from shared.dataset.dataset import Dataset
+from shared.dataset.paths import unit_and_suffix
 from shared.storage.paths import is_local
 
 
@@ -17,20 +18,22 @@ def sweep(dataset: Dataset) -> None:
     """
     if not is_local(dataset.root):
         return
-    for directory in (dataset.root, dataset.parts, dataset.quarantine, dataset.partial, dataset.damaged):
+    written = (dataset.root, dataset.parts, dataset.quarantine, dataset.partial, dataset.shards, dataset.index)
+    for directory in (*written, dataset.damaged):
         _remove(directory.glob("*.tmp") if directory.is_dir() else ())
-    written = [*dataset.parts.glob("part-*.arrow"), *dataset.quarantine.glob("part-*.jsonl")]
-    _remove(path for path in written if not dataset.is_committed(_unit_of(path)))
-    _remove(path for path in dataset.partial.glob("part-*") if dataset.is_committed(_unit_of(path)))
+    uncommitted = [*dataset.parts.glob("part-*.arrow"), *dataset.quarantine.glob("part-*.jsonl")]
+    _remove(path for path in uncommitted if _is_committed(dataset, path) is False)
+    _remove(path for path in dataset.partial.glob("part-*") if _is_committed(dataset, path))
     _remove(dataset.claims.glob("part-*"))
     for directory in (dataset.claims, dataset.partial):
         if directory.is_dir() and not any(directory.iterdir()):
             directory.rmdir()
 
 
-def _unit_of(path: Path) -> int:
-    """Return the unit number in the name of a file."""
-    return int(path.name.split(".")[0].removeprefix("part-"))
+def _is_committed(dataset: Dataset, path: Path) -> bool | None:
+    """Whether the unit that a file is named after is committed, None if it is named after none."""
+    named = unit_and_suffix(path.name)
+    return dataset.is_committed(named[0]) if named else None
 
 
 def _remove(paths: Iterable[Path]) -> None:

@@ -9,36 +9,56 @@ import pyarrow as pa
 
 from shared.dataset.commit import CommitRecord
 from shared.dataset.dataset import Dataset
-from shared.dataset.key_index import KeyIndex, index_path, shards_of_index
+from shared.dataset.key_index import index_problem
+from shared.dataset.paths import unit_and_suffix
 from shared.dataset.plan import Plan
 from shared.dataset.rows import SCHEMAS, DatasetDigest, damaged_keys, from_record_batch
+from shared.dataset.shards import ShardReader
 from shared.errors import DatasetError
-from shared.storage.checked_json import load_checked_json
+from shared.maintenance.salvage import plan_problem
+from shared.maintenance.shard_recovery import recover_shards
+from shared.storage.checked_json import read_checked_json
 from shared.storage.paths import names_in
 
 
 @dataclass(slots=True)
 class VerifyReport:
-    """`problems` name what is wrong and where; `digest` covers the undamaged units and is empty without a plan."""
+    """`problems` name what is wrong and where; `digest` covers the `intact_units` and is empty without a plan.
+
+    `units` are committed. `unfinished` names files that a running job will commit, or a killed one has left.
+    """
 
     planned_units: int = 0
+    planned_inputs: int = 0
     units: int = 0
+    intact_units: int = 0
     rows: int = 0
     quarantined: int = 0
     problems: list[str] = field(default_factory=list)
+    unfinished: list[str] = field(default_factory=list)
     digest: str = ""
 
     @property
     def is_complete(self) -> bool:
         return self.units == self.planned_units
 
+    @property
+    def missing_inputs(self) -> int:
+        """The number of planned inputs that are neither in a row nor in quarantine."""
+        return max(0, self.planned_inputs - self.rows - self.quarantined)
+
 
 def verify_dataset(dataset: Dataset, on_unit: Callable[[], None] = lambda: None) -> VerifyReport:
-    """Read everything once; a file is parsed only after its checksum was verified. Calls `on_unit` after each unit."""
-    report = VerifyReport()
-    records = _checked_records(dataset, report)
-    plan = _checked_plan(dataset, records, report)
+    """Read everything once; a file is parsed only after its checksum was verified. Calls `on_unit` after each unit.
+
+    Jobs may go on writing meanwhile: what is committed while the dataset is read counts or not, and is no problem.
+    """
+    report, units = VerifyReport(), dataset.committed_units()
+    plan = _checked_plan(dataset, report)
+    records = _checked_records(dataset, plan, units, report)
+    _open_shards(dataset, plan, records, report)
     report.planned_units = len(plan) if plan else report.units
+    report.planned_inputs = plan.input_count - sum(plan.retried.values()) if plan else 0
     report.quarantined -= sum(plan.retried.values()) if plan else 0
     digest = DatasetDigest(plan.settings.fingerprints()) if plan else None
     for record in records:
@@ -46,42 +66,54 @@ def verify_dataset(dataset: Dataset, on_unit: Callable[[], None] = lambda: None)
         report.problems += problems
         report.rows += record.rows
         report.quarantined += record.refused
+        report.intact_units += not problems
         if digest and not problems:
             for batch in dataset.batches(record):
                 digest.add(row.digest() for row in from_record_batch(batch))
         on_unit()
-    report.problems += [*_manifest_problems(dataset, records), *_unlisted_parts(dataset, records)]
-    report.problems += _index_problems(dataset)
+    report.problems += [*_manifest_problems(dataset, plan, records), *_shard_problems(dataset, report.problems)]
+    _check_other_files(dataset, plan, records, report)
+    report.problems = list(dict.fromkeys(report.problems))  # a damaged shard is found by each of its units
     report.digest = digest.hexdigest() if digest else ""
     return report
 
 
-def _checked_records(dataset: Dataset, report: VerifyReport) -> list[CommitRecord]:
-    records = []
-    for unit in dataset.committed_units():
-        report.units += 1
-        try:
-            records.append(dataset.record(unit))
-        except DatasetError as error:
-            report.problems.append(str(error))
-    return records
-
-
-def _checked_plan(dataset: Dataset, records: Sequence[CommitRecord], report: VerifyReport) -> Plan | None:
+def _checked_plan(dataset: Dataset, report: VerifyReport) -> Plan | None:
     """Return the plan, None if it is damaged: the commit records hold its checksum."""
     try:
         plan = dataset.plan()
+        problem = plan_problem(dataset, plan)
+    except DatasetError as error:
+        problem = str(error)
+    if problem:
+        report.problems.append(problem)
+    return None if problem else plan
+
+
+def _checked_records(
+    dataset: Dataset, plan: Plan | None, units: Sequence[int], report: VerifyReport
+) -> list[CommitRecord]:
+    records = []
+    for unit in units:
+        report.units += 1
+        try:
+            path = dataset.record_path(unit)
+            records.append(dataset.record(unit) if plan else CommitRecord.read(path, unit))
+        except DatasetError as error:
+            if dataset.is_committed(unit):
+                report.problems.append(str(error))
+            else:
+                report.units -= 1  # `emu3 repair` has just set it aside
+    return records
+
+
+def _open_shards(dataset: Dataset, plan: Plan | None, records: Sequence[CommitRecord], report: VerifyReport) -> None:
+    """Open the shards; without a readable manifest, find out what they hold."""
+    try:
+        dataset.shard_reader  # noqa: B018  reads the manifest
     except DatasetError as error:
         report.problems.append(str(error))
-        return None
-    for record in records:
-        found = plan.sha256_of(record.unit) if record.unit < len(plan) else "missing"
-        if record.plan_sha256 != found:
-            report.problems.append(
-                f"{dataset.plan_path}: sha256 {found[:12]}, unit {record.unit} expects {record.plan_sha256[:12]}"
-            )
-            return None
-    return plan
+        dataset.shard_reader = recover_shards(dataset, plan, records) if plan else ShardReader(dataset.shards)
 
 
 def _unit_problems(dataset: Dataset, plan: Plan | None, record: CommitRecord) -> Iterator[str]:
@@ -106,9 +138,24 @@ def _row_problems(dataset: Dataset, plan: Plan | None, record: CommitRecord) -> 
             yield f"{record.part}: code {codes.max()} is outside the codebook of {plan.settings.codec.codebook_size}"
     if rows != record.rows or (plan and rows + record.refused != len(plan.unit(record.unit).inputs)):
         yield f"{record.part}: {rows} rows and {record.refused} quarantined do not add up to the planned inputs"
+    if (dataset.parts / record.part).is_file() and dataset.is_in_shard(record):
+        yield from _copy_problems(dataset, record)
 
 
-def _manifest_problems(dataset: Dataset, records: Sequence[CommitRecord]) -> Iterator[str]:
+def _copy_problems(dataset: Dataset, record: CommitRecord) -> Iterator[str]:
+    """Compare the rows in a shard with the part, which `emu3 seal --keep-parts` or a killed run has left."""
+    reader = dataset.shard_reader
+    try:
+        in_shard = list(reader.batches(record.unit))
+    except DatasetError as error:
+        yield str(error)
+        return
+    in_part = list(dataset.batches(record))
+    if len(in_shard) != len(in_part) or not all(map(pa.RecordBatch.equals, in_shard, in_part)):
+        yield f"{reader.path(record.unit)}: rows of unit {record.unit} differ from {record.part}; run `emu3 repair`"
+
+
+def _manifest_problems(dataset: Dataset, plan: Plan | None, records: Sequence[CommitRecord]) -> Iterator[str]:
     """Check manifest and canary, and that every listed part has its commit record.
 
     Units that were added after the manifest was written are listed by the next one.
@@ -116,39 +163,61 @@ def _manifest_problems(dataset: Dataset, records: Sequence[CommitRecord]) -> Ite
     committed = {record.unit: record.part_sha256 for record in records}
     try:
         if dataset.canary_path.is_file():
-            load_checked_json(dataset.canary_path.read_bytes(), str(dataset.canary_path))
+            read_checked_json(dataset.canary_path)
     except DatasetError as error:
         yield str(error)
     try:
-        parts = dataset.manifest().parts if dataset.manifest_path.is_file() else ()
-    except DatasetError as error:
-        yield str(error)
+        manifest = dataset.manifest() if dataset.manifest_path.is_file() else None
+    except DatasetError:
+        return  # reported when the shards were opened
+    if manifest is None:
         return
-    for part in parts:
-        if committed.get(part.unit) != part.sha256:
+    if plan and manifest.plan_sha256 != plan.sha256:
+        yield f"{dataset.manifest_path}: belongs to another plan than {dataset.plan_path}; run `emu3 repair`"
+    for part in manifest.parts:
+        if committed.get(part.unit) != part.sha256 and not _is_committed_as(dataset, part.unit, part.sha256):
             yield f"{dataset.manifest_path}: lists {part.part}, which has no such commit record"
 
 
-def _index_problems(dataset: Dataset) -> Iterator[str]:
-    """Compare the index by key with the shards; damaged shards and manifests are reported elsewhere."""
+def _is_committed_as(dataset: Dataset, unit: int, part_sha256: str) -> bool:
+    """Whether a unit has been committed with this part since its record was looked for."""
     try:
-        shards = dataset.shard_reader.shards
-        path = index_path(dataset.shards, shards)
-        if not path.is_file():
-            return  # readers by key build one in memory
-        expected = KeyIndex.of_shards(dataset.shard_reader)
+        return dataset.record(unit).part_sha256 == part_sha256
     except DatasetError:
-        return
-    try:
-        is_equal = KeyIndex.read(path).equals(expected) and shards_of_index(dataset.shards) == list(shards)
-    except (DatasetError, pa.ArrowException, LookupError, ValueError, TypeError):
-        is_equal = False
-    if not is_equal:
-        yield f"{path}: damaged: does not match the shards; delete it and run `emu3 seal`"
+        return False
 
 
-def _unlisted_parts(dataset: Dataset, records: Sequence[CommitRecord]) -> Iterator[str]:
+def _shard_problems(dataset: Dataset, known: Sequence[str]) -> Iterator[str]:
+    """Compare all shards and the index with their checksums, also those whose rows are read from parts."""
+    reader = dataset.shard_reader
+    for shard in reader.shards:
+        if (problem := reader.shard_problem(shard)) and not any(shard.shard in other for other in known):
+            yield f"{problem}; run `emu3 repair`"
+    if reader.index and (problem := index_problem(dataset.index, reader.index)):
+        yield problem
+
+
+def _check_other_files(
+    dataset: Dataset, plan: Plan | None, records: Sequence[CommitRecord], report: VerifyReport
+) -> None:
+    """Sort the files that nothing names: a unit of the plan may be in progress, others are unexpected."""
     named = {record.part for record in records}
     for name in sorted(names_in(dataset.parts)):
-        if name.endswith(".arrow") and name not in named:
-            yield f"{dataset.parts / name}: has no commit record; the next run removes it"
+        unit, _ = unit_and_suffix(name) or (-1, "")
+        if not name.endswith(".arrow") or name in named or _is_committed_since(dataset, unit, name):
+            continue
+        if plan and 0 <= unit < len(plan):
+            report.unfinished.append(f"{dataset.parts / name}: not committed yet")
+        else:
+            report.problems.append(f"{dataset.parts / name}: belongs to no unit of the plan")
+    listed = {shard.shard for shard in dataset.shard_reader.shards}
+    for name in sorted(names_in(dataset.shards)):
+        if name.startswith("codes-") and name.endswith(".arrow") and name not in listed:
+            report.unfinished.append(f"{dataset.shards / name}: not in the manifest")
+
+
+def _is_committed_since(dataset: Dataset, unit: int, part: str) -> bool:
+    try:
+        return dataset.is_committed(unit) and dataset.record(unit).part == part
+    except DatasetError:
+        return False

@@ -55,6 +55,17 @@ def names_in(directory: Path) -> list[str]:
         return []
 
 
+def file_identity(path: Path) -> tuple[int, ...]:
+    """Return numbers that differ when a local file is replaced or changed; the same for all objects in a store."""
+    if not is_local(path):
+        return ()
+    try:
+        status = path.stat()
+    except OSError:
+        return (-1,)
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
 def sha256_of(path: Path) -> str:
     """Return the SHA-256 of a file, 64 hex digits, or `missing`."""
     if not path.is_file():

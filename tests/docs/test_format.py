@@ -95,9 +95,9 @@ def dataset_digest(root: Path) -> str:
 
 def row_of_key(root: Path, key: str) -> dict[str, Any]:
     """Find a row by the index of a sealed dataset."""
-    shards = checked(root / "manifest.json")["shards"]
-    name = hashlib.sha256(canonical([shard["sha256"] for shard in shards])).hexdigest()[:12]
-    index = pa.ipc.open_file((root / "shards" / f"index.{name}.arrow").read_bytes())
+    manifest = checked(root / "manifest.json")
+    shards = manifest["shards"]
+    index = arrow(root / "index" / manifest["index"]["file"], manifest["index"]["sha256"])
     assert json.loads(index.schema.metadata[b"shards"]) == shards
     wanted = int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big")
     entries = index.read_all().to_pylist()

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from shared.dataset import key_index
-from shared.dataset.key_index import KeyIndex, RowLocation, index_path, shards_of_index
+from shared.dataset.key_index import KeyIndex, RowLocation
 from shared.dataset.rows import to_record_batches
-from shared.dataset.shards import ShardReader
+from shared.errors import DatasetError
 from shared.maintenance.seal import SealOptions, seal
 from tests.support.sealed import ONE_SHARD_PER_UNIT, ROWS, UNITS, five_units, rows_of, unit_keys
 
@@ -41,14 +41,22 @@ def test_an_empty_index_finds_nothing() -> None:
     assert (len(empty), list(empty.keys()), empty.find("a")) == (0, [], None)
 
 
-def test_an_index_belongs_to_exactly_its_shards(tmp_path: Path) -> None:
+def test_the_file_is_compared_with_its_checksum(tmp_path: Path) -> None:
     dataset = five_units(tmp_path)
     seal(SealOptions(str(dataset.root), ONE_SHARD_PER_UNIT))
-    shards = list(dataset.manifest().shards)
-    assert len(shards) == UNITS
-    assert index_path(dataset.shards, shards).is_file()
-    assert not index_path(dataset.shards, shards[1:]).is_file()
-    assert shards_of_index(dataset.shards) == shards
-    before = index_path(dataset.shards, shards).read_bytes()
-    KeyIndex.of_shards(ShardReader(dataset.shards, shards)).write(dataset.shards, shards)
-    assert index_path(dataset.shards, shards).read_bytes() == before
+    manifest = dataset.manifest()
+    assert len(manifest.shards) == UNITS
+    assert manifest.index
+    path = dataset.index / manifest.index.file
+    assert len(KeyIndex.read(dataset.index, manifest.index)) == UNITS * ROWS
+    reader = manifest.reader(dataset.shards)
+    assert KeyIndex.of_shards(reader).write(dataset.index, manifest.shards) == manifest.index
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(DatasetError, match=path.name):
+        KeyIndex.read(dataset.index, manifest.index)
+
+
+def test_some_units_of_an_index() -> None:
+    assert list(index().of_units({1, 7}).keys()) == unit_keys(1)
+    assert index().of_units({1, 7}).find(unit_keys(3)[0]) is None
+    assert len(index().of_units({1, 2, 3})) == 2 * ROWS

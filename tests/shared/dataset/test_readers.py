@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,11 @@ import pytest
 
 from shared.dataset.dataset import Dataset
 from shared.dataset.readers import KeyReader
+from shared.dataset.shards import IndexFile
 from shared.errors import DatasetError, RefusedInput
 from shared.maintenance.seal import SealOptions, seal
+from shared.storage.atomic import write_file
+from shared.storage.paths import sha256_of
 from tests.support import handmade
 from tests.support.sealed import (
     ONE_SHARD,
@@ -120,12 +124,15 @@ def test_a_damaged_shard_is_named_when_a_row_of_it_is_read(tmp_path: Path) -> No
 def test_an_index_that_leads_to_another_row_is_an_error(tmp_path: Path) -> None:
     dataset = five_units(tmp_path)
     seal(SealOptions(str(dataset.root), ONE_SHARD))
-    (path,) = dataset.shards.glob("index.*")
+    (path,) = dataset.index.iterdir()
     index = pa.ipc.open_file(path.read_bytes()).read_all()
     units = pa.chunked_array([(index.column("unit").to_numpy() + 1) % UNITS])
     moved = index.set_column(index.schema.get_field_index("unit"), index.schema.field("unit"), units)
     with pa.ipc.new_file(str(path), index.schema) as writer:
         writer.write_table(moved)
+    manifest = dataset.manifest()
+    listed = IndexFile(path.name, sha256_of(path), path.stat().st_size)
+    write_file(dataset.manifest_path, replace(manifest, index=listed).to_bytes())
     reader = KeyReader(Dataset(dataset.root))
     with pytest.raises(DatasetError, match="the index is damaged"):
         reader.row(unit_keys(0)[0])

@@ -67,7 +67,10 @@ def test_equal_datasets_give_equal_shards(dataset: Dataset, tmp_path_factory: py
         seal(SealOptions(str(root), ONE_SHARD_PER_UNIT))
     shards = [{path.name: path.read_bytes() for path in (root / "shards").iterdir()} for root in (dataset.root, copy)]
     assert shards[0] == shards[1]
-    assert len(shards[0]) == UNITS + 1, "one shard per unit, and the index"
+    assert len(shards[0]) == UNITS, "one shard per unit"
+    indexes = [{path.name: path.read_bytes() for path in (root / "index").iterdir()} for root in (dataset.root, copy)]
+    assert indexes[0] == indexes[1]
+    assert len(indexes[0]) == 1
 
 
 def test_what_was_added_joins_the_last_small_shard(dataset: Dataset) -> None:
@@ -105,20 +108,25 @@ def test_pyarrow_reads_shards_by_itself(dataset: Dataset) -> None:
 
 def test_verify_notices_a_damaged_index(dataset: Dataset) -> None:
     seal(SealOptions(str(dataset.root), ONE_SHARD_PER_UNIT))
-    (index,) = dataset.shards.glob("index.*")
+    (index,) = dataset.index.iterdir()
     content = index.read_bytes()
     for damaged in (
         content.replace(b"picture-3-1", b"picture-3-x"),
         content[:-9],
         content.replace(b"codes-", b"kodes-"),
+        None,
     ):
         assert damaged != content
-        index.write_bytes(damaged)
+        if damaged is None:
+            index.unlink()
+        else:
+            index.write_bytes(damaged)
         (problem,) = verify_dataset(Dataset(dataset.root)).problems
         assert index.name in problem
-    index.unlink()
-    seal(SealOptions(str(dataset.root), ONE_SHARD_PER_UNIT))
-    assert index.read_bytes() == content
+        with pytest.raises(DatasetError, match=index.name):
+            KeyReader(Dataset(dataset.root))
+        seal(SealOptions(str(dataset.root), ONE_SHARD_PER_UNIT))
+        assert index.read_bytes() == content, "sealing again writes it again"
 
 
 def test_sealing_a_remote_dataset(remote_root: str) -> None:
