@@ -11,7 +11,7 @@ from pathlib import Path
 from shared.errors import RefusedInput, UsageError
 from vq_stage.sources.captions import METADATA_FILES
 from vq_stage.sources.folder import FolderSource
-from vq_stage.sources.folder_walk import DECODED_FILES, Folder, FolderWalk, own_output
+from vq_stage.sources.folder_walk import Folder, FolderWalk, own_output
 from vq_stage.sources.listing_report import ListingReport, Tally
 from vq_stage.sources.media_source import MediaSource
 from vq_stage.sources.media_types import TABLE_SUFFIXES, TAR_SUFFIX, is_frame_folder, is_media, suffix_of
@@ -79,10 +79,9 @@ def open_folder(root: Path, chosen: frozenset[str] | None = None) -> MediaSource
     Raises UsageError for an ambiguous folder, and for one that this program wrote.
     """
     report = ListingReport()
-    own = None if chosen else own_output(FolderWalk(root, report).names(""))
-    if own is not None and own != DECODED_FILES:
-        raise UsageError(f"{root}: is one of the {own} of this program; expected images or videos to encode")
     survey = _survey(root, report, chosen)
+    if not (survey.media.count or survey.shards) and (own := own_output(FolderWalk(root, report).names(""))):
+        raise UsageError(f"{root}: is one of the {own} of this program; expected images or videos to encode")
     kind = survey.predominant()
     if kind is None:
         raise UsageError(_ambiguous(root, survey))

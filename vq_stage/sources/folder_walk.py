@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
@@ -34,6 +35,12 @@ OWN_OUTPUT = {
     ),
     "exported datasets": (("manifest.json", ("codes-00000.tar", "codes-00000.parquet")),),
 }
+
+# What this program writes into such a folder: all that is left out of it if it is the source itself.
+OWN_FILES = re.compile(
+    r"(parts|shards|quarantine|damaged|claims|partial|checkpoints|model|adapter|tensorboard)/|loss\.png"
+    r"|plan(-\d+)?\.arrow|codes-\d{5}\.(tar|parquet)|(manifest|canary|options|train_options)\.json|events\.jsonl"
+)
 
 Identity = tuple[int, int]  # device and inode
 
@@ -81,6 +88,8 @@ class FolderWalk:
         if prefix and (kind := own_output(names)):
             self.report.skip(f"{kind} of this program", prefix)
             return None
+        if not prefix and own_output(names) not in (None, DECODED_FILES):
+            names = [name for name in names if not OWN_FILES.fullmatch(name)]
         return Folder(prefix, [name for name in names if self._is_kept(prefix, name)], (*lineage, identity), is_linked)
 
     def names(self, prefix: str) -> list[str]:

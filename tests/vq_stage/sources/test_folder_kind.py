@@ -103,6 +103,15 @@ def test_output_of_this_program_is_refused_as_a_source(names: list[str], tmp_pat
         open_source(fill(tmp_path, *names))
 
 
+@pytest.mark.parametrize("names", [["a.png"], ["a.tar", "preview.png"]])
+def test_a_dataset_in_the_same_folder_as_its_source(names: list[str], tmp_path: Path) -> None:
+    before = list(open_source(fill(tmp_path, *names)))
+    fill(
+        tmp_path, "plan.arrow", "plan-0001.arrow", "parts/part-000000.x.arrow", "manifest.json", "shards/codes-0.arrow"
+    )
+    assert list(open_source(tmp_path)) == before
+
+
 def test_decoded_pictures_can_be_encoded(tmp_path: Path) -> None:
     assert len(list(open_source(fill(tmp_path, ".emu3-decode.json", "a.png")))) == 1
 
