@@ -23,7 +23,7 @@ def as_path(location: str | Path) -> Path:
         return location
     if "://" not in location:
         return Path(location)
-    if location.startswith("file://"):
+    if location.startswith(("file://", "local://")):
         return Path(unquote(urlsplit(location).path))
     from upath import UPath
 
