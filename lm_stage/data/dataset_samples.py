@@ -35,7 +35,8 @@ class DatasetSamples:
             )
         self.builder = builder
         self.codec: Codec | None = plan.settings.codec
-        self.fingerprint = digest_of({"plan": plan.sha256, "parts": [r.part_sha256 for r in dataset.commit_records()]})
+        content = {"plan": plan.sha256, "parts": [record.part_sha256 for record in dataset.commit_records()]}
+        self.fingerprint = digest_of({**content, "texts": dataset.texts.sha256} if dataset.texts else content)
         self.rows = RowReader(dataset, keeps_damaged)
         shapes_THW = self.rows.shapes_THW()
         kind_of_row = np.array(self.rows.column("kind"), object)

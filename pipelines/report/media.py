@@ -143,7 +143,7 @@ def clip_section(pipeline: Pipeline) -> Section | None:
 def read_rows(location: Path | str) -> Iterator[Row]:
     """The first MAX_ROWS rows of a dataset."""
     dataset = Dataset.open(str(location))
-    batches = (batch for record in dataset.commit_records() for batch in dataset.batches(record))
+    batches = (dataset.texts.apply(batch) for record in dataset.commit_records() for batch in dataset.batches(record))
     columns = ([batch[name].to_pylist() for name in ("key", "kind", "text", "src_uri")] for batch in batches)
     return islice((Row(*values) for one in columns for values in zip(*one)), MAX_ROWS)
 

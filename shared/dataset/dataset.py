@@ -17,6 +17,7 @@ from shared.dataset.plan import Plan
 from shared.dataset.quarantine import Refusal, load_refusals
 from shared.dataset.rows import CodeRecord, damaged_keys, from_record_batch
 from shared.dataset.shards import IndexFile, Shard, ShardReader
+from shared.dataset.texts import TextUpdates
 from shared.errors import DatasetError
 from shared.storage.atomic import write_file
 from shared.storage.paths import MISSING, file_identity, is_local, names_in, sha256_of
@@ -33,6 +34,7 @@ class Dataset(DatasetPaths):
         self._plan: Plan | None = None
         self._shard_reader: ShardReader | None = None
         self._manifest_identity: tuple[int, ...] = ()
+        self._texts: TextUpdates | None = None
 
     @classmethod
     def open(cls, root: str | Path) -> Dataset:
@@ -142,12 +144,22 @@ class Dataset(DatasetPaths):
             )
         return ShardReader(self.shards)
 
+    @property
+    def texts(self) -> TextUpdates:
+        """The updates of texts, which `rows` applies. Raises DatasetError if they are damaged."""
+        if self._texts is None:
+            self._texts = TextUpdates(self.text_updates, self.plan)
+        return self._texts
+
     def rows_path(self, record: CommitRecord) -> Path:
         """Return the file that holds the rows of a unit: its part or, after `emu3 seal`, a shard."""
         return self.shard_reader.path(record.unit) if self._is_read_from_shard(record) else self.parts / record.part
 
     def batches(self, record: CommitRecord) -> Iterator[pa.RecordBatch]:
-        """Yield the memory-mapped record batches of a unit. Raises DatasetError if they cannot be read."""
+        """Yield the memory-mapped record batches of a unit, without the updates of `texts`.
+
+        Raises DatasetError if they cannot be read.
+        """
         if self._is_read_from_shard(record):
             yield from self.shard_reader.batches(record.unit)
         else:
@@ -163,7 +175,7 @@ class Dataset(DatasetPaths):
         """Yield the rows of a unit. Raises DatasetError, before the first, if the file is damaged."""
         self.check_part(record)
         for batch in self.batches(record):
-            yield from from_record_batch(batch)
+            yield from from_record_batch(self.texts.apply(batch))
 
     def check_part(self, record: CommitRecord) -> None:
         """Raise DatasetError, naming the damaged rows, if a unit's file does not match its checksum."""

@@ -87,7 +87,7 @@ class KeyIndex:
 
     def find(self, key: str) -> RowLocation | None:
         """Return where the row of a key is, None if the key has no row."""
-        hash_value = np.uint64(_hash(key))
+        hash_value = np.uint64(hash_of_key(key))
         entry = int(np.searchsorted(self._hashes, hash_value))
         while entry < len(self._hashes) and self._hashes[entry] == hash_value:
             if self._table.column("key")[entry].as_py() == key:
@@ -122,7 +122,7 @@ def index_problem(directory: Path, index: IndexFile) -> str | None:
 def _entries(unit: int, index: int, batch: pa.RecordBatch) -> pa.RecordBatch:
     rows = batch.num_rows
     columns = {
-        "key_hash": pa.array([_hash(key) for key in batch.column("key").to_pylist()], pa.uint64()),
+        "key_hash": pa.array([hash_of_key(key) for key in batch.column("key").to_pylist()], pa.uint64()),
         "key": batch.column("key"),
         "unit": pa.array(np.full(rows, unit, np.int64)),
         "batch": pa.array(np.full(rows, index, np.int32)),
@@ -133,5 +133,6 @@ def _entries(unit: int, index: int, batch: pa.RecordBatch) -> pa.RecordBatch:
     return pa.RecordBatch.from_pydict(columns, schema=_SCHEMA)
 
 
-def _hash(key: str) -> int:
+def hash_of_key(key: str) -> int:
+    """Return the first 64 bits of the BLAKE2b digest of a key."""
     return int.from_bytes(hashlib.blake2b(key.encode(), digest_size=8).digest(), "big")

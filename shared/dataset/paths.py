@@ -6,6 +6,7 @@ parts/part-000123.json               its commit record
 quarantine/part-000123.<hash>.jsonl  its refused inputs
 shards/codes-00012.<hash>.arrow      the rows of many units, written by `emu3 seal`
 index/keys.<hash>.arrow              where the row of each key is in the shards
+texts/texts-0001.<hash>.arrow        corrected captions of rows, written by `emu3 encode --update-texts`
 manifest.json                        all parts and shards, once every unit is committed
 canary.json                          codes of fixed images, to notice a device that computes something else
 partial/, claims/, damaged/          units in progress, and damaged commit records during a repair
@@ -38,6 +39,7 @@ class DatasetPaths:
         self.index = self.root / "index"
         self.quarantine = self.root / "quarantine"
         self.damaged = self.root / "damaged"
+        self.text_updates = self.root / "texts"
         self.claims = self.root / "claims"
         self.partial = self.root / "partial"
         self.plan_path = self.root / "plan.arrow"

@@ -75,7 +75,7 @@ class _MappedPart:
             raise DatasetError(f"{self.problem}; run `emu3 verify`")
         self.path = dataset.rows_path(record)
         try:
-            self.table = pa.Table.from_batches(list(dataset.batches(record)))
+            self.table = pa.Table.from_batches([dataset.texts.apply(batch) for batch in dataset.batches(record)])
         except (DatasetError, pa.ArrowException, ValueError) as error:
             raise DatasetError(f"{self.path}: cannot be read: {self.problem or error}; run `emu3 verify`") from error
         if self.table.num_rows != record.rows:
@@ -179,7 +179,7 @@ class KeyReader:
         return row
 
     def _read_batch(self, unit: int, batch: int) -> pa.RecordBatch:
-        return self.dataset.batch(self._checked_record(unit), batch)
+        return self.dataset.texts.apply(self.dataset.batch(self._checked_record(unit), batch))
 
     def _checked_record(self, unit: int) -> CommitRecord:
         record = self.dataset.record(unit)

@@ -58,7 +58,7 @@ def summarize(dataset: Dataset) -> Summary:
         planned_units=len(plan),
         rows=sum(record.rows for record in records),
         planned_rows=plan.input_count - sum(plan.retried.values()),
-        captions=sum(record.captions for record in records),
+        captions=_captions(dataset, records),
         codes=codes,
         part_bytes=part_bytes,
         bytes_per_code=round(part_bytes / codes, 3) if codes else None,
@@ -74,6 +74,13 @@ def summarize(dataset: Dataset) -> Summary:
         images_per_s=_images_per_s(dataset),
         settings=plan.settings,
     )
+
+
+def _captions(dataset: Dataset, records: Sequence[CommitRecord]) -> int:
+    if not dataset.texts:
+        return sum(record.captions for record in records)
+    batches = (dataset.texts.apply(batch) for record in records if record.rows for batch in dataset.batches(record))
+    return sum(len(batch) - batch.column("text").null_count for batch in batches)
 
 
 def _sizes(records: Sequence[CommitRecord]) -> dict[str, int]:

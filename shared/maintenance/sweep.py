@@ -19,12 +19,13 @@ def sweep(dataset: Dataset) -> None:
     if not is_local(dataset.root):
         return
     written = (dataset.root, dataset.parts, dataset.quarantine, dataset.partial, dataset.shards, dataset.index)
-    for directory in (*written, dataset.damaged):
+    for directory in (*written, dataset.damaged, dataset.text_updates):
         _remove(directory.glob("*.tmp") if directory.is_dir() else ())
     uncommitted = [*dataset.parts.glob("part-*.arrow"), *dataset.quarantine.glob("part-*.jsonl")]
     _remove(path for path in uncommitted if _is_committed(dataset, path) is False)
     _remove(path for path in dataset.partial.glob("part-*") if _is_committed(dataset, path))
     _remove(dataset.claims.glob("part-*"))
+    _remove(path for path in dataset.text_updates.glob("texts-*.arrow") if not _has_record(path))
     for directory in (dataset.claims, dataset.partial):
         if directory.is_dir() and not any(directory.iterdir()):
             directory.rmdir()
@@ -34,6 +35,12 @@ def _is_committed(dataset: Dataset, path: Path) -> bool | None:
     """Whether the unit that a file is named after is committed, None if it is named after none."""
     named = unit_and_suffix(path.name)
     return dataset.is_committed(named[0]) if named else None
+
+
+def _has_record(path: Path) -> bool:
+    """Return whether the record of an update of texts names its file."""
+    record = path.with_name(f"{path.name.partition('.')[0]}.json")
+    return record.is_file() and path.name.encode() in record.read_bytes()
 
 
 def _remove(paths: Iterable[Path]) -> None:

@@ -14,6 +14,7 @@ from shared.dataset.paths import unit_and_suffix
 from shared.dataset.plan import Plan
 from shared.dataset.rows import SCHEMAS, DatasetDigest, damaged_keys, from_record_batch
 from shared.dataset.shards import ShardReader
+from shared.dataset.texts import TextUpdates
 from shared.errors import DatasetError
 from shared.maintenance.salvage import plan_problem
 from shared.maintenance.shard_recovery import recover_shards
@@ -60,16 +61,17 @@ def verify_dataset(dataset: Dataset, on_unit: Callable[[], None] = lambda: None)
     report.planned_units = len(plan) if plan else report.units
     report.planned_inputs = plan.input_count - sum(plan.retried.values()) if plan else 0
     report.quarantined -= sum(plan.retried.values()) if plan else 0
-    digest = DatasetDigest(plan.settings.fingerprints()) if plan else None
+    texts = _checked_texts(dataset, report) if plan else None
+    digest = DatasetDigest(plan.settings.fingerprints()) if plan and texts is not None else None
     for record in records:
         problems = list(_unit_problems(dataset, plan, record))
         report.problems += problems
         report.rows += record.rows
         report.quarantined += record.refused
         report.intact_units += not problems
-        if digest and not problems:
+        if digest and texts is not None and not problems:
             for batch in dataset.batches(record):
-                digest.add(row.digest() for row in from_record_batch(batch))
+                digest.add(row.digest() for row in from_record_batch(texts.apply(batch)))
         on_unit()
     report.problems += [*_manifest_problems(dataset, plan, records), *_shard_problems(dataset, report.problems)]
     _check_other_files(dataset, plan, records, report)
@@ -114,6 +116,15 @@ def _open_shards(dataset: Dataset, plan: Plan | None, records: Sequence[CommitRe
     except DatasetError as error:
         report.problems.append(str(error))
         dataset.shard_reader = recover_shards(dataset, plan, records) if plan else ShardReader(dataset.shards)
+
+
+def _checked_texts(dataset: Dataset, report: VerifyReport) -> TextUpdates | None:
+    """Return the updates of texts, None if they are damaged."""
+    try:
+        return dataset.texts
+    except DatasetError as error:
+        report.problems.append(str(error))
+        return None
 
 
 def _unit_problems(dataset: Dataset, plan: Plan | None, record: CommitRecord) -> Iterator[str]:

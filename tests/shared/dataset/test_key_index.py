@@ -28,7 +28,7 @@ def test_every_key_is_found() -> None:
 
 
 def test_keys_of_equal_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(key_index, "_hash", lambda key: 7)
+    monkeypatch.setattr(key_index, "hash_of_key", lambda key: 7)
     collided = index()
     for unit in (1, 3):
         for row, key in enumerate(unit_keys(unit)):
