@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from PIL import Image
-
 from pipelines.workflow.pipeline import Pipeline
 from pipelines.workflow.step import Step
 from shared.dataset.dataset import Dataset
 from shared.storage.paths import as_path
 from vq_stage.decode.output_files import picture_path
+from vq_stage.media.image_decoding import open_image
 
 MAX_CARDS = 48
 MAX_ROWS = 10_000  # rows of a dataset from which the cards are chosen
@@ -177,6 +176,6 @@ def data_url(path: Path) -> str:
 def _compressed(path: Path) -> str:
     """A picture as a WebP data URL."""
     buffer = io.BytesIO()
-    with Image.open(path) as image:
+    with path.open("rb") as file, open_image(file) as image:
         image.convert("RGB").save(buffer, "WEBP", quality=90)
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -18,6 +18,7 @@ from vq_stage.media.image_decoding import decode_rgb, read_bytes
 from vq_stage.media.resizing import Preprocessing
 from vq_stage.sources.media_source import MediaSource
 from vq_stage.video.clips import Clip, ClipSampling, read_clip
+from vq_stage.video.open_video import OpenVideos
 
 _HASHED_VIDEOS = 16  # whose digests are remembered for their other clips
 
@@ -72,6 +73,7 @@ class InputReader:
         self.source = source
         self.preprocessing = preprocessing
         self.sampling = sampling
+        self._videos = OpenVideos(source.video)
         self._sha256_of_video = lru_cache(maxsize=_HASHED_VIDEOS)(source.sha256)
         self._hash_lock = lru_cache(maxsize=_HASHED_VIDEOS)(lambda uri: threading.Lock())
 
@@ -103,7 +105,7 @@ class InputReader:
         assert planned.frame_start is not None, "every planned clip has a first frame"
         fps = self.sampling.fps or planned.fps or 0.0  # the plan stores it in single precision
         clip = Clip(planned.frame_start, unit.frames, fps, planned.frame_stride)
-        with self.source.video(planned.uri, planned.locator, planned.extra_json) as video:
+        with self._videos.open(planned.uri, planned.locator, planned.extra_json) as video:
             info = video.info
             self._check_size(unit, info.height, info.width)
             pixels_THWC = read_clip(

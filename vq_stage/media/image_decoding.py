@@ -6,34 +6,64 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import BinaryIO
+from functools import lru_cache
+from typing import BinaryIO, TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from shared.codec import SPATIAL_FACTOR
 from shared.errors import RefusedInput
+from vq_stage.media.metadata import orientation_of, without_metadata
 
+# Image.open decides by content, not by suffix, and some of its formats start other programs (EPS) or belong to plug-ins
+# that another package registered. TGA has no signature, so it is tried last. MPO is opened as JPEG.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO", "TGA")
 MAX_PIXELS = 178_956_970  # above it Pillow, by default, raises DecompressionBombError
 MAX_FILE_BYTES = 512 << 20  # of one image: files are read whole; 3 bytes for each of MAX_PIXELS
 MIN_SIDE = SPATIAL_FACTOR
 MAX_ASPECT_RATIO = 5.0  # limit of the published image processor
-_EXIF_ORIENTATION = 0x0112
+DAMAGE = ("not_an_image", "truncated")
+_STRIP_PIXELS = 1 << 22  # flattened at a time
 _TIFF_WIDTH, _TIFF_HEIGHT = 256, 257
 
+Transpose = Image.Transpose
+_UPRIGHT = {
+    2: Transpose.FLIP_LEFT_RIGHT,
+    3: Transpose.ROTATE_180,
+    4: Transpose.FLIP_TOP_BOTTOM,
+    5: Transpose.TRANSPOSE,
+    6: Transpose.ROTATE_270,
+    7: Transpose.TRANSVERSE,
+    8: Transpose.ROTATE_90,
+}
+
+T = TypeVar("T")
 logger = logging.getLogger(__name__)
 
-# Pillow warns about images of half of MAX_PIXELS, which are valid input. Appended, the filter replaces only Python's
-# default of printing the warning: a filter of the application, or -W, takes precedence.
+# Pillow warns about images of half of MAX_PIXELS and about broken metadata, both of which are valid input. Appended,
+# the filters replace only Python's default of printing a warning: those of the application, or -W, take precedence.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning, append=True)
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.", append=True)
 
 
-def check_size(height: int, width: int) -> None:
+def open_image(file: BinaryIO) -> Image.Image:
+    """Open an image of one of FORMATS: every other file of unknown content is left alone. Raises what Pillow raises."""
+    return Image.open(file, formats=_known_formats())
+
+
+@lru_cache
+def _known_formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)  # Pillow may be built without some of them
+
+
+def check_size(height: int, width: int, max_pixels: int = MAX_PIXELS) -> None:
     """Raise RefusedInput `too_large`, `too_small` or `aspect_ratio` for a size in pixels outside the limits."""
-    if width * height > MAX_PIXELS:
-        raise RefusedInput("too_large", f"{height}×{width} pixels, expected at most {MAX_PIXELS} in total")
+    if width * height > max_pixels:
+        raise RefusedInput("too_large", f"{height}×{width} pixels, expected at most {max_pixels} in total")
     if min(height, width) < MIN_SIDE:
         raise RefusedInput("too_small", f"{height}×{width} pixels, expected sides of at least {MIN_SIDE}")
     if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
@@ -59,22 +89,53 @@ def read_size(file: BinaryIO) -> tuple[int, int]:
 
     Raises RefusedInput as `decode_rgb` does, except for what only the pixels show.
     """
-    with refusing_damage("not_an_image"), Image.open(file) as image:
-        return _displayed_size(image)
+    return _despite_metadata(file, _read_size)
 
 
 def decode_rgb(data: bytes) -> Image.Image:
     """Decode a file's bytes to an upright 8-bit RGB image.
 
-    Transparent pixels are blended with white; 16 bits per channel are scaled to 8.
+    Transparent pixels are blended with white; 16 bits per channel are scaled to 8. Metadata decide about the
+    orientation only.
     Raises RefusedInput: `not_an_image`, `truncated`, `animated`, `too_large`, `too_small`, `aspect_ratio`
     or `unsupported_mode`.
     """
-    with refusing_damage("not_an_image"), Image.open(io.BytesIO(data)) as image:
-        _displayed_size(image)
+    return _despite_metadata(io.BytesIO(data), _decode_rgb)
+
+
+def _despite_metadata(file: BinaryIO, read: Callable[[BinaryIO], T]) -> T:
+    """Return `read(file)`; if that finds damage, try again without metadata, and raise the first refusal if in vain."""
+    try:
+        return read(file)
+    except RefusedInput as refused:
+        if refused.reason not in DAMAGE:
+            raise
+        try:
+            file.seek(0)
+            bare = without_metadata(read_bytes(file))
+            if bare is not None:
+                return read(io.BytesIO(bare))
+        except RefusedInput as error:
+            if error.reason not in DAMAGE:
+                raise
+        raise
+
+
+def _read_size(file: BinaryIO) -> tuple[int, int]:
+    with refusing_damage("not_an_image"), open_image(file) as image:
+        return _displayed_size(image, orientation_of(image, file))
+
+
+def _decode_rgb(file: BinaryIO) -> Image.Image:
+    with refusing_damage("not_an_image"), open_image(file) as image:
+        orientation = orientation_of(image, file)
+        _displayed_size(image, orientation)
         with refusing_damage("truncated"):
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+        check_size(image.height, image.width)  # an icon may contain another size than it states
+        if orientation in _UPRIGHT and image.format != "TIFF":  # Pillow has turned a TIFF while loading it
+            return _to_rgb(image.transpose(_UPRIGHT[orientation]))
+        return _to_rgb(image)
 
 
 @contextmanager
@@ -91,7 +152,7 @@ def refusing_damage(reason: str, unidentified: str = "not_an_image") -> Iterator
     except (RefusedInput, MemoryError):
         raise
     except UnidentifiedImageError as error:
-        raise RefusedInput(unidentified, "no image format that Pillow supports") from error
+        raise RefusedInput(unidentified, f"none of the supported formats: {', '.join(FORMATS)}") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # a filter may raise the warning
         raise RefusedInput("too_large", str(error)) from error
     except Exception as error:
@@ -100,7 +161,7 @@ def refusing_damage(reason: str, unidentified: str = "not_an_image") -> Iterator
         raise RefusedInput("truncated" if is_cut else reason, f"cannot be read to its end: {error!r:.200}") from error
 
 
-def _displayed_size(image: Image.Image) -> tuple[int, int]:
+def _displayed_size(image: Image.Image, orientation: int) -> tuple[int, int]:
     """Return (height, width) after the rotation that Exif asks for. Raises RefusedInput for animations and limits."""
     width, height = image.size
     check_size(height, width)
@@ -108,15 +169,14 @@ def _displayed_size(image: Image.Image) -> tuple[int, int]:
         raise RefusedInput("animated", f"{getattr(image, 'n_frames', 2)} frames, expected a still image")
     if image.format == "TIFF":  # newer versions of Pillow have rotated `size` already: use the stored one
         width, height = image.tag_v2[_TIFF_WIDTH], image.tag_v2[_TIFF_HEIGHT]  # type: ignore[attr-defined]
-    is_rotated = image.getexif().get(_EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
-    return (width, height) if is_rotated else (height, width)
+    return (width, height) if orientation in (5, 6, 7, 8) else (height, width)
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "F":
         raise RefusedInput("unsupported_mode", "floating-point pixels have no known range")
     if image.mode.startswith("I"):
-        wide = np.asarray(image).astype(np.int64)
+        wide = np.asarray(image)
         return Image.fromarray((wide.clip(0, 65535) >> 8).astype(np.uint8), "L").convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         return flatten_on_white(image)
@@ -124,7 +184,13 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def flatten_on_white(image: Image.Image) -> Image.Image:
-    """Return the image in RGB, with transparent pixels blended with white."""
-    image = image.convert("RGBA")
-    canvas = Image.new("RGBA", image.size, (255, 255, 255, 255))
-    return Image.alpha_composite(canvas, image).convert("RGB")
+    """Return the image in RGB, with transparent pixels blended with white; in strips, for less memory."""
+    flat = Image.new("RGB", image.size)
+    rows = max(1, _STRIP_PIXELS // image.width)
+    for top in range(0, image.height, rows):
+        box = (0, top, image.width, min(top + rows, image.height))
+        strip = image.crop(box).convert("RGBA")
+        flat.paste(
+            Image.alpha_composite(Image.new("RGBA", strip.size, (255, 255, 255, 255)), strip).convert("RGB"), box
+        )
+    return flat

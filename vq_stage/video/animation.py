@@ -2,83 +2,90 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterator, Sequence
+import io
+from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from PIL import Image
 
 from shared.errors import RefusedInput
-from vq_stage.media.image_decoding import check_size, flatten_on_white, refusing_damage
-from vq_stage.video.video_file import FrameT, TimedFrame, VideoInfo, frames_displayed_at
-
-DEFAULT_FRAME_MS = 100.0  # what browsers use for a frame of 0 ms
-MILLISECOND_ROUNDING_S = 0.51e-3
-
-logger = logging.getLogger(__name__)
+from vq_stage.media.chunks import PNG_SIGNATURE, is_webp
+from vq_stage.media.image_decoding import flatten_on_white, open_image, read_bytes, refusing_damage
+from vq_stage.media.metadata import without_metadata
+from vq_stage.video.animation_index import AnimationIndex
+from vq_stage.video.video_file import VideoInfo
 
 
 def is_animation(signature: bytes) -> bool:
     """Return whether a file's first twelve bytes are those of a GIF, PNG or WebP, animated or not."""
-    return signature.startswith((b"GIF8", b"\x89PNG")) or (signature[:4] == b"RIFF" and signature[8:12] == b"WEBP")
+    return signature.startswith((b"GIF8", b"\x89PNG")) or is_webp(signature)
 
 
 class Animation:
     """An animated image as a VideoFile.
 
-    Each frame builds on the frames before it, so every read starts at the first. Pillow raises exceptions of many types
-    for damaged files, so all of them become a refusal; their tracebacks go to the debug log.
+    Each frame builds on those before it. The decoder therefore stays where it is after a read, and a later read goes on
+    from there unless it needs an earlier frame.
     """
 
     def __init__(self, file: BinaryIO):
         self._file = file
+        self._decoder: Any = None  # Pillow's image, whose current frame is number `_current`
+        self._current = -1
+        self._damage: RefusedInput | None = None  # of the frame after `_current`
 
     @cached_property
     def info(self) -> VideoInfo:
-        height, width = self._size()
-        duration_s = self._intervals_s[-1][1]
-        return VideoInfo(height, width, len(self._intervals_s) / duration_s, duration_s, len(self._intervals_s))
+        index = self._index
+        count = len(index.start_times_s)
+        return VideoInfo(index.height, index.width, count / index.end_s, index.end_s, count)
 
     @property
     def start_times_s(self) -> Sequence[float]:
-        return [start_s for start_s, _ in self._intervals_s]
+        return self._index.start_times_s
 
     def frames_at(self, times_s: Sequence[float]) -> Iterator[Image.Image]:
-        self._size()
-        return frames_displayed_at(self._frames(flatten_on_white), times_s, MILLISECOND_ROUNDING_S)
+        image, shown = None, -1
+        for number in self._index.frames_displayed_at(times_s):
+            if image is None or number != shown:
+                image, shown = self._decode(number), number
+            yield image
 
     @cached_property
-    def _intervals_s(self) -> list[tuple[float, float]]:
-        """Display interval (start, end) of every frame."""
-        intervals_s = [(timed.start_s, timed.end_s) for timed in self._frames(lambda image: None)]
-        if not intervals_s:
-            raise RefusedInput("too_short", "the file has no frames")
-        return intervals_s
+    def _index(self) -> AnimationIndex:
+        with refusing_damage("truncated", unidentified="not_a_video"):
+            with self._opened() as image:
+                width, height = image.size
+            return AnimationIndex.of_file(self._file, height, width)
 
-    def _size(self) -> tuple[int, int]:
-        """Return (height, width) from the header, checked against the limits."""
+    def _opened(self) -> Image.Image:
         self._file.seek(0)
-        with refusing_damage("truncated", unidentified="not_a_video"), Image.open(self._file) as image:
-            width, height = image.size
-        check_size(height, width)
-        return height, width
+        if self._file.read(len(PNG_SIGNATURE)) != PNG_SIGNATURE:
+            self._file.seek(0)
+            return open_image(self._file)
+        self._file.seek(0)
+        bare = without_metadata(read_bytes(self._file))
+        return open_image(io.BytesIO(bare or b""))
 
-    def _frames(self, convert: Callable[[Image.Image], FrameT]) -> Iterator[TimedFrame[FrameT]]:
-        """Yield every frame as `convert` returns it, called while the frame is loaded."""
-        self._file.seek(0)
-        start_ms = 0.0
+    def _decode(self, number: int) -> Image.Image:
+        """Return a frame, decoded on from the current one if possible. Raises RefusedInput."""
+        if number < self._current:
+            self._decoder, self._current, self._damage = None, -1, None
+        if self._damage is not None:
+            raise self._damage
         try:
-            with Image.open(self._file) as image:
-                first = 1 if image.info.get("default_image") else 0  # an APNG's still for viewers without animation
-                for index in range(first, getattr(image, "n_frames", 1)):
-                    image.seek(index)
-                    image.load()  # a WebP has its duration only after this
-                    end_ms = start_ms + (float(image.info.get("duration") or 0) or DEFAULT_FRAME_MS)
-                    yield TimedFrame(start_ms / 1000, end_ms / 1000, convert(image))
-                    start_ms = end_ms
-        except (RefusedInput, MemoryError):
+            with refusing_damage("truncated", unidentified="not_a_video"):
+                while self._decoder is None or self._current < number:
+                    self._advance()
+                return flatten_on_white(self._decoder)
+        except RefusedInput as refused:
+            self._damage = refused
             raise
-        except Exception as error:
-            logger.debug("a frame of an animation cannot be read", exc_info=True)
-            raise RefusedInput("truncated", f"cannot be read after {start_ms / 1000:.3f} s: {error!r:.200}") from error
+
+    def _advance(self) -> None:
+        if self._decoder is None:
+            self._decoder = self._opened()
+        self._decoder.seek(self._index.first + self._current + 1)
+        self._decoder.load()
+        self._current += 1

@@ -17,6 +17,7 @@ if TYPE_CHECKING:  # this module holds defaults of options, so it loads no libra
 
 DEFAULT_FPS = 8.0
 MAX_MEAN_FRAME_S = 600.0  # a longer one is a damaged timestamp, which would give millions of equal clips
+MAX_SAMPLED_FRAMES = 1 << 21  # of one video: a day at 24 fps
 _JSON_TYPES: dict[str, tuple[type, ...]] = {
     "frames": (int,),
     "fps": (int, float, type(None)),
@@ -107,6 +108,9 @@ def cut_clips(info: VideoInfo, sampling: ClipSampling) -> list[Clip]:
             "unsupported_mode", f"{info.frame_count} frames in {info.duration_s:.0f} s: damaged timestamps"
         )
     first, stride, count, fps = _sampled_frames(info, sampling)
+    if count > MAX_SAMPLED_FRAMES:
+        found = f"{count} frames at {fps:.3g} fps from {info.frame_count} frames in {info.duration_s:.0f} s"
+        raise RefusedInput("unsupported_mode", f"{found}, expected at most {MAX_SAMPLED_FRAMES}: damaged timestamps")
     clips = []
     for start in range(0, count, sampling.frames):
         frames = min(sampling.frames, count - start) // TEMPORAL_FACTOR * TEMPORAL_FACTOR

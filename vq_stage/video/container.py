@@ -20,13 +20,13 @@ from av.video.stream import VideoStream
 from PIL import Image
 
 from shared.errors import RefusedInput
-from vq_stage.media.image_decoding import MAX_PIXELS
-from vq_stage.video.rendering import FrameRenderer
+from vq_stage.video.rendering import MAX_FRAME_PIXELS, FrameRenderer
 from vq_stage.video.timing import PacketTimes, StreamClock, frame_count_and_duration, read_packet_times
 from vq_stage.video.video_file import TimedFrame, VideoInfo, frames_displayed_at, read_signature
 
-# Playlist formats are excluded: they would open other files and addresses.
-CONTAINER_FORMATS = "mov,matroska,avi,mpeg,mpegts,flv,asf,ogg"
+# FFmpeg decides by content, not by suffix. Playlists, scripts and numbered images are not listed, since they would open
+# other files and addresses; a listed format that refers to another file finds no protocol to open it with.
+OPTIONS = {"format_whitelist": "mov,matroska,avi,mpeg,mpegts,flv,asf,ogg", "protocol_whitelist": "none"}
 SEEK_LEADS_S = (0.0, 2.0, 10.0)  # how much earlier to seek to a keyframe, before falling back to the first frame
 
 logger = logging.getLogger(__name__)
@@ -80,7 +80,7 @@ class ContainerVideo:
     def _opened(self) -> Iterator[tuple[InputContainer, VideoStream]]:
         with _refusing_damage("truncated" if _is_container(read_signature(self._file)) else "not_a_video"):
             self._file.seek(0)
-            container = av.open(self._file, "r", options={"format_whitelist": CONTAINER_FORMATS})
+            container = av.open(self._file, "r", options=OPTIONS)
         with container, _refusing_damage("truncated"):
             yield container, _video_stream(container)
 
@@ -158,10 +158,11 @@ def _video_stream(container: InputContainer) -> VideoStream:
     stream = streams[0]
     if stream.codec_context is None:
         raise RefusedInput("unsupported_mode", "FFmpeg has no decoder for this video codec")
-    if stream.width * stream.height > MAX_PIXELS:
+    if stream.width * stream.height > MAX_FRAME_PIXELS:
         raise RefusedInput(
-            "too_large", f"{stream.height}×{stream.width} pixels, expected at most {MAX_PIXELS} in total"
+            "too_large", f"{stream.height}×{stream.width} pixels, expected at most {MAX_FRAME_PIXELS} per frame"
         )
+    stream.codec_context.options = {"max_pixels": str(MAX_FRAME_PIXELS)}  # frames may differ from the header
     stream.thread_type = ThreadType.NONE
     stream.thread_count = 1
     return stream

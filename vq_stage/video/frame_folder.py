@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count, islice
 from typing import BinaryIO
 
 from PIL import Image
@@ -44,8 +46,8 @@ class FrameFolder:
         if not self._frames:
             raise RefusedInput("too_short", "the folder has no frames")
         width, height = self._frames[0].read().size
-        count = len(self._frames)
-        return VideoInfo(height, width, self._fps, count / self._fps, count)
+        frames = len(self._frames)
+        return VideoInfo(height, width, self._fps, frames / self._fps, frames)
 
     @property
     def start_times_s(self) -> Sequence[float]:
@@ -53,7 +55,9 @@ class FrameFolder:
 
     def frames_at(self, times_s: Sequence[float]) -> Iterator[Image.Image]:
         """See VideoFile. Raises RefusedInput `bad_size` for a frame whose size differs from the first."""
-        files = (TimedFrame(i / self._fps, (i + 1) / self._fps, file) for i, file in enumerate(self._frames))
+        first = max(0, math.floor(times_s[0] * self._fps) - 1)  # a folder may have a million frames
+        numbered = zip(count(first), islice(self._frames, first, None))
+        files = (TimedFrame(i / self._fps, (i + 1) / self._fps, file) for i, file in numbered)
         for file in frames_displayed_at(files, times_s):
             image = file.read()
             if image.size != (self.info.width, self.info.height):

@@ -21,6 +21,7 @@ from vq_stage.media.image_decoding import check_size, flatten_on_white
 EXACT = Interpolation.ACCURATE_RND | Interpolation.BITEXACT | Interpolation.FULL_CHR_H_INT
 SCALING = int(Interpolation.BICUBIC | EXACT)
 UNSPECIFIED_COLORSPACE = 2
+MAX_FRAME_PIXELS = 8192 * 4352  # the largest frame of H.264; a decoder holds up to 16 of them
 
 Transpose = Image.Transpose
 # Where a display matrix sends a step right and a step down: (right_x, right_y, down_x, down_y).
@@ -52,7 +53,7 @@ class FrameRenderer:
         Raises RefusedInput: `too_large`, `too_small`, `aspect_ratio` or `unsupported_mode`.
         """
         renderer = cls(frame.height, max(1, round(frame.width * pixel_aspect)), _orientation(frame))
-        check_size(*renderer.displayed_size)
+        check_size(*renderer.displayed_size, MAX_FRAME_PIXELS)
         return renderer
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import struct
 import subprocess
 import sys
 import warnings
@@ -285,3 +286,64 @@ def test_sizes_outside_the_limits_are_refused(height: int, width: int, reason: s
     with pytest.raises(RefusedInput) as refused:
         check_size(height, width)
     assert refused.value.reason == reason
+
+
+POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\n{} loop\n"
+OTHER_FORMATS: dict[str, bytes] = {
+    "EPS": POSTSCRIPT,
+    "EPS in a DOS file": b"\xc5\xd0\xd3\xc6" + (32).to_bytes(4, "little") + bytes(24) + POSTSCRIPT,
+    "PSD": b"8BPS\0\1" + bytes(6) + b"\0\3\0\0\0\x40\0\0\0\x40\0\x08\0\3" + bytes(12),
+    "WMF": b"\xd7\xcd\xc6\x9a\0\0\0\0\0\0\x40\0\x40\0\xa0\5" + bytes(30),
+    "FITS": b"SIMPLE  =                    T".ljust(80) + b"END".ljust(2800),
+    "GRIB": b"GRIB\0\0\0\1" + bytes(30),
+    "HDF5": b"\x89HDF\r\n\x1a\n" + bytes(30),
+    "BUFR": b"BUFR" + bytes(30),
+    "OLE": b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600),
+    "XPM": b'/* XPM */\nstatic char *a[] = {\n"1 1 1 1",\n"a c #000000",\n"a"\n};',
+    "IM": b"Image type: RGB image\r\nImage size (x*y): 64*64\r\n" + bytes(500),
+    "PDF": b"%PDF-1.4\n1 0 obj",
+    "SVG": b"<svg xmlns='http://www.w3.org/2000/svg'><image href='file:///etc/passwd'/></svg>",
+    "MVG": b"push graphic-context\nviewbox 0 0 640 480\nimage over 0,0 0,0 'https://127.0.0.1/x'\n",
+}
+
+
+@pytest.mark.parametrize("name", OTHER_FORMATS)
+def test_formats_that_are_not_listed_are_not_opened(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The suffix plays no part: Pillow looks at the content. EPS would start Ghostscript."""
+
+    def start(*arguments: object, **options: object) -> None:
+        pytest.fail(f"another program was started: {arguments}")
+
+    for function in ("Popen", "run", "call", "check_call", "check_output"):
+        monkeypatch.setattr(subprocess, function, start)
+    assert reason_of(lambda: decode_rgb(OTHER_FORMATS[name])) == "not_an_image"
+    assert reason_of(lambda: read_size(io.BytesIO(OTHER_FORMATS[name]))) == "not_an_image"
+
+
+def test_formats_of_plug_ins_are_not_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A package that is imported for other reasons may register formats of its own."""
+
+    def factory(*arguments: object) -> Image.Image:
+        pytest.fail("the format of a plug-in was opened")
+
+    Image.init()
+    monkeypatch.setattr(Image, "ID", ["OTHER", *Image.ID])
+    monkeypatch.setattr(Image, "OPEN", {"OTHER": (factory, None), **Image.OPEN})
+    assert reason_of(lambda: decode_rgb(b"content of another format")) == "not_an_image"
+
+
+def test_images_are_opened_in_one_place_only() -> None:
+    root = Path(__file__).parents[3]
+    files = [
+        path for package in ("shared", "vq_stage", "lm_stage", "pipelines") for path in (root / package).rglob("*.py")
+    ]
+    assert [path.name for path in files if "Image.open(" in path.read_text()] == ["image_decoding.py"]
+
+
+@pytest.mark.parametrize("size", [(13_000, 13_000), (60_000, 60_000)])
+def test_a_large_image_in_a_small_icon(size: tuple[int, int]) -> None:
+    """An icon contains whole PNG files, whose sizes may differ from the one that the icon states."""
+    inner = png_header(*size)
+    icon = b"\0\0\1\0\1\0\x20\x20\0\0\1\0\x20\0" + struct.pack("<II", len(inner), 22) + inner
+    assert reason_of(lambda: read_size(io.BytesIO(icon))) in ("too_large", "truncated", "not_an_image")
+    assert reason_of(lambda: decode_rgb(icon)) in ("too_large", "truncated", "not_an_image")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import socket
 from functools import partial
 from pathlib import Path
 
@@ -23,17 +25,56 @@ from tests.support.small_videos import (
 from vq_stage.video.clips import ClipSampling, cut_clips, read_clip
 from vq_stage.video.open_video import open_video
 
+PLAYLISTS: dict[str, str] = {
+    "concat": "ffconcat version 1.0\nfile {path}\n",
+    "HLS": "#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:2.5,\n{path}\n#EXT-X-ENDLIST\n",
+    "HLS of an address": "#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXTINF:2.5,\nhttp://127.0.0.1:{port}/a.ts\n#EXT-X-ENDLIST\n",
+    "HLS of a key": '#EXTM3U\n#EXT-X-TARGETDURATION:3\n#EXT-X-KEY:METHOD=AES-128,URI="{path}"\n#EXTINF:2,\n{path}\n',
+    "DASH": '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static"><Period><AdaptationSet'
+    ' mimeType="video/mp4"><Representation id="0"><BaseURL>{path}</BaseURL>'
+    "</Representation></AdaptationSet></Period></MPD>",
+    "SDP": "v=0\no=- 0 0 IN IP4 127.0.0.1\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video {port} RTP/AVP 96\n"
+    "a=rtpmap:96 H264/90000\n",
+    "RTSP": "[Reference]\nRef1=http://127.0.0.1:{port}/a\n",
+    "ASX": '<ASX version="3.0"><ENTRY><REF HREF="http://127.0.0.1:{port}/a" /></ENTRY></ASX>',
+    "smooth streaming": '<SmoothStreamingMedia><StreamIndex Url="http://127.0.0.1:{port}/"/></SmoothStreamingMedia>',
+    "AVISynth": 'DirectShowSource("{path}")\n',
+    "VapourSynth": "import vapoursynth as vs\nopen('{path}')\n",
+    "image list": "%05d.png",
+}
 
-def test_a_playlist_opens_no_other_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "secret.mp4").write_bytes(VIDEOS["mp4"]())
+
+@pytest.mark.parametrize("name", PLAYLISTS)
+def test_a_playlist_opens_nothing_else(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = tmp_path / "secret.mp4"
+    secret.write_bytes(VIDEOS["mp4"]())
+    os.utime(secret, (1, 1))
     monkeypatch.chdir(tmp_path)
-    playlist = b"ffconcat version 1.0\nfile secret.mp4\n"
-    assert refusal_reason(lambda: open_video(io.BytesIO(playlist))) == "not_a_video"
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0)
+        text = PLAYLISTS[name].format(path="secret.mp4", port=server.getsockname()[1])
+        for path in ("playlist.mp4", "playlist.m3u8"):
+            (tmp_path / path).write_text(text)
+            with open(path, "rb") as file:
+                assert refusal_reason(lambda file=file: open_video(file)) == "not_a_video"
+        with pytest.raises(BlockingIOError):
+            server.accept()
+
+
+def test_an_mp4_that_refers_to_another_file_does_not_open_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A data reference of a QuickTime file may name the file that holds the frames."""
+    data = VIDEOS["mp4"]()
+    (tmp_path / "other.mp4").write_bytes(data)
+    monkeypatch.chdir(tmp_path)
+    at = data.index(b"url \0\0\0\1")
+    external = data[:at] + b"url \0\0\0\0" + data[at + 8 :]
+    opened = attempt(lambda: list(open_video(io.BytesIO(external)).frames_at([0.0])))
+    assert opened[1] is not None or opened[0] is not None, "the reference is ignored, or the file refused"
 
 
 def test_too_many_pixels_are_refused_before_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
     data = VIDEOS["mp4"]()
-    monkeypatch.setattr("vq_stage.video.container.MAX_PIXELS", HEIGHT * WIDTH - 1)
+    monkeypatch.setattr("vq_stage.video.container.MAX_FRAME_PIXELS", HEIGHT * WIDTH - 1)
     assert refusal_reason(lambda: open_video(io.BytesIO(data))) == "too_large"
 
 
