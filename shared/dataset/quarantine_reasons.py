@@ -39,7 +39,7 @@ MEDIA_REASONS: Mapping[str, str] = {
     "no_video": "The file is a media container without a video stream.",
     "animated": "The file is an animation where a still image is required.",
     "unsupported_mode": "The pixel format or the timestamps cannot be interpreted, such as floating-point pixels.",
-    "too_large": "More pixels than the limits against decompression bombs, 178 956 970 in an image, or a file of over 512 MiB.",
+    "too_large": "More pixels than the limits against decompression bombs (178 956 970 in an image), or over 512 MiB.",
     "too_small": "One side is shorter than 8 pixels.",
     "too_short": "The video is too short for one clip of 4 frames.",
     "aspect_ratio": "The long side is more than 5 times the short side.",
