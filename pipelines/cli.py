@@ -13,7 +13,8 @@ import click
 
 from pipelines.commands import dataset, language, vision, workflow
 from pipelines.commands.options import say
-from shared.errors import RelayError
+from shared.errors import Interrupted, RelayError
+from shared.jobs.process_tree import exit_with_parent
 
 
 class RelayGroup(click.Group):
@@ -25,6 +26,9 @@ class RelayGroup(click.Group):
         except RelayError as error:
             say(f"emu3 {ctx.invoked_subcommand}: {error}")
             sys.exit(error.exit_code)
+        except KeyboardInterrupt:
+            say(f"emu3 {ctx.invoked_subcommand}: stopped at once; committed work is kept, the same command resumes")
+            sys.exit(Interrupted.exit_code)
         except OSError as error:
             say(f"emu3 {ctx.invoked_subcommand}: {error}; committed work is kept, run the same command again")
             sys.exit(RelayError.exit_code)
@@ -43,4 +47,5 @@ for module in (vision, dataset, language, workflow):
 
 
 if __name__ == "__main__":
+    exit_with_parent()
     main()

@@ -14,6 +14,7 @@ from pipelines.commands.options import (
     device_option,
     engine_options,
     language_model_options,
+    left_to_others,
     model_option,
     numerics_option,
     save_dtype_option,
@@ -196,7 +197,7 @@ def generate(options: GenerateOptions, vision_tokenizer: str | None) -> None:
     result = run(replace(options, codec=_codec(vision_tokenizer)))
     say(f"{options.dataset}: {result.rows} images generated, {result.quarantined} refused in {result.elapsed_s:.1f} s")
     if result.units_missing:
-        say(f"other jobs are still working on {result.units_missing} units")
+        raise left_to_others(options.dataset, result.units_missing)
 
 
 def _adjust_understanding(parameters: Parameters) -> Parameters:

@@ -114,6 +114,8 @@ def decode(options: DecodeOptions) -> None:
     say(f"{options.out}: {result.written} files written, {result.skipped} already present")
     for key, error in result.invalid:
         say(f"{key}: not decoded: {error}")
+    if result.units_left:
+        raise left_to_others(options.out, result.units_left)
 
 
 @options_command("vq_stage.encode.repair:RepairOptions")

@@ -13,17 +13,20 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 
 from pipelines.workflow.pipeline import Pipeline
 from pipelines.workflow.state import StepState, StepStatus, plan_steps
 from pipelines.workflow.step import Step
-from shared.dataset.dataset import Dataset
 from shared.errors import Interrupted, RelayError, UsageError
-from shared.jobs.file_locks import try_lock
+from shared.jobs.file_locks import locked_against_jobs, try_lock
+from shared.jobs.process_tree import environment_of_child
 from shared.jobs.signals import StopFlag, stop_on_signals
 from shared.storage.atomic import write_file
 
 POLL_S = 0.2
+END_S = 5.0  # for a command to end after a second Ctrl-C
+ORPHAN_S = 15.0  # for workers of a killed command to save what they have
 
 
 class StepFailed(RelayError):
@@ -44,7 +47,7 @@ def run_pipeline(pipeline: Pipeline, start_from: str | None, report: Callable[[s
     finished: list[StepState] = []
     with _run_lock(pipeline), stop_on_signals() as stop:
         states = plan_steps(pipeline, start_from)
-        _prepare(pipeline, states, start_from)
+        _prepare(pipeline, states, start_from, stop)
         try:
             for state in states:
                 finished.append(_run_step(pipeline, state, stop, report))
@@ -54,14 +57,14 @@ def run_pipeline(pipeline: Pipeline, start_from: str | None, report: Callable[[s
     return finished
 
 
-def _prepare(pipeline: Pipeline, states: Sequence[StepState], start_from: str | None) -> None:
+def _prepare(pipeline: Pipeline, states: Sequence[StepState], start_from: str | None, stop: StopFlag) -> None:
     """Set stale outputs aside and mark steps as not done, all before the first one runs.
 
     A run that is stopped later must find every step that was to run again as not done.
     """
     for state in states:
-        if state.status is StepStatus.CHANGED:
-            _set_aside(pipeline, state.step)
+        if state.status is StepStatus.CHANGED and state.step.output is not None:
+            _set_aside(pipeline, state.step.name, state.step.output, stop)
         if state.status is not StepStatus.DONE:
             replace(state.record, elapsed_s=0.0).write(pipeline, state.step)
     if start_from:
@@ -76,7 +79,6 @@ def _run_step(pipeline: Pipeline, state: StepState, stop: StopFlag, report: Call
     stop.raise_if_set(f"before step {state.step.name}")
     report(f"── {state.step.name}: emu3 {' '.join(state.step.arguments)}")
     _run_command(state.step, stop)
-    _check_complete(state.step)
     record = replace(state.record, is_done=True, elapsed_s=time.monotonic() - started)
     record.write(pipeline, state.step)
     return replace(state, record=record)
@@ -95,18 +97,16 @@ def _run_lock(pipeline: Pipeline) -> Iterator[None]:
 
 
 def _run_command(step: Step, stop: StopFlag) -> None:
-    """Run the command in a process of its own and pass signals on to it.
-
-    From a terminal the process receives SIGINT twice, which does no harm.
-    """
-    process = subprocess.Popen([sys.executable, "-m", "pipelines.cli", *step.arguments])
-    forwarded = ""
-    while (exit_code := _poll(process)) is None:
-        if stop.signal_name != forwarded:
-            forwarded = stop.signal_name
-            process.send_signal(signal.Signals[forwarded])
+    """Run the command in a process of its own, which ends when this process does."""
+    command = [sys.executable, "-m", "pipelines.cli", *step.arguments]
+    process = subprocess.Popen(command, env=environment_of_child())
+    try:
+        exit_code = _exit_code(process, stop)
+    except KeyboardInterrupt:
+        _end(process)
+        raise
     if exit_code == Interrupted.exit_code or (exit_code and stop.is_set()):
-        raise Interrupted(f"step {step.name} was stopped; run the same command to resume")
+        raise Interrupted(f"step {step.name} was stopped, or waits for other jobs; run the same command to resume")
     if exit_code < 0:
         name = signal.Signals(-exit_code).name
         raise StepFailed(f"step {step.name} was ended by {name}; run the same command to resume", RelayError.exit_code)
@@ -114,35 +114,64 @@ def _run_command(step: Step, stop: StopFlag) -> None:
         raise StepFailed(f"step {step.name} failed with exit code {exit_code}; fix it and run again", exit_code)
 
 
-def _poll(process: subprocess.Popen[bytes]) -> int | None:
-    """The exit code of a process, None if it still runs after POLL_S."""
+def _exit_code(process: subprocess.Popen[bytes], stop: StopFlag) -> int:
+    """Wait for a process; ask it once to stop after a signal.
+
+    It is sent SIGTERM, whatever the signal was: Ctrl-C has reached it too, and a second SIGINT would mean more.
+    """
+    is_asked = False
+    while True:
+        try:
+            return process.wait(POLL_S)
+        except subprocess.TimeoutExpired:
+            if stop.is_set() and not is_asked:
+                is_asked = True
+                process.terminate()
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End a process after a second Ctrl-C, which has reached it too if it came from a terminal."""
     try:
-        return process.wait(POLL_S)
+        process.wait(END_S)
     except subprocess.TimeoutExpired:
-        return None
+        process.kill()
+        process.wait()
 
 
-def _check_complete(step: Step) -> None:
-    """Raise StepFailed for a dataset with units that another process is still working on."""
-    if step.command not in ("encode", "generate") or step.output is None:
-        return
-    dataset = Dataset.open(step.output)
-    if missing := dataset.missing_units(dataset.plan()):
-        text = f"another process is still working on {len(missing)} units; run again once it has ended"
-        raise StepFailed(f"step {step.name}: {text}", RelayError.exit_code)
+def _set_aside(pipeline: Pipeline, name: str, output: Path, stop: StopFlag) -> None:
+    """Move the output of a step to `stale/`, together with files beside it that have the same name and a suffix.
 
-
-def _set_aside(pipeline: Pipeline, step: Step) -> None:
-    """Move the output of a step to `stale/`, together with files beside it that have the same name and a suffix."""
-    if step.output is None:
-        return
+    Raises UsageError, and moves nothing, if a process still works in the output.
+    """
     number = 0
-    while (aside := pipeline.out / "stale" / f"{step.name}-{number}").exists():
+    while (aside := pipeline.out / "stale" / f"{name}-{number}").exists():
         number += 1
-    for path in [step.output, *step.output.parent.glob(f"{step.output.name}.*")]:
-        if path.exists():
-            aside.mkdir(parents=True, exist_ok=True)
-            path.rename(aside / path.name)
+    with _unused(output, stop):
+        for path in [output, *output.parent.glob(f"{output.name}.*")]:
+            if path.exists():
+                aside.mkdir(parents=True, exist_ok=True)
+                path.rename(aside / path.name)
+
+
+@contextmanager
+def _unused(output: Path, stop: StopFlag) -> Iterator[None]:
+    """Hold the locks of an output, once no process works in it.
+
+    Workers of a command that was killed end within seconds. Raises UsageError if a process does not.
+    """
+    until_s = time.monotonic() + ORPHAN_S
+    while True:
+        with locked_against_jobs(output) as is_unused:
+            if is_unused:
+                yield
+                return
+        stop.raise_if_set(f"{output} was not moved")
+        if time.monotonic() >= until_s:
+            raise UsageError(
+                f"{output}: another process still works in it, so this output cannot be set aside and made again with"
+                " other settings; wait until that process has ended, or end it, and run the same command"
+            )
+        time.sleep(POLL_S)
 
 
 def step_table(finished: Sequence[StepState], remaining: Sequence[StepState]) -> str:

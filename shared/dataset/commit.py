@@ -138,6 +138,7 @@ def commit_unit(paths: DatasetPaths, plan: Plan, result: UnitResult) -> CommitRe
         quality=[dict(sample) for sample in result.quality],
         frames=frames,
     )
+    plan.check_in_place(result.unit)  # again: another job may have taken over the folder in the meantime
     if not create_file(paths.record_path(result.unit), record.to_bytes()):
         _check_equal(paths, record)
     paths.partial_path(result.unit).unlink(missing_ok=True)

@@ -26,6 +26,8 @@ from shared.storage.atomic import create_file, write_file
 from shared.storage.digests import canonical_json
 from shared.storage.paths import make_directory
 
+CLOSE_S = 5.0
+
 
 class NoClaims:
     """Grants every claim: for jobs that exclude other jobs as a whole."""
@@ -40,13 +42,14 @@ class NoClaims:
 class UnitClaims:
     """The units claimed by this process; a context manager that releases them.
 
-    `acquire` is `try_lock` or `Leases.try_lease`.
+    `acquire` is `try_lock` or `Leases.try_lease`. `held_elsewhere` are units that another job held when last asked.
     """
 
     def __init__(self, units: Units, acquire: Callable[[Path], FileLock | Lease | None]):
         self._units = units
         self._acquire = acquire
         self._held: dict[int, FileLock | Lease] = {}
+        self.held_elsewhere: set[int] = set()
 
     def __enter__(self) -> UnitClaims:
         return self
@@ -58,11 +61,13 @@ class UnitClaims:
     def claim(self, unit: int) -> ClaimStatus:
         """Claim a unit unless another job holds it or it is committed."""
         held = self._acquire(self._units.claim_path(unit))
+        self.held_elsewhere.discard(unit)
         if self._units.is_committed(unit):  # checked after acquiring: its owner may just have committed and released it
             if held is not None:
                 held.release()
             return ClaimStatus.COMMITTED
         if held is None:
+            self.held_elsewhere.add(unit)
             return ClaimStatus.HELD_ELSEWHERE
         self._held[unit] = held
         return ClaimStatus.ACQUIRED
@@ -121,7 +126,7 @@ class Leases:
     def __exit__(self, *error: object) -> None:
         self._closed.set()
         if self._thread:
-            self._thread.join()
+            self._thread.join(CLOSE_S)  # it may be blocked by a store that does not answer
         for lease in list(self._held.values()):
             lease.release()
 

@@ -9,10 +9,14 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from shared.storage.paths import is_local, make_directory
+
+JOB_LOCK = ".lock"
+RUN_LOCK = ".claim"
+FILE_LOCK_SUFFIX = ".lock"
 
 
 @contextmanager
@@ -26,25 +30,72 @@ def job_lock(directory: Path, sweep: Callable[[], None] | None = None) -> Iterat
     if not is_local(directory):
         yield
         return
-    make_directory(directory)
-    descriptor = os.open(directory / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = _shared_lock(directory, sweep)
     try:
-        _sweep_if_alone(descriptor, sweep)
-        fcntl.flock(descriptor, fcntl.LOCK_SH)
         yield
-        _sweep_if_alone(descriptor, sweep)
+        _sweep_if_alone(descriptor, directory / JOB_LOCK, sweep)
     finally:
         os.close(descriptor)
 
 
-def _sweep_if_alone(descriptor: int, sweep: Callable[[], None] | None) -> None:
+def _shared_lock(directory: Path, sweep: Callable[[], None] | None) -> int:
+    """Acquire the lock of a directory that was not moved away meanwhile."""
+    path = directory / JOB_LOCK
+    while True:
+        make_directory(directory)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        _sweep_if_alone(descriptor, path, sweep)
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        if _is_at(descriptor, path):
+            return descriptor
+        os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    """Whether a path still names an open file."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+@contextmanager
+def locked_against_jobs(output: Path) -> Iterator[bool]:
+    """Hold all locks by which jobs protect an output, a directory or a file; yield False if a job holds one of them.
+
+    While they are held, no job can start in the output. Nothing is created: what was never locked has no lock file.
+    """
+    with ExitStack() as stack:
+        yield all(_try_existing(path, stack) for path in lock_paths(output))
+
+
+def lock_paths(output: Path) -> list[Path]:
+    """Return the lock files of a dataset or a folder of pictures, of a training run, and of an answer file."""
+    return [output / JOB_LOCK, output / RUN_LOCK, output.with_name(output.name + FILE_LOCK_SUFFIX)]
+
+
+def _try_existing(path: Path, stack: ExitStack) -> bool:
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    stack.callback(os.close, descriptor)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _sweep_if_alone(descriptor: int, path: Path, sweep: Callable[[], None] | None) -> None:
     if sweep is None:
         return
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         return
-    sweep()
+    if _is_at(descriptor, path):
+        sweep()
 
 
 class FileLock:
@@ -66,11 +117,9 @@ def try_lock(path: Path) -> FileLock | None:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(descriptor).st_ino == os.stat(path).st_ino:
-                return FileLock(descriptor, path)
         except BlockingIOError:
             os.close(descriptor)
             return None
-        except FileNotFoundError:
-            pass  # released and deleted between open and lock: open the new file
-        os.close(descriptor)
+        if _is_at(descriptor, path):
+            return FileLock(descriptor, path)
+        os.close(descriptor)  # released and deleted between open and lock: open the new file

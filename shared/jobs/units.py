@@ -74,9 +74,10 @@ def check_numerics(dataset: Dataset, numerics: Mapping[str, Any]) -> None:
 
 @dataclass(slots=True)
 class RunTotals:
-    """The sums over all task results of one run."""
+    """The sums over all task results of one run; `units_left` are left to other jobs, which hold them."""
 
     units: int = 0
+    units_left: int = 0
     rows: int = 0
     resumed_rows: int = 0
     quarantined: int = 0
@@ -129,4 +130,5 @@ def run_units(
                 max_in_flight=MAX_IN_FLIGHT if options.engine != "here" else max(1, len(units.missing)),
             )
         )
+        totals.units_left = len(claims.held_elsewhere)
     return totals

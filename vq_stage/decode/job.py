@@ -28,11 +28,15 @@ from vq_stage.model.weights import codec_fingerprint
 
 @dataclass(frozen=True, slots=True)
 class DecodeResult:
-    """Files written by this run, files already present, and (key, error) of the rows that have no image."""
+    """Files written by this run, files already present, and (key, error) of the rows that have no image.
+
+    `units_left` counts units that other jobs are working on.
+    """
 
     written: int
     skipped: int
     invalid: tuple[tuple[str, str], ...] = ()
+    units_left: int = 0
 
 
 def decode(options: DecodeOptions) -> DecodeResult:
@@ -48,7 +52,7 @@ def decode(options: DecodeOptions) -> DecodeResult:
         bar = tqdm(unit="image", desc="decode", disable=None)
         worker = partial(DecodeWorker, options.for_workers())
         run = run_units(DecodeUnits.of(dataset, out), worker, options.engine, stop, bar)
-    return DecodeResult(run.rows, run.resumed_rows, tuple(sorted(run.invalid)))
+    return DecodeResult(run.rows, run.resumed_rows, tuple(sorted(run.invalid)), run.units_left)
 
 
 def check_codec(dataset: Dataset, vision_tokenizer: str | Path) -> None:

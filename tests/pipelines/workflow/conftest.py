@@ -23,5 +23,4 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def worker(monkeypatch: pytest.MonkeyPatch) -> StandInCommands:
     worker = StandInCommands()
     monkeypatch.setattr(runner, "_run_command", worker)
-    monkeypatch.setattr(runner, "_check_complete", lambda step: None)
     return worker

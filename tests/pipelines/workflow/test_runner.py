@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -18,9 +19,9 @@ from pipelines.workflow import runner
 from pipelines.workflow.pipeline import Pipeline
 from pipelines.workflow.runner import StepFailed, run_pipeline
 from pipelines.workflow.state import plan_steps
-from pipelines.workflow.step import Step
 from shared.errors import UsageError
-from shared.jobs.file_locks import try_lock
+from shared.jobs.file_locks import job_lock, try_lock
+from shared.jobs.signals import StopFlag
 from tests.support.command import ENCODE, INTERRUPTED, REPOSITORY, environment
 from tests.support.small_pipelines import CHAIN, StandInCommands, load, steps, steps_run
 
@@ -89,10 +90,10 @@ def test_a_run_killed_while_setting_outputs_aside_starts_from_the_step_again(
     steps_run(worker, load(CHAIN))
     original = runner._set_aside
 
-    def killed(pipeline: Pipeline, step: Step) -> None:
-        if step.name == "pictures":
+    def killed(pipeline: Pipeline, name: str, output: Path, stop: StopFlag) -> None:
+        if name == "pictures":
             raise KeyboardInterrupt
-        original(pipeline, step)
+        original(pipeline, name, output, stop)
 
     monkeypatch.setattr(runner, "_set_aside", killed)
     with pytest.raises(KeyboardInterrupt):
@@ -119,6 +120,30 @@ def test_two_runs_in_one_folder_are_refused(folder: Path, worker: StandInCommand
         steps_run(worker, load(CHAIN))
     claim.release()
     assert steps_run(worker, load(CHAIN)) == ["codes", "pictures"]
+
+
+def test_an_output_that_a_job_still_uses_is_not_set_aside(
+    folder: Path, worker: StandInCommands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once the job has ended, it is."""
+    monkeypatch.setattr(runner, "ORPHAN_S", 0.0)
+    steps_run(worker, load(CHAIN))
+    with job_lock(folder / "p/codes"), pytest.raises(UsageError, match="p/codes: another process still works in it"):
+        steps_run(worker, load(CHAIN, {"codes.resize": "area"}))
+    assert (folder / "p/codes/made").is_file()
+    assert worker.ran == []
+    assert steps_run(worker, load(CHAIN, {"codes.resize": "area"})) == ["codes", "pictures"]
+    assert (folder / "p/stale/codes-0/codes/made").is_file()
+
+
+def test_the_end_of_a_job_that_uses_an_output_is_waited_for(
+    folder: Path, worker: StandInCommands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps_run(worker, load(CHAIN))
+    with ExitStack() as job:
+        job.enter_context(job_lock(folder / "p/codes"))
+        monkeypatch.setattr(runner.time, "sleep", lambda seconds: job.close())
+        assert steps_run(worker, load(CHAIN, {"codes.resize": "area"})) == ["codes", "pictures"]
 
 
 def test_a_lost_output_is_made_again(folder: Path, worker: StandInCommands) -> None:

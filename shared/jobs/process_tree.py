@@ -1,0 +1,73 @@
+"""What becomes of a process when its parent ends, and of its children when it ends."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+from collections import defaultdict
+from contextlib import suppress
+from pathlib import Path
+
+PARENT_VARIABLE = "EMU3_PARENT_PID"
+POLL_S = 0.5
+_PR_SET_PDEATHSIG = 1
+
+
+def environment_of_child() -> dict[str, str]:
+    """Return an environment for a command that calls `exit_with_parent`."""
+    return {**os.environ, PARENT_VARIABLE: str(os.getpid())}
+
+
+def exit_with_parent() -> None:
+    """End this process as soon as its parent ends, however it ends, if the parent asks for it in the environment."""
+    parent = int(os.environ.pop(PARENT_VARIABLE, "0"))  # children of this process have another parent
+    if not parent:
+        return
+    if not signal_at_parent_death(signal.SIGKILL):
+        threading.Thread(target=_exit_after, args=(parent,), name="parent-watch", daemon=True).start()
+    if os.getppid() != parent:  # it ended before the lines above
+        os._exit(1)
+
+
+def signal_at_parent_death(number: signal.Signals) -> bool:
+    """Let the kernel send this process a signal when its parent ends. Return whether the system supports it."""
+    if not sys.platform.startswith("linux"):
+        return False
+    return bool(ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0) == 0)
+
+
+def _exit_after(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(POLL_S)
+    os._exit(1)
+
+
+def kill_descendants() -> None:
+    """Kill the children of this process and theirs. Without /proc they end by themselves once this process ends."""
+    children = defaultdict(list)
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        if fields := process_fields(int(path.parent.name)):
+            children[int(fields[1])].append(int(path.parent.name))
+    pending = [os.getpid()]
+    while pending:
+        for pid in children[pending.pop()]:
+            pending.append(pid)
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def is_suspended(pid: int) -> bool:
+    """Whether a process was stopped, by SIGSTOP or a debugger. False where there is no /proc."""
+    return process_fields(pid)[:1] in (["T"], ["t"])
+
+
+def process_fields(pid: int) -> list[str]:
+    """Return the state of a process, its parent and what follows in /proc/PID/stat; nothing if that cannot be read."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return []
