@@ -58,6 +58,7 @@ class UnderstandWorker:
                 generator.add(request)
             if not generator.running:
                 return
+            self.context.report_progress(next(iter(running.values())).unit, 0)  # a sign of life
             for sequence in generator.step():
                 task = running.pop(sequence.request.key)
                 self.context.report_progress(task.unit, 1)

@@ -109,6 +109,14 @@ engine_options = option_group(
     ),
     click.option("--workers", type=int, show_default="1", help="Number of worker processes or actors, one per device."),
     click.option(
+        "--worker-timeout",
+        "worker_timeout_s",
+        type=float,
+        metavar="SECONDS",
+        show_default="10 times the longest pause so far, at least 600; 3600 for the first unit of each size",
+        help="Restart a worker process that has reported no progress for this long.",
+    ),
+    click.option(
         "--ray-address", metavar="ADDRESS", show_default="$RAY_ADDRESS", help="Address of a running Ray cluster."
     ),
     click.option(

@@ -45,6 +45,7 @@ EXECUTION_OPTIONS = frozenset(
     {
         "engine",
         "workers",
+        "worker_timeout_s",
         "rank",
         "world_size",
         "ray_address",

@@ -24,7 +24,7 @@ class EngineOptions:
 
     `here` is this process alone; `local` and `ray` run `workers` processes, one per device. If a cluster scheduler
     starts the same command `world_size` times, the one with number `rank` starts with its own share of the units and
-    then steals from the others.
+    then steals from the others. A worker without any progress for `worker_timeout_s` is restarted.
     """
 
     engine: str = "here"
@@ -32,6 +32,7 @@ class EngineOptions:
     rank: int | None = None
     world_size: int | None = None
     ray_address: str | None = None
+    worker_timeout_s: float | None = None
 
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:
@@ -42,6 +43,8 @@ class EngineOptions:
             raise UsageError(f"--workers {self.workers} needs --engine local or ray")
         if self.ray_address and self.engine != "ray":
             raise UsageError("--ray-address needs --engine ray")
+        if self.worker_timeout_s is not None and self.worker_timeout_s <= 0:
+            raise UsageError(f"--worker-timeout {self.worker_timeout_s}: expected more than 0 seconds")
         self.resolve_rank()
 
     def resolve_rank(self) -> Rank:
@@ -58,11 +61,11 @@ class EngineOptions:
         if self.engine == "ray":
             from shared.jobs.ray_engine import run_ray
 
-            run_ray(job, self.workers, self.ray_address)
+            run_ray(job, self.workers, self.ray_address, limit_s=self.worker_timeout_s)
             return
         from shared.jobs.local_engine import run_in_process, run_local
 
         if self.engine == "local":
-            run_local(job, self.workers)
+            run_local(job, self.workers, limit_s=self.worker_timeout_s)
         else:
             run_in_process(job)

@@ -57,7 +57,8 @@ class WorkerContext:
     """The connection of a worker to the process that it runs in.
 
     `report_progress(unit, count)` counts images or tokens while a task is running. If the worker dies before the unit
-    is committed, the engine subtracts what was reported for it.
+    is committed, the engine subtracts what was reported for it. A worker that reports nothing for long is taken to
+    hang, so it reports after every batch or token, with a count of 0 if nothing is finished.
     """
 
     stop: StopFlag

@@ -21,7 +21,9 @@ from typing import Any
 from shared.errors import RelayError, UsageError
 from shared.jobs import worker_pool
 from shared.jobs.job import Job, Task, TaskResult, Worker, WorkerContext
+from shared.jobs.process_tree import is_suspended
 from shared.jobs.scheduler import Scheduler
+from shared.jobs.watchdog import Watchdog
 from shared.jobs.worker_pool import POLL_S, WorkerPool, raise_if_stopped
 from shared.jobs.worker_process import STOP_SIGNALS, Progress, WorkerState, serve
 
@@ -56,13 +58,16 @@ def _tasks_in_process(job: Job, scheduler: Scheduler) -> Iterator[Task | None]:
             yield task
 
 
-def run_local(job: Job, workers: int, backoff_s: float = 0.5, grace_s: float = 60.0) -> None:
+def run_local(
+    job: Job, workers: int, backoff_s: float = 0.5, grace_s: float = 60.0, limit_s: float | None = None
+) -> None:
     """Run a job in several processes (see `WorkerPool`).
 
     A RelayError of one worker stops all of them and is raised here. Raises UsageError if fewer devices are visible
     than there are workers.
     """
-    _ProcessPool(job, [visible_device(os.environ, worker) for worker in range(workers)], backoff_s, grace_s).run()
+    devices = [visible_device(os.environ, worker) for worker in range(workers)]
+    _ProcessPool(job, devices, backoff_s, grace_s, Watchdog(limit_s)).run()
 
 
 def visible_device(environ: Mapping[str, str], worker: int) -> str:
@@ -80,13 +85,24 @@ def visible_device(environ: Mapping[str, str], worker: int) -> str:
 class _ProcessPool(WorkerPool):
     """Worker processes, seen from their parent."""
 
-    def __init__(self, job: Job, devices: list[str], backoff_s: float, grace_s: float):
-        super().__init__(job, len(devices), backoff_s, grace_s)
+    def __init__(self, job: Job, devices: list[str], backoff_s: float, grace_s: float, watchdog: Watchdog):
+        super().__init__(job, len(devices), backoff_s, grace_s, watchdog)
         self.devices = devices
         self.children: dict[int, _Child] = {}
 
     def start(self, worker: int) -> None:
         self.children[worker] = _Child(self.job.make_worker, worker, self.devices[worker])
+        self.watchdog.watch(worker, self.children[worker].process.pid)
+
+    def running(self) -> list[int]:
+        return list(self.children)
+
+    def is_ready(self, worker: int) -> bool:
+        return self.children[worker].is_ready
+
+    def kill(self, worker: int) -> None:
+        self.children.pop(worker).kill()
+        self.watchdog.forget(worker)
 
     def feed(self) -> None:
         for worker, child in self.children.items():
@@ -100,14 +116,13 @@ class _ProcessPool(WorkerPool):
             for message in child.messages():
                 self._handle(worker, child, message)
             if has_exited or child.is_disconnected:
-                child.kill()
-                del self.children[worker]
+                self.kill(worker)
                 self._replace(worker, child)
 
     def _handle(self, worker: int, child: _Child, message: Any) -> None:
+        self.watchdog.heard_from(worker)
         if isinstance(message, TaskResult):
-            self.start_times.reset_backoff(worker)
-            self.scheduler.finished(worker, message)
+            self.finished(worker, message)
         elif isinstance(message, Progress):
             self.scheduler.progressed(message.unit, message.count)
         elif isinstance(message, RelayError):
@@ -115,7 +130,7 @@ class _ProcessPool(WorkerPool):
         elif message is WorkerState.READY:
             child.is_ready = True
         elif message is WorkerState.EXITING:
-            child.is_exiting = True
+            child.is_exiting = child.is_disconnected = True  # it only has to unload its libraries
 
     def _replace(self, worker: int, child: _Child) -> None:
         if self.error or child.was_asked_to_exit:
@@ -130,13 +145,11 @@ class _ProcessPool(WorkerPool):
     def shut_down(self) -> None:
         for child in self.children.values():
             child.ask_to_exit(is_urgent=not self.scheduler.is_finished)
+            if not child.is_ready or is_suspended(child.process.pid or 0):
+                child.process.kill()  # it has nothing to save, or cannot
         until_s = time.monotonic() + self.grace_s
         while self.children and time.monotonic() < until_s:
             self.poll()
-
-    def kill_all(self) -> None:
-        for child in self.children.values():
-            child.kill()
 
 
 class _Child:
@@ -174,7 +187,7 @@ class _Child:
         """Make sure that the process ends; one that has closed its pipe is about to end by itself."""
         self.process.join(EXIT_GRACE_S if self.is_disconnected else 0)
         self.process.kill()
-        self.process.join()
+        self.process.join(EXIT_GRACE_S)  # a process that waits for a dead device or disk may not end at all
         self.connection.close()
 
 

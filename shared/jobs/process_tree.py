@@ -61,8 +61,14 @@ def kill_descendants() -> None:
 
 
 def is_suspended(pid: int) -> bool:
-    """Whether a process was stopped, by SIGSTOP or a debugger. False where there is no /proc."""
-    return process_fields(pid)[:1] in (["T"], ["t"])
+    """Whether a process was stopped by SIGSTOP. False where there is no /proc."""
+    return process_fields(pid)[:1] == ["T"]
+
+
+def cpu_time_s(pid: int) -> float | None:
+    """Return the CPU time that all threads of a process have taken, None where it cannot be read."""
+    fields = process_fields(pid)
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") if len(fields) > 12 else None
 
 
 def process_fields(pid: int) -> list[str]:

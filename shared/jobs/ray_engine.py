@@ -19,7 +19,8 @@ from typing import Any
 
 from shared.errors import Interrupted, RelayError, UsageError
 from shared.jobs.job import Job, Task, TaskResult, Worker, WorkerContext
-from shared.jobs.signals import StopFlag
+from shared.jobs.signals import STOP_SIGNALS, StopFlag
+from shared.jobs.watchdog import Watchdog
 from shared.jobs.worker_pool import POLL_S, WorkerPool
 from shared.jobs.worker_process import picklable
 
@@ -27,15 +28,24 @@ from shared.jobs.worker_process import picklable
 # because Ray has already imported protobuf.
 ACTOR_ENVIRONMENT = {"env_vars": {"PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION": "python"}}
 
+FIRST_LIMIT_S = 24 * 3600.0  # an actor is silent until a whole unit is finished
 
-def run_ray(job: Job, workers: int, address: str | None = None, backoff_s: float = 0.5, grace_s: float = 60.0) -> None:
+
+def run_ray(
+    job: Job,
+    workers: int,
+    address: str | None = None,
+    backoff_s: float = 0.5,
+    grace_s: float = 60.0,
+    limit_s: float | None = None,
+) -> None:
     """Run a job with actors that have one NPU each, or one CPU each on a cluster without NPUs.
 
     With no `address`, uses the cluster that this process belongs to, or else starts one on this machine. Raises what
     `run_local` raises, and UsageError if Ray is not installed.
     """
     with _connection(address):
-        _ActorPool(job, workers, backoff_s, grace_s).run()
+        _ActorPool(job, workers, backoff_s, grace_s, Watchdog(limit_s, FIRST_LIMIT_S)).run()
 
 
 @contextlib.contextmanager
@@ -49,7 +59,7 @@ def _connection(address: str | None) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     ray.init(address=address, log_to_driver=False, include_dashboard=False, logging_level="ERROR")
     with contextlib.suppress(ValueError):  # outside the main thread, where Ray installs no handlers
         for number, handler in handlers.items():
@@ -63,11 +73,15 @@ def _connection(address: str | None) -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class _Reply:
-    """What a call to an actor returns: results, or an error for the user, and progress by unit."""
+    """What a call to an actor returns: results, or an error for the user, and progress by unit.
+
+    The first one tells the actor's node and process.
+    """
 
     results: tuple[TaskResult, ...] = ()
     error: RelayError | None = None
     progress: dict[int, int] = field(default_factory=dict)
+    process: tuple[str, int] | None = None
 
 
 class _CancelFlag(StopFlag):
@@ -104,7 +118,9 @@ class _WorkerActor:
             self.worker = self.make_worker(WorkerContext(self.stop, self._report_progress))
         except RelayError as error:
             return _Reply(error=picklable(error))
-        return _Reply()
+        import ray
+
+        return _Reply(process=(ray.get_runtime_context().get_node_id(), os.getpid()))
 
     def work(self, tasks: list[Task]) -> _Reply:
         """Accept tasks, and return when one of those in hand is finished."""
@@ -152,10 +168,10 @@ class _WorkerActor:
 class _ActorPool(WorkerPool):
     """Actors, seen from the driver: each has at most one call, which brings new tasks and returns one result."""
 
-    def __init__(self, job: Job, workers: int, backoff_s: float, grace_s: float):
+    def __init__(self, job: Job, workers: int, backoff_s: float, grace_s: float, watchdog: Watchdog):
         import ray
 
-        super().__init__(job, workers, backoff_s, grace_s)
+        super().__init__(job, workers, backoff_s, grace_s, watchdog)
         self.ray = ray
         has_npus = ray.cluster_resources().get("NPU")
         device: dict[str, Any] = {"resources": {"NPU": 1}} if has_npus else {"num_cpus": 1}
@@ -168,6 +184,20 @@ class _ActorPool(WorkerPool):
     def start(self, worker: int) -> None:
         self.actors[worker] = self.actor_class.remote(self.job.make_worker)
         self.calls[self.actors[worker].start.remote()] = worker
+        self.watchdog.watch(worker)
+
+    def running(self) -> list[int]:
+        return list(self.actors)
+
+    def is_ready(self, worker: int) -> bool:
+        return worker in self.started
+
+    def kill(self, worker: int) -> None:
+        """Kill an actor; one that failed or is out of reach may still be alive."""
+        self.started.discard(worker)
+        self.calls = {call: other for call, other in self.calls.items() if other != worker}
+        self.ray.kill(self.actors.pop(worker))
+        self.watchdog.forget(worker)
 
     def feed(self) -> None:
         for worker in self.actors.keys() - self.calls.values():
@@ -186,21 +216,20 @@ class _ActorPool(WorkerPool):
                 self._handle(worker, self.ray.get(call))
             except self.ray.exceptions.RayError as error:
                 print(f"worker {worker} died; starting another one in its place: {error}", file=sys.stderr)
-                self._replace(worker)
+                self.kill(worker)
+                self.restart_after_death(worker)
 
     def _handle(self, worker: int, reply: _Reply) -> None:
         self.started.add(worker)
+        self.watchdog.heard_from(worker)
+        if reply.process:
+            node, pid = reply.process
+            self.watchdog.watch(worker, pid if node == self.ray.get_runtime_context().get_node_id() else None)
         for unit, count in reply.progress.items():
             self.scheduler.progressed(unit, count)
         for result in reply.results:
-            self.start_times.reset_backoff(worker)
-            self.scheduler.finished(worker, result)
+            self.finished(worker, result)
         self.error = self.error or reply.error
-
-    def _replace(self, worker: int) -> None:
-        self.started.discard(worker)
-        self.ray.kill(self.actors.pop(worker))  # an actor that failed or is out of reach may still be alive
-        self.restart_after_death(worker)
 
     def shut_down(self) -> None:
         """Cancel the current calls and collect a last reply from every actor."""
@@ -212,7 +241,3 @@ class _ActorPool(WorkerPool):
         for call in ready:
             with contextlib.suppress(self.ray.exceptions.RayError):  # it has died; nothing on disk is lost
                 self._handle(calls[call], self.ray.get(call))
-
-    def kill_all(self) -> None:
-        for actor in self.actors.values():
-            self.ray.kill(actor)

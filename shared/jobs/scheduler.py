@@ -54,6 +54,9 @@ class Scheduler:
     def in_flight(self, worker: int) -> int:
         return len(self._in_flight.get(worker, ()))
 
+    def shapes_in_flight(self, worker: int) -> set[Hashable]:
+        return {self.job.catalog.shape(task.unit) for task in self._in_flight.get(worker, ())}
+
     def next_task(self, worker: int) -> Task | None:
         """Return a task for a worker, or None if there is none for it now. A suspect is always the only task."""
         tasks = self._in_flight.setdefault(worker, [])

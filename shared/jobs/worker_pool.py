@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from abc import ABC, abstractmethod
 from collections import Counter
 
 from shared.errors import RelayError
-from shared.jobs.job import Job
+from shared.jobs.job import Job, TaskResult
 from shared.jobs.scheduler import Scheduler
+from shared.jobs.watchdog import Watchdog
 
 POLL_S = 0.2  # the longest time that a signal can go unnoticed
 RETRY_HELD_ELSEWHERE_S = 5.0
@@ -49,14 +51,15 @@ class StartTimes:
 class WorkerPool(ABC):
     """Workers under one scheduler, started and fed until the job is complete, is stopped or fails.
 
-    A worker that dies is restarted after `backoff_s`, doubled with each death in a row. When the job stops, the
-    workers have `grace_s` to save what they have.
+    A worker that dies is restarted after `backoff_s`, doubled with each death in a row; one that hangs is killed
+    first. When the job stops, the workers have `grace_s` to save what they have.
     """
 
-    def __init__(self, job: Job, workers: int, backoff_s: float, grace_s: float):
+    def __init__(self, job: Job, workers: int, backoff_s: float, grace_s: float, watchdog: Watchdog):
         self.job = job
         self.scheduler = Scheduler(job)
         self.grace_s = grace_s
+        self.watchdog = watchdog
         self.start_times = StartTimes(min(workers, len(job.units) + len(job.steal_units)), backoff_s)
         self.error: RelayError | None = None
         self._retry_at_s = time.monotonic() + RETRY_HELD_ELSEWHERE_S
@@ -74,6 +77,7 @@ class WorkerPool(ABC):
                 self._retry_held_elsewhere()
                 self.feed()
                 self.poll()
+                self._kill_hanging()
             self.shut_down()
         finally:
             self.kill_all()
@@ -85,6 +89,23 @@ class WorkerPool(ABC):
         if self.scheduler.is_waiting_for_others and time.monotonic() >= self._retry_at_s:
             self.scheduler.retry_held_elsewhere()
             self._retry_at_s = time.monotonic() + RETRY_HELD_ELSEWHERE_S
+
+    def _kill_hanging(self) -> None:
+        self.watchdog.tick()
+        for worker in self.running():
+            shapes = self.scheduler.shapes_in_flight(worker)
+            if not shapes and self.is_ready(worker):
+                self.watchdog.excuse(worker)
+            if problem := self.watchdog.problem(worker, shapes):
+                print(f"worker {worker} {problem}; killing it and starting it again", file=sys.stderr)
+                self.kill(worker)
+                self.restart_after_death(worker)
+
+    def finished(self, worker: int, result: TaskResult) -> None:
+        """Handle the result of a task."""
+        self.start_times.reset_backoff(worker)
+        self.watchdog.finished(self.job.catalog.shape(result.task.unit))
+        self.scheduler.finished(worker, result)
 
     def restart_after_death(self, worker: int) -> None:
         """Report a death to the scheduler and set the time of the restart."""
@@ -99,6 +120,18 @@ class WorkerPool(ABC):
         """Start the worker with this number."""
 
     @abstractmethod
+    def running(self) -> list[int]:
+        """Return the workers that have been started and have not ended."""
+
+    @abstractmethod
+    def is_ready(self, worker: int) -> bool:
+        """Whether a running worker has loaded what it needs."""
+
+    @abstractmethod
+    def kill(self, worker: int) -> None:
+        """Kill a running worker."""
+
+    @abstractmethod
     def feed(self) -> None:
         """Send tasks to the workers that can take some."""
 
@@ -110,9 +143,10 @@ class WorkerPool(ABC):
     def shut_down(self) -> None:
         """Ask all workers to exit, at once if the job is incomplete, and handle their last messages."""
 
-    @abstractmethod
     def kill_all(self) -> None:
-        """Kill the workers that are still alive."""
+        """Kill the workers that are still running."""
+        for worker in self.running():
+            self.kill(worker)
 
 
 def raise_if_stopped(job: Job, scheduler: Scheduler) -> None:

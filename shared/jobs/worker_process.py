@@ -21,11 +21,11 @@ from queue import Empty, SimpleQueue
 
 from shared.errors import Interrupted, RelayError
 from shared.jobs.job import Task, Worker, WorkerContext
-from shared.jobs.signals import StopFlag
+from shared.jobs.process_tree import signal_at_parent_death
+from shared.jobs.signals import STOP_SIGNALS, StopFlag
 
 ORPHAN_GRACE_S = 10.0  # for a process whose parent is gone to save what it has
 PROGRESS_INTERVAL_S = 0.1
-STOP_SIGNALS = {signal.SIGINT, signal.SIGTERM}
 
 
 class WorkerState(Enum):
@@ -49,7 +49,9 @@ def serve(make_worker: Callable[[WorkerContext], Worker], connection: Connection
     An exception other than RelayError ends the process with a traceback, which the parent treats as a death.
     """
     channel = ParentChannel(connection)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole process group: the parent decides
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # they reach the whole process group: the parent decides
+    signal_at_parent_death(signal.SIGCONT)  # a process that is suspended could not notice it
     signal.signal(signal.SIGTERM, lambda number, frame: channel.request_stop("SIGTERM"))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     try:

@@ -29,7 +29,7 @@ class Toy:
     """How the worker behaves: which inputs kill it, which units raise, and which ones run until it is stopped.
 
     If there are endless units, the refused unit raises only after another worker has entered one of them. Units from
-    `held_from` on wait until the test has called `release`.
+    `held_from` on wait until the test has called `release`. The hanging unit never ends, except at a second attempt.
     """
 
     folder: Path
@@ -40,6 +40,7 @@ class Toy:
     dies_at_start: bool = False
     unit_s: float = 0.0
     held_from: int = sys.maxsize
+    hanging_unit: int = NO_UNIT
 
     def release(self) -> None:
         (self.folder / "released").touch()
@@ -75,6 +76,10 @@ class ToyWorker:
         if unit == toy.broken_unit:
             raise ZeroDivisionError(f"unit {unit}")
         time.sleep(toy.unit_s)
+        if unit == toy.hanging_unit and not (toy.folder / "hung").exists():
+            (toy.folder / "hung").touch()
+            while True:
+                time.sleep(0.01)
         until_s = time.monotonic() + PATIENCE_S
         while unit >= toy.held_from and not (toy.folder / "released").exists() and not self.context.stop.is_set():
             assert time.monotonic() < until_s, "the test did not release the held units"

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from shared.errors import ConfigMismatchError, Interrupted, JobStoppedError, RefusedInput, RelayError, UsageError
-from shared.jobs import local_engine, worker_pool
+from shared.jobs import local_engine, watchdog, worker_pool
 from shared.jobs.job import ClaimStatus, Job, Task, TaskResult, WorkerContext
 from shared.jobs.local_engine import run_in_process, run_local, visible_device
 from shared.jobs.signals import StopFlag
@@ -192,7 +192,7 @@ def start_program(folder: Path) -> subprocess.Popen[str]:
     return process
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 @pytest.mark.parametrize("is_for_all", [True, False])
 def test_after_a_signal_workers_save_what_they_have(number: signal.Signals, is_for_all: bool, tmp_path: Path) -> None:
     """The signal goes to the parent or to its whole group, as from Ctrl-C or a scheduler."""
@@ -209,6 +209,56 @@ def test_after_a_signal_workers_save_what_they_have(number: signal.Signals, is_f
 
 def test_workers_end_soon_after_their_parent_was_killed(tmp_path: Path) -> None:
     process = start_program(tmp_path)
+    process.kill()
+    process.communicate(timeout=PATIENCE_S)
+    wait_until(lambda: all(has_ended(pid) for pid in started(tmp_path)))
+
+
+def test_a_worker_that_hangs_is_killed_and_its_unit_done_by_the_next_one(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    done: list[TaskResult] = []
+    progress: list[int] = []
+    run_local(toy_job(Toy(tmp_path, hanging_unit=3), 8, done, progress), workers=2, backoff_s=0, limit_s=1.0)
+    assert_all_done(tmp_path, 8, set(), done, progress)
+    assert "has reported no progress for 1 s; killing it" in capfd.readouterr().err
+
+
+def test_a_suspended_worker_is_killed_and_its_units_done_by_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(watchdog, "SUSPENDED_LIMIT_S", 0.3)
+    toy = Toy(tmp_path, held_from=2)
+    done: list[TaskResult] = []
+    progress: list[int] = []
+
+    def suspend_one() -> None:
+        wait_until(lambda: len(started(tmp_path)) == 2)
+        os.kill(started(tmp_path)[0], signal.SIGSTOP)
+        wait_until(lambda: len(started(tmp_path)) == 3)
+        toy.release()
+
+    thread = threading.Thread(target=suspend_one)
+    thread.start()
+    run_local(toy_job(toy, 8, done, progress), workers=2, backoff_s=0)
+    thread.join()
+    assert_all_done(tmp_path, 8, set(), done, progress)
+    assert "has been suspended" in capfd.readouterr().err
+
+
+def test_a_signal_ends_a_job_although_a_worker_is_suspended(tmp_path: Path) -> None:
+    process = start_program(tmp_path)
+    os.kill(started(tmp_path)[0], signal.SIGSTOP)
+    process.terminate()
+    _, stderr = process.communicate(timeout=PATIENCE_S)
+    assert "Interrupted: stopped by SIGTERM" in stderr
+    assert all(has_ended(pid) for pid in started(tmp_path))
+
+
+def test_a_suspended_worker_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
+    process = start_program(tmp_path)
+    for pid in started(tmp_path):
+        os.kill(pid, signal.SIGSTOP)
     process.kill()
     process.communicate(timeout=PATIENCE_S)
     wait_until(lambda: all(has_ended(pid) for pid in started(tmp_path)))
