@@ -33,17 +33,22 @@ class Outcome:
 def run_forked(arguments: Sequence[str], prepare: Callable[[], None] = lambda: None) -> Outcome:
     """Run `emu3 arguments…` in a child, which first calls `prepare`."""
     with tempfile.TemporaryFile() as output:
-        child = os.fork()
-        if not child:
-            os.dup2(output.fileno(), 1)
-            os.dup2(output.fileno(), 2)
-            os._exit(_run(arguments, prepare))
-        status = os.waitpid(child, 0)[1]
+        status = os.waitpid(start_forked(arguments, output.fileno(), prepare), 0)[1]
         output.seek(0)
         return Outcome(os.waitstatus_to_exitcode(status), output.read().decode(errors="replace"))
 
 
-def _run(arguments: Sequence[str], prepare: Callable[[], None]) -> int:
+def start_forked(arguments: Sequence[str], output: int, prepare: Callable[[], object] = lambda: None) -> int:
+    """Start `emu3 arguments…` in a child, which first calls `prepare`; return its process id."""
+    child = os.fork()
+    if not child:
+        os.dup2(output, 1)
+        os.dup2(output, 2)
+        os._exit(_run(arguments, prepare))
+    return child
+
+
+def _run(arguments: Sequence[str], prepare: Callable[[], object]) -> int:
     import sys
     import traceback
 
