@@ -74,7 +74,7 @@ class FolderWalk:
     def enter(self, prefix: str = "", parent: Folder | None = None) -> Folder | None:
         """Return a folder; None if it is skipped. Raises RefusedInput if it cannot be listed."""
         identity, is_link = _identity(self.root / prefix)
-        is_linked = is_link or (parent is not None and parent.is_linked)
+        is_linked = parent is not None and (is_link or parent.is_linked)
         lineage = parent.lineage if parent else ()
         if identity is not None and identity in lineage:
             self.report.skip(LOOPS, prefix)

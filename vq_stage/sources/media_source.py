@@ -70,7 +70,7 @@ class MediaSource(ABC):
     """
 
     root: Path
-    report: ListingReport = field(default_factory=ListingReport, init=False, repr=False, compare=False)
+    report: ListingReport = field(default_factory=ListingReport, kw_only=True, repr=False, compare=False)
 
     def __iter__(self) -> Iterator[MediaItem]:
         return self.items()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import glob
+import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,8 @@ from shared.storage.paths import as_path, is_local
 from vq_stage.sources.files import check_regular, refusing_unreadable
 from vq_stage.sources.folder import FolderSource
 from vq_stage.sources.folder_kind import open_folder
-from vq_stage.sources.folder_walk import own_folders
+from vq_stage.sources.folder_walk import Folder, FolderWalk, own_folders
+from vq_stage.sources.listing_report import ListingReport
 from vq_stage.sources.lists import ListSource, StandardInput
 from vq_stage.sources.media_source import MediaSource
 from vq_stage.sources.media_types import (
@@ -110,11 +113,40 @@ def expanded(location: str) -> Iterator[Path]:
     for name in names:
         if not glob.has_magic(name):  # of many shards only the first is checked: each check may take a round trip
             yield _existing(name, location) if name == names[0] else as_path(name)
+        elif is_local(as_path(name)) and "**" in name.split("/"):
+            yield from sorted(_found_below(name))
         elif is_local(as_path(name)):
             yield from sorted(map(Path, glob.iglob(str(as_path(name)), recursive=True)))
         else:
             pattern: Any = as_path(name)
             yield from (as_path(pattern.fs.unstrip_protocol(found)) for found in sorted(pattern.fs.glob(pattern.path)))
+
+
+def _found_below(pattern: str) -> Iterator[Path]:
+    """Yield what matches a local pattern with `**`, entering folders as a listing does: links cannot loop."""
+    root = _fixed_folder(pattern)
+    parts = os.path.relpath(as_path(pattern), root).split("/")
+    walk = FolderWalk(root, ListingReport())
+    pending: list[tuple[str, Folder | None]] = [("", None)]
+    while pending:
+        prefix, parent = pending.pop()
+        try:
+            folder = walk.enter(prefix, parent)
+        except RefusedInput:
+            continue  # as it is where a pattern is expanded by the shell
+        for name in folder.names if folder else ():
+            if name.endswith("/"):
+                pending.append((prefix + name, folder))
+            if _matches((prefix + name).rstrip("/").split("/"), parts):
+                yield root / f"{prefix}{name}"
+
+
+def _matches(path: Sequence[str], pattern: Sequence[str]) -> bool:
+    if not pattern or not path:
+        return not path and all(part == "**" for part in pattern)
+    if pattern[0] == "**":
+        return _matches(path, pattern[1:]) or _matches(path[1:], pattern)
+    return fnmatchcase(path[0], pattern[0]) and _matches(path[1:], pattern[1:])
 
 
 def _existing(name: str, location: str) -> Path:

@@ -355,3 +355,36 @@ def test_suffixes_of_lists_and_shards_in_any_case(tmp_path: Path) -> None:
 def test_unsupported_files_are_refused_as_sources(name: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="expected a folder or files"):
         open_source(touch(tmp_path, name) / name)
+
+
+def test_patterns_over_all_folders_end_where_links_loop(tmp_path: Path) -> None:
+    """Python's own glob follows links again and again: here to 2⁴⁰ paths."""
+    touch(tmp_path, "own.png", "sub/a.png", "sub/b.jpg", "sub/deep/c.png", ".hidden/d.png")
+    for name in ("loop1", "loop2", "sub/loop"):
+        (tmp_path / name).symlink_to(tmp_path)
+    found = {
+        pattern: [item.uri for item in listed(f"{tmp_path}/{pattern}")]
+        for pattern in ("**/*.png", "**", "**/deep/*", "s*/**/*.png", "**/[ab].*", "**/deep")
+    }
+    assert found == {
+        "**/*.png": ["own.png", "sub/a.png", "sub/deep/c.png"],
+        "**": ["own.png", "sub/a.png", "sub/b.jpg", "sub/deep/c.png"],
+        "**/deep/*": ["sub/deep/c.png"],
+        "s*/**/*.png": ["sub/a.png", "sub/deep/c.png"],
+        "**/[ab].*": ["sub/a.png", "sub/b.jpg"],
+        "**/deep": ["sub/deep/c.png"],
+    }
+
+
+def test_patterns_relative_to_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    touch(tmp_path, "a.png", "sub/b.png")
+    monkeypatch.chdir(tmp_path)
+    for pattern in ("**/*.png", "./**/*.png"):
+        assert [item.key for item in listed(pattern)] == ["a", "sub/b"]
+    assert [item.key for item in listed("*/*.png")] == ["sub/b"]
+
+
+def test_a_linked_source_is_listed_like_its_target(tmp_path: Path) -> None:
+    touch(tmp_path / "real", *[f"{n}/a.png" for n in range(30)])
+    (tmp_path / "link").symlink_to("real")
+    assert len(listed(tmp_path / "link")) == 30
