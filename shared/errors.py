@@ -34,6 +34,12 @@ class DatasetError(RelayError):
     """A dataset on disk that is missing, damaged or incomplete."""
 
 
+class MissingDatasetError(DatasetError):
+    """A location where a dataset was expected and there is none."""
+
+    exit_code = 2
+
+
 class NondeterminismError(DatasetError):
     """Two attempts at one unit of work that computed different bytes."""
 

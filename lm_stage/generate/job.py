@@ -6,9 +6,8 @@ journaled every few rows → record → committed part.
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -16,23 +15,25 @@ from typing import Any
 from tqdm import tqdm
 
 from lm_stage.generate.options import GenerateOptions
-from lm_stage.generate.planner import plan_prompts, token_counts
+from lm_stage.generate.plan_updates import PromptCounts, up_to_date_plan
+from lm_stage.generate.planner import PromptPlanner, token_counts
 from lm_stage.generate.prompt_files import list_prompts
 from lm_stage.generate.prompt_renderer import PromptRenderer
-from lm_stage.generate.prompts import PromptDefaults
+from lm_stage.generate.prompts import Prompt, PromptDefaults
 from lm_stage.generate.worker import GenerateWorker
 from lm_stage.inference.coded_images import open_coded_images
 from lm_stage.inference.options import SamplingOptions
 from lm_stage.model.model_directory import ModelDirectory
 from shared.dataset.dataset import Dataset
-from shared.dataset.plan_writer import freeze_plan
+from shared.dataset.paths import check_output
+from shared.dataset.plan import Plan
+from shared.dataset.quarantine_reasons import WORKER_DIED
 from shared.dataset.readers import KeyReader
 from shared.dataset.settings import SEQUENCE_FORMAT, DatasetSettings
 from shared.jobs.file_locks import job_lock
 from shared.jobs.signals import stop_on_signals
 from shared.jobs.units import PlanUnits, run_units
 from shared.maintenance.sweep import sweep
-from shared.storage.paths import as_path
 from shared.tokens.grid_formats import GridFormat
 
 
@@ -40,10 +41,9 @@ from shared.tokens.grid_formats import GridFormat
 class GenerationSettings:
     """Settings of a generated dataset; a job that resumes must have the same.
 
-    `model` contains the fingerprints of the model directory. `prompts_sha256` is the SHA-256 of the prompt file, or of
-    the plan of the dataset whose captions are the prompts; `images` is that of the plan of the dataset of images, or
-    None.
-    `video_format` is set only if there are videos to generate.
+    `model` contains the fingerprints of the model directory. `images` is the SHA-256 of the plan of the dataset of
+    images, or None. `video_format` is set only if there are videos to generate. Version 0.1 recorded the SHA-256 of the
+    prompt file; now prompts are compared one by one.
     """
 
     model: Mapping[str, Any]
@@ -51,25 +51,34 @@ class GenerationSettings:
     guidance_scale: float
     suffix: str
     defaults: PromptDefaults
-    prompts_sha256: str
     images: str | None
     video_format: GridFormat | None = None
+    prompts_sha256: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form; its names are those of version 0.1."""
         values = {**asdict(self), "template": "text-to-image", "defaults": self.defaults.to_json()}
-        model, video_format = values.pop("model"), values.pop("video_format")
-        return {**model, **values, **({"video_template": video_format} if video_format else {})}
+        model = values.pop("model")
+        optional = {"video_template": values.pop("video_format"), "prompts_sha256": values.pop("prompts_sha256")}
+        return {**model, **values, **{name: value for name, value in optional.items() if value}}
 
 
 @dataclass(frozen=True, slots=True)
 class GenerateResult:
-    """What this run generated and refused; `units_missing` counts units that other jobs are still working on."""
+    """The number of rows that this run generated, and what became of the prompts.
+
+    `units_missing` counts units that other jobs are still working on.
+    """
 
     rows: int
-    quarantined: int
+    prompts: PromptCounts
     units_missing: int
     elapsed_s: float
+
+    @property
+    def quarantined(self) -> int:
+        """The number of refused prompts."""
+        return self.prompts.refused.total()
 
 
 def generate(options: GenerateOptions) -> GenerateResult:
@@ -83,17 +92,16 @@ def generate(options: GenerateOptions) -> GenerateResult:
     prompts = list_prompts(options.prompts, options.defaults())
     images = open_coded_images(options.images, model)
     renderer = PromptRenderer.for_job(options, model, images)
-    settings = _settings(options, model, images, any(prompt.frames for prompt in prompts))
+    planner = PromptPlanner(renderer, model.config.max_position_embeddings)
+    planner.check_size(options.defaults())
     dataset = Dataset(options.dataset)
+    check_output(dataset.root)
+    settings = _settings(options, model, images, prompts, _recorded(dataset))
     with (
         stop_on_signals() as stop,
         job_lock(dataset.root, partial(sweep, dataset) if options.engine.rank_count == 1 else None),
     ):
-        if not dataset.plan_path.is_file():
-            units = plan_prompts(prompts, renderer, model.config.max_position_embeddings, options.unit_rows)
-            freeze_plan(dataset.plan_path, units, settings, len(prompts))
-        plan = dataset.plan()
-        plan.check_settings(settings, dataset.root)
+        plan, counts = up_to_date_plan(dataset, prompts, planner, settings, options.unit_rows)
         missing = PlanUnits.of(dataset, plan)
         tokens, tokens_done = token_counts(plan, missing.missing, options.video_format)
         missing = replace(missing, progress_total=tokens, progress_done=tokens_done)
@@ -101,12 +109,30 @@ def generate(options: GenerateOptions) -> GenerateResult:
         totals = run_units(missing, partial(GenerateWorker, options.for_workers()), options.engine, stop, bar)
         if not (units_missing := len(dataset.missing_units(plan))):
             dataset.write_manifest(plan)
-    return GenerateResult(totals.rows, totals.quarantined, units_missing, time.monotonic() - start_s)
+    if died := _died(dataset, plan):
+        counts.refused[WORKER_DIED] = died
+    return GenerateResult(totals.rows, counts, units_missing, time.monotonic() - start_s)
+
+
+def _died(dataset: Dataset, plan: Plan) -> int:
+    """Return the number of prompts that killed their workers, without those that were planned again."""
+    died = sum(record.quarantined.get(WORKER_DIED, 0) for record in dataset.commit_records())
+    return died - plan.retried.get(WORKER_DIED, 0)
+
+
+def _recorded(dataset: Dataset) -> Mapping[str, Any]:
+    """Return the generation settings of a dataset, none if it does not exist yet."""
+    return dataset.plan().settings.generation or {} if dataset.plan_path.is_file() else {}
 
 
 def _settings(
-    options: GenerateOptions, model: ModelDirectory, images: KeyReader | None, has_videos: bool
+    options: GenerateOptions,
+    model: ModelDirectory,
+    images: KeyReader | None,
+    prompts: Sequence[Prompt],
+    recorded: Mapping[str, Any],
 ) -> DatasetSettings:
+    has_videos = any(prompt.frames for prompt in prompts) or "video_template" in recorded
     codec = model.codec()
     if images is not None:
         codec = replace(codec, fingerprint=codec.fingerprint or images.dataset.plan().settings.codec.fingerprint)
@@ -116,15 +142,8 @@ def _settings(
         guidance_scale=options.guidance_scale,
         suffix=options.suffix,
         defaults=options.defaults(),
-        prompts_sha256=_prompts_sha256(options.prompts),
         images=images.dataset.plan().sha256 if images else None,
         video_format=options.video_format if has_videos else None,
+        prompts_sha256=recorded.get("prompts_sha256"),
     )
     return DatasetSettings(codec, options.unit_rows, SEQUENCE_FORMAT, generation=generation.to_json())
-
-
-def _prompts_sha256(prompts: str) -> str:
-    """Hash the prompt file, or the plan of the dataset whose captions are the prompts."""
-    path = as_path(prompts)
-    content = (path / "plan.arrow" if path.is_dir() else path).read_bytes()
-    return hashlib.sha256(content).hexdigest()

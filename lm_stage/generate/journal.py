@@ -28,6 +28,8 @@ from shared.storage.atomic import write_file
 from shared.storage.digests import canonical_json
 from shared.storage.paths import is_local, make_directory
 
+DIED = "the worker died each time it reached this prompt"
+
 
 class Journal:
     """The journal at `path`; `codes` holds the codes by `src_index`."""
@@ -108,7 +110,7 @@ def unit_refusals(unit: Unit, poison: Collection[int]) -> list[Refusal]:
     for item in unit.inputs:
         reason, detail = item.refused_reason, item.refused_detail or ""
         if item.src_index in poison:
-            reason, detail = WORKER_DIED, "the worker died each time it reached this prompt"
+            reason, detail = WORKER_DIED, DIED
         if reason:
             refusals.append(Refusal(item.key, item.src_index, item.uri, reason, detail))
     return refusals

@@ -10,6 +10,7 @@ from lm_stage.model.config import read_config
 from shared.errors import CheckpointError, UsageError
 
 PUBLISHED_AREA = 720 * 720  # pixels of the images that Emu3-Gen was trained on
+MAX_GUIDANCE_SCALE = 1000
 RESUME_MODES = ("replay", "prefill")
 
 
@@ -48,9 +49,10 @@ class GenerateOptions(InferenceOptions):
         self.check_positive("unit_rows", "journal_rows")
         if self.resume not in RESUME_MODES:
             raise UsageError(f"--resume {self.resume}: expected one of {', '.join(RESUME_MODES)}")
-        if not 0 <= self.guidance_scale < float("inf"):
+        if not 0 <= self.guidance_scale <= MAX_GUIDANCE_SCALE:
             raise UsageError(
-                f"--guidance-scale {self.guidance_scale}: expected a number of at least 0; 1 means no guidance"
+                f"--guidance-scale {self.guidance_scale}: expected a number from 0 to {MAX_GUIDANCE_SCALE}; 1 means no"
+                " guidance"
             )
 
     def defaults(self) -> PromptDefaults:
@@ -58,7 +60,7 @@ class GenerateOptions(InferenceOptions):
 
         Raises UsageError for settings that describe no image, CheckpointError for a bad area in `config.json`.
         """
-        area = self.area or read_config(self.model).get("image_area", PUBLISHED_AREA)
+        area = read_config(self.model).get("image_area", PUBLISHED_AREA) if self.area is None else self.area
         if not isinstance(area, int):
             raise CheckpointError(f"{self.model}: config.json: image_area {area!r}: expected an integer (pixels)")
         return PromptDefaults(

@@ -1,56 +1,76 @@
-"""From prompts to the plan of the dataset: counts tokens, refuses what cannot be generated, groups by size."""
+"""From prompts to inputs of a plan, and back: counts tokens and refuses what cannot be generated."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
-from tqdm import tqdm
-
 from lm_stage.generate.prompt_renderer import PromptRenderer
-from lm_stage.generate.prompts import Prompt
+from lm_stage.generate.prompts import Prompt, PromptDefaults, grid_size
 from shared.codec import SPATIAL_FACTOR
 from shared.dataset.plan import REFUSED, Plan, PlannedInput, Size, Unit
-from shared.dataset.plan_writer import PlanWriter
-from shared.errors import RefusedInput
+from shared.errors import RefusedInput, UsageError
 from shared.storage.digests import canonical_json
 from shared.tokens.grid_formats import IMAGE, GridFormat, grid_length
 
 
-def plan_prompts(prompts: Sequence[Prompt], renderer: PromptRenderer, max_positions: int, unit_rows: int) -> list[Unit]:
-    """Return units of prompts for images or videos of one size, and units of refused prompts."""
-    writer = PlanWriter(unit_rows)
-    for index, prompt in enumerate(tqdm(prompts, "plan", unit="prompt", disable=None)):
+class PromptPlanner:
+    """Checks prompts and counts their tokens, for a model with `max_positions` positions."""
+
+    def __init__(self, renderer: PromptRenderer, max_positions: int):
+        self.renderer = renderer
+        self.max_positions = max_positions
+
+    def check_size(self, defaults: PromptDefaults) -> None:
+        """Raise UsageError if the size given for all prompts takes more positions than the model has."""
+        height, width = grid_size(defaults.ratio, defaults.area, defaults.height, defaults.width)
+        prompt = Prompt("", "", "", height=height, width=width, frames=defaults.frames)
+        if defaults.is_size_given and (tokens := self.renderer.body_length(prompt)) > self.max_positions:
+            frames = f"{defaults.frames} frames of " if defaults.frames else ""
+            raise UsageError(
+                f"the given size: {frames}{height}×{width} codes take {tokens} tokens, the model has"
+                f" {self.max_positions} positions; give a smaller --area, --height and --width, or --frames"
+            )
+
+    def resolved(self, prompt: Prompt) -> Prompt:
+        """Fill in what a video takes from the clip that it continues; refuse it if they do not match."""
+        if prompt.refusal:
+            return prompt
+        try:
+            return self.renderer.with_clip_settings(prompt)
+        except RefusedInput as refusal:
+            return replace(prompt, refusal=(refusal.reason, refusal.detail))
+
+    def planned(self, prompt: Prompt, src_index: int) -> tuple[Size, PlannedInput]:
+        """Return a resolved prompt as an input of the plan; one that does not fit the model is refused."""
         (reason, detail), tokens = prompt.refusal or (None, None), 0
         if reason is None:
             try:
-                prompt = renderer.with_clip_settings(prompt)
-                tokens = _prompt_tokens(prompt, renderer, max_positions)
+                tokens = self._tokens(prompt)
             except RefusedInput as refusal:
                 reason, detail = refusal.reason, refusal.detail
         extra_json = canonical_json({**_extra(prompt), "prompt_tokens": tokens})
-        planned = PlannedInput(index, prompt.key, prompt.uri, prompt.text, reason, detail, extra_json)
+        planned = PlannedInput(src_index, prompt.key, prompt.uri, prompt.text, reason, detail, extra_json)
         size = (prompt.frames or 1, prompt.height * SPATIAL_FACTOR, prompt.width * SPATIAL_FACTOR)
-        writer.add(REFUSED if reason else size, planned)
-    return list(writer.units())
+        return REFUSED if reason else size, planned
 
+    def _tokens(self, prompt: Prompt) -> int:
+        """Return the tokens of the longer of prompt and negative prompt.
 
-def _prompt_tokens(prompt: Prompt, renderer: PromptRenderer, max_positions: int) -> int:
-    """Return the tokens of the longer of prompt and negative prompt.
-
-    Raises RefusedInput (`too_long`) if they and the image need more positions than the model has.
-    """
-    tokens = max(len(renderer.prompt_ids(prompt)), len(renderer.negative_ids(prompt) or ()))
-    needed = tokens + renderer.body_length(prompt)
-    if needed > max_positions:
-        size = f"{prompt.height}×{prompt.width} codes"
-        target = f"video of {prompt.frames}×{size}" if prompt.frames else f"image of {size}"
-        raise RefusedInput(
-            "too_long",
-            f"prompt ({tokens}) and {target} take {needed} tokens, the model has {max_positions} positions",
-        )
-    return tokens
+        Raises RefusedInput (`too_long`) if they and the image need more positions than the model has.
+        """
+        tokens = max(len(self.renderer.prompt_ids(prompt)), len(self.renderer.negative_ids(prompt) or ()))
+        needed = tokens + self.renderer.body_length(prompt)
+        if needed > self.max_positions:
+            size = f"{prompt.height}×{prompt.width} codes"
+            target = f"video of {prompt.frames}×{size}" if prompt.frames else f"image of {size}"
+            raise RefusedInput(
+                "too_long",
+                f"prompt ({tokens}) and {target} take {needed} tokens, the model has {self.max_positions} positions",
+            )
+        return tokens
 
 
 def _extra(prompt: Prompt) -> dict[str, Any]:

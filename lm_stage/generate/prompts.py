@@ -10,10 +10,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from lm_stage.inference.options import MAX_SEED
+from lm_stage.text.entry_files import parse_keys, parse_text
 from shared.codec import SPATIAL_FACTOR
 from shared.errors import RefusedInput, UsageError
 
-SEED_BITS = 63
+MAX_SAMPLES = 10_000  # of one prompt
 MAX_FRAMES = 65535  # frames of codes; a plan stores them as uint16
 
 
@@ -39,10 +41,8 @@ class PromptDefaults:
     def __post_init__(self) -> None:
         if not 0 <= self.frames <= MAX_FRAMES:
             raise UsageError(f"--frames {self.frames}: expected 0 (images) to {MAX_FRAMES} frames of codes")
-        if self.samples < 1:
-            raise UsageError(f"--samples {self.samples}: expected at least 1")
-        if self.seed.bit_length() > SEED_BITS:
-            raise UsageError(f"--seed {self.seed}: expected a 64-bit integer")
+        if not 1 <= self.samples <= MAX_SAMPLES:
+            raise UsageError(f"--samples {self.samples}: expected 1 to {MAX_SAMPLES}")
         try:
             grid_size(self.ratio, self.area, self.height, self.width)
         except RefusedInput as refusal:
@@ -95,26 +95,19 @@ def parse_prompt(key: str, uri: str, fields: Mapping[str, Any], defaults: Prompt
             "bad_entry", f"unknown fields {', '.join(map(repr, unknown))}; expected some of {', '.join(sorted(FIELDS))}"
         )
     text = _caption(fields)
-    images = _images(fields)
+    images = parse_keys("images", fields.get("images", []))
     height, width = _size(fields, defaults)
     seed = _seed(fields, defaults)
-    negative_prompt = _text("negative_prompt", fields.get("negative_prompt", defaults.negative_prompt))
+    negative_prompt = parse_text("negative_prompt", fields.get("negative_prompt", defaults.negative_prompt))
     frames = _frames(fields, defaults)
     video, fps = _continued_clip(fields, frames), _fps(fields, frames)
     return Prompt(key, uri, text, negative_prompt, height, width, seed, images, None, frames, video, fps)
 
 
-def parse_key(value: object) -> str:
-    """Return a key as text; an integer is accepted too. Raises RefusedInput (`bad_entry`) for anything else."""
-    if not isinstance(value, (str, int)) or isinstance(value, bool) or value == "":
-        raise RefusedInput("bad_entry", f"`key`: expected text, got {value!r:.100}")
-    return _text("key", str(value))
-
-
 def parse_samples(value: object) -> int:
-    """Return the number of images per prompt. Raises RefusedInput (`bad_entry`) if it is not a positive integer."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise RefusedInput("bad_entry", f"`samples`: expected an integer of at least 1, got {value!r:.100}")
+    """Return the number of images per prompt. Raises RefusedInput (`bad_entry`) if it is out of range."""
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_SAMPLES:
+        raise RefusedInput("bad_entry", f"`samples`: expected an integer from 1 to {MAX_SAMPLES}, got {value!r:.100}")
     return value
 
 
@@ -122,14 +115,7 @@ def _caption(fields: Mapping[str, Any]) -> str:
     text = fields.get("prompt", fields.get("text"))
     if not isinstance(text, str) or not text.strip():
         raise RefusedInput("empty_prompt", f"expected `prompt` or a caption with some text, got {text!r:.100}")
-    return _text("prompt", text)
-
-
-def _images(fields: Mapping[str, Any]) -> tuple[str, ...]:
-    images = fields.get("images", [])
-    if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
-        raise RefusedInput("bad_entry", f"`images`: expected a list of keys, got {images!r:.100}")
-    return tuple(_text("images", image) for image in images)
+    return parse_text("prompt", text)
 
 
 def _size(fields: Mapping[str, Any], defaults: PromptDefaults) -> tuple[int, int]:
@@ -146,8 +132,8 @@ def _size(fields: Mapping[str, Any], defaults: PromptDefaults) -> tuple[int, int
 
 def _seed(fields: Mapping[str, Any], defaults: PromptDefaults) -> int:
     seed = _integer(fields, "seed", defaults.seed) or 0
-    if seed.bit_length() > SEED_BITS:
-        raise RefusedInput("bad_entry", f"`seed`: expected a 64-bit integer, got {seed}")
+    if not 0 <= seed <= MAX_SEED:
+        raise RefusedInput("bad_entry", f"`seed`: expected an integer from 0 to {MAX_SEED}, got {seed}")
     return seed
 
 
@@ -162,7 +148,7 @@ def _continued_clip(fields: Mapping[str, Any], frames: int) -> str | None:
     key = fields.get("video")
     if key is None:
         return None
-    if not isinstance(key, str) or not _text("video", key):
+    if not isinstance(key, str) or not parse_text("video", key):
         raise RefusedInput("bad_entry", f"`video`: expected a key, got {key!r:.100}")
     if not frames:
         raise RefusedInput("bad_frames", "`video`: expected `frames` too, more than that clip has")
@@ -178,17 +164,6 @@ def _fps(fields: Mapping[str, Any], frames: int) -> float | None:
     if not frames:
         raise RefusedInput("bad_entry", "`fps`: expected `frames` too; an image has no frame rate")
     return float(fps)
-
-
-def _text(name: str, value: object) -> str:
-    """Return text that UTF-8 can encode; JSON can contain unpaired surrogates, which it cannot."""
-    if not isinstance(value, str):
-        raise RefusedInput("bad_entry", f"`{name}`: expected text, got {value!r:.100}")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        raise RefusedInput("bad_entry", f"`{name}`: not valid Unicode: {error}") from None
-    return value
 
 
 def _integer(fields: Mapping[str, Any], name: str, default: int | None) -> int | None:
@@ -233,9 +208,11 @@ def _from_ratio(ratio: str, area: int) -> tuple[int, int]:
         scale = math.sqrt(area / (ratio_width * ratio_height)) / SPATIAL_FACTOR
         height, width = round(ratio_height * scale), round(ratio_width * scale)
     except (ZeroDivisionError, OverflowError):
-        raise RefusedInput("bad_ratio", f"ratio {ratio!r} and area {area}: out of the range of arithmetic") from None
+        raise RefusedInput(
+            "bad_ratio", f"ratio {ratio!r:.100} and area {area}: out of the range of arithmetic"
+        ) from None
     if min(height, width) < 1:
-        raise RefusedInput("bad_ratio", f"ratio {ratio!r} and area {area} give {height}×{width} codes")
+        raise RefusedInput("bad_ratio", f"ratio {ratio!r:.100} and area {area} give {height}×{width} codes")
     return height, width
 
 
@@ -243,7 +220,7 @@ def _parsed_ratio(ratio: str) -> tuple[float, float]:
     try:
         width, height = (float(number) for number in ratio.split(":"))
     except (ValueError, AttributeError):
-        raise RefusedInput("bad_ratio", f"ratio {ratio!r}: expected width:height, such as 16:9") from None
+        raise RefusedInput("bad_ratio", f"ratio {ratio!r:.100}: expected width:height, such as 16:9") from None
     if not (0 < width < math.inf and 0 < height < math.inf):
-        raise RefusedInput("bad_ratio", f"ratio {ratio!r}: expected two positive numbers")
+        raise RefusedInput("bad_ratio", f"ratio {ratio!r:.100}: expected two positive numbers")
     return width, height

@@ -140,7 +140,7 @@ class GenerateWorker:
             journal.sync()
 
     def _open(self, task: Task) -> UnitProgress:
-        identity = {"plan_sha256": self.plan.sha256, "numerics": self.numerics}
+        identity = {"plan_sha256": self.plan.sha256_of(task.unit), "numerics": self.numerics}
         journal = Journal(self.dataset.journal_path(task.unit), identity)
         self.open_units[task.unit] = UnitProgress(task, self.plan.unit(task.unit), journal)
         return self.open_units[task.unit]

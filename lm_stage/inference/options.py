@@ -13,6 +13,8 @@ from shared.storage.paths import absolute
 from shared.tokens.grid_formats import GridFormat
 
 INPUT_PATHS = ("model", "layout", "dataset", "images", "questions")
+MIN_TEMPERATURE = 1e-6  # logits divided by less overflow
+MAX_SEED = 2**63 - 1
 Options = TypeVar("Options", bound="InferenceOptions")
 
 
@@ -29,8 +31,11 @@ class SamplingOptions:
     greedy: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.temperature < float("inf"):
-            raise UsageError(f"--temperature {self.temperature}: expected a positive number; use --greedy instead of 0")
+        if not MIN_TEMPERATURE <= self.temperature < float("inf"):
+            raise UsageError(
+                f"--temperature {self.temperature}: expected a number of at least {MIN_TEMPERATURE}; use --greedy"
+                " instead of 0"
+            )
         if self.top_k < 0:
             raise UsageError(f"--top-k {self.top_k}: expected at least 0 (0: no limit)")
         if not 0 < self.top_p <= 1:
@@ -58,6 +63,8 @@ class InferenceOptions:
 
     def __post_init__(self) -> None:
         self.check_positive("batch_size")
+        if not 0 <= self.seed <= MAX_SEED:
+            raise UsageError(f"--seed {self.seed}: expected an integer from 0 to {MAX_SEED}")
         video_format_named(self.video_template)
 
     @property

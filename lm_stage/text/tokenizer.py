@@ -16,10 +16,14 @@ from typing import Any, Protocol
 
 from shared.errors import CheckpointError
 from shared.storage.paths import local_directory
+from shared.storage.small_files import parse_json_object, read_small_file
 from shared.tokens.layout import TokenLayout
 
 RANKS_FILE, VISION_FILE, JSON_FILE = "emu3.tiktoken", "emu3_vision_tokens.txt", "tokenizer.json"
 CONTROL_SURFACES = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", *(f"<|extra_{number}|>" for number in range(205)))
+MAX_TOKEN_ID = 2**31
+MAX_JSON_VALUES = 4_000_000  # in a tokenizer.json; published ones have about a million
+MAX_MERGES_PER_TOKEN = 8  # in a tokenizer.json; published ones have 1 to 3
 SPLIT_PATTERN = (  # how text is split before BPE merges, as published: contractions, words, single digits, …
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -71,7 +75,11 @@ class TiktokenTokenizer:
         vision = directory / VISION_FILE
         if not vision.is_file():
             raise CheckpointError(f"{vision}: missing; it is published with {RANKS_FILE}")
-        surfaces = [line.strip() for line in vision.read_text(encoding="utf-8").splitlines() if line.strip()]
+        try:
+            lines = read_small_file(vision, error=CheckpointError).decode().splitlines()
+        except UnicodeDecodeError as error:
+            raise CheckpointError(f"{vision}: not UTF-8: {error}") from error
+        surfaces = [line.strip() for line in lines if line.strip()]
         ranks_file = directory / RANKS_FILE
         return cls(_read_ranks(ranks_file), surfaces, _fingerprint(ranks_file, vision), str(directory))
 
@@ -84,7 +92,7 @@ class TiktokenTokenizer:
 
 def _read_ranks(path: Path) -> dict[bytes, int]:
     ranks = {}
-    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+    for number, line in enumerate(read_small_file(path, error=CheckpointError).splitlines(), 1):
         if line.strip():
             try:
                 token, rank = line.split()
@@ -107,13 +115,17 @@ class HuggingFaceTokenizer:
         from tokenizers import Tokenizer
 
         try:
-            added = {token["content"]: int(token["id"]) for token in described.get("added_tokens", [])}
+            added = {str(token["content"]): int(token["id"]) for token in described.get("added_tokens") or []}
             vocabulary = described["model"].get("vocab", {})
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
+            ids = {**vocabulary, **added} if isinstance(vocabulary, dict) else added
+            if not all(isinstance(i, int) and 0 <= i < MAX_TOKEN_ID for i in ids.values()):
+                raise ValueError(f"ids: expected integers from 0 below {MAX_TOKEN_ID}")
+            if (merges := len(described["model"].get("merges") or ())) > MAX_MERGES_PER_TOKEN * len(ids):
+                raise ValueError(f"{merges} merges for {len(ids)} tokens")
+        except (AttributeError, LookupError, TypeError, ValueError, OverflowError) as error:
             raise CheckpointError(
-                f"{where}: expected a tokenizer.json with a model and added tokens: {error!r}"
+                f"{where}: expected a tokenizer.json with a model and added tokens: {error!r:.200}"
             ) from error
-        ids = {**vocabulary, **added} if isinstance(vocabulary, dict) else added
         self.layout = TokenLayout.from_surfaces(ids, where)
         self.vocab_size = max(ids.values()) + 1
         self.fingerprint = fingerprint
@@ -121,18 +133,20 @@ class HuggingFaceTokenizer:
         bare = {**described, "added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
         try:
             self._tokenizer = Tokenizer.from_str(json.dumps(bare))
-        except Exception as error:  # the library raises no narrower class
+        except BaseException as error:  # the library raises no narrower class than Exception, and panics by another
+            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+                raise
             raise CheckpointError(
-                f"{where}: the tokenizers library cannot read this tokenizer.json: {error}"
+                f"{where}: the tokenizers library cannot read this tokenizer.json: {error!s:.200}"
             ) from error
 
     @classmethod
     def from_directory(cls, directory: Path) -> HuggingFaceTokenizer:
         path = directory / JSON_FILE
-        try:
-            described = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise CheckpointError(f"{path}: not JSON: {error}") from error
+        content = read_small_file(path, error=CheckpointError)
+        if (values := content.count(b",")) > MAX_JSON_VALUES:
+            raise CheckpointError(f"{path}: {values} values, expected at most {MAX_JSON_VALUES}")
+        described = parse_json_object(content, str(path), CheckpointError)
         return cls(described, _fingerprint(path), str(path))
 
     def encode(self, text: str) -> list[int]:

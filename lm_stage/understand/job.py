@@ -6,8 +6,9 @@ generator → answer → line of the answer file.
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Container, Iterator, Mapping, Sequence
+import sys
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -17,25 +18,28 @@ from tqdm import tqdm
 
 from lm_stage.inference.coded_images import open_coded_images
 from lm_stage.model.model_directory import ModelDirectory
-from lm_stage.understand.answer_file import Answer, AnswerFile, AnswerSettings
+from lm_stage.understand.answer_file import Answer, AnswerFile, AnswerSettings, recorded_settings
 from lm_stage.understand.options import UnderstandOptions
-from lm_stage.understand.questions import Question, QuestionRenderer, list_questions
+from lm_stage.understand.questions import DIED, Question, QuestionRenderer, list_questions
 from lm_stage.understand.worker import UnderstandWorker
 from shared.dataset.readers import KeyReader
-from shared.errors import DatasetError, Interrupted, RefusedInput, UsageError
+from shared.errors import ConfigMismatchError, Interrupted, RefusedInput, UsageError
 from shared.jobs.claims import NoClaims
 from shared.jobs.file_locks import try_lock
 from shared.jobs.job import Job, TaskResult
 from shared.jobs.signals import StopFlag, stop_on_signals
 
+_NAMED_QUESTIONS = 3  # in a message
+
 
 @dataclass(frozen=True, slots=True)
 class UnderstandResult:
-    """Numbers of questions answered by this run, answered or refused before it, and refused by it."""
+    """Numbers of questions: answered by this run, answered before it, and refused, by reason and with the first."""
 
     answered: int
     resumed: int
-    refused: int
+    refused: Mapping[str, int]
+    first_refusals: Mapping[str, str]
 
 
 def understand(options: UnderstandOptions) -> UnderstandResult:
@@ -46,25 +50,36 @@ def understand(options: UnderstandOptions) -> UnderstandResult:
     """
     model = ModelDirectory.open(options.model, options.layout)
     images = open_coded_images(options.dataset, model)
-    questions = list_questions(options.question, options.questions, images)
+    report = partial(tqdm.write, file=sys.stderr)
+    questions = list_questions(options.question, options.questions, images, report)
     if not questions:
         raise UsageError(f"{options.questions or options.dataset}: contains no questions and no images")
     renderer = QuestionRenderer(model, images, options)
-    path = Path(options.answers)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = _output_path(options.answers)
     settings = _settings(options, model, images, questions)
     with stop_on_signals() as stop, _locked(path), closing(AnswerFile(path, settings)) as file:
-        resumed = set(file.answers)
-        missing = sum(question.key not in resumed for question in questions)
-        if missing and file.is_finished:
-            raise DatasetError(f"{path}: damaged: {missing} answers are missing; delete it to answer again")
-        plan = plan_questions(questions, renderer, resumed)
+        plan = plan_questions(questions, renderer, file.answers)
         for refusal in plan.refusals:
             file.add(refusal)
         _answer(options, plan, file, len(questions), stop)
         file.finish([question.key for question in questions])
-    errors = [answer.error for key, answer in file.answers.items() if key not in resumed]
-    return UnderstandResult(errors.count(None), len(resumed), len(errors) - errors.count(None))
+    errors = [error for question in questions if (error := file.answers[question.key].error)]
+    reasons = Counter(error.partition(":")[0] for error in errors)
+    first = {error.partition(":")[0]: error.partition(": ")[2] for error in reversed(errors)}
+    answered = len(plan.cache_lengths) - sum(file.answers[questions[u].key].error is not None for u in plan.units)
+    return UnderstandResult(answered, len(questions) - len(errors) - answered, reasons, first)
+
+
+def _output_path(answers: str) -> Path:
+    """Return the path of the answers; its folder is created. Raises UsageError if no file can be written there."""
+    path = Path(answers)
+    if "://" in answers or path.is_dir():
+        raise UsageError(f"{answers}: expected the name of a local file for the answers")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UsageError(f"{path.parent}: expected a folder: {error}") from error
+    return path
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,17 +101,44 @@ class QuestionPlan:
         return self.cache_lengths[unit]
 
 
-def plan_questions(questions: Sequence[Question], renderer: QuestionRenderer, answered: Container[str]) -> QuestionPlan:
-    """Render every question whose key is not `answered` yet."""
+def plan_questions(
+    questions: Sequence[Question], renderer: QuestionRenderer, answers: Mapping[str, Answer]
+) -> QuestionPlan:
+    """Render every question that has no answer yet, or was refused and has been corrected.
+
+    Raises ConfigMismatchError if an answered question is now another one with the same key.
+    """
+    _check_unchanged(questions, answers)
     cache_lengths, refusals = {}, []
     for unit, question in enumerate(questions):
-        if question.key in answered:
+        known = answers.get(question.key)
+        if known is not None and known.error in (None, DIED) and _is_same(question, known):
             continue
         try:
             cache_lengths[unit] = renderer.cache_length(renderer.request(question))
         except RefusedInput as refusal:
-            refusals.append(Answer.refused(question, str(refusal)))
+            if known is None or known.error != str(refusal):
+                refusals.append(Answer.refused(question, str(refusal)))
     return QuestionPlan(cache_lengths, refusals)
+
+
+def _check_unchanged(questions: Sequence[Question], answers: Mapping[str, Answer]) -> None:
+    pairs = ((question, answers[question.key]) for question in questions if question.key in answers)
+    changed = [(question, known) for question, known in pairs if known.error is None and not _is_same(question, known)]
+    if changed:
+        lines = (
+            f"question {question.key!r}: recorded {known.question!r:.60}, given {question.text!r:.60}"
+            for question, known in changed[:_NAMED_QUESTIONS]
+        )
+        raise ConfigMismatchError(
+            "there are answers to different questions of the same keys:\n  "
+            + "\n  ".join(lines)
+            + "\ngive a changed question a new key, or use another file"
+        )
+
+
+def _is_same(question: Question, known: Answer) -> bool:
+    return (known.question, known.images) == (question.text, question.images)
 
 
 def _answer(options: UnderstandOptions, plan: QuestionPlan, file: AnswerFile, total: int, stop: StopFlag) -> None:
@@ -136,17 +178,17 @@ def _locked(path: Path) -> Iterator[None]:
 def _settings(
     options: UnderstandOptions, model: ModelDirectory, images: KeyReader | None, questions: Sequence[Question]
 ) -> AnswerSettings:
-    content = Path(options.questions).read_bytes() if options.questions else None
+    recorded = recorded_settings(Path(options.answers))
     keys = (key for question in questions for key in question.images)
     has_videos = images is not None and any(images.is_video(key) for key in keys)
     return AnswerSettings(
         model=model.recorded(),
         images=images.dataset.plan().sha256 if images else None,
         question=options.question,
-        questions_sha256=None if content is None else hashlib.sha256(content).hexdigest(),
         template=options.template,
         max_new_tokens=options.max_new_tokens,
         sampling=options.sampling,
         seed=options.seed,
-        video_format=options.video_format if has_videos else None,
+        video_format=options.video_format if has_videos or "video_template" in recorded else None,
+        questions_sha256=recorded.get("questions_sha256"),
     )

@@ -5,22 +5,36 @@ They are one question about every image or video of a dataset, or those of a JSO
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from lm_stage.inference.text_generator import TextRequest
 from lm_stage.model.model_directory import ModelDirectory
+from lm_stage.text.entry_files import (
+    Entry,
+    json_line_entries,
+    json_list_entries,
+    parse_key,
+    parse_keys,
+    parse_text,
+)
 from lm_stage.text.renderer import CodeGrid, SequenceRenderer, interleave
 from lm_stage.text.templates import default_question
 from lm_stage.understand.options import UnderstandOptions
+from shared.dataset.quarantine_reasons import DUPLICATE_KEY, WORKER_DIED
 from shared.dataset.readers import KeyReader
-from shared.errors import RefusedInput, UsageError
+from shared.errors import RefusedInput
+from shared.jobs.job import ignore
 
 # Tokens of a question and its answer: one graph is compiled for each length.
 CACHE_LENGTHS = tuple(256 * 2**power for power in range(12))
+KEY_FIELDS, TEXT_FIELDS = ("key", "id", "question_id"), ("question", "text", "prompt")
+FIELDS = (*KEY_FIELDS, *TEXT_FIELDS, "images", "image", "video")
+DIED = f"{WORKER_DIED}: the worker died each time it reached this question"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,48 +50,61 @@ class Question:
     refusal: tuple[str, str] | None = None
 
 
-def list_questions(question: str | None, questions: str | None, index: KeyReader | None) -> list[Question]:
+def list_questions(
+    question: str | None, questions: str | None, index: KeyReader | None, report: Callable[[str], object] = ignore
+) -> list[Question]:
     """Return the questions of the file `questions`, or else `question` about every row of the dataset.
 
-    Raises UsageError if the file cannot be read or two questions have the same key.
+    `report` receives a line about fields that have no meaning here. Raises UsageError if the file cannot be read.
     """
     if questions is not None:
-        return list(_file_questions(Path(questions)))
+        return _file_questions(Path(questions), report)
     if index is None:
         return []
     return [Question(key, question or default_question(index.is_video(key)), (key,)) for key in index]
 
 
-def _file_questions(path: Path) -> Iterator[Question]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").split("\n")
-        entries = [(number, json.loads(line)) for number, line in enumerate(lines, 1) if line.strip()]
-    except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: cannot be read as questions: {error}") from error
-    keys: set[str] = set()
-    for number, entry in entries:
-        question = _question(number, entry)
-        if question.key in keys:
-            raise UsageError(f"{path}: line {number}: key {question.key!r} is taken; give each question its own `key`")
-        keys.add(question.key)
-        yield question
+def _file_questions(path: Path, report: Callable[[str], object]) -> list[Question]:
+    """Return the questions of a file; a bad one, or one whose key is taken, is refused alone."""
+    listed: dict[str, Question] = {}
+    lines: dict[str, str] = {}
+    unknown: Counter[str] = Counter()
+    for entry in (json_list_entries if path.suffix.lower() == ".json" else json_line_entries)(path):
+        question, others = _question(entry)
+        unknown.update(others)
+        if question.key in listed:
+            detail = f"{entry.where}: key {question.key!r} is taken by {lines[question.key]}"
+            question = Question(_free_key(entry, listed), question.text, refusal=(DUPLICATE_KEY, detail))
+        listed[question.key], lines[question.key] = question, entry.where
+    if unknown:
+        names = ", ".join(f"{name!r} ({count})" for name, count in sorted(unknown.items()))
+        report(f"{path}: fields that have no meaning here were ignored: {names}; known are {', '.join(FIELDS)}")
+    return list(listed.values())
 
 
-def _question(number: int, entry: Any) -> Question:
-    """Build the question of a line; bad fields refuse this question only."""
-    fields = entry if isinstance(entry, dict) else {}
-    key, text = str(fields.get("key", f"{number:06d}")), fields.get("question", fields.get("text"))
-    images = fields.get("images", [fields[name] for name in ("image", "video") if name in fields])
-    if not isinstance(text, str) or not text.strip():
-        return Question(key, "", refusal=("bad_entry", f"line {number}: expected `question` with some text"))
-    if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
-        return Question(key, text, refusal=("bad_entry", f"line {number}: `images`: expected a list of keys"))
+def _free_key(entry: Entry, taken: Container[str]) -> str:
+    return next(key for key in (f"{entry.where} ({n})" for n in count(1)) if key not in taken)
+
+
+def _question(entry: Entry) -> tuple[Question, set[str]]:
+    """Return the question of an entry, and the names of its fields that have no meaning."""
+    key, text = f"{entry.number:06d}", ""
+    if isinstance(entry.value, str):
+        entry = replace(entry, value={"question": entry.value})
     try:
-        "".join((key, text, *images)).encode()
-    except UnicodeEncodeError as error:  # JSON can contain an unpaired surrogate, which UTF-8 cannot encode
-        detail = f"line {number}: not valid Unicode: {error}"
-        return Question(f"{number:06d}", "", refusal=("bad_entry", detail))
-    return Question(key, text, tuple(images))
+        fields = entry.fields()
+        key = parse_key(_first(fields, KEY_FIELDS, key))
+        text = parse_text("question", _first(fields, TEXT_FIELDS, ""))
+        if not text.strip():
+            raise RefusedInput("empty_prompt", "expected `question` with some text")
+        images = fields.get("images", [fields[name] for name in ("image", "video") if name in fields])
+        return Question(key, text, parse_keys("images", images)), set(fields) - set(FIELDS)
+    except RefusedInput as refusal:
+        return Question(key, "", refusal=(refusal.reason, f"{entry.where}: {refusal.detail}")), set()
+
+
+def _first(fields: Mapping[str, Any], names: Sequence[str], default: str) -> Any:
+    return next((fields[name] for name in names if name in fields), default)
 
 
 class QuestionRenderer:
@@ -105,8 +132,8 @@ class QuestionRenderer:
 
     def cache_length(self, request: TextRequest) -> int:
         """Return the length of the KV cache for a question and its answer."""
-        length = next(length for length in CACHE_LENGTHS if length >= request.length)
-        return min(length, self.max_positions)
+        lengths = (length for length in CACHE_LENGTHS if request.length <= length <= self.max_positions)
+        return next(lengths, self.max_positions)
 
     def _grid(self, key: str) -> CodeGrid:
         if self.images is None:

@@ -9,11 +9,8 @@ from lm_stage.inference.text_generator import TextGenerator, TextRequest, TextSe
 from lm_stage.model.model_directory import ModelDirectory
 from lm_stage.understand.answer_file import Answer
 from lm_stage.understand.options import UnderstandOptions
-from lm_stage.understand.questions import Question, QuestionRenderer, list_questions
-from shared.dataset.quarantine_reasons import WORKER_DIED
+from lm_stage.understand.questions import DIED, Question, QuestionRenderer, list_questions
 from shared.jobs.job import Task, TaskFeed, TaskResult, WorkerContext
-
-DIED = f"{WORKER_DIED}: the worker died each time it reached this question"
 
 
 class UnderstandWorker:

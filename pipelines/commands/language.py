@@ -23,6 +23,7 @@ from pipelines.commands.options import (
     unit_rows_option,
     video_template_option,
 )
+from shared.errors import NothingDoneError
 
 if TYPE_CHECKING:
     from lm_stage.generate.options import GenerateOptions
@@ -193,11 +194,20 @@ def generate(options: GenerateOptions, vision_tokenizer: str | None) -> None:
     fps}, or a codes dataset whose captions are the prompts. `video` is the key of a clip in --images to continue.
     """
     from lm_stage.generate.job import generate as run
+    from pipelines.report.text import counts_text
 
-    result = run(replace(options, codec=_codec(vision_tokenizer)))
-    say(f"{options.dataset}: {result.rows} images generated, {result.quarantined} refused in {result.elapsed_s:.1f} s")
+    result, dataset = run(replace(options, codec=_codec(vision_tokenizer))), options.dataset
+    prompts, refused = result.prompts, result.quarantined
+    for reason, first in prompts.first_refusals.items():
+        say(f"{reason}: {first}")
+    if prompts.unlisted:
+        say(f"{prompts.unlisted} prompts of {dataset} are not listed in {options.prompts} any more; they stay")
+    reasons = f": {counts_text(prompts.refused)}" if refused else ""
+    say(f"{dataset}: {result.rows} images generated, {refused} refused in {result.elapsed_s:.1f} s{reasons}")
     if result.units_missing:
-        raise left_to_others(options.dataset, result.units_missing)
+        raise left_to_others(dataset, result.units_missing)
+    if refused == prompts.listed:
+        raise NothingDoneError(f"{dataset}: every prompt was refused; {dataset}/quarantine has the details{reasons}")
 
 
 def _adjust_understanding(parameters: Parameters) -> Parameters:
@@ -232,9 +242,17 @@ def understand(options: UnderstandOptions) -> None:
     The same command resumes an interrupted run.
     """
     from lm_stage.understand.job import understand as run
+    from pipelines.report.text import counts_text
 
     result = run(options)
-    say(f"{options.answers}: {result.answered} answered, {result.resumed} already present, {result.refused} refused")
+    for reason, first in result.first_refusals.items():
+        say(f"{reason}: {first}")
+    refused = sum(result.refused.values())
+    counts = f"{result.answered} answered, {result.resumed} already present, {refused} refused"
+    reasons = f": {counts_text(result.refused)}" if refused else ""
+    say(f"{options.answers}: {counts}{reasons}")
+    if refused and not result.answered and not result.resumed:
+        raise NothingDoneError(f"{options.answers}: every question was refused{reasons}")
 
 
 def _codec(vision_tokenizer: str | None) -> str | None:

@@ -18,7 +18,7 @@ from shared.dataset.quarantine import Refusal, load_refusals
 from shared.dataset.rows import CodeRecord, damaged_keys, from_record_batch
 from shared.dataset.shards import IndexFile, Shard, ShardReader
 from shared.dataset.texts import TextUpdates
-from shared.errors import DatasetError
+from shared.errors import DatasetError, MissingDatasetError
 from shared.storage.atomic import write_file
 from shared.storage.paths import MISSING, file_identity, is_local, names_in, sha256_of
 
@@ -38,10 +38,10 @@ class Dataset(DatasetPaths):
 
     @classmethod
     def open(cls, root: str | Path) -> Dataset:
-        """Open an existing dataset. Raises DatasetError if there is none at `root`."""
+        """Open an existing dataset. Raises MissingDatasetError if there is none at `root`."""
         dataset = cls(root)
         if not dataset.plan_path.is_file():
-            raise DatasetError(
+            raise MissingDatasetError(
                 f"{root}: expected a dataset (plan.arrow), found none; `emu3 encode` and `emu3 generate` write datasets"
             )
         return dataset

@@ -18,7 +18,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from shared.storage.paths import as_path
+from shared.errors import DatasetError, UsageError
+from shared.storage.paths import as_path, is_local, names_in
 
 _UNIT_NAME = re.compile(r"part-(\d{6,})(\..*)")
 
@@ -60,3 +61,26 @@ class DatasetPaths:
     def journal_path(self, unit: int) -> Path:
         """Return where the language stage keeps the tokens of unfinished sequences."""
         return self.partial / f"part-{unit:06d}.journal"
+
+
+def check_output(root: Path) -> None:
+    """Refuse to write a dataset where something else is: a file, a folder of other files, or units without their plan.
+
+    Raises UsageError or DatasetError. Nothing is changed.
+    """
+    paths = DatasetPaths(root)
+    if not is_local(root) or paths.plan_path.is_file():
+        return
+    if root.exists() and not root.is_dir():
+        raise UsageError(f"{root}: expected a folder for a dataset, but it is a file; use another name")
+    ours = {path.name for path in vars(paths).values() if path != root}
+    if foreign := sorted(name for name in names_in(root) if name not in ours and not _is_passing(name)):
+        shown = ", ".join(foreign[:4]) + (" …" if len(foreign) > 4 else "")
+        raise UsageError(f"{root}: expected a dataset or an empty folder, found {shown}; use another folder")
+    if any(name.endswith(".json") for name in names_in(paths.parts)):
+        raise DatasetError(f"{paths.plan_path}: missing, but the folder has committed units; restore it from a copy")
+
+
+def _is_passing(name: str) -> bool:
+    """Whether a file is hidden, belongs to an operating system, or was left by a killed job."""
+    return name.startswith((".", "__MACOSX")) or name.endswith(".tmp") or name in ("Thumbs.db", "lost+found")

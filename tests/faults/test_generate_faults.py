@@ -318,7 +318,7 @@ OTHER_GENERATION = {
     "--height 24": "generation.defaults.height: recorded 16, given 24",
     "--samples 2": "generation.defaults.samples: recorded 1, given 2",
     "--unit-rows 3": "units.rows: recorded 64, given 3",
-    "prompts": "generation.prompts_sha256: recorded",
+    "prompts": "prompts.jsonl#1: prompt 'k0': text: recorded 'and a pear', given 'a green pear'",
     "model": "generation.model: recorded",
 }
 

@@ -9,6 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from lm_stage.generate.planner import PromptPlanner
+from lm_stage.generate.prompt_renderer import PromptRenderer
+from lm_stage.generate.prompts import Prompt
+from shared.dataset.plan import Unit
+from shared.dataset.plan_writer import PlanWriter
+
 CLIP = np.arange(12, dtype=np.uint16).reshape(2, 2, 3)
 
 
@@ -17,3 +23,12 @@ def write_entries(path: Path, entries: Sequence[Any]) -> Path:
     text = json.dumps(entries) if path.suffix == ".json" else "".join(json.dumps(entry) + "\n" for entry in entries)
     path.write_text(text)
     return path
+
+
+def plan_prompts(prompts: Sequence[Prompt], renderer: PromptRenderer, positions: int, unit_rows: int) -> list[Unit]:
+    """Return the units of a new plan."""
+    planner = PromptPlanner(renderer, positions)
+    with PlanWriter(unit_rows) as writer:
+        for index, prompt in enumerate(prompts):
+            writer.add(*planner.planned(planner.resolved(prompt), index))
+        return list(writer.units())

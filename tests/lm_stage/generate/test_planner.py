@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lm_stage.generate.planner import longest_prompt, max_body_length, plan_prompts, planned_prompt, token_counts
+from lm_stage.generate.planner import longest_prompt, max_body_length, planned_prompt, token_counts
 from lm_stage.generate.prompt_renderer import PromptRenderer
 from lm_stage.generate.prompts import Prompt
 from lm_stage.text.renderer import SequenceRenderer
@@ -21,6 +21,7 @@ from shared.dataset.plan_writer import freeze_plan
 from shared.dataset.readers import KeyReader
 from shared.tokens.grid_formats import ROWS, UNIVLA
 from tests.support import handmade
+from tests.support.prompts import plan_prompts
 
 
 def plan(

@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from lm_stage.generate.planner import plan_prompts, planned_prompt
+from lm_stage.generate.planner import planned_prompt
 from lm_stage.generate.prompt_renderer import PromptRenderer
 from lm_stage.generate.prompts import Prompt
 from lm_stage.text.renderer import CodeGrid, SequenceRenderer
 from shared.dataset.dataset import Dataset
 from shared.dataset.readers import KeyReader
 from shared.tokens.grid_formats import IMAGE, ROWS
-from tests.support.prompts import CLIP
+from tests.support.prompts import CLIP, plan_prompts
 
 
 def video(frames: int = 3, **changes: Any) -> Prompt:

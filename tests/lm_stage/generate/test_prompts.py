@@ -31,7 +31,14 @@ def reasons(prompts: Sequence[Prompt]) -> list[str | None]:
         {"height": 8, "width": 80000},
         {"ratio": "2:1", "width": 8},
         {"area": 0},
-        {"key": None},
+        {"key": 1.5},
+        {"key": "k" * 1001},
+        {"key": "a\0b"},
+        {"seed": -1},
+        {"samples": 10**9},
+        {"samples": float("nan")},
+        {"area": float("inf")},
+        {"height": 10**39, "width": 8},
         {"key": [1]},
         {"key": ""},
         {"key": "\ud800"},
@@ -46,6 +53,7 @@ def test_values_that_no_plan_can_hold_are_refused(fields: dict[str, Any], tmp_pa
     (prompt,) = list_prompts(path, PromptDefaults(32 * 32))
     assert prompt.refusal is not None
     assert prompt.refusal[0] in ("bad_entry", "bad_size")
+    assert prompt.refusal[1].startswith("line 1: ")
 
 
 @pytest.mark.parametrize(
