@@ -493,8 +493,10 @@ def test_questions_that_cannot_be_asked_get_a_line(generated: Path, small_lm: Pa
 @pytest.mark.usefixtures("without_mindspore")
 def test_image_questions_without_a_dataset_get_a_line(small_lm: Path, tmp_path: Path) -> None:
     questions = write_lines(tmp_path / "questions.jsonl", [{"question": "what is it?", "image": "k1"}])
-    printed = run("understand", "-", tmp_path / "answers.jsonl", "--questions", questions, "--model", small_lm)
+    command = ("understand", "-", tmp_path / "answers.jsonl", "--questions", questions, "--model", small_lm)
+    printed = run(*command, exit_code=1)
     assert "0 answered, 0 already present, 1 refused" in printed
+    assert "every question was refused: missing_image (1)" in printed.splitlines()[-1]
     assert "DATASET" in answers(tmp_path / "answers.jsonl")[0]["error"]
 
 
@@ -504,7 +506,6 @@ OTHER_UNDERSTANDING = {
     "--max-new-tokens 5": "max_new_tokens: recorded 1024, given 5",
     "--sample": "sampling.greedy: recorded true, given false",
     "--top-k 5": "sampling.top_k: recorded 2048, given 5",
-    "questions": "questions_sha256: recorded",
     "dataset": "images: recorded",
     "model": "model: recorded",
 }
@@ -519,8 +520,6 @@ def test_other_understanding_settings_are_refused_with_the_difference(
     command: Sequence[object] = ("understand", generated, out, "--questions", questions, "--model", small_lm)
     start_without_model(*command)
     before = {path.name: path.read_bytes() for path in out.parent.iterdir()}
-    if change == "questions":
-        write_questions(tmp_path, {**QUESTIONS, "q0": "why?"})
     others = {"dataset": (generated, "-"), "model": (small_lm, other_weights(small_lm, tmp_path / "model"))}
     old, new = others.get(change, (None, None))
     changed = [new if argument == old else argument for argument in command]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -101,7 +102,6 @@ def test_a_taken_key_is_refused(tmp_path: Path) -> None:
         ("prompts.json", b'{"prompt": "a"}'),
         ("prompts.json", b'"a"'),
         ("prompts.jsonl", b""),
-        ("prompts.jsonl", b'"a"\nnot json\n'),
         ("prompts.csv", b"a\n"),
         ("prompts", b"a\n"),
         ("missing.txt", None),
@@ -162,3 +162,64 @@ def test_captions_of_videos_are_prompts_of_their_frames_and_size(clips: Dataset)
     assert prompts[2].refusal is not None
     asked = list_prompts(clips.root, PromptDefaults(32 * 32, frames=5))
     assert [prompt.frames for prompt in asked[:2]] == [5, 5], "frames asked for win, as a size does"
+
+
+@pytest.mark.parametrize(
+    ("line", "reason", "detail"),
+    [
+        (b"not json", "bad_entry", "line 2: not JSON"),
+        (b"\xff", "bad_entry", "line 2: not JSON"),
+        (b"[" * 100_000, "bad_entry", "line 2: not JSON: nested too deeply"),
+        (b'{"prompt": "a", "images": ' + b"[" * 150 + b"]" * 150 + b"}", "bad_entry", "line 2: `images`"),
+        (b'{"prompt": "a", "seed": ' + b"7" * 5000 + b"}", "bad_entry", "line 2: not JSON: an integer of 5000 digits"),
+        (b'{"prompt": "a", "samples": 1000000000}', "bad_entry", "line 2: `samples`"),
+        (b'{"prompt": "a", "seed": NaN}', "bad_entry", "line 2: `seed`"),
+        (b'{"prompt": "' + b"a" * 1_000_001 + b'"}', "too_long", "line 2: `prompt`: 1000001 characters"),
+        (b'{"prompt": "a", "ratio": "' + b"1" * 5000 + b':1"}', "bad_ratio", "line 2: ratio '111"),
+    ],
+)
+def test_a_bad_line_is_refused_alone(line: bytes, reason: str, detail: str, tmp_path: Path) -> None:
+    path = tmp_path / "prompts.JSONL"
+    path.write_bytes(b'"before"\n' + line + b'\n{"prompt": "after", "key": "000002"}\n')
+    prompts = list_prompts(path, DEFAULTS)
+    assert reasons(prompts)[:2] == [None, reason]
+    assert prompts[1].refusal is not None
+    assert prompts[1].refusal[1].startswith(detail)
+    assert len(prompts[1].refusal[1]) < 400
+
+
+def test_null_is_absent_in_every_field(tmp_path: Path) -> None:
+    names = ("key", "name", "text", "negative_prompt", "seed", "samples", "images", "frames", "video", "fps", "ratio")
+    nothing = dict.fromkeys([*names, "area", "height", "width"])
+    path = write_entries(
+        tmp_path / "prompts.json", [{**nothing, "prompt": "a"}, {**nothing, "prompt": None, "text": "b"}]
+    )
+    defaults = PromptDefaults(32 * 32, height=16, width=24, negative_prompt="no", seed=5, samples=1, frames=2)
+    assert list_prompts(path, defaults) == [
+        Prompt(f"00000{number}", f"prompts.json#{number}", text, "no", 2, 3, 5, frames=2)
+        for number, text in enumerate("ab", 1)
+    ]
+
+
+def test_files_that_are_not_regular_stop_the_run(tmp_path: Path) -> None:
+    (tmp_path / "device.txt").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    (tmp_path / "folder.json").mkdir()
+    with (tmp_path / "huge.txt").open("wb") as file:
+        file.truncate(1 << 40)
+    for name in ("device.txt", "pipe.jsonl", "folder.json", "huge.txt"):
+        with pytest.raises(UsageError, match=name):
+            list_prompts(tmp_path / name, DEFAULTS)
+
+
+def test_a_file_with_too_many_samples_stops_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lm_stage.generate.prompt_files.MAX_PROMPTS", 10)
+    path = write_entries(tmp_path / "prompts.json", ["a", "b"])
+    assert len(list_prompts(path, PromptDefaults(32 * 32, samples=5))) == 10
+    with pytest.raises(UsageError, match="more than 10 prompts"):
+        list_prompts(path, PromptDefaults(32 * 32, samples=6))
+
+
+def test_utf_16_and_windows_line_ends_are_read(tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("a é\r\nb\r\n", encoding="utf-16")
+    assert [prompt.text for prompt in list_prompts(tmp_path / "prompts.txt", DEFAULTS)] == ["a é", "b"]

@@ -158,15 +158,20 @@ def test_settings_of_images_are_those_of_version_0_1(small_lm: Path, tmp_path: P
 
 
 def test_settings_of_videos_have_format_and_frames(small_lm: Path, tmp_path: Path) -> None:
-    too_long = {"prompt": "a", **SIZE}
-    settings = settings_of([too_long], small_lm, tmp_path, video_template="rows", frames=500)
+    too_long = {"prompt": "a " * 500, **SIZE}
+    settings = settings_of([too_long], small_lm, tmp_path, video_template="rows", frames=5)
     assert settings["video_template"] == {"name": "rows", "size": "T*H*W", "has_eol": True}
-    assert settings["defaults"]["frames"] == 500
+    assert settings["defaults"]["frames"] == 5
 
 
 @pytest.mark.parametrize(
     ("changes", "shown"),
-    [({"frames": -1}, "--frames -1"), ({"video_template": "emu3"}, "expected one of univla, rows")],
+    [
+        ({"frames": -1}, "--frames -1"),
+        ({"video_template": "emu3"}, "expected one of univla, rows"),
+        ({"frames": 500, **SIZE}, "500 frames of 2×3 codes take"),
+        ({"area": 4096 * 4096}, "512×512 codes take"),
+    ],
 )
 def test_bad_settings_of_videos_stop_the_job(
     changes: dict[str, Any], shown: str, small_lm: Path, tmp_path: Path

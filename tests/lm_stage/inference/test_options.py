@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lm_stage.generate.options import GenerateOptions
-from lm_stage.inference.options import InferenceOptions
+from lm_stage.inference.options import InferenceOptions, SamplingOptions
 from lm_stage.understand.options import UnderstandOptions
 from shared.errors import UsageError
 
+ROOT = Path(__file__).parents[3]
+
 
 @pytest.mark.parametrize(
-    ("changes", "named"), [({"batch_size": 0}, "--batch-size 0"), ({"video_template": "emu3"}, "--video-template")]
+    ("changes", "named"),
+    [
+        ({"batch_size": 0}, "--batch-size 0"),
+        ({"video_template": "emu3"}, "--video-template"),
+        ({"seed": -1}, "--seed -1"),
+        ({"seed": 2**63}, "--seed 9223372036854775808"),
+    ],
 )
 def test_bad_options_are_named_by_their_flags(changes: dict[str, Any], named: str) -> None:
     jobs: list[tuple[type[InferenceOptions], tuple[str, str]]] = [
@@ -35,3 +45,37 @@ def test_workers_get_absolute_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     understand = UnderstandOptions(None, "answers.jsonl", questions="questions.jsonl", layout="ids.json").for_workers()
     assert (understand.dataset, understand.questions) == (None, str(tmp_path / "questions.jsonl"))
     assert understand.layout == str(tmp_path / "ids.json")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"temperature": 0.0},
+        {"temperature": float("nan")},
+        {"temperature": float("inf")},
+        {"temperature": 1e-300},
+        {"top_k": -1},
+        {"top_p": 0.0},
+        {"top_p": float("nan")},
+        {"top_p": 1.5},
+    ],
+)
+def test_sampling_that_cannot_work_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match=f"--{next(iter(changes)).replace('_', '-')}"):
+        SamplingOptions(**changes)
+
+
+@pytest.mark.parametrize("guidance_scale", [float("nan"), -1.0, float("inf"), 1e308])
+def test_guidance_that_cannot_work_is_refused(guidance_scale: float) -> None:
+    with pytest.raises(UsageError, match="--guidance-scale"):
+        GenerateOptions("prompts.txt", "tokens", guidance_scale=guidance_scale)
+
+
+def test_options_load_no_library() -> None:
+    """So `emu3 generate --help` is quick."""
+    script = (
+        "import sys, lm_stage.generate.options, lm_stage.understand.options;"
+        "print({name.partition('.')[0] for name in sys.modules} & {'mindspore', 'numpy', 'pyarrow', 'tokenizers'})"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "set()"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -10,15 +11,14 @@ from pathlib import Path
 import pytest
 
 from lm_stage.inference.options import SamplingOptions
-from lm_stage.understand.answer_file import Answer, AnswerFile, AnswerSettings
-from shared.errors import ConfigMismatchError, DatasetError, UsageError
+from lm_stage.understand.answer_file import Answer, AnswerFile, AnswerSettings, recorded_settings
+from shared.errors import ConfigMismatchError, DatasetError, RelayError, UsageError
 from shared.tokens.grid_formats import UNIVLA
 
 SETTINGS = AnswerSettings(
     model={"model": "ab", "text": "cd", "layout": {"bos": 1}},
     images=None,
     question="why?",
-    questions_sha256=None,
     template="chat",
     max_new_tokens=5,
     sampling=SamplingOptions(greedy=True),
@@ -71,7 +71,7 @@ def test_lines_are_in_the_order_of_the_questions_and_have_every_field(path: Path
 
 def test_cut_at_any_byte_it_resumes_to_the_same_file(path: Path, tmp_path: Path) -> None:
     whole = finish(path)
-    partial = b"".join(answer.to_line() for answer in ANSWERS)
+    partial = partial_content(tmp_path / "other")
     for cut in range(len(partial) + 1):
         folder = tmp_path / str(cut)
         folder.mkdir()
@@ -81,10 +81,67 @@ def test_cut_at_any_byte_it_resumes_to_the_same_file(path: Path, tmp_path: Path)
         assert finish(folder / "answers.jsonl") == whole
 
 
+def partial_content(folder: Path) -> bytes:
+    folder.mkdir()
+    with closing(AnswerFile(folder / "answers.jsonl", SETTINGS)) as file:
+        for answer in ANSWERS:
+            file.add(answer)
+    return (folder / "answers.jsonl.partial").read_bytes()
+
+
+def test_a_flipped_bit_loses_answers_and_changes_none(path: Path, tmp_path: Path) -> None:
+    content, rng = partial_content(tmp_path / "other"), random.Random(0)
+    AnswerFile(path, SETTINGS).close()
+    for _ in range(200):
+        damaged = bytearray(content)
+        damaged[rng.randrange(len(damaged))] ^= 1 << rng.randrange(8)
+        path.with_name("answers.jsonl.partial").write_bytes(damaged)
+        with closing(AnswerFile(path, SETTINGS)) as file:
+            assert list(file.answers.values()) in ([], ANSWERS[:1])
+
+
+def test_a_flipped_bit_in_a_finished_file_or_its_settings_is_noticed(path: Path) -> None:
+    finish(path)
+    for file in (path, path.with_name("answers.jsonl.settings.json")):
+        content, rng = file.read_bytes(), random.Random(0)
+        for _ in range(100):
+            damaged = bytearray(content)
+            damaged[rng.randrange(len(damaged))] ^= 1 << rng.randrange(8)
+            file.write_bytes(damaged)
+            with pytest.raises(RelayError):
+                AnswerFile(path, SETTINGS)
+        file.write_bytes(content)
+
+
+def test_a_finished_file_is_continued(path: Path) -> None:
+    finish(path)
+    new = Answer("new", "how?", (), "so", "eos", 2)
+    with closing(AnswerFile(path, SETTINGS)) as file:
+        file.add(new)
+    with closing(AnswerFile(path, SETTINGS)) as file:
+        assert file.answers == {answer.key: answer for answer in [*ANSWERS, new]}
+        file.finish(["new", "a"])
+    assert [json.loads(line)["key"] for line in path.read_bytes().splitlines()] == ["new", "a", "b"]
+    AnswerFile(path, SETTINGS).close()
+
+
+def test_files_of_version_0_1_are_continued(path: Path) -> None:
+    """Lines had no checksum, and the settings had the hash of the questions."""
+    recorded = {**SETTINGS.to_json(), "questions_sha256": "ab"}
+    path.with_name("answers.jsonl.settings.json").write_text(json.dumps(recorded))
+    path.with_name("answers.jsonl.partial").write_bytes(ANSWERS[0].to_line())
+    settings = replace(SETTINGS, questions_sha256=recorded_settings(path)["questions_sha256"])
+    with closing(AnswerFile(path, settings)) as file:
+        assert list(file.answers.values()) == ANSWERS[:1]
+        file.add(ANSWERS[1])
+        file.finish(["a", "b"])
+    with closing(AnswerFile(path, settings)) as file:
+        assert list(file.answers.values()) == ANSWERS[::-1]
+
+
 def test_a_finished_file_is_read_only(path: Path) -> None:
     whole = finish(path)
     with closing(AnswerFile(path, SETTINGS)) as file:
-        assert file.is_finished
         assert file.answers == {answer.key: answer for answer in ANSWERS}
     assert finish(path) == whole
 
@@ -92,7 +149,7 @@ def test_a_finished_file_is_read_only(path: Path) -> None:
 def test_a_damaged_finished_file_is_refused_and_left_alone(path: Path) -> None:
     whole = finish(path)
     path.write_bytes(whole[:-3])
-    with pytest.raises(DatasetError, match="damaged after byte"):
+    with pytest.raises(DatasetError, match="damaged"):
         AnswerFile(path, SETTINGS)
     assert path.read_bytes() == whole[:-3]
     assert names(path) == ["answers.jsonl", "answers.jsonl.settings.json"]
@@ -125,7 +182,6 @@ def test_recorded_settings_have_the_names_of_version_0_1() -> None:
         "layout": {"bos": 1},
         "images": None,
         "question": "why?",
-        "questions_sha256": None,
         "template": "chat",
         "max_new_tokens": 5,
         "sampling": {"temperature": 1.0, "top_k": 2048, "top_p": 1.0, "greedy": True},

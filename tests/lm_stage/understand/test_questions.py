@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -39,36 +39,61 @@ def test_a_file_has_questions_of_its_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("entry", "detail"),
+    ("line", "reason", "detail"),
     [
-        ({"question": " "}, "line 2: expected `question`"),
-        ({}, "line 2: expected `question`"),
-        (3, "line 2: expected `question`"),
-        ({"question": "x", "images": "one"}, "line 2: `images`"),
-        ({"question": "x", "image": 1}, "line 2: `images`"),
-        ({"question": "\ud800"}, "line 2: not valid Unicode"),
-        ({"question": "x", "key": "\ud800"}, "line 2: not valid Unicode"),
+        ('{"question": " "}', "empty_prompt", "line 2: expected `question`"),
+        ("{}", "empty_prompt", "line 2: expected `question`"),
+        ("3", "bad_entry", "line 2: expected text or an object, got int"),
+        ("null", "bad_entry", "line 2: expected text or an object, got NoneType"),
+        ('{"question": 5}', "bad_entry", "line 2: `question`: expected text, got 5"),
+        ('{"question": "x", "images": "one"}', "bad_entry", "line 2: `images`"),
+        ('{"question": "x", "images": [null]}', "bad_entry", "line 2: `images`"),
+        ('{"question": "x", "image": 1}', "bad_entry", "line 2: `images`"),
+        ('{"question": "x", "key": [1]}', "bad_entry", "line 2: `key`"),
+        ('{"question": "\\ud800"}', "bad_entry", "line 2: `question`: not valid Unicode"),
+        ('{"question": "x", "key": "\\ud800"}', "bad_entry", "line 2: `key`: not valid Unicode"),
+        ('{"question": "x', "bad_entry", "line 2: not JSON"),
+        ("[" * 100_000, "bad_entry", "line 2: not JSON: nested too deeply"),
+        ('{"key": ' + "7" * 5000 + "}", "bad_entry", "line 2: not JSON: an integer of 5000 digits"),
+        ('{"question": "x", "key": "a"}', "duplicate_key", "line 2: key 'a' is taken by line 1"),
     ],
 )
-def test_a_bad_line_is_refused_alone(entry: Any, detail: str, tmp_path: Path) -> None:
-    path = write_entries(tmp_path / "q.jsonl", [{"question": "before"}, entry, {"question": "after"}])
+def test_a_bad_line_is_refused_alone(line: str, reason: str, detail: str, tmp_path: Path) -> None:
+    path = tmp_path / "q.jsonl"
+    path.write_text(f'{{"question": "before", "key": "a"}}\n{line}\n{{"question": "after"}}\n')
     before, bad, after = list_questions(None, str(path), None)
     assert (before.refusal, after.refusal) == (None, None)
     assert bad.refusal is not None
-    assert bad.refusal[0] == "bad_entry"
+    assert bad.refusal[0] == reason
     assert detail in bad.refusal[1]
+    assert len({before.key, bad.key, after.key}) == 3
 
 
-@pytest.mark.parametrize("content", [None, b"{", b"\xff"])
-def test_a_file_that_cannot_be_read_stops_the_job(content: bytes | None, tmp_path: Path) -> None:
-    path = tmp_path / "q.jsonl"
-    if content is not None:
-        path.write_bytes(content)
-    with pytest.raises(UsageError, match="cannot be read as questions"):
-        list_questions(None, str(path), None)
+def test_null_is_absent_and_common_names_are_accepted(tmp_path: Path) -> None:
+    entries = [
+        {"question": None, "text": "a", "key": None, "id": 3, "images": None, "image": "one", "video": None},
+        {"question_id": 4, "prompt": "b", "image": None},
+        "c",
+    ]
+    expected = [Question("3", "a", ("one",)), Question("4", "b"), Question("000003", "c")]
+    for name in ("q.jsonl", "q.json"):
+        assert list_questions(None, str(write_entries(tmp_path / name, entries)), None) == expected
 
 
-def test_equal_keys_stop_the_job(tmp_path: Path) -> None:
-    path = write_entries(tmp_path / "q.jsonl", [{"question": "a", "key": "k"}, {"question": "b", "key": "k"}])
-    with pytest.raises(UsageError, match="line 2: key 'k' is taken"):
-        list_questions(None, str(path), None)
+def test_fields_without_a_meaning_are_reported(tmp_path: Path) -> None:
+    entries = [{"question": "a", "category": "x"}, {"question": "b", "category": 1, "imgaes": []}, {"question": "c"}]
+    reports: list[str] = []
+    questions = list_questions(None, str(write_entries(tmp_path / "q.jsonl", entries)), None, reports.append)
+    assert [question.refusal for question in questions] == [None] * 3
+    assert len(reports) == 1
+    assert "'category' (2), 'imgaes' (1)" in reports[0]
+
+
+def test_a_file_that_cannot_be_read_stops_the_job(tmp_path: Path) -> None:
+    (tmp_path / "device.jsonl").symlink_to("/dev/zero")
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    (tmp_path / "folder.jsonl").mkdir()
+    (tmp_path / "q.json").write_text("{")
+    for name in ("missing.jsonl", "device.jsonl", "pipe.jsonl", "folder.jsonl", "q.json"):
+        with pytest.raises(UsageError, match=name):
+            list_questions(None, str(tmp_path / name), None)
