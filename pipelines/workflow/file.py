@@ -9,15 +9,15 @@ steps:
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from pipelines.workflow.command_line import OUTPUT_PARAMETERS
+from pipelines.workflow.yaml_file import load_yaml
 from shared.errors import UsageError
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -40,8 +40,8 @@ class PipelineFile:
     @classmethod
     def read(cls, location: str) -> PipelineFile:
         """Read a file, or a packaged example by its name. Raises UsageError with every problem of its form."""
-        path = Path(location) if Path(location).suffix in (".yaml", ".yml") else EXAMPLES / f"{location}.yaml"
-        content = _parse(path)
+        path = _path(location)
+        content = load_yaml(path)
         refuse(str(path), content_problems(content))
         variables = {"package": str(Path(__file__).parents[2]), **(content.get("variables") or {})}
         steps = {
@@ -65,10 +65,27 @@ class PipelineFile:
         return replace(self, variables=variables, steps=steps), problems
 
 
+def _path(location: str) -> Path:
+    """Return the path of a file, or of a packaged example. Raises UsageError for a name that is neither."""
+    if Path(location).suffix in (".yaml", ".yml"):
+        return Path(location).expanduser()
+    examples = {example.stem: example for example in EXAMPLES.glob("*.yaml")}
+    if location not in examples:
+        raise UsageError(
+            f"{location}: expected a file ending in .yaml or .yml, or a packaged example: {', '.join(sorted(examples))}"
+        )
+    return examples[location]
+
+
 def substitute(where: str, text: str, values: Mapping[str, object]) -> str:
     """Replace every reference. Raises UsageError, which begins with `where`, for an unknown name."""
-    if missing := [name for name in _REFERENCE.findall(text) if name not in values]:
-        raise UsageError(f"{where}: {', '.join(missing)}: no such step or variable; known are {', '.join(values)}")
+    for name in _REFERENCE.findall(text):
+        if name not in values:
+            hint = f"; pass an environment variable with --set NAME=${name}" if name in os.environ else ""
+            raise UsageError(
+                f"{where}: ${{{name}}}: no such variable, and no step of this name writes anything;"
+                f" known are {', '.join(values)}{hint}"
+            )
     return _REFERENCE.sub(lambda match: str(values[match[1]]), text)
 
 
@@ -89,24 +106,6 @@ def refuse(where: str, problems: list[str]) -> None:
 
 def option_key(option: str) -> str:
     return option.replace("-", "_")
-
-
-class _Loader(yaml.BaseLoader):
-    """Keeps every value a string (16:9 is not a number) and refuses duplicate keys, of which YAML takes the last."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        if duplicates := [key for key in keys if keys.count(key) > 1]:
-            raise yaml.constructor.ConstructorError(None, None, f"duplicate key {duplicates[0]!r}", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-def _parse(path: Path) -> Any:
-    try:
-        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        packaged = ", ".join(sorted(example.stem for example in EXAMPLES.glob("*.yaml")))
-        raise UsageError(f"{path}: cannot be read as a pipeline: {error}; packaged examples: {packaged}") from error
 
 
 def content_problems(content: Any) -> list[str]:

@@ -41,7 +41,7 @@ def load_pipeline(location: str, changes: Mapping[str, str], out: str | None, co
     Raises UsageError with every problem found.
     """
     file, problems = PipelineFile.read(location).changed(changes)
-    folder = Path(out or file.out)
+    folder = Path(out or file.out).expanduser()
     if "://" in (out or file.out):
         raise UsageError(f"--out {out or file.out}: expected a folder on this machine; only inputs may be URLs")
     outputs = {name: output_path(folder, name, str(step["run"])) for name, step in file.steps.items()}
@@ -106,12 +106,18 @@ def _missing_input(location: str) -> str | None:
     try:
         with refusing_unreadable():
             if not _exists(location):
-                return "no such file or folder, and no step writes it"
+                return f"no such file or folder, and no step writes it{_path_rules(location)}"
             if Path(location).is_dir() and not any(Path(location).iterdir()):
                 return "the folder is empty; is it mounted?"
     except RefusedInput as refused:
         return f"cannot be read: {refused}"
     return None
+
+
+def _path_rules(location: str) -> str:
+    """Return what to know about a path that does not exist."""
+    rules = "" if Path(location).is_absolute() else f"; relative paths start at the working directory, {Path.cwd()}"
+    return rules + ("; environment variables are not replaced, use --set" if "$" in location else "")
 
 
 def _exists(location: str) -> bool:

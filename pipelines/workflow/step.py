@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +79,7 @@ def _values(
     """The options of a step with references replaced, and its output added."""
     known = {**variables, **{step: path for step, path in outputs.items() if path is not None}}
     values = {
-        key: [substitute(key, text, known) for text in as_list(value)]
+        key: [_expanded(key, substitute(key, text, known)) for text in as_list(value)]
         for key, value in described.items()
         if key != "run"
     }
@@ -88,6 +89,11 @@ def _values(
             raise UsageError(f"{written}: the step writes to {outputs[name]}; remove it, or give --out")
         values[written] = [str(outputs[name])]
     return values
+
+
+def _expanded(key: str, text: str) -> str:
+    """Replace a leading `~` of an input by the home directory, as a shell does."""
+    return os.path.expanduser(text) if key in INPUT_PARAMETERS else text
 
 
 def producer_of(location: str, outputs: Mapping[str, Path | None]) -> str | None:

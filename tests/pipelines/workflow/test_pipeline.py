@@ -27,7 +27,7 @@ def test_steps_run_after_those_they_need_and_otherwise_in_file_order(folder: Pat
 @pytest.mark.parametrize(
     ("described", "match"),
     [
-        ("steps: [", "cannot be read"),
+        ("steps: [", "not a YAML file"),
         ({}, "expected `steps`"),
         ({"stages": {}, **CHAIN}, "unknown 'stages'"),
         (steps(a={"run": "paint"}), "expected `run: COMMAND`"),
@@ -59,6 +59,8 @@ def test_steps_run_after_those_they_need_and_otherwise_in_file_order(folder: Pat
             "nowhere: no such file or folder, and no step writes it",
         ),
         (steps(a={"run": "encode", "source": "{0..3}.tar"}), "3}.tar: no such file"),
+        (steps(a={"run": "encode", "source": "$HOME/nowhere"}), "working directory, .*; environment variables are not"),
+        (steps(a={"run": "encode", "source": "${PATH}"}), "pass an environment variable with --set NAME=.PATH"),
         (steps(a={"run": "encode", "source": "."}), "contains the outputs of the steps"),
         (steps(a={"run": "encode", "source": "photos", "dataset": "elsewhere"}), "the step writes to p/a"),
         (
@@ -80,7 +82,7 @@ def test_steps_run_after_those_they_need_and_otherwise_in_file_order(folder: Pat
         ("steps: {a: {run: sft, datasets: []}}", "datasets: expected a string or a list of strings"),
         ("{out: [x], steps: {a: {run: verify}}}", "`out`: expected a folder"),
         ({**CHAIN, "out": "s3://bucket/p"}, "expected a folder on this machine"),
-        ({**CHAIN, "variables": {"here": "${later}", "later": "."}}, "later: no such step or variable"),
+        ({**CHAIN, "variables": {"here": "${later}", "later": "."}}, "later}: no such variable"),
         (steps(stale={"run": "encode", "source": "photos"}), "expected a name"),
         (steps(a={"run": "encode", "source": "htps://x/y"}), "htps://x/y: cannot be read"),
         (steps(a={"run": "encode", "source": "empty"}), "the folder is empty; is it mounted"),
@@ -88,7 +90,7 @@ def test_steps_run_after_those_they_need_and_otherwise_in_file_order(folder: Pat
             steps(a={"run": "encode", "source": "photos", "vision-tokenizer": "photos"}),
             "step a: photos: expected model.safetensors",
         ),
-        (steps(a={"run": "verify", "dataset": "${b}"}), "b: no such step or variable"),
+        (steps(a={"run": "verify", "dataset": "${b}"}), "no such variable, and no step of this name writes anything"),
         (
             steps(a={"run": "decode", "dataset": "${b}"}, b={"run": "generate", "prompts": "${a}"}),
             "in a cycle",
@@ -112,6 +114,12 @@ def test_variables_and_options_can_be_set(folder: Path) -> None:
     pipeline = load(CHAIN, {"here": str(folder), "codes.resize": "area", "codes.allow-numerics-change": "true"})
     assert pipeline.steps[0].arguments[:4] == ("encode", "--resize", "area", "--allow-numerics-change")
     assert f"{folder}/photos" in pipeline.steps[0].arguments
+
+
+def test_the_home_directory_is_inserted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder))
+    described = {**steps(a={"run": "encode", "source": "~/photos"}), "out": "~/made"}
+    assert load(described).steps[0].arguments[-2:] == (f"{folder}/photos", f"{folder}/made/a")
 
 
 def test_values_keep_their_spelling(folder: Path) -> None:
