@@ -14,7 +14,7 @@ def test_references_are_replaced_within_a_text() -> None:
 
 
 def test_an_unknown_name_is_refused() -> None:
-    with pytest.raises(UsageError, match="step a: .{c}: no such variable, and .*; known are a, b"):
+    with pytest.raises(UsageError, match=r"step a: .{c}: no such variable, and .*; known are a, b"):
         substitute("step a", "${c}", {"a": "", "b": ""})
 
 
