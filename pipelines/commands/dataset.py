@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pipelines.commands.build import options_command
-from pipelines.commands.options import say, unit_rows_option, vision_tokenizer_option
+from pipelines.commands.options import left_to_others, say, unit_rows_option, vision_tokenizer_option
 
 if TYPE_CHECKING:
     from shared.codec import Codec
@@ -121,6 +121,8 @@ def import_(options: ImportOptions, codebook_size: int | None, vision_tokenizer:
 
     result = import_dataset(replace(options, codec=_codec(codebook_size, vision_tokenizer)))
     say(f"{options.dataset}: {result.rows} rows imported, {result.quarantined} quarantined")
+    if result.units_missing:
+        raise left_to_others(options.dataset, result.units_missing)
 
 
 def _codec(codebook_size: int | None, vision_tokenizer: str | None) -> Codec | None:

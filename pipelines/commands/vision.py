@@ -135,6 +135,8 @@ def repair(options: RepairOptions) -> None:
         say(f"unit {unit.unit}: {unit.kept} of {unit.rows} rows kept: {unit.problem}")
     for number, is_same in result.reencoded:
         say(f"unit {number}: encoded again, {'the same bytes as before' if is_same else 'DIFFERENT bytes than before'}")
+    if result.missing and options.source:
+        raise left_to_others(options.dataset, result.missing)
     if result.missing:
         say(f"{result.missing} units are missing: run the command that created {options.dataset} again")
     elif not result.set_aside:

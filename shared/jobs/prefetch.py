@@ -21,7 +21,8 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 POLL_S = 0.1
-CLOSE_S = 5.0  # for the items in hand when the consumer stops; longer ones are left behind
+STOP_S = 2.0  # for an item in hand after a signal
+CLOSE_S = 3.0  # for the items in hand when the consumer stops; longer ones are left behind
 MAX_BLOCKED = 32  # threads
 
 
@@ -62,8 +63,8 @@ def prefetch_map(
 
     If the consumer has waited `timeout_s` for an item, the item is given up: `on_timeout(item)` is yielded in its
     place, and another thread replaces the blocked one. Raises JobStoppedError once `MAX_BLOCKED` threads are blocked
-    at the same time. Raises Interrupted if `stop` is set and the next result is not ready, so that a consumer that
-    wants to save its work can catch that.
+    at the same time. Raises Interrupted if `stop` is set and the next result does not come soon; a consumer that wants
+    to save its work can catch that.
     """
     source, pending, pool = iter(items), deque[_Item](), _DaemonThreads(function, threads)
 
@@ -107,19 +108,21 @@ class _Item:
         self.future: Future[Any] = Future()
 
     def is_done_within(self, timeout_s: float | None, stop: StopFlag | None) -> bool:
-        """Wait for the result. Raises Interrupted if a signal comes first.
+        """Wait for the result. Raises Interrupted if `stop` is set and it does not come soon.
 
         Only time spent in this loop counts: a process that was suspended has not waited.
         """
-        waited_s = 0.0
+        waited_s = stopped_s = 0.0
         while not self.future.done():
-            if stop is not None:
-                stop.raise_if_set("finished rows are kept")
+            if stop is not None and stopped_s >= STOP_S:
+                stop.raise_if_set("finished work is kept")
             if timeout_s is not None and waited_s >= timeout_s:
                 return False
             began_s = time.monotonic()
             wait([self.future], POLL_S)
-            waited_s += min(time.monotonic() - began_s, 2 * POLL_S)
+            polled_s = min(time.monotonic() - began_s, 2 * POLL_S)
+            waited_s += polled_s
+            stopped_s += polled_s if stop is not None and stop.is_set() else 0.0
         return True
 
 

@@ -18,7 +18,7 @@ MIN_LIMIT_S = 600.0
 LIMIT_FACTOR = 10.0  # of the longest silence that ended well
 SUSPENDED_LIMIT_S = 15.0
 IDLE_LIMIT_S = 300.0
-IDLE_CPU_S = 0.2  # a thread that only polls takes more than this within IDLE_LIMIT_S
+IDLE_CPU_S = 0.03  # a thread that only polls takes more than this within IDLE_LIMIT_S
 MAX_TICK_S = 1.0
 
 

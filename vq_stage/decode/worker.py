@@ -59,7 +59,7 @@ class DecodeWorker:
     def _decode_unit(self, task: Task) -> TaskResult:
         began, progress = time.monotonic(), UnitProgress()
         decoded = self._decoded(self._rows_without_file(task, progress))
-        with closing(prefetch_map(self._write, decoded, WRITER_THREADS, WRITE_BEHIND)) as written:
+        with closing(prefetch_map(self._write, decoded, WRITER_THREADS, WRITE_BEHIND, self.context.stop)) as written:
             for _ in written:
                 progress.written += 1
                 self.context.report_progress(task.unit, 1)

@@ -113,6 +113,7 @@ def test_too_many_blocked_threads_stop_the_job(gate: threading.Event, monkeypatc
 def test_a_signal_interrupts_the_wait_for_a_blocked_thread(
     gate: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(prefetch, "STOP_S", 0.1)
     monkeypatch.setattr(prefetch, "CLOSE_S", 0.1)
     stop = StopFlag()
     results = prefetch_map(lambda item: item if item < 2 else gate.wait(), range(5), 2, 8, stop)
