@@ -45,6 +45,11 @@ if TYPE_CHECKING:
     metavar="REASON",
     help="Retry inputs that were quarantined for this reason; may be repeated.",
 )
+@click.option(
+    "--update-texts",
+    is_flag=True,
+    help="Replace captions and labels that have changed in SOURCE, without encoding anything again.",
+)
 def encode(options: EncodeOptions) -> None:
     """Encode the images and videos of SOURCE into the code shards of DATASET.
 

@@ -26,7 +26,8 @@ class EncodeOptions:
     `batch_pixels` is the maximum number of pixels per batch, but a batch has at least one image. `quality_samples`
     inputs of each unit are decoded again to measure the quality. `duplicates` is keep or once: encode every file, or
     only the first of equal files. An input that is not read within `read_timeout_s` is refused. `retry_quarantined`
-    lists reasons whose quarantined inputs are tried again.
+    lists reasons whose quarantined inputs are tried again. With `update_texts` the captions and labels of encoded
+    inputs are replaced where the source has other ones.
     Raises UsageError, naming the command-line option, for values that cannot work.
     """
 
@@ -47,6 +48,7 @@ class EncodeOptions:
     max_refused_in_a_row: int = 1000
     duplicates: str = "keep"
     retry_quarantined: tuple[str, ...] = ()
+    update_texts: bool = False
     engine: EngineOptions = field(default_factory=EngineOptions)
 
     def __post_init__(self) -> None:

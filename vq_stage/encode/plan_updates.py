@@ -21,8 +21,9 @@ from shared.dataset.quarantine import Refusal
 from shared.dataset.settings import DatasetSettings
 from shared.jobs.signals import StopFlag
 from vq_stage.encode.planner import Planner, SizedInput, clip_key
+from vq_stage.encode.text_changes import TextChanges
 from vq_stage.sources.folder import FolderSource
-from vq_stage.sources.lists import StandardInput
+from vq_stage.sources.lists import ListSource, StandardInput
 from vq_stage.sources.media_source import MediaItem, MediaSource
 from vq_stage.sources.media_types import kind_of, stem_of
 
@@ -50,11 +51,26 @@ def _create(dataset: Dataset, planner: Planner, settings: DatasetSettings, stop:
 
 
 def _add_new_items(dataset: Dataset, plan: Plan, planner: Planner, stop: StopFlag) -> Plan:
-    known = KnownItems(plan, planner.source)
-    new = planner.source.items(is_planned=known.has)
+    known, changes = KnownItems(plan, planner.source), TextChanges(plan, dataset.texts, planner.options.update_texts)
+    new = _new_items(planner.source, known, changes, stop)
     with PlanWriter(planner.options.unit_rows) as writer:
         planner.plan_items(writer, new, KnownKeys(before=known.keys), plan.next_index(), stop)
-        return _extended(dataset, plan, writer)
+        extended = _extended(dataset, plan, writer)
+    changes.finish()
+    return extended
+
+
+def _new_items(source: MediaSource, known: KnownItems, changes: TextChanges, stop: StopFlag) -> Iterator[MediaItem]:
+    """Yield the items that are not planned; compare the texts of the others if they are read anyway, or requested."""
+    if not changes.is_update and not isinstance(source, ListSource | StandardInput):
+        yield from source.items(is_planned=known.has)
+        return
+    for item in source.items():
+        stop.raise_if_set("nothing was planned")
+        if known.has(item):
+            changes.compare(item)
+        else:
+            yield item
 
 
 def _extended(dataset: Dataset, plan: Plan, writer: PlanWriter, retried: Mapping[str, int] | None = None) -> Plan:
