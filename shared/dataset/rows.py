@@ -159,14 +159,19 @@ def _column(records: Sequence[CodeRecord], field: pa.Field) -> pa.Array:
 
 
 def from_record_batch(batch: pa.RecordBatch) -> Iterator[CodeRecord]:
-    """Yield the rows of a batch; codes are views of its memory. Their checksums are verified by `damaged_keys`."""
+    """Yield the rows of a batch; codes are views of its memory. Their checksums are verified by `damaged_keys`.
+
+    Raises ShapeError if a grid has another number of codes than its size says.
+    """
     record_class = SequenceRecord if "prompt" in batch.schema.names else CodeRecord
     codes = batch.column("codes")
     offsets, values = codes.offsets.to_numpy(), codes.values.to_numpy()
     others = batch.select([name for name in batch.schema.names if name not in ("codes", "codes_crc32")])
     for index, row in enumerate(others.to_pylist()):
-        shape = [row.pop(name) for name in SHAPE]
-        yield record_class(codes_THW=values[offsets[index] : offsets[index + 1]].reshape(shape), **row)
+        shape, row_codes = [row.pop(name) for name in SHAPE], values[offsets[index] : offsets[index + 1]]
+        if row_codes.size != math.prod(shape):
+            raise ShapeError(f"{row['key']}: {row_codes.size} codes, expected {' × '.join(map(str, shape))}")
+        yield record_class(codes_THW=row_codes.reshape(shape), **row)
 
 
 def damaged_keys(batch: pa.RecordBatch) -> list[str]:
