@@ -75,11 +75,12 @@ class CommitRecord:
     @classmethod
     def read(cls, path: Path, unit: int) -> CommitRecord:
         """Read the record of a unit. Raises DatasetError if it is missing, damaged, or of another unit."""
-        values = read_checked_json(path)
         try:
-            record = cls(**{"unit": unit, "plan_sha256": "", **values})
+            record = cls(**{"unit": unit, "plan_sha256": "", **read_checked_json(path)})
+        except DatasetError as error:
+            raise DatasetError(f"{error}; run `emu3 repair`") from error
         except TypeError as error:
-            raise DatasetError(f"{path}: expected a commit record: {error}") from error
+            raise DatasetError(f"{path}: expected a commit record: {error}; run `emu3 repair`") from error
         if record.unit != unit:
             raise DatasetError(
                 f"{path}: commit record of unit {record.unit!r}, expected unit {unit}; run `emu3 repair`"

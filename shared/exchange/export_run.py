@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 from tqdm import tqdm
 
@@ -11,8 +12,8 @@ from shared.dataset.dataset import Dataset
 from shared.dataset.plan import Plan
 from shared.dataset.rows import CodeRecord, DatasetDigest
 from shared.exchange.options import ExportOptions
-from shared.storage.atomic import temporary_path, write_file
-from shared.storage.paths import as_path, is_local, sha256_of
+from shared.storage.atomic import remove_stale_temporaries, temporary_path, write_file
+from shared.storage.paths import as_path, is_local, make_directory, sha256_of
 
 
 class ExportRun:
@@ -32,6 +33,13 @@ class ExportRun:
     def digest(self) -> str:
         """The digest of the rows read so far; of all rows, it is the one that `emu3 verify` prints."""
         return self._digest.hexdigest()
+
+    def make_folder(self, name: str = "") -> Path:
+        """Create a folder of the export, and remove from it what killed exports left."""
+        folder = self.out / name if name else self.out
+        make_directory(folder)
+        remove_stale_temporaries(folder)
+        return folder
 
     def read_rows(self) -> Iterator[CodeRecord]:
         """Yield all rows in order, counted and with a progress bar."""

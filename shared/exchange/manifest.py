@@ -1,17 +1,25 @@
-"""The manifest of an export: what its files hold, written last."""
+"""The manifest of an export: what its files hold, written last.
+
+It lies in a folder that PyArrow, `datasets` and other readers of whole folders skip: they would take it for data.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from shared.dataset.settings import DatasetSettings
 from shared.errors import DatasetError
+from shared.storage.atomic import remove_stale_temporaries, write_file
 from shared.storage.checked_json import dump_checked_json, load_checked_json
+from shared.storage.paths import make_directory
+from shared.storage.small_files import read_small_file
 
 EXPORT_FORMAT = "emu3.export/1"
-MANIFEST_NAME = "manifest.json"
+MAX_BYTES = 1 << 30
+MANIFEST_NAME = "__emu3__/manifest.json"
+_EARLIER_NAME = "manifest.json"  # of version 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +36,9 @@ class ExportedFile:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> ExportedFile:
+        """Raise KeyError or ValueError if values are missing or the name leads out of the folder."""
+        if PurePosixPath(values["file"]).name != values["file"]:
+            raise ValueError(f"{values['file']!r} is not a file name")
         return cls(values["file"], values["bytes"], values["sha256"], values["rows"])
 
 
@@ -68,11 +79,28 @@ class ExportManifest:
                 values["rows"],
                 tuple(ExportedFile.from_json(file) for file in values["files"]),
             )
-        except (KeyError, TypeError) as error:
-            raise DatasetError(f"{where}: expected the manifest of an export: missing {error}") from error
+        except (KeyError, TypeError, ValueError) as error:
+            raise DatasetError(f"{where}: expected the manifest of an export: {error!r}") from error
 
     @classmethod
     def read(cls, folder: Path) -> ExportManifest | None:
         """Return the manifest of a folder, or None if it has none."""
-        path = folder / MANIFEST_NAME
-        return cls.from_json(path.read_bytes(), str(path)) if path.is_file() else None
+        for path in (folder / MANIFEST_NAME, folder / _EARLIER_NAME):
+            if path.is_file():
+                return cls.from_json(read_small_file(path, MAX_BYTES, DatasetError), str(path))
+        return None
+
+    def write(self, folder: Path) -> None:
+        """Write the manifest if it is not there yet, and remove one of version 0.1."""
+        path, content = folder / MANIFEST_NAME, self.to_json()
+        make_directory(path.parent)
+        remove_stale_temporaries(path.parent)
+        if not path.is_file() or path.read_bytes() != content:
+            write_file(path, content)
+        (folder / _EARLIER_NAME).unlink(missing_ok=True)
+
+    @staticmethod
+    def remove(folder: Path) -> None:
+        """Remove the manifest, because the files are about to change."""
+        for name in (MANIFEST_NAME, _EARLIER_NAME):
+            (folder / name).unlink(missing_ok=True)

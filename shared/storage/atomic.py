@@ -4,18 +4,39 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from shared.storage.paths import is_local, make_directory
+from shared.storage.paths import is_local, make_directory, names_in
+
+_TEMPORARY_NAME = re.compile(r".+\.(\d+)-[0-9a-f]{8}\.tmp")
 
 
 def temporary_path(path: Path) -> Path:
     """Return a unique name in the same directory; it ends in `.tmp`."""
     return path.with_name(f"{path.name}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+
+
+def remove_stale_temporaries(directory: Path) -> None:
+    """Remove the temporary files in a directory whose writers were killed on this machine."""
+    for name in names_in(directory) if is_local(directory) else ():
+        match = _TEMPORARY_NAME.fullmatch(name)
+        if match and not _is_alive(int(match[1])):
+            (directory / name).unlink(missing_ok=True)
+
+
+def _is_alive(process_id: int) -> bool:
+    try:
+        os.kill(process_id, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def write_file(path: Path, data: bytes) -> None:

@@ -7,20 +7,27 @@ Format: https://huggingface.co/docs/safetensors (8 bytes of header length, JSON 
 from __future__ import annotations
 
 import hashlib
-import json
+import math
 import mmap
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import os
+import stat
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TypeGuard
 
 import numpy as np
 
 from shared.errors import CheckpointError
 from shared.storage.paths import local_directory
+from shared.storage.small_files import parse_json_object, read_json_object
 
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "U8": "|u1"}
-_MAX_HEADER_BYTES = 100_000_000
+_MAX_HEADER_BYTES = 10_000_000  # of about 100 000 tensors
+_MAX_INDEX_BYTES = 10_000_000
+_MAX_RANK, _MAX_SIDE = 16, 1 << 40
+_LFS_POINTER = b"version https://git-lfs"
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +68,9 @@ def read_checkpoint(directory: str | Path) -> dict[str, StoredTensor]:
 
 
 def _read_sharded(index: Path) -> dict[str, StoredTensor]:
-    try:
-        shard_of: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{index}: expected a JSON object with `weight_map`: {error!r}") from error
+    shard_of = read_json_object(index, _MAX_INDEX_BYTES, CheckpointError).get("weight_map")
+    if not isinstance(shard_of, dict) or not all(isinstance(shard, str) for shard in shard_of.values()):
+        raise CheckpointError(f"{index}: weight_map: expected an object of file names by tensor, got {shard_of!r:.80}")
     tensors = {}
     for shard in sorted(set(shard_of.values())):
         if Path(shard).name != shard:
@@ -75,37 +81,73 @@ def _read_sharded(index: Path) -> dict[str, StoredTensor]:
     return tensors
 
 
-def _read_file(path: Path) -> Iterator[StoredTensor]:
+def _read_file(path: Path) -> list[StoredTensor]:
+    """Return the tensors of a file. Raises CheckpointError, naming file and tensor, if the header is wrong."""
+    content = _map(path)
+    length = int.from_bytes(content[:8], "little")
+    if bytes(content[: len(_LFS_POINTER)]) == _LFS_POINTER:
+        raise CheckpointError(f"{path}: a Git LFS pointer in place of the file; run `git lfs pull`")
+    if length > min(len(content) - 8, _MAX_HEADER_BYTES):
+        raise CheckpointError(
+            f"{path}: a safetensors header of {length} bytes in a file of {len(content)}, expected at most"
+            f" {_MAX_HEADER_BYTES}; the file is damaged or not safetensors"
+        )
+    header = parse_json_object(bytes(content[8 : 8 + length]), f"{path}: header", CheckpointError)
+    body = content[8 + length :]
+    spans = {
+        name: _checked_span(f"{path}: tensor {name[:200]}", entry, len(body))
+        for name, entry in header.items()
+        if name != "__metadata__"
+    }
+    _check_overlaps(path, spans)
+    return [
+        StoredTensor(name, header[name]["dtype"], tuple(header[name]["shape"]), body[begin:end])
+        for name, (begin, end) in spans.items()
+    ]
+
+
+def _map(path: Path) -> memoryview:
     try:
-        with path.open("rb") as file:
-            content = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # a pipe would wait for its writer
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise CheckpointError(f"{path}: expected a regular file")
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from error
-    length = int.from_bytes(content[:8], "little")
-    if length > min(len(content) - 8, _MAX_HEADER_BYTES):
-        raise CheckpointError(f"{path}: expected a safetensors header of {length} bytes, file has {len(content)}")
-    try:
-        header: dict[str, Any] = json.loads(bytes(content[8 : 8 + length]))
-    except ValueError as error:
-        raise CheckpointError(f"{path}: header is not JSON: {error}") from error
-    body = content[8 + length :]
-    for name, entry in header.items():
-        if name != "__metadata__":
-            yield _stored_tensor(path, name, entry, body)
 
 
-def _stored_tensor(path: Path, name: str, entry: dict[str, Any], body: memoryview) -> StoredTensor:
-    dtype, shape = entry["dtype"], tuple(entry["shape"])
-    begin, end = entry["data_offsets"]
-    if dtype not in _DTYPES:
-        raise CheckpointError(f"{path}: tensor {name}: dtype {dtype}, expected one of {', '.join(_DTYPES)}")
-    expected = int(np.prod(shape, dtype=np.int64)) * np.dtype(_DTYPES[dtype]).itemsize
-    if end - begin != expected or end > len(body):
+def _checked_span(where: str, entry: object, body_bytes: int) -> tuple[int, int]:
+    """Return the first byte of a tensor and the byte after its last. Raises CheckpointError if its entry is wrong."""
+    values = entry if isinstance(entry, dict) else {}
+    dtype, shape, offsets = values.get("dtype"), values.get("shape"), values.get("data_offsets")
+    if not isinstance(dtype, str) or dtype not in _DTYPES:
+        raise CheckpointError(f"{where}: dtype {dtype!r:.40}, expected one of {', '.join(_DTYPES)}")
+    if not _are_counts(shape) or len(shape) > _MAX_RANK or max(shape, default=0) > _MAX_SIDE:
+        raise CheckpointError(f"{where}: shape {shape!r:.80}, expected a list of sizes")
+    if not _are_counts(offsets) or len(offsets) != 2:
         raise CheckpointError(
-            f"{path}: tensor {name}: expected {expected} bytes at {begin}, file holds {max(0, len(body) - begin)};"
+            f"{where}: data_offsets {offsets!r:.80}, expected the first byte and the byte after the last"
+        )
+    begin, end = offsets
+    expected = math.prod(shape) * np.dtype(_DTYPES[dtype]).itemsize
+    if end - begin != expected or end > body_bytes:
+        raise CheckpointError(
+            f"{where}: expected {expected} bytes of {dtype} {shape!r:.80}, got bytes {begin} to {end} of {body_bytes};"
             " the file is truncated or damaged; copy it again"
         )
-    return StoredTensor(name, dtype, shape, body[begin:end])
+    return begin, end
+
+
+def _are_counts(value: object) -> TypeGuard[list[int]]:
+    return isinstance(value, list) and all(type(item) is int and item >= 0 for item in value)
+
+
+def _check_overlaps(path: Path, spans: Mapping[str, tuple[int, int]]) -> None:
+    """Raise CheckpointError if two tensors share bytes."""
+    ordered = sorted((span, name) for name, span in spans.items() if span[0] < span[1])
+    for ((_, end), name), ((begin, _), other) in pairwise(ordered):
+        if begin < end:
+            raise CheckpointError(f"{path}: tensors {name} and {other} overlap at byte {begin}; the file is damaged")
 
 
 def rename_tensors(tensors: Mapping[str, StoredTensor], rename: Callable[[str], str]) -> dict[str, StoredTensor]:

@@ -33,7 +33,10 @@ OWN_OUTPUT = {
         ("options.json", ("checkpoints/", "model/", "adapter/", "train_log.jsonl")),
         ("train_options.json", ("train_state.safetensors",)),
     ),
-    "exported datasets": (("manifest.json", ("codes-00000.tar", "codes-00000.parquet")),),
+    "exported datasets": (
+        ("__emu3__/", ("codes-00000.tar", "codes-00000.parquet")),
+        ("manifest.json", ("codes-00000.tar", "codes-00000.parquet")),  # of version 0.1
+    ),
 }
 
 # What this program writes into such a folder: all that is left out of it if it is the source itself.

@@ -1,7 +1,7 @@
 """Exports of many rows per file: numbered shards and a manifest.
 
 codes-00000.tar, codes-00001.tar, …     or codes-00000.parquet, …
-manifest.json                           settings, digest, and every shard with its checksum; written last
+__emu3__/manifest.json                  settings, digest, and every shard with its checksum; written last
 """
 
 from __future__ import annotations
@@ -23,8 +23,7 @@ from shared.exchange.formats.shard_source import ShardSource
 from shared.exchange.manifest import MANIFEST_NAME, ExportedFile, ExportManifest
 from shared.exchange.options import ImportOptions
 from shared.jobs.signals import StopFlag
-from shared.storage.atomic import write_file
-from shared.storage.paths import make_directory, names_in
+from shared.storage.paths import names_in
 
 _SHARD_NAME = re.compile(r"codes-\d{5}\.(tar|parquet)")
 _ROW_OVERHEAD_BYTES = 4096  # an upper bound for the headers, the padding and the JSON of a row in a tar
@@ -60,13 +59,10 @@ class ShardedExport:
             stop.raise_if_set(f"{len(files)} files written")
             files.append(self._write_shard(run, len(files), records))
         self._delete_others(run, {file.name for file in files})
-        manifest = ExportManifest(self.name, run.settings, run.digest, run.rows, tuple(files)).to_json()
-        path = run.out / MANIFEST_NAME
-        if not path.is_file() or path.read_bytes() != manifest:
-            write_file(path, manifest)
+        ExportManifest(self.name, run.settings, run.digest, run.rows, tuple(files)).write(run.out)
 
     def _check_out(self, run: ExportRun) -> None:
-        make_directory(run.out)
+        run.make_folder()
         if (run.out / "plan.arrow").is_file():
             raise UsageError(f"{run.out}: holds a dataset; export to another folder")
         found = ExportManifest.read(run.out)
@@ -78,14 +74,14 @@ class ShardedExport:
         name = f"codes-{number:05d}{self.shard_format.suffix}"
         sha256 = hashlib.sha256(content).hexdigest()
         if run.needs_writing(name, len(content), sha256):
-            (run.out / MANIFEST_NAME).unlink(missing_ok=True)
+            ExportManifest.remove(run.out)
             run.write(name, content)
         return ExportedFile(name, len(content), sha256, len(records))
 
     def _delete_others(self, run: ExportRun, names: set[str]) -> None:
         """Delete shards of an earlier export that this one does not have."""
         if others := [name for name in names_in(run.out) if _SHARD_NAME.fullmatch(name) and name not in names]:
-            (run.out / MANIFEST_NAME).unlink(missing_ok=True)
+            ExportManifest.remove(run.out)
             for name in others:
                 (run.out / name).unlink(missing_ok=True)
 

@@ -9,7 +9,7 @@ Source: Emu3, the scripts that prepare its training data.
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from shared.dataset.rows import CodeRecord
 from shared.dataset.settings import DatasetSettings
@@ -22,7 +22,6 @@ from shared.exchange.options import ImportOptions
 from shared.jobs.signals import StopFlag
 from shared.storage.atomic import write_file
 from shared.storage.digests import canonical_json
-from shared.storage.paths import make_directory
 
 FEATURE_FOLDER = "feature"
 LIST_PATH = "list/train.json"
@@ -35,9 +34,8 @@ class UpstreamFiles:
 
     def export(self, run: ExportRun, stop: StopFlag) -> None:
         """Write one file per row, then the list. Rows without codes are skipped and counted."""
-        features, names = run.out / FEATURE_FOLDER, list[str]()
-        make_directory(features)
-        make_directory((run.out / LIST_PATH).parent)
+        features, names = run.make_folder(FEATURE_FOLDER), list[str]()
+        run.make_folder(PurePosixPath(LIST_PATH).parent.name)
         for row in run.read_rows():
             stop.raise_if_set(f"{len(names)} samples written")
             if not row.has_grid:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +16,12 @@ from shared.dataset.quarantine import Refusal
 from shared.dataset.rows import CodeRecord
 from shared.dataset.settings import DatasetSettings
 from shared.errors import JobStoppedError, RefusedInput, UsageError
-from shared.exchange.formats.torch_files import load_torch
+from shared.exchange.formats.torch_files import MAX_BYTES, load_torch
 from shared.jobs.prefetch import prefetch_map
 from shared.storage.paths import as_path
+from shared.storage.small_files import parse_json, read_small_file
 
+MAX_LIST_BYTES = 1 << 30  # 10⁷ entries of 100 bytes
 _READER_THREADS = 4
 _MAX_SIDE = 65535
 
@@ -38,11 +39,11 @@ class UpstreamSource:
         self.settings = settings
         self.codec = settings.codec
         self.max_refused_in_a_row = max_refused_in_a_row
-        try:
-            listed = json.loads(path.read_bytes())
-            prefix, self.entries = str(listed["prefix"]), list(listed["path_list"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UsageError(f'{path}: expected {{"prefix": …, "path_list": […]}}: {error!r}') from error
+        listed = parse_json(read_small_file(path, MAX_LIST_BYTES), str(path))
+        prefix, entries = (listed.get("prefix"), listed.get("path_list")) if isinstance(listed, dict) else (None, None)
+        if not isinstance(prefix, str) or not isinstance(entries, list):
+            raise UsageError(f'{path}: expected {{"prefix": "…", "path_list": […]}}, got {listed!r:.100}')
+        self.entries = entries
         self.features = _resolve_prefix(path, prefix, feature_folder)
 
     def __len__(self) -> int:
@@ -149,11 +150,10 @@ def _resolve_prefix(path: Path, prefix: str, feature_folder: str) -> Path:
 
 def _read_file(path: Path) -> bytes:
     try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise RefusedInput("missing", f"{path}: no such file") from None
-    except (OSError, ValueError) as error:
-        raise RefusedInput("unreadable", f"{path}: {error}") from error
+        return read_small_file(path, MAX_BYTES)
+    except UsageError as error:
+        reason = "missing" if isinstance(error.__context__, FileNotFoundError) else "unreadable"
+        raise RefusedInput(reason, str(error)) from error
 
 
 def _is_unicode(text: str) -> bool:

@@ -1,8 +1,9 @@
 """Rows as WebDataset tars.
 
     <name>.codes.npy    uint16 (T, H, W)
-    <name>.json         all other columns, the key among them
-    <name>.txt          the text, if the row has one
+    <name>.json         all other columns, the key among them; also `text` as null if the row has no text
+    <name>.txt          the text; empty if the row has none, because some readers expect every sample to have the same
+                        members
 
 Names are `safe_name(key)`. Times, owners and modes are fixed, so that equal rows give equal bytes.
 """
@@ -10,7 +11,6 @@ Names are `safe_name(key)`. Times, owners and modes are fixed, so that equal row
 from __future__ import annotations
 
 import io
-import json
 import tarfile
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -21,9 +21,10 @@ import pyarrow as pa
 
 from shared.dataset.rows import SCHEMA, SEQUENCE_SCHEMA, CodeRecord, SequenceRecord
 from shared.dataset.settings import DatasetSettings
-from shared.errors import DatasetError, ShapeError
+from shared.errors import DatasetError
 from shared.exchange.formats.safe_names import safe_name
 from shared.storage.digests import canonical_json
+from shared.storage.small_files import parse_json_object
 
 _COLUMNS_OF_OTHER_MEMBERS = ("codes", "text")
 _DERIVED_COLUMNS = ("t", "h", "w", "codes_crc32")
@@ -57,8 +58,9 @@ class WebDataset:
 
 def dump_members(record: CodeRecord) -> dict[str, bytes]:
     """Return the contents of a row's members by suffix."""
-    text = {} if record.text is None else {"txt": record.text.encode()}
-    return {"codes.npy": _npy(record.codes_THW), "json": canonical_json(_columns(record)).encode(), **text}
+    columns = _columns(record) if record.text is not None else {**_columns(record), "text": None}
+    text = (record.text or "").encode()
+    return {"codes.npy": _npy(record.codes_THW), "json": canonical_json(columns).encode(), "txt": text}
 
 
 def _columns(record: CodeRecord) -> dict[str, Any]:
@@ -84,10 +86,11 @@ def load_members(members: dict[str, bytes], where: str) -> CodeRecord:
     """Return the row that `dump_members` wrote. Raises DatasetError if the members do not match."""
     try:
         codes_THW = np.load(io.BytesIO(members["codes.npy"]), allow_pickle=False)
-        columns = json.loads(members["json"])
-        text = members["txt"].decode() if "txt" in members else None
+        columns = parse_json_object(members["json"], where, DatasetError)
+        has_text = "txt" in members and columns.pop("text", "") is not None
+        text = members["txt"].decode() if has_text else None
         record = _record(columns, codes_THW, text)
-    except (ValueError, KeyError, TypeError, EOFError, ShapeError) as error:
+    except (ValueError, KeyError, TypeError, EOFError, MemoryError) as error:
         raise DatasetError(f"{where}: expected .codes.npy, .json and .txt of a row: {error!r}") from error
     if _columns(record) != columns:
         raise DatasetError(f"{where}: codes do not match the checksum or size in .json; export it again")

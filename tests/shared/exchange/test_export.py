@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.dataset
 import pytest
 
 from shared.codec import Codec
@@ -13,13 +18,17 @@ from shared.errors import DatasetError, Interrupted, UsageError
 from shared.exchange.export import export
 from shared.exchange.export_run import ExportRun
 from shared.exchange.importer import import_dataset
+from shared.exchange.manifest import MANIFEST_NAME
 from shared.exchange.options import ExportOptions, ImportOptions
 from shared.maintenance.seal import SealOptions, seal
 from tests.support.exports import SHARD_BYTES, run_export, stop_after
 from tests.support.small_datasets import (
+    CODES_SETTINGS,
     all_rows,
     code_rows,
     digest,
+    image,
+    write_dataset,
 )
 
 
@@ -50,10 +59,10 @@ def test_only_what_is_missing_or_differs_is_written_again(tmp_path: Path, codes:
     whole = run_export(codes, out, how)
     expected = contents(out)
     assert run_export(codes, out, how).written == 0
-    listed = json.loads((out / "manifest.json").read_bytes())["files"]
+    listed = json.loads((out / MANIFEST_NAME).read_bytes())["files"]
     (out / listed[0]["file"]).unlink()
     (out / listed[1]["file"]).write_bytes(b"cut")
-    (out / "manifest.json").unlink()
+    (out / MANIFEST_NAME).unlink()
     assert run_export(codes, out, how).written == 2
     assert contents(out) == expected
     assert run_export(codes, out, how, 1 << 20).files < whole.files
@@ -68,7 +77,7 @@ def test_a_stopped_export_lists_nothing_and_goes_on(
     stop_after(2, ExportRun, "write_unsynced" if how == "pth" else "write", monkeypatch)
     with pytest.raises(Interrupted, match=r"2 (files|samples) written"):
         run_export(codes, tmp_path / "out", how)
-    assert not (tmp_path / "out/manifest.json").exists()
+    assert not (tmp_path / "out/__emu3__/manifest.json").exists()
     assert not (tmp_path / "out/list/train.json").exists()
     monkeypatch.undo()
     result = run_export(codes, tmp_path / "out", how)
@@ -120,10 +129,68 @@ def test_hugging_face_datasets_reads_our_parquet(tmp_path: Path, codes: Path, hu
 def test_hugging_face_datasets_reads_our_shards(tmp_path: Path, codes: Path, huggingface) -> None:  # type: ignore[no-untyped-def]
     seal(SealOptions(str(codes)))
     found = huggingface.load_dataset(
-        "arrow", data_files=str(codes / "shards/codes-*.arrow"), cache_dir=str(tmp_path / "cache"), split="train"
+        "arrow", data_files=str(codes / "shards/*.arrow"), cache_dir=str(tmp_path / "cache"), split="train"
     )
     assert found["key"][:] == [row.key for row in code_rows()]
     assert found[0]["codes"] == code_rows()[0].codes_THW.reshape(-1).tolist()
+
+
+def test_pyarrow_reads_the_folder_of_shards(codes: Path) -> None:
+    seal(SealOptions(str(codes), 1))
+    table = pyarrow.dataset.dataset(codes / "shards", format="arrow").to_table()
+    assert sorted(table.column("key").to_pylist()) == sorted(row.key for row in code_rows())
+
+
+@pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("how", ["webdataset", "parquet"])
+@pytest.mark.parametrize("by_name", [True, False])
+def test_hugging_face_datasets_reads_the_folder_of_an_export(
+    tmp_path: Path,
+    how: str,
+    by_name: bool,
+    huggingface,  # type: ignore[no-untyped-def]
+) -> None:
+    """Every row is a sample, whether rows have captions or not, and nothing else is one."""
+    rows = [image(index, f"picture-{index}", text=None if index % 3 else f"caption {index}") for index in range(9)]
+    dataset = write_dataset(tmp_path / "codes", rows, CODES_SETTINGS)
+    run_export(dataset.root, tmp_path / "out", how)
+    builder = (how, None, str(tmp_path / "out")) if by_name else (str(tmp_path / "out"),)
+    found = huggingface.load_dataset(*builder, cache_dir=str(tmp_path / "cache"), split="train")
+    keys = [sample["json"]["key"] for sample in found] if how == "webdataset" else found["key"][:]
+    assert keys == [row.key for row in rows]
+
+
+def test_pyarrow_reads_the_folder_of_a_parquet_export(tmp_path: Path, codes: Path) -> None:
+    run_export(codes, tmp_path / "out", "parquet")
+    assert pyarrow.dataset.dataset(tmp_path / "out", format="parquet").count_rows() == len(code_rows())
+
+
+@pytest.mark.parametrize("how", ["webdataset", "parquet"])
+def test_exports_of_version_0_1_are_imported_and_continued(tmp_path: Path, codes: Path, how: str) -> None:
+    """Their manifest lies beside the files."""
+    run_export(codes, tmp_path / "new", how)
+    shutil.copytree(tmp_path / "new", tmp_path / "old")
+    (tmp_path / "old" / MANIFEST_NAME).rename(tmp_path / "old/manifest.json")
+    (tmp_path / "old" / MANIFEST_NAME).parent.rmdir()
+    import_dataset(ImportOptions(str(tmp_path / "old"), str(tmp_path / "back")))
+    assert digest(tmp_path / "back") == digest(codes)
+    assert run_export(codes, tmp_path / "old", how).written == 0
+    assert contents(tmp_path / "old") == contents(tmp_path / "new")
+
+
+@pytest.mark.parametrize("how", ["webdataset", "parquet", "pth"])
+def test_what_a_killed_export_left_is_removed(tmp_path: Path, codes: Path, how: str) -> None:
+    run_export(codes, tmp_path / "out", how)
+    expected = contents(tmp_path / "out")
+    folders = {path.parent for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    killed = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    for folder in folders:
+        (folder / f"codes-00000.tar.{int(killed.stdout)}-0123abcd.tmp").write_bytes(b"half")
+        (folder / f"codes-00000.tar.{os.getppid()}-0123abcd.tmp").write_bytes(b"of a running export")
+        (folder / "notes.tmp").write_bytes(b"of the user")
+    run_export(codes, tmp_path / "out", how)
+    left = {name: data for name, data in contents(tmp_path / "out").items() if name not in expected}
+    assert sorted(left.values()) == sorted([b"of a running export", b"of the user"] * len(folders))
 
 
 @pytest.mark.parametrize("how", ["webdataset", "parquet"])

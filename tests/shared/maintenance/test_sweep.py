@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from shared.dataset.dataset import Dataset
+from shared.maintenance.salvage import repaired_units, set_damaged_aside
 from shared.maintenance.sweep import sweep
 from tests.support import handmade
+from tests.support.sealed import codes_offset, commit, five_units, flip
 
 
 def touch(path: Path) -> None:
@@ -38,6 +40,29 @@ def test_a_half_written_record_of_a_damaged_unit_is_removed(tmp_path: Path) -> N
     touch(dataset.damaged / "part-000001.json.1-ab.tmp")
     sweep(dataset)
     assert not list(dataset.damaged.iterdir())
+
+
+def test_a_killed_repair_is_repaired_by_the_next(tmp_path: Path) -> None:
+    dataset = five_units(tmp_path)
+    part = dataset.parts / dataset.record(1).part
+    flip(part, codes_offset(part, 4))
+    set_damaged_aside(dataset, dataset.plan())
+    touch(dataset.damaged / "part-000002.json.1-0123abcd.tmp")
+    touch(dataset.damaged / "part-000003.json")
+    assert list(repaired_units(dataset)) == [(3, False)], "a record that cannot be read is not what it was"
+    commit(dataset, [1])
+    assert list(repaired_units(dataset)) == [(1, True)]
+    sweep(dataset)
+    assert not list(dataset.damaged.iterdir())
+
+
+def test_files_that_are_not_ours_stay(tmp_path: Path) -> None:
+    dataset = handmade.make(tmp_path / "d")
+    touch(dataset.parts / "part-notes.arrow")
+    touch(dataset.quarantine / "part-of-mine.jsonl")
+    before = sorted(dataset.root.rglob("*"))
+    sweep(dataset)
+    assert sorted(dataset.root.rglob("*")) == before
 
 
 def test_rows_of_unfinished_units_stay(tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ import numpy as np
 
 from shared.codec import Codec
 from shared.dataset.commit import UnitResult
+from shared.dataset.dataset import Dataset
 from shared.dataset.rows import DatasetDigest
+from shared.maintenance.seal import SealOptions, seal
 from shared.maintenance.verify import verify_dataset
 from tests.support import handmade
 from tests.support.sequences import SETTINGS, broken, damage, sequence, write
@@ -66,6 +68,36 @@ def test_verify_names_codes_outside_the_codebook(tmp_path: Path) -> None:
     assert "code 512 is outside the codebook" in problem
     rows = [sequence(0, "a", codes_THW=np.array([[[0, 511]]], np.uint16))]
     assert verify_dataset(write(tmp_path / "e", [rows])).problems == []
+
+
+def test_what_a_running_job_writes_is_in_progress(tmp_path: Path) -> None:
+    dataset = write(tmp_path / "d", [[sequence(0, "a"), sequence(1, "b")], [sequence(2, "c")]])
+    record = dataset.record_path(0).read_bytes()
+    dataset.record_path(0).unlink()
+    dataset.manifest_path.unlink()
+    report = verify_dataset(dataset)
+    assert report.problems == []
+    assert ["part-000000." in name for name in report.unfinished] == [True]
+    assert (report.units, report.intact_units, report.planned_units, report.missing_inputs) == (1, 1, 2, 2)
+    dataset.record_path(0).write_bytes(record)
+    assert verify_dataset(dataset).unfinished == []
+
+
+def test_what_is_committed_meanwhile_is_no_problem(tmp_path: Path) -> None:
+    dataset = write(tmp_path / "d", [[sequence(0, "a")], [sequence(1, "b")]])
+    record = dataset.record_path(1).read_bytes()
+    dataset.record_path(1).unlink()
+    report = verify_dataset(dataset, on_unit=lambda: dataset.record_path(1).write_bytes(record) and None)
+    assert (report.problems, report.unfinished) == ([], [])
+    assert verify_dataset(dataset).is_complete
+
+
+def test_a_seal_meanwhile_is_no_problem(tmp_path: Path) -> None:
+    dataset = write(tmp_path / "d", [[sequence(0, "a")], [sequence(1, "b")]])
+    before = verify_dataset(dataset).digest
+    calls = iter([lambda: seal(SealOptions(str(dataset.root))), lambda: None])
+    report = verify_dataset(Dataset(dataset.root), on_unit=lambda: next(calls)() and None)
+    assert (report.problems, report.digest) == ([], before)
 
 
 def test_verify_counts_the_planned_inputs(tmp_path: Path) -> None:
