@@ -15,7 +15,7 @@ from typing import Any
 from shared.errors import RefusedInput, UsageError
 from shared.storage.small_files import parse_json, read_small_file
 
-MAX_TEXT_CHARACTERS = 1_000_000  # more does not fit any model, and takes seconds to tokenize
+MAX_TEXT_CHARACTERS = 100_000  # some 15 000 words; more takes seconds to tokenize
 MAX_KEY_CHARACTERS = 1_000
 
 

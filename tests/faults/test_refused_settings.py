@@ -23,14 +23,12 @@ LIBRARIES = {"pyarrow", "numpy", "PIL", "av", "fsspec"}
 HELP_LOADS_LIBRARIES = {
     "decode",
     "encode",
-    "generate",
     "init-lm",
     "plan",
     "repair",
     "seal",
     "sft",
     "train-vq",
-    "understand",
 }
 COMMANDS = sorted(main.commands) if isinstance(main, Group) else []
 
