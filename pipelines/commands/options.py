@@ -143,6 +143,10 @@ def choose_engine(parameters: Parameters) -> Parameters:
 
 source_options = option_group(
     click.option(
+        "--image-root", metavar="DIR", help="Folder of the relative paths in a list, if not that of the list."
+    ),
+    click.option("--key", metavar="NAME", help="Field of a list, or column of a table, with the key of each row."),
+    click.option(
         "--resize",
         "rule",
         type=click.Choice(["processor", "area", "none"]),

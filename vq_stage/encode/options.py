@@ -23,6 +23,8 @@ NOT_RETRIED = (DUPLICATE_KEY, DUPLICATE_CONTENT)  # the source itself has to cha
 class EncodeOptions:
     """Settings of an encode job.
 
+    `image_root` is the folder of the relative paths in a list, by default that of the list; `key` is the field of a
+    list or the column of a table with the keys.
     `batch_pixels` is the maximum number of pixels per batch, but a batch has at least one image. `quality_samples`
     inputs of each unit are decoded again to measure the quality. `duplicates` is keep or once: encode every file, or
     only the first of equal files. An input that is not read within `read_timeout_s` is refused. `retry_quarantined`
@@ -49,6 +51,8 @@ class EncodeOptions:
     duplicates: str = "keep"
     retry_quarantined: tuple[str, ...] = ()
     update_texts: bool = False
+    image_root: str | None = None
+    key: str | None = None
     engine: EngineOptions = field(default_factory=EngineOptions)
 
     def __post_init__(self) -> None:
@@ -85,6 +89,7 @@ class EncodeOptions:
         return replace(
             self,
             source=absolute(self.source),
+            image_root=absolute(self.image_root) if self.image_root is not None else None,
             dataset=absolute(self.dataset),
             vision_tokenizer=absolute(self.vision_tokenizer),
         )

@@ -83,8 +83,8 @@ def _extended(dataset: Dataset, plan: Plan, writer: PlanWriter, retried: Mapping
 class KnownItems:
     """The items of a source that are planned already, recognized by their keys without opening any file.
 
-    In a folder, the paths decide where keys are ambiguous: when a file with the same stem is added beside another one,
-    or removed, the key of the other one changes.
+    The paths decide where keys are ambiguous. In a folder, the key of a file changes when another with the same stem is
+    added beside it or removed; in lists, tables and tars, different images may have the same key.
     """
 
     def __init__(self, plan: Plan, source: MediaSource):
@@ -97,15 +97,13 @@ class KnownItems:
         return KnownKeys(self._plan.uris())
 
     def has(self, item: MediaItem) -> bool:
-        if self.keys.has(item.key):
+        if not item.key_repeats and self._has_key(item.key):
             return True
-        if not self._is_folder:
-            return self._has_clips(item.key)
-        names = (item.key, stem_of(item.uri), item.uri)
-        return any(self.keys.has(name) or self._has_clips(name) for name in names) and self._uris.has(item.uri)
+        names = (item.key, *item.other_keys, *((stem_of(item.uri), item.uri) if self._is_folder else ()))
+        return any(map(self._has_key, names)) and self._uris.has(item.uri)
 
-    def _has_clips(self, key: str) -> bool:
-        return self.keys.has(clip_key(key, 0))
+    def _has_key(self, key: str) -> bool:
+        return self.keys.has(key) or self.keys.has(clip_key(key, 0))
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,12 +20,14 @@ from vq_stage.sources.open_source import open_source
 from vq_stage.video.clips import cut_clips
 
 SizedInput = tuple[Size, PlannedInput]
+MAX_SAME_KEYS = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedItem:
     """The inputs of one item with their sizes, and with `--duplicates once` the SHA-256 of its content in hex."""
 
+    item: MediaItem
     inputs: list[SizedInput]
     content_sha256: str | None = None
 
@@ -35,7 +37,7 @@ class Planner:
 
     def __init__(self, options: EncodeOptions, source: MediaSource | None = None):
         self.options = options
-        self.source = source or open_source(options.source)
+        self.source = source or open_source(options.source, options.image_root, options.key)
 
     def plan_all(self, writer: PlanWriter, stop: StopFlag) -> None:
         """Plan all items of the source. Raises UsageError if there are none, and what `plan_items` raises."""
@@ -56,7 +58,7 @@ class Planner:
         planned_items = prefetch_map(self.plan_item, items, threads, 64 * threads, stop, timeout_s, give_up)
         for item in tqdm(planned_items, "plan", unit="input", disable=None):
             stop.raise_if_set("nothing was planned")
-            for size, planned in item.inputs:
+            for size, planned in _with_free_keys(item, keys):
                 if not keys.is_new(planned.key):
                     size, planned = _refused(planned, DUPLICATE_KEY, f"key {planned.key!r} is already in use")
                 elif item.content_sha256 and not contents.is_new(f"{item.content_sha256}{planned.frame_start}"):
@@ -75,13 +77,13 @@ class Planner:
                 raise RefusedInput(*item.refusal)
             inputs = list(self._sized_inputs(item, planned))
             is_hashed = self.options.duplicates == "once"
-            return PlannedItem(inputs, self.source.sha256(item.uri, item.locator).hex() if is_hashed else None)
+            return PlannedItem(item, inputs, self.source.sha256(item.uri, item.locator).hex() if is_hashed else None)
         except RefusedInput as refusal:
-            return PlannedItem([_refused(planned, refusal.reason, refusal.detail)])
+            return PlannedItem(item, [_refused(planned, refusal.reason, refusal.detail)])
 
     def _give_up(self, item: MediaItem) -> PlannedItem:
         detail = f"not read within {self.options.read_timeout_s:g} s"
-        return PlannedItem([_refused(_planned(item), READ_TIMEOUT, detail)])
+        return PlannedItem(item, [_refused(_planned(item), READ_TIMEOUT, detail)])
 
     def _sized_inputs(self, item: MediaItem, planned: PlannedInput) -> Iterator[SizedInput]:
         """Yield an image, or the clips of a video; an animated image is a video."""
@@ -137,6 +139,19 @@ def clip_key(key: str, number: int) -> str:
 
 def _planned(item: MediaItem) -> PlannedInput:
     return PlannedInput(0, item.key, item.uri, item.text, extra_json=item.extra_json, locator=item.locator)
+
+
+def _with_free_keys(planned: PlannedItem, keys: KnownKeys) -> list[SizedInput]:
+    """Return the inputs under a key that is not in use, if the item has another one than its own."""
+    item, candidates = planned.item, [planned.item.key]
+    if item.other_keys:
+        other = item.other_keys[-1]
+        candidates += [other, *(f"{other}~{number}" for number in range(2, MAX_SAME_KEYS))]
+    for candidate in candidates:
+        renamed = [(size, replace(one, key=candidate + one.key[len(item.key) :])) for size, one in planned.inputs]
+        if not any(keys.has(one.key) for _, one in renamed):
+            return renamed
+    return planned.inputs
 
 
 def _refused(planned: PlannedInput, reason: str, detail: str) -> SizedInput:

@@ -4,48 +4,108 @@ from __future__ import annotations
 
 import csv
 import io
+import json
+import os
 import sqlite3
-from collections.abc import Iterable, Iterator
-from pathlib import Path
-from typing import BinaryIO
+import unicodedata
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shared.errors import RefusedInput, UsageError
-from shared.storage.small_files import parse_json
-from vq_stage.sources.files import open_file
+from shared.storage.paths import is_local
+from vq_stage.sources.annotations import Annotation, merged
+from vq_stage.sources.field_names import (
+    FILE_NAMES,
+    IMAGE_NAMES,
+    SAID_NAMES,
+    VIDEO_NAMES,
+    fields_named,
+    first_value,
+)
+from vq_stage.sources.list_files import listed_values, open_list
+from vq_stage.sources.media_source import MediaItem
 
 METADATA_FILES = ("metadata.jsonl", "metadata.csv", "metadata.parquet", "captions.csv")
+METADATA_NAMES = (*FILE_NAMES, *IMAGE_NAMES, *VIDEO_NAMES)  # of the field with the path
+MAX_CSV_FIELD_CHARACTERS = 16 << 20
+
+_CREATE = """CREATE TABLE captions (
+    path BLOB, rank INTEGER, number INTEGER, row TEXT, PRIMARY KEY (path, rank, number)) WITHOUT ROWID"""
 
 
 class Captions:
-    """Captions by path, in a temporary SQLite file removed on close; a later caption replaces an earlier one."""
+    """What metadata files say about the files of a folder, in a temporary SQLite file removed on close."""
 
     def __init__(self) -> None:
-        self._is_empty = True
+        self._rows = 0
         self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         self._database.execute("PRAGMA journal_mode = OFF")
-        self._database.execute("CREATE TABLE captions (uri BLOB PRIMARY KEY, text BLOB) WITHOUT ROWID")
+        self._database.execute(_CREATE)
+        self._database.execute("CREATE TABLE used (number INTEGER PRIMARY KEY)")
 
     def close(self) -> None:
         self._database.close()
 
-    def add(self, captions: Iterable[tuple[str, str]]) -> None:
-        """Add pairs (path, text)."""
-        self._is_empty = False
+    def read(self, path: Path, folder: str, root: Path) -> None:
+        """Read a metadata file in `folder`, which is relative to `root` and ends in `/`. Raises UsageError."""
         self._database.execute("BEGIN")
-        self._database.executemany(
-            "INSERT OR REPLACE INTO captions VALUES (?, ?)", ((_blob(uri), _blob(text)) for uri, text in captions)
-        )
+        self._database.executemany("INSERT INTO captions VALUES (?, ?, ?, ?)", self._paths_and_rows(path, folder, root))
         self._database.execute("COMMIT")
 
-    def get(self, uri: str) -> str | None:
-        """Return the caption of a path, None if it has none."""
-        if self._is_empty:
+    def _paths_and_rows(self, path: Path, folder: str, root: Path) -> Iterator[tuple[bytes, int, int, str]]:
+        for name, fields, where in read_metadata(path):
+            try:
+                said = Annotation.from_fields(fields).on(MediaItem("", name))
+            except RefusedInput as refused:
+                raise UsageError(f"{where}: {refused.detail}") from refused
+            if said.text is None and said.extra_json is None:
+                continue
+            self._rows += 1
+            row = json.dumps([name, said.text, said.extra_json])
+            for rank, candidate in enumerate(dict.fromkeys(possible_paths(name, folder, root))):
+                yield _blob(candidate), rank, self._rows, row
+
+    def on(self, item: MediaItem) -> MediaItem | None:
+        """Return the item with all captions and conversations of its path; None if it has none."""
+        if not self._rows:
             return None
-        row = self._database.execute("SELECT text FROM captions WHERE uri = ?", (_blob(uri),)).fetchone()
-        return bytes(row[0]).decode("utf-8", "surrogatepass") if row else None
+        query = "SELECT rank, number, row FROM captions WHERE path = ? ORDER BY rank, number"
+        found = self._database.execute(query, (_blob(_comparable(item.uri)),)).fetchall()
+        best = [(number, json.loads(row)) for rank, number, row in found if rank == found[0][0]]
+        if not best:
+            return None
+        self._database.executemany("INSERT OR IGNORE INTO used VALUES (?)", ((number,) for number, _ in best))
+        return merged([replace(item, text=text, extra_json=extra) for _, (_, text, extra) in best])
+
+    def unused(self) -> Iterator[str]:
+        """Yield the file names of rows that no item had."""
+        query = "SELECT number, row FROM captions WHERE rank = 0 AND number NOT IN used ORDER BY number"
+        for _, row in self._database.execute(query):
+            yield json.loads(row)[0]
+
+
+def possible_paths(name: str, folder: str, root: Path) -> Iterator[str]:
+    """Yield the paths, relative to `root`, that a file name in a metadata file in `folder` may mean, the best first.
+
+    Names are relative to the folder of the metadata file, or to a folder above it, or absolute.
+    """
+    path = _comparable(os.path.normpath(name.replace("\\", "/")))
+    yield _comparable(os.path.normpath(folder + path))
+    above = PurePosixPath(_comparable(os.path.abspath(root) if is_local(root) else root.name), folder).parts
+    parts = PurePosixPath(path).parts
+    for length in range(min(len(parts) - 1, len(above)), 0, -1):
+        if parts[:length] == above[-length:]:
+            yield _comparable(os.path.join(folder, *parts[length:]))
+
+
+def _comparable(path: str) -> str:
+    """Return one spelling of a path: file systems and editors write accented letters in different Unicode forms."""
+    return unicodedata.normalize("NFC", path.replace("\\", "/"))
 
 
 def _blob(text: str) -> bytes:
@@ -53,62 +113,42 @@ def _blob(text: str) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-def read_captions(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield (file_name, text) of a metadata file, row by row. Raises UsageError."""
-    rows = {".csv": _csv_rows, ".jsonl": _json_rows, ".parquet": _parquet_rows}[path.suffix](path)
-    for number, row in enumerate(rows, 1):
-        if not isinstance(row, dict) or not isinstance(row.get("file_name"), str) or "text" not in row:
-            raise UsageError(f"{path}: row {number}: expected `file_name` and `text`, got {row!r:.100}")
-        if row["text"] is not None:
-            yield row["file_name"], str(row["text"])
+def read_metadata(path: Path) -> Iterator[tuple[str, Mapping[str, Any], str]]:
+    """Yield (file name, fields, where) of a metadata file, row by row. Raises UsageError."""
+    rows = {".csv": _csv_rows, ".jsonl": _json_rows, ".parquet": _parquet_rows}[path.suffix.lower()](path)
+    for where, row in rows:
+        name = first_value(row, METADATA_NAMES) if isinstance(row, dict) else None
+        if not isinstance(row, dict) or not isinstance(name, str):
+            raise UsageError(f"{path}: {where}: expected `file_name` and a caption such as `text`, got {row!r:.100}")
+        yield name, row, f"{path}: {where}"
 
 
-def text_lines(file: BinaryIO, where: str, newline: str = "\n") -> Iterator[str]:
-    """Yield lines of UTF-8 text while they are read; by default only \\n ends a line. Closes the file.
+def _json_rows(path: Path) -> Iterator[tuple[str, object]]:
+    for value in listed_values(path):
+        if value.error:
+            raise UsageError(f"{path}: {value.where}: {value.error}")
+        yield value.where, value.value
 
-    Raises UsageError, naming `where`, for bytes that are not UTF-8.
-    """
+
+def _csv_rows(path: Path) -> Iterator[tuple[str, object]]:
+    csv.field_size_limit(MAX_CSV_FIELD_CHARACTERS)
     try:
-        with io.TextIOWrapper(file, encoding="utf-8-sig", newline=newline) as lines:
-            yield from lines
+        with open_list(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as lines:
+            rows = csv.DictReader(lines)
+            for row in rows:
+                yield f"line {rows.line_num}", {name: value for name, value in row.items() if name is not None}
+    except csv.Error as error:
+        raise UsageError(f"{path}: line {rows.line_num}: not CSV: {error}") from error
     except UnicodeDecodeError as error:
-        raise UsageError(f"{where}: expected UTF-8: {error}; save it as UTF-8") from error
+        raise UsageError(f"{path}: expected UTF-8: {error}; save it as UTF-8") from error
 
 
-def json_lines(file: BinaryIO, where: str) -> Iterator[object]:
-    """Yield the values of a .jsonl file, skipping empty lines. Raises UsageError with the line number."""
-    for number, line in enumerate(text_lines(file, where), 1):
-        if line.strip():
-            yield parse_json(line, f"{where}: line {number}")
-
-
-def open_list(path: Path) -> BinaryIO:
-    """Open a file without which nothing can be listed; it may be empty. Raises UsageError."""
-    try:
-        return open_file(path)
-    except RefusedInput as refused:
-        if refused.reason == "empty":
-            return io.BytesIO()
-        raise UsageError(f"{path}: cannot be read: {refused}") from refused
-
-
-def _json_rows(path: Path) -> Iterator[object]:
-    with open_list(path) as file:
-        yield from json_lines(file, str(path))
-
-
-def _csv_rows(path: Path) -> Iterator[object]:
+def _parquet_rows(path: Path) -> Iterator[tuple[str, object]]:
     with open_list(path) as file:
         try:
-            yield from csv.DictReader(text_lines(file, str(path), newline=""))
-        except csv.Error as error:
-            raise UsageError(f"{path}: not CSV: {error}") from error
-
-
-def _parquet_rows(path: Path) -> Iterator[object]:
-    with open_list(path) as file:
-        try:
-            for batch in pq.ParquetFile(file).iter_batches(columns=["file_name", "text"]):
-                yield from batch.to_pylist()
+            table = pq.ParquetFile(file)
+            names = fields_named(table.schema_arrow.names, (*METADATA_NAMES, *SAID_NAMES))
+            rows = (row for batch in table.iter_batches(columns=list(names)) for row in batch.to_pylist())
+            yield from ((f"row {number}", row) for number, row in enumerate(rows, 1))
         except (pa.ArrowException, OSError) as error:
             raise UsageError(f"{path}: not Parquet: {error}") from error

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from shared.errors import RefusedInput, UsageError
 from shared.jobs.prefetch import prefetch_map
 from shared.storage.paths import is_local
-from vq_stage.sources.captions import METADATA_FILES, Captions, read_captions
+from vq_stage.sources.captions import METADATA_FILES, Captions
 from vq_stage.sources.files import open_file, refusing_unreadable
 from vq_stage.sources.folder_walk import Folder, FolderWalk
 from vq_stage.sources.media_source import MediaItem, MediaSource
@@ -143,13 +143,11 @@ class FolderListing:
             return item, None
         while self._unread_metadata:
             self._read_metadata(self._unread_metadata.pop(0))
-        text = self.captions.get(item.uri)
-        return replace(item, text=text), caption_path if text is None else None
+        captioned = self.captions.on(item)
+        return (item, caption_path) if captioned is None else (captioned, None)
 
     def _read_metadata(self, path: str) -> None:
-        folder = path[: path.rfind("/") + 1]
-        captions = read_captions(self.root / path)
-        self.captions.add((f"{folder}{os.path.normpath(file)}", text) for file, text in captions)
+        self.captions.read(self.root / path, path[: path.rfind("/") + 1], self.root)
 
     def _is_media(self, prefix: str, name: str) -> bool:
         if not self._walk.is_chosen(prefix + name):

@@ -2,101 +2,187 @@
 
 from __future__ import annotations
 
-import math
+import os
 import sys
-from collections.abc import Callable, Iterator
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import starmap
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from shared.dataset.conversations import conversation_extra
-from shared.errors import RefusedInput, UsageError
-from shared.storage.small_files import parse_json
-from vq_stage.sources.captions import json_lines, open_list, text_lines
-from vq_stage.sources.media_source import MediaItem, MediaSource, as_extra_json
+from shared.dataset.conversations import media_parts
+from shared.errors import RefusedInput
+from shared.storage.paths import as_path, is_local
+from vq_stage.sources.annotations import Annotation
+from vq_stage.sources.field_names import (
+    CONVERSATION_NAMES,
+    FILE_NAMES,
+    IMAGE_NAMES,
+    VIDEO_NAMES,
+    first_value,
+    is_present,
+)
+from vq_stage.sources.item_groups import ItemGroups
+from vq_stage.sources.list_files import ListedValue, limited_lines, listed_values, parsed_line
+from vq_stage.sources.media_source import MediaItem, MediaSource
 from vq_stage.sources.media_types import kind_of, stem_of
 
-EXPECTED = "{name|key, image|video, text} or {id, image|video, conversations}"
+KEY_NAMES = ("key", "name")
+EXPECTED = "{image|video, text|conversations, key}"
+MAX_FPS = 1000
 
 
 @dataclass(frozen=True)
 class ListSource(MediaSource):
-    """Entries of a `.json` or `.jsonl` file, read while they are listed. Paths are relative to the file's folder."""
+    """Entries of a `.json` or `.jsonl` file; paths are relative to `root`, by default the file's folder.
+
+    Entries about the same image or video are one item, unless they have different keys. `key_field` is the field with
+    the keys, by default one of `KEY_NAMES`.
+    """
 
     path: Path
+    key_field: str | None = None
 
     def _items(self, is_planned: Callable[[MediaItem], bool]) -> Iterator[MediaItem]:
-        with open_list(self.path) as file:
-            if self.path.suffix == ".jsonl":
-                yield from starmap(entry_item, enumerate(json_lines(file, str(self.path)), 1))
-                return
-            entries = parse_json("".join(text_lines(file, str(self.path))), str(self.path))
-        if not isinstance(entries, list):
-            raise UsageError(f"{self.path}: expected a list of {EXPECTED}, got {type(entries).__name__}")
-        yield from starmap(entry_item, enumerate(entries, 1))
+        with closing(ItemGroups()) as groups:
+            groups.add(self._entries())
+            yield from groups.items()
 
-    def _empty_message(self) -> str:
-        return f"{self.path}: no images or videos found; expected entries {EXPECTED}"
+    def _entries(self) -> Iterator[tuple[str, MediaItem]]:
+        """Yield what each entry is about, and its item; entries without an image or a video are counted."""
+        for value in self._values():
+            try:
+                yield entry_item(value, self.root, self.key_field)
+            except NoMedium:
+                self.report.skip("entries without an image or a video", value.where)
+
+    def _values(self) -> Iterator[ListedValue]:
+        return listed_values(self.path)
+
+    def _empty_message(self) -> str | None:
+        skipped = "".join(f"; {tally.text(things)}" for things, tally in self.report.skipped.items())
+        return f"{self.path}: no images or videos found{skipped}; expected entries {EXPECTED}"
 
 
 @dataclass(frozen=True)
-class StandardInput(MediaSource):
-    """One path, URL or JSON entry per line; paths are relative to `root`, the working directory."""
+class StandardInput(ListSource):
+    """One path, URL or JSON entry per line; paths are relative to `root`, by default the working directory."""
 
-    def _items(self, is_planned: Callable[[MediaItem], bool]) -> Iterator[MediaItem]:
-        for number, line in enumerate(sys.stdin.buffer, 1):
-            text = line.decode("utf-8-sig" if number == 1 else "utf-8", "surrogateescape").rstrip("\r\n")
-            if text.lstrip().startswith("{"):
-                yield entry_item(number, parse_json(text, f"standard input: line {number}"))
-            elif text:
-                yield MediaItem(stem_of(text), text, kind=kind_of(text))
+    path: Path = Path("standard input")
+
+    def _values(self) -> Iterator[ListedValue]:
+        for number, line in enumerate(limited_lines(sys.stdin.buffer), 1):
+            if line is None or line.lstrip().startswith(b"{"):
+                yield parsed_line(number, line)
+            elif path := line.decode("utf-8", "surrogateescape").rstrip("\r\n"):
+                yield ListedValue(number, f"line {number}", path)
 
     def _empty_message(self) -> None:
         """Return None: a resumed job does not need the list again."""
 
 
-def entry_item(number: int, entry: object) -> MediaItem:
-    """Return the item of an entry, counted from 1; refused as `bad_entry` if a field is missing or wrong."""
-    fields: dict[str, Any] = entry if isinstance(entry, dict) else {}
-    named = fields.get("key", fields.get("name", fields.get("id") if "conversations" in fields else None))
-    key = None if named is None or named == "" else str(named)
-    try:
-        kind, uri = _medium(fields, entry)
-    except RefusedInput as refused:
-        return MediaItem(key or f"entry-{number}", "").refused(refused.reason, f"entry {number}: {refused.detail}")
-    item = MediaItem(key or stem_of(uri), uri, kind=kind)
-    try:
-        return replace(item, text=_text(fields), extra_json=as_extra_json(_extra(fields)))
-    except RefusedInput as refused:
-        return item.refused(refused.reason, f"entry {number}: {refused.detail}")
+class NoMedium(Exception):
+    """An entry that names neither an image nor a video, such as a conversation of text only."""
 
 
-def _medium(fields: dict[str, Any], entry: object) -> tuple[str, str]:
-    """Return (kind, uri). An `image` whose suffix is that of a video is a video."""
-    media = {kind: fields[kind] for kind in ("image", "video") if fields.get(kind) is not None}
+def entry_item(value: ListedValue, root: Path, key_field: str | None = None) -> tuple[str, MediaItem]:
+    """Return what an entry is about, equal for entries of one item, and its item; refused if a field is wrong.
+
+    Raises NoMedium.
+    """
+    item = MediaItem(f"entry-{value.number}", "", other_keys=(f"entry-{value.number}",))
+    try:
+        fields = _fields(value)
+        if (own_key := _key(fields, key_field)) is not None:
+            item = replace(item, key=own_key)
+        kind, uri = _medium(fields)
+        path = normal_path(uri, root)
+        key = own_key or _id(fields) or stem_of(path)
+        others = (path,) if own_key else (stem_of(uri), path)
+        item = MediaItem(key, uri, kind=kind, other_keys=others)
+        labels = _frame_rate(fields)
+        annotated = replace(Annotation.from_fields(fields), labels=labels).on(item)
+        return "\0".join((kind, path, own_key or "", str(labels))), annotated
+    except RefusedInput as refused:
+        return "", item.refused(refused.reason, f"{value.where}: {refused.detail}")
+
+
+def normal_path(uri: str, root: Path) -> str:
+    """Return the same path for every way to write it: relative to `root` if it is below it. A URL stays as it is."""
+    if "://" in uri and not uri.startswith("file://"):
+        return uri
+    path = os.path.expanduser(str(as_path(uri))).replace("\\", "/")
+    if path.startswith("/") and is_local(root):
+        path = path.removeprefix(_absolute(root))
+    return unicodedata.normalize("NFC", os.path.normpath(path))
+
+
+@lru_cache(maxsize=16)
+def _absolute(root: Path) -> str:
+    return os.path.join(os.path.abspath(root), "")
+
+
+def _fields(value: ListedValue) -> Mapping[str, Any]:
+    if value.error:
+        raise RefusedInput("bad_entry", value.error)
+    if isinstance(value.value, str):
+        return {"file": value.value}
+    if not isinstance(value.value, dict):
+        raise RefusedInput("bad_entry", f"expected {EXPECTED}, got {value.value!r:.100}")
+    return value.value
+
+
+def _key(fields: Mapping[str, Any], key_field: str | None) -> str | None:
+    """Return the key that an entry gives its row; None if it gives none."""
+    value = first_value(fields, KEY_NAMES if key_field is None else (key_field.lower(),))
+    if isinstance(value, bool) or not isinstance(value, str | int | float | None):
+        raise RefusedInput("bad_entry", f"`{key_field or 'key'}`: expected a string or a number, got {value!r:.100}")
+    return None if value is None else str(value)
+
+
+def _id(fields: Mapping[str, Any]) -> str | None:
+    """Return the `id` of an entry with a conversation: of the image, in some lists, of the conversation in others."""
+    value = fields.get("id") if first_value(fields, CONVERSATION_NAMES) is not None else None
+    return str(value) if isinstance(value, str | int) and value != "" else None
+
+
+def _medium(fields: Mapping[str, Any]) -> tuple[str, str]:
+    """Return (kind, uri). An `image` whose suffix is that of a video is a video. Raises RefusedInput or NoMedium."""
+    found = [(kind, first_value(fields, names)) for kind, names in (("image", IMAGE_NAMES), ("video", VIDEO_NAMES))]
+    media = [(kind, value) for kind, value in found if value is not None]
+    if not media and (value := first_value(fields, FILE_NAMES)) is not None:
+        media = [("image", value)]
+    media = media or list(media_parts(first_value(fields, CONVERSATION_NAMES)))
+    if not media:
+        raise NoMedium
     if len(media) > 1:
-        raise RefusedInput("bad_entry", "expected `image` or `video`, got both; write one entry for each")
-    kind, uri = next(iter(media.items()), ("image", None))
-    if isinstance(uri, list):
-        raise RefusedInput("bad_entry", f"expected one `{kind}`, got a list of {len(uri)}; write one entry for each")
-    if not isinstance(uri, str) or not uri:
-        raise RefusedInput("bad_entry", f"expected `image` or `video`, a path, got {entry!r:.100}")
+        raise RefusedInput("bad_entry", "expected `image` or `video`, got both, or several; write one entry for each")
+    kind, uri = media[0][0], _uri(*media[0])
     return ("video" if kind == "video" else kind_of(uri)), uri
 
 
-def _text(fields: dict[str, Any]) -> str | None:
-    text = fields.get("text")
-    if text is not None and not isinstance(text, str):
-        raise RefusedInput("bad_entry", f"`text`: expected a string, got {text!r:.100}")
-    return text
+def _uri(kind: str, value: object) -> str:
+    """Return the path or URL in a field: a string, an object with a path, or a list of one of them."""
+    if isinstance(value, list):
+        if len(value) != 1:
+            raise RefusedInput("bad_entry", f"expected one `{kind}`, got {len(value)}; write one entry for each")
+        value = value[0]
+    if isinstance(value, dict):
+        value = first_value(value, FILE_NAMES)
+    if not isinstance(value, str) or not value:
+        raise RefusedInput("bad_entry", f"`{kind}`: expected a path or URL, got {value!r:.100}")
+    if value.startswith("data:"):
+        raise RefusedInput("bad_entry", f"`{kind}`: expected a path or URL, got the content itself; save it as a file")
+    return value
 
 
-def _extra(fields: dict[str, Any]) -> dict[str, Any]:
-    """Return what the row keeps: the conversation, and the frame rate of a folder of frames."""
-    extra = dict(conversation_extra(fields["conversations"])) if "conversations" in fields else {}
-    if (fps := fields.get("fps")) is not None:
-        if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps < math.inf:
-            raise RefusedInput("bad_entry", f"`fps`: expected a number above 0, got {fps!r:.100}")
-        extra["fps"] = fps
-    return extra
+def _frame_rate(fields: Mapping[str, Any]) -> dict[str, float]:
+    """Return the `fps` of an entry, for folders of frames, as a label."""
+    fps = fields.get("fps")
+    if not is_present(fps):
+        return {}
+    if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps <= MAX_FPS:
+        raise RefusedInput("bad_entry", f"`fps`: expected a number above 0 and up to {MAX_FPS}, got {fps!r:.100}")
+    return {"fps": fps}

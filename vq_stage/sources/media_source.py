@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -37,6 +39,9 @@ class MediaItem:
     `kind` is image or video. `locator` is the position in a container: (offset, size) in bytes of a tar; (row group,
     row) of a Parquet file; (batch, row) of an Arrow file; (offset of the batch in bytes, row) of an Arrow stream.
     `extra_json` is canonical JSON that the dataset's row keeps; `refusal` is (reason, detail).
+
+    `other_keys` are keys under which the item may have been planned; it gets the last of them if `key` is in use
+    already. `key_repeats` says that `key` does not identify the item, since others of the source may have it too.
     """
 
     key: str
@@ -46,6 +51,13 @@ class MediaItem:
     locator: Locator | None = None
     extra_json: str | None = None
     refusal: tuple[str, str] | None = None
+    other_keys: tuple[str, ...] = ()
+    key_repeats: bool = False
+
+    @property
+    def has_caption(self) -> bool:
+        """Whether there is a caption or a conversation."""
+        return bool(self.text) or '"conversations":' in (self.extra_json or "")
 
     def refused(self, reason: str, detail: str) -> MediaItem:
         return replace(self, refusal=(reason, detail))
@@ -90,7 +102,7 @@ class MediaSource(ABC):
         for item in map(_checked_text, self._items(is_left_out)):
             is_empty = False
             if not is_planned(item):
-                if not item.text and not item.extra_json and not item.refusal:
+                if not item.has_caption and not item.refusal:
                     self.report.without_caption.add(item.uri)
                 yield item
         if is_empty and (message := self._empty_message()):
@@ -140,8 +152,22 @@ class MediaSource(ABC):
         return digest.digest()
 
     def _path(self, uri: str) -> Path:
+        """Return the path of a URI, or of what it may mean if no such file exists: lists are written by hand."""
+        path = self._located(uri)
+        if "://" in uri or not is_local(path) or path.exists():
+            return path
+        return next((other for other in map(self._located, _other_spellings(uri)) if other.exists()), path)
+
+    def _located(self, uri: str) -> Path:
         is_absolute = "://" in uri or (uri.startswith("/") and not is_local(self.root))
         return as_path(uri) if is_absolute else self.root / uri
+
+
+def _other_spellings(uri: str) -> Iterator[str]:
+    """Yield a path from the home folder, one with the separators of Windows, and the Unicode forms of its name."""
+    yield os.path.expanduser(uri)
+    slashed = uri.replace("\\", "/")
+    yield from (slashed, unicodedata.normalize("NFC", slashed), unicodedata.normalize("NFD", slashed))
 
 
 def _frame_rate(extra_json: str | None) -> float:

@@ -6,6 +6,7 @@ import glob
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -37,14 +38,27 @@ LIST_SUFFIXES = (".json", ".jsonl")
 EXPECTED = "a folder or files of images or videos, a .json/.jsonl list, .tar shards or .parquet/.arrow tables"
 
 
-def open_source(location: str | Path) -> MediaSource:
+def open_source(location: str | Path, image_root: str | None = None, key: str | None = None) -> MediaSource:
     """Open a source by its path or fsspec URL; items are listed only on iteration.
 
     The location is a folder, an image or video, a `.json` or `.jsonl` list, a `.tar`, `.parquet` or `.arrow` file,
     several of them by a glob or by braces (`{00000..00099}.tar`), or `-` for paths, URLs or JSON entries on standard
-    input, one per line. Raises UsageError.
+    input, one per line. `image_root` is the folder of a list's relative paths, by default that of the list; `key` is
+    the field of a list or the column of a table with the keys. Raises UsageError.
     """
-    location = str(location)
+    source = _opened(str(location))
+    if isinstance(source, ListSource):
+        return replace(source, root=source.root if image_root is None else as_path(image_root), key_field=key)
+    if image_root is not None:
+        raise UsageError(f"--image-root {image_root}: expected a list as source, got {location}")
+    if isinstance(source, TableSource):
+        return replace(source, key_column=key)
+    if key is not None:
+        raise UsageError(f"--key {key}: expected a list or tables as source, got {location}")
+    return source
+
+
+def _opened(location: str) -> MediaSource:
     if location == STANDARD_INPUT:
         return StandardInput(Path())
     if location.startswith("pipe:"):

@@ -3,83 +3,118 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
 
-from shared.dataset.conversations import conversation_extra
 from shared.errors import RefusedInput, UsageError
-from vq_stage.sources.media_source import Locator, MediaItem, MediaSource, as_extra_json
+from vq_stage.sources.annotations import Annotation
+from vq_stage.sources.field_names import (
+    CAPTION_NAMES,
+    CONVERSATION_NAMES,
+    IMAGE_NAMES,
+    VIDEO_NAMES,
+    fields_named,
+    is_present,
+)
+from vq_stage.sources.item_groups import ItemGroups
+from vq_stage.sources.media_source import Locator, MediaItem, MediaSource
 from vq_stage.sources.media_types import stem_of
 from vq_stage.sources.table_files import BatchCache, open_table
 
-# Names of columns by preference: the first one with a fitting type is read. A new name needs one entry here.
-MEDIA_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "img", "image_bytes", "bytes", "video", "mp4")
-VIDEO_COLUMNS = ("video", "mp4")
-CAPTION_COLUMNS = ("text", "caption", "captions", "prompt", "sentence")
-KEY_COLUMNS = ("key", "__key__", "id", "image_id", "name", "file_name")
-CONVERSATIONS = "conversations"
+# Names of columns by preference, in upper or lower case: the first one with a fitting type is read.
+BYTES_NAMES = ("jpg", "jpeg", "png", "webp", "img", "image_bytes", "bytes", "image_data")
+CLIP_NAMES = ("mp4", "video_bytes")
+KEY_NAMES = ("key", "__key__", "id", "image_id", "name", "file_name")
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The columns of a table that are read; `media` has bytes, or a struct of `bytes` and `path`."""
+    """The columns of a table that are read; `media` has bytes, or a struct of `bytes` and `path`.
+
+    `said` has captions, conversations, questions and answers.
+    """
 
     media: str
+    is_video: bool
     key: str | None
-    caption: str | None
-    conversations: str | None
+    said: tuple[str, ...]
 
     @classmethod
-    def from_schema(cls, schema: pa.Schema, where: str) -> Columns:
-        """Choose the columns by name and type. Raises UsageError if there is no column of images or videos."""
-        media = _first(schema, MEDIA_COLUMNS, _holds_media)
-        if media is None:
-            found = ", ".join(f"{column.name} {column.type}" for column in schema)[:300]
-            expected = f"expected bytes, or a struct of `bytes` and `path`, in one of {', '.join(MEDIA_COLUMNS)}"
-            has_urls = any(column.name.lower() in ("url", "image_url") for column in schema)
-            advice = "; it has only URLs: download the images first, for example with img2dataset" if has_urls else ""
-            raise UsageError(f"{where}: no column of images or videos; {expected}, found {found}{advice}")
-        return cls(
-            media,
-            _first(schema, KEY_COLUMNS, lambda type: _is_text(type) or pa.types.is_integer(type)),
-            _first(
-                schema, CAPTION_COLUMNS, lambda type: _is_text(type) or (_is_list(type) and _is_text(type.value_type))
-            ),
-            _first(schema, (CONVERSATIONS,), _is_list),
-        )
+    def from_schema(cls, schema: pa.Schema, where: str, key: str | None = None) -> Columns:
+        """Choose the columns by name and type. Raises UsageError if those with media, or `key`, are missing."""
+        images = _fitting(schema, ("image", *BYTES_NAMES, *IMAGE_NAMES), _holds_media)
+        videos = _fitting(schema, (*VIDEO_NAMES, *CLIP_NAMES), _holds_media)
+        if not images and not videos:
+            raise UsageError(f"{where}: no column of images or videos; {_expected_media(schema)}")
+        if key is not None and schema.get_field_index(key) < 0:
+            raise UsageError(f"{where}: --key {key}: no such column; found {', '.join(schema.names)[:300]}")
+        keys = [key] if key is not None else _fitting(schema, KEY_NAMES, _is_key)
+        said = [
+            *_fitting(schema, CAPTION_NAMES, _holds_text),
+            *_fitting(schema, CONVERSATION_NAMES, _is_list),
+            *_fitting(schema, ("question", "answer"), _is_text),
+        ]
+        return cls((images or videos)[0], not images, keys[0] if keys else None, tuple(said))
 
     @property
     def listed(self) -> list[str]:
         """The columns that listing reads: all but the media."""
-        return [name for name in (self.key, self.caption, self.conversations) if name is not None]
+        return list(dict.fromkeys([*([self.key] if self.key is not None else []), *self.said]))
 
     @property
     def suffix(self) -> str:
         """The suffix of a video's URI, which makes the kind visible."""
-        return ".mp4" if self.media in VIDEO_COLUMNS else ""
+        return ".mp4" if self.is_video else ""
 
 
 @dataclass(frozen=True)
 class TableSource(MediaSource):
     """Rows of tables in their order; `tables` maps paths relative to `root` to files.
 
-    The URI of an item is `table.parquet#row`.
+    The URI of an item is `table.parquet#row`. Rows with the same key and the same image are one item.
     """
 
     tables: Mapping[str, Path] = field(repr=False)
+    key_column: str | None = None
     _cache: BatchCache = field(default_factory=BatchCache, init=False, repr=False, compare=False)
 
     def _items(self, is_planned: Callable[[MediaItem], bool]) -> Iterator[MediaItem]:
+        with closing(ItemGroups()) as groups:
+            groups.add(self._keyed_rows())
+            groups.split_by_content(self._content_digest, is_planned)
+            yield from groups.items()
+
+    def _keyed_rows(self) -> Iterator[tuple[str, MediaItem]]:
         for name, path in self.tables.items():
             try:
-                yield from _table_items(name, path)
+                for item in self._rows(name, path):
+                    yield item.key, item
             except RefusedInput as refused:
                 item = MediaItem(f"{stem_of(name)}-damaged", name)
-                yield item.refused(refused.reason, f"from here on: {refused.detail}")
+                yield "", item.refused(refused.reason, f"from here on: {refused.detail}")
+
+    def _rows(self, name: str, path: Path) -> Iterator[MediaItem]:
+        """Yield an item for every row. Raises RefusedInput where the table is damaged."""
+        with open_table(path) as table:
+            columns = Columns.from_schema(table.schema, str(path), self.key_column)
+            for index, (locator, fields) in enumerate(table.rows(columns.listed)):
+                names = f"{stem_of(name)}-{index:08d}", f"{name}-{index:08d}"
+                uri = f"{name}#{index}{columns.suffix}"
+                kind = "video" if columns.is_video else "image"
+                item = MediaItem(names[0], uri, kind=kind, locator=locator, other_keys=names)
+                yield _row_item(item, fields.get(columns.key) if columns.key else None, fields)
+
+    def _content_digest(self, item: MediaItem) -> bytes:
+        """Return the digest of a row's image; of its URI if it has none."""
+        try:
+            return self.sha256(item.uri, item.locator)
+        except RefusedInput:
+            return item.uri.encode()
 
     def _empty_message(self) -> str:
         return f"{self.root}: no images or videos found; {len(self.tables)} tables have no rows"
@@ -96,28 +131,14 @@ class TableSource(MediaSource):
         return io.BytesIO(_content(column[row].as_py()))
 
 
-def _table_items(name: str, path: Path) -> Iterator[MediaItem]:
-    """Yield an item for every row. Raises RefusedInput where the table is damaged."""
-    with open_table(path) as table:
-        columns = Columns.from_schema(table.schema, str(path))
-        for index, (locator, fields) in enumerate(table.rows(columns.listed)):
-            uri = f"{name}#{index}{columns.suffix}"
-            yield _row_item(columns, fields, f"{stem_of(name)}-{index:08d}", uri, locator)
-
-
-def _row_item(columns: Columns, fields: dict[str, Any], name: str, uri: str, locator: Locator) -> MediaItem:
-    key, text = (fields.get(column) if column else None for column in (columns.key, columns.caption))
-    if isinstance(text, list):
-        text = text[0] if text else None
-    kind = "video" if columns.suffix else "image"
-    item = MediaItem(name if key is None or key == "" else str(key), uri, text, kind, locator)
-    if columns.conversations is None or fields[columns.conversations] is None:
-        return item
+def _row_item(item: MediaItem, key: object, fields: Mapping[str, Any]) -> MediaItem:
+    """Return the item with its key, if it has one, and with what the row says about it."""
+    if is_present(key):
+        item = replace(item, key=str(int(key)) if isinstance(key, float) and key.is_integer() else str(key))
     try:
-        extra = conversation_extra(fields[columns.conversations])
+        return Annotation.from_fields(fields).on(item)
     except RefusedInput as refused:
         return item.refused(refused.reason, refused.detail)
-    return replace(item, extra_json=as_extra_json(extra))
 
 
 def _media_column(path: Path, number: int) -> pa.Array | pa.ChunkedArray:
@@ -129,15 +150,39 @@ def _media_column(path: Path, number: int) -> pa.Array | pa.ChunkedArray:
         raise RefusedInput("unreadable", str(error)) from error
 
 
-def _first(schema: pa.Schema, names: tuple[str, ...], fits: Callable[[pa.DataType], bool]) -> str | None:
-    """Return the first of these names that is the name of a column whose type `fits`."""
-    return next((name for name in names if schema.get_field_index(name) >= 0 and fits(schema.field(name).type)), None)
+def _expected_media(schema: pa.Schema) -> str:
+    found = ", ".join(f"{column.name} {column.type}" for column in schema)[:300]
+    names = ", ".join((*IMAGE_NAMES, *BYTES_NAMES, *VIDEO_NAMES, *CLIP_NAMES))
+    has_urls = any(column.name.lower() in ("url", "image_url") for column in schema)
+    advice = "; it has only URLs: download the images first, for example with img2dataset" if has_urls else ""
+    return f"expected bytes, or a struct of `bytes` and `path`, in one of {names}; found {found}{advice}"
+
+
+def _fitting(schema: pa.Schema, names: Sequence[str], fits: Callable[[pa.DataType], bool]) -> list[str]:
+    """Return the columns with one of these names whose type `fits`, by the preference of the names."""
+    named = fields_named(schema.names, names)
+    return [name for name in named if schema.names.count(name) == 1 and fits(schema.field(name).type)]
 
 
 def _holds_media(type: pa.DataType) -> bool:
+    """Return whether a column has bytes, a struct with `bytes`, or lists of those."""
     if pa.types.is_struct(type):
         return type.get_field_index("bytes") >= 0 and _holds_media(type.field("bytes").type)
-    return any(test(type) for test in (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view))
+    if _is_list(type):
+        return not _is_list(type.value_type) and _holds_media(type.value_type)
+    is_bytes = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary)
+    return any(test(type) for test in is_bytes)
+
+
+def _holds_text(type: pa.DataType) -> bool:
+    """Return whether a column has strings, or lists or structs of them."""
+    if pa.types.is_struct(type):
+        return any(_holds_text(inner.type) for inner in type)
+    return _holds_text(type.value_type) if _is_list(type) else _is_text(type)
+
+
+def _is_key(type: pa.DataType) -> bool:
+    return _is_text(type) or bool(pa.types.is_integer(type))
 
 
 def _is_text(type: pa.DataType) -> bool:
@@ -146,11 +191,15 @@ def _is_text(type: pa.DataType) -> bool:
 
 
 def _is_list(type: pa.DataType) -> bool:
-    return bool(pa.types.is_list(type) or pa.types.is_large_list(type))
+    return any(test(type) for test in (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list))
 
 
 def _content(value: Any) -> bytes:
     """Return the bytes of a row's image. Raises RefusedInput: `missing` or `empty`."""
+    if isinstance(value, list):
+        if len(value) > 1:
+            raise RefusedInput("bad_entry", f"expected one image, got a list of {len(value)}; write one row for each")
+        value = value[0] if value else None
     data = value.get("bytes") if isinstance(value, dict) else value
     if data is None:
         path = value.get("path") if isinstance(value, dict) else None

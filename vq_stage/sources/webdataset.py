@@ -1,30 +1,29 @@
-"""WebDataset shards: tars in which consecutive members with the same name form a sample."""
+"""WebDataset shards: tars in which the members with the same name before the suffix form a sample."""
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
 import tarfile
-from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from shared.dataset.conversations import conversation_extra
 from shared.errors import RefusedInput, UsageError
+from shared.storage.small_files import parse_json
+from vq_stage.sources.annotations import Annotation
+from vq_stage.sources.field_names import CAPTION_FILE_SUFFIXES, CAPTION_NAMES, CONVERSATION_NAMES, fields_named
 from vq_stage.sources.files import open_file, open_part, refusing_unreadable
-from vq_stage.sources.media_source import Locator, MediaItem, MediaSource, as_extra_json
-from vq_stage.sources.media_types import is_media, kind_of, stem_of
+from vq_stage.sources.listing_report import ListingReport
+from vq_stage.sources.media_source import Locator, MediaItem, MediaSource
+from vq_stage.sources.media_types import is_media, is_system_name, kind_of, stem_of, suffix_of
 
 # The name up to the first dot, then the field. Source: WebDataset, base_plus_ext.
 SAMPLE_NAME = re.compile(r"((?:.*/)?[^./]+)\.([^/]+)", re.DOTALL)
 SHARD_END = re.compile(r"\.tar/", re.IGNORECASE)
-CAPTION_SUFFIXES = ("txt", "caption")
-CAPTION_FIELDS = ("caption", "text", "prompt")
+TEXT_SUFFIXES = (*CAPTION_FILE_SUFFIXES, ".json")  # by preference
 MAX_CAPTION_BYTES = 1 << 20
 MAX_EXTRA_CHARACTERS = 1000  # longer strings are not labels, and are not kept
 HEADERS_BLOCK_BYTES = 8 << 20  # each member follows its header, so listing reads most of a remote shard
@@ -33,13 +32,32 @@ DAMAGED = (tarfile.TarError, ValueError, OverflowError, EOFError, KeyError, Inde
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A file in a shard; `sample` and `suffix` are its name before and after the first dot."""
+    """A file in a shard; `sample` is its name before the first dot."""
 
     name: str
     sample: str
-    suffix: str
     locator: Locator
     refusal: str | None = None
+
+
+@dataclass(slots=True)
+class Sample:
+    """The members of a sample: its images and videos, and what is said about them."""
+
+    name: str
+    media: list[Member] = field(default_factory=list)
+    texts: list[Member] = field(default_factory=list)
+
+    def members_like(self, member: Member) -> list[Member]:
+        """Return the list for a member; a refused one counts as an image."""
+        return self.media if member.refusal or is_media(member.name) else self.texts
+
+    def texts_of(self, medium: Member) -> dict[str, Member]:
+        """Return by suffix the texts of the same name up to the last dot; else those that belong to no other medium."""
+        stems = {stem_of(other.name) for other in self.media}
+        own = [text for text in self.texts if stem_of(text.name) == stem_of(medium.name)]
+        shared = [text for text in self.texts if stem_of(text.name) not in stems]
+        return {suffix_of(text.name): text for text in (*shared, *own)}
 
 
 @dataclass(frozen=True)
@@ -50,7 +68,7 @@ class WebDatasetSource(MediaSource):
 
     def _items(self, is_planned: Callable[[MediaItem], bool]) -> Iterator[MediaItem]:
         for name, path in self.shards.items():
-            yield from ShardScan(name, path, is_planned).items()
+            yield from ShardScan(name, path, is_planned, self.report).items()
 
     def _empty_message(self) -> str:
         return (
@@ -68,12 +86,13 @@ class WebDatasetSource(MediaSource):
 
 
 class ShardScan:
-    """One pass over the headers of a shard. Captions of planned samples are not read."""
+    """One pass over the headers of a shard, which are in memory together. Captions of planned items are not read."""
 
-    def __init__(self, name: str, path: Path, is_planned: Callable[[MediaItem], bool]):
+    def __init__(self, name: str, path: Path, is_planned: Callable[[MediaItem], bool], report: ListingReport):
         self.name = name
         self.path = path
         self.is_planned = is_planned
+        self.report = report
 
     def items(self) -> Iterator[MediaItem]:
         """Yield all samples; for a truncated or damaged shard, those before the damage and one refused item."""
@@ -82,14 +101,14 @@ class ShardScan:
         except RefusedInput as refused:
             yield self._damaged(refused)
             return
-        with file, closing(self._members(file)) as members:
+        with file:
             refusals: list[RefusedInput] = []
-            for sample, group in groupby(_until_refused(members, refusals), key=lambda member: member.sample):
-                yield from self._sample_items(file, sample, list(group))
+            for sample in samples_of(_until_refused(self._members(file), refusals)):
+                yield from self._sample_items(file, sample)
             if refusals:
                 yield self._damaged(refusals[0])
 
-    def _members(self, file: BinaryIO) -> Generator[Member, None, None]:
+    def _members(self, file: BinaryIO) -> Iterator[Member]:
         """Yield the members in order. Raises RefusedInput `truncated` where the tar ends without its end mark."""
         head = file.read(2)
         if head == b"\x1f\x8b":
@@ -102,36 +121,60 @@ class ShardScan:
                     tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep all of them
                     if header.size < 0 or (header.isreg() and header.offset_data + header.size > size):
                         raise RefusedInput("truncated", f"ends within {header.name}")
-                    if (member := _member(header)) is not None:
+                    member = _member(header)
+                    if member is not None and is_system_name(member.name):
+                        self.report.skip("hidden and system files", f"{self.name}/{member.name}")
+                    elif member is not None:
                         yield member
                 file.seek(tar.offset)
                 if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
                     raise RefusedInput(
                         "truncated", f"truncated or damaged at byte {tar.offset} of {size}: no end-of-archive mark"
                     )
-        except OSError as error:
-            raise RefusedInput("unreadable", f"{error!r:.200}") from error
         except DAMAGED as error:
-            raise RefusedInput("truncated", f"not a complete tar: {error!r:.200}") from error
+            raise RefusedInput("truncated", f"{error!s:.200}") from error
 
-    def _sample_items(self, file: BinaryIO, sample: str, members: list[Member]) -> Iterator[MediaItem]:
-        media = [member for member in members if member.refusal is None and is_media(member.name)]
-        items = []
-        for member in members:
+    def _sample_items(self, file: BinaryIO, sample: Sample) -> Iterator[MediaItem]:
+        if not sample.media:
+            for text in sample.texts:
+                self.report.unused_captions.add(f"{self.name}/{text.name}")
+        whole = [member for member in sample.media if member.refusal is None]
+        for member in sample.media:
             uri = f"{self.name}/{member.name}"
             if member.refusal is not None:
-                items.append(MediaItem(member.name, uri).refused("bad_name", member.refusal))
-            elif is_media(member.name):
-                key = sample if len(media) == 1 else member.name.removeprefix("./")
-                items.append(MediaItem(key, uri, kind=kind_of(member.name), locator=member.locator))
-        if media and not all(map(self.is_planned, items)):
-            items = _captioned(items, file, members)
-        yield from items
+                yield MediaItem(member.name, uri, other_keys=(uri,)).refused("bad_name", member.refusal)
+                continue
+            key = sample.name if len(whole) == 1 else member.name.removeprefix("./")
+            item = MediaItem(
+                key,
+                uri,
+                kind=kind_of(member.name),
+                locator=member.locator,
+                other_keys=(f"{stem_of(self.name)}/{key}",),
+                key_repeats=True,  # another shard may use it, too
+            )
+            yield item if self.is_planned(item) else _captioned(item, file, sample.texts_of(member))
 
     def _damaged(self, refused: RefusedInput) -> MediaItem:
         return MediaItem(f"{stem_of(self.name)}-damaged", self.name).refused(
             refused.reason, f"the shard: {refused.detail}"
         )
+
+
+def samples_of(members: Iterable[Member]) -> Iterator[Sample]:
+    """Join the members of each sample, wherever in the shard they are, in the order of their first members.
+
+    A member whose name was there before begins another sample.
+    """
+    samples: list[Sample] = []
+    latest: dict[str, Sample] = {}
+    for member in members:
+        sample = latest.get(member.sample)
+        if sample is None or any(other.name == member.name for other in sample.members_like(member)):
+            sample = latest[member.sample] = Sample(member.sample)
+            samples.append(sample)
+        sample.members_like(member).append(member)
+    yield from samples
 
 
 def _until_refused(members: Iterator[Member], refusals: list[RefusedInput]) -> Iterator[Member]:
@@ -142,42 +185,32 @@ def _until_refused(members: Iterator[Member], refusals: list[RefusedInput]) -> I
 
 
 def _member(header: tarfile.TarInfo) -> Member | None:
-    """Return the member of a header; None for folders and for files that belong to no sample."""
+    """Return the member of a header; None for folders, and for files that are neither media nor captions."""
     locator, name = (header.offset_data, header.size), header.name
     if header.isdir():
         return None
     named = SAMPLE_NAME.fullmatch(name.removeprefix("./"))
-    sample, suffix = (named[1], named[2].lower()) if named else (name, "")
+    sample = named[1] if named else name
     if not header.isreg() or header.sparse is not None:
-        return Member(name, sample, suffix, locator, "expected a regular file, got a link, a device or a sparse file")
+        return Member(name, sample, locator, "expected a regular file, got a link, a device or a sparse file")
     if name.startswith("/") or ".." in name.split("/"):
-        return Member(name, sample, suffix, locator, "the name leads out of the shard")
-    return Member(name, sample, suffix, locator) if named else None
+        return Member(name, sample, locator, "the name leads out of the shard")
+    is_used = is_media(name) or suffix_of(name) in TEXT_SUFFIXES
+    return Member(name, sample, locator) if named and is_used else None
 
 
-def _captioned(items: list[MediaItem], file: BinaryIO, members: list[Member]) -> list[MediaItem]:
-    """Return the items with the caption and the extra fields of their sample; refused if these cannot be read."""
+def _captioned(item: MediaItem, file: BinaryIO, texts: Mapping[str, Member]) -> MediaItem:
+    """Return the item with its caption, from a text file or else from JSON, and the JSON's conversation and labels."""
     try:
-        text, extra = _caption_and_extra(file, members)
+        captions = [_read(file, texts[suffix]).strip() for suffix in CAPTION_FILE_SUFFIXES if suffix in texts]
+        fields = _fields(_read(file, texts[".json"]), texts[".json"].name) if ".json" in texts else {}
+        said = Annotation.from_fields(fields)
     except RefusedInput as refused:
-        return [item if item.refusal else item.refused(refused.reason, refused.detail) for item in items]
-    extra_json = as_extra_json(extra)
-    return [item if item.refusal else replace(item, text=text, extra_json=extra_json) for item in items]
-
-
-def _caption_and_extra(file: BinaryIO, members: list[Member]) -> tuple[str | None, Mapping[str, Any]]:
-    """Return the caption of a sample, from a text file or else from the JSON, and the JSON's other labels.
-
-    Raises RefusedInput.
-    """
-    by_suffix = {member.suffix: member for member in members if member.refusal is None}
-    texts = [_read(file, by_suffix[suffix]).strip() for suffix in CAPTION_SUFFIXES if suffix in by_suffix]
-    fields = _fields(_read(file, by_suffix["json"]), by_suffix["json"].name) if "json" in by_suffix else {}
-    texts += [fields[name] for name in CAPTION_FIELDS if isinstance(fields.get(name), str)]
-    extra = {name: value for name, value in fields.items() if name not in CAPTION_FIELDS and _is_label(value)}
-    if "conversations" in fields:
-        extra |= conversation_extra(fields["conversations"])
-    return (texts[0] if texts else None), extra
+        return item.refused(refused.reason, refused.detail)
+    used = fields_named(fields, (*CAPTION_NAMES, *CONVERSATION_NAMES))
+    labels = {name: value for name, value in fields.items() if name not in used and _is_label(value)}
+    first = tuple(caption for caption in captions if caption)[:1]
+    return replace(said, texts=first or said.texts, labels=labels).on(item)
 
 
 def _read(file: BinaryIO, member: Member) -> str:
@@ -195,9 +228,9 @@ def _read(file: BinaryIO, member: Member) -> str:
 
 def _fields(text: str, name: str) -> dict[str, Any]:
     try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise RefusedInput("caption_unreadable", f"{name}: not JSON: {error}") from error
+        value = parse_json(text, name)
+    except UsageError as error:
+        raise RefusedInput("caption_unreadable", str(error)) from error
     return value if isinstance(value, dict) else {}
 
 

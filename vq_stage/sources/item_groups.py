@@ -1,0 +1,110 @@
+"""Items by the image or video that they are about, in a temporary database, so that any number fits.
+
+A list has an entry for every caption or conversation of an image, near each other or far apart; a dataset has one row
+for the image. And a list may use one key for several images.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import fields, replace
+from itertools import chain
+from typing import Any
+
+from vq_stage.sources.annotations import merged
+from vq_stage.sources.media_source import MediaItem
+
+CACHE_KIB = 64 << 10
+_FIELDS = tuple(field.name for field in fields(MediaItem))
+_TUPLES = tuple(_FIELDS.index(name) for name in ("locator", "refusal", "other_keys"))
+
+# Items that differ in `picture` are about different images or videos.
+_CREATE = "CREATE TABLE items (number INTEGER PRIMARY KEY, picture BLOB, key BLOB, item TEXT)"
+_REPEATED_PICTURES = """CREATE TABLE repeated_pictures AS
+    SELECT picture, min(number) AS first FROM items GROUP BY picture HAVING count(*) > 1"""
+_REPEATED_KEYS = """CREATE TABLE repeated_keys AS
+    SELECT key FROM items GROUP BY key HAVING min(picture) < max(picture)"""
+_FIRST_ITEMS = """SELECT items.item, repeated_pictures.picture, repeated_keys.key IS NOT NULL FROM items
+    LEFT JOIN repeated_pictures USING (picture) LEFT JOIN repeated_keys USING (key)
+    WHERE first IS NULL OR first = number ORDER BY number"""
+
+
+class ItemGroups:
+    """A temporary SQLite file, removed on close. Add all items first, then read the groups."""
+
+    def __init__(self) -> None:
+        self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
+        self._database.execute("PRAGMA journal_mode = OFF")
+        self._database.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+        self._database.execute(_CREATE)
+
+    def close(self) -> None:
+        self._database.close()
+
+    def add(self, items: Iterable[tuple[str, MediaItem]]) -> None:
+        """Add pairs (picture, item). A refused item is about no picture."""
+        self._database.execute("BEGIN")
+        self._database.executemany("INSERT INTO items (picture, key, item) VALUES (?, ?, ?)", map(_row, items))
+        self._database.execute("COMMIT")
+        self._database.execute("UPDATE items SET picture = number WHERE picture IS NULL")
+
+    def items(self) -> Iterator[MediaItem]:
+        """Yield one item per picture, in the order of the first ones, with the annotations of all."""
+        for statement in (
+            "CREATE INDEX by_picture ON items (picture)",
+            _REPEATED_PICTURES,
+            "CREATE INDEX repeated_by_picture ON repeated_pictures (picture)",
+            "CREATE INDEX by_key ON items (key, picture)",
+            _REPEATED_KEYS,
+            "CREATE INDEX repeated_by_key ON repeated_keys (key)",
+        ):
+            self._database.execute(statement)
+        for item, picture, key_repeats in self._database.execute(_FIRST_ITEMS):
+            group = [item] if picture is None else self._items_of(picture)
+            yield replace(merged(list(map(_item, group))), key_repeats=bool(key_repeats))
+
+    def _items_of(self, picture: Any) -> Iterator[str]:
+        rows = self._database.execute("SELECT item FROM items WHERE picture = ? ORDER BY number", (picture,))
+        return chain.from_iterable(rows)
+
+    def split_by_content(self, content: Callable[[MediaItem], bytes], is_planned: Callable[[MediaItem], bool]) -> None:
+        """Split groups whose items have different contents, as digests; only groups of several items are read.
+
+        Groups that are planned item by item are split without reading them.
+        """
+        execute = self._database.execute
+        execute("CREATE INDEX for_split ON items (picture)")
+        execute("CREATE TABLE groups AS SELECT picture FROM items GROUP BY picture HAVING count(*) > 1")
+        execute("CREATE TABLE unplanned (picture PRIMARY KEY) WITHOUT ROWID")
+        execute("CREATE TABLE split (number INTEGER PRIMARY KEY, picture BLOB)")
+        execute("BEGIN")
+        for picture, item in execute("SELECT picture, item FROM items JOIN groups USING (picture)"):
+            if not is_planned(replace(_item(item), key_repeats=True)):
+                execute("INSERT OR IGNORE INTO unplanned VALUES (?)", (picture,))
+        unplanned = "SELECT number, picture, item FROM items JOIN unplanned USING (picture) ORDER BY number"
+        for number, picture, item in execute(unplanned):
+            execute("INSERT INTO split VALUES (?, ?)", (number, picture + b"\0" + content(_item(item))))
+        execute("UPDATE items SET picture = number WHERE picture IN groups AND picture NOT IN unplanned")
+        execute("UPDATE items SET picture = split.picture FROM split WHERE split.number = items.number")
+        execute("COMMIT")
+        execute("DROP INDEX for_split")
+
+
+def _row(pair: tuple[str, MediaItem]) -> tuple[bytes | None, bytes, str]:
+    picture, item = pair
+    return None if item.refusal else _blob(picture), _blob(item.key), json.dumps([getattr(item, f) for f in _FIELDS])
+
+
+def _item(row: str) -> MediaItem:
+    values = json.loads(row)
+    for index in _TUPLES:
+        values[index] = values[index] and tuple(values[index])
+    values[_FIELDS.index("other_keys")] = tuple(values[_FIELDS.index("other_keys")])
+    return MediaItem(*values)
+
+
+def _blob(text: str) -> bytes:
+    """Encode also text that is not valid Unicode, which SQLite rejects; the source refuses those items later."""
+    return text.encode("utf-8", "surrogatepass")
