@@ -14,9 +14,17 @@ from pipelines.cli import main
 from tests.support.documentation import REPOSITORY, blocks
 from vq_stage.media.resizing import RULES
 from vq_stage.sources.captions import METADATA_FILES
+from vq_stage.sources.field_names import (
+    CAPTION_FILE_SUFFIXES,
+    CAPTION_NAMES,
+    CONVERSATION_NAMES,
+    FILE_NAMES,
+    IMAGE_NAMES,
+    VIDEO_NAMES,
+)
 from vq_stage.sources.media_types import IMAGE_SUFFIXES, VIDEO_SUFFIXES
 from vq_stage.sources.open_source import open_source
-from vq_stage.sources.tables import CAPTION_COLUMNS, KEY_COLUMNS, MEDIA_COLUMNS
+from vq_stage.sources.tables import BYTES_NAMES, CLIP_NAMES, KEY_NAMES
 
 PATH = REPOSITORY / "docs" / "sources.md"
 PAGE = PATH.read_text(encoding="utf-8")
@@ -116,9 +124,13 @@ def test_names_are_those_of_the_code() -> None:
     assert set(re.findall(r"`(\.[0-9a-z]+)`", files)) == IMAGE_SUFFIXES | VIDEO_SUFFIXES
     captions = PAGE[PAGE.index("- **Captions**") : PAGE.index("- **Keys**")]
     assert [name for name in METADATA_FILES if f"`{name}`" not in captions] == []
+    assert [suffix for suffix in CAPTION_FILE_SUFFIXES if f"`{suffix}`" not in captions] == []
+    fields = {row[0]: tuple(re.findall(r"`(\w+)`", row[1])) for row in table("| meaning | names |")}
+    expected = CAPTION_NAMES, CONVERSATION_NAMES, IMAGE_NAMES, VIDEO_NAMES, FILE_NAMES
+    assert fields == dict(zip(("caption", "conversation", "image", "video", "either"), expected))
     columns = {row[0]: tuple(re.findall(r"`(\w+)`", row[1])) for row in table("| column | names | types |")}
-    assert columns["media"] == MEDIA_COLUMNS
-    assert columns["key"] == KEY_COLUMNS
-    assert columns["caption"] == CAPTION_COLUMNS
+    assert columns["image"] == BYTES_NAMES
+    assert columns["video"] == CLIP_NAMES
+    assert columns["key"] == KEY_NAMES
     rules = table("| `--resize` | size")
     assert [row[0].split("`")[1] for row in rules] == list(RULES)

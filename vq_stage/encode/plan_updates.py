@@ -97,7 +97,7 @@ class KnownItems:
         return KnownKeys(self._plan.uris())
 
     def has(self, item: MediaItem) -> bool:
-        if not item.key_repeats and self._has_key(item.key):
+        if not item.key_repeats and (self.keys.has(item.key) if self._is_folder else self._has_key(item.key)):
             return True
         names = (item.key, *item.other_keys, *((stem_of(item.uri), item.uri) if self._is_folder else ()))
         return any(map(self._has_key, names)) and self._uris.has(item.uri)

@@ -95,7 +95,7 @@ def possible_paths(name: str, folder: str, root: Path) -> Iterator[str]:
     Names are relative to the folder of the metadata file, or to a folder above it, or absolute.
     """
     path = _comparable(os.path.normpath(name.replace("\\", "/")))
-    yield _comparable(os.path.normpath(folder + path))
+    yield _comparable(os.path.normpath(os.path.join(folder, path)))
     above = PurePosixPath(_comparable(os.path.abspath(root) if is_local(root) else root.name), folder).parts
     parts = PurePosixPath(path).parts
     for length in range(min(len(parts) - 1, len(above)), 0, -1):

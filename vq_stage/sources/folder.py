@@ -13,6 +13,7 @@ from shared.errors import RefusedInput, UsageError
 from shared.jobs.prefetch import prefetch_map
 from shared.storage.paths import is_local
 from vq_stage.sources.captions import METADATA_FILES, Captions
+from vq_stage.sources.field_names import CAPTION_FILE_SUFFIXES
 from vq_stage.sources.files import open_file, refusing_unreadable
 from vq_stage.sources.folder_walk import Folder, FolderWalk
 from vq_stage.sources.media_source import MediaItem, MediaSource
@@ -27,7 +28,7 @@ from vq_stage.sources.media_types import (
     suffix_of,
 )
 
-CAPTION_SUFFIXES = (".caption", ".txt")  # if an image has both, the last one counts
+CAPTION_SUFFIXES = CAPTION_FILE_SUFFIXES[::-1]  # if an image has both, the last one counts
 MAX_CAPTION_BYTES = 1 << 20
 REMOTE_READERS = 16  # caption files of a remote folder are read in parallel, because each takes a round trip
 
@@ -89,6 +90,7 @@ class FolderListing:
         self._reports_others = source.chosen is None
         self._missing = set(source.chosen or ())
         self._unread_metadata: list[str] = []
+        self._is_complete = True  # no item was planned before, so all captions were asked for
 
     def items(self) -> Iterator[ListedItem]:
         open_folders = [self._entries("", None)]
@@ -100,6 +102,9 @@ class FolderListing:
                 yield entry
             else:
                 open_folders.append(entry)
+        if self._is_complete:
+            for name in self.captions.unused():
+                self.report.unused_captions.add(name)
         for path in sorted(self._missing):
             yield MediaItem(stem_of(path), path).refused("missing", "the file does not exist"), None
 
@@ -140,6 +145,7 @@ class FolderListing:
 
     def _listed(self, item: MediaItem, caption_path: str | None) -> ListedItem:
         if self.is_planned(item):
+            self._is_complete = False
             return item, None
         while self._unread_metadata:
             self._read_metadata(self._unread_metadata.pop(0))

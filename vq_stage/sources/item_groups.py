@@ -14,7 +14,7 @@ from itertools import chain
 from typing import Any
 
 from vq_stage.sources.annotations import merged
-from vq_stage.sources.media_source import MediaItem
+from vq_stage.sources.media_source import MediaItem, checked_text
 
 CACHE_KIB = 64 << 10
 _FIELDS = tuple(field.name for field in fields(MediaItem))
@@ -93,7 +93,7 @@ class ItemGroups:
 
 
 def _row(pair: tuple[str, MediaItem]) -> tuple[bytes | None, bytes, str]:
-    picture, item = pair
+    picture, item = pair[0], checked_text(pair[1])
     return None if item.refusal else _blob(picture), _blob(item.key), json.dumps([getattr(item, f) for f in _FIELDS])
 
 

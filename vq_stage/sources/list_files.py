@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import json
 import re
@@ -15,7 +16,7 @@ from shared.storage.small_files import parse_json
 from vq_stage.sources.files import open_file
 
 MAX_VALUE_BYTES = 16 << 20  # of one line or one element
-FIRST_BLOCK = 1 << 16  # characters of an array that are parsed at a time; doubled while an element is incomplete
+FIRST_BLOCK = 1 << 16  # bytes of an array that are parsed at a time; doubled while an element is incomplete
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 
@@ -97,7 +98,7 @@ class _ArrayReader:
     """The text of an array from the current position on, read as far as needed; `line` is that of the position."""
 
     def __init__(self, file: BinaryIO, where: str):
-        self._file = io.TextIOWrapper(file, encoding="utf-8-sig")
+        self._file, self._utf8 = file, codecs.getincrementaldecoder("utf-8-sig")()
         self._where, self._text, self._position, self._line = where, "", 0, 1
         self._decoder = json.JSONDecoder(parse_int=len, parse_float=len)  # only the end of an element is needed
 
@@ -140,14 +141,15 @@ class _ArrayReader:
             if self._position < len(self._text) or not self._read(FIRST_BLOCK):
                 return
 
-    def _read(self, characters: int) -> bool:
-        """Read more; return whether there is more."""
+    def _read(self, size_bytes: int) -> bool:
+        """Read more; return whether there was more."""
+        data = self._file.read(size_bytes)
         try:
-            more = self._file.read(characters)
+            more = self._utf8.decode(data, final=not data)
         except UnicodeDecodeError as error:
             raise self._error(f"expected UTF-8: {error}; save it as UTF-8") from error
         self._text, self._position = self._text[self._position :] + more, 0
-        return bool(more)
+        return bool(data)
 
     def _error(self, problem: str) -> UsageError:
         return UsageError(f"{self._where}: line {self._line}: {problem}")

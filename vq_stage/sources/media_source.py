@@ -95,11 +95,11 @@ class MediaSource(ABC):
         """
 
         def is_left_out(item: MediaItem) -> bool:
-            return is_planned(_checked_text(item))
+            return is_planned(checked_text(item))
 
         is_empty = True
         self.report.clear()
-        for item in map(_checked_text, self._items(is_left_out)):
+        for item in map(checked_text, self._items(is_left_out)):
             is_empty = False
             if not is_planned(item):
                 if not item.has_caption and not item.refusal:
@@ -176,7 +176,7 @@ def _frame_rate(extra_json: str | None) -> float:
     return float(fps) if isinstance(fps, (int, float)) and fps > 0 else DEFAULT_FPS
 
 
-def _checked_text(item: MediaItem) -> MediaItem:
+def checked_text(item: MediaItem) -> MediaItem:
     """Return the item; refused, with its name escaped, if any of its text is not valid Unicode."""
     try:
         "".join((item.key, item.uri, item.text or "", item.extra_json or "")).encode()

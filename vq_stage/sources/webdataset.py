@@ -121,10 +121,11 @@ class ShardScan:
                     tar.members.clear()  # type: ignore[attr-defined]  # tarfile would keep all of them
                     if header.size < 0 or (header.isreg() and header.offset_data + header.size > size):
                         raise RefusedInput("truncated", f"ends within {header.name}")
-                    member = _member(header)
-                    if member is not None and is_system_name(member.name):
-                        self.report.skip("hidden and system files", f"{self.name}/{member.name}")
-                    elif member is not None:
+                    if header.isdir():
+                        continue
+                    if is_system_name(header.name):
+                        self.report.skip("hidden and system files", f"{self.name}/{header.name}")
+                    elif (member := _member(header)) is not None:
                         yield member
                 file.seek(tar.offset)
                 if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
@@ -185,10 +186,8 @@ def _until_refused(members: Iterator[Member], refusals: list[RefusedInput]) -> I
 
 
 def _member(header: tarfile.TarInfo) -> Member | None:
-    """Return the member of a header; None for folders, and for files that are neither media nor captions."""
+    """Return the member of a header; None for a file that is neither an image or a video nor a caption."""
     locator, name = (header.offset_data, header.size), header.name
-    if header.isdir():
-        return None
     named = SAMPLE_NAME.fullmatch(name.removeprefix("./"))
     sample = named[1] if named else name
     if not header.isreg() or header.sparse is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -26,10 +28,10 @@ from tests.support.small_sources import (
     planner,
     png,
 )
+from tests.support.small_tars import add_member, tar_bytes
 from vq_stage.encode.plan_updates import up_to_date_plan
-from vq_stage.sources import captions as source_captions
 from vq_stage.sources import folder as source_folder
-from vq_stage.sources import media_source
+from vq_stage.sources import list_files, media_source
 from vq_stage.sources.files import open_file
 from vq_stage.sources.media_source import MediaSource
 from vq_stage.sources.open_source import open_source
@@ -124,7 +126,7 @@ def test_a_resume_opens_no_caption_file(dataset: Dataset, tmp_path: Path, monkey
     (folder / "metadata.jsonl").write_text("")
     encoded(dataset, open_source(folder))
     opened: list[str] = []
-    for module in (source_folder, source_captions, media_source):
+    for module in (source_folder, list_files, media_source):
         monkeypatch.setattr(module, "open_file", partial(recorded_open, opened))
     encoded(dataset, open_source(folder))
     assert opened == []
@@ -339,3 +341,43 @@ def test_growing_and_retrying_in_one_run(dataset: Dataset) -> None:
     plan = encoded(dataset, source, retry=["missing"])
     assert plan.additions == 2
     assert sorted((row.key, row.src_index) for row in rows(dataset)) == [("a", 0), ("gone", 1), ("new", 2)]
+
+
+def keys_and_uris(plan: Plan) -> dict[str, str]:
+    return {one.key: one.uri for one in inputs_of(plan, lambda one: one.refused_reason is None)}
+
+
+def test_the_same_key_for_different_images_costs_no_row(dataset: Dataset, tmp_path: Path) -> None:
+    """What is planned keeps its key when the source grows, also by a shard that comes before the others."""
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    for shard in (1, 2):
+        (folder / f"{shard}.tar").write_bytes(tar_bytes({f"{n}.png": png(10 * shard + n) for n in range(2)}))
+    first = {"0": "1.tar/0.png", "1": "1.tar/1.png", "2/0": "2.tar/0.png", "2/1": "2.tar/1.png"}
+    assert keys_and_uris(encoded(dataset, open_source(folder))) == first
+    assert len(encoded(dataset, open_source(folder))) == len(dataset.plan())
+    (folder / "0.tar").write_bytes(tar_bytes({"0.png": png(0), "2.png": png(2)}))
+    grown = {**first, "0/0": "0.tar/0.png", "2": "0.tar/2.png"}
+    assert keys_and_uris(encoded(dataset, open_source(folder))) == grown
+    assert keys_and_uris(encoded(dataset, open_source(folder))) == grown
+
+
+def test_a_growing_list_with_keys_that_repeat(dataset: Dataset, tmp_path: Path) -> None:
+    for number in range(4):
+        (tmp_path / f"{number}.png").write_bytes(png(number))
+    entries = [{"image": f"{n}.png", "key": key} for n, key in enumerate(["cat", "dog", "cat"])]
+    path = tmp_path / "list.json"
+    path.write_text(json.dumps(entries))
+    first = {"cat": "0.png", "dog": "1.png", "2.png": "2.png"}
+    assert keys_and_uris(encoded(dataset, open_source(path))) == first
+    path.write_text(json.dumps([{"image": "3.png", "key": "dog"}, *reversed(entries), {"image": "./3.png"}]))
+    assert keys_and_uris(encoded(dataset, open_source(path))) == {**first, "3.png": "3.png", "3": "./3.png"}
+
+
+def test_three_items_with_one_key_and_one_path(dataset: Dataset, tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for number in range(3):
+            add_member(tar, "a.png", png(number))
+    source = open_source(tmp_path / "0.tar")
+    assert set(keys_and_uris(encoded(dataset, source))) == {"a", "0/a", "0/a~2"}
+    assert len(encoded(dataset, source)) == 1

@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from shared.errors import RefusedInput, UsageError
 from shared.storage.paths import as_path
 from tests.support.bad_pictures import encoded, picture
-from vq_stage.sources import captions as source_captions
 from vq_stage.sources import folder as source_folder
+from vq_stage.sources import list_files
 from vq_stage.sources.files import open_file
 from vq_stage.sources.folder import FolderSource, unique_keys
 from vq_stage.sources.folder_walk import FolderWalk
@@ -276,7 +276,7 @@ def test_captions_of_planned_items_are_not_opened(
         return open_file(path, *arguments, **options)
 
     monkeypatch.setattr(source_folder, "open_file", recorded)
-    monkeypatch.setattr(source_captions, "open_file", recorded)
+    monkeypatch.setattr(list_files, "open_file", recorded)
     assert list(source.items(is_planned=lambda item: True)) == []
     assert opened == []
     new = [item for item in LISTED if item.key in ("clip", "walk")]
@@ -296,5 +296,7 @@ def test_metadata_as_csv_and_parquet(tmp_path: Path) -> None:
     pq.write_table(pa.table({"file_name": ["b.png"], "text": ["a dog"]}), tmp_path / "table/metadata.parquet")
     assert [(item.uri, item.text) for item in listed(tmp_path)] == [("csv/a.png", "a cat"), ("table/b.png", "a dog")]
     pq.write_table(pa.table({"file_name": ["b.png"]}), tmp_path / "table/metadata.parquet")
-    with pytest.raises(UsageError, match=r"metadata.parquet: row 1: expected `file_name` and `text`"):
+    assert [item.text for item in listed(tmp_path)] == ["a cat", None]
+    pq.write_table(pa.table({"text": ["a dog"]}), tmp_path / "table/metadata.parquet")
+    with pytest.raises(UsageError, match=r"metadata.parquet: row 1: expected `file_name` and a caption"):
         listed(tmp_path)

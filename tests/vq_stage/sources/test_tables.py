@@ -22,6 +22,7 @@ from vq_stage.sources import tables
 from vq_stage.sources.media_source import MediaItem, MediaSource, as_extra_json
 from vq_stage.sources.open_source import open_source
 from vq_stage.sources.table_files import BatchCache
+from vq_stage.sources.tables import TableSource
 
 FORMATS = ("parquet", "file.arrow", "stream.arrow")
 IMAGE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
@@ -79,6 +80,9 @@ def test_a_dataset_as_hugging_face_saves_it(tmp_path: Path) -> None:
         ("captions", [["a", "z"], []], "a"),
         ("prompt", pa.array(["a", "b"], pa.large_string()), "a"),
         ("sentence", pa.array(["a", "b"]).dictionary_encode(), "a"),
+        ("TEXT", ["a", "b"], "a"),
+        ("captions", [[{"caption": "a"}], [{"caption": "b"}]], "a"),
+        ("caption_0", ["a", "b"], "a"),
         ("text", [1, 2], None),
         ("label", ["a", "b"], None),
     ],
@@ -103,12 +107,77 @@ def test_key_columns(column: str, values: Any, expected: list[str], tmp_path: Pa
     assert [item.key for item in open_source(path)] == expected
 
 
-@pytest.mark.parametrize("column", ["jpg", "png", "webp", "img", "image_bytes", "bytes"])
-def test_plain_bytes(column: str, tmp_path: Path) -> None:
-    path = write(tmp_path / "data.parquet", pa.table({column: pa.array([b"x"], pa.large_binary())}))
+@pytest.mark.parametrize("column", ["jpg", "png", "webp", "img", "image_bytes", "bytes", "Image", "images"])
+@pytest.mark.parametrize("type", [pa.binary(), pa.large_binary(), pa.binary(1), pa.list_(pa.binary())])
+def test_plain_bytes(column: str, type: pa.DataType, tmp_path: Path) -> None:
+    values = [[b"x"]] if pa.types.is_list(type) else [b"x"]
+    path = write(tmp_path / "data.parquet", pa.table({column: pa.array(values, type)}))
     source = open_source(path)
     (item,) = source
     assert (item.kind, read(source, item)) == ("image", b"x")
+
+
+def test_all_texts_of_a_row_are_kept(tmp_path: Path) -> None:
+    values = [["a", None, "b"], [], None]
+    items = list(open_source(write(tmp_path / "data.parquet", table(3, captions=values, prompt=["p", "q", None]))))
+    assert [(item.text, item.extra_json) for item in items] == [("a", '{"texts":["a","b"]}'), ("q", None), (None, None)]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_rows_with_one_key_and_one_image_are_one_item(format: str, tmp_path: Path) -> None:
+    """Also far apart; the same key for another image is one of two, and the other key is that of its row."""
+    images = [b"x", b"y", b"x", b"z", b"y"]
+    columns = {"image": images, "image_id": [0, 1, 0, 0, 1], "caption": list("abcde")}
+    source = open_source(write(tmp_path / f"data.{format}", pa.table(columns)))
+    name = f"data.{format}".rpartition(".")[0]
+    items = list(source)
+    assert [(item.key, read(source, item), item.text, item.extra_json) for item in items] == [
+        ("0", b"x", "a", '{"texts":["a","c"]}'),
+        ("1", b"y", "b", '{"texts":["b","e"]}'),
+        ("0", b"z", "d", None),
+    ]
+    assert [(item.key_repeats, item.other_keys[0]) for item in items] == [
+        (True, f"{name}-00000000"),
+        (False, f"{name}-00000001"),
+        (True, f"{name}-00000003"),
+    ]
+
+
+def test_images_are_compared_only_where_keys_repeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And not those of a key whose rows are all planned: a resumed job would read the whole table again."""
+    path = write(tmp_path / "data.parquet", table(6, id=["a", "b", "c", "b", "d", "d"]))
+    hashed: list[str] = []
+    digest = TableSource._content_digest
+
+    def recorded(source: TableSource, item: MediaItem) -> bytes:
+        hashed.append(item.uri)
+        return digest(source, item)
+
+    monkeypatch.setattr(TableSource, "_content_digest", recorded)
+    assert [item.key for item in open_source(path)] == ["a", "b", "c", "b", "d", "d"]
+    assert hashed == [f"data.parquet#{n}" for n in (1, 3, 4, 5)]
+    hashed.clear()
+    planned = {f"data.parquet#{n}" for n in range(5)}
+    assert [item.uri for item in open_source(path).items(lambda item: item.uri in planned)] == ["data.parquet#5"]
+    assert hashed == ["data.parquet#4", "data.parquet#5"]
+
+
+def test_tables_of_one_name_are_different(tmp_path: Path) -> None:
+    for name in ("a.parquet", "a.file.arrow"):
+        write(tmp_path / name, table(1, first=len(name)))
+    (tmp_path / "a.file.arrow").rename(tmp_path / "a.arrow")
+    items = list(open_source(tmp_path))
+    assert [(item.key, item.key_repeats, item.other_keys[-1]) for item in items] == [
+        ("a-00000000", True, "a.arrow-00000000"),
+        ("a-00000000", True, "a.parquet-00000000"),
+    ]
+
+
+def test_a_chosen_key_column(tmp_path: Path) -> None:
+    path = write(tmp_path / "data.parquet", table(3, id=[1, 2, 3], score=[1.0, 2.5, None]))
+    assert [item.key for item in open_source(path, key="score")] == ["1", "2.5", "data-00000002"]
+    with pytest.raises(UsageError, match="--key uid: no such column; found image, id, score"):
+        list(open_source(path, key="uid"))
 
 
 @pytest.mark.parametrize("column", ["video", "mp4"])

@@ -230,14 +230,73 @@ def test_locators_outside_the_shard_are_refused(tmp_path: Path) -> None:
         assert refused.value.reason == reason
 
 
-def test_a_shard_is_listed_lazily(tmp_path: Path) -> None:
-    """The first item is listed before the rest of the shard is read, so damage at the end does not affect it."""
-    data = tar_bytes({f"{n}.jpg": b"x" for n in range(100)})
-    (tmp_path / "0.tar").write_bytes(data)
-    items = iter(open_source(tmp_path / "0.tar"))
-    assert next(items).key == "0"
-    (tmp_path / "0.tar").write_bytes(data[:60_000])
-    assert list(items)[-1].key == "0-damaged"
+def captions(files: dict[str, bytes], tmp_path: Path) -> dict[str, str | None]:
+    (tmp_path / "0.tar").write_bytes(tar_bytes(files))
+    return {item.uri.removeprefix("0.tar/"): item.text for item in open_source(tmp_path / "0.tar")}
+
+
+def test_captions_are_found_wherever_in_the_shard_they_are(tmp_path: Path) -> None:
+    images = {f"{n}.JPG": b"x" for n in range(3)}
+    texts = {f"{n}.{suffix}": b"of %d" % n for n, suffix in enumerate(["txt", "TXT", "Caption"])}
+    expected = {f"{n}.JPG": f"of {n}" for n in range(3)}
+    assert captions({**images, **texts}, tmp_path) == expected
+    assert captions({**texts, **images}, tmp_path) == expected
+
+
+def test_names_with_dots(tmp_path: Path) -> None:
+    files = {f"Photo 2.{n} final.jpg": b"x" for n in range(3)}
+    files |= {"Photo 2.0 final.txt": b"zero", "Photo 2.2 final.json": b'{"text": "two"}'}
+    files |= {"v1.0/1.jpg": b"x", "v1.0/1.txt": b"one", "a.left.png": b"x", "a.right.png": b"x", "a.txt": b"both"}
+    assert captions(files, tmp_path) == {
+        "Photo 2.0 final.jpg": "zero",
+        "Photo 2.1 final.jpg": None,
+        "Photo 2.2 final.jpg": "two",
+        "v1.0/1.jpg": "one",
+        "a.left.png": "both",
+        "a.right.png": "both",
+    }
+
+
+def test_fields_of_json_and_their_spellings(tmp_path: Path) -> None:
+    files = {"a.jpg": b"x", "a.json": b'{"TEXT": null, "captions": ["one", "two"], "n": NaN, "id": 3}'}
+    (tmp_path / "0.tar").write_bytes(tar_bytes({**files, "b.jpg": b"x", "b.txt": b" ", "b.json": b'{"prompt": "p"}'}))
+    first, second = open_source(tmp_path / "0.tar")
+    assert (first.text, first.extra_json) == ("one", '{"id":3,"texts":["one","two"]}')
+    assert second.text == "p"
+
+
+def test_hidden_members_and_captions_without_an_image_are_counted(tmp_path: Path) -> None:
+    files = {"__MACOSX/._a.jpg": b"x", "._a.jpg": b"x", "a.jpg": b"x", "b.txt": b"b", "c.cls": b"1", ".DS_Store": b"x"}
+    (tmp_path / "0.tar").write_bytes(tar_bytes(files))
+    source = open_source(tmp_path / "0.tar")
+    assert [item.uri for item in source] == ["0.tar/a.jpg"]
+    assert (source.report.unused_captions.count, source.report.unused_captions.first) == (1, "0.tar/b.txt")
+    assert source.report.skipped["hidden and system files"].count == 3
+
+
+def test_a_name_that_is_there_twice(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for content in (b"one", b"two"):
+            add_member(tar, "a.jpg", content)
+            add_member(tar, "a.txt", content)
+    source = open_source(tmp_path / "0.tar")
+    assert [(read(source, item).decode(), item.text) for item in source] == [("one", "one"), ("two", "two")]
+
+
+def test_keys_of_another_shard_repeat(tmp_path: Path) -> None:
+    for shard in range(2):
+        (tmp_path / f"{shard}.tar").write_bytes(tar_bytes({"a.jpg": b"%d" % shard}))
+    items = list(open_source(tmp_path))
+    assert [(item.key, item.key_repeats, item.other_keys) for item in items] == [
+        ("a", True, ("0/a",)),
+        ("a", True, ("1/a",)),
+    ]
+
+
+def test_suffixes_of_tars_in_any_case(tmp_path: Path) -> None:
+    (tmp_path / "0.TAR").write_bytes(tar_bytes({"a.jpg": b"x"}))
+    source = open_source(tmp_path / "0.TAR")
+    assert [read(source, item) for item in source] == [b"x"]
 
 
 def test_captions_of_planned_samples_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
