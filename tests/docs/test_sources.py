@@ -120,7 +120,7 @@ def test_conversations_and_frame_rates_go_along() -> None:
 
 
 def test_names_are_those_of_the_code() -> None:
-    files = PAGE[PAGE.index("- **Files**") : PAGE.index("- **Captions**")]
+    files = PAGE[PAGE.index("- **Files**") : PAGE.index("Other files")]
     assert set(re.findall(r"`(\.[0-9a-z]+)`", files)) == IMAGE_SUFFIXES | VIDEO_SUFFIXES
     captions = PAGE[PAGE.index("- **Captions**") : PAGE.index("- **Keys**")]
     assert [name for name in METADATA_FILES if f"`{name}`" not in captions] == []

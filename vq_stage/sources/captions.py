@@ -10,7 +10,7 @@ import sqlite3
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -96,8 +96,10 @@ def possible_paths(name: str, folder: str, root: Path) -> Iterator[str]:
     """
     path = _comparable(os.path.normpath(name.replace("\\", "/")))
     yield _comparable(os.path.normpath(os.path.join(folder, path)))
-    above = PurePosixPath(_comparable(os.path.abspath(root) if is_local(root) else root.name), folder).parts
-    parts = PurePosixPath(path).parts
+    above = (
+        os.path.join(_comparable(os.path.abspath(root) if is_local(root) else root.name), folder).rstrip("/").split("/")
+    )
+    parts = path.split("/")
     for length in range(min(len(parts) - 1, len(above)), 0, -1):
         if parts[:length] == above[-length:]:
             yield _comparable(os.path.join(folder, *parts[length:]))
