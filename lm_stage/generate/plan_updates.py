@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from lm_stage.generate.planner import PromptPlanner, planned_prompt
 from lm_stage.generate.prompts import Prompt
+from shared.dataset.change import Change
 from shared.dataset.dataset import Dataset
 from shared.dataset.plan import Plan
 from shared.dataset.plan_writer import PlanWriter
@@ -117,6 +118,25 @@ class PlanUpdate:
             + "\ngive a changed prompt a new key (in a .txt file, where the line number is the key, append it),"
             " or write a new dataset"
         )
+
+
+def compare_prompts(dataset: Dataset, prompts: Sequence[Prompt]) -> Change:
+    """Compare prompts with those that a dataset was generated from, without a model.
+
+    A prompt that continues a clip takes its size and frame rate from there, so these are not compared.
+    """
+    known, change = known_prompts(dataset, dataset.plan()), Change.NONE
+    for prompt in prompts:
+        if (planned := known.get(prompt.key)) is None:
+            change = Change.GROWN
+            continue
+        old = replace(planned.prompt, uri=prompt.uri, refusal=prompt.refusal)
+        if prompt.video:
+            old = replace(old, height=prompt.height, width=prompt.width, fps=prompt.fps)
+        if prompt != old and not planned.refused:
+            return Change.CHANGED
+        change = Change.GROWN if prompt != old else change
+    return change
 
 
 def _difference(old: Prompt, new: Prompt) -> str:

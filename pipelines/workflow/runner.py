@@ -65,8 +65,7 @@ def _prepare(pipeline: Pipeline, states: Sequence[StepState], start_from: str | 
     for state in states:
         if state.status is StepStatus.CHANGED and state.step.output is not None:
             _set_aside(pipeline, state.step.name, state.step.output, stop)
-        if state.status is not StepStatus.DONE:
-            replace(state.record, elapsed_s=0.0).write(pipeline, state.step)
+        state.record.write(pipeline, state.step)
     if start_from:
         write_file(pipeline.out / ".pipeline/from", start_from.encode())
 

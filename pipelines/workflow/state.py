@@ -7,18 +7,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
 
 from lm_stage.model.options import EMBEDDED_MODEL
+from pipelines.workflow.contents import compare, contents_digest
 from pipelines.workflow.inputs import InputState
 from pipelines.workflow.pipeline import Pipeline
-from pipelines.workflow.step import Step, producer_of
+from pipelines.workflow.step import Input, Step, producer_of
+from shared.dataset.change import Change
 from shared.storage.atomic import write_file
 from shared.storage.digests import canonical_json, digest_of
 from shared.storage.paths import sha256_of
@@ -42,13 +45,18 @@ class StepStatus(Enum):
 class StepRecord:
     """With what a step last ran, as `STEP.json` and `STEP.items` hold it.
 
-    `digest` covers everything that determines the result, `settings` all of it but the items of the inputs.
-    `items` are uint64, sorted.
+    `digest` covers everything that determines the result, with sizes and times for most files; `settings` covers all
+    of it but the items of the inputs, and `command` all of it but the inputs. `contents` is a digest of the bytes of
+    the inputs. `seen` is the digest of the inputs as they were last found, with the same content but other times.
+    `items` are uint64, sorted. Records of earlier versions have neither `command` nor `contents`.
     """
 
     digest: str
     settings: str
     items: np.ndarray
+    command: str = ""
+    contents: str = ""
+    seen: str = ""
     is_done: bool = False
     elapsed_s: float = 0.0
 
@@ -59,16 +67,24 @@ class StepRecord:
         try:
             content = json.loads(_record_path(pipeline, step, "json").read_bytes())
             recorded_items = np.frombuffer(items.read_bytes() if items.is_file() else b"", np.uint64)
+            texts = {name: content.get(name, "") for name in ("command", "contents", "seen")}
             seconds = content.get("seconds", 0.0)
-            return cls(content["digest"], content["settings"], recorded_items, content["done"], seconds)
+            return cls(
+                content["digest"],
+                content["settings"],
+                recorded_items,
+                **texts,
+                is_done=content["done"],
+                elapsed_s=seconds,
+            )
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
     def write(self, pipeline: Pipeline, step: Step) -> None:
         seconds = round(self.elapsed_s, 1)
-        content = {"digest": self.digest, "settings": self.settings, "done": self.is_done, "seconds": seconds}
-        if not self.is_done:
-            write_file(_record_path(pipeline, step, "items"), self.items.tobytes())
+        texts = {name: getattr(self, name) for name in ("digest", "settings", "command", "contents", "seen")}
+        content = {**texts, "done": self.is_done, "seconds": seconds}
+        write_file(_record_path(pipeline, step, "items"), self.items.tobytes())
         write_file(_record_path(pipeline, step, "json"), canonical_json(content).encode())
 
 
@@ -95,37 +111,60 @@ def plan_steps(pipeline: Pipeline, start_from: str | None = None) -> list[StepSt
     digests: dict[str, str] = {}
     stale: set[str] = set()
     for step in pipeline.steps:
-        external = [one.location for one in step.inputs if not producer_of(one.location, outputs)]
+        external = [one for one in step.inputs if not producer_of(one.location, outputs)]
         needed = [digests[name] for name in step.needs]
-        record = _current_record(step, [read_input(location) for location in external], needed, versions)
+        record = _current_record(step, [read_input(one.location) for one in external], needed, versions)
         recorded = StepRecord.read(pipeline, step)
         is_invalidated = step.name == start_from or bool(stale & set(step.needs))
-        status = step_status(step, record, recorded, is_invalidated)
+        status = step_status(step, record, recorded, is_invalidated, partial(_compare, step, external))
+        if recorded and status in (StepStatus.DONE, StepStatus.UNFINISHED):
+            record = replace(record, digest=recorded.digest, contents=recorded.contents, seen=record.digest)
+        else:
+            record = replace(record, contents=contents_digest(step, external))
         digests[step.name] = record.digest
         if status is not StepStatus.DONE:
             stale.add(step.name)
-        elapsed_s = recorded.elapsed_s if recorded else 0.0
-        states.append(StepState(step, status, replace(record, elapsed_s=elapsed_s)))
+        is_done, elapsed_s = status is StepStatus.DONE, recorded.elapsed_s if recorded else 0.0
+        states.append(StepState(step, status, replace(record, is_done=is_done, elapsed_s=elapsed_s)))
     return states
 
 
-def step_status(step: Step, current: StepRecord, recorded: StepRecord | None, is_invalidated: bool) -> StepStatus:
+def _compare(step: Step, external: Sequence[Input], recorded: StepRecord) -> Change:
+    is_same = recorded.contents == contents_digest(step, external)
+    return compare(step) if is_same else Change.CHANGED
+
+
+def step_status(
+    step: Step,
+    current: StepRecord,
+    recorded: StepRecord | None,
+    is_invalidated: bool,
+    compare: Callable[[StepRecord], Change],
+) -> StepStatus:
     """Compare what determines the result of a step now with the record of its last run.
 
     `is_invalidated`: the step, or one that it needs, has to run again. Output without a record is of unknown origin,
-    so it counts as changed.
+    so it counts as changed. `compare` reads the inputs, and is only called if nothing but their sizes and times shows
+    whether they have changed.
     """
     output_exists = step.output is not None and step.output.exists()
     if recorded is None:
         return StepStatus.CHANGED if output_exists else StepStatus.NEW
     if is_invalidated:
         return StepStatus.CHANGED
-    if recorded.digest == current.digest:
+    is_same_command = recorded.settings == current.settings and step.command == "encode"
+    if current.digest in (recorded.digest, recorded.seen):
+        change = Change.NONE
+    elif is_same_command and output_exists and bool(np.isin(recorded.items, current.items).all()):
+        change = Change.GROWN
+    elif recorded.command and recorded.command == current.command and (output_exists or step.output is None):
+        change = compare(recorded)
+    else:
+        change = Change.CHANGED
+    if change is Change.NONE:
         is_complete = recorded.is_done and (output_exists or step.output is None)
         return StepStatus.DONE if is_complete else StepStatus.UNFINISHED
-    is_same_command = step.command == "encode" and recorded.settings == current.settings
-    has_only_grown = is_same_command and bool(np.isin(recorded.items, current.items).all())
-    return StepStatus.GROWN if has_only_grown and output_exists else StepStatus.CHANGED
+    return StepStatus.GROWN if change is Change.GROWN else StepStatus.CHANGED
 
 
 def interrupted_start(pipeline: Pipeline) -> str | None:
@@ -145,7 +184,8 @@ def _current_record(step: Step, inputs: list[InputState], needed: list[str], ver
     fixed = [one.fixed for one in inputs]
     settings = digest_of({"arguments": step.result_arguments, "versions": versions, "fixed": fixed, "needs": needed})
     digest = digest_of({"settings": settings, "items": hashlib.sha256(items.tobytes()).hexdigest()})
-    return StepRecord(digest, settings, items)
+    command = digest_of({"arguments": step.result_arguments, "versions": versions, "needs": needed})
+    return StepRecord(digest, settings, items, command)
 
 
 def _record_path(pipeline: Pipeline, step: Step, suffix: str) -> Path:

@@ -27,7 +27,7 @@ class Step:
     """One step of a pipeline.
 
     `arguments` is its command line without the program's name, `result_arguments` the part of it that determines the
-    result. `needs` names the steps whose outputs it reads.
+    result. `needs` names the steps whose outputs it reads. `options` is the options object of its command, if any.
     """
 
     name: str
@@ -37,6 +37,7 @@ class Step:
     inputs: tuple[Input, ...]
     needs: tuple[str, ...]
     result_arguments: tuple[str, ...] = ()
+    options: object = None
 
     def location(self, option: str) -> str | None:
         """The first path or URL given by an option, None if there is none."""
@@ -59,7 +60,7 @@ def build_step(
     try:
         values = _values(name, described, variables, outputs)
         arguments = command_line(command, values)
-        command.make_context(command.name, list(arguments[1:]))
+        options = command.make_context(command.name, list(arguments[1:])).params.get("options")
     except click.ClickException as error:
         raise UsageError(f"step {name}: {error.format_message()}") from error
     except UsageError as error:
@@ -69,7 +70,14 @@ def build_step(
     producers = {producer for one in inputs if (producer := producer_of(one.location, outputs))}
     needs = (referenced_names(described) & set(outputs)) | (producers - {name})
     return Step(
-        name, arguments[0], arguments, outputs[name], inputs, tuple(sorted(needs)), command_line(command, decisive)
+        name,
+        arguments[0],
+        arguments,
+        outputs[name],
+        inputs,
+        tuple(sorted(needs)),
+        command_line(command, decisive),
+        options,
     )
 
 

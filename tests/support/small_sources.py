@@ -99,8 +99,13 @@ def planner(source: MediaSource, unit_rows: int = 4, **options: Any) -> Planner:
     return Planner(EncodeOptions(str(source.root), "", unit_rows=unit_rows, **values), source)
 
 
-def commit_missing(dataset: Dataset, plan: Plan, broken: Mapping[str, str] | None = None) -> None:
-    """Commit all units as a job does; `broken` maps keys that are refused only when they are read to their reasons."""
+def commit_missing(
+    dataset: Dataset, plan: Plan, broken: Mapping[str, str] | None = None, source: MediaSource | None = None
+) -> None:
+    """Commit all units as a job does; `broken` maps keys that are refused only when they are read to their reasons.
+
+    Rows have the digests of the content of `source`, if it is given.
+    """
     reasons = broken or {}
     for number in dataset.missing_units(plan):
         unit = plan.unit(number)
@@ -109,15 +114,16 @@ def commit_missing(dataset: Dataset, plan: Plan, broken: Mapping[str, str] | Non
         refusals = [
             Refusal(one.key, one.src_index, one.uri, one.refused_reason or reasons[one.key], "found so") for one in bad
         ]
-        dataset.commit(UnitResult(number, [_row(unit, planned) for planned in good], refusals=refusals), plan)
+        dataset.commit(UnitResult(number, [_row(unit, one, source) for one in good], refusals=refusals), plan)
     dataset.write_manifest(plan)
 
 
-def _row(unit: Unit, planned: PlannedInput) -> CodeRecord:
+def _row(unit: Unit, planned: PlannedInput, source: MediaSource | None) -> CodeRecord:
+    sha256 = source.sha256(planned.uri, planned.locator) if source else bytes(32)
     codes_THW = np.zeros((max(1, unit.frames // 4), unit.height // 8, unit.width // 8), np.uint16)
     kind = "video" if unit.frames > 1 else "image"
     return CodeRecord(
-        planned.key, planned.src_index, kind, codes_THW, planned.text, planned.uri, bytes(32), unit.height, unit.width
+        planned.key, planned.src_index, kind, codes_THW, planned.text, planned.uri, sha256, unit.height, unit.width
     )
 
 

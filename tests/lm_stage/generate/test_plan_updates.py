@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from lm_stage.generate.plan_updates import PromptCounts, up_to_date_plan
+from lm_stage.generate.plan_updates import PromptCounts, compare_prompts, up_to_date_plan
 from lm_stage.generate.planner import PromptPlanner
 from lm_stage.generate.prompt_renderer import PromptRenderer
 from lm_stage.generate.prompts import Prompt
 from lm_stage.text.renderer import SequenceRenderer
+from shared.dataset.change import Change
 from shared.dataset.commit import UnitResult
 from shared.dataset.dataset import Dataset
 from shared.dataset.plan import Plan
@@ -114,3 +115,13 @@ def test_the_plan_of_a_faster_job_is_followed(
     monkeypatch.setattr(PlanWriter, "freeze", overtaken)
     plan, counts = update(dataset, sequences, [prompt("mine")])
     assert (keys(plan), counts.unlisted) == ([["theirs"], ["mine"]], 1)
+
+
+def test_prompts_are_compared_without_a_model(dataset: Dataset, sequences: SequenceRenderer) -> None:
+    long = prompt("c", "x" * 500)
+    update(dataset, sequences, [prompt("a"), refused("b"), long])
+    assert compare_prompts(dataset, [prompt("a", number=9), refused("b"), long]) is Change.NONE
+    assert compare_prompts(dataset, [prompt("a")]) is Change.NONE
+    assert compare_prompts(dataset, [prompt("a"), prompt("b"), long]) is Change.GROWN
+    assert compare_prompts(dataset, [prompt("new"), prompt("a"), refused("b"), prompt("c", "x")]) is Change.GROWN
+    assert compare_prompts(dataset, [prompt("new"), prompt("a", "yy")]) is Change.CHANGED

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from pipelines.workflow import state
 from pipelines.workflow.runner import StepFailed
 from pipelines.workflow.state import StepRecord, StepStatus, plan_steps, step_status
 from pipelines.workflow.step import Step
+from shared.dataset.change import Change
 from shared.errors import UsageError
 from tests.support.small_pipelines import CHAIN, StandInCommands, load, steps, steps_run
+from vq_stage.model.weights import EMBEDDED_TOKENIZER
 
 
 @pytest.mark.parametrize(
@@ -35,19 +39,55 @@ from tests.support.small_pipelines import CHAIN, StandInCommands, load, steps, s
         ({"items": [1, 2, 3], "is_invalidated": True}, StepStatus.CHANGED),
         ({"items": [1, 2, 3], "command": "decode"}, StepStatus.CHANGED),
         ({"items": [1, 2, 3], "settings": "others"}, StepStatus.CHANGED),
+        ({"items": [4], "change": Change.NONE}, StepStatus.DONE),
+        ({"items": [4], "change": Change.NONE, "is_done": False}, StepStatus.UNFINISHED),
+        ({"items": [4], "change": Change.GROWN}, StepStatus.GROWN),
+        ({"items": [4], "change": Change.NONE, "is_invalidated": True}, StepStatus.CHANGED),
+        ({"items": [4], "change": Change.NONE, "output_exists": False}, StepStatus.CHANGED),
+        ({"items": [4], "change": Change.NONE, "command_digest": "others"}, StepStatus.CHANGED),
+        ({"items": [4], "change": Change.NONE, "command_digest": ""}, StepStatus.CHANGED),
+        ({"items": [4], "seen": "[4]"}, StepStatus.DONE),
     ],
 )
 def test_the_status_of_a_step(changes: dict[str, Any], status: StepStatus, tmp_path: Path) -> None:
     """A step that is done with items 1 and 2, except for the changes."""
     facts = {"has_output": True, "output_exists": True, "is_recorded": True, "command": "encode", "items": [1, 2]}
-    facts |= {"is_done": True, "is_invalidated": False, "settings": "as before", **changes}
+    facts |= {"is_done": True, "is_invalidated": False, "settings": "as before", "change": Change.CHANGED}
+    facts |= {"command_digest": "as before", "seen": "", **changes}
     output = tmp_path / "output"
     if facts["output_exists"]:
         output.mkdir()
     step = Step("codes", facts["command"], (), output if facts["has_output"] else None, (), ())
-    recorded = StepRecord("[1, 2]", "as before", np.array([1, 2], np.uint64), facts["is_done"])
-    current = StepRecord(str(facts["items"]), facts["settings"], np.array(facts["items"], np.uint64))
-    assert step_status(step, current, recorded if facts["is_recorded"] else None, facts["is_invalidated"]) is status
+    before, items = np.array([1, 2], np.uint64), np.array(facts["items"], np.uint64)
+    recorded = StepRecord("[1, 2]", "as before", before, "as before", seen=facts["seen"], is_done=facts["is_done"])
+    current = StepRecord(str(facts["items"]), facts["settings"], items, facts["command_digest"])
+    known = recorded if facts["is_recorded"] else None
+    assert step_status(step, current, known, facts["is_invalidated"], lambda record: facts["change"]) is status
+
+
+def test_times_alone_do_not_make_a_step_stale(
+    folder: Path, worker: StandInCommands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The inputs are read once; the record then has their new times."""
+    steps_run(worker, load(CHAIN))
+    os.utime(folder / "photos/one.png", (1, 1))
+    monkeypatch.setattr(state, "compare", lambda step: Change.NONE)
+    assert [one.status.value for one in plan_steps(load(CHAIN))] == ["done", "done"]
+    assert steps_run(worker, load(CHAIN)) == []
+    monkeypatch.setattr(state, "compare", None)
+    assert steps_run(worker, load(CHAIN)) == []
+
+
+def test_a_copied_model_is_the_same_model(folder: Path, worker: StandInCommands) -> None:
+    shutil.copytree(EMBEDDED_TOKENIZER, folder / "model")
+    decode = {"run": "decode", "dataset": "${codes}", "vision-tokenizer": "model"}
+    described = {**CHAIN, "steps": {**CHAIN["steps"], "pictures": decode}}
+    steps_run(worker, load(described))
+    (folder / "model").rename(folder / "moved")
+    shutil.copytree(folder / "moved", folder / "model", copy_function=shutil.copyfile)
+    assert [one.status.value for one in plan_steps(load(described))] == ["done", "done"]
+    (folder / "model/config.json").write_bytes((folder / "model/config.json").read_bytes() + b" ")
+    assert [one.status.value for one in plan_steps(load(described))] == ["done", "changed"]
 
 
 def test_codes_are_kept_when_files_are_added(folder: Path, worker: StandInCommands) -> None:

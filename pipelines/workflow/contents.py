@@ -1,0 +1,66 @@
+"""The content of a step's inputs, read once their sizes or times show a change: a copy or a touch is none."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from lm_stage.generate.options import GenerateOptions
+from pipelines.workflow.step import Input, Step
+from shared.dataset.change import Change
+from shared.dataset.dataset import Dataset
+from shared.errors import RelayError
+from shared.storage.digests import digest_of
+from shared.storage.paths import sha256_of
+from vq_stage.encode.options import EncodeOptions
+
+COMPARED_INPUTS = {"encode": "source", "generate": "prompts"}  # with the rows of the dataset that the step wrote
+ROW_FOLDERS = ("parts", "shards")  # of a dataset: its records and manifest have the digests of these files
+
+
+def contents_digest(step: Step, external: Collection[Input]) -> str:
+    """Return a digest of the bytes of a step's local inputs, except the one that `compare` compares.
+
+    `external` are the inputs that no step writes. All files are read, but of a dataset only its records.
+    """
+    read = [one for one in external if COMPARED_INPUTS.get(step.command) != one.option]
+    return digest_of([(one.option, *file) for one in read for file in _files(one.location)])
+
+
+def _files(location: str) -> Iterator[tuple[str, str]]:
+    """Yield the name of every file with its SHA-256, in order; nothing for remote inputs and patterns."""
+    top = Path(location)
+    if "://" in location or not top.exists():
+        return
+    if top.is_file():
+        yield top.name, sha256_of(top)
+        return
+    is_dataset = (top / "plan.arrow").exists()
+    for root, folders, names in os.walk(top, followlinks=False):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for path in sorted(Path(root, name) for name in names if not name.startswith(".")):
+            is_rows = is_dataset and path.suffix == ".arrow" and path.parent.name in ROW_FOLDERS
+            if not is_rows and path.name != "events.jsonl" and path.is_file():
+                yield path.relative_to(top).as_posix(), sha256_of(path)
+
+
+def compare(step: Step) -> Change:
+    """Compare the inputs of a step with what the dataset that it wrote was made from.
+
+    Only `encode` and `generate` continue a dataset whose inputs have grown. An input that cannot be compared counts
+    as changed.
+    """
+    from lm_stage.generate.plan_updates import compare_prompts
+    from lm_stage.generate.prompt_files import list_prompts
+    from vq_stage.encode.source_comparison import compare_source
+
+    try:
+        if isinstance(step.options, EncodeOptions):
+            return compare_source(step.options)
+        if isinstance(step.options, GenerateOptions):
+            prompts = list_prompts(step.options.prompts, step.options.defaults())
+            return compare_prompts(Dataset.open(step.options.dataset), prompts)
+    except RelayError:
+        return Change.CHANGED
+    return Change.NONE

@@ -1,0 +1,74 @@
+"""A source is compared with its dataset by content, not by the times of its files."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from shared.dataset.change import Change
+from shared.dataset.dataset import Dataset
+from shared.jobs.signals import StopFlag
+from tests.support.handmade import settings
+from tests.support.small_sources import commit_missing, planner, png
+from vq_stage.encode.options import EncodeOptions
+from vq_stage.encode.plan_updates import up_to_date_plan
+from vq_stage.encode.source_comparison import compare_source
+from vq_stage.media.resizing import Preprocessing
+from vq_stage.sources.open_source import open_source
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A folder of two pictures, one of them with a caption, and a broken one; and `dataset`, encoded from it."""
+    folder = tmp_path / "source"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "a.png").write_bytes(png(1))
+    (folder / "a.txt").write_text("a caption")
+    (folder / "sub/b.png").write_bytes(png(2))
+    (folder / "broken.png").write_bytes(b"broken")
+    (tmp_path / "dataset").mkdir()
+    dataset, opened = Dataset(tmp_path / "dataset"), open_source(folder)
+    plan = up_to_date_plan(dataset, planner(opened), settings(), StopFlag())
+    commit_missing(dataset, plan, source=opened)
+    return folder
+
+
+def change(source: Path) -> Change:
+    return compare_source(
+        EncodeOptions(str(source), str(source.parent / "dataset"), preprocessing=Preprocessing("none"))
+    )
+
+
+def test_times_do_not_matter(source: Path) -> None:
+    for path in source.rglob("*"):
+        os.utime(path, (1, 1))
+    assert change(source) is Change.NONE
+    source.rename(source.with_name("moved"))
+    assert change(source.with_name("moved")) is Change.NONE
+
+
+def test_new_inputs_are_growth(source: Path) -> None:
+    (source / "c.png").write_bytes(png(3))
+    assert change(source) is Change.GROWN
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.txt", "sub/b.png"])
+def test_other_content_is_a_change(name: str, source: Path) -> None:
+    (source / "c.png").write_bytes(png(3))
+    (source / name).write_bytes((source / name).read_bytes() + b" ")
+    assert change(source) is (Change.GROWN if name == "a.txt" else Change.CHANGED)  # texts are stripped
+    (source / name).write_bytes(png(4) if name.endswith("png") else b"another caption")
+    assert change(source) is Change.CHANGED
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.txt", "sub/b.png", "broken.png"])
+def test_missing_content_is_a_change(name: str, source: Path) -> None:
+    (source / name).unlink()
+    assert change(source) is Change.CHANGED
+
+
+def test_a_new_caption_is_a_change(source: Path) -> None:
+    (source / "sub/b.txt").write_text("a caption")
+    assert change(source) is Change.CHANGED
