@@ -123,15 +123,16 @@ class PlanUpdate:
 def compare_prompts(dataset: Dataset, prompts: Sequence[Prompt]) -> Change:
     """Compare prompts with those that a dataset was generated from, without a model.
 
-    A prompt that continues a clip takes its size and frame rate from there, so these are not compared.
+    A prompt that continues a clip takes its size and frame rate from there, so these are not compared; nor are those
+    of a refused prompt.
     """
     known, change = known_prompts(dataset, dataset.plan()), Change.NONE
     for prompt in prompts:
         if (planned := known.get(prompt.key)) is None:
             change = Change.GROWN
             continue
-        old = replace(planned.prompt, uri=prompt.uri, refusal=prompt.refusal)
-        if prompt.video:
+        old = replace(planned.prompt, uri=prompt.uri)
+        if prompt.video or prompt.refusal:
             old = replace(old, height=prompt.height, width=prompt.width, fps=prompt.fps)
         if prompt != old and not planned.refused:
             return Change.CHANGED
