@@ -1,12 +1,13 @@
 """Kills commands at random moments, runs them again until they succeed, and compares the digests of the results.
 
-    python -m tests.faults.kill_many [--times 100] [--seed 0] [--only encode --only run …] [--work DIR]
+    python -m tests.faults.kill_many [--times 100] [--seed 0] [--only encode --only run …] [--stand-in] [--work DIR]
 
 Each command works on tiny inputs with real models, in a fork of this process, which has loaded the libraries. It is
 killed by SIGKILL, in turns together with its process group and alone, as the system does when memory is short, so that
 its children must notice. It is started again at once. When it succeeds, its result is compared with that of an
 undisturbed run; then a new result is begun, until the command has been killed often enough. Exits with 1 if a digest
-differs or a restarted command fails.
+differs or a restarted command fails. With --stand-in, models that compute nothing replace those of encode, generate and
+repair, so that a hundred kills of each take minutes on a slow machine.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from tests.support.command import INTERRUPTED, REPOSITORY, TOKENIZER, environmen
 from tests.support.forking import start_forked
 from tests.support.models import write_language_model
 from tests.support.pictures import save_picture
+from tests.support.step_by_step import stand_in
 
 PICTURES = 12
 ENCODE = ("--vision-tokenizer", str(TOKENIZER), "--resize", "none", "--unit-rows", "2", "--batch-pixels", "768")
@@ -64,6 +66,10 @@ class Case:
     arguments: Callable[[Path], Sequence[object]]
     digest: Callable[[Path], str]
     prepare: Callable[[Path], object] = lambda folder: None
+    has_stand_in: bool = False
+
+    def start(self, folder: Path, log: Path) -> int:
+        return start(self.arguments(folder), log, self.has_stand_in)
 
 
 @dataclass(slots=True)
@@ -81,10 +87,16 @@ class Outcome:
         return not self.failures and set(self.digests) == {self.expected}
 
 
-def start(arguments: Sequence[object], log: Path) -> int:
-    """Start `emu3 arguments…` as the leader of a process group; return its process id."""
+def start(arguments: Sequence[object], log: Path, has_stand_in: bool) -> int:
+    """Start `emu3 arguments…` as the leader of a process group, with a model or its stand-in; return its process id."""
+
+    def prepare() -> None:
+        os.setsid()
+        if has_stand_in:
+            stand_in()
+
     with log.open("ab") as output:
-        return start_forked([str(argument) for argument in arguments], output.fileno(), os.setsid)
+        return start_forked([str(argument) for argument in arguments], output.fileno(), prepare)
 
 
 def exit_code_within(pid: int, limit_s: float) -> int | None:
@@ -118,7 +130,7 @@ def run_case(case: Case, times: int, work: Path, chance: random.Random) -> Outco
     log = work / f"{case.name}.log"
     undisturbed = _fresh(case, work)
     began_s = time.monotonic()
-    if exit_code := exit_code_within(start(case.arguments(undisturbed), log), COMMAND_LIMIT_S):
+    if exit_code := exit_code_within(case.start(undisturbed, log), COMMAND_LIMIT_S):
         return Outcome(case.name, "", failures=[f"undisturbed: exit {exit_code}, see {log}"])
     duration_s = time.monotonic() - began_s
     outcome = Outcome(case.name, in_child(partial(case.digest, undisturbed)))
@@ -134,7 +146,7 @@ def _disturb(case: Case, folder: Path, log: Path, outcome: Outcome, times: int, 
     """Kill and restart a command until it has succeeded."""
     retries = 0
     while True:
-        pid, is_last = start(case.arguments(folder), log), outcome.kills >= times
+        pid, is_last = case.start(folder, log), outcome.kills >= times
         exit_code = exit_code_within(pid, COMMAND_LIMIT_S if is_last else delay_s())
         if exit_code is None:
             (os.kill if outcome.kills % 2 else kill_group)(pid, signal.SIGKILL)
@@ -219,16 +231,22 @@ def damaged_copy(source: Path, folder: Path) -> None:
         part.write_bytes(data)
 
 
-def cases(inputs: dict[str, Path]) -> list[Case]:
+def cases(inputs: dict[str, Path], has_stand_in: bool) -> list[Case]:
     copy_encoded = partial(shutil.copytree, inputs["encoded"])
     return [
-        Case("encode", lambda folder: ("encode", inputs["pictures"], folder / "dataset", *ENCODE), dataset_digest),
+        Case(
+            "encode",
+            lambda folder: ("encode", inputs["pictures"], folder / "dataset", *ENCODE),
+            dataset_digest,
+            has_stand_in=has_stand_in,
+        ),
         Case(
             "generate",
             lambda folder: (
                 *("generate", inputs["prompts.jsonl"], folder / "dataset", "--model", inputs["model"], *GENERATE),
             ),
             dataset_digest,
+            has_stand_in=has_stand_in,
         ),
         Case(
             "sft",
@@ -248,6 +266,7 @@ def cases(inputs: dict[str, Path]) -> list[Case]:
             ),
             dataset_digest,
             partial(damaged_copy, inputs["encoded"]),
+            has_stand_in,
         ),
         Case("run", lambda folder: ("run", inputs["pipeline.yaml"], "--out", folder / "out"), run_digest),
     ]
@@ -267,7 +286,8 @@ def print_table(outcomes: Sequence[Outcome]) -> None:
 @click.option("--seed", default=0, show_default=True, help="Seed of the moments.")
 @click.option("--only", multiple=True, metavar="COMMAND", help="Test this command; may be repeated.")
 @click.option("--work", type=click.Path(path_type=Path), help="Folder for inputs, results and logs, which are kept.")
-def main(times: int, seed: int, only: tuple[str, ...], work: Path | None) -> None:
+@click.option("--stand-in", "has_stand_in", is_flag=True, help="Replace the models of encode, generate and repair.")
+def main(times: int, seed: int, only: tuple[str, ...], work: Path | None, has_stand_in: bool) -> None:
     """Kill each command TIMES times and compare the digests of the results with those of undisturbed runs."""
     os.environ.update(environment())
     for module in LOADED_ONCE:
@@ -279,9 +299,9 @@ def main(times: int, seed: int, only: tuple[str, ...], work: Path | None) -> Non
         inputs = {name: folder.resolve() / name for name in INPUTS}
         in_child(partial(write_inputs, inputs))
         command = ("encode", inputs["pictures"], inputs["encoded"], *ENCODE)
-        if exit_code_within(start(command, folder / "inputs.log"), COMMAND_LIMIT_S):
+        if exit_code_within(start(command, folder / "inputs.log", has_stand_in), COMMAND_LIMIT_S):
             raise click.ClickException(f"emu3 encode failed: see {folder / 'inputs.log'}")
-        chosen = [case for case in cases(inputs) if case.name in (only or case.name)]
+        chosen = [case for case in cases(inputs, has_stand_in) if case.name in (only or case.name)]
         outcomes = []
         for case in chosen:
             outcomes.append(run_case(case, times, folder, random.Random(f"{seed} {case.name}")))
