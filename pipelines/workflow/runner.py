@@ -26,7 +26,7 @@ from shared.storage.atomic import write_file
 
 POLL_S = 0.2
 END_S = 5.0  # for a command to end after a second Ctrl-C
-ORPHAN_S = 15.0  # for workers of a killed command to save what they have
+ORPHAN_S = 30.0  # for workers of a killed command to save what they have
 
 
 class StepFailed(RelayError):

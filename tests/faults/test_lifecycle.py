@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from shared.jobs.file_locks import job_lock, try_lock
 from tests.support import handmade
 from tests.support.command import ENCODE, INTERRUPTED, TOKENIZER, finish, start, start_module, wait_until
 from tests.support.gate import Gate
+from tests.support.stand_in import BLOCKER
 from tests.support.toy_results import has_ended
 from tests.support.toy_results import wait_until as wait_for
 from vq_stage.decode.output_files import CLAIMS_NAME
@@ -88,6 +90,31 @@ def test_ctrl_c_ends_a_job_and_its_workers_however_often_it_is_pressed(
     assert done.returncode == INTERRUPTED, done.stderr[-2000:]
     assert "Traceback" not in done.stderr
     wait_for(lambda: all(has_ended(child.pid) for child in children))
+
+
+@pytest.mark.parametrize("engine", [("--engine", "here"), ("--workers", "1")], ids=["here", "local"])
+def test_a_signal_ends_a_job_whose_readers_are_blocked_and_a_time_limit_refuses_the_input(
+    engine: tuple[str, ...], pictures: Path, tmp_path: Path
+) -> None:
+    """The only reader thread is blocked, and what was committed before stays."""
+    source, dataset = tmp_path / "pictures", tmp_path / "codes"
+    source.mkdir()
+    for number in range(5):
+        name = BLOCKER if number == 4 else f"a-{number}"
+        shutil.copy(pictures / f"picture-{number:02d}.png", source / f"{name}.png")
+    options = (*ENCODE, "--unit-rows", 2, "--reader-threads", 1, *engine)
+    process = start_module("tests.support.stand_in", "encode", source, dataset, *options)
+    wait_until(lambda: committed(dataset) == 2, process)
+    process.terminate()
+    stopped = finish(process)
+    assert stopped.returncode == INTERRUPTED, stopped.stderr[-2000:]
+    assert "stopped by SIGTERM" in stopped.stderr
+    assert committed(dataset) == 2
+    limited = ("encode", source, tmp_path / "limited", *options, "--read-timeout", 3)
+    done = finish(start_module("tests.support.stand_in", *limited))
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "4 rows encoded, 1 quarantined" in done.stderr
+    assert "read_timeout (1)" in done.stderr
 
 
 @contextmanager

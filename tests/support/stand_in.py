@@ -29,6 +29,7 @@ from vq_stage.encode.worker import EncodeWorker
 from vq_stage.model.config import VQConfig
 
 KILLER = "killer"  # prefix of the keys of pictures that end the process that reads them
+BLOCKER = "blocker"  # prefix of the keys of pictures whose reading never ends, as on a mount that does not answer
 LEASE_S, SETTLE_S, RETRY_S = 2.0, 0.1, 0.2
 BLOCK = 8
 
@@ -63,6 +64,8 @@ class StandInWorker(EncodeWorker):
     def _prepare(self, task: ReadTask) -> PreparedInput:
         if task.planned.key.startswith(KILLER) and not task.is_poison:
             os._exit(9)
+        if task.planned.key.startswith(BLOCKER):
+            os.read(os.pipe()[0], 1)
         return self.prepare(task)
 
 
