@@ -7,7 +7,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 export GLOG_v := 3
 
-.PHONY: demo test lint bench clean
+MINUTES ?= 60
+
+.PHONY: demo test lint bench fuzz clean
 
 demo: $(VENV)/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/emu3 run demo
@@ -30,6 +32,9 @@ bench: $(VENV)/bench-installed
 	$(BIN)/python -m tests.benchmarks.bench_engine --rows 50000
 	$(BIN)/python -m tests.benchmarks.bench_formats
 	$(BIN)/python -m tests.benchmarks.bench_video
+
+fuzz: $(VENV)/test-installed
+	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 $(VENV)/installed: pyproject.toml
 	@test -n "$(PYTHON)" || { \

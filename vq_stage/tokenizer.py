@@ -17,7 +17,7 @@ from shared.device import Device, setup_device
 from shared.errors import ShapeError, UsageError
 from vq_stage.model.config import VQConfig
 from vq_stage.model.network import VQModel
-from vq_stage.model.weights import load_weights
+from vq_stage.model.weights import check_dimensions, load_weights, read_weights
 
 BACKENDS = ("native", "mindone")
 
@@ -59,6 +59,7 @@ class VisionTokenizer:
         backend is not available, UsageError for another backend.
         """
         config = VQConfig.from_directory(directory)
+        check_dimensions(directory, config, read_weights(directory))
         chosen = setup_device(device, dtype)
         if backend == "native":
             model = VQModel(config)

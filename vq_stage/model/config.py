@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,11 @@ from typing import Any
 from shared.codec import MAX_CODEBOOK_SIZE, TEMPORAL_FACTOR
 from shared.errors import CheckpointError
 from shared.storage.paths import local_directory
+from shared.storage.small_files import read_json_object
 
 NORM_GROUPS = 32
+MAX_LEVELS, MAX_CHANNELS = 8, 4096  # the published model has 4 levels of up to 1024 channels
+MAX_CONFIG_BYTES = 1 << 20
 
 # Field of VQConfig: (Hugging Face `emu3_vqgan` key, BAAI `Emu3VisionVQ` key).
 _KEYS = {
@@ -26,6 +29,8 @@ _KEYS = {
     "in_channels": ("in_channels", "in_channels"),
     "out_channels": ("out_channels", "out_channels"),
 }
+_MAX_VALUES = {"num_res_blocks": 64, "codebook_size": MAX_CODEBOOK_SIZE}
+_LISTS = ("channel_multiplier", "attn_resolutions")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,8 @@ class VQConfig:
         for level, multiplier in enumerate(self.channel_multiplier):
             if (self.base_channels * multiplier) % NORM_GROUPS:
                 problems.append(f"level {level}: channels must be a multiple of {NORM_GROUPS}")
+            if self.base_channels * multiplier > MAX_CHANNELS:
+                problems.append(f"level {level}: {self.base_channels * multiplier} channels, over {MAX_CHANNELS}")
         if self.temporal_downsample_factor != TEMPORAL_FACTOR:
             problems.append(f"temporal_downsample_factor must be {TEMPORAL_FACTOR}")
         if not 1 <= self.codebook_size <= MAX_CODEBOOK_SIZE:
@@ -88,10 +95,11 @@ class VQConfig:
             raise CheckpointError(f"{where}: double latents are not supported, expected false")
         if raw.get("num_attention_heads", 1) != 1:
             raise CheckpointError(f"{where}: num_attention_heads: expected 1, got {raw['num_attention_heads']}")
-        values = {field: raw[names[naming]] for field, names in _KEYS.items()}
-        for field in ("channel_multiplier", "attn_resolutions"):
-            values[field] = tuple(values[field] or ())
-        return cls(**values)
+        values = {field: _checked(raw, field, names[naming], where) for field, names in _KEYS.items()}
+        try:
+            return cls(**values)
+        except CheckpointError as error:
+            raise CheckpointError(f"{where}: {error}") from error
 
     @classmethod
     def from_directory(cls, directory: str | Path) -> VQConfig:
@@ -101,11 +109,7 @@ class VQConfig:
     @classmethod
     def from_file(cls, path: str | Path) -> VQConfig:
         """Read a config file. Raises CheckpointError."""
-        try:
-            raw = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (OSError, json.JSONDecodeError) as error:
-            raise CheckpointError(f"{path}: expected a vision tokenizer config in JSON: {error}") from error
-        return cls.from_dict(raw, str(path))
+        return cls.from_dict(read_json_object(Path(path), MAX_CONFIG_BYTES, CheckpointError), str(path))
 
     def to_dict(self) -> dict[str, Any]:
         """Return the Hugging Face keys, complete enough for transformers' `Emu3VQVAE` to load."""
@@ -118,3 +122,22 @@ class VQConfig:
             "num_attention_heads": 1,
             "attention_dropout": 0.0,
         }
+
+
+def _checked(raw: Mapping[str, Any], field: str, key: str, where: str) -> Any:
+    """Return a value of the right type and size. Raises CheckpointError, naming `where` and the key."""
+    value = raw[key]
+    if field not in _LISTS:
+        maximum = _MAX_VALUES.get(field, MAX_CHANNELS)
+        if type(value) is not int or not 1 <= value <= maximum:
+            raise CheckpointError(f"{where}: {key}: expected an integer from 1 to {maximum}, got {value!r:.100}")
+        return value
+    least, maximum = (1, MAX_CHANNELS) if field == "channel_multiplier" else (0, MAX_LEVELS * MAX_CHANNELS)
+    values = [] if value is None and not least else value
+    if not isinstance(values, list) or not least <= len(values) <= MAX_LEVELS:
+        raise CheckpointError(
+            f"{where}: {key}: expected a list of {least} to {MAX_LEVELS} integers, got {value!r:.100}"
+        )
+    if not all(type(item) is int and least <= item <= maximum for item in values):
+        raise CheckpointError(f"{where}: {key}: expected integers from {least} to {maximum}, got {value!r:.100}")
+    return tuple(values)

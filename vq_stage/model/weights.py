@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from shared.errors import CheckpointError
 from shared.storage.digests import digest_of
 from vq_stage.model.config import VQConfig
 
@@ -48,6 +50,28 @@ def read_weights(directory: str | Path) -> dict[str, StoredTensor]:
     return {name: tensor for name, tensor in tensors.items() if not name.endswith(_COUNTER)}
 
 
+def check_dimensions(directory: str | Path, config: VQConfig, tensors: Mapping[str, StoredTensor]) -> None:
+    """Compare the dimensions that decide how large the network is with the weights, before it is built.
+
+    Raises CheckpointError.
+    """
+    last_block, width = config.num_res_blocks - 1, config.level_channels(-1)
+    expected: dict[str, tuple[int, ...]] = {
+        "encoder.conv_in.weight": (config.base_channels, config.in_channels, 3, 3),
+        "encoder.conv_out.weight": (config.latent_channels, width, 3, 3),
+        "quantize.embedding.weight": (config.codebook_size, config.embed_dim),
+    }
+    for level in range(config.levels):
+        channels = config.level_channels(level)
+        expected[f"encoder.down_block.down.{level}.block.{last_block}.conv2.weight"] = (channels, channels, 3, 3)
+    for name, shape in expected.items():
+        found = tensors[name].shape if name in tensors else "no such tensor"
+        if found != shape:
+            raise CheckpointError(
+                f"{directory}: config.json does not fit the weights: {name}: expected {shape}, got {found}"
+            )
+
+
 def load_weights(model: nn.Cell, directory: str | Path) -> None:
     """Copy a checkpoint into VQModel, or mindone's model, whose parameters have the same names.
 
@@ -69,6 +93,7 @@ def codec_fingerprint(directory: str | Path) -> str:
 
     It is the same for the same weights under either naming. Does not import MindSpore. Raises CheckpointError.
     """
-    tensors = read_weights(directory)
+    config, tensors = VQConfig.from_directory(directory), read_weights(directory)
+    check_dimensions(directory, config, tensors)
     described = {name: [t.dtype, [n for n in t.shape if n != 1], t.sha256()] for name, t in sorted(tensors.items())}
-    return digest_of({"config": VQConfig.from_directory(directory).to_dict(), "tensors": described})
+    return digest_of({"config": config.to_dict(), "tensors": described})

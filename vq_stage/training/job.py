@@ -17,7 +17,7 @@ from shared.training.log import TrainLog
 from vq_stage.media.image_grid import save_rows
 from vq_stage.model.config import VQConfig
 from vq_stage.model.network import VQModel
-from vq_stage.model.weights import load_weights
+from vq_stage.model.weights import check_dimensions, load_weights, read_weights
 from vq_stage.sources.open_source import open_source
 from vq_stage.tokenizer import to_model_range, to_uint8
 from vq_stage.training.checkpoint import check_resumable, load_checkpoint, save_checkpoint
@@ -66,6 +66,8 @@ def train_vq(options: TrainVQOptions) -> Path:
 
 def _build(config: VQConfig, options: TrainVQOptions) -> tuple[TrainStep, CodebookEMA]:
     """Build the model with its initial weights, the compiled step and the codebook averages."""
+    if options.init_from is not None:
+        check_dimensions(options.init_from, config, read_weights(options.init_from))
     model = VQModel(config)
     if options.init_from is not None:
         load_weights(model, options.init_from)

@@ -38,7 +38,55 @@ def test_hugging_face_config_round_trip(golden_vq: Path) -> None:
 
 def test_an_unreadable_config_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"config\.json: expected a vision tokenizer config"):
+    with pytest.raises(CheckpointError, match=r"config\.json: not JSON"):
         VQConfig.from_directory(tmp_path)
-    with pytest.raises(CheckpointError, match=r"no-such\.json: expected a vision tokenizer config"):
+    with pytest.raises(CheckpointError, match=r"no-such\.json: no such file"):
         VQConfig.from_file(tmp_path / "no-such.json")
+
+
+ABSURD: list[object] = [10**9, -1, 0, 1.5, True, None, "64", [1], {}, float("nan"), 10**30]
+
+
+@pytest.mark.parametrize("naming", ["ch", "base_channels"])
+@pytest.mark.parametrize("value", ABSURD, ids=repr)
+def test_absurd_values_are_refused_naming_file_and_field(naming: str, value: object, tmp_path: Path) -> None:
+    valid = VQConfig().to_dict()
+    if naming == "ch":
+        renamed = {"base_channels": "ch", "channel_multiplier": "ch_mult", "latent_channels": "z_channels"}
+        valid = {renamed.get(key, key): value for key, value in valid.items()}
+    fields = [key for key in valid if key in ("ch", "ch_mult", "z_channels", *VQConfig.__dataclass_fields__)]
+    assert len(fields) == 10
+    for field in fields:
+        if isinstance(valid[field], list) and value in ([1], None) and not (field == "ch_mult" and value is None):
+            continue
+        (tmp_path / "config.json").write_text(json.dumps({**valid, field: value}))
+        with pytest.raises(CheckpointError, match=rf"config\.json: {field}: expected"):
+            VQConfig.from_directory(tmp_path)
+
+
+HOSTILE: dict[str, str] = {
+    "lists": "[" * 100_000,
+    "objects": '{"ch": ' * 100_000,
+    "digits": '{"ch": ' + "9" * 5000 + "}",
+    "list": "[]",
+    "null": "null",
+    "empty": "",
+    "zero": "\0",
+    "nan": '{"ch": NaN}',
+    "large": '{"a": "' + "x" * (2 << 20) + '"}',
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_json_is_refused_naming_the_file(name: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(HOSTILE[name])
+    with pytest.raises(CheckpointError, match=r"config\.json: "):
+        VQConfig.from_directory(tmp_path)
+
+
+def test_too_many_channels_or_levels() -> None:
+    valid = VQConfig().to_dict()
+    with pytest.raises(CheckpointError, match=r"here: .*level 3: 8192 channels"):
+        VQConfig.from_dict({**valid, "base_channels": 2048}, "here")
+    with pytest.raises(CheckpointError, match=r"here: channel_multiplier: expected a list of 1 to 8"):
+        VQConfig.from_dict({**valid, "channel_multiplier": [1] * 40}, "here")

@@ -107,3 +107,18 @@ def test_a_file_cut_short_is_refused(golden_vq: Path, tmp_path: Path, kept: int)
     (tmp_path / "model.safetensors").write_bytes(content[:kept])
     with pytest.raises(CheckpointError, match=r"model\.safetensors"):
         read_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"ch": 1024}, {"ch_mult": [1, 1]}, {"num_res_blocks": 60}, {"z_channels": 4000}, {"embed_dim": 4096}],
+    ids=str,
+)
+def test_a_config_that_does_not_fit_is_refused_before_the_network_is_built(
+    golden_vq: Path, tmp_path: Path, change: dict[str, object]
+) -> None:
+    raw = json.loads((golden_vq / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**raw, **change}))
+    shutil.copy(golden_vq / "model.safetensors", tmp_path)
+    with pytest.raises(CheckpointError, match=r"config\.json does not fit the weights"):
+        codec_fingerprint(tmp_path)
