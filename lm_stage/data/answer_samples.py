@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lm_stage.data.dataset_samples import DatasetSamples
+from lm_stage.data.dataset_samples import DatasetSamples, row_texts
 from lm_stage.data.sequences import EncodedTexts, SequenceBuilder, TrainingSequence
 from lm_stage.text.templates import CHAT, default_question
 from shared.dataset.conversations import Conversation, Turn, without_media_marks
@@ -16,10 +16,12 @@ from shared.dataset.rows import KINDS
 from shared.errors import DatasetError, RefusedInput
 
 
-def row_conversation(where: str, extra_json: str | None, caption: str | None, is_video: bool) -> Conversation:
-    """Return the `conversations` of a row, or its `question` and `answer`, or a question that its caption answers.
+def row_conversations(
+    where: str, extra_json: str | None, caption: str | None, is_video: bool
+) -> Iterator[Conversation]:
+    """Yield the conversations of a row, or its `question` and `answer`, or a question that each caption answers.
 
-    The result has no turns if `conversations` is empty. Media marks are dropped: the image comes first.
+    One without turns stands for empty `conversations`. Media marks are dropped: the image comes first.
     Raises DatasetError, beginning with `where`, if `extra_json` is not what the encode job writes.
     """
     try:
@@ -28,12 +30,14 @@ def row_conversation(where: str, extra_json: str | None, caption: str | None, is
     except (ValueError, AttributeError) as error:
         raise DatasetError(f"{where}: extra_json: expected a JSON object: {error}") from error
     if stored is not None:
-        return _stored_conversation(where, stored)
+        for one in [stored, *(extra.get("other_conversations") or [])]:
+            yield _stored_conversation(where, one)
+        return
     question = default_question(is_video) if question is None else question
-    answer = caption or "" if answer is None else answer
-    if not isinstance(question, str) or not isinstance(answer, str):
+    answers = row_texts(caption, extra_json) if answer is None else [answer]
+    if not isinstance(question, str) or not isinstance(answers[0], str):
         raise DatasetError(f"{where}: extra_json: expected strings as `question` and `answer`")
-    return Conversation((Turn(question, answer),))
+    yield from (Conversation((Turn(question, one),)) for one in answers)
 
 
 def _stored_conversation(where: str, stored: object) -> Conversation:
@@ -48,25 +52,26 @@ def _stored_conversation(where: str, stored: object) -> Conversation:
 
 
 class AnsweredRows(DatasetSamples):
-    """Images and videos with a conversation each; rows without an answer, or with an empty one, are skipped."""
+    """Images and videos with their conversations, each a sample; one without an answer, or an empty one, is skipped."""
 
     def __init__(self, path: Path, builder: SequenceBuilder, keeps_damaged: bool):
         super().__init__(path, builder, KINDS, keeps_damaged)
-        read = list(self._conversations(path))
-        answered = [index for index, one in enumerate(read) if one.turns and all(turn.answer for turn in one.turns)]
-        self.without_text: Sequence[str] = sorted(set(self.keys) - {self.keys[index] for index in answered})
-        self.select(answered)
-        self.conversations = [read[index] for index in answered]
+        read = self._conversations(path)
+        answered = [(index, one) for index, one in read if one.turns and all(turn.answer for turn in one.turns)]
+        self.without_text: Sequence[str] = sorted(set(self.keys) - {self.keys[index] for index, _ in answered})
+        self.select([index for index, _ in answered])
+        self.conversations = [one for _, one in answered]
 
-    def _conversations(self, path: Path) -> Iterator[Conversation]:
+    def _conversations(self, path: Path) -> Iterator[tuple[int, Conversation]]:
+        """Yield the conversations of all rows, each with the index of its row."""
         columns = self.keys, self.column("extra_json"), self.column("text"), self.is_video
         for index, (key, *fields) in enumerate(zip(*columns)):
             try:
-                yield row_conversation(f"{path}: row {key!r}", *fields)
+                yield from [(index, one) for one in row_conversations(f"{path}: row {key!r}", *fields)]
             except DatasetError:
                 if not self.rows.is_damaged(int(self.row_indices[index])):
                     raise
-                yield Conversation((Turn("", "damaged"),))  # only counted: reading the row raises DatasetError
+                yield index, Conversation((Turn("", "damaged"),))  # only counted: reading it raises DatasetError
 
 
 class AnswerSamples(AnsweredRows):

@@ -5,7 +5,9 @@ Shape suffixes: T frames, H W grid.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +56,8 @@ class DatasetSamples:
     def has_videos(self) -> bool:
         return bool(self.is_video.any())
 
-    def select(self, indices: Sequence[int]) -> None:
-        """Keep these samples only."""
+    def select(self, indices: Sequence[int] | np.ndarray) -> None:
+        """Keep these samples only; an index that is there twice makes two samples of one row."""
         self.row_indices = self.row_indices[indices]
         self.shapes_THW, self.is_video = self.shapes_THW[indices], self.is_video[indices]
         self.keys = [self.keys[index] for index in indices]
@@ -78,12 +80,27 @@ class DatasetSamples:
         return np.array(lengths, np.int64)[size_of_sample.reshape(-1)]
 
 
+def row_texts(text: str | None, extra_json: str | None) -> list[str]:
+    """Return all captions of a row; an empty one if it has none."""
+    if extra_json and '"texts":' in extra_json:
+        with suppress(ValueError, AttributeError):  # of a damaged row, which is noticed when it is read
+            texts = json.loads(extra_json).get("texts")
+            if texts and isinstance(texts, list) and all(isinstance(one, str) and one for one in texts):
+                return texts
+    return [text or ""]
+
+
 class CaptionSamples(DatasetSamples):
-    """Caption to image, or caption to video; a row without a caption trains the unconditional model."""
+    """Caption to image, or caption to video: a sample for each caption of a row.
+
+    A row without a caption trains the unconditional model.
+    """
 
     def __init__(self, path: Path, builder: SequenceBuilder, kind: str, keeps_damaged: bool):
         super().__init__(path, builder, [kind], keeps_damaged)
-        captions = [text or "" for text in self.column("text")]
+        texts_of_rows = list(map(row_texts, self.column("text"), self.column("extra_json")))
+        captions = [text for texts in texts_of_rows for text in texts]
+        self.select(np.repeat(np.arange(len(texts_of_rows)), list(map(len, texts_of_rows))))
         self.without_text: Sequence[str] = [key for key, text in zip(self.keys, captions) if not text]
         self.captions = EncodedTexts(captions, len(self.keys), builder.encode, path.name)
         self.captionless_lengths = self.grid_lengths() + 2  # BOS and EOS

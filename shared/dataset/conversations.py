@@ -138,7 +138,10 @@ def _speaker_and_text(number: int, turn: object) -> tuple[str, str]:
 
 def _text(fields: Mapping[str, Any]) -> str | None:
     """Return the text of a turn, its parts joined; empty if it is null, None if it is something else."""
-    value = next((fields[name] for name in ("value", "content", "text") if fields.get(name) is not None), "")
+    names = [name for name in ("value", "content", "text") if name in fields]
+    if not names:
+        return None
+    value = next((fields[name] for name in names if fields[name] is not None), "")
     if isinstance(value, list):
         parts = [_part_text(part) for part in value]
         return None if None in parts else _joined(map(str, parts))

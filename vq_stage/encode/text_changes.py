@@ -105,7 +105,7 @@ class _PlannedTexts:
         """
         found = self._database.execute("SELECT key, text, extra_json FROM planned WHERE uri = ?", (item.uri,))
         rows = [RowTexts(*values) for values in found]
-        names = {item.key, stem_of(item.uri), item.uri}
+        names = {item.key, *item.other_keys, stem_of(item.uri), item.uri}
         return [row for row in rows if {row.key, _NUMBERS.sub("", row.key)} & names] or rows
 
     def has(self, uri: str) -> bool:

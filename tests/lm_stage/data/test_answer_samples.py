@@ -149,3 +149,25 @@ def test_a_system_turn_replaces_the_published_system_prompt(tmp_path: Path, buil
         image = builder.renderer.render([CodeGrid(rows[index].codes_THW, is_video=False)])
         begin = [builder.layout.bos, *builder.encode(opening).tolist(), *image]
         assert samples.sequence(index, False).token_ids[: len(begin)].tolist() == begin
+
+
+def test_every_conversation_of_a_row_is_a_sample(tmp_path: Path, builder: SequenceBuilder) -> None:
+    first, second, empty = turns_of("<image>\nwhat?", "a pear"), turns_of("where?", "here"), turns_of("why?", "")
+    rows = [
+        extra_row(0, conversations=first, other_conversations=[second, empty]),
+        extra_row(1),
+        extra_row(2, texts=["a caption", "another"]),
+    ]
+    path = write_dataset(tmp_path / "codes", [rows])
+    answers, texts = opened(path, builder, "understand"), opened(path, builder, "text")
+    assert answers.keys == texts.keys == ["k0", "k0", "k1", "k2", "k2"]
+    assert_lengths_are_true(answers)
+    expected = ["a pear", "here", "a caption", "a caption", "another"]
+    for index, answer in enumerate(expected):
+        assert (
+            texts.sequence(index, False).token_ids.tolist() == builder.text(builder.encode(answer)).token_ids.tolist()
+        )
+    grid = CodeGrid(rows[0].codes_THW, is_video=False)
+    asked = builder.encode(CHAT.question_text("where?", follows_grid=True))
+    built = builder.conversation([(asked, builder.encode("here"))], grid)
+    assert answers.sequence(1, False).token_ids.tolist() == built.token_ids.tolist()

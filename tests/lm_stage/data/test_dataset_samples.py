@@ -18,6 +18,7 @@ from shared.tokens.grid_formats import ROWS
 from tests.support import handmade
 from tests.support.sft_samples import (
     assert_lengths_are_true,
+    extra_row,
     image_row,
     mixed_units,
     opened,
@@ -95,3 +96,21 @@ def test_samples_carry_the_codec_of_their_dataset(tmp_path: Path, builder: Seque
     samples = opened(write_dataset(tmp_path / "codes", [[image_row(0)]]), builder)
     assert samples.codec == handmade.settings().codec
     assert opened(write_lines(tmp_path / "t.jsonl", {"text": "a"}), builder, "text").codec is None
+
+
+def test_every_caption_of_a_row_is_a_sample(tmp_path: Path, builder: SequenceBuilder) -> None:
+    rows = [
+        extra_row(0, texts=["a caption", "another one"]),
+        image_row(1),
+        extra_row(2, None, texts=7),
+        extra_row(3, texts=[]),
+    ]
+    samples = opened(write_dataset(tmp_path / "codes", [rows]), builder)
+    assert samples.keys == ["k0", "k0", "k1", "k2", "k3"]
+    assert samples.without_text == ["k2"]
+    assert_lengths_are_true(samples)
+    for index, (row, caption) in enumerate(
+        [(0, "a caption"), (0, "another one"), (1, "caption 1"), (2, ""), (3, "a caption")]
+    ):
+        expected = builder.captioned(builder.encode(caption), CodeGrid(rows[row].codes_THW, is_video=False))
+        assert samples.sequence(index, False).token_ids.tolist() == expected.token_ids.tolist()
