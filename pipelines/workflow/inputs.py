@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 
-from shared.errors import UsageError
+from shared.errors import RefusedInput, UsageError
 from shared.storage.digests import digest_of
 from shared.storage.paths import sha256_of
 from vq_stage.sources.captions import METADATA_FILES
+from vq_stage.sources.folder_walk import UNREADABLE, FolderWalk
+from vq_stage.sources.listing_report import ListingReport
 from vq_stage.sources.media_types import is_frame_folder, stem_of
 from vq_stage.sources.open_source import expanded
 
@@ -29,7 +31,8 @@ class InputState:
     `items` (uint64) holds a number for each item, a hash of its names, sizes and times; more items may be added
     later. An item is a file with its siblings of the same stem (an image and its caption), or a folder of frames.
     `fixed` is a digest of what must not change: metadata files, and a single file given by its path, which is
-    compared by content if it is small. Remote inputs and hidden files are not seen.
+    compared by content if it is small. Remote inputs, hidden files and output of this program
+    are not seen.
     """
 
     fixed: str
@@ -53,24 +56,28 @@ class InputState:
                 if len(files) > len(metadata):
                     items.append(_hash(folder, *(file for file in files if file not in metadata)))
         else:
-            items += [_hash(str(file), *_size_and_time(file)) for file in expanded(location)]
+            for file in expanded(location):
+                items.append(_hash(str(file), *_size_and_time(file)))
+                if file.is_dir():
+                    items += [_hash(str(file), folder, *files) for folder, files in _items_below(file)]
         return cls(digest_of(fixed), np.array(items, np.uint64))
 
 
 def _items_below(top: Path) -> Iterator[tuple[str, list[FileState]]]:
     """Every item: its folder relative to `top`, and its files."""
-
-    def refuse(error: OSError) -> None:
-        raise UsageError(f"{error.filename}: cannot be listed: {error.strerror}") from error
-
-    for root, folders, names in os.walk(top, onerror=refuse):
-        folders.sort()
-        by_stem: dict[str, list[FileState]] = {}
-        for name in sorted(name for name in names if not name.startswith(".")):
-            stem = "" if is_frame_folder(root) else stem_of(name)
-            by_stem.setdefault(stem, []).append((name, *_size_and_time(f"{root}/{name}")))
-        for files in by_stem.values():
-            yield root[len(str(top)) :], files
+    report = ListingReport()
+    try:
+        for folder in FolderWalk(top, report).folders():
+            by_stem: dict[str, list[FileState]] = {}
+            for name in (name for name in folder.names if not name.endswith("/")):
+                stem = "" if is_frame_folder(folder.prefix) else stem_of(name)
+                by_stem.setdefault(stem, []).append((name, *_size_and_time(top / folder.prefix / name)))
+            for files in by_stem.values():
+                yield f"/{folder.prefix}".rstrip("/"), files
+    except RefusedInput as refused:
+        raise UsageError(f"{top}: cannot be listed: {refused.detail}") from refused
+    if unreadable := report.skipped.get(UNREADABLE):  # its files do not count as removed
+        raise UsageError(f"{top / unreadable.first}: cannot be listed")
 
 
 def _hash(*described: object) -> int:

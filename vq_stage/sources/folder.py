@@ -15,7 +15,7 @@ from shared.storage.paths import is_local
 from vq_stage.sources.captions import METADATA_FILES, Captions
 from vq_stage.sources.field_names import CAPTION_FILE_SUFFIXES
 from vq_stage.sources.files import open_file, refusing_unreadable
-from vq_stage.sources.folder_walk import Folder, FolderWalk
+from vq_stage.sources.folder_walk import UNREADABLE, Folder, FolderWalk
 from vq_stage.sources.media_source import MediaItem, MediaSource
 from vq_stage.sources.media_types import (
     IMAGE_SUFFIXES,
@@ -115,7 +115,7 @@ class FolderListing:
         except RefusedInput as refused:
             if not prefix:
                 raise UsageError(f"{self.root}: cannot be listed: {refused}") from refused
-            self.report.skip("folders that cannot be read", prefix)
+            self.report.skip(UNREADABLE, prefix)
             yield MediaItem(prefix, prefix).refused(refused.reason, f"the folder: {refused.detail}"), None
             return
         if folder is None:

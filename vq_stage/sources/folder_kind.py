@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +14,14 @@ from vq_stage.sources.folder import FolderSource
 from vq_stage.sources.folder_walk import Folder, FolderWalk, own_output
 from vq_stage.sources.listing_report import ListingReport, Tally
 from vq_stage.sources.media_source import MediaSource
-from vq_stage.sources.media_types import TABLE_SUFFIXES, TAR_SUFFIX, is_frame_folder, is_media, suffix_of
+from vq_stage.sources.media_types import (
+    FRAME_FOLDER_SUFFIX,
+    TABLE_SUFFIXES,
+    TAR_SUFFIX,
+    is_frame_folder,
+    is_media,
+    suffix_of,
+)
 from vq_stage.sources.table_files import open_table
 from vq_stage.sources.tables import Columns, TableSource
 from vq_stage.sources.webdataset import WebDatasetSource
@@ -106,26 +113,23 @@ def open_folder(root: Path, chosen: frozenset[str] | None = None) -> MediaSource
 
 def _survey(root: Path, report: ListingReport, chosen: frozenset[str] | None) -> Survey:
     walk, survey = FolderWalk(root, report, chosen), Survey()
-    pending: deque[tuple[str, Folder | None]] = deque([("", None)])
-    while pending and not survey.is_clear:
-        prefix, parent = pending.popleft()
-        try:
-            folder = walk.enter(prefix, parent)
-        except RefusedInput as refused:
-            if not prefix:
-                raise UsageError(f"{root}: cannot be listed: {refused}") from refused
-            report.skip("folders that cannot be read", prefix)
-            continue
-        for name in folder.names if folder else ():
-            path = prefix + name
-            if not walk.is_chosen(path):
-                continue
-            if name.endswith("/") and not is_frame_folder(name):
-                pending.append((path, folder))
-            elif survey.add(path) in (None, MEDIA):
-                report.skip_file(path)
+    try:
+        for folder in walk.folders():
+            if f"{FRAME_FOLDER_SUFFIX}/" not in folder.prefix.lower():
+                _count(folder, walk, survey)
+            if survey.is_clear:
+                break
+    except RefusedInput as refused:
+        raise UsageError(f"{root}: cannot be listed: {refused}") from refused
     _leave_out_tables_without_media(root, survey, report)
     return survey
+
+
+def _count(folder: Folder, walk: FolderWalk, survey: Survey) -> None:
+    paths = (folder.prefix + name for name in folder.names if not name.endswith("/") or is_frame_folder(name))
+    for path in filter(walk.is_chosen, paths):
+        if survey.add(path) in (None, MEDIA):
+            walk.report.skip_file(path)
 
 
 def _leave_out_tables_without_media(root: Path, survey: Survey, report: ListingReport) -> None:

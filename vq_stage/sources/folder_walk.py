@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from shared.errors import RefusedInput
 from shared.storage.paths import is_local
 from vq_stage.sources.files import refusing_unreadable
 from vq_stage.sources.listing_report import ListingReport
@@ -20,6 +21,7 @@ HIDDEN_FILES, HIDDEN_FOLDERS = "hidden or system files", "hidden or system folde
 LOOPS = "links to a folder around them"
 REPEATED_FOLDERS = f"links to folders that were read {MAX_LISTINGS} times"
 BROKEN_LINKS = "links that lead nowhere"
+UNREADABLE = "folders that cannot be read"
 
 DECODED_FILES = "folders of decoded files"
 # A folder is output of this program if it has all the names of a pair, and any of them if there are several.
@@ -94,6 +96,23 @@ class FolderWalk:
         if not prefix and own_output(names) not in (None, DECODED_FILES):
             names = [name for name in names if not OWN_FILES.fullmatch(name)]
         return Folder(prefix, [name for name in names if self._is_kept(prefix, name)], (*lineage, identity), is_linked)
+
+    def folders(self) -> Iterator[Folder]:
+        """Yield the root and all folders below it, depth first. Raises RefusedInput if the root cannot be listed."""
+        pending: list[tuple[str, Folder | None]] = [("", None)]
+        while pending:
+            prefix, parent = pending.pop()
+            try:
+                folder = self.enter(prefix, parent)
+            except RefusedInput:
+                if not prefix:
+                    raise
+                self.report.skip(UNREADABLE, prefix)
+                continue
+            if folder is not None:
+                yield folder
+                inner = sorted((prefix + name[:-1] for name in folder.names if name.endswith("/")), reverse=True)
+                pending += [(f"{path}/", folder) for path in inner if self.is_chosen(f"{path}/")]
 
     def names(self, prefix: str) -> list[str]:
         """Return all names in a folder, sorted; those of folders end in `/`, so that whole paths are sorted too.

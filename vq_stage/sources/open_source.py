@@ -18,7 +18,7 @@ from shared.storage.paths import as_path, is_local
 from vq_stage.sources.files import check_regular, refusing_unreadable
 from vq_stage.sources.folder import FolderSource
 from vq_stage.sources.folder_kind import open_folder
-from vq_stage.sources.folder_walk import Folder, FolderWalk, own_folders
+from vq_stage.sources.folder_walk import FolderWalk, own_folders
 from vq_stage.sources.listing_report import ListingReport
 from vq_stage.sources.lists import ListSource, StandardInput
 from vq_stage.sources.media_source import MediaSource
@@ -59,6 +59,8 @@ def open_source(location: str | Path, image_root: str | None = None, key: str | 
 
 
 def _opened(location: str) -> MediaSource:
+    if not location:
+        raise UsageError(f"SOURCE is empty; expected {EXPECTED}")
     if location == STANDARD_INPUT:
         return StandardInput(Path())
     if location.startswith("pipe:"):
@@ -139,20 +141,14 @@ def expanded(location: str) -> Iterator[Path]:
 def _found_below(pattern: str) -> Iterator[Path]:
     """Yield what matches a local pattern with `**`, entering folders as a listing does: links cannot loop."""
     root = _fixed_folder(pattern)
+    if not root.is_dir():
+        return
     parts = os.path.relpath(as_path(pattern), root).split("/")
-    walk = FolderWalk(root, ListingReport())
-    pending: list[tuple[str, Folder | None]] = [("", None)]
-    while pending:
-        prefix, parent = pending.pop()
-        try:
-            folder = walk.enter(prefix, parent)
-        except RefusedInput:
-            continue  # as it is where a pattern is expanded by the shell
-        for name in folder.names if folder else ():
-            if name.endswith("/"):
-                pending.append((prefix + name, folder))
-            if _matches((prefix + name).rstrip("/").split("/"), parts):
-                yield root / f"{prefix}{name}"
+    for folder in FolderWalk(root, ListingReport()).folders():
+        for name in folder.names:
+            path = folder.prefix + name.rstrip("/")
+            if _matches(path.split("/"), parts):
+                yield root / path
 
 
 def _matches(path: Sequence[str], pattern: Sequence[str]) -> bool:

@@ -58,3 +58,21 @@ def test_a_small_file_is_compared_by_content(tmp_path: Path) -> None:
 @pytest.mark.parametrize("location", ["s3://bucket/photos", "-"])
 def test_remote_inputs_and_stdin_are_not_seen(location: str) -> None:
     assert len(InputState.read(location).items) == 0
+
+
+def test_linked_folders_are_seen_and_output_is_not(photos: Path) -> None:
+    before = InputState.read(str(photos))
+    (photos / "codes" / "parts").mkdir(parents=True)
+    (photos / "codes" / "plan.arrow").touch()
+    (photos / "loop").symlink_to(photos)
+    assert sorted(InputState.read(str(photos)).items) == sorted(before.items)
+    (photos.parent / "more").mkdir()
+    (photos.parent / "more" / "e.png").touch()
+    (photos / "linked").symlink_to("../more")
+    assert len(InputState.read(str(photos)).items) == 4
+
+
+def test_folders_that_match_a_pattern_grow(photos: Path) -> None:
+    before = InputState.read(f"{photos}/d*")
+    (photos / "deep" / "d.png").touch()
+    assert len(InputState.read(f"{photos}/d*").items) == len(before.items) + 1

@@ -149,5 +149,5 @@ def test_a_folder_that_cannot_be_listed_is_refused(
         return listed(path)
 
     monkeypatch.setattr("os.scandir", refusing)
-    with pytest.raises(UsageError, match="closed: cannot be listed: Permission denied"):
+    with pytest.raises(UsageError, match="closed: cannot be listed"):
         plan_steps(load(CHAIN))

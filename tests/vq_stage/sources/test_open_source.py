@@ -248,6 +248,8 @@ def test_empty_folder_and_wrong_path(tmp_path: Path) -> None:
         ("nosuchstore://bucket/folder", "nosuchstore"),
         ("{0..3.tar", "braces"),
         ("*.tar", "no file matches"),
+        ("nowhere/**/*.tar", "no file matches"),
+        ("", "SOURCE is empty"),
     ],
 )
 def test_bad_locations(location: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
