@@ -102,7 +102,7 @@ class FolderListing:
                 yield entry
             else:
                 open_folders.append(entry)
-        if self._is_complete:
+        if self._is_complete and self._reports_others:
             for name in self.captions.unused():
                 self.report.unused_captions.add(name)
         for path in sorted(self._missing):

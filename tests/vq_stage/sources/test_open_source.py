@@ -296,6 +296,9 @@ def test_a_single_file_as_the_source(tmp_path: Path) -> None:
     (tmp_path / "metadata.jsonl").write_text('{"file_name": "walk.mp4", "text": "it moves"}\n')
     assert listed(tmp_path / "cat.png") == [MediaItem("cat", "cat.png", "a cat")]
     assert listed(tmp_path / "walk.mp4") == [MediaItem("walk", "walk.mp4", "it moves", "video")]
+    source = open_source(tmp_path / "cat.png")
+    list(source)
+    assert list(source.report.lines()) == [], "captions of files that were not chosen are not unused"
 
 
 def test_globs_of_images_and_folders(tmp_path: Path) -> None:
