@@ -25,9 +25,11 @@ from shared.errors import NothingDoneError
 
 if TYPE_CHECKING:
     from vq_stage.decode.options import DecodeOptions
-    from vq_stage.encode.options import EncodeOptions
-    from vq_stage.encode.repair import RepairOptions
+    from vq_stage.encode.options import EncodeOptions, RepairOptions
     from vq_stage.training.options import TrainVQOptions
+
+MAX_ROWS_LISTED = 100  # without an image, on stderr
+MAX_REASONS = 8
 
 
 @options_command("vq_stage.encode.options:EncodeOptions", adjust=choose_engine)
@@ -113,17 +115,23 @@ def decode(options: DecodeOptions) -> None:
 
     The same command resumes an interrupted run.
     """
+    from pipelines.report.text import counts_text
     from vq_stage.decode.job import decode as run
 
     result = run(options)
-    say(f"{options.out}: {result.written} files written, {result.skipped} already present")
-    for key, error in result.invalid:
+    for key, error in result.invalid[:MAX_ROWS_LISTED]:
         say(f"{key}: not decoded: {error}")
+    reasons = counts_text(result.reasons, MAX_REASONS)
+    invalid = f", {len(result.invalid)} rows without an image: {reasons}" if result.invalid else ""
+    say(f"{options.out}: {result.written} files written, {result.skipped} already present{invalid}")
     if result.units_left:
         raise left_to_others(options.out, result.units_left)
+    if not result.written + result.skipped and options.engine.rank_count == 1:
+        why = f"no row of {options.dataset} has an image: {reasons}" if invalid else f"{options.dataset} has no rows"
+        raise NothingDoneError(f"{options.out}: nothing was decoded: {why}")
 
 
-@options_command("vq_stage.encode.repair:RepairOptions")
+@options_command("vq_stage.encode.options:RepairOptions")
 @click.argument("dataset")
 @click.argument("source", required=False)
 @vision_tokenizer_option

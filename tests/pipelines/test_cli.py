@@ -113,4 +113,4 @@ def test_refusals_exit_with_2_and_give_the_reason(picture_folder: Path, golden_v
     code, _, err = run(*base, "--batch-pixels", "0")
     assert (code, "at least 1" in err) == (2, True)
     code, _, err = run("verify", str(tmp_path))
-    assert (code, "expected a dataset" in err) == (1, True)
+    assert (code, "expected a dataset" in err) == (2, True)

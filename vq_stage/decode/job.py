@@ -5,6 +5,7 @@ Data flow of one image: record → worker (batch of one size → pixels) → enc
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +15,7 @@ from tqdm import tqdm
 
 from shared.dataset.commit import CommitRecord
 from shared.dataset.dataset import Dataset
-from shared.errors import ConfigMismatchError
+from shared.errors import ConfigMismatchError, UsageError
 from shared.jobs.file_locks import job_lock
 from shared.jobs.signals import stop_on_signals
 from shared.jobs.units import run_units
@@ -38,13 +39,21 @@ class DecodeResult:
     invalid: tuple[tuple[str, str], ...] = ()
     units_left: int = 0
 
+    @property
+    def reasons(self) -> Mapping[str, int]:
+        """The number of rows without an image by error, the most frequent first."""
+        return dict(Counter(error for _, error in self.invalid).most_common())
+
 
 def decode(options: DecodeOptions) -> DecodeResult:
     """Decode every committed row that has no file yet; the same call resumes.
 
-    Raises ConfigMismatchError if the tokenizer is not the dataset's, or if `out` contains images of another dataset.
+    Raises ConfigMismatchError if the tokenizer is not the dataset's, or if `out` contains images of another dataset,
+    and UsageError if `out` is not a folder of decoded images.
     """
     dataset, out = Dataset.open(options.dataset), as_path(options.out)
+    if out.is_file():
+        raise UsageError(f"{out}: expected a folder, got a file")
     check_codec(dataset, options.vision_tokenizer)
     sweep = partial(sweep_directory, out) if options.engine.rank_count == 1 else None
     with stop_on_signals() as stop, job_lock(out, sweep):

@@ -19,6 +19,7 @@ from shared.jobs.job import Task, TaskResult, WorkerContext
 from shared.jobs.prefetch import prefetch_map
 from shared.storage.paths import as_path
 from vq_stage.decode.options import DecodeOptions
+from vq_stage.decode.output_files import output_path, write_output
 
 if TYPE_CHECKING:
     from vq_stage.tokenizer import VisionTokenizer
@@ -78,7 +79,7 @@ class DecodeWorker:
                 continue
             if error := _error_of(row, task):
                 progress.invalid.append((row.key, error))
-            elif self.options.formats.path(self.out, row).is_file():
+            elif output_path(self.out, row, self.options.formats).is_file():
                 progress.present += 1
             else:
                 yield row
@@ -100,7 +101,7 @@ class DecodeWorker:
 
     def _write(self, decoded: tuple[CodeRecord, np.ndarray]) -> None:
         row, pixels = decoded
-        self.options.formats.write(self.out, row, pixels)
+        write_output(self.out, row, pixels, self.options.formats)
 
     def _loaded_tokenizer(self) -> VisionTokenizer:
         if self.tokenizer is None:

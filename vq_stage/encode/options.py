@@ -1,4 +1,4 @@
-"""Settings of an encode job."""
+"""Settings of an encode job, and of a repair."""
 
 from __future__ import annotations
 
@@ -97,6 +97,16 @@ class EncodeOptions:
     def images_per_batch(self, height: int, width: int) -> int:
         """Return the number of images of this size, in pixels, that every batch is filled up to."""
         return max(1, min(self.batch_pixels // (height * width), self.unit_rows))
+
+
+@dataclass(frozen=True, slots=True)
+class RepairOptions:
+    """Settings of a repair; all others are recorded in the dataset. Without a source nothing is encoded."""
+
+    dataset: str
+    source: str | None = None
+    vision_tokenizer: str = str(EMBEDDED_TOKENIZER)
+    device: str = "auto"
 
 
 def _check_retried(reason: str) -> None:

@@ -12,20 +12,9 @@ from shared.jobs.file_locks import job_lock
 from shared.maintenance.salvage import DamagedUnit, repaired_units, set_damaged_aside
 from shared.maintenance.sweep import sweep
 from vq_stage.encode.job import encode
-from vq_stage.encode.options import EncodeOptions
+from vq_stage.encode.options import EncodeOptions, RepairOptions
 from vq_stage.media.resizing import Preprocessing
-from vq_stage.model.weights import EMBEDDED_TOKENIZER
 from vq_stage.video.clips import ClipSampling
-
-
-@dataclass(frozen=True, slots=True)
-class RepairOptions:
-    """Settings of a repair; all others are recorded in the dataset. Without a source nothing is encoded."""
-
-    dataset: str
-    source: str | None = None
-    vision_tokenizer: str = str(EMBEDDED_TOKENIZER)
-    device: str = "auto"
 
 
 @dataclass(frozen=True, slots=True)
