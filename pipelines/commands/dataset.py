@@ -15,7 +15,7 @@ from pipelines.commands.options import left_to_others, say, unit_rows_option, vi
 if TYPE_CHECKING:
     from shared.codec import Codec
     from shared.exchange.options import ExportOptions, ImportOptions
-    from shared.maintenance.seal import SealOptions
+    from shared.maintenance.options import SealOptions
 
 
 @click.command()
@@ -69,7 +69,7 @@ def verify(dataset: str) -> None:
     sys.exit(RelayError.exit_code if report.problems else 0)
 
 
-@options_command("shared.maintenance.seal:SealOptions")
+@options_command("shared.maintenance.options:SealOptions")
 @click.argument("dataset")
 @click.option("--shard-mb", type=int, help="Minimum size of a shard in MiB.")
 @click.option("--keep-parts", is_flag=True, help="Keep the parts beside the shards.")

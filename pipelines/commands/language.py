@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from lm_stage.understand.options import UnderstandOptions
 
 
-@options_command("lm_stage.model.new_model:NewModelOptions", "init-lm")
+@options_command("lm_stage.model.options:NewModelOptions", "init-lm")
 @click.argument("dataset")
 @click.argument("out")
 @click.option("--text-ids", type=int, help="Maximum number of text tokens, which are learned from the captions.")

@@ -21,25 +21,13 @@ from shared.dataset.dataset import Dataset
 from shared.dataset.key_index import KeyIndex, index_problem
 from shared.dataset.settings import DatasetSettings
 from shared.dataset.shards import IndexFile, Shard, ShardReader
-from shared.errors import DatasetError, UsageError
+from shared.errors import DatasetError
 from shared.jobs.file_locks import job_lock
 from shared.jobs.signals import StopFlag, stop_on_signals
+from shared.maintenance.options import SealOptions
 from shared.maintenance.sweep import sweep
 from shared.storage.atomic import write_hashed_file
 from shared.storage.paths import names_in
-
-
-@dataclass(frozen=True, slots=True)
-class SealOptions:
-    """`shard_bytes` is the minimum size of every shard except the last; a unit is never split between shards."""
-
-    dataset: str
-    shard_bytes: int = 128 << 20
-    keep_parts: bool = False
-
-    def __post_init__(self) -> None:
-        if self.shard_bytes < 1:
-            raise UsageError(f"--shard-mb: expected more than 0, got {self.shard_bytes} bytes")
 
 
 @dataclass(frozen=True, slots=True)

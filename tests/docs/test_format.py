@@ -17,7 +17,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from shared.maintenance.seal import SealOptions, seal
+from shared.maintenance.options import SealOptions
+from shared.maintenance.seal import seal
 from tests.support import small_datasets
 
 # ---- the independent reader ----

@@ -15,8 +15,9 @@ from shared.errors import DatasetError
 from shared.exchange.export import export
 from shared.exchange.options import ExportOptions
 from shared.jobs.units import PlanUnits
+from shared.maintenance.options import SealOptions
 from shared.maintenance.salvage import set_damaged_aside
-from shared.maintenance.seal import SealOptions, seal
+from shared.maintenance.seal import seal
 from shared.maintenance.summary import summarize
 from shared.maintenance.verify import verify_dataset
 from shared.storage.checked_json import dump_checked_json, read_checked_json

@@ -19,17 +19,6 @@ from tests.support.file_digests import file_digests
 HELP_LIMIT_S = 0.5
 FRAMEWORKS = {"mindspore", "mindone", "torch", "transformers", "ray"}
 LIBRARIES = {"pyarrow", "numpy", "PIL", "av", "fsspec"}
-# Their help shows defaults of options classes whose modules import some of LIBRARIES: a regression, to be removed.
-HELP_LOADS_LIBRARIES = {
-    "decode",
-    "encode",
-    "init-lm",
-    "plan",
-    "repair",
-    "seal",
-    "sft",
-    "train-vq",
-}
 COMMANDS = sorted(main.commands) if isinstance(main, Group) else []
 
 
@@ -152,8 +141,7 @@ def test_help_imports_nothing_heavy(command: list[str], without_mindspore: dict[
     assert "Usage:" in done.stdout
     packages = imported_packages(done)
     assert {"click", "pipelines"} <= packages, "the profile was not read"
-    forbidden = FRAMEWORKS if HELP_LOADS_LIBRARIES & set(command) else FRAMEWORKS | LIBRARIES
-    assert packages & forbidden == set()
+    assert packages & (FRAMEWORKS | LIBRARIES) == set()
 
 
 @pytest.mark.slow

@@ -17,8 +17,9 @@ from shared.errors import DatasetError, RelayError
 from shared.exchange.export import export
 from shared.exchange.options import ExportOptions
 from shared.maintenance import seal as seal_module
+from shared.maintenance.options import SealOptions
 from shared.maintenance.salvage import set_damaged_aside
-from shared.maintenance.seal import SealOptions, seal
+from shared.maintenance.seal import seal
 from shared.maintenance.summary import summarize
 from shared.maintenance.verify import verify_dataset
 from tests.support.command import emu3, verified_digest

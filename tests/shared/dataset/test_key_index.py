@@ -10,7 +10,8 @@ from shared.dataset import key_index
 from shared.dataset.key_index import KeyIndex, RowLocation
 from shared.dataset.rows import to_record_batches
 from shared.errors import DatasetError
-from shared.maintenance.seal import SealOptions, seal
+from shared.maintenance.options import SealOptions
+from shared.maintenance.seal import seal
 from tests.support.sealed import ONE_SHARD_PER_UNIT, ROWS, UNITS, five_units, rows_of, unit_keys
 
 

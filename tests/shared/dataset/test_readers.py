@@ -13,7 +13,8 @@ from shared.dataset.dataset import Dataset
 from shared.dataset.readers import KeyReader
 from shared.dataset.shards import IndexFile
 from shared.errors import DatasetError, RefusedInput
-from shared.maintenance.seal import SealOptions, seal
+from shared.maintenance.options import SealOptions
+from shared.maintenance.seal import seal
 from shared.storage.atomic import write_file
 from shared.storage.paths import sha256_of
 from tests.support import handmade

@@ -12,7 +12,8 @@ from shared.dataset.readers import KeyReader, RowReader
 from shared.dataset.rows import from_record_batch
 from shared.dataset.texts import RowTexts
 from shared.errors import DatasetError
-from shared.maintenance.seal import SealOptions, seal
+from shared.maintenance.options import SealOptions
+from shared.maintenance.seal import seal
 from shared.maintenance.summary import summarize
 from shared.maintenance.sweep import sweep
 from shared.maintenance.verify import verify_dataset

@@ -20,7 +20,8 @@ from shared.exchange.export_run import ExportRun
 from shared.exchange.importer import import_dataset
 from shared.exchange.manifest import MANIFEST_NAME
 from shared.exchange.options import ExportOptions, ImportOptions
-from shared.maintenance.seal import SealOptions, seal
+from shared.maintenance.options import SealOptions
+from shared.maintenance.seal import seal
 from tests.support.exports import SHARD_BYTES, run_export, stop_after
 from tests.support.small_datasets import (
     CODES_SETTINGS,

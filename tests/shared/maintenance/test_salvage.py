@@ -10,8 +10,9 @@ from shared.dataset.commit import UnitResult
 from shared.dataset.dataset import Dataset
 from shared.dataset.plan import PlannedInput, Unit
 from shared.dataset.plan_writer import freeze_plan
+from shared.maintenance.options import SealOptions
 from shared.maintenance.salvage import repaired_units, set_damaged_aside
-from shared.maintenance.seal import SealOptions, seal
+from shared.maintenance.seal import seal
 from shared.maintenance.verify import verify_dataset
 from tests.support import handmade
 from tests.support.handmade import NUMERICS, record, refusal

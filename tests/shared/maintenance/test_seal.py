@@ -12,7 +12,8 @@ import pytest
 from shared.dataset.dataset import Dataset
 from shared.dataset.readers import KeyReader, RowReader
 from shared.errors import DatasetError
-from shared.maintenance.seal import SealOptions, seal
+from shared.maintenance.options import SealOptions
+from shared.maintenance.seal import seal
 from shared.maintenance.verify import verify_dataset
 from shared.storage.paths import names_in
 from tests.support import handmade

@@ -12,7 +12,8 @@ from shared.dataset.dataset import Dataset
 from shared.dataset.plan import PlannedInput, Unit, addition_path
 from shared.dataset.plan_writer import freeze_plan
 from shared.dataset.shards import Shard
-from shared.maintenance.seal import SealOptions, seal
+from shared.maintenance.options import SealOptions
+from shared.maintenance.seal import seal
 from shared.maintenance.shard_recovery import recover_shards
 from tests.support import handmade
 from tests.support.handmade import NUMERICS, record, refusal

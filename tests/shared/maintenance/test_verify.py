@@ -10,7 +10,8 @@ from shared.codec import Codec
 from shared.dataset.commit import UnitResult
 from shared.dataset.dataset import Dataset
 from shared.dataset.rows import DatasetDigest
-from shared.maintenance.seal import SealOptions, seal
+from shared.maintenance.options import SealOptions
+from shared.maintenance.seal import seal
 from shared.maintenance.verify import verify_dataset
 from tests.support import handmade
 from tests.support.sequences import SETTINGS, broken, damage, sequence, write
