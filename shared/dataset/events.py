@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from shared.errors import DatasetError
 from shared.storage.digests import canonical_json
 from shared.storage.paths import is_local
+from shared.storage.small_files import parse_json_object
+
+_MAX_LINE_CHARACTERS = 1 << 16
 
 
 class EventLog:
@@ -27,13 +31,10 @@ class EventLog:
         self.append(event="unit", unit=unit, rows=rows, elapsed_s=round(elapsed_s, 3), time=time.time())
 
     def read(self) -> Iterator[dict[str, Any]]:
-        """Yield the events in order; lines that a killed process left incomplete are skipped."""
+        """Yield the events in order; lines that a killed process left incomplete, and damaged ones, are skipped."""
         if not self.path.is_file():
             return
-        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                event = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(event, dict):
-                yield event
+        with self.path.open(encoding="utf-8", errors="replace") as file:
+            while line := file.readline(_MAX_LINE_CHARACTERS):
+                with suppress(DatasetError):
+                    yield parse_json_object(line, str(self.path), DatasetError)

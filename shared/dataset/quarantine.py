@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from shared.errors import DatasetError
 from shared.storage.digests import canonical_json
+from shared.storage.small_files import parse_json_object, read_small_file
+
+_MAX_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +29,14 @@ def dump_refusals(refusals: Iterable[Refusal]) -> bytes:
 
 
 def load_refusals(path: Path) -> list[Refusal]:
-    # Not splitlines(), which also splits at the line separators of Unicode that a detail may contain.
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [Refusal(**json.loads(line)) for line in lines if line]
+    """Read a file. Raises DatasetError, naming the line, if it is missing or damaged."""
+    # Not splitlines(), which also splits at other bytes.
+    lines = read_small_file(path, _MAX_BYTES, DatasetError).split(b"\n")
+    return [_refusal(line, f"{path}: line {number}") for number, line in enumerate(lines, 1) if line]
+
+
+def _refusal(line: bytes, where: str) -> Refusal:
+    try:
+        return Refusal(**parse_json_object(line, where, DatasetError))
+    except TypeError as error:
+        raise DatasetError(f"{where}: expected a refused input: {error}; run `emu3 verify`") from error

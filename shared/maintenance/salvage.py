@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -152,7 +152,8 @@ def _restore_part(dataset: Dataset, plan: Plan, record: CommitRecord) -> bool:
 
 
 def _set_aside(dataset: Dataset, plan: Plan, record: CommitRecord, problem: str) -> DamagedUnit:
-    rows = _intact_rows(dataset.batches(record))
+    planned = {(item.src_index, item.key): item.text for item in plan.unit(record.unit).inputs}
+    rows = [row for row in _intact_rows(dataset.batches(record)) if _is_planned(row, planned)]
     if rows:
         keys = {row.key for row in rows}
         quality = [sample for sample in record.quality if sample["key"] in keys]
@@ -163,6 +164,12 @@ def _set_aside(dataset: Dataset, plan: Plan, record: CommitRecord, problem: str)
     path.unlink()
     (dataset.parts / record.part).unlink(missing_ok=True)
     return DamagedUnit(record.unit, len(rows), record.rows, problem)
+
+
+def _is_planned(row: CodeRecord, planned: Mapping[tuple[int, str], str | None]) -> bool:
+    """Whether the key of a row is planned, and its caption if it has one: checksums of rows cover their codes only."""
+    identity = row.src_index, row.key
+    return identity in planned and planned[identity] in (None, row.text)
 
 
 def _intact_rows(batches: Iterator[pa.RecordBatch]) -> list[CodeRecord]:

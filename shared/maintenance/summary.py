@@ -127,6 +127,10 @@ def _mean(values: Sequence[float]) -> float | None:
 
 def _images_per_s(dataset: Dataset) -> float | None:
     """Return the mean speed over the units in the progress log."""
-    units = [event for event in dataset.events.read() if {"rows", "elapsed_s"} <= set(event)]
+    units = [
+        event
+        for event in dataset.events.read()
+        if isinstance(event.get("rows"), int) and isinstance(event.get("elapsed_s"), int | float)
+    ]
     rows, elapsed_s = sum(event["rows"] for event in units), sum(event["elapsed_s"] for event in units)
     return round(rows / elapsed_s, 3) if elapsed_s else None

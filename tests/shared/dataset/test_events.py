@@ -32,3 +32,10 @@ def test_remote_datasets_have_no_log() -> None:
     dataset = Dataset("memory://events")
     dataset.events.append(n=1)
     assert list(dataset.events.read()) == []
+
+
+def test_lines_that_no_job_writes_are_skipped(tmp_path: Path) -> None:
+    log = EventLog(tmp_path / "events.jsonl")
+    log.path.write_bytes(b"[" * 100_000 + b"\n" + b'{"n": ' + b"9" * 5000 + b"}\n" + b"x" * 200_000 + b"\n")
+    log.append(n=1)
+    assert list(log.read()) == [{"n": 1}]

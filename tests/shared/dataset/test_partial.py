@@ -33,3 +33,10 @@ def test_a_damaged_file_counts_as_none(tmp_path: Path) -> None:
         assert not load_partial(dataset, plan, 0, NUMERICS).records
     dataset.partial_path(0).write_bytes(content[:-1])
     assert not load_partial(dataset, plan, 0, NUMERICS).records
+
+
+def test_rows_of_another_unit_count_as_none(tmp_path: Path) -> None:
+    dataset, plan = handmade.freeze(tmp_path / "d", ["one"])
+    save_partial(dataset, plan, UnitResult(0, [record(0, "one")], numerics=NUMERICS))
+    dataset.partial_path(0).rename(dataset.partial_path(1))
+    assert not load_partial(dataset, plan, 1, NUMERICS).records

@@ -92,3 +92,13 @@ def test_a_damaged_quarantine_file_keeps_the_rows(tmp_path: Path) -> None:
     flip(dataset.quarantine / str(dataset.record(0).quarantine), 5)
     (found,) = set_damaged_aside(dataset, dataset.plan())
     assert (found.kept, found.rows) == (1, 1)
+
+
+def test_a_row_with_a_damaged_key_or_caption_is_not_kept(tmp_path: Path) -> None:
+    """Checksums of rows cover their codes only, but the plan knows the rest."""
+    dataset, plan = handmade.freeze(tmp_path / "d", ["one", "two", "three"])
+    dataset.commit(UnitResult(0, [record(i, key) for i, key in enumerate(("one", "two", "three"))]), plan)
+    part = dataset.parts / dataset.record(0).part
+    part.write_bytes(part.read_bytes().replace(b"onetwo", b"onetwa").replace(b"caption 2", b"caption 3"))
+    (found,) = set_damaged_aside(dataset, plan)
+    assert (found.kept, found.rows) == (1, 3)
