@@ -43,8 +43,8 @@ OWN_OUTPUT = {
 
 # What this program writes into such a folder: all that is left out of it if it is the source itself.
 OWN_FILES = re.compile(
-    r"(parts|shards|quarantine|damaged|claims|partial|checkpoints|model|adapter|tensorboard)/|loss\.png"
-    r"|plan(-\d+)?\.arrow|codes-\d{5}\.(tar|parquet)|(manifest|canary|options|train_options)\.json|events\.jsonl"
+    r"(parts|shards|index|texts|quarantine|damaged|claims|partial|checkpoints|model|adapter|tensorboard|__emu3__)/"
+    r"|loss\.png|plan(-\d+)?\.arrow|codes-\d{5}\.(tar|parquet)|(manifest|canary|options|train_options)\.json|events\.jsonl"
 )
 
 Identity = tuple[int, int]  # device and inode

@@ -95,6 +95,7 @@ def test_special_files_are_listed_and_refused(tmp_path: Path) -> None:
         ([".emu3-decode.json", "a.png"], "folders of decoded files"),
         (["options.json", "checkpoints/", "loss.png"], "training runs"),
         (["manifest.json", "codes-00000.tar"], "exported datasets"),
+        (["__emu3__/", "codes-00000.tar"], "exported datasets"),
         (["plan.arrow", "a.png"], None),
         (["parts/", "a.png"], None),
         (["options.json", "a.png"], None),
