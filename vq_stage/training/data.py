@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from itertools import count, islice
 
 import numpy as np
@@ -11,6 +11,7 @@ from PIL import Image
 
 from shared.codec import TEMPORAL_FACTOR
 from shared.errors import RefusedInput, UsageError
+from shared.jobs.prefetch import prefetch_map
 from vq_stage.media.image_decoding import decode_rgb, read_bytes
 from vq_stage.sources.media_source import MediaSource
 from vq_stage.training.options import TrainVQOptions
@@ -64,23 +65,22 @@ def training_batches(pictures: TrainingPictures, options: TrainVQOptions, first_
     """
     seed = options.seed
 
-    def load_crop(step: int, index: int, frames: int) -> np.ndarray:
+    def load_crop(sample: tuple[int, int, int]) -> np.ndarray:
+        step, index, frames = sample
         random = np.random.default_rng((seed, step, index))
         picture = pictures.load(random.integers(len(pictures)))
         return random_crop(picture, options.crop, frames, random)
 
-    def submit(step: int) -> list[Future[np.ndarray]]:
+    def samples_of(step: int) -> list[tuple[int, int, int]]:
         frames, samples = 1, options.batch
         if np.random.default_rng((seed, step)).random() < options.clip_share:
             frames, samples = TEMPORAL_FACTOR, max(1, options.batch // TEMPORAL_FACTOR)
-        return [pool.submit(load_crop, step, index, frames) for index in range(samples)]
+        return [(step, index, frames) for index in range(samples)]
 
-    with ThreadPoolExecutor(options.reader_threads, thread_name_prefix="reader") as pool:
-        steps = count(first_step)
-        pending = [submit(step) for step in islice(steps, STEPS_AHEAD)]
-        while True:
-            yield np.stack([future.result() for future in pending.pop(0)])
-            pending.append(submit(next(steps)))
+    all_samples = (sample for step in count(first_step) for sample in samples_of(step))
+    with closing(prefetch_map(load_crop, all_samples, options.reader_threads, STEPS_AHEAD * options.batch)) as crops:
+        for step in count(first_step):
+            yield np.stack(list(islice(crops, len(samples_of(step)))))
 
 
 def random_crop(image: Image.Image, crop: int, frames: int, random: np.random.Generator) -> np.ndarray:
