@@ -183,8 +183,7 @@ class _ActorPool(WorkerPool):
 
     def start(self, worker: int) -> None:
         self.actors[worker] = self.actor_class.remote(self.job.make_worker)
-        self.calls[self.actors[worker].start.remote()] = worker
-        self.watchdog.watch(worker)
+        self.calls[self.actors[worker].start.remote()] = worker  # until it returns, Ray may lack a free device
 
     def running(self) -> list[int]:
         return list(self.actors)
