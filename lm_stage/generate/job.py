@@ -89,13 +89,12 @@ def generate(options: GenerateOptions) -> GenerateResult:
     """
     start_s = time.monotonic()
     model = ModelDirectory.open(options.model, options.layout, options.codec)
-    prompts = list_prompts(options.prompts, options.defaults())
-    images = open_coded_images(options.images, model)
-    renderer = PromptRenderer.for_job(options, model, images)
-    planner = PromptPlanner(renderer, model.config.max_position_embeddings)
-    planner.check_size(options.defaults())
-    dataset = Dataset(options.dataset)
+    dataset, defaults = Dataset(options.dataset), options.defaults()
     check_output(dataset.root)
+    images = open_coded_images(options.images, model)
+    planner = PromptPlanner(PromptRenderer.for_job(options, model, images), model.config.max_position_embeddings)
+    planner.check_size(defaults)
+    prompts = list_prompts(options.prompts, defaults)
     settings = _settings(options, model, images, prompts, _recorded(dataset))
     with (
         stop_on_signals() as stop,

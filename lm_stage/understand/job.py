@@ -61,7 +61,7 @@ def understand(options: UnderstandOptions) -> UnderstandResult:
         plan = plan_questions(questions, renderer, file.answers)
         for refusal in plan.refusals:
             file.add(refusal)
-        _answer(options, plan, file, len(questions), stop)
+        _answer(options, plan, file, questions, stop)
         file.finish([question.key for question in questions])
     errors = [error for question in questions if (error := file.answers[question.key].error)]
     reasons = Counter(error.partition(":")[0] for error in errors)
@@ -141,14 +141,18 @@ def _is_same(question: Question, known: Answer) -> bool:
     return (known.question, known.images) == (question.text, question.images)
 
 
-def _answer(options: UnderstandOptions, plan: QuestionPlan, file: AnswerFile, total: int, stop: StopFlag) -> None:
+def _answer(
+    options: UnderstandOptions, plan: QuestionPlan, file: AnswerFile, questions: Sequence[Question], stop: StopFlag
+) -> None:
+    total = len(questions)
+
     def add_answer(result: TaskResult) -> None:
         assert isinstance(result.payload, Answer)
         file.add(result.payload)
 
     with tqdm(total=total, initial=total - len(plan.units), unit="answer", disable=None) as bar:
         job = Job(
-            partial(UnderstandWorker, options.for_workers()),
+            partial(UnderstandWorker, options.for_workers(), questions),
             plan.units,
             catalog=plan,
             claims=NoClaims(),

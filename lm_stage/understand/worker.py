@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from lm_stage.inference.coded_images import open_coded_images
 from lm_stage.inference.text_generator import TextGenerator, TextRequest, TextSequence
 from lm_stage.model.model_directory import ModelDirectory
 from lm_stage.understand.answer_file import Answer
 from lm_stage.understand.options import UnderstandOptions
-from lm_stage.understand.questions import DIED, Question, QuestionRenderer, list_questions
+from lm_stage.understand.questions import DIED, Question, QuestionRenderer
 from shared.jobs.job import Task, TaskFeed, TaskResult, WorkerContext
 
 
 class UnderstandWorker:
-    """Answers questions. Each TaskResult contains an Answer, because one process writes the file."""
+    """Answers questions; the unit of a question is its index.
 
-    def __init__(self, options: UnderstandOptions, context: WorkerContext):
+    Each TaskResult contains an Answer, because one process writes the file.
+    """
+
+    def __init__(self, options: UnderstandOptions, questions: Sequence[Question], context: WorkerContext):
         from lm_stage.language_model import LanguageModel
 
-        self.options, self.context = options, context
+        self.options, self.questions, self.context = options, questions, context
         self.directory = ModelDirectory.open(options.model, options.layout)
         images = open_coded_images(options.dataset, self.directory)
-        self.questions = list_questions(options.question, options.questions, images)
         self.renderer = QuestionRenderer(self.directory, images, options)
         self.requests: dict[int, TextRequest] = {}
         self.model = LanguageModel.from_pretrained(

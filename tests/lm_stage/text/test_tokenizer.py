@@ -5,8 +5,11 @@ from __future__ import annotations
 import base64
 import importlib.util
 import json
+import random
 import unicodedata
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -128,3 +131,46 @@ def test_malformed_files_are_named(tmp_path: Path) -> None:
     small.write_text("{")
     with pytest.raises(CheckpointError, match="not JSON"):
         load_text_tokenizer(small.parent)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model": None},
+        {"model": {"type": "BPE"}},
+        {"model": {"type": "BPE", "vocab": {"a": -1}, "merges": []}},
+        {"model": {"type": "BPE", "vocab": {"a": 2**40}, "merges": []}},
+        {"model": {"type": "BPE", "vocab": {"a": "0"}, "merges": []}},
+        {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["a a"] * 1_000_000}},
+        {"model": {"type": "BPE", "vocab": {"a": 0}, "merges": 5}},
+        {"added_tokens": 5},
+        {"added_tokens": [{"content": "a", "id": float("inf")}]},
+        {"added_tokens": [{"content": ["a"], "id": 1}]},
+        {"normalizer": {"type": "Replace", "pattern": {"Regex": "("}, "content": ""}},
+    ],
+)
+def test_tokenizers_that_cannot_work_are_named(changes: dict[str, Any], tmp_path: Path) -> None:
+    path = write_small(tmp_path) / "tokenizer.json"
+    path.write_text(json.dumps({**json.loads(path.read_text(encoding="utf-8")), **changes}))
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
+        load_text_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"[" * 100_000, b'{"a":' * 100_000, b"[]", b"\xff\xfe", b"", b"[" + b"1," * 5_000_000 + b"1]"], ids=len
+)
+def test_json_that_is_no_tokenizer_is_named(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json"):
+        load_text_tokenizer(tmp_path)
+
+
+def test_a_damaged_tokenizer_loads_or_is_named(tmp_path: Path) -> None:
+    path, rng = write_small(tmp_path) / "tokenizer.json", random.Random(0)
+    content = path.read_bytes()
+    for _ in range(60):
+        damaged = bytearray(content)
+        damaged[rng.randrange(len(damaged))] ^= 1 << rng.randrange(8)
+        path.write_bytes(damaged[: rng.choice([len(damaged), rng.randrange(len(damaged))])])
+        with suppress(CheckpointError):
+            load_text_tokenizer(tmp_path).encode("a red apple")

@@ -13,7 +13,7 @@ import pytest
 
 from lm_stage.understand.answer_file import Answer
 from lm_stage.understand.options import UnderstandOptions
-from lm_stage.understand.questions import Question, QuestionRenderer
+from lm_stage.understand.questions import Question, QuestionRenderer, list_questions
 from lm_stage.understand.worker import UnderstandWorker
 from shared.jobs.job import Task, TaskResult, WorkerContext
 from tests.support.prompts import write_entries
@@ -70,7 +70,8 @@ def rendered(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 
 def results(options: UnderstandOptions, tasks: Iterator[Task | None]) -> list[TaskResult]:
-    return list(UnderstandWorker(options, WorkerContext(Event())).work(tasks))  # type: ignore[arg-type]
+    questions = list_questions(None, options.questions, None)
+    return list(UnderstandWorker(options, questions, WorkerContext(Event())).work(tasks))  # type: ignore[arg-type]
 
 
 def test_every_question_is_rendered_once(rendered: Counter[str], small_lm: Path, tmp_path: Path) -> None:
