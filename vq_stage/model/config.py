@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from shared.storage.paths import local_directory
 from shared.storage.small_files import read_json_object
 
 NORM_GROUPS = 32
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 MAX_LEVELS, MAX_CHANNELS = 8, 4096  # the published model has 4 levels of up to 1024 channels
 MAX_CONFIG_BYTES = 1 << 20
 
@@ -104,7 +106,10 @@ class VQConfig:
     @classmethod
     def from_directory(cls, directory: str | Path) -> VQConfig:
         """Read a checkpoint directory's `config.json`. Raises CheckpointError."""
-        return cls.from_file(local_directory(directory) / "config.json")
+        path = local_directory(directory) / "config.json"
+        if not path.is_file():
+            raise CheckpointError(f"{directory}: expected the directory of a vision tokenizer, {_found(path.parent)}")
+        return cls.from_file(path)
 
     @classmethod
     def from_file(cls, path: str | Path) -> VQConfig:
@@ -122,6 +127,24 @@ class VQConfig:
             "num_attention_heads": 1,
             "attention_dropout": 0.0,
         }
+
+
+def _found(directory: Path) -> str:
+    """Describe what is in place of a checkpoint directory, and what to do."""
+    if directory.is_file():
+        return "found a file; give the directory that holds config.json and the weights"
+    if (directory / "plan.arrow").is_file():
+        return "found a dataset of codes"
+    if (directory / "model" / "config.json").is_file() or (directory / "adapter").is_dir():
+        return "found a run of `emu3 sft`, whose model is a language model"
+    if directory.is_dir():
+        return "found no config.json"
+    if _HUB_ID.fullmatch(str(directory)):
+        return (
+            f"found none; if {directory} is a model of the Hugging Face Hub, download it, for example with"
+            f" `huggingface-cli download {directory} --local-dir DIR`, and give DIR"
+        )
+    return "found nothing there"
 
 
 def _checked(raw: Mapping[str, Any], field: str, key: str, where: str) -> Any:

@@ -16,6 +16,8 @@ from shared.storage.paths import is_local
 
 BLOCK_BYTES = 1 << 20  # requested from an object store at a time
 MAX_FETCHED_BYTES = 64 << 20  # parts up to this size are fetched in one request
+LFS_POINTER = b"version https://git-lfs"
+MAX_POINTER_BYTES = 1024
 
 SPECIAL_FILES = {
     stat.S_ISDIR: "a folder",
@@ -44,6 +46,10 @@ def open_file(
         if max_bytes is not None and size_bytes > max_bytes:
             file.close()
             raise RefusedInput("too_large", f"{size_bytes} bytes, expected at most {max_bytes}")
+        file.seek(0)
+        if size_bytes <= MAX_POINTER_BYTES and file.read(len(LFS_POINTER)) == LFS_POINTER:
+            file.close()
+            raise RefusedInput("missing", "a Git LFS pointer in place of the file; run `git lfs pull`")
         file.seek(0)
         return file
 

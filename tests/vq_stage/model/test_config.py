@@ -90,3 +90,26 @@ def test_too_many_channels_or_levels() -> None:
         VQConfig.from_dict({**valid, "base_channels": 2048}, "here")
     with pytest.raises(CheckpointError, match=r"here: channel_multiplier: expected a list of 1 to 8"):
         VQConfig.from_dict({**valid, "channel_multiplier": [1] * 40}, "here")
+
+
+@pytest.mark.parametrize(
+    ("files", "location", "expected"),
+    [
+        ((), "BAAI/Emu3-VisionTokenizer", "huggingface-cli download BAAI/Emu3-VisionTokenizer"),
+        ((), "./nowhere", "found nothing there"),
+        (("run/model/config.json",), "run", "a run of `emu3 sft`"),
+        (("codes/plan.arrow",), "codes", "a dataset of codes"),
+        (("other/notes.txt",), "other", "no config.json"),
+        (("model.safetensors",), "model.safetensors", "give the directory"),
+    ],
+)
+def test_what_is_no_tokenizer_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: tuple[str, ...], location: str, expected: str
+) -> None:
+    for name in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError) as raised:
+        VQConfig.from_directory(location)
+    assert expected in str(raised.value)

@@ -23,6 +23,14 @@ def refusal(call: Callable[[], object]) -> RefusedInput:
     return refused.value
 
 
+def test_a_git_lfs_pointer_says_what_to_run(tmp_path: Path) -> None:
+    """As in a clone without Git LFS, where every file has such a text in its place."""
+    pointer = tmp_path / "picture.png"
+    pointer.write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 12345\n")
+    refused = refusal(lambda: open_file(pointer))
+    assert (refused.reason, "git lfs pull" in refused.detail) == ("missing", True)
+
+
 def test_special_files_are_refused_without_being_opened(tmp_path: Path) -> None:
     """Opening the pipe would wait for its writer, and /dev/zero has no end."""
     os.mkfifo(tmp_path / "pipe.png")
