@@ -124,7 +124,7 @@ def _retry_quarantined(dataset: Dataset, plan: Plan, planner: Planner, stop: Sto
     quarantined = list(_quarantined_inputs(dataset, plan))
     _warn_of_unused_reasons(reasons, {one.refusal.reason for one in quarantined})
     chosen = [one for one in quarantined if one.refusal.reason in reasons]
-    listed = _listed(planner.source, {one.planned.key for one in chosen})
+    listed = _listed(planner.source, [one.planned for one in chosen])
     next_index = plan.next_index()
     with PlanWriter(planner.options.unit_rows) as writer:
         for one in chosen:
@@ -143,12 +143,21 @@ def _warn_of_unused_reasons(reasons: Collection[str], present: Collection[str]) 
         tqdm.write(f"--retry-quarantined {reason}: no input is quarantined for it; found: {found}", file=sys.stderr)
 
 
-def _listed(source: MediaSource, keys: Collection[str]) -> dict[str, MediaItem]:
-    """Return the items of a source with these keys; none of standard input, which can be read only once."""
+def _listed(source: MediaSource, inputs: Collection[PlannedInput]) -> dict[str, MediaItem]:
+    """Return the items of these inputs by their keys; none of standard input, which can be read only once.
+
+    An item whose key others may have, too, is recognized by its URI, and gets the key with which it was planned.
+    """
+    keys, key_of_uri = {one.key for one in inputs}, {one.uri: one.key for one in inputs if one.uri}
+
+    def planned_key(item: MediaItem) -> str | None:
+        return item.key if item.key in keys and not item.key_repeats else key_of_uri.get(item.uri)
+
     listed: dict[str, MediaItem] = {}
-    if keys and not isinstance(source, StandardInput):
-        for item in source.items(is_planned=lambda item: item.key not in keys):
-            listed.setdefault(item.key, item)  # a later one with the same key is a duplicate
+    if inputs and not isinstance(source, StandardInput):
+        for item in source.items(is_planned=lambda item: planned_key(item) is None):
+            key = planned_key(item) or item.key
+            listed.setdefault(key, replace(item, key=key))  # a later one with the same key is a duplicate
     return listed
 
 

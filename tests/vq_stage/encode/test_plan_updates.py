@@ -381,3 +381,21 @@ def test_three_items_with_one_key_and_one_path(dataset: Dataset, tmp_path: Path)
     source = open_source(tmp_path / "0.tar")
     assert set(keys_and_uris(encoded(dataset, source))) == {"a", "0/a", "0/a~2"}
     assert len(encoded(dataset, source)) == 1
+
+
+def test_retried_inputs_are_those_of_their_path_where_keys_repeat(dataset: Dataset, tmp_path: Path) -> None:
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    for shard, content in ((1, b"broken"), (2, b"broken"), (3, png(3))):
+        (folder / f"{shard}.tar").write_bytes(tar_bytes({"a.png": content, "a.txt": b"of %d" % shard}))
+    encoded(dataset, open_source(folder))
+    for shard in (0, 1, 2):
+        (folder / f"{shard}.tar").write_bytes(tar_bytes({"a.png": png(shard), "a.txt": b"of %d" % shard}))
+    plan = encoded(dataset, open_source(folder), retry=["not_an_image"])
+    found = {one.key: (one.uri, one.text) for one in inputs_of(plan, lambda one: one.refused_reason is None)}
+    assert found == {
+        "a": ("1.tar/a.png", "of 1"),
+        "2/a": ("2.tar/a.png", "of 2"),
+        "3/a": ("3.tar/a.png", "of 3"),
+        "0/a": ("0.tar/a.png", "of 0"),
+    }
