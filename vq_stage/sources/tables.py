@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
@@ -23,24 +24,26 @@ from vq_stage.sources.field_names import (
 )
 from vq_stage.sources.item_groups import ItemGroups
 from vq_stage.sources.media_source import Locator, MediaItem, MediaSource
-from vq_stage.sources.media_types import stem_of
+from vq_stage.sources.media_types import kind_of, stem_of
 from vq_stage.sources.table_files import BatchCache, open_table
 
 # Names of columns by preference, in upper or lower case: the first one with a fitting type is read.
 BYTES_NAMES = ("jpg", "jpeg", "png", "webp", "img", "image_bytes", "bytes", "image_data")
 CLIP_NAMES = ("mp4", "video_bytes")
+PATH_NAMES = ("image", "image_path", "image_file", "img_path", "video", "video_path", "video_file", "file_name", "path")
 KEY_NAMES = ("key", "__key__", "id", "image_id", "name", "file_name")
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The columns of a table that are read; `media` has bytes, or a struct of `bytes` and `path`.
+    """The columns of a table that are read; `media` has bytes, or a struct of `bytes` and `path`, or paths of files.
 
     `said` has captions, conversations, questions and answers.
     """
 
     media: str
     is_video: bool
+    has_paths: bool
     key: str | None
     said: tuple[str, ...]
 
@@ -49,7 +52,8 @@ class Columns:
         """Choose the columns by name and type. Raises UsageError if those with media, or `key`, are missing."""
         images = _fitting(schema, ("image", *BYTES_NAMES, *IMAGE_NAMES), _holds_media)
         videos = _fitting(schema, (*VIDEO_NAMES, *CLIP_NAMES), _holds_media)
-        if not images and not videos:
+        paths = [] if images or videos else _fitting(schema, PATH_NAMES, _is_text)
+        if not images and not videos and not paths:
             raise UsageError(f"{where}: no column of images or videos; {_expected_media(schema)}")
         if key is not None and schema.get_field_index(key) < 0:
             raise UsageError(f"{where}: --key {key}: no such column; found {', '.join(schema.names)[:300]}")
@@ -59,12 +63,14 @@ class Columns:
             *_fitting(schema, CONVERSATION_NAMES, _is_list),
             *_fitting(schema, ("question", "answer"), _is_text),
         ]
-        return cls((images or videos)[0], not images, keys[0] if keys else None, tuple(said))
+        media = (images or videos or paths)[0]
+        return cls(media, bool(videos) and not images, bool(paths), keys[0] if keys else None, tuple(said))
 
     @property
     def listed(self) -> list[str]:
-        """The columns that listing reads: all but the media."""
-        return list(dict.fromkeys([*([self.key] if self.key is not None else []), *self.said]))
+        """The columns that listing reads: all but the media, unless these are paths."""
+        others = [self.key] if self.key is not None else []
+        return list(dict.fromkeys([*others, *self.said, *([self.media] if self.has_paths else [])]))
 
     @property
     def suffix(self) -> str:
@@ -93,7 +99,7 @@ class TableSource(MediaSource):
         for name, path in self.tables.items():
             try:
                 for item in self._rows(name, path):
-                    yield item.key, item
+                    yield item.key if item.locator else f"file {item.uri}", item
             except RefusedInput as refused:
                 item = MediaItem(f"{stem_of(name)}-damaged", name)
                 yield "", item.refused(refused.reason, f"from here on: {refused.detail}")
@@ -107,6 +113,8 @@ class TableSource(MediaSource):
                 uri = f"{name}#{index}{columns.suffix}"
                 kind = "video" if columns.is_video else "image"
                 item = MediaItem(names[0], uri, kind=kind, locator=locator, other_keys=names)
+                if columns.has_paths:
+                    item = _file_item(item, name, fields[columns.media])
                 yield _row_item(item, fields.get(columns.key) if columns.key else None, fields)
 
     def _content_digest(self, item: MediaItem) -> bytes:
@@ -122,7 +130,7 @@ class TableSource(MediaSource):
     def open(self, uri: str, locator: Locator | None = None) -> BinaryIO:
         """Open a row's image; its row group or batch stays cached for the rows beside it. Raises RefusedInput."""
         if locator is None:
-            raise RefusedInput("missing", "it was not planned as a row of a table")
+            return super().open(uri)
         path = self._path(uri.rpartition("#")[0])
         number, row = locator
         column = self._cache.get((str(path), number), lambda: _media_column(path, number))
@@ -131,8 +139,19 @@ class TableSource(MediaSource):
         return io.BytesIO(_content(column[row].as_py()))
 
 
+def _file_item(item: MediaItem, table: str, path: object) -> MediaItem:
+    """Return the item of a row that names a file, relative to the folder of its table."""
+    if not isinstance(path, str) or not path:
+        return item.refused("missing", "the row contains neither an image nor a path")
+    uri = path if "://" in path else os.path.normpath(os.path.join(os.path.dirname(table), path))
+    key = stem_of(uri)
+    return replace(item, key=key, uri=uri, kind=kind_of(uri), locator=None, other_keys=(*item.other_keys, uri))
+
+
 def _row_item(item: MediaItem, key: object, fields: Mapping[str, Any]) -> MediaItem:
     """Return the item with its key, if it has one, and with what the row says about it."""
+    if item.refusal:
+        return item
     if is_present(key):
         item = replace(item, key=str(int(key)) if isinstance(key, float) and key.is_integer() else str(key))
     try:
@@ -155,7 +174,7 @@ def _expected_media(schema: pa.Schema) -> str:
     names = ", ".join((*IMAGE_NAMES, *BYTES_NAMES, *VIDEO_NAMES, *CLIP_NAMES))
     has_urls = any(column.name.lower() in ("url", "image_url") for column in schema)
     advice = "; it has only URLs: download the images first, for example with img2dataset" if has_urls else ""
-    return f"expected bytes, or a struct of `bytes` and `path`, in one of {names}; found {found}{advice}"
+    return f"expected bytes, a struct of `bytes` and `path`, or paths, in one of {names}; found {found}{advice}"
 
 
 def _fitting(schema: pa.Schema, names: Sequence[str], fits: Callable[[pa.DataType], bool]) -> list[str]:

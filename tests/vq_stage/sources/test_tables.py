@@ -209,12 +209,27 @@ def test_conversations_of_a_table(tmp_path: Path) -> None:
     [
         ({"url": ["https://host/a.png"], "text": ["a"]}, "img2dataset"),
         ({"label": [1]}, "no column of images or videos.*label int64"),
-        ({"image": ["a.png"]}, "image string"),
+        ({"picture": [1]}, "picture int64"),
     ],
 )
 def test_tables_without_images_are_refused(columns: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=message):
         list(open_source(write(tmp_path / "data.parquet", pa.table(columns))))
+
+
+def test_a_column_of_paths(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "a.png").write_bytes(b"a")
+    columns = {"image": ["a.png", "b.mp4", "a.png", None], "text": list("wxyz")}
+    write(tmp_path / "sub" / "data.parquet", pa.table(columns))
+    write(tmp_path / "other.parquet", table(1))
+    source = open_source(f"{tmp_path}/{{sub/data,other}}.parquet")
+    first, video, null, _ = source
+    assert (first.key, first.uri, first.locator, read(source, first)) == ("sub/a", "sub/a.png", None, b"a")
+    assert (first.text, first.extra_json) == ("w", '{"texts":["w","y"]}')
+    assert (video.kind, video.key, null.refusal and null.refusal[0]) == ("video", "sub/b", "missing")
+    with pytest.raises(RefusedInput, match="missing"):
+        read(source, video)
 
 
 def test_rows_without_an_image(tmp_path: Path) -> None:
@@ -290,7 +305,6 @@ def test_locators_outside_the_table_are_refused(tmp_path: Path) -> None:
     for uri, locator, reason in [
         ("0.parquet#7", (0, 7), "missing"),
         ("0.parquet#0", (5, 0), "unreadable"),
-        ("0.parquet#0", None, "missing"),
         ("1.parquet#0", (0, 0), "missing"),
     ]:
         with pytest.raises(RefusedInput) as refused:
