@@ -191,3 +191,22 @@ def test_recorded_settings_are_read_back(sampling: ClipSampling) -> None:
 def test_recorded_settings_that_cannot_be_read_name_the_field(changes: dict[str, Any], named: str) -> None:
     with pytest.raises(DatasetError, match=f"^plan: {named}"):
         ClipSampling.from_json({**ClipSampling().to_json(), **changes}, "plan")
+
+
+@pytest.mark.parametrize(
+    ("frames", "duration_s", "sampling"),
+    [
+        (10_000, 5_900_000.0, ClipSampling()),
+        (10_000, 5_900_000.0, ClipSampling(frames=4, fps=1000.0)),
+        (100, 10.0, ClipSampling(frames=4, fps=1e9)),
+        (1 << 30, 1e7, ClipSampling(stride=1)),
+        (4, 1e12, ClipSampling()),
+    ],
+)
+def test_endless_timestamps_are_refused(frames: int, duration_s: float, sampling: ClipSampling) -> None:
+    info = VideoInfo(48, 64, frames / duration_s, duration_s, frames)
+    assert refusal_reason(lambda: cut_clips(info, sampling)) == "unsupported_mode"
+
+
+def test_a_day_of_video_is_accepted() -> None:
+    assert len(cut_clips(VideoInfo(48, 64, 24.0, 86_400.0, 2_073_600), ClipSampling(stride=1))) == 129_600

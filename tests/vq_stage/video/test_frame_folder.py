@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import BinaryIO
 
 from PIL import Image
 
@@ -57,3 +58,19 @@ def test_frames_must_have_one_size_and_be_readable(tmp_path: Path) -> None:
 def test_natural_order_compares_numbers_by_value() -> None:
     names = ["frame10.png", "frame9.png", "frame009.png", "a.png", "2.png"]
     assert sorted(names, key=natural_sort_key) == ["a.png", "frame009.png", "frame9.png", "frame10.png", "2.png"]
+
+
+def test_a_late_clip_of_a_large_folder_opens_its_own_frames_only(tmp_path: Path) -> None:
+    Image.fromarray(gray_picture(1)).save(tmp_path / "frame.png")
+    opened: list[int] = []
+
+    def open_frame(number: int) -> BinaryIO:
+        opened.append(number)
+        return open_file(tmp_path / "frame.png")
+
+    video = FrameFolder([FrameFile(f"{n}.png", partial(open_frame, n)) for n in range(100_000)], 24.0)
+    assert video.info.frame_count == 100_000
+    for start in (0, 1, 99_996):
+        opened.clear()
+        read_clip(video, Clip(start, 4, 24.0, None), ClipSampling(frames=4, fps=24.0), to_pixels)
+        assert opened == list(range(start, start + 4))

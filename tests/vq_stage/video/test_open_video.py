@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from shared.errors import RefusedInput
 from tests.support.small_videos import (
     FRAMES,
     HEIGHT,
@@ -32,7 +34,7 @@ from tests.support.small_videos import (
     to_pixels,
 )
 from vq_stage.video.clips import ClipSampling, cut_clips, read_clip
-from vq_stage.video.open_video import open_video
+from vq_stage.video.open_video import OpenVideos, open_video
 
 
 @pytest.mark.parametrize("kind", VIDEOS)
@@ -126,3 +128,46 @@ def test_flipped_bits_never_raise_anything_but_a_refusal(data: st.DataObject) ->
 
     count, refusal = attempt(read)
     assert count or refusal
+
+
+class StandIn:
+    """A video that notes that it was closed."""
+
+    def __init__(self) -> None:
+        self.is_closed = False
+
+
+def pool_of(opened: list[StandIn], max_idle: int = 2) -> OpenVideos:
+    @contextmanager
+    def open_one(name: str) -> Iterator[Any]:
+        video = StandIn()
+        opened.append(video)
+        yield video
+        video.is_closed = True
+
+    return OpenVideos(open_one, max_idle)
+
+
+def test_videos_stay_open_for_their_next_reader() -> None:
+    opened: list[StandIn] = []
+    videos = pool_of(opened)
+    with videos.open("a") as first, videos.open("a") as second:
+        assert first is not second, "one reader at a time"
+    with videos.open("a") as third:
+        assert third is second, "of those that are idle, the one that waits longest"
+    with pytest.raises(RefusedInput), videos.open("a"):
+        raise RefusedInput("truncated", "a clip behind the damage")
+    assert len(opened) == 2
+
+
+def test_few_videos_stay_open_and_none_after_an_unexpected_error() -> None:
+    opened: list[StandIn] = []
+    videos = pool_of(opened)
+    for name in "abc":
+        with videos.open(name):
+            pass
+    assert [video.is_closed for video in opened] == [True, False, False]
+    with pytest.raises(KeyError), videos.open("c"):
+        raise KeyError("a defect")
+    with videos.open("c"):
+        assert len(opened) == 4
