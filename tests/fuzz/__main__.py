@@ -33,7 +33,7 @@ def main() -> int:
             flush=True,
         )
         pipes = [_start(job, options, templates, end_s) for job in range(options.jobs)]
-        results = [json.loads(open(pipe).read() or "{}") for pipe in pipes]
+        results = [json.loads(open(pipe).read()) for pipe in pipes]
     return _summarize(results, names, options.seed)
 
 
@@ -56,6 +56,7 @@ def _start(job: int, options: argparse.Namespace, templates: dict[str, Path], en
         os.close(writer)
         return reader
     counts: Counter[str] = Counter()
+    peak_bytes: Counter[str] = Counter()
     number, printed_s = job, time.monotonic()
     names = list(templates)
     gc.collect()
@@ -65,24 +66,26 @@ def _start(job: int, options: argparse.Namespace, templates: dict[str, Path], en
         case = Case.generate(name, templates[name], options.seed, number)
         outcome = run_case(case, options.failures)
         counts[f"{name}:{outcome.kind}"] += 1
+        peak_bytes[name] = max(peak_bytes[name], outcome.memory_bytes)
         if isinstance(outcome, Failure):
             print(outcome, flush=True)
         if job == 0 and time.monotonic() > printed_s + PROGRESS_S:
             print(f"{sum(counts.values())} cases by process 0", flush=True)
             printed_s = time.monotonic()
         number += options.jobs
-    os.write(writer, json.dumps(counts).encode())
+    os.write(writer, json.dumps({"counts": counts, "peak_bytes": peak_bytes}).encode())
     os._exit(0)
 
 
-def _summarize(results: Sequence[dict[str, int]], names: Sequence[str], seed: int) -> int:
-    counts: Counter[str] = sum((Counter(result) for result in results), Counter())
+def _summarize(results: Sequence[dict[str, dict[str, int]]], names: Sequence[str], seed: int) -> int:
+    counts: Counter[str] = sum((Counter(result["counts"]) for result in results), Counter())
     failures = 0
     for name in names:
         kinds = {key.partition(":")[2]: number for key, number in counts.items() if key.startswith(f"{name}:")}
         failures += sum(number for kind, number in kinds.items() if kind not in ("accepted", "refused"))
         parts = ", ".join(f"{kind} {number}" for kind, number in sorted(kinds.items()))
-        print(f"{name:12} {sum(kinds.values()):8} cases: {parts}")
+        peak_bytes = max(result["peak_bytes"].get(name, 0) for result in results)
+        print(f"{name:12} {sum(kinds.values()):8} cases, up to {peak_bytes >> 20} MiB: {parts}")
     print(f"seed {seed}: {sum(counts.values())} cases, {failures} failures")
     return int(failures > 0)
 
