@@ -28,11 +28,11 @@ DECODED_FILES = "folders of decoded files"
 OWN_OUTPUT = {
     "datasets of codes": (
         ("plan.arrow", ("parts/", "shards/", "manifest.json", "events.jsonl", ".lock")),
-        ("parts/", ("manifest.json", "events.jsonl", "quarantine/")),
+        ("events.jsonl", ("parts/", "shards/")),
     ),
     DECODED_FILES: ((".emu3-decode.json", ()),),
     "training runs": (
-        ("options.json", ("checkpoints/", "model/", "adapter/", "train_log.jsonl")),
+        ("options.json", ("checkpoints/", "train_log.jsonl")),
         ("train_options.json", ("train_state.safetensors",)),
     ),
     "exported datasets": (
@@ -90,11 +90,12 @@ class FolderWalk:
                 self.report.skip(REPEATED_FOLDERS, prefix)
                 return None
         names = self.names(prefix)
-        if prefix and (kind := own_output(names)):
-            self.report.skip(f"{kind} of this program", prefix)
+        own = own_output(names)
+        if prefix and own:
+            self.report.skip(f"{own} of this program", prefix)
             return None
-        if not prefix and own_output(names) not in (None, DECODED_FILES):
-            names = [name for name in names if not OWN_FILES.fullmatch(name)]
+        if own and own != DECODED_FILES:
+            names = self._without_own_files(names, own)
         return Folder(prefix, [name for name in names if self._is_kept(prefix, name)], (*lineage, identity), is_linked)
 
     def folders(self) -> Iterator[Folder]:
@@ -128,6 +129,11 @@ class FolderWalk:
         if self._chosen is None or path in self._around_chosen or path.rstrip("/") in self._chosen:
             return True
         return any(path[:end] in self._chosen for end in _separators(path))
+
+    def _without_own_files(self, names: list[str], own: str) -> list[str]:
+        for name in filter(OWN_FILES.fullmatch, names):
+            self.report.skip(f"files of {own} of this program", name)
+        return [name for name in names if not OWN_FILES.fullmatch(name)]
 
     def _is_kept(self, prefix: str, name: str) -> bool:
         if not is_system_name(name) or (self._chosen is not None and f"{prefix}{name}".rstrip("/") in self._chosen):

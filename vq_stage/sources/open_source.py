@@ -91,15 +91,16 @@ def _open_files(location: str, root: Path, paths: list[Path]) -> MediaSource:
     if not named:
         raise UsageError(f"{location}: no file matches; expected {EXPECTED}")
     suffixes = {suffix_of(name) for name in named}
+    first = next(iter(named.values()))
     if len(named) == 1 and suffixes <= set(LIST_SUFFIXES):
-        return ListSource(paths[0].parent, paths[0])
+        return ListSource(first.parent, first)
     if suffixes == {TAR_SUFFIX}:
         return WebDatasetSource(root, named)
     if suffixes <= set(TABLE_SUFFIXES):
         return TableSource(root, named)
     if all(map(is_media, named)):
         return FolderSource(root, chosen=frozenset(named))
-    if len(named) == 1 and "." in paths[0].name and not paths[0].is_dir():
+    if len(named) == 1 and first.suffix and not first.is_dir():
         raise UsageError(f"{location}: expected {EXPECTED}; it is neither")
     return open_folder(root, frozenset(named))
 

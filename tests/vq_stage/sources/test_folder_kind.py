@@ -97,7 +97,7 @@ def test_tables_without_images_say_what_is_wrong(tmp_path: Path) -> None:
         list(open_source(fill(tmp_path, "urls-0.parquet", "urls-b.parquet")))
 
 
-@pytest.mark.parametrize("names", [["plan.arrow", "parts/x.arrow"], ["options.json", "model/x", "loss.png"]])
+@pytest.mark.parametrize("names", [["plan.arrow", "parts/x.arrow"], ["options.json", "train_log.jsonl", "loss.png"]])
 def test_output_of_this_program_is_refused_as_a_source(names: list[str], tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="of this program"):
         open_source(fill(tmp_path, *names))

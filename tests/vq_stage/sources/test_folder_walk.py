@@ -99,6 +99,8 @@ def test_special_files_are_listed_and_refused(tmp_path: Path) -> None:
         (["plan.arrow", "a.png"], None),
         (["parts/", "a.png"], None),
         (["options.json", "a.png"], None),
+        (["options.json", "model/"], None),
+        (["manifest.json", "parts/"], None),
         ([], None),
     ],
 )
@@ -108,7 +110,7 @@ def test_output_of_this_program(names: list[str], kind: str | None) -> None:
 
 def test_output_of_this_program_is_no_input(tmp_path: Path) -> None:
     fill(tmp_path, "a.png", "codes/plan.arrow", "codes/parts/x.png", "out/.emu3-decode.json", "out/a.png")
-    fill(tmp_path, "run/options.json", "run/model/x.png", "run/loss.png")
+    fill(tmp_path, "run/options.json", "run/train_log.jsonl", "run/loss.png")
     keys, skipped = listed(tmp_path)
     assert keys == ["a"]
     assert sorted(skipped) == [
