@@ -18,8 +18,19 @@ from pipelines.cli import main
 from shared.dataset.dataset import Dataset
 from shared.jobs.file_locks import job_lock, try_lock
 from tests.support import handmade
-from tests.support.command import ENCODE, INTERRUPTED, TOKENIZER, finish, start, start_module, wait_until
+from tests.support.command import (
+    ENCODE,
+    INTERRUPTED,
+    TOKENIZER,
+    assert_rows_once,
+    finish,
+    leftovers,
+    start,
+    start_module,
+    wait_until,
+)
 from tests.support.gate import Gate
+from tests.support.pictures import PICTURES
 from tests.support.stand_in import BLOCKER
 from tests.support.toy_results import has_ended
 from tests.support.toy_results import wait_until as wait_for
@@ -115,6 +126,27 @@ def test_a_signal_ends_a_job_whose_readers_are_blocked_and_a_time_limit_refuses_
     assert done.returncode == 0, done.stderr[-2000:]
     assert "4 rows encoded, 1 quarantined" in done.stderr
     assert "read_timeout (1)" in done.stderr
+
+
+@pytest.mark.slow
+def test_a_suspended_worker_costs_its_units_a_second_attempt_and_nothing_else(pictures: Path, tmp_path: Path) -> None:
+    gate = Gate(tmp_path / "gate")
+    command = ("encode", pictures, tmp_path / "codes", *ENCODE, "--unit-rows", 2, "--workers", 2)
+    process = start_module("tests.support.stand_in", *command, **gate.environment)
+
+    def has_committed() -> bool:
+        gate.admit_one()
+        return committed(tmp_path / "codes") >= 2
+
+    wait_until(has_committed, process)
+    children = psutil.Process(process.pid).children()
+    next(one for one in children if "--multiprocessing-fork" in " ".join(one.cmdline())).suspend()
+    gate.open()
+    done = finish(process)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "has been suspended for 15 s; killing it and starting it again" in done.stderr
+    assert_rows_once(tmp_path / "codes", PICTURES)
+    assert leftovers(tmp_path / "codes") == []
 
 
 @contextmanager
