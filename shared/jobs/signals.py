@@ -50,8 +50,9 @@ def stop_on_signals() -> Iterator[StopFlag]:
         yield flag
         return
     watch = _SignalWatch(flag)
-    # nohup ignores SIGHUP, and it stays ignored.
-    watched = [number for number in STOP_SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    watched = set(STOP_SIGNALS)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # by nohup
+        watched.remove(signal.SIGHUP)
     previous = {number: signal.signal(number, watch.handle) for number in watched}
     try:
         yield flag
