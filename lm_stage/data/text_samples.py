@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from lm_stage.data.sequences import EncodedTexts, SequenceBuilder, TrainingSeque
 from lm_stage.text.templates import CHAT
 from shared.codec import Codec
 from shared.errors import UsageError
+from shared.storage.small_files import parse_json_object, read_small_file
 
 
 class TextSamples:
@@ -21,7 +21,7 @@ class TextSamples:
     without_text: Sequence[str] = ()
 
     def __init__(self, path: Path, builder: SequenceBuilder):
-        content = path.read_bytes()
+        content = read_small_file(path, path.stat().st_size if path.exists() else 0)
         self.fingerprint = hashlib.sha256(content).hexdigest()
         self.builder = builder
         lines = [(number, line) for number, line in enumerate(content.split(b"\n"), 1) if line.strip()]
@@ -41,12 +41,13 @@ class TextSamples:
 
 
 def _question_and_text(where: str, line: bytes) -> tuple[str | None, str]:
-    try:
-        entry = json.loads(line)
-        question, text = entry.get("question"), entry["answer" if "question" in entry else "text"]
-        f"{question}{text}".encode()  # JSON can contain an unpaired surrogate, which is not text
-    except (ValueError, LookupError, AttributeError) as error:
-        raise UsageError(f"{where}: expected {{text}} or {{question, answer}}: {error!r}") from error
+    """Return the fields of a line; one that is null is absent."""
+    fields = {name: value for name, value in parse_json_object(line, where).items() if value is not None}
+    question, text = fields.get("question"), fields.get("answer" if "question" in fields else "text")
     if not isinstance(text, str) or not text or not isinstance(question, str | None):
-        raise UsageError(f"{where}: expected non-empty strings, got {line[:100]!r}")
+        raise UsageError(f"{where}: expected {{text}} or {{question, answer}}, non-empty strings, got {line[:100]!r}")
+    try:
+        f"{question}{text}".encode()  # JSON can contain an unpaired surrogate, which is not text
+    except UnicodeEncodeError as error:
+        raise UsageError(f"{where}: not valid Unicode: {error}") from error
     return question, text

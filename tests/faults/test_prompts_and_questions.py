@@ -206,3 +206,13 @@ def test_answers_follow_the_questions(small_lm: Path, tmp_path: Path) -> None:
     write_entries(questions, [{"key": "new", "question": "what?"}])
     assert "question 'new': recorded 'how?', given 'what?'" in "\n".join(run(*command, exit_code=2))
     assert out.read_bytes() == before
+
+
+@pytest.mark.usefixtures("without_mindspore")
+def test_a_step_that_generated_nothing_is_not_done(small_lm: Path, tmp_path: Path) -> None:
+    prompts, pipeline = write_entries(tmp_path / "prompts.jsonl", BAD), tmp_path / "pipeline.yaml"
+    step = {"run": "generate", "prompts": str(prompts), "model": str(small_lm)}
+    pipeline.write_text(json.dumps({"steps": {"images": step}}))
+    command = ("run", pipeline, "--out", tmp_path / "out")
+    assert "step images failed with exit code 1" in run(*command, exit_code=1)[-1]
+    assert "unfinished" in run(*command, "--dry-run")[-1]

@@ -60,3 +60,9 @@ def test_a_bad_line_is_named(line: bytes, tmp_path: Path, builder: SequenceBuild
     path.write_bytes(b'{"text": "a"}\n\n' + line + b'\n{"text": "b"}\n')
     with pytest.raises(UsageError, match=rf"{path}: line 3: "):
         opened(path, builder, "text")
+
+
+def test_null_is_absent(tmp_path: Path, builder: SequenceBuilder) -> None:
+    path = tmp_path / "t.jsonl"
+    path.write_text('{"text": "a", "question": null, "answer": null}\n{"text": null, "question": "q", "answer": "b"}\n')
+    assert opened(path, builder, "text").has_question == [False, True]
