@@ -6,7 +6,7 @@ Data flow of one image: record → worker (batch of one size → pixels) → enc
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,13 @@ from shared.jobs.signals import stop_on_signals
 from shared.jobs.units import run_units
 from shared.storage.paths import as_path
 from vq_stage.decode.options import DecodeOptions
-from vq_stage.decode.output_files import CLAIMS_NAME, claim_directory, sweep_directory
+from vq_stage.decode.output_files import (
+    CLAIMS_NAME,
+    check_distinct,
+    claim_directory,
+    ignores_case,
+    sweep_directory,
+)
 from vq_stage.decode.worker import DecodeWorker
 from vq_stage.model.config import VQConfig
 from vq_stage.model.weights import codec_fingerprint
@@ -58,10 +64,19 @@ def decode(options: DecodeOptions) -> DecodeResult:
     sweep = partial(sweep_directory, out) if options.engine.rank_count == 1 else None
     with stop_on_signals() as stop, job_lock(out, sweep):
         claim_directory(out, dataset, options.formats)
+        if ignores_case(out):
+            check_distinct(out, dataset_keys(dataset))
         bar = tqdm(unit="image", desc="decode", disable=None)
         worker = partial(DecodeWorker, options.for_workers())
         run = run_units(DecodeUnits.of(dataset, out), worker, options.engine, stop, bar)
     return DecodeResult(run.rows, run.resumed_rows, tuple(sorted(run.invalid)), run.units_left)
+
+
+def dataset_keys(dataset: Dataset) -> Iterator[str]:
+    """Yield the keys of all committed rows."""
+    for record in dataset.commit_records():
+        for batch in dataset.batches(record) if record.rows else ():
+            yield from batch.column("key").to_pylist()
 
 
 def check_codec(dataset: Dataset, vision_tokenizer: str | Path) -> None:

@@ -8,6 +8,8 @@ from __future__ import annotations
 import hashlib
 import io
 import re
+import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +90,23 @@ def claim_directory(out: Path, dataset: Dataset, formats: MediaFormats) -> None:
         raise ConfigMismatchError(
             f"{out}: contains images of another dataset or format:\n  " + "\n  ".join(diff) + "\nuse another folder"
         )
+
+
+def ignores_case(out: Path) -> bool:
+    """Return whether the file system of a claimed folder takes names that differ in case for the same file."""
+    return (out / RECORD_NAME.upper()).is_file()
+
+
+def check_distinct(out: Path, keys: Iterable[str]) -> None:
+    """Raise UsageError if two keys would be one file on a file system that ignores case and Unicode forms."""
+    seen: dict[str, str] = {}
+    for key in keys:
+        other = seen.setdefault(unicodedata.normalize("NFC", key).casefold(), key)
+        if other != key:
+            raise UsageError(
+                f"{out}: its file system ignores case and Unicode forms, so the keys {other!r} and {key!r} would be one"
+                " file; decode into a folder on another file system"
+            )
 
 
 def sweep_directory(out: Path) -> None:

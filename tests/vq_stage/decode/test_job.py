@@ -101,6 +101,19 @@ def test_missing_datasets_exit_with_2(tmp_path: Path) -> None:
         assert "nowhere" in last_line(result)
 
 
+@pytest.mark.parametrize("keys", [("a", "A"), ("caf\u00e9", "cafe\u0301")])
+def test_keys_that_differ_in_case_only_are_never_one_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, keys: tuple[str, str]
+) -> None:
+    """Where the file system tells them apart there are two files, elsewhere the command refuses."""
+    dataset = handmade.make(tmp_path / "codes", keys).root
+    assert decode(dataset, tmp_path / "out").exit_code == 0
+    assert len(list((tmp_path / "out").glob("*.png"))) == 2
+    monkeypatch.setattr("vq_stage.decode.job.ignores_case", lambda out: True)
+    result = decode(dataset, tmp_path / "other")
+    assert (result.exit_code, "another file system" in last_line(result)) == (2, True)
+
+
 def test_keys_that_are_too_long_for_a_path_stay_distinct(tmp_path: Path) -> None:
     deep = "a/" * 1500
     result = decode(handmade.make(tmp_path / "codes", [f"{deep}x", f"{deep}y", f"{deep}x/y"]).root, tmp_path / "out")
