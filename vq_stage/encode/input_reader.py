@@ -77,6 +77,10 @@ class InputReader:
         self._sha256_of_video = lru_cache(maxsize=_HASHED_VIDEOS)(source.sha256)
         self._hash_lock = lru_cache(maxsize=_HASHED_VIDEOS)(lambda uri: threading.Lock())
 
+    def close(self) -> None:
+        """Close the videos that are kept open for their next clip."""
+        self._videos.close()
+
     def prepare(self, task: ReadTask) -> PreparedInput:
         """Read one input; a bad input is returned with its refusal, not raised."""
         unit, planned = task.unit, task.planned

@@ -75,7 +75,7 @@ class EncodeWorker:
                 started.append((task, unit, len(chosen)))
                 yield from (ReadTask(unit, item, item.src_index in task.poison) for item in chosen)
 
-        with closing(self._prepared(read_tasks())) as prepared:
+        with closing(self.reader), closing(self._prepared(read_tasks())) as prepared:
             ready = (item for item in prepared if item is not None)
             for first in ready:
                 task, unit, count = started.popleft()

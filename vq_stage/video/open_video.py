@@ -54,6 +54,13 @@ class OpenVideos:
             else:
                 stack.close()
 
+    def close(self) -> None:
+        """Close the idle videos, and each of the others as soon as its reader is done."""
+        with self._lock:
+            self._max_idle, idle, self._idle = 0, self._idle, []
+        for _, _, stack in idle:
+            stack.close()
+
     def _taken(self, arguments: tuple[Any, ...]) -> tuple[VideoFile, ExitStack]:
         with self._lock:
             for index, (key, video, stack) in enumerate(self._idle):
@@ -66,7 +73,7 @@ class OpenVideos:
     def _keep(self, arguments: tuple[Any, ...], video: VideoFile, stack: ExitStack) -> None:
         with self._lock:
             self._idle.append((arguments, video, stack))
-            surplus = self._idle[: -self._max_idle]
-            self._idle = self._idle[-self._max_idle :]
+            count = max(0, len(self._idle) - self._max_idle)
+            surplus, self._idle = self._idle[:count], self._idle[count:]
         for _, _, stack in surplus:
             stack.close()
