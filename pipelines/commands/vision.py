@@ -144,6 +144,8 @@ def repair(options: RepairOptions) -> None:
     from vq_stage.encode.repair import repair as run
 
     result = run(options)
+    for what in result.restored:
+        say(what)
     for unit in result.set_aside:
         say(f"unit {unit.unit}: {unit.kept} of {unit.rows} rows kept: {unit.problem}")
     for number, is_same in result.reencoded:
@@ -152,7 +154,7 @@ def repair(options: RepairOptions) -> None:
         raise left_to_others(options.dataset, result.missing)
     if result.missing:
         say(f"{result.missing} units are missing: run the command that created {options.dataset} again")
-    elif not result.set_aside:
+    elif not result.set_aside and not result.restored:
         say(f"{options.dataset}: nothing is damaged")
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,16 +38,20 @@ class DamagedUnit:
     problem: str
 
 
-def set_damaged_aside(dataset: Dataset, plan: Plan) -> list[DamagedUnit]:
+def set_damaged_aside(
+    dataset: Dataset, plan: Plan, on_restored: Callable[[str], None] = lambda what: None
+) -> list[DamagedUnit]:
     """Set damaged units aside. Call this only while no other job works on the dataset.
 
-    Raises DatasetError if the plan itself is damaged.
+    Calls `on_restored` with a description of what was damaged and could be restored without encoding anything. Raises
+    DatasetError if the plan itself is damaged.
     """
     if problem := plan_problem(dataset, plan):
         raise DatasetError(f"{problem}; restore it from a copy: without its plan, a dataset cannot be repaired")
     damaged = list(_drop_damaged_records(dataset))
-    _rebuild_manifest(dataset, plan)
-    damaged += [found for unit in dataset.committed_units() if (found := _check_unit(dataset, plan, unit))]
+    _rebuild_manifest(dataset, plan, on_restored)
+    units = dataset.committed_units()
+    damaged += [found for unit in units if (found := _check_unit(dataset, plan, unit, on_restored))]
     _drop_damaged_shards(dataset, plan)
     return sorted(damaged, key=lambda found: found.unit)
 
@@ -119,20 +123,22 @@ def _drop_damaged_records(dataset: Dataset) -> Iterator[DamagedUnit]:
             yield DamagedUnit(unit, 0, 0, str(error))
 
 
-def _rebuild_manifest(dataset: Dataset, plan: Plan) -> None:
+def _rebuild_manifest(dataset: Dataset, plan: Plan, on_restored: Callable[[str], None]) -> None:
     """Write a damaged or lost manifest again: the commit records list the parts, the shards say what they hold."""
     try:
         dataset.shard_reader  # noqa: B018  reads the manifest
-    except DatasetError:
+    except DatasetError as error:
         shards = recover_shards(dataset, plan, dataset.commit_records()).shards
         dataset.write_manifest(plan, shards)
+        on_restored(f"{str(error).removesuffix('; run `emu3 repair`')}: written again with {len(shards)} shards")
 
 
-def _check_unit(dataset: Dataset, plan: Plan, unit: int) -> DamagedUnit | None:
+def _check_unit(dataset: Dataset, plan: Plan, unit: int, on_restored: Callable[[str], None]) -> DamagedUnit | None:
     """Set a unit aside if it is damaged and cannot be restored from its shard."""
     record = dataset.record(unit)
     problem = dataset.part_problem(record)
     if problem and _restore_part(dataset, plan, record):
+        on_restored(f"unit {unit}: all rows restored from its shard")
         problem = None
     problem = problem or dataset.quarantine_problem(record)
     return _set_aside(dataset, plan, record, problem) if problem else None

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from shared.dataset.commit import UnitResult
 from tests.support import handmade
 from tests.support.command import REPOSITORY, emu3, environment, verified_digest
 from tests.support.flip import flip_bit
@@ -104,6 +105,18 @@ def test_unknown_part_is_noticed(small: Path) -> None:
     stray = small / "parts" / "part-000007.0123456789ab.arrow"
     stray.write_bytes(b"")
     assert stray.name in emu3("verify", small, exit_code=1).stderr
+
+
+def test_an_incomplete_dataset_says_how_much_is_missing(tmp_path: Path) -> None:
+    dataset, plan = handmade.freeze(tmp_path / "d", ["one", "two"], refused=3)
+    dataset.commit(UnitResult(0, [handmade.record(0, "one"), handmade.record(1, "two")]), plan)
+    (dataset.parts / "part-000001.0123456789ab.arrow").write_bytes(b"")
+    done = emu3("verify", dataset.root)
+    assert "1 of 2 units, 2 rows, 0 quarantined; NOT complete: 3 inputs are missing" in done.stderr
+    assert "digest of 1 of 2 units" in done.stderr
+    assert "in progress, or left by a killed job" in done.stderr
+    assert "part-000001.0123456789ab.arrow" in done.stderr
+    assert len(done.stdout.strip()) == 64
 
 
 def test_no_dataset_at_all(tmp_path: Path) -> None:

@@ -245,7 +245,8 @@ def test_the_commands_refuse_and_repair(dataset: Dataset) -> None:
         assert "run `emu3 repair`" in emu3(*command, exit_code=1).stderr
     verified = emu3("verify", dataset.root, exit_code=1)
     assert verified.stdout.strip() == before
-    emu3("repair", dataset.root)
+    assert "manifest.json: missing" in emu3("repair", dataset.root).stderr
+    assert "nothing is damaged" in emu3("repair", dataset.root).stderr
     assert verified_digest(dataset.root) == before
 
 

@@ -19,11 +19,12 @@ from vq_stage.video.clips import ClipSampling
 
 @dataclass(frozen=True, slots=True)
 class RepairResult:
-    """Units set aside, units encoded again, and the number of units still missing.
+    """What was restored without encoding, units set aside, units encoded again, and the number still missing.
 
     `reencoded` has (unit, whether its bytes are those it had before).
     """
 
+    restored: tuple[str, ...]
     set_aside: tuple[DamagedUnit, ...]
     reencoded: tuple[tuple[int, bool], ...]
     missing: int
@@ -40,11 +41,13 @@ def repair(options: RepairOptions) -> RepairResult:
         raise UsageError(
             f"{options.dataset}: not created by `emu3 encode`; omit SOURCE, then run the command that created it again"
         )
+    restored: list[str] = []
     with job_lock(dataset.root, partial(sweep, dataset)):
-        set_aside = set_damaged_aside(dataset, plan)
+        set_aside = set_damaged_aside(dataset, plan, restored.append)
     if options.source and dataset.missing_units(plan):
         encode(_encode_options(options, options.source, dataset, plan))
-    return RepairResult(tuple(set_aside), tuple(repaired_units(dataset)), len(dataset.missing_units(plan)))
+    missing = len(dataset.missing_units(plan))
+    return RepairResult(tuple(restored), tuple(set_aside), tuple(repaired_units(dataset)), missing)
 
 
 def _encode_options(options: RepairOptions, source: str, dataset: Dataset, plan: Plan) -> EncodeOptions:
