@@ -20,7 +20,7 @@ from shared.dataset.plan_writer import KnownKeys, PlanWriter
 from shared.dataset.quarantine import Refusal
 from shared.dataset.settings import DatasetSettings
 from shared.jobs.signals import StopFlag
-from vq_stage.encode.planner import Planner, SizedInput, clip_key
+from vq_stage.encode.planner import Planner, SizedInput, clip_key, until_stopped
 from vq_stage.encode.text_changes import TextChanges
 from vq_stage.sources.folder import FolderSource
 from vq_stage.sources.lists import ListSource, StandardInput
@@ -63,10 +63,9 @@ def _add_new_items(dataset: Dataset, plan: Plan, planner: Planner, stop: StopFla
 def _new_items(source: MediaSource, known: KnownItems, changes: TextChanges, stop: StopFlag) -> Iterator[MediaItem]:
     """Yield the items that are not planned; compare the texts of the others if they are read anyway, or requested."""
     if not changes.is_update and not isinstance(source, ListSource | StandardInput):
-        yield from source.items(is_planned=known.has)
+        yield from source.items(until_stopped(stop, known.has))
         return
-    for item in source.items():
-        stop.raise_if_set("nothing was planned")
+    for item in source.items(until_stopped(stop, lambda item: False)):
         if known.has(item):
             changes.compare(item)
         else:

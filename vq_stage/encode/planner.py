@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from tqdm import tqdm
@@ -41,7 +41,8 @@ class Planner:
 
     def plan_all(self, writer: PlanWriter, stop: StopFlag) -> None:
         """Plan all items of the source. Raises UsageError if there are none, and what `plan_items` raises."""
-        self.plan_items(writer, self.source, KnownKeys(), 0, stop)
+        items = self.source.items(until_stopped(stop, lambda item: False))
+        self.plan_items(writer, items, KnownKeys(), 0, stop)
         if not writer.inputs:
             raise UsageError(f"{self.source.root}: found nothing to encode")
 
@@ -130,6 +131,16 @@ class RefusalLimit:
                 f"more than {self._maximum} inputs in a row refused, the last: {uri}: {reason}: {detail};"
                 f" {self._consequence}; check the source, or raise --max-refused-in-a-row"
             )
+
+
+def until_stopped(stop: StopFlag, is_planned: Callable[[MediaItem], bool]) -> Callable[[MediaItem], bool]:
+    """Return the function, made to raise Interrupted once `stop` is set: listing a source may take long."""
+
+    def checked(item: MediaItem) -> bool:
+        stop.raise_if_set("nothing was planned")
+        return is_planned(item)
+
+    return checked
 
 
 def clip_key(key: str, number: int) -> str:

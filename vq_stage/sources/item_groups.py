@@ -17,6 +17,7 @@ from vq_stage.sources.annotations import merged
 from vq_stage.sources.media_source import MediaItem, checked_text
 
 CACHE_KIB = 64 << 10
+ITEMS_PER_POLL = 256
 _FIELDS = tuple(field.name for field in fields(MediaItem))
 _TUPLES = tuple(_FIELDS.index(name) for name in ("locator", "refusal", "other_keys"))
 
@@ -43,10 +44,14 @@ class ItemGroups:
     def close(self) -> None:
         self._database.close()
 
-    def add(self, items: Iterable[tuple[str, MediaItem]]) -> None:
-        """Add pairs (picture, item). A refused item is about no picture."""
+    def add(self, items: Iterable[tuple[str, MediaItem]], is_planned: Callable[[MediaItem], bool]) -> None:
+        """Add pairs (picture, item). A refused item is about no picture.
+
+        `is_planned` is called now and then, so that it can stop a long listing by raising.
+        """
         self._database.execute("BEGIN")
-        self._database.executemany("INSERT INTO items (picture, key, item) VALUES (?, ?, ?)", map(_row, items))
+        rows = map(_row, _polled(items, is_planned))
+        self._database.executemany("INSERT INTO items (picture, key, item) VALUES (?, ?, ?)", rows)
         self._database.execute("COMMIT")
         self._database.execute("UPDATE items SET picture = number WHERE picture IS NULL")
 
@@ -90,6 +95,15 @@ class ItemGroups:
         execute("UPDATE items SET picture = split.picture FROM split WHERE split.number = items.number")
         execute("COMMIT")
         execute("DROP INDEX for_split")
+
+
+def _polled(
+    items: Iterable[tuple[str, MediaItem]], is_planned: Callable[[MediaItem], bool]
+) -> Iterator[tuple[str, MediaItem]]:
+    for number, (picture, item) in enumerate(items):
+        if number % ITEMS_PER_POLL == 0:
+            is_planned(item)
+        yield picture, item
 
 
 def _row(pair: tuple[str, MediaItem]) -> tuple[bytes | None, bytes, str]:

@@ -47,7 +47,7 @@ class ListSource(MediaSource):
 
     def _items(self, is_planned: Callable[[MediaItem], bool]) -> Iterator[MediaItem]:
         with closing(ItemGroups()) as groups:
-            groups.add(self._entries())
+            groups.add(self._entries(), is_planned)
             yield from groups.items()
 
     def _entries(self) -> Iterator[tuple[str, MediaItem]]:

@@ -91,7 +91,7 @@ class TableSource(MediaSource):
 
     def _items(self, is_planned: Callable[[MediaItem], bool]) -> Iterator[MediaItem]:
         with closing(ItemGroups()) as groups:
-            groups.add(self._keyed_rows())
+            groups.add(self._keyed_rows(), is_planned)
             groups.split_by_content(self._content_digest, is_planned)
             yield from groups.items()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.errors import UsageError
+from shared.errors import Interrupted, UsageError
 from shared.storage.paths import as_path
 from vq_stage.sources import list_files, lists
 from vq_stage.sources.list_files import ListedValue
@@ -406,3 +406,19 @@ def test_paths_of_standard_input_are_relative_to_the_working_directory(
     monkeypatch.chdir(tmp_path)
     with open_source("-").open("a.png") as file:
         assert file.read() == b"content"
+
+
+def test_a_signal_stops_a_long_listing(tmp_path: Path) -> None:
+    """Before the first item: all entries are read before they are grouped."""
+    path = write_list(tmp_path, [{"image": f"{n}.png"} for n in range(2000)])
+    asked: list[str] = []
+
+    def stopping(item: MediaItem) -> bool:
+        asked.append(item.key)
+        if len(asked) == 3:
+            raise Interrupted("stopped")
+        return False
+
+    with pytest.raises(Interrupted):
+        next(open_source(path).items(stopping))
+    assert asked == ["0", "256", "512"]
