@@ -126,7 +126,8 @@ class _ArrayReader:
             except ValueError as error:
                 is_long = len(self._text) - self._position > MAX_VALUE_BYTES
                 if is_long or not self._read(size):
-                    raise self._error(f"not JSON: {error}") from error
+                    problem = error.msg if isinstance(error, json.JSONDecodeError) else error  # without a position
+                    raise self._error(f"not JSON: {problem}") from error
             size *= 2
 
     def _advance(self, end: int) -> str:

@@ -90,9 +90,8 @@ class MediaSource(ABC):
     def items(self, is_planned: Callable[[MediaItem], bool] = _none_planned) -> Iterator[MediaItem]:
         """List all items except the planned ones, whose captions are not read either.
 
-        `is_planned` has the key, uri and kind to decide; it may raise, to stop a long listing.
-        A bad item is listed with its refusal. Raises UsageError if
-        the source has no items at all, planned or not, or a list cannot be read.
+        `is_planned` has the key, uri and kind to decide; it may raise, to stop a long listing. A bad item is listed
+        with its refusal. Raises UsageError if the source has no items at all, planned or not, or a list cannot be read.
         """
 
         def is_left_out(item: MediaItem) -> bool:
