@@ -15,11 +15,11 @@ from lm_stage.inference.text_generator import TextGenerator
 from lm_stage.inference.visual_generator import VisualGenerator, VisualRequest
 from lm_stage.model.backend import Backend, load_backend
 from lm_stage.model.config import DecoderConfig, read_layout
+from lm_stage.model.model_directory import model_path
 from lm_stage.text.renderer import SequenceRenderer
 from lm_stage.text.tokenizer import TextTokenizer, load_text_tokenizer
 from shared.device import Device, setup_device
 from shared.errors import CheckpointError, ShapeError, UsageError
-from shared.storage.paths import local_directory
 from shared.tokens.grid_formats import IMAGE, GridFormat
 from shared.tokens.layout import TokenLayout
 from shared.tokens.visual_tokens import checked_codes
@@ -50,7 +50,7 @@ class LanguageModel:
         on Ascend and float32 on CPU. Raises CheckpointError if weights, config and layout do not match each other,
         DeviceError if the device is not available.
         """
-        directory = local_directory(directory)
+        directory = model_path(directory)
         config = DecoderConfig.from_directory(directory)
         if layout is None:
             layout = read_layout(directory)

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from lm_stage.data.mixture import Mixture
+from shared.errors import UsageError
 from shared.storage.atomic import write_file
+from shared.storage.small_files import parse_json, read_small_file
 
 
 class SkippedSamples:
@@ -20,7 +22,7 @@ class SkippedSamples:
     def __init__(self, run: Path, rank: int, mixtures: Sequence[Mixture]):
         self.run, self.mixtures = run, mixtures
         self.path = run / f"damaged-{rank}.json"
-        self.reasons: set[str] = set(json.loads(self.path.read_bytes())) if self.path.is_file() else set()
+        self.reasons = set(_reasons(self.path)) if self.path.exists() else set()
 
     def add_damaged(self, reason: str) -> None:
         if reason not in self.reasons:
@@ -29,7 +31,7 @@ class SkippedSamples:
 
     def damaged(self) -> list[str]:
         """Return the damage that all processes recorded."""
-        return sorted({reason for path in self.run.glob("damaged-*.json") for reason in json.loads(path.read_bytes())})
+        return sorted({reason for path in self.run.glob("damaged-[0-9]*.json") for reason in _reasons(path)})
 
     @property
     def too_long(self) -> int:
@@ -63,3 +65,12 @@ class SkippedSamples:
             for entry, samples in mixture.pairs():
                 for key in () if entry.is_generation else samples.without_text:
                     yield {"dataset": entry.path, "key": key, "reason": "no answer"}
+
+
+def _reasons(path: Path) -> list[str]:
+    """Return the recorded reasons. A file that is itself damaged counts as one; what it held is found again."""
+    try:
+        reasons = parse_json(read_small_file(path), str(path))
+    except UsageError as error:
+        return [str(error)]
+    return [str(reason) for reason in reasons] if isinstance(reasons, list) else [f"{path}: expected a list of reasons"]

@@ -16,7 +16,7 @@ from mindspore import Tensor
 from lm_stage.model.config import DecoderConfig
 from lm_stage.model.decoder import Decoder, rotary_tables
 from lm_stage.model.kv_cache import CachedDecoder
-from lm_stage.model.weights import load_weights
+from lm_stage.model.weights import check_weights, load_weights
 from shared.device import Device
 from shared.errors import UsageError
 
@@ -83,6 +83,8 @@ def load_backend(name: str, directory: str | Path, config: DecoderConfig, device
     Raises UsageError for an unknown name, CheckpointError if the weights do not match the config, and DeviceError if
     the backend does not run on the device.
     """
+    if name in BACKENDS:
+        check_weights(directory, config)  # before memory is allocated for them
     if name == "native":
         return NativeBackend.from_pretrained(directory, config, device)
     if name == "mindone":

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lm_stage.model.config_keys import EMU3_TYPES, rope_theta, unsupported_keys
+from lm_stage.text.tokenizer import JSON_FILE, VISION_FILE, load_text_tokenizer
 from shared.errors import CheckpointError
 from shared.storage.paths import local_directory
+from shared.storage.small_files import read_json_object, read_small_file
 from shared.tokens.layout import SURFACES, TokenLayout
 
 # Role in TokenLayout -> key in BAAI's config.json.
 _BAAI_IDS = {role: f"{role}_token_id" for role in ("pad", "bos", "eos", "img", "boi", "eoi", "eol", "eof")}
+
+
+# The largest sizes that are accepted: beyond those of any model, and small enough to describe without using memory.
+LIMITS = {
+    "vocab_size": 1 << 24,
+    "hidden_size": 1 << 17,
+    "intermediate_size": 1 << 20,
+    "num_hidden_layers": 1024,
+    "num_attention_heads": 4096,
+    "num_key_value_heads": 4096,
+    "max_position_embeddings": 1 << 28,
+}
+FLOAT32_MAX = 3.4e38
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,20 +50,30 @@ class DecoderConfig:
     tie_word_embeddings: bool = False
 
     def __post_init__(self) -> None:
-        problems = [
-            f"{name} {getattr(self, name)!r}: expected an integer from 1"
-            for name in self.__slots__
-            if name.startswith(("vocab", "hidden", "inter", "num_", "max_"))
-            and (not isinstance(getattr(self, name), int) or getattr(self, name) < 1)
-        ]
-        if problems:
+        if problems := [*self._wrong_values(), *self._wrong_heads()]:
             raise CheckpointError(f"decoder config: {'; '.join(problems)}")
+
+    def _wrong_values(self) -> Iterator[str]:
+        for name, most in LIMITS.items():
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= most:
+                yield f"{name} {value!r:.60}: expected an integer from 1 to {most}"
+        for name in ("rope_theta", "rms_norm_eps"):
+            value = getattr(self, name)
+            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= FLOAT32_MAX:
+                yield f"{name} {value!r:.60}: expected a number above 0"
+        if not isinstance(self.tie_word_embeddings, bool):
+            yield f"tie_word_embeddings {self.tie_word_embeddings!r:.60}: expected true or false"
+
+    def _wrong_heads(self) -> Iterator[str]:
+        """Yield problems with sizes that do not divide each other; none if they are no sizes at all."""
+        sizes = (self.hidden_size, self.num_attention_heads, self.num_key_value_heads)
+        if not all(isinstance(size, int) and size >= 1 for size in sizes):
+            return
         if self.hidden_size % self.num_attention_heads or self.head_dim % 2:
-            problems.append("hidden_size must be an even multiple of num_attention_heads")
+            yield f"hidden_size {self.hidden_size}: expected an even multiple of num_attention_heads"
         if self.num_attention_heads % self.num_key_value_heads:
-            problems.append("num_attention_heads must be a multiple of num_key_value_heads")
-        if problems:
-            raise CheckpointError(f"decoder config not supported: {'; '.join(problems)}; got {self}")
+            yield f"num_attention_heads {self.num_attention_heads}: expected a multiple of num_key_value_heads"
 
     @property
     def head_dim(self) -> int:
@@ -60,22 +85,25 @@ class DecoderConfig:
 
         Raises CheckpointError if a key is missing or requires a feature that is not implemented.
         """
-        raw = raw.get("text_config", raw)
-        if not isinstance(raw, Mapping):
-            raise CheckpointError(f"{where}: text_config: expected an object, got {raw!r}")
-        optional = ("rope_theta", "rms_norm_eps", "tie_word_embeddings")
-        if missing := [name for name in cls.__slots__ if name not in raw and name not in optional]:
-            raise CheckpointError(f"{where}: expected a decoder config, missing {', '.join(missing)}")
-        unsupported = {
-            "rope_scaling": raw.get("rope_scaling"),
-            "attention_bias": raw.get("attention_bias"),
-            "mlp_bias": raw.get("mlp_bias"),
-            "hidden_act": None if raw.get("hidden_act", "silu") == "silu" else raw["hidden_act"],
-            "head_dim": None if raw.get("head_dim") in (None, _head_dim(raw)) else raw["head_dim"],
-        }
-        if required := {name: value for name, value in unsupported.items() if value}:
-            raise CheckpointError(f"{where}: requires features that the Emu3 decoder does not have: {required}")
-        return cls(**{name: raw[name] for name in cls.__slots__ if name in raw})
+        text = _text_config(raw, where)
+        theta, problems = rope_theta(text)
+        problems += unsupported_keys(text)
+        values = {name: text.get(name) for name in cls.__slots__} | {"rope_theta": theta}
+        optional = {"tie_word_embeddings"}
+        if text.get("model_type") in (None, *EMU3_TYPES):  # others have other defaults
+            optional |= {"rope_theta", "rms_norm_eps"}
+        if missing := [name for name, value in values.items() if value is None and name not in optional]:
+            problems.insert(0, f"missing {', '.join(missing)}")
+            raise CheckpointError(f"{where}: expected a decoder config: {'; '.join(problems[:8])}")
+        try:
+            config = cls(**{name: value for name, value in values.items() if value is not None})
+        except CheckpointError as error:
+            raise CheckpointError(f"{where}: {error}") from error
+        if (head_dim := text.get("head_dim")) not in (None, config.head_dim):
+            problems.append(f"head_dim {head_dim!r:.60}: expected hidden_size / num_attention_heads, {config.head_dim}")
+        if problems:
+            raise CheckpointError(f"{where}: not what the Emu3 decoder computes: {'; '.join(problems[:8])}")
+        return config
 
     @classmethod
     def from_directory(cls, directory: str | Path) -> DecoderConfig:
@@ -95,30 +123,29 @@ class DecoderConfig:
         }
 
 
-def _head_dim(raw: Mapping[str, Any]) -> int:
-    try:
-        return int(raw["hidden_size"]) // int(raw["num_attention_heads"])
-    except (TypeError, ValueError, ZeroDivisionError) as error:
-        raise CheckpointError(f"config: hidden_size and num_attention_heads: expected integers: {error}") from error
+def _text_config(raw: Mapping[str, Any], where: str) -> Mapping[str, Any]:
+    """Return the part that describes the decoder. Hugging Face may state at the top whether embeddings are tied."""
+    if "text_config" not in raw:
+        return raw
+    text = raw["text_config"]
+    if not isinstance(text, Mapping):
+        raise CheckpointError(f"{where}: text_config: expected an object, got {text!r:.60}")
+    tied = {one["tie_word_embeddings"] for one in (raw, text) if one.get("tie_word_embeddings") in (True, False)}
+    if len(tied) > 1:
+        raise CheckpointError(f"{where}: tie_word_embeddings: expected one value, got both true and false")
+    return {**text, **({"tie_word_embeddings": tied.pop()} if tied else {})}
 
 
 def read_config(directory: str | Path) -> dict[str, Any]:
     """Read the `config.json` of a checkpoint. Raises CheckpointError if it is missing or not an object."""
-    path = local_directory(directory) / "config.json"
-    try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: expected the model's config.json: {error}") from error
-    if not isinstance(raw, dict):
-        raise CheckpointError(f"{path}: expected a JSON object, got {type(raw).__name__}")
-    return raw
+    return read_json_object(local_directory(directory) / "config.json", error=CheckpointError)
 
 
 def read_layout(directory: str | Path) -> TokenLayout:
     """Read the token layout from the `config.json` of a checkpoint.
 
     Tries `token_layout` (written by this project), then BAAI's `img_token_id` and similar keys (visual tokens follow
-    EOI to the end of the vocabulary), then Hugging Face's `vocabulary_map`.
+    EOI), then Hugging Face's `vocabulary_map`.
     Raises CheckpointError if it has none of them, like a model without visual tokens.
     """
     raw, where = read_config(directory), str(Path(directory) / "config.json")
@@ -129,10 +156,22 @@ def read_layout(directory: str | Path) -> TokenLayout:
             raise CheckpointError(f"{where}: {', '.join(_BAAI_IDS.values())}, vocab_size: expected integers")
         ids = {role: raw[key] for role, key in _BAAI_IDS.items()}
         first = ids["eoi"] + 1
-        return TokenLayout(**ids, first_visual_token=first, codebook_size=raw["vocab_size"] - first)
+        room = raw["vocab_size"] - first  # more than there are codes if the vocabulary is padded to a multiple
+        codes = min(room, _visual_tokens(local_directory(directory)) or room)
+        return TokenLayout(**ids, first_visual_token=first, codebook_size=codes)
     if SURFACES["eoi"] in (vocabulary := raw.get("vocabulary_map") or {}):
         return TokenLayout.from_surfaces(vocabulary, where)
     raise CheckpointError(
         f"{where}: expected a token layout (token_layout, img_token_id …, or vocabulary_map), found none; pass layout="
         " or --layout FILE.json if the model has visual tokens"
     )
+
+
+def _visual_tokens(directory: Path) -> int | None:
+    """Return the number of visual tokens in the text vocabulary of a checkpoint, None if it has no vocabulary."""
+    if (directory / VISION_FILE).is_file():
+        lines = read_small_file(directory / VISION_FILE, error=CheckpointError).splitlines()
+        return sum(line.startswith(b"<|visual token ") for line in lines)
+    if (directory / JSON_FILE).is_file():
+        return load_text_tokenizer(directory).layout.codebook_size
+    return None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import mindspore as ms
 import numpy as np
@@ -18,6 +19,7 @@ from shared.errors import CheckpointError
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
+_CONDITIONAL = (f"{PREFIX}model.", f"{PREFIX}model.text_model.")  # beginnings of names in the two classes
 
 
 def add_adapters(decoder: Decoder, rank: int, alpha: float, targets: Sequence[str], seed: int) -> list[Parameter]:
@@ -48,7 +50,7 @@ def _adapters(decoder: Decoder) -> Iterator[tuple[str, LowRank]]:
 
 
 def _tensors(decoder: Decoder) -> dict[str, Parameter]:
-    """Return the adapters' parameters by their names in the file."""
+    """Return the adapters' parameters by their names in the file for an `Emu3ForCausalLM`."""
     return {
         f"{PREFIX}{name}.{matrix}.weight": parameter
         for name, adapter in _adapters(decoder)
@@ -56,18 +58,28 @@ def _tensors(decoder: Decoder) -> dict[str, Parameter]:
     }
 
 
-def adapter_files(decoder: Decoder, rank: int, alpha: float, targets: Sequence[str], base: str) -> dict[str, bytes]:
+def adapter_files(
+    decoder: Decoder, rank: int, alpha: float, targets: Sequence[str], base: Path, is_conditional: bool
+) -> dict[str, bytes]:
+    """Return the files of an adapter for a base model.
+
+    `is_conditional`: the base is an `Emu3ForConditionalGeneration`, in which the decoder is named `model.text_model`,
+    and the vision tokenizer has layers of the same names.
+    """
+    target_modules = rf"model\.text_model\..*\.({'|'.join(targets)})" if is_conditional else sorted(targets)
     config = {
         "peft_type": "LORA",
         "task_type": "CAUSAL_LM",
-        "base_model_name_or_path": base,
+        "base_model_name_or_path": str(base.resolve()),
         "r": rank,
         "lora_alpha": alpha,
         "lora_dropout": 0.0,
         "bias": "none",
-        "target_modules": sorted(targets),
+        "target_modules": target_modules,
     }
     tensors = {name: parameter.asnumpy() for name, parameter in _tensors(decoder).items()}
+    if is_conditional:
+        tensors = {name.replace(*_CONDITIONAL, 1): value for name, value in tensors.items()}
     return {
         CONFIG_FILE: (json.dumps(config, indent=2) + "\n").encode(),
         WEIGHTS_FILE: save(tensors, metadata={"format": "pt"}),
@@ -76,7 +88,7 @@ def adapter_files(decoder: Decoder, rank: int, alpha: float, targets: Sequence[s
 
 def restore_adapters(decoder: Decoder, content: bytes, where: str) -> None:
     """Restore saved adapters. Raises CheckpointError if they belong to other layers or have another rank."""
-    stored = load(content)
+    stored = {name.replace(*reversed(_CONDITIONAL), 1): value for name, value in load(content).items()}
     for name, parameter in _tensors(decoder).items():
         if name not in stored:
             raise CheckpointError(f"{where}: {name}: expected shape {parameter.shape}, found no such tensor")

@@ -1,19 +1,88 @@
-"""A model on disk, as jobs use it before they load it: config, token layout, text tokenizer, fingerprints."""
+"""A model on disk, as jobs use it before they load it: config, token layout, text tokenizer, fingerprints.
+
+`model_path` explains how to correct what people give in place of a model directory.
+"""
 
 from __future__ import annotations
 
-import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lm_stage.model.checksums import CHECKSUMS_FILE, check_files
 from lm_stage.model.config import DecoderConfig, read_config, read_layout
 from lm_stage.model.weights import check_weights, model_fingerprint
 from lm_stage.text.tokenizer import TextTokenizer, load_text_tokenizer
 from shared.codec import Codec
 from shared.errors import CheckpointError
 from shared.storage.paths import local_directory
+from shared.storage.small_files import read_json_object
 from shared.tokens.layout import TokenLayout
+
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def model_path(location: str | Path) -> Path:
+    """Return the local directory of a model, whose files match their checksums if it has any.
+
+    Raises CheckpointError for anything else, with the path or the command that is probably meant.
+    """
+    path = local_directory(location)
+    if not path.is_dir():
+        raise CheckpointError(f"{location}: {_hint_for_missing(str(location), path)}")
+    if not (path / "config.json").is_file():
+        raise CheckpointError(f"{location}: expected a model with a config.json{_hint_for_directory(path)}")
+    if pointers := [one.name for one in sorted(path.iterdir()) if _is_lfs_pointer(one)]:
+        raise CheckpointError(
+            f"{location}: {', '.join(pointers[:4])}: Git LFS pointers in place of the files; run `git lfs pull` there"
+        )
+    try:
+        check_files(path, may_be_missing=True)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f"{error}; use another copy or checkpoint, or remove {CHECKSUMS_FILE} if you changed the files yourself"
+        ) from error
+    return path
+
+
+def _hint_for_missing(location: str, path: Path) -> str:
+    """Say what is wrong with a location that is not a directory."""
+    if path.is_file():
+        return f"expected the directory of a model, got a file; give {path.parent}"
+    if _HUB_NAME.fullmatch(location):
+        return (
+            "no such directory; models are not downloaded: if this is a name on the Hugging Face hub, run"
+            f" `hf download {location} --local-dir {path.name}` and give {path.name}"
+        )
+    return "no such directory; expected a model with config.json, safetensors and a text tokenizer"
+
+
+def _hint_for_directory(path: Path) -> str:
+    """Return the rest of a sentence about a directory without a config.json."""
+    if (path / "plan.arrow").exists():
+        return ", got a dataset"
+    candidates = [path / "model", *sorted(path.glob("checkpoints/step-*"), reverse=True)]
+    candidates += sorted(path.glob("step-*"), reverse=True)  # the checkpoints of a run
+    if (path / "adapter_config.json").is_file():
+        candidates = [parent / "model" for parent in (path.parent, path.parent.parent)]
+    found = next((one for one in candidates if (one / "config.json").is_file()), None)
+    advice = f"; give {found}" if found else ""
+    if (path / "adapter_config.json").is_file():
+        return f", got an adapter{advice or '; merge it into its base model first'}"
+    if (path / "options.json").is_file():
+        return f", got the directory of a run{advice or ', which has no model yet'}"
+    if not found and (inner := sorted(one.parent for one in path.glob("*/config.json"))):
+        return f"; did you mean {', '.join(map(str, inner[:4]))}?"
+    return advice
+
+
+def _is_lfs_pointer(path: Path) -> bool:
+    """Whether a file is what a clone without Git LFS has in place of a large file."""
+    if not path.is_file() or path.stat().st_size > 1024:
+        return False
+    return path.read_bytes().startswith(LFS_POINTER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +102,7 @@ class ModelDirectory:
         `layout` is a JSON file with the ids by name, for a checkpoint that does not contain them; `codec` is the
         fingerprint of its vision tokenizer. Raises CheckpointError if anything is missing or does not match.
         """
-        path = local_directory(directory)
+        path = model_path(directory)
         config = DecoderConfig.from_directory(path)
         tokenizer = load_text_tokenizer(path)
         chosen = _layout_from_file(Path(layout)) if layout else read_layout(path)
@@ -73,8 +142,4 @@ def _codec_fingerprint(path: Path, given: str | None) -> str | None:
 
 
 def _layout_from_file(path: Path) -> TokenLayout:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path}: expected a token layout as JSON: {error}") from error
-    return TokenLayout.from_mapping(values, str(path))
+    return TokenLayout.from_mapping(read_json_object(path, error=CheckpointError), str(path))

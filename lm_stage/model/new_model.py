@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save
 
 from lm_stage.model.config import DecoderConfig
 from lm_stage.model.options import NewModelOptions
+from lm_stage.model.saved_model import saved_model_files
 from lm_stage.model.weights import parameter_shapes
 from lm_stage.text.templates import CHAT, DEFAULT_QUESTION
 from lm_stage.text.tokenizer import JSON_FILE
@@ -45,11 +44,8 @@ def create_model(options: NewModelOptions) -> Path:
         "codec_fingerprint": codec.fingerprint,
         "image_area": height * width * codec.spatial_factor**2,
     }
-    files = {
-        "config.json": (json.dumps(config, indent=2) + "\n").encode(),
-        JSON_FILE: vocabulary.tokenizer_json.encode(),
-        "model.safetensors": save(random_weights(shape, options.seed), metadata={"format": "pt"}),
-    }
+    weights = random_weights(shape, options.seed)
+    files = saved_model_files(weights, config, vocabulary.layout, {JSON_FILE: vocabulary.tokenizer_json.encode()})
     if out.exists():
         out.rmdir()
     write_directory(out, files)

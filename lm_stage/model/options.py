@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from shared.errors import UsageError
+
+MAX_PARAMETERS = 4_000_000_000  # of a new model, which is made in memory
 EMBEDDED_MODEL = Path(__file__).parents[1] / "embedded" / "emu3-tiny"
 
 
@@ -23,3 +26,26 @@ class NewModelOptions:
     positions: int = 1024
     tied: bool = True
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        least = dict.fromkeys(("hidden_size", "intermediate_size", "layers", "heads", "kv_heads", "positions"), 1)
+        problems = [
+            f"--{name.replace('_', '-')}: expected at least {low}, got {getattr(self, name)}"
+            for name, low in {**least, "text_ids": 256, "seed": 0}.items()
+            if getattr(self, name) < low
+        ]
+        if not problems and self.hidden_size % (2 * self.heads):
+            problems.append(f"--hidden-size: expected an even multiple of --heads {self.heads}, got {self.hidden_size}")
+        if not problems and self.heads % self.kv_heads:
+            problems.append(f"--heads: expected a multiple of --kv-heads {self.kv_heads}, got {self.heads}")
+        if not problems and self._parameters() > MAX_PARAMETERS:
+            problems.append(
+                f"this model has {self._parameters():.1e} parameters, expected at most {MAX_PARAMETERS:.0e}"
+            )
+        if problems:
+            raise UsageError("; ".join(problems))
+
+    def _parameters(self) -> int:
+        """Return about how many weights the layers have."""
+        attention = 2 * self.hidden_size**2 * (1 + self.kv_heads / self.heads)
+        return int(self.layers * (attention + 3 * self.hidden_size * self.intermediate_size))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 _VISION = re.compile(r"^(?:model\.)?vqmodel\.")
 _PREFIX = re.compile(r"^(?:model\.)?(?:text_model|language_model)\.(?:model\.)?")
 _BUFFER = ".rotary_emb.inv_freq"
+VOCABULARY_WEIGHTS = {"model.embed_tokens.weight", "lm_head.weight"}
+PADDING_MULTIPLE, MAX_PADDING = 8, 4096  # rows of the vocabulary's matrices
 
 
 def hugging_face_name(name: str) -> str:
@@ -24,13 +27,30 @@ def hugging_face_name(name: str) -> str:
     return bare if bare == name or bare.startswith("lm_head.") else f"model.{bare}"
 
 
+def is_vision_tensor(name: str) -> bool:
+    """Whether a tensor belongs to the vision tokenizer in the same files."""
+    return _VISION.match(name) is not None
+
+
 def read_weights(directory: str | Path) -> dict[str, StoredTensor]:
     """Return the decoder's tensors by their `Emu3ForCausalLM` names, without a vision tokenizer in the same files."""
-    stored = {name: t for name, t in read_checkpoint(directory).items() if not _VISION.match(name)}
+    stored = {name: t for name, t in read_checkpoint(directory).items() if not is_vision_tensor(name)}
     tensors = rename_tensors(stored, hugging_face_name)
-    if DecoderConfig.from_directory(directory).tie_word_embeddings:
+    config = DecoderConfig.from_directory(directory)
+    if config.tie_word_embeddings:
         tensors.pop("lm_head.weight", None)
+    for name in VOCABULARY_WEIGHTS & set(tensors):
+        tensors[name] = _without_padding(tensors[name], config.vocab_size)
     return {name: tensor for name, tensor in tensors.items() if not name.endswith(_BUFFER)}
+
+
+def _without_padding(tensor: StoredTensor, rows: int) -> StoredTensor:
+    """Return the rows of the vocabulary, without those that pad it to a multiple for speed."""
+    padded = tensor.shape[0] if len(tensor.shape) == 2 else 0
+    if not rows < padded < rows + MAX_PADDING or padded % PADDING_MULTIPLE:
+        return tensor
+    size_bytes = len(tensor.data) // padded * rows
+    return replace(tensor, shape=(rows, *tensor.shape[1:]), data=tensor.data[:size_bytes])
 
 
 def parameter_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:

@@ -21,15 +21,16 @@ from lm_stage.model.config import read_config
 from lm_stage.model.model_directory import ModelDirectory
 from lm_stage.text.renderer import SequenceRenderer
 from lm_stage.text.templates import video_format_named
+from lm_stage.training.checkpoints import Checkpoints
 from lm_stage.training.distributed import ProcessGroup, join_process_group
 from lm_stage.training.loop import OnCheckpoint, TrainLoop
 from lm_stage.training.model_state import TrainedModel, adamw_hyperparameters, check_parameter_names
 from lm_stage.training.options import SftOptions, SftResult
 from lm_stage.training.progress import Progress
-from lm_stage.training.run_directory import Checkpoints, check_resumable, checked_run, run_lock, write_options
+from lm_stage.training.run_directory import check_resumable, checked_run, run_lock, write_options
 from shared.codec import Codec
 from shared.device import Device, setup_device
-from shared.errors import ConfigMismatchError, UsageError
+from shared.errors import CheckpointError, ConfigMismatchError, UsageError
 from shared.jobs.signals import stop_on_signals
 from shared.storage.atomic import write_directory
 
@@ -59,12 +60,16 @@ def sft(options: SftOptions, on_checkpoint: OnCheckpoint | None = None) -> SftRe
         "codec_fingerprint": codec.fingerprint,
     }
     with stop_on_signals() as stop, run_lock(run) if group.is_first else nullcontext():
+        checkpoints = Checkpoints(run, options.keep)
+        checkpoint = checkpoints.newest_intact()
         if group.is_first:
-            Checkpoints(run, options.keep).sweep()
+            checkpoints.sweep()
             write_options(run, recorded)
-        checkpoint = Checkpoints(run, options.keep).newest()
-        model = TrainedModel(options, start, config, device, group, checkpoint)
-        progress = model.restore(checkpoint) if checkpoint else Progress()
+        try:
+            model = TrainedModel(options, start, config, device, group, checkpoint)
+            progress = model.restore(checkpoint) if checkpoint else Progress()
+        except CheckpointError as error:  # damage that only loading finds: checkpoints of earlier versions
+            raise checkpoints.damaged(checkpoint, error) if checkpoint else error from error
         return _train(TrainLoop(options, model, progress, mixture, held_out, stop), on_checkpoint)
 
 

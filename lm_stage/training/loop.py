@@ -14,10 +14,10 @@ from tqdm import tqdm
 from lm_stage.data.batch import BatchDivision, StepData, held_out_batches, step_batches
 from lm_stage.data.mixture import Mixture
 from lm_stage.data.skipped import SkippedSamples
+from lm_stage.training.checkpoints import Checkpoints
 from lm_stage.training.model_state import TrainedModel
 from lm_stage.training.options import SftOptions
 from lm_stage.training.progress import Progress
-from lm_stage.training.run_directory import Checkpoints
 from lm_stage.training.step import BatchLoss, Evaluation, Outcome, StepResult, TrainStep
 from shared.errors import Interrupted, JobStoppedError
 from shared.jobs.signals import StopFlag
@@ -58,8 +58,8 @@ class TrainLoop:
         self.schedule = CosineSchedule(
             options.learning_rate,
             options.min_lr_ratio,
-            options.warmup,
-            decay_from=options.warmup,
+            options.warmup_steps,
+            decay_from=options.warmup_steps,
             decay_to=options.steps - 1,
         )
         self.evaluation = Evaluation(self._batch_loss(held_out), self.group) if held_out else None

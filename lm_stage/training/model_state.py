@@ -12,16 +12,18 @@ from mindspore.amp import DynamicLossScaler, LossScaler, StaticLossScaler
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
+from lm_stage.model.checksums import with_checksums
 from lm_stage.model.config import DecoderConfig
 from lm_stage.model.decoder import Decoder
 from lm_stage.model.lora import WEIGHTS_FILE, adapter_files, add_adapters, merge_adapters, restore_adapters
 from lm_stage.model.model_directory import ModelDirectory
+from lm_stage.model.saved_model import keeps_class_of_base, saved_model_files
 from lm_stage.model.weights import load_weights, parameter_shapes, read_weights
+from lm_stage.training.checkpoints import STATE_FILE
 from lm_stage.training.distributed import ProcessGroup
 from lm_stage.training.optimizer import AdamW, AdamWHyperparameters
 from lm_stage.training.options import SftOptions
 from lm_stage.training.progress import Progress
-from lm_stage.training.run_directory import STATE_FILE, model_files
 from lm_stage.training.zero import ZeroAdamW
 from shared.device import Device
 from shared.errors import CheckpointError, UsageError
@@ -72,10 +74,8 @@ class TrainedModel:
             if self.options.lora_rank:
                 restore_adapters(self.decoder, (checkpoint / WEIGHTS_FILE).read_bytes(), str(checkpoint))
             return Progress.from_tensors(state)
-        except (OSError, KeyError, ValueError, SafetensorError) as error:
-            raise CheckpointError(
-                f"{checkpoint}: cannot resume from it: {error!r}; delete it to resume from the checkpoint before"
-            ) from error
+        except (OSError, LookupError, TypeError, ValueError, OverflowError, SafetensorError) as error:
+            raise CheckpointError(f"{checkpoint}: cannot resume from it: {error!r}") from error
 
     def checkpoint_files(self, progress: Progress) -> dict[str, bytes]:
         """Return the files of a checkpoint: the model or its adapter, and the state of the run."""
@@ -87,11 +87,15 @@ class TrainedModel:
     def model_files(self, dtype: str = "float32") -> dict[str, bytes]:
         """Return the files of a model as `from_pretrained` loads it, with adapters merged into the weights."""
         weights = self._weights()
-        return model_files(weights, self.config, self.start.path, dtype) if self.group.is_first else {}
+        if not self.group.is_first:
+            return {}
+        return saved_model_files(weights, self.config, self.start.layout, self.start.path, dtype)
 
     def adapter_files(self) -> dict[str, bytes]:
-        options = self.options
-        return adapter_files(self.decoder, options.lora_rank, options.lora_alpha, options.lora_targets, options.model)
+        lora = self.options.lora
+        is_conditional = keeps_class_of_base(self.config)
+        base = self.start.path
+        return with_checksums(adapter_files(self.decoder, lora.rank, lora.alpha, lora.targets, base, is_conditional))
 
     def _weights(self) -> dict[str, np.ndarray]:
         """Return float32 weights by name: the trained ones, and the frozen ones as they were stored."""
@@ -130,7 +134,7 @@ def build_decoder(options: SftOptions, config: DecoderConfig, device: Device) ->
 def trained_parameters(decoder: Decoder, options: SftOptions) -> list[ms.Parameter]:
     """Return the parameters to train: new adapters, or all parameters that are not frozen."""
     if options.lora_rank:
-        return add_adapters(decoder, options.lora_rank, options.lora_alpha, options.lora_targets, options.seed)
+        return add_adapters(decoder, options.lora.rank, options.lora.alpha, options.lora.targets, options.seed)
     return [p for p in decoder.trainable_params() if not any(part in p.name for part in options.freeze)]
 
 
@@ -149,8 +153,12 @@ def check_parameter_names(options: SftOptions, config: DecoderConfig) -> None:
     """Raises UsageError if options name layers or parameters that the model lacks, or freeze everything."""
     names = list(parameter_shapes(config))
     layers = sorted({name.split(".")[-2] for name in names if name.endswith("_proj.weight")})
-    if options.lora_rank and (unknown := [one for one in options.lora_targets if one not in layers]):
+    if options.lora_rank and (unknown := [one for one in options.lora.targets if one not in layers]):
         raise UsageError(f"--lora-targets: expected some of {', '.join(layers)}, got {', '.join(unknown)}")
+    if options.lora_rank > config.hidden_size:
+        raise UsageError(
+            f"--lora-rank: expected at most the model's width {config.hidden_size}, got {options.lora_rank}"
+        )
     if unknown := [part for part in options.freeze if not any(part in name for name in names)]:
         raise UsageError(
             f"--freeze: expected parts of parameter names such as {names[0]}, {names[1]}, got {', '.join(unknown)}"

@@ -32,7 +32,19 @@ RESUMABLE_OPTIONS = (
     "recompute",
     "video_template",  # recorded with the datasets that contain videos
 )
-SAVE_DTYPES = ("float32", "float16")
+DEFAULT_WARMUP = 50  # also of shorter runs, which therefore do not reach the peak learning rate
+DEFAULT_LORA_ALPHA = 16.0
+DEFAULT_LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
+SAVE_DTYPES = ("float32", "float16", "bfloat16")
+
+
+@dataclass(frozen=True, slots=True)
+class LoraOptions:
+    """Adapters of `rank`, whose product is scaled by alpha / rank, beside the matrices named in `targets`."""
+
+    rank: int
+    alpha: float
+    targets: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +64,7 @@ class SftOptions:
     micro_batch_size: int = 4
     gradient_accumulation_steps: int = 1
     learning_rate: float = 1e-4
-    warmup: int = 50
+    warmup: int | None = None
     min_lr_ratio: float = 0.1
     weight_decay: float = 0.1
     clip_norm: float = 1.0
@@ -64,8 +76,8 @@ class SftOptions:
     seed: int = 0
     freeze: tuple[str, ...] = ()
     lora_rank: int = 0
-    lora_alpha: float = 16.0
-    lora_targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+    lora_alpha: float | None = None
+    lora_targets: tuple[str, ...] = ()
     zero: bool = False
     recompute: bool = False
     skip_damaged: bool = False
@@ -100,6 +112,15 @@ class SftOptions:
         ]
 
     @property
+    def warmup_steps(self) -> int:
+        return DEFAULT_WARMUP if self.warmup is None else self.warmup
+
+    @property
+    def lora(self) -> LoraOptions:
+        alpha = DEFAULT_LORA_ALPHA if self.lora_alpha is None else self.lora_alpha
+        return LoraOptions(self.lora_rank, alpha, self.lora_targets or DEFAULT_LORA_TARGETS)
+
+    @property
     def weights(self) -> LossWeights:
         return LossWeights(self.loss, self.visual_weight)
 
@@ -116,22 +137,25 @@ class SftOptions:
         options = {name: value for name, value in asdict(self).items() if name not in RESUMABLE_OPTIONS}
         return {
             **options,
+            "warmup": self.warmup_steps,
+            "lora_alpha": self.lora.alpha,
+            "lora_targets": self.lora.targets,
             "global_batch_size": self.micro_batch_size * self.gradient_accumulation_steps * processes,
         }
 
 
 # Name of the option, the value expected, and a test of the options.
-CHECKS: tuple[tuple[str, str, Callable[[SftOptions], bool]], ...] = (
+CHECKS: tuple[tuple[str, str, Callable[[SftOptions], object]], ...] = (
     ("steps", "at least 1", lambda o: o.steps >= 1),
     ("seq_length", "at least 1", lambda o: o.seq_length >= 1),
-    ("micro_batch_size", "at least 1", lambda o: o.micro_batch_size >= 1),
-    ("gradient_accumulation_steps", "at least 1", lambda o: o.gradient_accumulation_steps >= 1),
+    ("micro_batch_size", "1 to 65536", lambda o: 1 <= o.micro_batch_size <= 65536),
+    ("gradient_accumulation_steps", "1 to 1048576", lambda o: 1 <= o.gradient_accumulation_steps <= 1 << 20),
     ("learning_rate", "a number above 0", lambda o: 0 < o.learning_rate < math.inf),
-    ("warmup", "at least 0", lambda o: o.warmup >= 0),
+    ("warmup", "at least 0 and at most the number of --steps", lambda o: o.warmup is None or 0 <= o.warmup <= o.steps),
     ("min_lr_ratio", "0 to 1", lambda o: 0 <= o.min_lr_ratio <= 1),
     ("weight_decay", "at least 0", lambda o: 0 <= o.weight_decay < math.inf),
     ("clip_norm", "at least 0", lambda o: 0 <= o.clip_norm < math.inf),
-    ("loss_scale", "at least 1", lambda o: o.loss_scale is None or o.loss_scale >= 1),
+    ("loss_scale", "at least 1", lambda o: o.loss_scale is None or 1 <= o.loss_scale < math.inf),
     ("loss", f"one of {', '.join(LOSSES)}", lambda o: o.loss in LOSSES),
     ("visual_weight", "at least 0", lambda o: 0 <= o.visual_weight < math.inf),
     ("video_template", f"one of {', '.join(VIDEO_FORMATS)}", lambda o: o.video_template in VIDEO_FORMATS),
@@ -140,7 +164,9 @@ CHECKS: tuple[tuple[str, str, Callable[[SftOptions], bool]], ...] = (
     ("freeze", "none with --lora-rank, which freezes all weights", lambda o: not (o.freeze and o.lora_rank)),
     ("lora_rank", "at least 0", lambda o: o.lora_rank >= 0),
     ("lora_rank", "0 with --zero: adapters need little memory", lambda o: not (o.lora_rank and o.zero)),
-    ("lora_alpha", "a number above 0", lambda o: 0 < o.lora_alpha < math.inf),
+    ("lora_alpha", "a number above 0", lambda o: 0 < o.lora.alpha < math.inf),
+    ("lora_alpha", "none without --lora-rank: all weights are trained", lambda o: o.lora_rank or o.lora_alpha is None),
+    ("lora_targets", "none without --lora-rank: all weights are trained", lambda o: o.lora_rank or not o.lora_targets),
     ("max_bad_steps", "at least 1", lambda o: o.max_bad_steps >= 1),
     ("save_every", "at least 1", lambda o: o.save_every >= 1),
     ("keep", "at least 1", lambda o: o.keep >= 1),

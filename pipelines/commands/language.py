@@ -17,7 +17,6 @@ from pipelines.commands.options import (
     left_to_others,
     model_option,
     numerics_option,
-    save_dtype_option,
     say,
     seed_option,
     unit_rows_option,
@@ -63,7 +62,9 @@ def init_lm(options: NewModelOptions) -> None:
 @click.option("--micro-batch-size", type=int, help="Rows per forward and backward pass.")
 @click.option("--gradient-accumulation-steps", type=int, help="Micro-batches per optimizer step.")
 @click.option("--learning-rate", type=float, help="Peak learning rate.")
-@click.option("--warmup", type=int, help="Steps of linear learning-rate warm-up; a cosine decay follows.")
+@click.option(
+    "--warmup", type=int, show_default="50", help="Steps of linear learning-rate warm-up; a cosine decay follows."
+)
 @click.option("--min-lr-ratio", type=float, help="Final learning rate as a fraction of the peak.")
 @click.option("--weight-decay", type=float, help="Weight decay of matrices; norms do not decay.")
 @click.option("--clip-norm", type=float, help="Maximum norm of the gradient; 0 disables clipping.")
@@ -81,9 +82,15 @@ def init_lm(options: NewModelOptions) -> None:
     "--freeze", multiple=True, metavar="NAME", help="Freeze parameters whose name contains NAME; may be repeated."
 )
 @click.option("--lora-rank", type=int, help="Rank of LoRA adapters; 0 trains the full weights.")
-@click.option("--lora-alpha", type=float, help="LoRA scale: adapter outputs are multiplied by alpha / rank.")
 @click.option(
-    "--lora-targets", multiple=True, metavar="NAME", help="Matrices that LoRA adapters are added to; may be repeated."
+    "--lora-alpha", type=float, show_default="16", help="LoRA scale: adapter outputs are multiplied by alpha / rank."
+)
+@click.option(
+    "--lora-targets",
+    multiple=True,
+    metavar="NAME",
+    show_default="the four attention projections",
+    help="Matrices that LoRA adapters are added to; may be repeated.",
 )
 @click.option("--zero", is_flag=True, help="Shard gradients, moments and float32 weights over the processes (ZeRO-2).")
 @click.option("--recompute", is_flag=True, help="Recompute activations in the backward pass: less memory, more time.")
@@ -100,7 +107,11 @@ def init_lm(options: NewModelOptions) -> None:
 @click.option("--save-every", type=int, help="Steps between checkpoints.")
 @click.option("--keep", type=int, help="Number of most recent checkpoints to keep.")
 @click.option("--evaluate-every", type=int, help="Steps between evaluations of the held-out loss.")
-@save_dtype_option
+@click.option(
+    "--save-dtype",
+    type=click.Choice(["float32", "float16", "bfloat16"]),
+    help="Data type of the weights in RUN/model.",
+)
 @device_option
 @click.option(
     "--loss-scale",

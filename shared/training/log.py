@@ -5,11 +5,18 @@ from __future__ import annotations
 import io
 import json
 import os
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
+from tqdm import tqdm
+
+from shared.errors import UsageError
 from shared.storage.atomic import write_file
+from shared.storage.small_files import parse_json_object, read_small_file
+
+MAX_LOG_BYTES = 4 << 30
 
 
 class TrainLog:
@@ -20,13 +27,27 @@ class TrainLog:
 
     def __init__(self, directory: Path, first_step: int):
         self.path = directory / "train_log.jsonl"
-        lines = self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else []
-        self.entries: list[dict[str, Any]] = [entry for entry in map(json.loads, lines) if entry["step"] < first_step]
+        self.entries = [entry for entry in self._read() if entry["step"] < first_step]
         self._earlier_s = self.entries[-1]["elapsed_s"] if self.entries else 0.0
         self._start = time.monotonic()
         self._scalars = directory / "tensorboard"
         self._written = len(self.entries)
         self._board: Any = None
+
+    def _read(self) -> list[dict[str, Any]]:
+        """Return the entries on disk. Damaged lines are dropped from the log; a copy of the file keeps them."""
+        if not self.path.exists():
+            return []
+        content = read_small_file(self.path, MAX_LOG_BYTES)
+        lines = [line for line in content.split(b"\n") if line.strip()]
+        entries = [_entry(line) for line in lines]
+        intact = [entry for entry in entries if entry is not None]
+        if len(intact) < len(entries):
+            copy = self.path.with_name(f"damaged-{self.path.name}")
+            write_file(copy, content)
+            lost = len(entries) - len(intact)
+            tqdm.write(f"{self.path}: {lost} damaged lines are dropped; {copy} still has them", file=sys.stderr)
+        return intact
 
     def add(self, **values: Any) -> None:
         """Add the entry of a step; `elapsed_s` counts the time of all runs up to the entry."""
@@ -81,6 +102,19 @@ class TrainLog:
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=110)
         write_file(path, buffer.getvalue())
+
+
+def _entry(line: bytes) -> dict[str, Any] | None:
+    """Parse a line; return None if it is damaged."""
+    try:
+        entry = parse_json_object(line, "entry")
+    except UsageError:
+        return None
+    numbers = [entry.get("step"), *entry.values()]
+    is_intact = all(isinstance(value, int | float) for value in numbers) and isinstance(
+        entry.get("elapsed_s"), float | int
+    )
+    return entry if is_intact else None
 
 
 def _running_mean(values: list[float], window: int) -> list[float]:

@@ -21,10 +21,15 @@ def options(**changes: Any) -> SftOptions:
     [
         ({"steps": 0}, "--steps: expected at least 1, got 0"),
         ({"seq_length": 0}, "--seq-length: expected at least 1, got 0"),
-        ({"micro_batch_size": 0}, "--micro-batch-size: expected at least 1, got 0"),
-        ({"gradient_accumulation_steps": -1}, "--gradient-accumulation-steps: expected at least 1, got -1"),
+        ({"micro_batch_size": 0}, "--micro-batch-size: expected 1 to 65536, got 0"),
+        ({"gradient_accumulation_steps": -1}, "--gradient-accumulation-steps: expected 1 to 1048576, got -1"),
         ({"learning_rate": math.inf}, "--learning-rate: expected a number above 0, got inf"),
-        ({"warmup": -1}, "--warmup: expected at least 0, got -1"),
+        ({"warmup": -1}, "--warmup: expected at least 0 and .*, got -1"),
+        ({"warmup": 11, "steps": 10}, "--warmup: expected .* at most the number of --steps, got 11"),
+        ({"lora_alpha": 8.0}, "--lora-alpha: expected none without --lora-rank: .*, got 8.0"),
+        ({"lora_targets": ("q_proj",)}, "--lora-targets: expected none without --lora-rank: .*, got q_proj"),
+        ({"loss_scale": math.inf}, "--loss-scale: expected at least 1, got inf"),
+        ({"learning_rate": math.nan}, "--learning-rate: expected a number above 0, got nan"),
         ({"min_lr_ratio": 1.5}, "--min-lr-ratio: expected 0 to 1, got 1.5"),
         ({"weight_decay": math.nan}, "--weight-decay: expected at least 0, got nan"),
         ({"clip_norm": -0.5}, "--clip-norm: expected at least 0, got -0.5"),
@@ -37,12 +42,12 @@ def options(**changes: Any) -> SftOptions:
         ({"lora_rank": 2, "freeze": ("mlp", "norm")}, "--freeze: expected none with --lora-rank, .* got mlp norm"),
         ({"lora_rank": -1}, "--lora-rank: expected at least 0, got -1"),
         ({"lora_rank": 2, "zero": True}, "--lora-rank: expected 0 with --zero: .*, got 2"),
-        ({"lora_alpha": 0.0}, "--lora-alpha: expected a number above 0, got 0.0"),
+        ({"lora_rank": 2, "lora_alpha": 0.0}, "--lora-alpha: expected a number above 0, got 0.0"),
         ({"max_bad_steps": 0}, "--max-bad-steps: expected at least 1, got 0"),
         ({"save_every": 0}, "--save-every: expected at least 1, got 0"),
         ({"keep": 0}, "--keep: expected at least 1, got 0"),
         ({"evaluate_every": 0}, "--evaluate-every: expected at least 1, got 0"),
-        ({"save_dtype": "int8"}, "--save-dtype: expected one of float32, float16, got int8"),
+        ({"save_dtype": "int8"}, "--save-dtype: expected one of float32, float16, bfloat16, got int8"),
         ({"datasets": ()}, "DATASETS: expected at least one, got none"),
         ({"loss": "text"}, "codes: task image has no codes to learn with --loss text"),
         ({"held_out": ("t.jsonl,task=text",), "loss": "visual"}, "t.jsonl: task text has no text to learn"),
@@ -68,3 +73,9 @@ def test_the_record_holds_the_global_batch_size_instead_of_its_factors() -> None
     assert recorded["global_batch_size"] == 24
     assert not set(recorded) & set(RESUMABLE_OPTIONS)
     assert recorded == options(micro_batch_size=24, video_template="rows", zero=True).recorded(processes=1)
+
+
+def test_defaults_that_depend_on_other_options_are_recorded_as_before() -> None:
+    recorded = options(steps=10).recorded(processes=1)
+    assert (recorded["warmup"], recorded["lora_alpha"]) == (50, 16.0)
+    assert recorded["lora_targets"] == ("q_proj", "k_proj", "v_proj", "o_proj")

@@ -1,0 +1,57 @@
+"""Checksums of the files of a model or a checkpoint, in `checksums.json` beside them: one flipped bit is found."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from shared.errors import CheckpointError, DatasetError
+from shared.storage.checked_json import dump_checked_json, read_checked_json
+from shared.storage.paths import MISSING, sha256_of
+
+CHECKSUMS_FILE = "checksums.json"
+
+
+def with_checksums(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """Return the files of a directory and the file with their checksums."""
+    files = {name: content for name, content in files.items() if name != CHECKSUMS_FILE}
+    digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    return {**files, CHECKSUMS_FILE: dump_checked_json({"sha256": digests})}
+
+
+def has_checksums(directory: Path) -> bool:
+    """Whether the directory has checksums; earlier versions and other programs wrote none."""
+    return (directory / CHECKSUMS_FILE).exists()
+
+
+def check_files(directory: Path, may_be_missing: bool = False) -> None:
+    """Compare files with their checksums, if there are any. Raises CheckpointError, naming every damaged file."""
+    if not has_checksums(directory):
+        return
+    try:
+        digests = read_checked_json(directory / CHECKSUMS_FILE).get("sha256")
+    except DatasetError as error:
+        raise CheckpointError(str(error)) from error
+    if not isinstance(digests, dict) or not all(Path(name).name == name for name in digests):
+        raise CheckpointError(
+            f"{directory / CHECKSUMS_FILE}: expected the SHA-256 of files beside it, got {digests!r:.60}"
+        )
+    problems = [_problem(directory / name, digest, may_be_missing) for name, digest in sorted(digests.items())]
+    if damaged := [problem for problem in problems if problem]:
+        raise CheckpointError(f"{directory}: {'; '.join(damaged)}")
+
+
+def _problem(path: Path, expected: Any, may_be_missing: bool) -> str:
+    try:
+        found = sha256_of(path)
+    except OSError as error:
+        return f"{path.name} cannot be read: {error}"
+    if found == expected or (found == MISSING and may_be_missing):
+        return ""
+    return (
+        f"{path.name} is missing"
+        if found == MISSING
+        else f"{path.name} is damaged: sha256 {found[:12]} expected {expected[:12]}"
+    )

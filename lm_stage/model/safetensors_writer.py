@@ -1,0 +1,57 @@
+"""Writes safetensors, including bfloat16, which numpy does not have.
+
+Format: https://huggingface.co/docs/safetensors (8 bytes of header length, JSON header, raw tensors).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+SAVE_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+_ALIGNMENT = 8
+
+
+class RawTensor(NamedTuple):
+    """A tensor as a file stores it: the format's name of the type, the shape and the bytes."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytes | memoryview
+
+
+def raw_tensor(values: np.ndarray, dtype: str) -> RawTensor:
+    """Convert float32 values to `float32`, `float16` or `bfloat16`, rounding to the nearest, ties to even."""
+    if dtype == "bfloat16":
+        values = _bfloat16_bits(np.ascontiguousarray(values, np.float32))
+    else:
+        values = np.ascontiguousarray(values.astype(dtype))
+    return RawTensor(SAVE_DTYPES[dtype], values.shape, values.reshape(-1).view(np.uint8).data)
+
+
+def _bfloat16_bits(values: np.ndarray) -> np.ndarray:
+    """Return the upper halves of float32 values, rounded; NaN stays NaN."""
+    bits = values.view(np.uint32)
+    rounded = (bits + (0x7FFF + ((bits >> 16) & 1))) >> 16
+    return np.where(np.isnan(values), 0x7FC0, rounded).astype("<u2")
+
+
+def safetensors_bytes(tensors: Mapping[str, RawTensor]) -> bytes:
+    """Return the content of a file. Wider types come first, so that every tensor is aligned, then names in order."""
+    ordered = sorted(tensors, key=lambda name: (-_width(tensors[name]), name))
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    end = 0
+    for name in ordered:
+        begin, end = end, end + len(tensors[name].data)
+        header[name] = {"dtype": tensors[name].dtype, "shape": tensors[name].shape, "data_offsets": [begin, end]}
+    described = json.dumps(header, separators=(",", ":")).encode()
+    described += b" " * (-len(described) % _ALIGNMENT)
+    return b"".join((len(described).to_bytes(8, "little"), described, *(tensors[name].data for name in ordered)))
+
+
+def _width(tensor: RawTensor) -> float:
+    """Return the bytes of an element."""
+    return len(tensor.data) / max(1, int(np.prod(tensor.shape, dtype=np.int64)))
