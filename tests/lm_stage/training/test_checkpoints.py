@@ -225,3 +225,19 @@ def test_checkpoints_without_checksums_are_used_with_a_notice(
     (newest / CHECKSUMS_FILE).unlink()
     assert checkpoints.newest_intact() == newest
     assert f"{newest}: has no {CHECKSUMS_FILE}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("call", range(0, 12))
+def test_whenever_writing_fails_the_newest_checkpoint_is_intact(
+    tmp_path: Path, call: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = checkpoints_of_a_run(tmp_path)
+    before = checkpoints.newest_intact()
+    with monkeypatch.context() as patch:
+        patch.setattr("os.fsync", fail_at(call, os.fsync))
+        try:
+            save(checkpoints, 3)
+        except OSError:
+            assert checkpoints.newest_intact() in (before, checkpoints.root / "step-00000003")
+        else:
+            assert checkpoints.newest_intact() == checkpoints.root / "step-00000003"
