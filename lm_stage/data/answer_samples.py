@@ -2,76 +2,90 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from lm_stage.data.dataset_samples import DatasetSamples, row_texts
+from lm_stage.data.dataset_samples import DatasetSamples, is_text, row_texts
 from lm_stage.data.sequences import EncodedTexts, SequenceBuilder, TrainingSequence
 from lm_stage.text.templates import CHAT, default_question
 from shared.dataset.conversations import Conversation, Turn, without_media_marks
 from shared.dataset.rows import KINDS
-from shared.errors import DatasetError, RefusedInput
+from shared.errors import RefusedInput, UsageError
+from shared.storage.small_files import parse_json_object
 
 
 def row_conversations(
-    where: str, extra_json: str | None, caption: str | None, is_video: bool
+    extra_json: str | None, caption: str | None, is_video: bool, on_unusable: Callable[[str], None]
 ) -> Iterator[Conversation]:
     """Yield the conversations of a row, or its `question` and `answer`, or a question that each caption answers.
 
     One without turns stands for empty `conversations`. Media marks are dropped: the image comes first.
-    Raises DatasetError, beginning with `where`, if `extra_json` is not what the encode job writes.
+    What has another form than the encode job writes is left out, and `on_unusable` gets the reason.
     """
     try:
-        extra = json.loads(extra_json) if extra_json else {}
-        question, answer, stored = extra.get("question"), extra.get("answer"), extra.get("conversations")
-    except (ValueError, AttributeError) as error:
-        raise DatasetError(f"{where}: extra_json: expected a JSON object: {error}") from error
+        extra = parse_json_object(extra_json, "extra_json") if extra_json else {}
+    except UsageError as error:
+        on_unusable(str(error))
+        return
+    question, answer, stored = extra.get("question"), extra.get("answer"), extra.get("conversations")
     if stored is not None:
-        for one in [stored, *(extra.get("other_conversations") or [])]:
-            yield _stored_conversation(where, one)
+        others = extra.get("other_conversations") or []
+        for one in [stored, *(others if isinstance(others, list) else [others])]:
+            try:
+                yield _stored_conversation(one)
+            except RefusedInput as error:
+                on_unusable(error.detail)
         return
     question = default_question(is_video) if question is None else question
-    answers = row_texts(caption, extra_json) if answer is None else [answer]
-    if not isinstance(question, str) or not isinstance(answers[0], str):
-        raise DatasetError(f"{where}: extra_json: expected strings as `question` and `answer`")
-    yield from (Conversation((Turn(question, one),)) for one in answers)
+    for text in row_texts(caption, extra_json) if answer is None else [answer]:
+        if is_text(question) and is_text(text):
+            yield Conversation((Turn(question, text),))
+        else:
+            on_unusable("extra_json: expected texts as `question` and `answer`")
 
 
-def _stored_conversation(where: str, stored: object) -> Conversation:
+def _stored_conversation(stored: object) -> Conversation:
+    """Read a conversation; those of earlier versions may need the repairs of the encode job. Raises RefusedInput."""
     if stored in ([], {}, ""):  # datasets of version 0.1 may contain any empty value
         return Conversation(())
     try:
         read = Conversation.from_json(stored)
-    except RefusedInput as error:
-        raise DatasetError(f"{where}: {error.detail}; encode it again without that conversation") from error
-    turns = (Turn(without_media_marks(turn.question), without_media_marks(turn.answer)) for turn in read.turns)
-    return Conversation(tuple(turns), read.system)
+    except RefusedInput:
+        read = Conversation.parse(stored)
+    turns = tuple(Turn(without_media_marks(turn.question), without_media_marks(turn.answer)) for turn in read.turns)
+    if not all(map(is_text, [read.system or "", *(text for turn in turns for text in (turn.question, turn.answer))])):
+        raise RefusedInput("bad_entry", "`conversations`: contains half of a surrogate pair, which is not text")
+    return Conversation(turns, read.system)
 
 
 class AnsweredRows(DatasetSamples):
-    """Images and videos with their conversations, each a sample; one without an answer, or an empty one, is skipped."""
+    """Images and videos with their conversations, each a sample; one without an answer, or an empty one, is skipped.
+
+    `unusable` has the reasons, by key, why conversations of rows were left out.
+    """
 
     def __init__(self, path: Path, builder: SequenceBuilder, keeps_damaged: bool):
         super().__init__(path, builder, KINDS, keeps_damaged)
-        read = self._conversations(path)
+        self.unusable: dict[str, str] = {}
+        read = self._conversations()
         answered = [(index, one) for index, one in read if one.turns and all(turn.answer for turn in one.turns)]
-        self.without_text: Sequence[str] = sorted(set(self.keys) - {self.keys[index] for index, _ in answered})
+        used = {self.keys[index] for index, _ in answered}
+        self.without_text: Sequence[str] = sorted(set(self.keys) - used - set(self.unusable))
         self.select([index for index, _ in answered])
         self.conversations = [one for _, one in answered]
 
-    def _conversations(self, path: Path) -> Iterator[tuple[int, Conversation]]:
+    def _conversations(self) -> Iterator[tuple[int, Conversation]]:
         """Yield the conversations of all rows, each with the index of its row."""
         columns = self.keys, self.column("extra_json"), self.column("text"), self.is_video
-        for index, (key, *fields) in enumerate(zip(*columns)):
-            try:
-                yield from [(index, one) for one in row_conversations(f"{path}: row {key!r}", *fields)]
-            except DatasetError:
-                if not self.rows.is_damaged(int(self.row_indices[index])):
-                    raise
+        for index, (key, extra_json, text, is_video) in enumerate(zip(*columns)):
+            reasons: list[str] = []
+            yield from [(index, one) for one in row_conversations(extra_json, text, is_video, reasons.append)]
+            if reasons and self.rows.is_damaged(int(self.row_indices[index])):
                 yield index, Conversation((Turn("", "damaged"),))  # only counted: reading it raises DatasetError
+            elif reasons:
+                self.unusable[key] = "; ".join(reasons)
 
 
 class AnswerSamples(AnsweredRows):

@@ -100,7 +100,7 @@ def build_batch(
         begin = 0
         for segment, sample in enumerate(row):
             try:
-                sequence = mixture.sample_sets[sample.sample_set].sequence(sample.index, sample.drop_caption)
+                sequence = _sequence(sample, mixture)
             except DatasetError as error:
                 if on_damaged is None:
                     raise
@@ -108,6 +108,16 @@ def build_batch(
                 continue
             begin = batch.write(number, begin, segment, sequence)
     return batch
+
+
+def _sequence(sample: PackedSample, mixture: Mixture) -> TrainingSequence:
+    """Build a sample. Raises DatasetError, naming its dataset and key, if it is damaged or cannot be read."""
+    samples = mixture.sample_sets[sample.sample_set]
+    try:
+        return samples.sequence(sample.index, sample.drop_caption)
+    except (OSError, ValueError) as error:  # of the disk, or of Arrow
+        path, key = mixture.entries[sample.sample_set].path, samples.keys[sample.index]
+        raise DatasetError(f"{path}: row {key!r}: cannot be read: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,12 +80,20 @@ class DatasetSamples:
         return np.array(lengths, np.int64)[size_of_sample.reshape(-1)]
 
 
+def is_text(value: object) -> bool:
+    """Whether a value is a string that can be encoded; JSON can contain half of a surrogate pair."""
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
+
+
 def row_texts(text: str | None, extra_json: str | None) -> list[str]:
     """Return all captions of a row; an empty one if it has none."""
     if extra_json and '"texts":' in extra_json:
         with suppress(ValueError, AttributeError):  # of a damaged row, which is noticed when it is read
             texts = json.loads(extra_json).get("texts")
-            if texts and isinstance(texts, list) and all(isinstance(one, str) and one for one in texts):
+            if texts and isinstance(texts, list) and all(one and is_text(one) for one in texts):
                 return texts
     return [text or ""]
 
@@ -101,6 +109,7 @@ class CaptionSamples(DatasetSamples):
         texts_of_rows = list(map(row_texts, self.column("text"), self.column("extra_json")))
         captions = [text for texts in texts_of_rows for text in texts]
         self.select(np.repeat(np.arange(len(texts_of_rows)), list(map(len, texts_of_rows))))
+        self.unusable: dict[str, str] = {}
         self.without_text: Sequence[str] = [key for key, text in zip(self.keys, captions) if not text]
         self.captions = EncodedTexts(captions, len(self.keys), builder.encode, path.name)
         self.captionless_lengths = self.grid_lengths() + 2  # BOS and EOS

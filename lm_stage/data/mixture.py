@@ -30,6 +30,7 @@ class SampleSet(Protocol):
     fingerprint: str  # digest of the content
     codec: Codec | None  # None without codes
     without_text: Sequence[str]  # keys of rows without a caption or an answer
+    unusable: dict[str, str]  # why conversations of a row were left out, by key
 
     @property
     def has_videos(self) -> bool:
@@ -59,7 +60,8 @@ def open_samples(path: str, task: str, builder: SequenceBuilder, keeps_damaged: 
     else:
         samples = CaptionSamples(location, builder, task, keeps_damaged)
     if not samples.keys:
-        raise UsageError(f"{path}: contains no samples for task {task}")
+        reason = next((f"; {key}: {why}" for key, why in samples.unusable.items()), "")
+        raise UsageError(f"{path}: contains no samples for task {task}{reason}")
     return samples
 
 

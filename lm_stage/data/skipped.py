@@ -42,9 +42,14 @@ class SkippedSamples:
         """Yield a line for each dataset with skipped samples, or with images generated without a caption."""
         for mixture in self.mixtures:
             for entry, samples in mixture.pairs():
-                too_long, count = int((samples.lengths > mixture.seq_length).sum()), len(samples.without_text)
+                too_long = int((samples.lengths > mixture.seq_length).sum())
+                if samples.unusable:
+                    key, reason = next(iter(samples.unusable.items()))
+                    count = len(samples.unusable)
+                    yield f"{entry.path}: {count} rows have conversations that cannot be used: {key}: {reason}"
                 if too_long:
                     yield f"{entry.path}: {too_long} samples are longer than a row of {mixture.seq_length} tokens"
+                count = len(samples.without_text)
                 if count and entry.is_generation:
                     yield f"{entry.path}: {count} of {len(samples.keys)} samples have no caption: trained without one"
                 elif count:
@@ -65,6 +70,8 @@ class SkippedSamples:
             for entry, samples in mixture.pairs():
                 for key in () if entry.is_generation else samples.without_text:
                     yield {"dataset": entry.path, "key": key, "reason": "no answer"}
+                for key, reason in samples.unusable.items():
+                    yield {"dataset": entry.path, "key": key, "reason": reason}
 
 
 def _reasons(path: Path) -> list[str]:

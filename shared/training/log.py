@@ -35,7 +35,7 @@ class TrainLog:
         self._board: Any = None
 
     def _read(self) -> list[dict[str, Any]]:
-        """Return the entries on disk. Damaged lines are dropped from the log; a copy of the file keeps them."""
+        """Return the entries on disk. Damaged lines are removed from the log; a copy of the file keeps them."""
         if not self.path.exists():
             return []
         content = read_small_file(self.path, MAX_LOG_BYTES)
@@ -45,8 +45,9 @@ class TrainLog:
         if len(intact) < len(entries):
             copy = self.path.with_name(f"damaged-{self.path.name}")
             write_file(copy, content)
+            write_file(self.path, b"".join(line + b"\n" for line, entry in zip(lines, entries) if entry is not None))
             lost = len(entries) - len(intact)
-            tqdm.write(f"{self.path}: {lost} damaged lines are dropped; {copy} still has them", file=sys.stderr)
+            tqdm.write(f"{self.path}: {lost} damaged lines are removed; {copy} still has them", file=sys.stderr)
         return intact
 
     def add(self, **values: Any) -> None:

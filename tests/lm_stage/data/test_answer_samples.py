@@ -12,7 +12,7 @@ from lm_stage.data.sequences import SequenceBuilder
 from lm_stage.text.renderer import CodeGrid
 from lm_stage.text.templates import CHAT, DEFAULT_QUESTION, DEFAULT_VIDEO_QUESTION
 from shared.dataset.settings import SEQUENCE_FORMAT
-from shared.errors import DatasetError
+from shared.errors import UsageError
 from tests.support.sft_samples import (
     assert_lengths_are_true,
     extra_row,
@@ -123,18 +123,35 @@ def test_every_turn_of_a_conversation_is_in_the_sequence(tmp_path: Path, builder
         ["human", "gpt"],
         [{"from": "human", "value": "what?"}],
         [{"from": "gpt", "value": "a"}, {"from": "human", "value": "b"}],
-        [*turns_of("what?", "a"), {"from": "human", "value": "b"}],
-        [{"from": "human", "value": 5}, {"from": "gpt", "value": "a"}],
         [{"from": "human"}, {"from": "gpt", "value": "a"}],
-        [{"from": "system", "value": "b"}, *turns_of("what?", "a"), {"from": "human", "value": "b"}],
         [*turns_of("what?", "a"), {"from": "system", "value": "b"}, *turns_of("what?", "a")],
+        turns_of("what?", "a \ud800"),
     ],
 )
-def test_a_malformed_conversation_is_named(conversation: Any, tmp_path: Path, builder: SequenceBuilder) -> None:
+def test_a_conversation_that_cannot_be_used_is_skipped_with_the_reason(
+    conversation: Any, tmp_path: Path, builder: SequenceBuilder
+) -> None:
     path = write_dataset(tmp_path / "codes", [[image_row(0), extra_row(1, conversations=conversation)]])
     for task in ("understand", "text"):
-        with pytest.raises(DatasetError, match=rf"{path}: row 'k1': (`conversations`|turn \d): expected "):
-            opened(path, builder, task)
+        samples = opened(path, builder, task)
+        assert samples.keys == ["k0"]
+        assert list(samples.unusable) == ["k1"]
+        assert samples.unusable["k1"]
+        assert not samples.without_text
+    only = write_dataset(tmp_path / "only", [[extra_row(1, conversations=conversation)]])
+    with pytest.raises(UsageError, match=rf"{only}: contains no samples for task text; k1: .*"):
+        opened(only, builder, "text")
+
+
+def test_conversations_of_earlier_versions_are_repaired_like_those_of_a_source(
+    tmp_path: Path, builder: SequenceBuilder
+) -> None:
+    stored = [{"from": "gpt", "value": "dropped"}, *turns_of("what?", "a pear"), {"from": "human", "value": "and?"}]
+    path = write_dataset(tmp_path / "codes", [[extra_row(0, conversations=stored)]])
+    samples = opened(path, builder, "text")
+    assert not samples.unusable
+    expected = builder.text(builder.encode("a pear")).token_ids.tolist()
+    assert samples.sequence(0, False).token_ids.tolist() == expected
 
 
 def test_a_system_turn_replaces_the_published_system_prompt(tmp_path: Path, builder: SequenceBuilder) -> None:

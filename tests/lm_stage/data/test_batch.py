@@ -162,6 +162,20 @@ def test_sound_samples_name_no_damage(mixture: Mixture) -> None:
     assert damaged == []
 
 
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), ValueError("Unexpected end of stream")])
+def test_a_sample_that_cannot_be_read_is_named(
+    error: Exception, mixture: Mixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> TrainingSequence:
+        raise error
+
+    monkeypatch.setattr(type(mixture.sample_sets[0]), "sequence", fail)
+    with pytest.raises(
+        DatasetError, match=rf"{mixture.entries[0].path}: row 'two': cannot be read: .*{error.args[-1]}"
+    ):
+        build_batch([[IMAGE_1]], mixture)
+
+
 STEPS = 12
 TEXTS = 30
 
