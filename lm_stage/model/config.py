@@ -159,7 +159,10 @@ def read_layout(directory: str | Path) -> TokenLayout:
         room = raw["vocab_size"] - first  # more than there are codes if the vocabulary is padded to a multiple
         codes = min(room, _visual_tokens(local_directory(directory)) or room)
         return TokenLayout(**ids, first_visual_token=first, codebook_size=codes)
-    if SURFACES["eoi"] in (vocabulary := raw.get("vocabulary_map") or {}):
+    vocabulary = raw.get("vocabulary_map")
+    if isinstance(vocabulary, dict) and SURFACES["eoi"] in vocabulary:
+        if wrong := [name for name, token in vocabulary.items() if not isinstance(token, int)]:
+            raise CheckpointError(f"{where}: vocabulary_map: {wrong[0]!r:.60}: expected an integer")
         return TokenLayout.from_surfaces(vocabulary, where)
     raise CheckpointError(
         f"{where}: expected a token layout (token_layout, img_token_id …, or vocabulary_map), found none; pass layout="

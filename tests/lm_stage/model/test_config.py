@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from lm_stage.model.config import DecoderConfig, read_config
+from lm_stage.model.config import DecoderConfig, read_config, read_layout
 from shared.errors import CheckpointError
 
 
@@ -109,3 +109,21 @@ def test_malformed_files_are_named(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_bytes(content)
     with pytest.raises(CheckpointError, match=str(tmp_path / "config.json")):
         read_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"token_layout": [1]},
+        {"token_layout": {"pad": 1}},
+        {"token_layout": {"pad": "x"}},
+        {"vocabulary_map": True},
+        {"vocabulary_map": {"<|image end|>": "x"}},
+        {f"{role}_token_id": "x" for role in ("pad", "bos", "eos", "img", "boi", "eoi", "eol", "eof")},
+        {},
+    ],
+)
+def test_a_malformed_token_layout_is_named(changes: dict[str, Any], raw: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({**raw, **changes}))
+    with pytest.raises(CheckpointError, match=r"config\.json"):
+        read_layout(tmp_path)
