@@ -18,7 +18,7 @@ import psutil
 import pytest
 from safetensors.numpy import load_file
 
-from lm_stage.training.run_directory import STATE_FILE
+from lm_stage.training.checkpoints import STATE_FILE
 from tests.support.captioned_codes import write_codes
 from tests.support.command import REPOSITORY, emu3, environment
 
