@@ -117,7 +117,6 @@ ACCEPTED: dict[str, Callable[[], bytes]] = {
     "two words.jpg": lambda: encoded(picture(5), "JPEG"),
     "漢字 ünï😀.webp": lambda: encoded(picture(6), "WEBP"),
     "name.with.several.dots.png": lambda: encoded(picture(7), "PNG"),
-    ".hidden.png": lambda: encoded(picture(8), "PNG"),
     "-dash'quote\".png": lambda: encoded(picture(9), "PNG"),
     "line\nbreak\u2028.png": lambda: encoded(picture(10), "PNG"),
     "UPPER.PNG": lambda: encoded(picture(11), "PNG"),
