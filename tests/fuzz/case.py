@@ -116,7 +116,7 @@ def _run_child(case: Case, folder: Path, log: Path) -> None:
         output = os.open(log, os.O_WRONLY | os.O_CREAT)
         os.dup2(output, 1)
         os.dup2(output, 2)
-        sys.stdout = sys.stderr = open(output, "w", closefd=False)
+        sys.stdout = sys.stderr = open(output, "w", errors="backslashreplace", closefd=False)
         faulthandler.enable(sys.stderr)
         os.chdir(folder.parent)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
