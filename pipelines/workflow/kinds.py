@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
@@ -11,6 +11,7 @@ from pipelines.workflow.step import Input, Step, producer_of
 from shared.dataset.dataset import Dataset
 from shared.dataset.rows import SEQUENCE_FORMAT
 from shared.errors import RelayError
+from shared.storage.small_files import read_json_object
 
 
 class Kind(Enum):
@@ -89,7 +90,7 @@ def _kind_of_output(producer: Step, location: str) -> Kind | None:
 def kind_of_path(location: str) -> Kind | None:
     """Return the kind of a local file, or of a local folder by the files in it; None if it is remote or missing."""
     path = Path(location)
-    if "://" in location or not path.exists():
+    if "://" in location or not os.path.exists(path):
         return None
     if not path.is_dir():
         return Kind.FILE
@@ -111,10 +112,8 @@ def _has_sequences(location: str) -> bool:
 
 def _kind_of_model(path: Path) -> Kind | None:
     try:
-        config = json.loads(path.read_bytes()) if path.is_file() else {}
-    except (OSError, ValueError, RecursionError):
-        return None
-    if not isinstance(config, dict):
+        config = read_json_object(path) if path.is_file() else {}
+    except RelayError:
         return None
     if "num_hidden_layers" in config or "text_config" in config:
         return Kind.LANGUAGE_MODEL

@@ -63,7 +63,7 @@ def build_step(
         options = command.make_context(command.name, list(arguments[1:])).params.get("options")
     except click.ClickException as error:
         raise UsageError(f"step {name}: {error.format_message()}") from error
-    except UsageError as error:
+    except (UsageError, OSError) as error:  # OSError: a path that is too long
         raise UsageError(f"step {name}: {error}") from error
     decisive = {key: texts for key, texts in values.items() if key not in EXECUTION_OPTIONS}
     inputs = _inputs(values, OUTPUT_PARAMETERS[arguments[0]])

@@ -52,6 +52,8 @@ def _check_size(root: yaml.Node) -> None:
     def size(node: yaml.Node) -> int:
         if id(node) not in sizes:
             sizes[id(node)] = MAX_NODES  # of a node that contains itself
+            if isinstance(node, yaml.ScalarNode):
+                _check_text(node)
             parts = [part for pair in node.value for part in pair] if isinstance(node, yaml.MappingNode) else node.value
             sizes[id(node)] = 1 if isinstance(node, yaml.ScalarNode) else 1 + sum(map(size, parts))
         return sizes[id(node)]
@@ -60,6 +62,12 @@ def _check_size(root: yaml.Node) -> None:
         raise yaml.composer.ComposerError(
             None, None, f"more than {MAX_NODES} values once aliases are replaced", root.start_mark
         )
+
+
+def _check_text(node: yaml.ScalarNode) -> None:
+    """Raise ComposerError for text that cannot be an argument of a command: it has a null or half a character."""
+    if "\0" in node.value or (not node.value.isascii() and node.value != node.value.encode(errors="ignore").decode()):
+        raise yaml.composer.ComposerError(None, None, "a null character or half of a surrogate pair", node.start_mark)
 
 
 def _hint(content: bytes, error: yaml.MarkedYAMLError) -> str:

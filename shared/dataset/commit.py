@@ -20,7 +20,9 @@ from shared.dataset.quarantine import Refusal, dump_refusals
 from shared.dataset.rows import CodeRecord
 from shared.errors import DatasetError, NondeterminismError
 from shared.storage.atomic import create_file, write_hashed_file
-from shared.storage.checked_json import dump_checked_json, read_checked_json
+from shared.storage.checked_json import dump_checked_json, field_problem, read_checked_json
+
+QUALITY_FIELDS = ("psnr_db", "ssim")  # of a sample that was decoded again
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,17 +97,22 @@ class CommitRecord:
 
 def _field_problem(record: CommitRecord) -> str | None:
     """Return what is wrong with the fields of a record, None if nothing is."""
-    counts = ("rows", "captions", "frames", "height", "width", "part_bytes")
-    for name in counts:
-        value = getattr(record, name)
-        if not isinstance(value, int) or value < 0:
-            return f"{name}: expected a count, got {value!r:.40}"
-    if not isinstance(record.quarantined, dict) or not all(isinstance(n, int) for n in record.quarantined.values()):
-        return f"quarantined: expected counts by reason, got {record.quarantined!r:.40}"
+    if problem := field_problem(record):
+        return problem
+    for name in ("rows", "captions", "frames", "height", "width", "part_bytes"):
+        if getattr(record, name) < 0:
+            return f"{name}: expected a count, got {getattr(record, name)}"
     for file in filter(None, (record.part, record.quarantine)):
-        if not str(file).startswith(f"part-{record.unit:06d}.") or "/" in str(file):
+        if not file.startswith(f"part-{record.unit:06d}.") or "/" in file or "\0" in file:
             return f"expected files of unit {record.unit}, got {file!r:.40}"
+    for sample in record.quality:
+        if not isinstance(sample.get("key"), str) or not all(_is_number(sample.get(name)) for name in QUALITY_FIELDS):
+            return f"quality: expected `key`, {', '.join(QUALITY_FIELDS)}, got {sample!r:.80}"
     return None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
 def commit_unit(paths: DatasetPaths, plan: Plan, result: UnitResult) -> CommitRecord:

@@ -14,6 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from shared.dataset.arrow_file import ArrowFile, open_rows
+from shared.storage.checked_json import field_problem
 from shared.storage.paths import sha256_of
 
 
@@ -26,6 +27,9 @@ class ManifestPart:
     rows: int
     bytes: int
     sha256: str
+
+    def __post_init__(self) -> None:
+        _check_fields(self, self.part)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +45,10 @@ class Shard:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Shard:
         """Raise KeyError, TypeError or ValueError for values that are not those of a shard."""
-        units = tuple((int(unit), int(first), int(count)) for unit, first, count in values["units"])
-        if PurePosixPath(values["shard"]).name != values["shard"]:
-            raise ValueError(f"{values['shard']!r} is not a file name")
-        return cls(**{**values, "units": units})
+        return cls(**{**values, "units": tuple(map(tuple, values["units"]))})
+
+    def __post_init__(self) -> None:
+        _check_fields(self, self.shard)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -59,8 +63,15 @@ class IndexFile:
     bytes: int
 
     def __post_init__(self) -> None:
-        if PurePosixPath(self.file).name != self.file:
-            raise ValueError(f"{self.file!r} is not a file name")
+        _check_fields(self, self.file)
+
+
+def _check_fields(record: Shard | ManifestPart | IndexFile, name: str) -> None:
+    """Raise ValueError unless all fields are of their types and the name is that of a file."""
+    if problem := field_problem(record):
+        raise ValueError(problem)
+    if PurePosixPath(name).name != name or "\0" in name:
+        raise ValueError(f"{name!r:.80} is not a file name")
 
 
 class ShardReader:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from shared.errors import DatasetError
 from shared.storage.digests import canonical_json, digest_of
@@ -33,3 +35,37 @@ def load_checked_json(data: bytes, where: str) -> dict[str, Any]:
     if expected != data:
         raise DatasetError(f"{where}: damaged: checksum {str(found)[:12]} expected {digest_of(value)[:12]}")
     return value
+
+
+def field_problem(record: object) -> str | None:
+    """Describe the first field of a dataclass that is not of its annotated type, None if all are.
+
+    JSON that someone wrote by hand can have a valid checksum and values of any type.
+    """
+    for name, hint in _type_hints(type(record)).items():
+        if not _is_of_type(getattr(record, name), hint):
+            return f"{name}: expected {getattr(hint, '__name__', hint)}, got {getattr(record, name)!r:.40}"
+    return None
+
+
+@cache
+def _type_hints(record_class: type) -> dict[str, Any]:
+    return get_type_hints(record_class)
+
+
+def _is_of_type(value: object, hint: Any) -> bool:
+    origin, args = get_origin(hint), get_args(hint)
+    if hint is Any:
+        return True
+    if origin in (Union, UnionType):
+        return any(_is_of_type(value, arg) for arg in args)
+    if origin is dict and isinstance(value, dict):
+        return all(_is_of_type(key, args[0]) and _is_of_type(item, args[1]) for key, item in value.items())
+    if origin is list and isinstance(value, list):
+        return all(_is_of_type(item, args[0]) for item in value)
+    if origin is tuple and isinstance(value, tuple):
+        hints = [args[0]] * len(value) if args[-1] is Ellipsis else args
+        return len(hints) == len(value) and all(map(_is_of_type, value, hints))
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63
+    return isinstance(value, origin or hint)

@@ -61,6 +61,7 @@ def test_steps_run_after_those_they_need_and_otherwise_in_file_order(folder: Pat
         (steps(a={"run": "encode", "source": "{0..3}.tar"}), "3}.tar: no such file"),
         (steps(a={"run": "encode", "source": "$HOME/nowhere"}), "working directory, .*; environment variables are not"),
         (steps(a={"run": "encode", "source": "${PATH}"}), "pass an environment variable with --set NAME=.PATH"),
+        (steps(a={"run": "encode", "source": "x" * 5000}), "step a: "),
         (steps(a={"run": "encode", "source": "."}), "contains the outputs of the steps"),
         (steps(a={"run": "encode", "source": "photos", "dataset": "elsewhere"}), "the step writes to p/a"),
         (
@@ -88,7 +89,7 @@ def test_steps_run_after_those_they_need_and_otherwise_in_file_order(folder: Pat
         (steps(a={"run": "encode", "source": "empty"}), "the folder is empty; is it mounted"),
         (
             steps(a={"run": "encode", "source": "photos", "vision-tokenizer": "photos"}),
-            "step a: photos: expected model.safetensors",
+            "step a: photos: expected the directory of a vision tokenizer",
         ),
         (steps(a={"run": "verify", "dataset": "${b}"}), "no such variable, and no step of this name writes anything"),
         (

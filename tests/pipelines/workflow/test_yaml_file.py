@@ -51,6 +51,8 @@ MERGED = "a0: &a0 {x: 1}\n" + "".join(f"a{n}: &a{n} {{<<: [*a{n - 1}, *a{n - 1}]
         ("? [a, b]\n: c", "unhashable key"),
         ("a: b\n--- \nc: d", "another document"),
         ("\0", "special characters"),
+        ('a: "\\0"', "null character"),
+        ('a: "\\uD800"', "half of a surrogate pair"),
         ("steps: {a: {run: decode, dataset: ${codes}}}", r'write references in quotes: "\$\{name\}"'),
         ("steps:\n  a: {run: sft, datasets: [${codes}]}", r'write references in quotes: "\$\{name\}"'),
     ],

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from shared.errors import DatasetError
-from shared.storage.checked_json import dump_checked_json, load_checked_json
+from shared.storage.checked_json import dump_checked_json, field_problem, load_checked_json
 
 values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -34,3 +37,40 @@ def test_any_flipped_bit_is_noticed() -> None:
             damaged[index] ^= 1 << bit
             with pytest.raises(DatasetError, match="here: damaged"):
                 load_checked_json(bytes(damaged), "here")
+
+
+@dataclass
+class Record:
+    count: int
+    name: str | None
+    counts: dict[str, int]
+    triples: tuple[tuple[int, int, int], ...]
+    samples: list[dict[str, Any]]
+
+
+GOOD: dict[str, Any] = {"count": 1, "name": None, "counts": {"a": 1}, "triples": ((1, 2, 3),), "samples": [{"a": None}]}
+
+
+def test_fields_of_their_types() -> None:
+    assert field_problem(Record(**GOOD)) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("count", True),
+        ("count", 1.0),
+        ("count", 1 << 63),
+        ("count", None),
+        ("name", 1),
+        ("name", ["a"]),
+        ("counts", {"a": "1"}),
+        ("counts", [1]),
+        ("triples", ((1, 2),)),
+        ("triples", [[1, 2, 3]]),
+        ("samples", [None]),
+        ("samples", {}),
+    ],
+)
+def test_fields_of_other_types(name: str, value: object) -> None:
+    assert str(field_problem(Record(**GOOD | {name: value}))).startswith(f"{name}: expected ")
