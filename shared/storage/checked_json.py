@@ -37,7 +37,7 @@ def load_checked_json(data: bytes, where: str) -> dict[str, Any]:
     return value
 
 
-def field_problem(record: object) -> str | None:
+def field_problem(record: Any) -> str | None:
     """Describe the first field of a dataclass that is not of its annotated type, None if all are.
 
     JSON that someone wrote by hand can have a valid checksum and values of any type.

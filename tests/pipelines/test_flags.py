@@ -17,7 +17,6 @@ FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 
 # Flags of other programs that our messages, documents and examples name.
 FOREIGN_FLAGS = {
-    "--local-dir": "hf download",
     "--array": "sbatch",
     "--job-name": "sbatch",
     "--nodes": "sbatch",
@@ -27,6 +26,10 @@ FOREIGN_FLAGS = {
     "--worker_num": "msrun",
     "--local_worker_num": "msrun",
     "--join": "msrun",
+    "--stand-in": "tests.faults.kill_many",
+    "--only": "tests.faults.kill_many",
+    "--times": "tests.faults.kill_many",
+    "--work": "tests.faults.kill_many",
 }
 
 
