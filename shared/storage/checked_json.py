@@ -42,14 +42,14 @@ def field_problem(record: Any) -> str | None:
 
     JSON that someone wrote by hand can have a valid checksum and values of any type.
     """
-    for name, hint in _type_hints(type(record)).items():
+    for name, hint in _type_hints(type(record)).items():  # type: ignore[arg-type]  # classes are hashable
         if not _is_of_type(getattr(record, name), hint):
             return f"{name}: expected {getattr(hint, '__name__', hint)}, got {getattr(record, name)!r:.40}"
     return None
 
 
 @cache
-def _type_hints(record_class: type) -> dict[str, Any]:
+def _type_hints(record_class: Any) -> dict[str, Any]:
     return get_type_hints(record_class)
 
 

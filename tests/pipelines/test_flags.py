@@ -17,6 +17,7 @@ FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 
 # Flags of other programs that our messages, documents and examples name.
 FOREIGN_FLAGS = {
+    "--local-dir": "hf download",
     "--array": "sbatch",
     "--job-name": "sbatch",
     "--nodes": "sbatch",
