@@ -94,7 +94,12 @@ class Dataset(DatasetPaths):
         if self._plan is None or unit >= len(self._plan):  # the plan may have grown
             self.plan()
         assert self._plan is not None, "plan() sets it"
-        expected = self._plan.sha256_of(unit) if unit < len(self._plan) else "no such unit"
+        if unit >= len(self._plan):
+            raise DatasetError(
+                f"{self.record_path(unit)}: {self.plan_path} and its additions list {len(self._plan)} units only;"
+                " restore the missing addition, or run `emu3 repair`"
+            )
+        expected = self._plan.sha256_of(unit)
         if record.plan_sha256 not in ("", expected):
             raise DatasetError(
                 f"{self.record_path(unit)}: belongs to the plan with sha256 {record.plan_sha256[:12]}, but"
@@ -230,7 +235,7 @@ class Dataset(DatasetPaths):
         return f"damaged rows: {', '.join(map(repr, keys[:_NAMED_KEYS]))}{' …' if len(keys) > _NAMED_KEYS else ''}"
 
     def manifest(self) -> Manifest:
-        """Read the manifest. Raises DatasetError if it is damaged, OSError if there is none."""
+        """Read the manifest. Raises DatasetError if it is missing or damaged."""
         return Manifest.read(self.manifest_path)
 
     def write_manifest(self, plan: Plan, shards: Sequence[Shard] | None = None, index: IndexFile | None = None) -> None:

@@ -20,7 +20,7 @@ from shared.dataset.commit import CommitRecord, UnitResult
 from shared.dataset.dataset import Dataset
 from shared.dataset.partial import save_partial
 from shared.dataset.paths import unit_and_suffix
-from shared.dataset.plan import Plan
+from shared.dataset.plan import Plan, addition_path
 from shared.dataset.rows import CodeRecord, damaged_keys, from_record_batch
 from shared.errors import DatasetError
 from shared.maintenance.shard_recovery import recover_shards
@@ -57,16 +57,22 @@ def set_damaged_aside(
 
 
 def plan_problem(dataset: Dataset, plan: Plan) -> str | None:
-    """Return the file of a plan to which none of the commit records of its units belongs, None if there is none.
+    """Return what is wrong with the files of a plan, None if nothing is.
 
-    A record that is alone in this is damaged itself, and so is one whose plan the manifest names.
+    A file is wrong if none of the commit records of its units names it. A record that is alone in this is damaged
+    itself, and so is one whose plan the manifest names. An addition is missing if a unit after the last planned one
+    is committed and its rows are intact.
     """
+    addition = addition_path(plan.path, plan.additions + 1)
     expected: dict[tuple[Path, str], set[str]] = defaultdict(set)
     for unit in dataset.committed_units():
         try:
             record = CommitRecord.read(dataset.record_path(unit), unit)
+            is_unplanned = unit >= len(plan) and dataset.part_problem(record) is None
         except DatasetError:
             continue
+        if is_unplanned and not addition.is_file():  # else another job has just added it
+            return f"{addition}: missing, but unit {unit} is committed and the plan ends with unit {len(plan) - 1}"
         if record.plan_sha256 and unit < len(plan):
             expected[plan.file_of(unit), plan.sha256_of(unit)].add(record.plan_sha256)
     for (path, found), sha256s in sorted(expected.items()):

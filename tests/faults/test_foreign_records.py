@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from shared.dataset.dataset import Dataset
+from shared.dataset.plan import addition_path
 from shared.dataset.readers import KeyReader, RowReader
 from shared.errors import DatasetError
 from shared.exchange.export import export
@@ -21,7 +22,7 @@ from shared.maintenance.seal import seal
 from shared.maintenance.summary import summarize
 from shared.maintenance.verify import verify_dataset
 from shared.storage.checked_json import dump_checked_json, read_checked_json
-from tests.support.sealed import UNITS, commit, digest, five_units
+from tests.support.sealed import UNITS, add_units, commit, digest, five_units
 
 JOBS: dict[str, Callable[[Dataset], Any]] = {
     "encode, generate, import": lambda dataset: PlanUnits.of(dataset, dataset.plan()),
@@ -116,6 +117,37 @@ def test_if_no_record_belongs_to_the_plan_nothing_is_set_aside(tmp_path: Path, h
     assert len(dataset.committed_units()) == UNITS
     (problem, *_) = verify_dataset(Dataset(dataset.root)).problems
     assert "plan.arrow" in problem
+
+
+@pytest.mark.parametrize("is_sealed", [False, True])
+def test_without_an_addition_to_the_plan_its_units_are_not_removed(tmp_path: Path, is_sealed: bool) -> None:
+    (tmp_path / "d").mkdir()
+    dataset = five_units(tmp_path / "d")
+    add_units(dataset, 2)
+    if is_sealed:
+        seal(SealOptions(str(dataset.root)))
+    before, addition = digest(dataset), addition_path(dataset.plan_path, 1)
+    addition.rename(tmp_path / "kept")
+    reopened = Dataset(dataset.root)
+    with pytest.raises(DatasetError, match=r"plan-0001\.arrow: missing, but unit 5 .*; restore it from a copy"):
+        set_damaged_aside(reopened, reopened.plan())
+    assert "plan-0001.arrow" in verify_dataset(Dataset(dataset.root)).problems[0]
+    (tmp_path / "kept").rename(addition)
+    assert digest(dataset) == before
+
+
+@pytest.mark.parametrize("without", [(), ("unit", "plan_sha256")])
+def test_a_record_of_no_planned_unit_is_removed(tmp_path: Path, without: Sequence[str]) -> None:
+    (tmp_path / "d").mkdir()
+    dataset = five_units(tmp_path / "d")
+    before = digest(dataset)
+    shutil.copy(dataset.record_path(3), dataset.record_path(7))
+    rewrite(dataset, 7, unit=7, part="part-000007.0123456789ab.arrow", without=without)
+    reopened = Dataset(dataset.root)
+    assert any("part-000007.json" in problem for problem in verify_dataset(reopened).problems)
+    (found,) = set_damaged_aside(reopened, reopened.plan())
+    assert found.unit == 7
+    assert digest(reopened) == before
 
 
 def test_records_that_name_neither_stay_readable(tmp_path: Path) -> None:
