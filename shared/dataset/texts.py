@@ -10,6 +10,7 @@ checksums stay valid; whoever reads rows applies the updates.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -37,6 +38,8 @@ _SCHEMA = pa.schema(
     ]
 )
 _COLUMNS = ("text", "extra_json")
+_RECORD_NAME = re.compile(r"texts-\d{4,}\.json")
+_ROWS_PER_BATCH = 1 << 16  # a column of strings in one batch holds at most 2 GiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,7 @@ class TextUpdates:
         self.directory = directory
         self._plan = plan
         self._updates: list[_Update] = []
-        for name in sorted(name for name in names_in(directory) if name.endswith(".json")):
+        for name in sorted(filter(_RECORD_NAME.fullmatch, names_in(directory))):
             expected = self._next_record()
             if name != expected.name:
                 raise DatasetError(f"{expected}: missing, although there is {name}; restore it")
@@ -146,8 +149,13 @@ class _Update:
 def _write(record_path: Path, rows: Iterable[RowTexts], plan_sha256: str) -> bool:
     """Write an update. Returns False, and changes nothing that readers see, if its number is taken."""
     by_hash = sorted(((hash_of_key(row.key), row.key, row.text, row.extra_json) for row in rows), key=itemgetter(0, 1))
-    columns = [pa.array(list(values), field.type) for values, field in zip(zip(*by_hash), _SCHEMA)]
-    content = dump_batches([pa.RecordBatch.from_arrays(columns, schema=_SCHEMA)], _SCHEMA)
+    groups = (by_hash[start : start + _ROWS_PER_BATCH] for start in range(0, len(by_hash), _ROWS_PER_BATCH))
+    content = dump_batches(map(_batch, groups), _SCHEMA)
     name, sha256 = write_hashed_file(record_path.parent, record_path.stem, content, "arrow")
     record = {"texts": name, "texts_sha256": sha256, "rows": len(by_hash), "plan_sha256": plan_sha256}
     return create_file(record_path, dump_checked_json(record))
+
+
+def _batch(rows: Sequence[tuple[int, str, str | None, str | None]]) -> pa.RecordBatch:
+    columns = [pa.array(list(values), field.type) for values, field in zip(zip(*rows), _SCHEMA)]
+    return pa.RecordBatch.from_arrays(columns, schema=_SCHEMA)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from shared.dataset import texts
 from shared.dataset.dataset import Dataset
 from shared.dataset.readers import KeyReader, RowReader
 from shared.dataset.rows import from_record_batch
@@ -52,6 +53,19 @@ def test_the_last_update_of_a_key_counts(dataset: Dataset) -> None:
     assert update(dataset, RowTexts("one", "second", None)) == 0
     assert texts_of(dataset.root) == {**before, "one": "second", "two": None}
     assert len(Dataset(dataset.root).texts) == 2
+
+
+def test_an_update_of_several_batches_is_read_whole(dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(texts, "_ROWS_PER_BATCH", 2)
+    wanted = {key: f"new {key}" for key in KEYS}
+    assert update(dataset, *(RowTexts(key, text, None) for key, text in wanted.items())) == 3
+    assert texts_of(dataset.root) == wanted
+
+
+def test_files_of_other_systems_beside_the_updates_are_ignored(dataset: Dataset) -> None:
+    update(dataset, RowTexts("one", "new", None))
+    (dataset.text_updates / "._texts-0001.json").write_bytes(b"\0")
+    assert texts_of(dataset.root)["one"] == "new"
 
 
 def test_the_digest_is_that_of_a_dataset_with_these_texts_from_the_start(dataset: Dataset, tmp_path: Path) -> None:
