@@ -133,11 +133,12 @@ class _DaemonThreads:
         self._function = function
         self._queue: SimpleQueue[_Item | None] = SimpleQueue()
         self._blocked: list[_Item] = []
-        self._threads = threads
+        self._started = 0
         for _ in range(threads):
             self._start()
 
     def _start(self) -> None:
+        self._started += 1
         threading.Thread(target=self._run, name="prefetch", daemon=True).start()
 
     def _run(self) -> None:
@@ -170,6 +171,6 @@ class _DaemonThreads:
     def close(self, pending: Iterable[_Item]) -> None:
         """Cancel what has not started, let the rest finish for a moment, and end the threads."""
         running = [item.future for item in pending if not item.future.cancel()]
-        for _ in range(self._threads + len(self._blocked)):
+        for _ in range(self._started):
             self._queue.put(None)
         wait(running, CLOSE_S)

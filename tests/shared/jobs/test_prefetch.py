@@ -91,6 +91,21 @@ def test_an_item_that_takes_too_long_is_given_up_and_its_thread_replaced(gate: t
     assert list(results) == ["read 0", "timeout 1", "timeout 2", "read 3", "read 4"]
 
 
+def test_a_thread_that_was_given_up_ends_when_its_read_returns(
+    gate: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    earlier = set(threading.enumerate())
+    results = prefetch_map(lambda item: item or gate.wait(), range(4), 1, 8, timeout_s=0.1, on_timeout=lambda item: -1)
+    assert next(results) == -1
+    threads = set(threading.enumerate()) - earlier
+    assert len(threads) == 2
+    gate.set()
+    assert list(results) == [1, 2, 3]
+    for thread in threads:
+        thread.join(timeout=30)
+        assert not thread.is_alive()
+
+
 def test_slow_items_before_the_deadline_are_waited_for() -> None:
     threads = threading.Barrier(2)
 
