@@ -12,7 +12,7 @@ from typing import Any
 from shared.dataset.settings import DatasetSettings
 from shared.errors import DatasetError
 from shared.storage.atomic import remove_stale_temporaries, write_file
-from shared.storage.checked_json import dump_checked_json, load_checked_json
+from shared.storage.checked_json import dump_checked_json, field_problem, load_checked_json
 from shared.storage.paths import make_directory
 from shared.storage.small_files import read_small_file
 
@@ -36,10 +36,13 @@ class ExportedFile:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> ExportedFile:
-        """Raise KeyError or ValueError if values are missing or the name leads out of the folder."""
-        if PurePosixPath(values["file"]).name != values["file"]:
-            raise ValueError(f"{values['file']!r} is not a file name")
-        return cls(values["file"], values["bytes"], values["sha256"], values["rows"])
+        """Raise KeyError or ValueError if values are missing or wrong, or the name leads out of the folder."""
+        file = cls(values["file"], values["bytes"], values["sha256"], values["rows"])
+        if problem := field_problem(file):
+            raise ValueError(problem)
+        if PurePosixPath(file.name).name != file.name or "\0" in file.name:
+            raise ValueError(f"{file.name!r} is not a file name")
+        return file
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +75,18 @@ class ExportManifest:
         if values.get("format") != EXPORT_FORMAT:
             raise DatasetError(f"{where}: expected the manifest of an export ({EXPORT_FORMAT})")
         try:
-            return cls(
+            manifest = cls(
                 values["rows_as"],
                 DatasetSettings.from_json(values["settings"], where),
                 values["digest"],
                 values["rows"],
                 tuple(ExportedFile.from_json(file) for file in values["files"]),
             )
+            if problem := field_problem(manifest):
+                raise ValueError(problem)
+            if manifest.rows < 0:
+                raise ValueError(f"rows: expected a count, got {manifest.rows}")
+            return manifest
         except (KeyError, TypeError, ValueError) as error:
             raise DatasetError(f"{where}: expected the manifest of an export: {error!r}") from error
 

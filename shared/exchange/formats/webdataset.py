@@ -85,7 +85,7 @@ def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
 def load_members(members: dict[str, bytes], where: str) -> CodeRecord:
     """Return the row that `dump_members` wrote. Raises DatasetError if the members do not match."""
     try:
-        codes_THW = np.load(io.BytesIO(members["codes.npy"]), allow_pickle=False)
+        codes_THW = np.lib.format.read_array(io.BytesIO(members["codes.npy"]), allow_pickle=False)
         columns = parse_json_object(members["json"], where, DatasetError)
         has_text = "txt" in members and columns.pop("text", "") is not None
         text = members["txt"].decode() if has_text else None
