@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
+from itertools import chain, count
 
 from tqdm import tqdm
 
@@ -18,16 +18,21 @@ from shared.dataset.commit import UnitResult
 from shared.dataset.dataset import Dataset
 from shared.dataset.plan import REFUSED, Plan, PlannedInput, Size, Unit
 from shared.dataset.plan_writer import PlanWriter, freeze_plan
+from shared.dataset.quarantine import Refusal
+from shared.dataset.rows import CodeRecord
 from shared.errors import UsageError
 from shared.exchange.options import ImportOptions
 from shared.exchange.registry import ImportSource, open_source
 from shared.jobs.engines import EngineOptions
 from shared.jobs.file_locks import job_lock
 from shared.jobs.job import Task, TaskResult, WorkerContext
+from shared.jobs.prefetch import prefetch_map
 from shared.jobs.signals import StopFlag, stop_on_signals
 from shared.jobs.units import PlanUnits, run_units
 from shared.maintenance.sweep import sweep
 from shared.storage.paths import is_local, make_directory
+
+_ROWS_AHEAD, _UNITS_AHEAD = 256, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +83,11 @@ def _freeze_plan(dataset: Dataset, source: ImportSource, unit_rows: int, stop: S
 
 
 def _until_stopped(rows: Iterable[tuple[Size, PlannedInput]], stop: StopFlag) -> Iterator[tuple[Size, PlannedInput]]:
-    for row in rows:
+    """Yield rows that are read in a thread, so that a blocked read does not delay a stop."""
+    source = iter(rows)
+    for row in prefetch_map(lambda _: next(source, None), count(), 1, _ROWS_AHEAD, stop):
+        if row is None:
+            return
         stop.raise_if_set("nothing is imported yet")
         yield row
 
@@ -101,17 +110,23 @@ def split_runs(rows: Iterable[tuple[Size, PlannedInput]], unit_rows: int) -> Ite
 
 
 class ImportWorker:
-    """Reads and commits units, in this process."""
+    """Reads units in a thread, so that a blocked read does not delay a stop, and commits them."""
 
     def __init__(self, source: ImportSource, dataset: Dataset, plan: Plan, context: WorkerContext):
         self.source, self.dataset, self.plan, self.context = source, dataset, plan, context
 
     def work(self, tasks: Iterator[Task | None]) -> Iterator[TaskResult]:
-        for task in filter(None, tasks):
-            started_s = time.monotonic()
-            unit = self.plan.unit(task.unit)
-            records, refusals = self.source.read(unit)
+        for read in prefetch_map(self._read, tasks, 1, _UNITS_AHEAD, self.context.stop):
+            if self.context.stop.is_set():
+                return
+            if read is None:
+                continue
+            task, started_s, unit, (records, refusals) = read
             self.dataset.commit(UnitResult(unit.unit, records, refusals=refusals), self.plan)
             self.context.report_progress(unit.unit, len(unit.inputs))
             elapsed_s = time.monotonic() - started_s
             yield TaskResult(task, len(records), quarantined=len(refusals), elapsed_s=elapsed_s)
+
+    def _read(self, task: Task) -> tuple[Task, float, Unit, tuple[list[CodeRecord], list[Refusal]]]:
+        started_s, unit = time.monotonic(), self.plan.unit(task.unit)
+        return task, started_s, unit, self.source.read(unit)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import signal
+import threading
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +14,12 @@ import pytest
 from shared.codec import Codec
 from shared.dataset.dataset import Dataset
 from shared.dataset.plan import REFUSED, PlannedInput
+from shared.dataset.rows import CodeRecord
 from shared.errors import ConfigMismatchError, DatasetError, Interrupted, UsageError
+from shared.exchange.formats.shard_source import ShardSource
 from shared.exchange.importer import import_dataset, split_runs
 from shared.exchange.options import ImportOptions
+from shared.jobs import prefetch
 from tests.support.exports import run_export, stop_after
 from tests.support.small_datasets import (
     CODES_SETTINGS,
@@ -45,6 +51,35 @@ def test_a_stopped_import_goes_on(tmp_path: Path, codes: Path, monkeypatch: pyte
     monkeypatch.undo()
     assert import_dataset(options).rows == 18 - 6
     assert import_dataset(options).rows == 0
+    assert digest(tmp_path / "back") == digest(codes)
+
+
+@pytest.mark.parametrize("is_planned", [False, True])
+def test_a_blocked_read_does_not_delay_a_stop(
+    tmp_path: Path, codes: Path, monkeypatch: pytest.MonkeyPatch, is_planned: bool
+) -> None:
+    run_export(codes, tmp_path / "out", "webdataset")
+    options = ImportOptions(str(tmp_path / "out"), str(tmp_path / "back"), unit_rows=2)
+    gate = threading.Event()
+    if is_planned:
+        stop_after(1, Dataset, "commit", monkeypatch)
+        with pytest.raises(Interrupted):
+            import_dataset(options)
+        monkeypatch.undo()
+
+    def block(source: ShardSource, index: int) -> Iterator[CodeRecord]:
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
+        gate.wait()
+        yield from ()
+
+    monkeypatch.setattr(ShardSource, "shard_rows", block)
+    monkeypatch.setattr(prefetch, "STOP_S", 0.1)
+    monkeypatch.setattr(prefetch, "CLOSE_S", 0.1)
+    with pytest.raises(Interrupted, match="stopped by SIGTERM"):
+        import_dataset(options)
+    gate.set()
+    monkeypatch.undo()
+    import_dataset(options)
     assert digest(tmp_path / "back") == digest(codes)
 
 

@@ -133,5 +133,5 @@ def test_codes_in_another_format_of_numpy_are_damage() -> None:
     archive = io.BytesIO()
     np.savez(archive, codes=np.zeros((1, 2, 3), np.uint16))
     members = {**dump_members(code_rows()[0]), "codes.npy": archive.getvalue()}
-    with pytest.raises(DatasetError, match="expected .codes.npy"):
+    with pytest.raises(DatasetError, match=r"expected \.codes\.npy"):
         load_members(members, "here")
