@@ -6,8 +6,8 @@ from enum import Enum
 
 
 class Change(Enum):
-    """The result of a comparison by content; times of files play no part."""
+    """The result of a comparison by content; modification times are not compared."""
 
     NONE = "none"
     GROWN = "grown"  # there are more inputs, and those that have rows are the same
-    CHANGED = "changed"  # an input that has a row has another content, or is gone
+    CHANGED = "changed"  # an input that has a row has different content or is missing

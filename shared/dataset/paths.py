@@ -74,13 +74,13 @@ def check_output(root: Path) -> None:
     if root.exists() and not root.is_dir():
         raise UsageError(f"{root}: expected a folder for a dataset, but it is a file; use another name")
     ours = {path.name for path in vars(paths).values() if path != root}
-    if foreign := sorted(name for name in names_in(root) if name not in ours and not _is_passing(name)):
+    if foreign := sorted(name for name in names_in(root) if name not in ours and not _is_ignored(name)):
         shown = ", ".join(foreign[:4]) + (" …" if len(foreign) > 4 else "")
         raise UsageError(f"{root}: expected a dataset or an empty folder, found {shown}; use another folder")
     if any(name.endswith(".json") for name in names_in(paths.parts)):
         raise DatasetError(f"{paths.plan_path}: missing, but the folder has committed units; restore it from a copy")
 
 
-def _is_passing(name: str) -> bool:
+def _is_ignored(name: str) -> bool:
     """Whether a file is hidden, belongs to an operating system, or was left by a killed job."""
     return name.startswith((".", "__MACOSX")) or name.endswith(".tmp") or name in ("Thumbs.db", "lost+found")

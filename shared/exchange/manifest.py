@@ -1,6 +1,6 @@
 """The manifest of an export: what its files hold, written last.
 
-It lies in a folder that PyArrow, `datasets` and other readers of whole folders skip: they would take it for data.
+It is in a folder that PyArrow, `datasets` and other readers of whole folders skip, so that they do not read it as data.
 """
 
 from __future__ import annotations

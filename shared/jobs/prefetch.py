@@ -1,7 +1,7 @@
 """Work done ahead of its consumer by a pool of threads, in order and within a bound.
 
-A thread that is blocked, say in a read from a network disk that no longer answers, keeps neither the consumer nor the
-process waiting: the consumer may give the item up after a while, and the threads do not outlive the process.
+A thread that is blocked, for example in a read from a network disk that no longer responds, does not hold up the
+others: the consumer may give its item up after a while, and the process can exit without waiting for its threads.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What becomes of a process when its parent ends, and of its children when it ends."""
+"""Processes that end with their parent, and what the system knows about a process."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def exit_with_parent() -> None:
 
 
 def signal_at_parent_death(number: signal.Signals) -> bool:
-    """Let the kernel send this process a signal when its parent ends. Return whether the system supports it."""
+    """Ask the kernel to send this process a signal when its parent ends. Return whether the system supports that."""
     if not sys.platform.startswith("linux"):
         return False
     return bool(ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(number), 0, 0, 0) == 0)

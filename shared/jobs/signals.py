@@ -2,7 +2,7 @@
 
 The first SIGINT, SIGTERM or SIGHUP sets the flag: the job saves what it has and ends. A second Ctrl-C raises
 KeyboardInterrupt, and a third ends the process and its children at once. SIGTERM and SIGHUP, which schedulers repeat,
-ask no more the second time than the first time.
+have no further effect.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def stop_on_signals() -> Iterator[StopFlag]:
 
 
 class _SignalWatch:
-    """Counts signals in a thread, which hears of them even while the main thread is inside a library.
+    """Counts signals in a thread, which receives them even while the main thread is inside a library.
 
     Python runs signal handlers in the main thread alone, and not before a call of a library returns.
     """

@@ -24,7 +24,7 @@ MAX_TICK_S = 1.0
 
 @dataclass(slots=True)
 class _Watched:
-    """The last signs of life of a worker, by the watchdog's clock."""
+    """When a worker last sent a message, was not suspended, and was seen to take CPU time, by the watchdog's clock."""
 
     pid: int | None
     heard_s: float
@@ -36,7 +36,7 @@ class _Watched:
 class Watchdog:
     """Watches the workers of a pool, which calls `tick` whenever it polls them.
 
-    Its clock stands still while the pool itself is suspended: messages may then wait that nobody has read.
+    Its clock does not advance while the pool itself is suspended, because messages may wait unread in that time.
     With `limit_s`, a worker that has tasks may be silent that long whatever was seen before.
     """
 

@@ -52,7 +52,7 @@ class VerifyReport:
 def verify_dataset(dataset: Dataset, on_unit: Callable[[], None] = lambda: None) -> VerifyReport:
     """Read everything once; a file is parsed only after its checksum was verified. Calls `on_unit` after each unit.
 
-    Jobs may go on writing meanwhile: what is committed while the dataset is read counts or not, and is no problem.
+    Jobs may keep writing: a unit that is committed during the check may not be counted, but is never a problem.
     """
     report, units = VerifyReport(), dataset.committed_units()
     plan = _checked_plan(dataset, report)

@@ -3,9 +3,9 @@
     python -m tests.faults.kill_many [--times 100] [--seed 0] [--only encode --only run …] [--stand-in] [--work DIR]
 
 Each command works on tiny inputs with real models, in a fork of this process, which has loaded the libraries. It is
-killed by SIGKILL, in turns together with its process group and alone, as the system does when memory is short, so that
-its children must notice. It is started again at once. When it succeeds, its result is compared with that of an
-undisturbed run; then a new result is begun, until the command has been killed often enough. Exits with 1 if a digest
+killed by SIGKILL, alternately together with its process group and alone, as the system does when memory is short, so
+that its children must notice. It is restarted at once. When it succeeds, its result is compared with that of an
+undisturbed run; then it starts from scratch, until it has been killed often enough. Exits with 1 if a digest
 differs or a restarted command fails. With --stand-in, models that compute nothing replace those of encode, generate and
 repair, so that a hundred kills of each take minutes on a slow machine.
 """

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from shared.dataset.commit import UnitResult
 from shared.dataset.dataset import Dataset
 from shared.dataset.plan import addition_path
 from shared.dataset.readers import KeyReader, RowReader
@@ -22,6 +23,7 @@ from shared.maintenance.seal import seal
 from shared.maintenance.summary import summarize
 from shared.maintenance.verify import verify_dataset
 from shared.storage.checked_json import dump_checked_json, read_checked_json
+from tests.support import handmade
 from tests.support.sealed import UNITS, add_units, commit, digest, five_units
 
 JOBS: dict[str, Callable[[Dataset], Any]] = {
@@ -170,13 +172,9 @@ def test_files_of_other_names_are_no_units(tmp_path: Path) -> None:
 
 
 def test_a_worker_whose_plan_was_replaced_commits_nothing(tmp_path: Path) -> None:
-    from tests.support import handmade
-
     dataset, plan = handmade.freeze(tmp_path / "d", ["one", "two"])
     dataset.root.rename(tmp_path / "stale")
     replaced, _ = handmade.freeze(tmp_path / "d", ["one", "other"])
-    from shared.dataset.commit import UnitResult
-
     with pytest.raises(DatasetError, match=r"plan\.arrow: replaced while this job was running"):
         dataset.commit(UnitResult(0, [handmade.record(0, "one"), handmade.record(1, "two")]), plan)
     assert replaced.committed_units() == []
