@@ -6,6 +6,7 @@ unit is read from its part while the part exists, and from its shard afterwards.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
@@ -16,6 +17,8 @@ import pyarrow as pa
 from shared.dataset.arrow_file import ArrowFile, open_rows
 from shared.storage.checked_json import field_problem
 from shared.storage.paths import sha256_of
+
+_SHARD_NAME = re.compile(r"codes-[0-9]{5,}\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,13 @@ class Shard:
 
     def __post_init__(self) -> None:
         _check_fields(self, self.shard)
+        if not _SHARD_NAME.match(self.shard):
+            raise ValueError(f"{self.shard!r:.80} is not the name of a shard")
+
+    @property
+    def number(self) -> int:
+        """The number in the file name."""
+        return int(self.shard[6:].partition(".")[0])
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

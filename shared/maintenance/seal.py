@@ -51,7 +51,7 @@ def seal(options: SealOptions) -> SealResult:
             )
         records = {record.unit: record for record in dataset.commit_records() if record.rows}
         kept, new_groups = _grouped_units(dataset, records, options.shard_bytes)
-        first_number = 1 + max((int(shard.shard[6:].partition(".")[0]) for shard in kept), default=-1)
+        first_number = 1 + max((shard.number for shard in kept), default=-1)
         shards = kept + _write_shards(dataset, plan.settings, first_number, new_groups, stop)
         index = _up_to_date_index(dataset, shards)
         dataset.write_manifest(plan, shards, index)

@@ -38,3 +38,12 @@ def test_round_trip(tmp_path: Path) -> None:
 def test_other_checked_json_is_not_a_manifest(values: dict[str, object]) -> None:
     with pytest.raises(DatasetError, match="here: expected a manifest"):
         Manifest.from_bytes(dump_checked_json(values), "here")
+
+
+@pytest.mark.parametrize("name", ["shard.arrow", "codes-.arrow", "codes-0000x.ab.arrow", "../codes-00000.ab.arrow"])
+def test_a_shard_with_another_name_is_refused(name: str, tmp_path: Path) -> None:
+    values = json.loads(handmade.make(tmp_path / "d").manifest().to_bytes())
+    del values["check"]
+    values["shards"] = [{"shard": name, "bytes": 9, "sha256": "ab" * 32, "rows": 3, "units": [[0, 0, 1]]}]
+    with pytest.raises(DatasetError, match=r"here: expected a manifest.* is not "):
+        Manifest.from_bytes(dump_checked_json(values), "here")
