@@ -72,7 +72,7 @@ def up_to_date_plan(
                 writer.freeze(dataset.plan_path, settings)
             else:
                 writer.extend(plan, update.retried)
-        # Another job can have been faster: then that job's plan is the dataset's, and is compared with the prompts.
+        # Another job may have written its plan first; the prompts are then compared with that plan.
 
 
 class PlanUpdate:
@@ -134,9 +134,10 @@ def compare_prompts(dataset: Dataset, prompts: Sequence[Prompt]) -> Change:
         old = replace(planned.prompt, uri=prompt.uri)
         if prompt.video or prompt.refusal:
             old = replace(old, height=prompt.height, width=prompt.width, fps=prompt.fps)
-        if prompt != old and not planned.refused:
-            return Change.CHANGED
-        change = Change.GROWN if prompt != old else change
+        if prompt != old:
+            if not prompt.refusal and not planned.refused:
+                return Change.CHANGED
+            change = Change.GROWN  # the job corrects or reports it, and keeps what is generated
     return change
 
 

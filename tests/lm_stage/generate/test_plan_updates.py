@@ -123,3 +123,12 @@ def test_prompts_are_compared_without_a_model(dataset: Dataset, sequences: Seque
     assert compare_prompts(dataset, [prompt("a"), prompt("b")]) is Change.GROWN
     assert compare_prompts(dataset, [prompt("new"), prompt("a"), refused("b"), prompt("c", "x")]) is Change.GROWN
     assert compare_prompts(dataset, [prompt("new"), prompt("a", "yy")]) is Change.CHANGED
+
+
+def test_a_refused_prompt_under_the_key_of_an_accepted_one_changes_nothing_generated(
+    dataset: Dataset, sequences: SequenceRenderer
+) -> None:
+    duplicate = replace(prompt("a", "other", 2), refusal=("duplicate_key", "taken"))
+    update(dataset, sequences, [prompt("a"), duplicate])
+    assert compare_prompts(dataset, [prompt("a"), duplicate, prompt("new")]) is Change.GROWN
+    assert compare_prompts(dataset, [refused("a")]) is Change.GROWN, "generate reports the refusal and keeps the row"
