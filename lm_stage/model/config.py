@@ -18,7 +18,7 @@ from shared.tokens.layout import SURFACES, TokenLayout
 _BAAI_IDS = {role: f"{role}_token_id" for role in ("pad", "bos", "eos", "img", "boi", "eoi", "eol", "eof")}
 
 
-# The largest sizes that are accepted: beyond those of any model, and small enough to describe without using memory.
+# The largest sizes that are accepted: larger than those of any model, but the list of shapes still fits into memory.
 LIMITS = {
     "vocab_size": 1 << 24,
     "hidden_size": 1 << 17,
@@ -66,7 +66,7 @@ class DecoderConfig:
             yield f"tie_word_embeddings {self.tie_word_embeddings!r:.60}: expected true or false"
 
     def _wrong_heads(self) -> Iterator[str]:
-        """Yield problems with sizes that do not divide each other; none if they are no sizes at all."""
+        """Yield problems with sizes that do not divide each other; none if they are not positive integers."""
         sizes = (self.hidden_size, self.num_attention_heads, self.num_key_value_heads)
         if not all(isinstance(size, int) and size >= 1 for size in sizes):
             return
@@ -124,16 +124,18 @@ class DecoderConfig:
 
 
 def _text_config(raw: Mapping[str, Any], where: str) -> Mapping[str, Any]:
-    """Return the part that describes the decoder. Hugging Face may state at the top whether embeddings are tied."""
+    """Return the part that describes the decoder.
+
+    Whether embeddings are tied may be stated at the top only (transformers 5). Where both state it, the decoder's part
+    decides: transformers 4 writes the default of all models, true, at the top of a complete config.
+    """
     if "text_config" not in raw:
         return raw
     text = raw["text_config"]
     if not isinstance(text, Mapping):
         raise CheckpointError(f"{where}: text_config: expected an object, got {text!r:.60}")
-    tied = {one["tie_word_embeddings"] for one in (raw, text) if one.get("tie_word_embeddings") in (True, False)}
-    if len(tied) > 1:
-        raise CheckpointError(f"{where}: tie_word_embeddings: expected one value, got both true and false")
-    return {**text, **({"tie_word_embeddings": tied.pop()} if tied else {})}
+    tied = text.get("tie_word_embeddings")
+    return {**text, "tie_word_embeddings": raw.get("tie_word_embeddings") if tied is None else tied}
 
 
 def read_config(directory: str | Path) -> dict[str, Any]:

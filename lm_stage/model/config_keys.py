@@ -38,8 +38,9 @@ MUST_EQUAL: dict[str, tuple[Any, ...]] = {
 IRRELEVANT = {
     *("attention_dropout", "attn_dropout", "attention_probs_dropout_prob", "embd_pdrop", "embd_dropout"),
     *("hidden_dropout", "hidden_dropout_prob", "resid_pdrop", "layerdrop", "mlp_dropout"),
-    *("attn_implementation", "_attn_implementation", "_attn_implementation_internal", "attention_implementation"),
-    *("chunk_size_feed_forward", "cross_attention_hidden_size", "output_attentions", "output_hidden_states"),
+    *("attn_implementation", "attention_implementation", "attn_type", "num_logits_to_keep", "logits_to_keep"),
+    *("use_flash_attn", "use_flash_attention", "use_flash_attention_2", "cross_attention_hidden_size"),
+    *("chunk_size_feed_forward", "output_attentions", "output_hidden_states"),
     *("layer_norm_eps", "layer_norm_epsilon", "max_window_layers", "tie_encoder_decoder", "base_model_tp_plan"),
     *("original_max_position_embeddings", "token_layout"),
     # These are read, or checked on their own.
@@ -51,7 +52,8 @@ _SUGGESTS_COMPUTATION = re.compile(
     r"rope|rotary|attn|attention|norm|scal|bias|activation|softcap|window|expert|moe|logit|multiplier|layer|head|mlp"
     r"|quanti|position|alibi|embed|sink|residual"
 )
-_GENERATION_DEFAULTS = ("output_logits", "renormalize_logits", "forced_", "suppress_")
+# Beginnings of names: defaults of generation, and what transformers keeps for itself (`_attn_implementation_autoset`).
+_IRRELEVANT_PREFIXES = ("output_logits", "renormalize_logits", "forced_", "suppress_", "_")
 
 
 def unsupported_keys(raw: Mapping[str, Any]) -> Iterator[str]:
@@ -62,7 +64,7 @@ def unsupported_keys(raw: Mapping[str, Any]) -> Iterator[str]:
         if key in MUST_EQUAL:
             if value not in MUST_EQUAL[key]:
                 yield _problem(key, value, MUST_EQUAL[key])
-        elif value and _SUGGESTS_COMPUTATION.search(key) and not key.startswith(_GENERATION_DEFAULTS):
+        elif value and _SUGGESTS_COMPUTATION.search(key) and not key.startswith(_IRRELEVANT_PREFIXES):
             yield f"{key} {value!r:.60}: not known; it may change the results"
     yield from (problem for check in _CHECKS for problem in check(raw))
 

@@ -35,6 +35,14 @@ def test_rope_parameters_of_transformers_5_are_read(raw: dict[str, Any]) -> None
     assert DecoderConfig.from_dict({"text_config": {**without, **described}}).rope_theta == 5e5
 
 
+def test_tied_embeddings_of_the_decoder_override_those_at_the_top(raw: dict[str, Any]) -> None:
+    """`Emu3Config().to_dict()` of transformers 4 states true at the top, the default of all models, for untied ones."""
+    without = {name: value for name, value in raw.items() if name != "tie_word_embeddings"}
+    for top, own, expected in ((True, False, False), (False, True, True), (True, None, True), (None, None, False)):
+        text = {**without, "tie_word_embeddings": own}
+        assert DecoderConfig.from_dict({"tie_word_embeddings": top, "text_config": text}).tie_word_embeddings is expected
+
+
 REFUSED = [
     ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_scaling.type 'linear'"),
     ({"rope_scaling": {"rope_type": "llama3"}}, "rope_scaling.rope_type 'llama3'"),
@@ -96,6 +104,7 @@ def test_what_the_decoder_does_not_compute_is_refused(
         {"sliding_window": 4096, "use_sliding_window": False, "max_window_layers": 3},
         {"sliding_window": 1024, "unsloth_version": "2026.1", "training_note": "mine"},
         {"attention_dropout": 0.1, "initializer_range": 0.02, "use_cache": False, "pretraining_tp": 1},
+        {"_attn_implementation_autoset": True, "_flash_attn_2_enabled": True, "use_flash_attn": True},
     ],
 )
 def test_keys_that_change_nothing_are_accepted(changes: dict[str, Any], raw: dict[str, Any]) -> None:
