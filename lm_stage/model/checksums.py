@@ -1,4 +1,4 @@
-"""Checksums of the files of a model or a checkpoint, in `checksums.json` beside them: one flipped bit is found."""
+"""Checksums of the files of a model or a checkpoint, in `checksums.json` beside them, which reveal a flipped bit."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def check_files(directory: Path, may_be_missing: bool = False) -> None:
         digests = read_checked_json(directory / CHECKSUMS_FILE).get("sha256")
     except DatasetError as error:
         raise CheckpointError(str(error)) from error
-    if not isinstance(digests, dict) or not all(Path(name).name == name for name in digests):
+    if not isinstance(digests, dict) or not all(_is_entry(name, digest) for name, digest in digests.items()):
         raise CheckpointError(
             f"{directory / CHECKSUMS_FILE}: expected the SHA-256 of files beside it, got {digests!r:.60}"
         )
@@ -43,7 +43,11 @@ def check_files(directory: Path, may_be_missing: bool = False) -> None:
         raise CheckpointError(f"{directory}: {'; '.join(damaged)}")
 
 
-def _problem(path: Path, expected: Any, may_be_missing: bool) -> str:
+def _is_entry(name: str, digest: Any) -> bool:
+    return Path(name).name == name and isinstance(digest, str)
+
+
+def _problem(path: Path, expected: str, may_be_missing: bool) -> str:
     try:
         found = sha256_of(path)
     except OSError as error:

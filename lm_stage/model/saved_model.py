@@ -93,7 +93,7 @@ def _causal_config(config: Mapping[str, Any], layout: TokenLayout) -> dict[str, 
 
 
 def _token_ids(config: Mapping[str, Any], layout: TokenLayout) -> dict[str, Any]:
-    """Return `pad_token_id` and its like: those of the config if they are in the vocabulary, else the layout's."""
+    """Return the ids of PAD, BOS and EOS: those of the config if they are in the vocabulary, else the layout's."""
     vocab_size = config.get("vocab_size")
 
     def is_valid(token: Any) -> bool:
@@ -119,7 +119,7 @@ def _copied_files(base: Path) -> dict[str, bytes]:
     ]
     while pending:
         name = f"{pending.pop()}.py"
-        if name not in files and (base / name).is_file():
+        if name not in files and Path(name).name == name and (base / name).is_file():
             files[name] = read_small_file(base / name, error=CheckpointError)
             imported = _RELATIVE_IMPORT.findall(files[name].decode("utf-8", "replace"))
             pending += [module or sibling for module, sibling in imported]

@@ -19,6 +19,7 @@ from lm_stage.model.saved_model import saved_model_files
 from lm_stage.model.weights import model_fingerprint, read_weights
 from shared.errors import CheckpointError
 from shared.storage.atomic import write_directory
+from shared.storage.checked_json import dump_checked_json
 from tests.support.model_bases import VISION_TENSOR, conditional_base, published_base
 
 IDS = [3, 9, 20, 33, 7]
@@ -96,6 +97,19 @@ def test_a_published_base_keeps_its_code(small_lm: Path, saved: Saved, tmp_path:
     assert "auto_map" not in read_config(saved(base)), "code that is not there cannot be named"
 
 
+def test_code_outside_the_directory_is_not_copied(small_lm: Path, saved: Saved, tmp_path: Path) -> None:
+    base = published_base(small_lm, tmp_path / "base")
+    (tmp_path / "outside.py").write_text("")
+    (base / "sub").mkdir()
+    (base / "sub" / "modeling.py").write_text("")
+    for module in (f"{tmp_path}/outside", "sub/modeling"):
+        config = {**read_config(base), "auto_map": {"AutoModel": f"{module}.Emu3"}}
+        (base / "config.json").write_text(json.dumps(config))
+        model = saved(base)
+        assert "auto_map" not in read_config(model)
+        assert {path.name for path in model.rglob("*.py")} == {"tokenization_emu3.py"}
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 0), ("float16", 1e-3), ("bfloat16", 8e-3)])
 def test_a_model_is_saved_in_its_number_type(small_lm: Path, saved: Saved, dtype: str, tolerance: float) -> None:
     model = saved(small_lm, dtype)
@@ -138,5 +152,9 @@ def test_every_file_is_verified_when_the_model_is_used(small_lm: Path, saved: Sa
         with pytest.raises(CheckpointError, match=rf"{path.name}.*damaged"):
             model_path(model)
         path.write_bytes(intact)
+    for digest in (5, None, ["ab"]):
+        (model / "checksums.json").write_bytes(dump_checked_json({"sha256": {"config.json": digest}}))
+        with pytest.raises(CheckpointError, match="expected the SHA-256 of files beside it"):
+            model_path(model)
     os.remove(model / "checksums.json")
     assert model_path(model) == model
