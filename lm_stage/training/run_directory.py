@@ -24,6 +24,7 @@ EARLIER_OPTION_NAMES = {"row_tokens": "seq_length", "floor": "min_lr_ratio", "ro
 RESULTS = ("model", "adapter", "checkpoints", "tensorboard", "train_log.jsonl", "loss.png", "left_out.jsonl")
 STEP_DIRECTORIES = "step-" + "[0-9]" * 8
 _CHECKSUM = "check"  # the member of the options that holds their checksum
+_LORA_OPTIONS = ("lora_alpha", "lora_targets")  # earlier versions recorded any value without a rank, which has no effect
 
 
 def checked_run(location: str) -> Path:
@@ -79,7 +80,7 @@ def _read_options(path: Path) -> dict[str, Any]:
     checksum = options.pop(_CHECKSUM, None)  # earlier versions wrote none
     try:
         is_damaged = checksum is not None and checksum != digest_of(options)
-    except ValueError:  # no JSON that we write: NaN, or half of a surrogate pair
+    except ValueError:  # JSON that we never write: NaN, or half of a surrogate pair
         is_damaged = True
     if is_damaged:
         raise CheckpointError(f"{path}: damaged: its content does not match its checksum")
@@ -89,6 +90,8 @@ def _read_options(path: Path) -> dict[str, Any]:
 def check_resumable(run: Path, options: Mapping[str, Any]) -> None:
     """Raises ConfigMismatchError, with the differences, if a run was started with different options."""
     before = recorded_options(run)
+    if before is not None and not before.get("lora_rank"):
+        before |= {name: options[name] for name in _LORA_OPTIONS if name in options}
     if before is not None and (diff := settings_diff(before, options)):
         raise ConfigMismatchError(
             f"{run} was started with different settings:\n  " + "\n  ".join(diff) + "\nuse those, or another RUN"

@@ -11,8 +11,14 @@ import pytest
 from lm_stage.training.checkpoints import Checkpoints
 from lm_stage.training.model_state import adamw_hyperparameters
 from lm_stage.training.options import SftOptions
-from lm_stage.training.run_directory import OPTIONS_FILE, checked_run, recorded_options, write_options
-from shared.errors import CheckpointError
+from lm_stage.training.run_directory import (
+    OPTIONS_FILE,
+    check_resumable,
+    checked_run,
+    recorded_options,
+    write_options,
+)
+from shared.errors import CheckpointError, ConfigMismatchError
 from shared.storage.digests import settings_diff
 
 OPTIONS = {"seed": 7, "learning_rate": 0.001, "datasets": ["a"]}
@@ -64,3 +70,14 @@ def test_missing_options_are_restored(tmp_path: Path) -> None:
     (tmp_path / OPTIONS_FILE).unlink()
     assert checked_run(str(tmp_path)) == tmp_path
     assert recorded_options(tmp_path) == OPTIONS
+
+
+def test_runs_without_adapters_resume_whatever_settings_of_adapters_they_recorded(tmp_path: Path) -> None:
+    """Earlier versions accepted and recorded `--lora-alpha 8` without a rank; now the option is refused."""
+    given = {**OPTIONS, "lora_rank": 0, "lora_alpha": 16.0, "lora_targets": ["q_proj"]}
+    earlier = {**given, "lora_alpha": 8.0, "lora_targets": ["up_proj"]}
+    write_options(tmp_path, earlier)
+    check_resumable(tmp_path, given)
+    write_options(tmp_path, {**earlier, "lora_rank": 2})
+    with pytest.raises(ConfigMismatchError, match="lora_alpha: recorded 8.0, given 16.0"):
+        check_resumable(tmp_path, {**given, "lora_rank": 2})
