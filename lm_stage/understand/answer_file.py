@@ -175,8 +175,8 @@ class AnswerFile:
         """Write the finished file, with the answers in the order of `keys`, then those that are not listed."""
         self.close()
         if self._file is not None:
-            others = [key for key in self.answers if key not in set(keys)]
-            content = b"".join(self.answers[key].to_line() for key in [*keys, *others])
+            ordered = dict.fromkeys([*keys, *self.answers])
+            content = b"".join(self.answers[key].to_line() for key in ordered)
             self._write_settings(hashlib.sha256(content).hexdigest())
             write_file(self.path, content)
         self._partial.unlink(missing_ok=True)
