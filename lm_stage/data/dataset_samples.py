@@ -57,7 +57,7 @@ class DatasetSamples:
         return bool(self.is_video.any())
 
     def select(self, indices: Sequence[int] | np.ndarray) -> None:
-        """Keep these samples only; an index that is there twice makes two samples of one row."""
+        """Keep these samples only; an index that is repeated makes several samples of one row."""
         self.row_indices = self.row_indices[indices]
         self.shapes_THW, self.is_video = self.shapes_THW[indices], self.is_video[indices]
         self.keys = [self.keys[index] for index in indices]

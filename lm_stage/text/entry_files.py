@@ -1,7 +1,7 @@
 """Files of entries that people write: lines of text, lines of JSON, or a list in JSON.
 
-A bad entry is refused alone, with its line; a file that is no regular file, too large or not readable is refused as a
-whole. JSON null means that a field is absent.
+A bad entry is refused alone, with its line; a file that is not a regular one, is too large or cannot be read is refused
+as a whole. JSON null means that a field is absent.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MAX_KEY_CHARACTERS = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One entry: its number in the file, from 1, where that is in words, and its value or the reason of its refusal."""
+    """One entry: its number in the file (from 1), its location in words, and its value or why it is refused."""
 
     number: int
     where: str

@@ -38,7 +38,7 @@ class Checkpoints:
         return next(reversed(self.all()), None)
 
     def newest_intact(self) -> Path | None:
-        """Return the last checkpoint. Raises CheckpointError, with the way to the one before, if it is damaged."""
+        """Return the last checkpoint. Raises CheckpointError, with the command that sets it aside, if it is damaged."""
         checkpoint = self.newest()
         if checkpoint is None:
             return None

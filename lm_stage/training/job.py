@@ -68,8 +68,10 @@ def sft(options: SftOptions, on_checkpoint: OnCheckpoint | None = None) -> SftRe
         try:
             model = TrainedModel(options, start, config, device, group, checkpoint)
             progress = model.restore(checkpoint) if checkpoint else Progress()
-        except CheckpointError as error:  # damage that only loading finds: checkpoints of earlier versions
-            raise checkpoints.damaged(checkpoint, error) if checkpoint else error from error
+        except CheckpointError as error:
+            if checkpoint is None:
+                raise
+            raise checkpoints.damaged(checkpoint, error) from error  # checkpoints of earlier versions have no checksums
         return _train(TrainLoop(options, model, progress, mixture, held_out, stop), on_checkpoint)
 
 
