@@ -24,7 +24,7 @@ EARLIER_OPTION_NAMES = {"row_tokens": "seq_length", "floor": "min_lr_ratio", "ro
 RESULTS = ("model", "adapter", "checkpoints", "tensorboard", "train_log.jsonl", "loss.png", "left_out.jsonl")
 STEP_DIRECTORIES = "step-" + "[0-9]" * 8
 _CHECKSUM = "check"  # the member of the options that holds their checksum
-_LORA_OPTIONS = ("lora_alpha", "lora_targets")  # earlier versions recorded any value without a rank, which has no effect
+_LORA_OPTIONS = ("lora_alpha", "lora_targets")  # without a rank they have no effect, and earlier versions recorded any
 
 
 def checked_run(location: str) -> Path:

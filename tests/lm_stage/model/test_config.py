@@ -39,8 +39,8 @@ def test_tied_embeddings_of_the_decoder_override_those_at_the_top(raw: dict[str,
     """`Emu3Config().to_dict()` of transformers 4 states true at the top, the default of all models, for untied ones."""
     without = {name: value for name, value in raw.items() if name != "tie_word_embeddings"}
     for top, own, expected in ((True, False, False), (False, True, True), (True, None, True), (None, None, False)):
-        text = {**without, "tie_word_embeddings": own}
-        assert DecoderConfig.from_dict({"tie_word_embeddings": top, "text_config": text}).tie_word_embeddings is expected
+        whole = {"tie_word_embeddings": top, "text_config": {**without, "tie_word_embeddings": own}}
+        assert DecoderConfig.from_dict(whole).tie_word_embeddings is expected
 
 
 REFUSED = [

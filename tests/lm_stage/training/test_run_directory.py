@@ -79,5 +79,5 @@ def test_runs_without_adapters_resume_whatever_settings_of_adapters_they_recorde
     write_options(tmp_path, earlier)
     check_resumable(tmp_path, given)
     write_options(tmp_path, {**earlier, "lora_rank": 2})
-    with pytest.raises(ConfigMismatchError, match="lora_alpha: recorded 8.0, given 16.0"):
+    with pytest.raises(ConfigMismatchError, match=r"lora_alpha: recorded 8\.0, given 16\.0"):
         check_resumable(tmp_path, {**given, "lora_rank": 2})
