@@ -8,7 +8,6 @@ were created with, and the SHA-256 of the finished file.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import zlib
 from collections.abc import Mapping, Sequence
@@ -21,9 +20,9 @@ from lm_stage.inference.options import SamplingOptions
 from lm_stage.understand.questions import Question
 from shared.errors import ConfigMismatchError, DatasetError, UsageError
 from shared.storage.atomic import write_file
-from shared.storage.checked_json import dump_checked_json, load_checked_json
+from shared.storage.checked_json import dump_checked_json, field_problem, load_checked_json
 from shared.storage.digests import canonical_json, settings_diff
-from shared.storage.small_files import read_json_object
+from shared.storage.small_files import parse_json_object, read_json_object
 from shared.tokens.grid_formats import GridFormat
 
 _SHA256 = "answers_sha256"  # of the finished file, among the settings
@@ -125,8 +124,9 @@ class AnswerFile:
 
     def _check_settings(self, recorded: Mapping[str, Any]) -> None:
         if not recorded:
-            if self.path.exists():
-                raise UsageError(f"{self.path}: exists and was not written by this command; use another file")
+            for found in (self.path, self._partial):
+                if found.exists():
+                    raise UsageError(f"{found}: exists and was not written by this command; use another file")
             self._write_settings()
         elif diff := settings_diff({**recorded, _SHA256: None}, self._settings):
             raise ConfigMismatchError(
@@ -138,15 +138,12 @@ class AnswerFile:
         write_file(settings_path(self.path), dump_checked_json({**self._settings, **finished}))
 
     def _resume(self) -> None:
-        """Collect the intact lines before the first that is incomplete or damaged, and drop the rest."""
-        intact_bytes = 0
-        for line in self._partial.read_bytes().splitlines(keepends=True):
-            if (answer := _parse_line(line)) is None:
-                break
-            self.answers[answer.key] = answer
-            intact_bytes += len(line)
+        """Collect the intact lines; those that are incomplete or damaged are removed from the file."""
+        answers = [_parse_line(line) for line in self._partial.read_bytes().splitlines(keepends=True)]
+        self.answers = {answer.key: answer for answer in answers if answer}
+        if None in answers:
+            self._write_partial()
         self._file = self._partial.open("ab")
-        self._file.truncate(intact_bytes)
 
     def _read_finished(self, sha256: str | None) -> None:
         content = self.path.read_bytes()
@@ -160,12 +157,15 @@ class AnswerFile:
     def add(self, answer: Answer) -> None:
         """Append one answer and flush it to disk with fsync. A finished file is continued."""
         if self._file is None:
-            write_file(self._partial, b"".join(map(_checked_line, self.answers.values())))
+            self._write_partial()
             self._file = self._partial.open("ab")
         self.answers[answer.key] = answer
         self._file.write(_checked_line(answer))
         self._file.flush()
         os.fsync(self._file.fileno())
+
+    def _write_partial(self) -> None:
+        write_file(self._partial, b"".join(map(_checked_line, self.answers.values())))
 
     def close(self) -> None:
         if self._file is not None:
@@ -202,6 +202,7 @@ def _parse_line(line: bytes) -> Answer | None:
 
 def _parse_json_line(line: bytes) -> Answer | None:
     try:
-        return Answer.from_json(json.loads(line))
-    except (ValueError, LookupError, TypeError):
+        answer = Answer.from_json(parse_json_object(line, "answer", DatasetError))
+    except (DatasetError, LookupError, TypeError):
         return None
+    return None if field_problem(answer) else answer

@@ -97,7 +97,34 @@ def test_a_flipped_bit_loses_answers_and_changes_none(path: Path, tmp_path: Path
         damaged[rng.randrange(len(damaged))] ^= 1 << rng.randrange(8)
         path.with_name("answers.jsonl.partial").write_bytes(damaged)
         with closing(AnswerFile(path, SETTINGS)) as file:
-            assert list(file.answers.values()) in ([], ANSWERS[:1])
+            assert list(file.answers.values()) in ([], ANSWERS[:1], ANSWERS[1:])
+
+
+def test_answers_after_a_damaged_line_are_kept(path: Path, tmp_path: Path) -> None:
+    whole, content = finish(path), partial_content(tmp_path / "other")
+    for damaged in (b"\0" + content[1:], content[:20] + b"\n" + content[20:], b"[" * 10_000 + b"\n" + content):
+        folder = tmp_path / str(len(damaged))
+        folder.mkdir()
+        AnswerFile(folder / "answers.jsonl", SETTINGS).close()
+        (folder / "answers.jsonl.partial").write_bytes(damaged)
+        with closing(AnswerFile(folder / "answers.jsonl", SETTINGS)) as file:
+            assert ANSWERS[1].key in file.answers
+        assert finish(folder / "answers.jsonl") == whole
+
+
+@pytest.mark.parametrize("line", [b"{}", b'{"a":' * 10_000, b'{"key": ["b"], "question": "", "images": []}', b"[]"])
+def test_lines_that_are_no_answers_are_removed(line: bytes, path: Path) -> None:
+    AnswerFile(path, SETTINGS).close()
+    path.with_name("answers.jsonl.partial").write_bytes(line + b"\n")
+    with closing(AnswerFile(path, SETTINGS)) as file:
+        assert file.answers == {}
+    assert path.with_name("answers.jsonl.partial").read_bytes() == b""
+
+
+def test_a_partial_file_without_its_settings_is_refused(path: Path) -> None:
+    path.with_name("answers.jsonl.partial").write_bytes(ANSWERS[0].to_line())
+    with pytest.raises(UsageError, match=r"answers\.jsonl\.partial: exists and was not written by this command"):
+        AnswerFile(path, SETTINGS)
 
 
 def test_a_flipped_bit_in_a_finished_file_or_its_settings_is_noticed(path: Path) -> None:
