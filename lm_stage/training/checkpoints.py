@@ -52,14 +52,15 @@ class Checkpoints:
         return checkpoint
 
     def damaged(self, checkpoint: Path, error: CheckpointError) -> CheckpointError:
-        """Return the error about a damaged checkpoint, with the command that resumes from the intact one before it."""
+        """Return the error about a damaged checkpoint, with the command that resumes from the one before it."""
         earlier = [one for one in self.all() if one < checkpoint and _is_intact(one)]
         if not earlier:
             return CheckpointError(f"{error}; no earlier checkpoint is intact: start another RUN")
         aside = self.run / f"damaged-{checkpoint.name}"
         command = f"mv {shlex.quote(str(checkpoint))} {shlex.quote(str(aside))}"
+        state = "is intact" if has_checksums(earlier[-1]) else f"has no {CHECKSUMS_FILE}"
         return CheckpointError(
-            f"{error}; {earlier[-1]} is intact: to resume from it, run `{command}`, then the same command again"
+            f"{error}; {earlier[-1]} {state}: to resume from it, run `{command}`, then the same command again"
         )
 
     def sweep(self) -> None:
