@@ -201,6 +201,19 @@ def test_a_flipped_byte_is_repaired_to_the_same_bytes(key: str, source: Path, tm
     assert "nothing is damaged" in emu3("repair", dataset, source, *MODEL).output
 
 
+def test_repair_plans_nothing_new(source: Path, tmp_path: Path) -> None:
+    """The list was encoded with an image root and keys of its own; only its image root is needed to encode again."""
+    dataset, listed = tmp_path / "dataset", tmp_path / "list.jsonl"
+    entries = [{"image": f"picture-{number}.png", "code": f"k{number}"} for number in range(6)]
+    listed.write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    encode(listed, dataset, "--image-root", source, "--key", "code")
+    before = digest(dataset)
+    opened = Dataset.open(dataset)
+    flip_bit(opened.parts / opened.record(0).part, rows(dataset)["k1"].codes_bytes)
+    assert "the same bytes as before" in emu3("repair", dataset, source, *MODEL).output
+    assert digest(dataset) == before
+
+
 def test_repair_without_a_source_leaves_the_unit_to_the_next_run(source: Path, tmp_path: Path) -> None:
     dataset = tmp_path / "dataset"
     encode(source, dataset)

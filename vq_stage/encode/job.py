@@ -24,7 +24,7 @@ from shared.jobs.units import PlanUnits, run_units
 from shared.maintenance.sweep import sweep
 from shared.storage.paths import absolute
 from vq_stage.encode.options import EncodeOptions
-from vq_stage.encode.plan_updates import up_to_date_plan
+from vq_stage.encode.plan_updates import existing_plan, up_to_date_plan
 from vq_stage.encode.planner import Planner
 from vq_stage.encode.worker import EncodeWorker
 
@@ -44,9 +44,10 @@ class EncodeResult:
     elapsed_s: float
 
 
-def encode(options: EncodeOptions) -> EncodeResult:
+def encode(options: EncodeOptions, is_repair: bool = False) -> EncodeResult:
     """Encode everything that is not encoded yet; the same call resumes, and adds new items of the source.
 
+    A repair encodes what is planned already, and does not list the source.
     Raises ConfigMismatchError, before the model loads, if the dataset was created with other settings, and
     Interrupted after SIGINT or SIGTERM; everything encoded so far is kept.
     """
@@ -54,7 +55,7 @@ def encode(options: EncodeOptions) -> EncodeResult:
     settings, planner, dataset = options.recorded(), Planner(options), Dataset(options.dataset)
     sweep_dataset = partial(sweep, dataset) if options.engine.rank_count == 1 else None
     with stop_on_signals() as stop, job_lock(dataset.root, sweep_dataset):
-        plan = up_to_date_plan(dataset, planner, settings, stop)
+        plan = existing_plan(dataset, settings) if is_repair else up_to_date_plan(dataset, planner, settings, stop)
         for line in planner.source.report.lines():
             tqdm.write(line, file=sys.stderr)
         bar = tqdm(unit="image", desc="encode", disable=None)

@@ -36,11 +36,17 @@ def up_to_date_plan(dataset: Dataset, planner: Planner, settings: DatasetSetting
     """
     if not dataset.plan_path.is_file() and _create(dataset, planner, settings, stop):
         return dataset.plan()
-    plan = dataset.plan()
-    plan.check_settings(settings, dataset.root)
+    plan = existing_plan(dataset, settings)
     if planner.options.retry_quarantined:
         plan = _retry_quarantined(dataset, plan, planner, stop)
     return _add_new_items(dataset, plan, planner, stop)
+
+
+def existing_plan(dataset: Dataset, settings: DatasetSettings) -> Plan:
+    """Return the plan of a dataset. Raises ConfigMismatchError if the dataset was created with other settings."""
+    plan = dataset.plan()
+    plan.check_settings(settings, dataset.root)
+    return plan
 
 
 def _create(dataset: Dataset, planner: Planner, settings: DatasetSettings, stop: StopFlag) -> bool:
@@ -147,16 +153,18 @@ def _listed(source: MediaSource, inputs: Collection[PlannedInput]) -> dict[str, 
 
     An item whose key others may have, too, is recognized by its URI, and gets the key with which it was planned.
     """
-    keys, key_of_uri = {one.key for one in inputs}, {one.uri: one.key for one in inputs if one.uri}
+    locators, key_of_uri = {one.key: one.locator for one in inputs}, {one.uri: one.key for one in inputs if one.uri}
 
     def planned_key(item: MediaItem) -> str | None:
-        return item.key if item.key in keys and not item.key_repeats else key_of_uri.get(item.uri)
+        return item.key if item.key in locators and not item.key_repeats else key_of_uri.get(item.uri)
 
     listed: dict[str, MediaItem] = {}
     if inputs and not isinstance(source, StandardInput):
         for item in source.items(is_planned=lambda item: planned_key(item) is None):
             key = planned_key(item) or item.key
-            listed.setdefault(key, replace(item, key=key))  # a later one with the same key is a duplicate
+            # A later one with the same key is a duplicate, unless an earlier member of the tar has the same name.
+            if key not in listed or item.locator == locators[key] != listed[key].locator:
+                listed[key] = replace(item, key=key)
     return listed
 
 

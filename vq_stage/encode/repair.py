@@ -45,7 +45,7 @@ def repair(options: RepairOptions) -> RepairResult:
     with job_lock(dataset.root, partial(sweep, dataset)):
         set_aside = set_damaged_aside(dataset, plan, restored.append)
     if options.source and dataset.missing_units(plan):
-        encode(_encode_options(options, options.source, dataset, plan))
+        encode(_encode_options(options, options.source, dataset, plan), is_repair=True)
     missing = len(dataset.missing_units(plan))
     return RepairResult(tuple(restored), tuple(set_aside), tuple(repaired_units(dataset)), missing)
 

@@ -23,6 +23,7 @@ from vq_stage.sources.media_types import stem_of
 
 MAX_CHANGES = 1 << 18  # per update, so that any number of changes fits into memory
 _NUMBERS = re.compile(r"(~\d+)?(#\d{5})?$")  # of an item whose key was in use, and of a clip
+_CLIP_NUMBER = re.compile(r"#\d{5}$")
 
 
 class TextChanges:
@@ -38,10 +39,12 @@ class TextChanges:
 
     def compare(self, item: MediaItem) -> None:
         """Compare one planned item, which was listed with its texts."""
+        rows = self._unseen_rows(item)
+        for row in rows:
+            self._seen.is_new(row.key)
         if item.refusal is not None:
             self._unreadable.add(item.uri)
             return
-        rows = [row for row in self._planned.rows(item) if self._seen.is_new(row.key)]
         if not rows and not self._planned.has(item.uri):
             self._moved.add(item.uri)
         for encoded, current in zip(rows, self._texts.current(rows)):
@@ -51,6 +54,11 @@ class TextChanges:
                 self._pending.append((encoded, wanted))
         if len(self._pending) >= MAX_CHANGES:
             self._write()
+
+    def _unseen_rows(self, item: MediaItem) -> list[RowTexts]:
+        """Return the rows of an item. Several members of a tar may have one name: the nth item has the nth rows."""
+        rows = [row for row in self._planned.rows(item) if not self._seen.has(row.key)]
+        return [row for row in rows if _key_of_item(row.key) == _key_of_item(rows[0].key)]
 
     def finish(self) -> None:
         """Write the update, if there is to be one, and report to the user what has changed."""
@@ -79,19 +87,23 @@ class TextChanges:
         return _PlannedTexts(self._plan)
 
 
+def _key_of_item(key: str) -> str:
+    return _CLIP_NUMBER.sub("", key)
+
+
 class _PlannedTexts:
     """The texts of all planned inputs by URI, in a temporary SQLite file, so that any number fits."""
 
     def __init__(self, plan: Plan):
         self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         self._database.execute("PRAGMA journal_mode = OFF")
-        self._database.execute("CREATE TABLE planned (uri, key, text, extra_json, PRIMARY KEY (uri, key))")
+        self._database.execute("CREATE TABLE planned (uri, key, number, text, extra_json, PRIMARY KEY (uri, key))")
         self._database.execute("BEGIN")
         for unit in range(len(plan)):
             self._database.executemany(
-                "INSERT OR REPLACE INTO planned VALUES (?, ?, ?, ?)",
+                "INSERT OR REPLACE INTO planned VALUES (?, ?, ?, ?, ?)",
                 [
-                    (planned.uri, planned.key, planned.text, planned.extra_json)
+                    (planned.uri, planned.key, planned.src_index, planned.text, planned.extra_json)
                     for planned in plan.unit(unit).inputs
                     if planned.refused_reason != DUPLICATE_KEY
                 ],
@@ -99,11 +111,12 @@ class _PlannedTexts:
         self._database.execute("COMMIT")
 
     def rows(self, item: MediaItem) -> list[RowTexts]:
-        """Return the planned texts of an item: one row, or one for each of its clips.
+        """Return the planned texts of an item: one row, or one for each of its clips, in their order.
 
         The key decides if there are others with the same URI, as in a list with several keys for one image.
         """
-        found = self._database.execute("SELECT key, text, extra_json FROM planned WHERE uri = ?", (item.uri,))
+        query = "SELECT key, text, extra_json FROM planned WHERE uri = ? ORDER BY number"
+        found = self._database.execute(query, (item.uri,))
         rows = [RowTexts(*values) for values in found]
         names = {item.key, *item.other_keys, stem_of(item.uri), item.uri}
         return [row for row in rows if {row.key, _NUMBERS.sub("", row.key)} & names] or rows

@@ -12,7 +12,7 @@ from vq_stage.sources.media_source import Locator, MediaItem, MediaSource
 from vq_stage.sources.tables import TableSource
 from vq_stage.sources.webdataset import WebDatasetSource
 
-_TABLE_ROW = re.compile(r"\.(parquet|arrow)#\d[^/]*$", re.IGNORECASE)
+_TABLE_ROW = re.compile(r"\.(parquet|arrow)#\d+(\.mp4)?$", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from shared.maintenance.verify import verify_dataset
 from tests.support.command import ENCODE
 from tests.support.handmade import settings
 from tests.support.small_sources import commit_missing, movie, planner, png
+from tests.support.small_tars import add_member
 from tests.support.stand_in import StandInWorker
 from vq_stage.encode.plan_updates import up_to_date_plan
 from vq_stage.sources.open_source import open_source
@@ -134,6 +136,24 @@ def test_all_clips_of_a_video_get_its_new_text(tmp_path: Path) -> None:
         commit_missing(dataset, up_to_date_plan(dataset, planning, settings(), StopFlag()))
     assert len(texts(dataset.root)) == 4
     assert set(texts(dataset.root).values()) == {"after"}
+
+
+@pytest.mark.parametrize("first_caption", [b"first", b"changed", b"\xff"])
+def test_members_of_a_tar_with_one_name_keep_their_own_texts(first_caption: bytes, tmp_path: Path) -> None:
+    def write(first: bytes) -> None:
+        with tarfile.open(tmp_path / "a.tar", "w") as tar:
+            for number, text in enumerate((first, b"second", b"third")):
+                add_member(tar, "x.png", png(number))
+                add_member(tar, "x.txt", text)
+
+    write(b"first")
+    encode(tmp_path / "a.tar", tmp_path / "codes")
+    before = texts(tmp_path / "codes")
+    assert before == {"x": "first", "a/x": "second", "a/x~2": "third"}
+    write(first_caption)
+    encode(tmp_path / "a.tar", tmp_path / "codes", "--update-texts")
+    first = "changed" if first_caption == b"changed" else "first"
+    assert texts(tmp_path / "codes") == {**before, "x": first}
 
 
 def test_a_caption_that_cannot_be_read_keeps_the_old_text(folder: Path, tmp_path: Path) -> None:
