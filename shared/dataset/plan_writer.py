@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import sqlite3
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import fields
 from itertools import groupby, islice
 from operator import attrgetter, itemgetter
@@ -30,6 +28,7 @@ from shared.dataset.plan import (
 from shared.dataset.settings import DatasetSettings
 from shared.storage.atomic import create_file
 from shared.storage.digests import canonical_json
+from shared.storage.temporary_database import naming_the_disk, temporary_database
 
 _BUFFERED_INPUTS = 1024
 _SIZE = ("frames", "height", "width")
@@ -49,8 +48,7 @@ class PlanWriter:
         self.unit_rows = unit_rows
         self.inputs = 0
         self._buffer: list[tuple[Any, ...]] = []
-        self._database = sqlite3.connect("", isolation_level=None)
-        self._database.execute("PRAGMA journal_mode = OFF")
+        self._database = temporary_database()
         self._database.execute(f"CREATE TABLE inputs ({', '.join(_COLUMNS)})")
 
     def __enter__(self) -> PlanWriter:
@@ -87,7 +85,7 @@ class PlanWriter:
         return freeze_plan(path, self.units(len(plan)), plan.settings, self.inputs, retried)
 
     def _flush(self) -> None:
-        with _naming_the_disk():
+        with naming_the_disk():
             self._database.execute("BEGIN")
             self._database.executemany(f"INSERT INTO inputs VALUES ({', '.join('?' * len(_COLUMNS))})", self._buffer)
             self._database.execute("COMMIT")
@@ -115,7 +113,7 @@ def freeze_plan(
     if retried:
         metadata["retried"] = dict(retried)
     schema = PLAN_SCHEMA.with_metadata({METADATA_KEY: canonical_json(metadata).encode()})
-    with _naming_the_disk(), tempfile.TemporaryDirectory(prefix="emu3-plan-") as directory:
+    with naming_the_disk(), tempfile.TemporaryDirectory(prefix="emu3-plan-") as directory:
         temporary = Path(directory) / "plan.arrow"
         with pa.ipc.new_file(str(temporary), schema) as writer:
             for unit in units:
@@ -132,17 +130,6 @@ def _unit_batch(unit: Unit, schema: pa.Schema) -> pa.RecordBatch:
     inputs = pa.LargeListArray.from_arrays(offsets, rows, type=schema.field("inputs").type)
     values = [pa.array([value], field.type) for value, field in zip((unit.unit, *unit.size), schema)]
     return pa.RecordBatch.from_arrays([*values, inputs], schema=schema)
-
-
-@contextmanager
-def _naming_the_disk() -> Iterator[None]:
-    """Raise OSError, naming the directory, for errors of SQLite, which do not name the disk."""
-    try:
-        yield
-    except sqlite3.OperationalError as error:
-        raise OSError(
-            f"temporary plan in {tempfile.gettempdir()}: {error}; set TMPDIR to a directory on a larger disk"
-        ) from error
 
 
 class KnownKeys:

@@ -6,7 +6,6 @@ With `--update-texts` they become an update of the dataset (see `shared.dataset.
 from __future__ import annotations
 
 import re
-import sqlite3
 import sys
 from collections.abc import Iterator
 from functools import cached_property
@@ -17,6 +16,7 @@ from shared.dataset.plan import Plan
 from shared.dataset.plan_writer import KnownKeys
 from shared.dataset.quarantine_reasons import DUPLICATE_KEY
 from shared.dataset.texts import RowTexts, TextUpdates
+from shared.storage.temporary_database import naming_the_disk, temporary_database
 from vq_stage.sources.listing_report import Tally
 from vq_stage.sources.media_source import MediaItem
 from vq_stage.sources.media_types import stem_of
@@ -84,7 +84,8 @@ class TextChanges:
 
     @cached_property
     def _planned(self) -> _PlannedTexts:
-        return _PlannedTexts(self._plan)
+        with naming_the_disk():
+            return _PlannedTexts(self._plan)
 
 
 def _key_of_item(key: str) -> str:
@@ -95,8 +96,7 @@ class _PlannedTexts:
     """The texts of all planned inputs by URI, in a temporary SQLite file, so that any number fits."""
 
     def __init__(self, plan: Plan):
-        self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
-        self._database.execute("PRAGMA journal_mode = OFF")
+        self._database = temporary_database()
         self._database.execute("CREATE TABLE planned (uri, key, number, text, extra_json, PRIMARY KEY (uri, key))")
         self._database.execute("BEGIN")
         for unit in range(len(plan)):

@@ -29,15 +29,16 @@ class Annotation:
     labels: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def from_fields(cls, fields: Mapping[str, Any]) -> Annotation:
+    def from_fields(cls, fields: Mapping[str, Any], labels: Mapping[str, Any] | None = None) -> Annotation:
         """Read captions and conversations. Raises RefusedInput `bad_entry` if one has the wrong form."""
-        value = first_value(fields, CONVERSATION_NAMES)
-        if value is not None:
-            return cls(captions_in(fields), (Conversation.parse(value),))
-        question, answer = (first_value(fields, (name,)) for name in ("question", "answer"))
-        if isinstance(question, str) and isinstance(answer, str) and answer.strip():
-            return cls(captions_in(fields), (Conversation((Turn(question, answer),)),))
-        return cls(captions_in(fields))
+        captions = captions_in(fields)
+        conversations: tuple[Conversation, ...] = ()
+        question, answer = first_value(fields, ("question",)), first_value(fields, ("answer",))
+        if (value := first_value(fields, CONVERSATION_NAMES)) is not None:
+            conversations = (Conversation.parse(value),)
+        elif isinstance(question, str) and isinstance(answer, str) and answer.strip():
+            conversations = (Conversation((Turn(question, answer),)),)
+        return cls(captions, conversations, labels or {})
 
     def on(self, item: MediaItem) -> MediaItem:
         """Return the item with this annotation; all texts are kept if there are several."""

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import os
-import sqlite3
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -18,6 +17,7 @@ import pyarrow.parquet as pq
 
 from shared.errors import RefusedInput, UsageError
 from shared.storage.paths import is_local
+from shared.storage.temporary_database import temporary_database
 from vq_stage.sources.annotations import Annotation, merged
 from vq_stage.sources.field_names import (
     FILE_NAMES,
@@ -43,8 +43,7 @@ class Captions:
 
     def __init__(self) -> None:
         self._rows = 0
-        self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
-        self._database.execute("PRAGMA journal_mode = OFF")
+        self._database = temporary_database()
         self._database.execute(_CREATE)
         self._database.execute("CREATE TABLE used (number INTEGER PRIMARY KEY)")
 

@@ -29,7 +29,12 @@ _NUMBER = re.compile(r"[ _-]?\d+$")
 
 def fields_named(names: Iterable[str], wanted: Sequence[str]) -> tuple[str, ...]:
     """Return those of `names` that are spellings of `wanted`, by the preference of `wanted`."""
-    return tuple(name for same in fields_by_spelling(names, wanted) for name in same)
+    return _fields_named(tuple(names), tuple(wanted))
+
+
+@lru_cache(maxsize=1024)  # the entries of a list have the same fields
+def _fields_named(names: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(name for same in _fields_by_spelling(names, wanted) for name in same)
 
 
 def fields_by_spelling(names: Iterable[str], wanted: Sequence[str]) -> tuple[tuple[str, ...], ...]:
@@ -37,7 +42,7 @@ def fields_by_spelling(names: Iterable[str], wanted: Sequence[str]) -> tuple[tup
     return _fields_by_spelling(tuple(names), tuple(wanted))
 
 
-@lru_cache(maxsize=1024)  # the entries of a list have the same fields
+@lru_cache(maxsize=1024)
 def _fields_by_spelling(names: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
     found: dict[str, list[str]] = {name: [] for name in wanted}
     for name in names:
@@ -51,7 +56,10 @@ def _fields_by_spelling(names: tuple[str, ...], wanted: tuple[str, ...]) -> tupl
 
 def first_value(fields: Mapping[str, Any], wanted: Sequence[str]) -> Any:
     """Return the first value that is present, None if there is none."""
-    return next((fields[name] for name in fields_named(fields, wanted) if is_present(fields[name])), None)
+    for name in fields_named(fields, wanted):
+        if is_present(fields[name]):
+            return fields[name]
+    return None
 
 
 def is_present(value: object) -> bool:

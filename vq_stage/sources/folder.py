@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from shared.errors import RefusedInput, UsageError
 from shared.jobs.prefetch import prefetch_map
 from shared.storage.paths import is_local
+from shared.storage.temporary_database import naming_the_disk
 from vq_stage.sources.captions import METADATA_FILES, Captions
 from vq_stage.sources.field_names import CAPTION_FILE_SUFFIXES
 from vq_stage.sources.files import open_file, refusing_unreadable
@@ -47,7 +48,7 @@ class FolderSource(MediaSource):
     chosen: frozenset[str] | None = field(default=None, repr=False)
 
     def _items(self, is_planned: Callable[[MediaItem], bool]) -> Iterator[MediaItem]:
-        with closing(Captions()) as captions:
+        with naming_the_disk(), closing(Captions()) as captions:
             listed = FolderListing(self, captions, is_planned).items()
             if is_local(self.root):
                 yield from map(self._captioned, listed)
@@ -200,11 +201,10 @@ def unique_keys(names: list[str]) -> list[str]:
     If an image and a video share a name, the image gets the key without the suffix.
     """
     all_names = set(names)
-    images = Counter(stem_of(name) for name in names if kind_of(name) == "image")
-    videos = Counter(stem_of(name) for name in names if kind_of(name) == "video")
+    stems = [(stem_of(name), kind_of(name)) for name in names]
+    counts = Counter(stems)
     keys = []
-    for name in names:
-        stem = stem_of(name)
-        count = images[stem] + (videos[stem] if kind_of(name) == "video" else 0)
+    for name, (stem, kind) in zip(names, stems):
+        count = counts[stem, "image"] + (counts[stem, "video"] if kind == "video" else 0)
         keys.append(stem if count == 1 and stem not in all_names else name)
     return keys

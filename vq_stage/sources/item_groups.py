@@ -6,23 +6,23 @@ for the image. And a list may use one key for several images.
 
 from __future__ import annotations
 
-import json
-import sqlite3
+import marshal
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields, replace
 from itertools import chain
+from operator import attrgetter
 from typing import Any
 
+from shared.storage.temporary_database import temporary_database
 from vq_stage.sources.annotations import merged
 from vq_stage.sources.media_source import MediaItem, checked_text
 
 CACHE_KIB = 64 << 10
 ITEMS_PER_POLL = 256
-_FIELDS = tuple(field.name for field in fields(MediaItem))
-_TUPLES = tuple(_FIELDS.index(name) for name in ("locator", "refusal", "other_keys"))
+_values = attrgetter(*(field.name for field in fields(MediaItem)))
 
 # Items that differ in `picture` are about different images or videos.
-_CREATE = "CREATE TABLE items (number INTEGER PRIMARY KEY, picture BLOB, key BLOB, item TEXT)"
+_CREATE = "CREATE TABLE items (number INTEGER PRIMARY KEY, picture BLOB, key BLOB, item BLOB)"
 _REPEATED_PICTURES = """CREATE TABLE repeated_pictures AS
     SELECT picture, min(number) AS first FROM items GROUP BY picture HAVING count(*) > 1"""
 _REPEATED_KEYS = """CREATE TABLE repeated_keys AS
@@ -36,8 +36,7 @@ class ItemGroups:
     """A temporary SQLite file, removed on close. Add all items first, then read the groups."""
 
     def __init__(self) -> None:
-        self._database = sqlite3.connect("", isolation_level=None, check_same_thread=False)
-        self._database.execute("PRAGMA journal_mode = OFF")
+        self._database = temporary_database()
         self._database.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
         self._database.execute(_CREATE)
 
@@ -68,9 +67,10 @@ class ItemGroups:
             self._database.execute(statement)
         for item, picture, key_repeats in self._database.execute(_FIRST_ITEMS):
             group = [item] if picture is None else self._items_of(picture)
-            yield replace(merged(list(map(_item, group))), key_repeats=bool(key_repeats))
+            one = merged(list(map(_item, group)))
+            yield replace(one, key_repeats=True) if key_repeats else one
 
-    def _items_of(self, picture: Any) -> Iterator[str]:
+    def _items_of(self, picture: Any) -> Iterator[bytes]:
         rows = self._database.execute("SELECT item FROM items WHERE picture = ? ORDER BY number", (picture,))
         return chain.from_iterable(rows)
 
@@ -106,17 +106,14 @@ def _polled(
         yield picture, item
 
 
-def _row(pair: tuple[str, MediaItem]) -> tuple[bytes | None, bytes, str]:
+def _row(pair: tuple[str, MediaItem]) -> tuple[bytes | None, bytes, bytes]:
+    """Return the columns of an item; `marshal` keeps tuples, and text that is not valid Unicode."""
     picture, item = pair[0], checked_text(pair[1])
-    return None if item.refusal else _blob(picture), _blob(item.key), json.dumps([getattr(item, f) for f in _FIELDS])
+    return None if item.refusal else _blob(picture), _blob(item.key), marshal.dumps(_values(item))
 
 
-def _item(row: str) -> MediaItem:
-    values = json.loads(row)
-    for index in _TUPLES:
-        values[index] = values[index] and tuple(values[index])
-    values[_FIELDS.index("other_keys")] = tuple(values[_FIELDS.index("other_keys")])
-    return MediaItem(*values)
+def _item(row: bytes) -> MediaItem:
+    return MediaItem(*marshal.loads(row))
 
 
 def _blob(text: str) -> bytes:

@@ -15,6 +15,7 @@ from typing import Any
 from shared.dataset.conversations import media_parts
 from shared.errors import RefusedInput
 from shared.storage.paths import as_path, is_local
+from shared.storage.temporary_database import naming_the_disk
 from vq_stage.sources.annotations import Annotation
 from vq_stage.sources.field_names import (
     CONVERSATION_NAMES,
@@ -46,7 +47,7 @@ class ListSource(MediaSource):
     key_field: str | None = None
 
     def _items(self, is_planned: Callable[[MediaItem], bool]) -> Iterator[MediaItem]:
-        with closing(ItemGroups()) as groups:
+        with naming_the_disk(), closing(ItemGroups()) as groups:
             groups.add(self._entries(), is_planned)
             yield from groups.items()
 
@@ -103,7 +104,7 @@ def entry_item(value: ListedValue, root: Path, key_field: str | None = None) -> 
         others = (path,) if own_key else (stem_of(uri), path)
         item = MediaItem(key, uri, kind=kind, other_keys=others)
         labels = _frame_rate(fields)
-        annotated = replace(Annotation.from_fields(fields), labels=labels).on(item)
+        annotated = Annotation.from_fields(fields, labels).on(item)
         return "\0".join((kind, path, own_key or "", str(labels))), annotated
     except RefusedInput as refused:
         return "", item.refused(refused.reason, f"{value.where}: {refused.detail}")
@@ -113,7 +114,7 @@ def normal_path(uri: str, root: Path) -> str:
     """Return the same path for every way to write it: relative to `root` if it is below it. A URL stays as it is."""
     if "://" in uri and not uri.startswith("file://"):
         return uri
-    path = os.path.expanduser(str(as_path(uri))).replace("\\", "/")
+    path = os.path.expanduser(str(as_path(uri)) if "://" in uri else uri).replace("\\", "/")
     if path.startswith("/") and is_local(root):
         path = path.removeprefix(_absolute(root))
     return unicodedata.normalize("NFC", os.path.normpath(path))

@@ -14,7 +14,9 @@ VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".3gp", ".mkv", ".webm", ".avi", ".mpg", ".mpeg", ".vob", ".ts", ".mts", ".m2ts"}
     | {".flv", ".wmv", ".asf", ".ogv"}
 )
+MEDIA_SUFFIXES = IMAGE_SUFFIXES | VIDEO_SUFFIXES
 FRAME_FOLDER_SUFFIX = ".frames"
+_OF_VIDEOS = VIDEO_SUFFIXES | {FRAME_FOLDER_SUFFIX}
 TAR_SUFFIX = ".tar"
 TABLE_SUFFIXES = (".parquet", ".arrow")
 COMPRESSED_TARS = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
@@ -53,9 +55,9 @@ def is_image(uri: str) -> bool:
 
 def is_media(uri: str) -> bool:
     """Return whether a file is an image or a video by its suffix."""
-    return is_image(uri) or suffix_of(uri) in VIDEO_SUFFIXES
+    return suffix_of(uri) in MEDIA_SUFFIXES
 
 
 def kind_of(uri: str) -> str:
     """Return `video` or `image`, by the suffix; a file with an unknown suffix counts as an image."""
-    return "video" if suffix_of(uri) in VIDEO_SUFFIXES or is_frame_folder(uri) else "image"
+    return "video" if suffix_of(uri.rstrip("/")) in _OF_VIDEOS else "image"

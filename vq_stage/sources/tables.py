@@ -13,6 +13,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 
 from shared.errors import RefusedInput, UsageError
+from shared.storage.temporary_database import naming_the_disk
 from vq_stage.sources.annotations import Annotation
 from vq_stage.sources.field_names import (
     CAPTION_NAMES,
@@ -90,7 +91,7 @@ class TableSource(MediaSource):
     _cache: BatchCache = field(default_factory=BatchCache, init=False, repr=False, compare=False)
 
     def _items(self, is_planned: Callable[[MediaItem], bool]) -> Iterator[MediaItem]:
-        with closing(ItemGroups()) as groups:
+        with naming_the_disk(), closing(ItemGroups()) as groups:
             groups.add(self._keyed_rows(), is_planned)
             groups.split_by_content(self._content_digest, is_planned)
             yield from groups.items()

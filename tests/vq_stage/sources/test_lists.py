@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sqlite3
 import sys
 import tracemalloc
 import unicodedata
@@ -13,7 +14,8 @@ import pytest
 
 from shared.errors import Interrupted, UsageError
 from shared.storage.paths import as_path
-from vq_stage.sources import list_files, lists
+from shared.storage.temporary_database import temporary_database
+from vq_stage.sources import item_groups, list_files, lists
 from vq_stage.sources.list_files import ListedValue
 from vq_stage.sources.media_source import MediaItem, as_extra_json
 from vq_stage.sources.open_source import open_source
@@ -422,3 +424,16 @@ def test_a_signal_stops_a_long_listing(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         next(open_source(path).items(stopping))
     assert asked == ["0", "256", "512"]
+
+
+def test_a_full_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def small_database() -> sqlite3.Connection:
+        database = temporary_database()
+        database.execute("PRAGMA max_page_count = 4")
+        return database
+
+    monkeypatch.setattr(item_groups, "temporary_database", small_database)
+    entries = [{"image": f"{number}.png", "text": "long" * 100} for number in range(100)]
+    (tmp_path / "list.json").write_text(json.dumps(entries))
+    with pytest.raises(OSError, match=r"temporary file in .*full; set TMPDIR"):
+        list(open_source(tmp_path / "list.json"))
