@@ -20,13 +20,16 @@ if TYPE_CHECKING:
 def draw_contact_sheet(
     dataset: str, path: str, rows: int = 64, vision_tokenizer: str = str(EMBEDDED_TOKENIZER)
 ) -> None:
-    """Write a PNG of at most `rows` rows. Raises ConfigMismatchError if the tokenizer is not the dataset's."""
+    """Write a PNG of at most `rows` rows; generated sequences that are no image are left out.
+
+    Raises ConfigMismatchError if the tokenizer is not the dataset's.
+    """
     opened = Dataset.open(dataset)
     check_codec(opened, vision_tokenizer)
     from vq_stage.tokenizer import VisionTokenizer
 
     tokenizer = VisionTokenizer.from_pretrained(vision_tokenizer)
-    chosen = evenly_spaced_rows(opened, rows)
+    chosen = [row for row in evenly_spaced_rows(opened, rows) if row.has_grid]
     pictures = [first_frame(tokenizer, row) for row in chosen]
     save_sheet(Path(path), pictures, [row.text or row.key for row in chosen])
 
