@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from functools import cache
 
@@ -11,6 +10,7 @@ from pipelines.workflow.step import Step
 from shared.dataset.dataset import Dataset
 from shared.errors import DatasetError, RelayError
 from shared.storage.paths import as_path
+from shared.storage.small_files import read_json_object
 from vq_stage.model.weights import EMBEDDED_TOKENIZER, codec_fingerprint
 from vq_stage.sources.files import refusing_unreadable
 
@@ -77,7 +77,7 @@ def recorded_codec(location: str) -> str | None:
         if (path / "plan.arrow").exists():
             fingerprint = Dataset.open(location).plan().settings.codec.fingerprint
         elif (path / "config.json").exists():
-            fingerprint = json.loads((path / "config.json").read_text(encoding="utf-8")).get("codec_fingerprint")
+            fingerprint = read_json_object(path / "config.json").get("codec_fingerprint")
         else:
             return None
     if not isinstance(fingerprint, str | None):

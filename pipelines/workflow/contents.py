@@ -1,12 +1,12 @@
-"""The content of a step's inputs, read once their sizes or times show a change: a copy or a touch is none."""
+"""The content of a step's inputs, which is read once their sizes or times differ: a copy or a touch is no change."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from lm_stage.generate.options import GenerateOptions
+from pipelines.workflow.inputs import folder_walk
 from pipelines.workflow.step import Input, Step
 from shared.dataset.change import Change
 from shared.dataset.dataset import Dataset
@@ -14,6 +14,8 @@ from shared.errors import RelayError
 from shared.storage.digests import digest_of
 from shared.storage.paths import sha256_of
 from vq_stage.encode.options import EncodeOptions
+from vq_stage.sources.listing_report import ListingReport
+from vq_stage.sources.open_source import expanded
 
 COMPARED_INPUTS = {"encode": "source", "generate": "prompts"}  # with the rows of the dataset that the step wrote
 ROW_FOLDERS = ("parts", "shards")  # of a dataset: its records and manifest have the digests of these files
@@ -29,20 +31,28 @@ def contents_digest(step: Step, external: Collection[Input]) -> str:
 
 
 def _files(location: str) -> Iterator[tuple[str, str]]:
-    """Yield the name of every file with its SHA-256, in order; nothing for remote inputs and patterns."""
+    """Yield the name of every file with its SHA-256, in order; nothing for remote inputs."""
     top = Path(location)
-    if "://" in location or not top.exists():
+    if "://" in location or location == "-":
         return
+    if top.exists():
+        yield from _files_of(top)
+    else:
+        for found in expanded(location):
+            yield from ((f"{found}/{name}", sha256) for name, sha256 in _files_of(found))
+
+
+def _files_of(top: Path) -> Iterator[tuple[str, str]]:
     if top.is_file():
         yield top.name, sha256_of(top)
         return
     is_dataset = (top / "plan.arrow").exists()
-    for root, folders, names in os.walk(top, followlinks=False):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for path in sorted(Path(root, name) for name in names if not name.startswith(".")):
+    for folder in folder_walk(top, ListingReport()).folders():
+        for name in folder.names:
+            path = top / folder.prefix / name
             is_rows = is_dataset and path.suffix == ".arrow" and path.parent.name in ROW_FOLDERS
-            if not is_rows and path.name != "events.jsonl" and path.is_file():
-                yield path.relative_to(top).as_posix(), sha256_of(path)
+            if not is_rows and name != "events.jsonl" and path.is_file():
+                yield folder.prefix + name, sha256_of(path)
 
 
 def compare(step: Step) -> Change:

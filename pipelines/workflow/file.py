@@ -68,7 +68,7 @@ class PipelineFile:
 def _path(location: str) -> Path:
     """Return the path of a file, or of a packaged example. Raises UsageError for a name that is neither."""
     if Path(location).suffix in (".yaml", ".yml"):
-        return Path(location).expanduser()
+        return Path(os.path.expanduser(location))
     examples = {example.stem: example for example in EXAMPLES.glob("*.yaml")}
     if location not in examples:
         raise UsageError(

@@ -31,7 +31,7 @@ class InputState:
     `items` (uint64) holds a number for each item, a hash of its names, sizes and times; more items may be added
     later. An item is a file with its siblings of the same stem (an image and its caption), or a folder of frames.
     `fixed` is a digest of what must not change: metadata files, and a single file given by its path, which is
-    compared by content if it is small. Remote inputs, hidden files and output of this program
+    compared by content if it is small. Remote inputs, hidden files, and output of this program inside another folder
     are not seen.
     """
 
@@ -63,11 +63,16 @@ class InputState:
         return cls(digest_of(fixed), np.array(items, np.uint64))
 
 
+def folder_walk(top: Path, report: ListingReport) -> FolderWalk:
+    """Return a walk through a local input that is a folder; output of this program is left out unless it is `top`."""
+    return FolderWalk(top, report, includes_own=os.path.exists(top / "plan.arrow"))
+
+
 def _items_below(top: Path) -> Iterator[tuple[str, list[FileState]]]:
-    """Every item: its folder relative to `top`, and its files."""
+    """Yield every item: its folder relative to `top`, and its files."""
     report = ListingReport()
     try:
-        for folder in FolderWalk(top, report).folders():
+        for folder in folder_walk(top, report).folders():
             by_stem: dict[str, list[FileState]] = {}
             for name in (name for name in folder.names if not name.endswith("/")):
                 stem = "" if is_frame_folder(folder.prefix) else stem_of(name)
@@ -85,7 +90,7 @@ def _hash(*described: object) -> int:
 
 
 def _size_and_time(file: str | Path) -> FileState:
-    """Empty for a broken link."""
+    """Return the size and the modification time of a file; nothing for a broken link."""
     try:
         status = os.stat(file)
     except OSError:

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 
-from pipelines.workflow.step import Input, Step, producer_of
+from pipelines.workflow.step import Input, Step, producer_of, resolved
 from shared.dataset.dataset import Dataset
 from shared.dataset.rows import SEQUENCE_FORMAT
 from shared.errors import RelayError
@@ -81,7 +81,7 @@ def kind_problem(step: Step, given: Input, producers: Mapping[str, Step]) -> str
 def _kind_of_output(producer: Step, location: str) -> Kind | None:
     """Return the kind of a step's output, or of a folder inside a training run; None for anything else inside it."""
     assert producer.output is not None
-    inside = Path(location).resolve().relative_to(producer.output.resolve()).as_posix()
+    inside = resolved(location).relative_to(resolved(producer.output)).as_posix()
     if inside == ".":
         return OUTPUT_KINDS[producer.command]
     return RUN_FOLDERS.get(inside) if producer.command == "sft" else None
@@ -92,13 +92,13 @@ def kind_of_path(location: str) -> Kind | None:
     path = Path(location)
     if "://" in location or not os.path.exists(path):
         return None
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return Kind.FILE
-    if (path / "plan.arrow").exists():
+    if os.path.exists(path / "plan.arrow"):
         return Kind.SEQUENCES if _has_sequences(location) else Kind.CODES
-    if (path / "adapter_config.json").exists():
+    if os.path.exists(path / "adapter_config.json"):
         return Kind.ADAPTER
-    if (path / "checkpoints").is_dir() and (path / "options.json").exists():
+    if os.path.isdir(path / "checkpoints") and os.path.exists(path / "options.json"):
         return Kind.RUN
     return _kind_of_model(path / "config.json") or Kind.OTHER
 
@@ -112,7 +112,7 @@ def _has_sequences(location: str) -> bool:
 
 def _kind_of_model(path: Path) -> Kind | None:
     try:
-        config = read_json_object(path) if path.is_file() else {}
+        config = read_json_object(path) if os.path.isfile(path) else {}
     except RelayError:
         return None
     if "num_hidden_layers" in config or "text_config" in config:

@@ -6,6 +6,7 @@ only found by the step itself.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -41,7 +42,7 @@ def load_pipeline(location: str, changes: Mapping[str, str], out: str | None, co
     Raises UsageError with every problem found.
     """
     file, problems = PipelineFile.read(location).changed(changes)
-    folder = Path(out or file.out).expanduser()
+    folder = Path(os.path.expanduser(out or file.out))
     if "://" in (out or file.out):
         raise UsageError(f"--out {out or file.out}: expected a folder on this machine; only inputs may be URLs")
     outputs = {name: output_path(folder, name, str(step["run"])) for name, step in file.steps.items()}

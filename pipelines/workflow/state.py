@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -22,9 +21,11 @@ from pipelines.workflow.inputs import InputState
 from pipelines.workflow.pipeline import Pipeline
 from pipelines.workflow.step import Input, Step, producer_of
 from shared.dataset.change import Change
+from shared.errors import RelayError
 from shared.storage.atomic import write_file
 from shared.storage.digests import canonical_json, digest_of
 from shared.storage.paths import sha256_of
+from shared.storage.small_files import read_json_object
 from vq_stage.model.weights import EMBEDDED_TOKENIZER
 
 VERSIONED_PACKAGES = ("emu3-relay", "mindspore")
@@ -43,7 +44,7 @@ class StepStatus(Enum):
 
 @dataclass(frozen=True, slots=True)
 class StepRecord:
-    """With what a step last ran, as `STEP.json` and `STEP.items` hold it.
+    """What a step last ran with, as it is stored in `STEP.json` and `STEP.items`.
 
     `digest` covers everything that determines the result, with sizes and times for most files; `settings` covers all
     of it but the items of the inputs, and `command` all of it but the inputs. `contents` is a digest of the bytes of
@@ -62,13 +63,13 @@ class StepRecord:
 
     @classmethod
     def read(cls, pipeline: Pipeline, step: Step) -> StepRecord | None:
-        """None without a record that can be read."""
+        """Return the record of a step; None if there is none, or if it cannot be read."""
         items = _record_path(pipeline, step, "items")
         try:
-            content = json.loads(_record_path(pipeline, step, "json").read_bytes())
+            content = read_json_object(_record_path(pipeline, step, "json"))
             recorded_items = np.frombuffer(items.read_bytes() if items.is_file() else b"", np.uint64)
             texts = {name: content.get(name, "") for name in ("command", "contents", "seen")}
-            seconds = content.get("seconds", 0.0)
+            seconds = float(content.get("seconds", 0.0))
             return cls(
                 content["digest"],
                 content["settings"],
@@ -77,7 +78,7 @@ class StepRecord:
                 is_done=content["done"],
                 elapsed_s=seconds,
             )
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, RelayError, ValueError, KeyError, TypeError):
             return None
 
     def write(self, pipeline: Pipeline, step: Step) -> None:
@@ -98,7 +99,7 @@ class StepState:
 
 
 def plan_steps(pipeline: Pipeline, start_from: str | None = None) -> list[StepState]:
-    """The state of every step, in order.
+    """Return the state of every step, in order.
 
     `start_from` and the steps that need it run again, unless a run with the same `start_from` was stopped: that run
     has set their outputs aside already. Raises UsageError for an input that cannot be listed.
@@ -118,7 +119,8 @@ def plan_steps(pipeline: Pipeline, start_from: str | None = None) -> list[StepSt
         is_invalidated = step.name == start_from or bool(stale & set(step.needs))
         status = step_status(step, record, recorded, is_invalidated, partial(_compare, step, external))
         if recorded and status in (StepStatus.DONE, StepStatus.UNFINISHED):
-            record = replace(record, digest=recorded.digest, contents=recorded.contents, seen=record.digest)
+            contents = recorded.contents or contents_digest(step, external)
+            record = replace(record, digest=recorded.digest, contents=contents, seen=record.digest)
         else:
             record = replace(record, contents=contents_digest(step, external))
         digests[step.name] = record.digest
@@ -168,9 +170,9 @@ def step_status(
 
 
 def interrupted_start(pipeline: Pipeline) -> str | None:
-    """The step from which a stopped run was to do everything again."""
+    """Return the step from which a stopped run was to do everything again; None if there is none."""
     path = pipeline.out / ".pipeline/from"
-    return path.read_text(encoding="utf-8") if path.is_file() else None
+    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else None
 
 
 def _versions() -> dict[str, object]:
@@ -179,7 +181,7 @@ def _versions() -> dict[str, object]:
 
 
 def _current_record(step: Step, inputs: list[InputState], needed: list[str], versions: dict[str, object]) -> StepRecord:
-    """What determines the result of a step now; `needed` are the digests of the steps that it needs."""
+    """Return what determines the result of a step now; `needed` are the digests of the steps that it needs."""
     items = np.sort(np.concatenate([NO_ITEMS, *(one.items for one in inputs)]))
     fixed = [one.fixed for one in inputs]
     settings = digest_of({"arguments": step.result_arguments, "versions": versions, "fixed": fixed, "needs": needed})

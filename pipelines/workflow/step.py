@@ -105,11 +105,16 @@ def _expanded(key: str, text: str) -> str:
 
 
 def producer_of(location: str, outputs: Mapping[str, Path | None]) -> str | None:
-    """The step that writes a location, if one does."""
+    """Return the step that writes a location; None if none does."""
     if "://" in location or location == "-":
         return None
-    path = Path(location).resolve()
-    return next((name for name, output in outputs.items() if output and path.is_relative_to(output.resolve())), None)
+    path = resolved(location)
+    return next((name for name, output in outputs.items() if output and path.is_relative_to(resolved(output))), None)
+
+
+def resolved(path: str | Path) -> Path:
+    """Return an absolute path without links; unlike `Path.resolve`, also for a link to itself."""
+    return Path(os.path.realpath(path))
 
 
 def _inputs(values: Mapping[str, list[str]], written: str | None) -> tuple[Input, ...]:

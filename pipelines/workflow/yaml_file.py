@@ -12,6 +12,7 @@ from shared.errors import UsageError
 from shared.storage.small_files import read_small_file
 
 MAX_BYTES = 1 << 20
+_TAGS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:seq", "tag:yaml.org,2002:map")
 MAX_NODES = 10_000  # keys, values and collections, with every alias counted as what it stands for
 
 
@@ -27,7 +28,7 @@ def load_yaml(path: Path) -> Any:
         return loader.construct_document(node)
     except yaml.MarkedYAMLError as error:
         raise UsageError(f"{path}: not a YAML file: {error}{_hint(content, error)}") from error
-    except (ValueError, yaml.YAMLError) as error:
+    except (ValueError, OverflowError, yaml.YAMLError) as error:  # OverflowError: "\\UFFFFFFFF" is no character
         raise UsageError(f"{path}: not a YAML file: {error}") from error
     except RecursionError as error:
         raise UsageError(f"{path}: not a YAML file: nested too deeply") from error
@@ -37,6 +38,7 @@ class _Loader(yaml.SafeLoader):
     """Keeps every value a string (16:9 is not a number), resolves merge keys (`<<`) and refuses duplicate keys."""
 
     yaml_implicit_resolvers = {"<": [("tag:yaml.org,2002:merge", re.compile("<<$"))]}
+    yaml_constructors = {tag: yaml.SafeLoader.yaml_constructors[tag] for tag in (*_TAGS, None)}  # None: all others
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]

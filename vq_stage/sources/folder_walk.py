@@ -67,11 +67,15 @@ class FolderWalk:
     """Enters the folders below `root`, or only those that lead to the `chosen` paths; skips are counted in `report`.
 
     Links to folders are followed. A folder that two links lead to is listed under both paths.
+    With `includes_own`, what this program wrote is listed like everything else.
     """
 
-    def __init__(self, root: Path, report: ListingReport, chosen: Collection[str] | None = None):
+    def __init__(
+        self, root: Path, report: ListingReport, chosen: Collection[str] | None = None, includes_own: bool = False
+    ):
         self.root = root
         self.report = report
+        self._includes_own = includes_own
         self._chosen = chosen
         self._around_chosen = {path[: end + 1] for path in chosen or () for end in _separators(path)}
         self._listings: Counter[Identity] = Counter()
@@ -90,7 +94,7 @@ class FolderWalk:
                 self.report.skip(REPEATED_FOLDERS, prefix)
                 return None
         names = self.names(prefix)
-        own = own_output(names)
+        own = None if self._includes_own else own_output(names)
         if prefix and own:
             self.report.skip(f"{own} of this program", prefix)
             return None

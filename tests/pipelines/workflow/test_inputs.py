@@ -76,3 +76,11 @@ def test_folders_that_match_a_pattern_grow(photos: Path) -> None:
     before = InputState.read(f"{photos}/d*")
     (photos / "deep" / "d.png").touch()
     assert len(InputState.read(f"{photos}/d*").items) == len(before.items) + 1
+
+
+def test_a_dataset_is_seen_if_it_is_the_input_itself(photos: Path) -> None:
+    (photos / "plan.arrow").touch()
+    (photos / "parts").mkdir()
+    before = InputState.read(str(photos))
+    (photos / "parts" / "part-000000.json").touch()
+    assert len(InputState.read(str(photos)).items) == len(before.items) + 1

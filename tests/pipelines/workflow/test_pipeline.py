@@ -103,6 +103,12 @@ def test_pipelines_that_cannot_work_are_refused(described: object, match: str, f
         load(described)
 
 
+def test_a_link_to_itself_is_a_missing_input(folder: Path) -> None:
+    (folder / "loop").symlink_to("loop")
+    with pytest.raises(UsageError, match="step a: loop: no such file or folder"):
+        load(steps(a={"run": "encode", "source": "loop"}))
+
+
 def test_all_problems_are_named_at_once(folder: Path) -> None:
     with pytest.raises(UsageError) as refused:
         load(steps(a={"run": "encode", "source": "nowhere"}, b={"run": "verify"}), {"x": "1"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -16,6 +17,7 @@ from pipelines.workflow.state import StepRecord, StepStatus, plan_steps, step_st
 from pipelines.workflow.step import Step
 from shared.dataset.change import Change
 from shared.errors import UsageError
+from tests.support.small_datasets import SEQUENCE_SETTINGS, sequence_rows, write_dataset
 from tests.support.small_pipelines import CHAIN, StandInCommands, load, steps, steps_run
 from vq_stage.model.weights import EMBEDDED_TOKENIZER
 
@@ -88,6 +90,51 @@ def test_a_copied_model_is_the_same_model(folder: Path, worker: StandInCommands)
     assert [one.status.value for one in plan_steps(load(described))] == ["done", "done"]
     (folder / "model/config.json").write_bytes((folder / "model/config.json").read_bytes() + b" ")
     assert [one.status.value for one in plan_steps(load(described))] == ["done", "changed"]
+
+
+def test_a_dataset_of_another_pipeline_is_watched(folder: Path, worker: StandInCommands) -> None:
+    write_dataset(folder / "d", sequence_rows(), SEQUENCE_SETTINGS)
+    described = steps(checked={"run": "verify", "dataset": "d"})
+    steps_run(worker, load(described))
+    assert steps_run(worker, load(described)) == []
+    (folder / "d/parts/part-000001.json").write_text("{}")
+    assert plan_steps(load(described))[0].status.value == "changed"
+
+
+def test_files_of_a_pattern_and_of_linked_folders_are_compared_by_content(
+    folder: Path, worker: StandInCommands
+) -> None:
+    (folder / "elsewhere").mkdir()
+    (folder / "photos/linked").symlink_to("../elsewhere")
+    for source, picture in (("photo*/", folder / "photos/one.png"), ("photos", folder / "elsewhere/two.png")):
+        picture.write_bytes(b"picture")
+        described = steps(tokenizer={"run": "train-vq", "source": source, "init-from": str(EMBEDDED_TOKENIZER)})
+        steps_run(worker, load(described))
+        os.utime(picture, (1, 1))
+        assert plan_steps(load(described))[0].status.value == "done"
+        picture.write_bytes(b"another")
+        assert plan_steps(load(described))[0].status.value == "changed"
+
+
+def test_a_record_of_an_earlier_version_learns_the_content_of_its_inputs(folder: Path, worker: StandInCommands) -> None:
+    """Once the step was found as it was, a copy of its inputs does not make it stale any more."""
+    described = steps(tokenizer={"run": "train-vq", "source": "photos", "init-from": str(EMBEDDED_TOKENIZER)})
+    steps_run(worker, load(described))
+    record = folder / "p/.pipeline/tokenizer.json"
+    content = json.loads(record.read_bytes())
+    record.write_text(json.dumps({name: content[name] for name in ("digest", "settings", "done", "seconds")}))
+    assert steps_run(worker, load(described)) == []
+    os.utime(folder / "photos/one.png", (1, 1))
+    assert plan_steps(load(described))[0].status.value == "done"
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"{}", b'{"digest": "x", "settings": "y", "done": true, "seconds": "z"}']
+)
+def test_a_damaged_record_counts_as_none(content: bytes, folder: Path, worker: StandInCommands) -> None:
+    steps_run(worker, load(CHAIN))
+    (folder / "p/.pipeline/codes.json").write_bytes(content)
+    assert plan_steps(load(CHAIN))[0].status.value == "changed"
 
 
 def test_codes_are_kept_when_files_are_added(folder: Path, worker: StandInCommands) -> None:
