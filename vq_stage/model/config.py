@@ -142,7 +142,7 @@ def _found(directory: Path) -> str:
     if _HUB_ID.fullmatch(str(directory)):
         return (
             f"found none; if {directory} is a model of the Hugging Face Hub, download it, for example with"
-            f" `huggingface-cli download {directory} --local-dir DIR`, and give DIR"
+            f" `hf download {directory} --local-dir DIR`, and give DIR"
         )
     return "found nothing there"
 

@@ -44,17 +44,20 @@ def check_resumable(out: Path, options: TrainVQOptions) -> None:
 
 
 def save_checkpoint(out: Path, options: TrainVQOptions, step: int, cell: TrainStep, codebook: CodebookEMA) -> None:
-    """Write the checkpoint after `step` steps: the state, then the tokenizer, its weights as `save_dtype`."""
+    """Write the checkpoint after `step` steps: the tokenizer, its weights as `save_dtype`, and the state.
+
+    The state comes last: a run that is killed before it is written repeats the steps and writes the tokenizer again.
+    """
     weights = {name: p.asnumpy() for name, p in cell.model.parameters_and_names()}
     state = {f"weights.{name}": value for name, value in weights.items()}
     state |= {f"adam.{name}": p.asnumpy() for name, p in _adam_state(cell).items()}
     state |= {f"codebook.{name}": value for name, value in codebook.state().items()}
     write_file(out / "config.json", (json.dumps(cell.model.config.to_dict(), indent=2) + "\n").encode())
     write_file(out / OPTIONS_FILE, (json.dumps(options.to_json(), indent=2) + "\n").encode())
-    state["step"] = np.array([step])
-    write_file(out / STATE_FILE, save(state, metadata={CHECKSUM: _checksum(state)}))
     stored = {name: value.astype(options.save_dtype) for name, value in weights.items()}
     write_file(out / "model.safetensors", save(stored, metadata={"format": "pt"}))
+    state["step"] = np.array([step])
+    write_file(out / STATE_FILE, save(state, metadata={CHECKSUM: _checksum(state)}))
 
 
 def load_checkpoint(out: Path, cell: TrainStep, codebook: CodebookEMA) -> int:

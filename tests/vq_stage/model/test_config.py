@@ -95,7 +95,7 @@ def test_too_many_channels_or_levels() -> None:
 @pytest.mark.parametrize(
     ("files", "location", "expected"),
     [
-        ((), "BAAI/Emu3-VisionTokenizer", "huggingface-cli download BAAI/Emu3-VisionTokenizer"),
+        ((), "BAAI/Emu3-VisionTokenizer", "hf download BAAI/Emu3-VisionTokenizer"),
         ((), "./nowhere", "found nothing there"),
         (("run/model/config.json",), "run", "a run of `emu3 sft`"),
         (("codes/plan.arrow",), "codes", "a dataset of codes"),

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import save
 
 from shared.errors import CheckpointError, ConfigMismatchError
-from vq_stage.training.checkpoint import CHECKSUM, _checksum, _read_state, check_resumable
+from vq_stage.training import checkpoint
+from vq_stage.training.checkpoint import CHECKSUM, _checksum, _read_state, check_resumable, save_checkpoint
 from vq_stage.training.options import TrainVQOptions
 
 
@@ -51,6 +54,18 @@ def test_states_of_older_versions_have_no_checksum(tmp_path: Path) -> None:
         path.write_bytes(save(state())[:length])
         with pytest.raises(CheckpointError, match="damaged"):
             _read_state(path)
+
+
+def test_the_state_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kill after the state of the last step, but before its tokenizer, would leave an older tokenizer for good."""
+    written: list[str] = []
+    monkeypatch.setattr(checkpoint, "write_file", lambda path, content: written.append(path.name))
+    model: Any = SimpleNamespace(parameters_and_names=list, config=SimpleNamespace(to_dict=dict))
+    cell: Any = SimpleNamespace(model=model, weights=[], adam=SimpleNamespace(get_parameters=list))
+    codebook: Any = SimpleNamespace(state=dict)
+    save_checkpoint(tmp_path, TrainVQOptions("s", "o", config="c"), 7, cell, codebook)
+    assert "model.safetensors" in written
+    assert written[-1] == "train_state.safetensors"
 
 
 def test_damaged_options_are_named(tmp_path: Path) -> None:
