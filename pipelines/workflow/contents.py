@@ -24,7 +24,7 @@ ROW_FOLDERS = ("parts", "shards")  # of a dataset: its records and manifest have
 def contents_digest(step: Step, external: Collection[Input]) -> str:
     """Return a digest of the bytes of a step's local inputs, except the one that `compare` compares.
 
-    `external` are the inputs that no step writes. All files are read, but of a dataset only its records.
+    `external` are the inputs that no step writes. All files are read, except for those with the rows of a dataset.
     """
     read = [one for one in external if COMPARED_INPUTS.get(step.command) != one.option]
     return digest_of([(one.option, *file) for one in read for file in _files(one.location)])

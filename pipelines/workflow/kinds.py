@@ -15,7 +15,7 @@ from shared.storage.small_files import read_json_object
 
 
 class Kind(Enum):
-    """The kind of a file or folder, with the words for it in a message."""
+    """The kind of a file or folder; its value is what messages call it."""
 
     MEDIA = "pictures or videos"
     CODES = "a codes dataset"

@@ -113,7 +113,7 @@ def producer_of(location: str, outputs: Mapping[str, Path | None]) -> str | None
 
 
 def resolved(path: str | Path) -> Path:
-    """Return an absolute path without links; unlike `Path.resolve`, also for a link to itself."""
+    """Return the absolute path without links. Unlike `Path.resolve`, this accepts a link to itself."""
     return Path(os.path.realpath(path))
 
 

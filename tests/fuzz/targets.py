@@ -8,6 +8,7 @@ import shutil
 import tarfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -104,10 +105,21 @@ def _make_pictures(folder: Path) -> None:
     _write(folder, files)
 
 
+def _try_all(*reads: Callable[[], object]) -> None:
+    """Try every reader, whatever the others find; raise the first refusal."""
+    refusals = []
+    for read in reads:
+        try:
+            read()
+        except RelayError as error:
+            refusals.append(error)
+    if refusals:
+        raise refusals[0]
+
+
 def _read_picture(folder: Path, file: Path) -> None:
-    with file.open("rb") as opened:
-        read_size(opened)
-    decode_rgb(file.read_bytes())
+    content = file.read_bytes()
+    _try_all(lambda: read_size(io.BytesIO(content)), lambda: decode_rgb(content))
 
 
 def _make_videos(is_chosen: Callable[[str], bool]) -> Make:
@@ -121,12 +133,16 @@ ANIMATIONS = ("gif", "apng", "webp")
 
 
 def _read_video(folder: Path, file: Path) -> None:
-    for sampling in (ClipSampling(frames=4), ClipSampling(frames=4, stride=1)):
-        with file.open("rb") as opened:
-            video = open_video(opened)
-            clips = cut_clips(video.info, sampling)
-            for clip in (clips[0], clips[len(clips) // 2], clips[-1]):
-                read_clip(video, clip, sampling, lambda image: np.asarray(image.resize((32, 32))))
+    samplings = (ClipSampling(frames=4), ClipSampling(frames=4, stride=1))
+    _try_all(*(partial(_read_clips, file, sampling) for sampling in samplings))
+
+
+def _read_clips(file: Path, sampling: ClipSampling) -> None:
+    with file.open("rb") as opened:
+        video = open_video(opened)
+        clips = cut_clips(video.info, sampling)
+        for clip in (clips[0], clips[len(clips) // 2], clips[-1]):
+            read_clip(video, clip, sampling, lambda image: np.asarray(image.resize((32, 32))))
 
 
 def _small_picture(number: int) -> bytes:
@@ -237,16 +253,8 @@ def _make_sealed(folder: Path) -> None:
 
 
 def _read_dataset(folder: Path, file: Path) -> None:
-    """Every reader is tried, whatever the others find."""
     dataset = Dataset.open(folder)
-    refusals = []
-    for read in (verify_dataset, summarize, _read_rows, _read_keys):
-        try:
-            read(dataset)
-        except RelayError as error:
-            refusals.append(error)
-    if refusals:
-        raise refusals[0]
+    _try_all(*(partial(read, dataset) for read in (verify_dataset, summarize, _read_rows, _read_keys)))
 
 
 def _read_rows(dataset: Dataset) -> None:

@@ -50,7 +50,7 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.", append=
 
 
 def open_image(file: BinaryIO) -> Image.Image:
-    """Open an image of one of FORMATS: every other file of unknown content is left alone. Raises what Pillow raises."""
+    """Open an image of one of FORMATS; no other code of Pillow reads the file. Raises what Pillow raises."""
     return Image.open(file, formats=_known_formats())
 
 
@@ -95,8 +95,8 @@ def read_size(file: BinaryIO) -> tuple[int, int]:
 def decode_rgb(data: bytes) -> Image.Image:
     """Decode a file's bytes to an upright 8-bit RGB image.
 
-    Transparent pixels are blended with white; 16 bits per channel are scaled to 8. Metadata decide about the
-    orientation only.
+    Transparent pixels are blended with white; 16 bits per channel are scaled to 8. Metadata affects only
+    the orientation.
     Raises RefusedInput: `not_an_image`, `truncated`, `animated`, `too_large`, `too_small`, `aspect_ratio`
     or `unsupported_mode`.
     """
@@ -144,8 +144,8 @@ def refusing_damage(reason: str, unidentified: str = "not_an_image") -> Iterator
 
     Pillow's plugins raise exceptions of many types on damaged files (SyntaxError, struct.error, IndexError, …),
     so all of them are caught; their tracebacks go to the debug log. `reason` is for damage, `unidentified` for a file
-    of no known format. Pillow's own check against decompression bombs
-    stays in force: by default it has the limit of `check_size`.
+    of no known format. Pillow's own check against decompression bombs stays in force: by default it has the limit of
+    `check_size`.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""Metadata of images: the orientation, which is used, and everything else, which must not decide about an image.
+"""Metadata of images: the orientation is used, and nothing else may decide whether an image is accepted.
 
 Decoders stumble over large texts, color profiles and broken Exif. What they need for the pixels alone is therefore
 copied into a file of its own, with the orientation if that can be read.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -107,7 +108,7 @@ class VQConfig:
     def from_directory(cls, directory: str | Path) -> VQConfig:
         """Read a checkpoint directory's `config.json`. Raises CheckpointError."""
         path = local_directory(directory) / "config.json"
-        if not path.is_file():
+        if not os.path.isfile(path):  # False for a name that is too long too, where Path.is_file raises OSError
             raise CheckpointError(f"{directory}: expected the directory of a vision tokenizer, {_found(path.parent)}")
         return cls.from_file(path)
 
@@ -131,13 +132,13 @@ class VQConfig:
 
 def _found(directory: Path) -> str:
     """Describe what is in place of a checkpoint directory, and what to do."""
-    if directory.is_file():
+    if os.path.isfile(directory):
         return "found a file; give the directory that holds config.json and the weights"
-    if (directory / "plan.arrow").is_file():
+    if os.path.isfile(directory / "plan.arrow"):
         return "found a dataset of codes"
-    if (directory / "model" / "config.json").is_file() or (directory / "adapter").is_dir():
+    if os.path.isfile(directory / "model" / "config.json") or os.path.isdir(directory / "adapter"):
         return "found a run of `emu3 sft`, whose model is a language model"
-    if directory.is_dir():
+    if os.path.isdir(directory):
         return "found no config.json"
     if _HUB_ID.fullmatch(str(directory)):
         return (

@@ -35,7 +35,7 @@ class OpenVideos:
         self._open_one = open_one
         self._max_idle = max_idle
         self._lock = threading.Lock()
-        self._idle: list[tuple[tuple[Any, ...], VideoFile, ExitStack]] = []  # the one that waits longest comes first
+        self._idle: list[tuple[tuple[Any, ...], VideoFile, ExitStack]] = []  # the longest idle one comes first
 
     @contextmanager
     def open(self, *arguments: Any) -> Iterator[VideoFile]:

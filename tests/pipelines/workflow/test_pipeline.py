@@ -62,6 +62,10 @@ def test_steps_run_after_those_they_need_and_otherwise_in_file_order(folder: Pat
         (steps(a={"run": "encode", "source": "$HOME/nowhere"}), "working directory, .*; environment variables are not"),
         (steps(a={"run": "encode", "source": "${PATH}"}), "pass an environment variable with --set NAME=.PATH"),
         (steps(a={"run": "encode", "source": "x" * 5000}), "step a: "),
+        (
+            steps(a={"run": "encode", "source": "photos", "vision-tokenizer": "x" * 400}),
+            "step a: x*: expected the directory of a vision tokenizer, found nothing there",
+        ),
         (steps(a={"run": "encode", "source": "."}), "contains the outputs of the steps"),
         (steps(a={"run": "encode", "source": "photos", "dataset": "elsewhere"}), "the step writes to p/a"),
         (
