@@ -45,11 +45,12 @@ EXECUTION_OPTIONS = frozenset(
     {
         "engine",
         "workers",
-        "worker_timeout_s",
+        "worker_timeout",
         "rank",
         "world_size",
         "ray_address",
         "reader_threads",
+        "read_timeout",
         "skip_damaged",
         "max_bad_steps",
         "save_every",
