@@ -93,7 +93,7 @@ def claim_directory(out: Path, dataset: Dataset, formats: MediaFormats) -> None:
 
 
 def ignores_case(out: Path) -> bool:
-    """Return whether the file system of a claimed folder takes names that differ in case for the same file."""
+    """Return whether the file system of a claimed folder treats names that differ in case as the same file."""
     return (out / RECORD_NAME.upper()).is_file()
 
 

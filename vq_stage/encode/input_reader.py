@@ -95,7 +95,7 @@ class InputReader:
 
     def give_up(self, task: ReadTask) -> PreparedInput:
         """Return the refusal of an input that takes too long to read."""
-        return _refused(task, RefusedInput(READ_TIMEOUT, "reading does not end; see --read-timeout"))
+        return _refused(task, RefusedInput(READ_TIMEOUT, "it was not read in time; see --read-timeout"))
 
     def _image(self, unit: Unit, planned: PlannedInput) -> PreparedInput:
         with self.source.open(planned.uri, planned.locator) as file:

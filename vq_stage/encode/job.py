@@ -83,7 +83,7 @@ def refusals_of(records: Iterable[CommitRecord]) -> Mapping[str, int]:
 
 
 def _is_fruitless(dataset: Dataset, records: Sequence[CommitRecord]) -> bool:
-    """Return whether all inputs of these units were refused, for another reason than that their content is known.
+    """Return whether all inputs of these units were refused, for any reason other than duplicate content.
 
     Without new units it is true if the dataset has no rows at all.
     """

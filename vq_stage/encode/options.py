@@ -29,7 +29,7 @@ class EncodeOptions:
     inputs of each unit are decoded again to measure the quality. `duplicates` is keep or once: encode every file, or
     only the first of equal files. An input that is not read within `read_timeout_s` is refused. `retry_quarantined`
     lists reasons whose quarantined inputs are tried again. With `update_texts` the captions and labels of encoded
-    inputs are replaced where the source has other ones.
+    inputs are replaced where they differ in the source.
     Raises UsageError, naming the command-line option, for values that cannot work.
     """
 

@@ -190,5 +190,7 @@ def _planned_again(planner: Planner, one: QuarantinedInput, listed: MediaItem | 
     planned = one.planned
     if planned.frame_start is not None:
         return [(one.unit.size, replace(planned, refused_reason=None, refused_detail=None))]
+    if listed is None and not planned.uri:
+        return [(one.unit.size, planned)]  # an entry of a list that names no file; once corrected, it is a new item
     known = MediaItem(planned.key, planned.uri, planned.text, kind_of(planned.uri), planned.locator, planned.extra_json)
     return planner.plan_item(listed or known).inputs

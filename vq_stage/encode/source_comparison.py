@@ -17,8 +17,8 @@ from vq_stage.sources.media_source import MediaItem
 def compare_source(options: EncodeOptions) -> Change:
     """Read the whole source and compare it with the rows of the dataset: their URI, texts and SHA-256.
 
-    Times of files play no part. An input without a row, because it was refused or is not encoded yet, must only be
-    there still.
+    The times of files are ignored. An input without a row, because it was refused or is not encoded yet, only has to
+    exist.
     """
     source, threads = Planner(options).source, options.reader_threads
     encoded = EncodedContents(Dataset.open(options.dataset))

@@ -1,4 +1,4 @@
-"""What is said about one image or video: captions, conversations and labels, however the source spells them."""
+"""The annotations of one image or video: captions, conversations and labels, under any of their accepted names."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Annotation:
             conversations = (Conversation((Turn(question, answer),)),)
         return cls(captions, conversations, labels or {})
 
-    def on(self, item: MediaItem) -> MediaItem:
+    def add_to(self, item: MediaItem) -> MediaItem:
         """Return the item with this annotation; all texts are kept if there are several."""
         texts = list(dict.fromkeys(self.texts))
         extra = {**self.labels, **conversations_extra(self.conversations)}
@@ -75,5 +75,5 @@ def merged(items: Sequence[MediaItem]) -> MediaItem:
         texts += extra.pop("texts", [item.text] if item.text else [])
         conversations += [extra.pop("conversations", None), *extra.pop("other_conversations", [])]
         labels = {**extra, **labels}
-    said = {canonical_json(turns): Conversation.from_json(turns) for turns in conversations if turns}
-    return Annotation(tuple(texts), tuple(said.values()), labels).on(items[0])
+    distinct = {canonical_json(turns): Conversation.from_json(turns) for turns in conversations if turns}
+    return Annotation(tuple(texts), tuple(distinct.values()), labels).add_to(items[0])

@@ -20,9 +20,9 @@ from shared.storage.paths import is_local
 from shared.storage.temporary_database import temporary_database
 from vq_stage.sources.annotations import Annotation, merged
 from vq_stage.sources.field_names import (
+    ANNOTATION_NAMES,
     FILE_NAMES,
     IMAGE_NAMES,
-    SAID_NAMES,
     VIDEO_NAMES,
     fields_named,
     first_value,
@@ -39,7 +39,7 @@ _CREATE = """CREATE TABLE captions (
 
 
 class Captions:
-    """What metadata files say about the files of a folder, in a temporary SQLite file removed on close."""
+    """The annotations in the metadata files of a folder, in a temporary SQLite file that is removed on close."""
 
     def __init__(self) -> None:
         self._rows = 0
@@ -59,17 +59,17 @@ class Captions:
     def _paths_and_rows(self, path: Path, folder: str, root: Path) -> Iterator[tuple[bytes, int, int, str]]:
         for name, fields, where in read_metadata(path):
             try:
-                said = Annotation.from_fields(fields).on(MediaItem("", name))
+                annotated = Annotation.from_fields(fields).add_to(MediaItem("", name))
             except RefusedInput as refused:
                 raise UsageError(f"{where}: {refused.detail}") from refused
-            if said.text is None and said.extra_json is None:
+            if annotated.text is None and annotated.extra_json is None:
                 continue
             self._rows += 1
-            row = json.dumps([name, said.text, said.extra_json])
+            row = json.dumps([name, annotated.text, annotated.extra_json])
             for rank, candidate in enumerate(dict.fromkeys(possible_paths(name, folder, root))):
                 yield _blob(candidate), rank, self._rows, row
 
-    def on(self, item: MediaItem) -> MediaItem | None:
+    def add_to(self, item: MediaItem) -> MediaItem | None:
         """Return the item with all captions and conversations of its path; None if it has none."""
         if not self._rows:
             return None
@@ -148,7 +148,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, object]]:
     with open_list(path) as file:
         try:
             table = pq.ParquetFile(file)
-            names = fields_named(table.schema_arrow.names, (*METADATA_NAMES, *SAID_NAMES))
+            names = fields_named(table.schema_arrow.names, (*METADATA_NAMES, *ANNOTATION_NAMES))
             rows = (row for batch in table.iter_batches(columns=list(names)) for row in batch.to_pylist())
             yield from ((f"row {number}", row) for number, row in enumerate(rows, 1))
         except (pa.ArrowException, OSError) as error:

@@ -18,7 +18,7 @@ CAPTION_NAMES = (
     *("short_caption", "generated_caption", "llava_caption", "alt_text", "alttext"),
 )
 CONVERSATION_NAMES = ("conversations", "conversation", "messages")
-SAID_NAMES = (*CAPTION_NAMES, *CONVERSATION_NAMES, "question", "answer")  # all that say something about an image
+ANNOTATION_NAMES = (*CAPTION_NAMES, *CONVERSATION_NAMES, "question", "answer")
 IMAGE_NAMES = ("image", "images", "image_path", "image_file", "image_url", "img", "img_path", "picture", "photo")
 VIDEO_NAMES = ("video", "videos", "video_path", "video_file", "video_url", "clip")
 FILE_NAMES = ("file_name", "filename", "file", "file_path", "filepath", "path", "uri", "url")  # of either kind

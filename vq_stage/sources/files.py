@@ -129,7 +129,7 @@ def refusing_unreadable() -> Iterator[None]:
 
 
 class _LocalFile(io.FileIO):
-    """A file whose read errors are refusals, as those of a failing disk or a network drive that went away."""
+    """A file whose read errors are refusals, such as those of a failing disk or a disconnected network drive."""
 
     def readinto(self, buffer: Any) -> int | None:
         with refusing_unreadable():
@@ -145,7 +145,7 @@ def _open_local(path: Path) -> BinaryIO:
     check_regular(path.stat())
     file = _LocalFile(path, opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK))
     try:
-        check_regular(os.fstat(file.fileno()))  # replaced meanwhile
+        check_regular(os.fstat(file.fileno()))  # the file may have been replaced meanwhile
     except RefusedInput:
         file.close()
         raise

@@ -77,7 +77,7 @@ class FolderSource(MediaSource):
 
 
 class FolderListing:
-    """One depth-first pass over a folder; it holds the names of the folders it is in, and nothing else.
+    """One depth-first pass over a folder; only the names in the folders that are being read are in memory.
 
     Metadata files are read when the first item that is not planned needs a caption.
     """
@@ -150,7 +150,7 @@ class FolderListing:
             return item, None
         while self._unread_metadata:
             self._read_metadata(self._unread_metadata.pop(0))
-        captioned = self.captions.on(item)
+        captioned = self.captions.add_to(item)
         return (item, caption_path) if captioned is None else (captioned, None)
 
     def _read_metadata(self, path: str) -> None:

@@ -16,11 +16,11 @@ from vq_stage.sources.files import refusing_unreadable
 from vq_stage.sources.listing_report import ListingReport
 from vq_stage.sources.media_types import is_media, is_system_name
 
-MAX_LISTINGS = 16  # of one folder by different links: links to links could multiply without end
+MAX_LISTINGS = 16  # of one folder through different links: links to links could multiply without end
 HIDDEN_FILES, HIDDEN_FOLDERS = "hidden or system files", "hidden or system folders"
-LOOPS = "links to a folder around them"
+LOOPS = "links to a folder that contains them"
 REPEATED_FOLDERS = f"links to folders that were read {MAX_LISTINGS} times"
-BROKEN_LINKS = "links that lead nowhere"
+BROKEN_LINKS = "broken links"
 UNREADABLE = "folders that cannot be read"
 
 DECODED_FILES = "folders of decoded files"
@@ -54,7 +54,7 @@ Identity = tuple[int, int]  # device and inode
 class Folder:
     """A folder that was entered: its path, empty or ending in `/`, and its sorted names; those of folders end in `/`.
 
-    `lineage` has the identities of the folder and of those around it; `is_linked` if one of them is a link.
+    `lineage` has the identities of the folder and of those that contain it; `is_linked` if one of them is a link.
     """
 
     prefix: str
@@ -129,7 +129,7 @@ class FolderWalk:
             return sorted(self._local_names(folder, prefix) if is_local(folder) else _remote_names(folder))
 
     def is_chosen(self, path: str) -> bool:
-        """Return whether a path is to be read: chosen, below a chosen folder, or a folder around chosen paths."""
+        """Return whether a path is chosen, is below a chosen folder, or is a folder that contains chosen paths."""
         if self._chosen is None or path in self._around_chosen or path.rstrip("/") in self._chosen:
             return True
         return any(path[:end] in self._chosen for end in _separators(path))
@@ -165,7 +165,7 @@ def own_output(names: Collection[str]) -> str | None:
 
 
 def own_folders(root: Path, paths: Iterable[str]) -> set[str]:
-    """Return the folders around these local paths, below `root`, that this program wrote; each ends in `/`."""
+    """Return the folders below `root` that contain these local paths and that this program wrote; each ends in `/`."""
     folders = {path[: end + 1] for path in paths for end in _separators(path)} if is_local(root) else ()
     return {folder for folder in folders if own_output(FolderWalk(root, ListingReport()).names(folder))}
 

@@ -46,7 +46,7 @@ class ItemGroups:
     def add(self, items: Iterable[tuple[str, MediaItem]], is_planned: Callable[[MediaItem], bool]) -> None:
         """Add pairs (picture, item). A refused item is about no picture.
 
-        `is_planned` is called now and then, so that it can stop a long listing by raising.
+        `is_planned` is called periodically, so that it can stop a long listing by raising.
         """
         self._database.execute("BEGIN")
         rows = map(_row, _polled(items, is_planned))
@@ -89,8 +89,10 @@ class ItemGroups:
             if not is_planned(replace(_item(item), key_repeats=True)):
                 execute("INSERT OR IGNORE INTO unplanned VALUES (?)", (picture,))
         unplanned = "SELECT number, picture, item FROM items JOIN unplanned USING (picture) ORDER BY number"
-        for number, picture, item in execute(unplanned):
-            execute("INSERT INTO split VALUES (?, ?)", (number, picture + b"\0" + content(_item(item))))
+        for number, picture, row in execute(unplanned):
+            item = _item(row)
+            is_planned(item)  # raises to stop the listing
+            execute("INSERT INTO split VALUES (?, ?)", (number, picture + b"\0" + content(item)))
         execute("UPDATE items SET picture = number WHERE picture IN groups AND picture NOT IN unplanned")
         execute("UPDATE items SET picture = split.picture FROM split WHERE split.number = items.number")
         execute("COMMIT")

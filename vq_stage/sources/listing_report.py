@@ -58,7 +58,7 @@ class ListingReport:
         self.skip(kind, name)
 
     def lines(self) -> Iterator[str]:
-        """Yield sentences for the user, in a fixed order; none if there is nothing to report."""
+        """Yield lines for the user, in a fixed order; none if there is nothing to report."""
         if self.used:
             yield self.used
         unmatched = [(self.without_caption, "inputs without a caption"), (self.unused_captions, "unused captions")]

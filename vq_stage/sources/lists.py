@@ -52,7 +52,7 @@ class ListSource(MediaSource):
             yield from groups.items()
 
     def _entries(self) -> Iterator[tuple[str, MediaItem]]:
-        """Yield what each entry is about, and its item; entries without an image or a video are counted."""
+        """Yield what `entry_item` returns for each entry; entries without an image or a video are counted."""
         for value in self._values():
             try:
                 yield entry_item(value, self.root, self.key_field)
@@ -89,9 +89,9 @@ class NoMedium(Exception):
 
 
 def entry_item(value: ListedValue, root: Path, key_field: str | None = None) -> tuple[str, MediaItem]:
-    """Return what an entry is about, equal for entries of one item, and its item; refused if a field is wrong.
+    """Return the item of an entry, after a string that is equal for all entries of one item.
 
-    Raises NoMedium.
+    The item is refused if a field is wrong. Raises NoMedium.
     """
     item = MediaItem(f"entry-{value.number}", "", other_keys=(f"entry-{value.number}",))
     try:
@@ -104,7 +104,7 @@ def entry_item(value: ListedValue, root: Path, key_field: str | None = None) -> 
         others = (path,) if own_key else (stem_of(uri), path)
         item = MediaItem(key, uri, kind=kind, other_keys=others)
         labels = _frame_rate(fields)
-        annotated = Annotation.from_fields(fields, labels).on(item)
+        annotated = Annotation.from_fields(fields, labels).add_to(item)
         return "\0".join((kind, path, own_key or "", str(labels))), annotated
     except RefusedInput as refused:
         return "", item.refused(refused.reason, f"{value.where}: {refused.detail}")
@@ -144,7 +144,7 @@ def _key(fields: Mapping[str, Any], key_field: str | None) -> str | None:
 
 
 def _id(fields: Mapping[str, Any]) -> str | None:
-    """Return the `id` of an entry with a conversation: of the image, in some lists, of the conversation in others."""
+    """Return the `id` of an entry with a conversation; some lists identify the image by it, others the conversation."""
     value = fields.get("id") if first_value(fields, CONVERSATION_NAMES) is not None else None
     return str(value) if isinstance(value, str | int) and value != "" else None
 

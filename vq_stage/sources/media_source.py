@@ -164,7 +164,7 @@ class MediaSource(ABC):
 
 
 def _other_spellings(uri: str) -> Iterator[str]:
-    """Yield a path from the home folder, one with the separators of Windows, and the Unicode forms of its name."""
+    """Yield the path with `~` expanded, with the separators of Windows replaced, and in its Unicode forms."""
     yield os.path.expanduser(uri)
     slashed = uri.replace("\\", "/")
     yield from (slashed, unicodedata.normalize("NFC", slashed), unicodedata.normalize("NFD", slashed))

@@ -39,14 +39,14 @@ KEY_NAMES = ("key", "__key__", "id", "image_id", "name", "file_name")
 class Columns:
     """The columns of a table that are read; `media` has bytes, or a struct of `bytes` and `path`, or paths of files.
 
-    `said` has captions, conversations, questions and answers.
+    `annotations` has captions, conversations, questions and answers.
     """
 
     media: str
     is_video: bool
     has_paths: bool
     key: str | None
-    said: tuple[str, ...]
+    annotations: tuple[str, ...]
 
     @classmethod
     def from_schema(cls, schema: pa.Schema, where: str, key: str | None = None) -> Columns:
@@ -59,19 +59,19 @@ class Columns:
         if key is not None and schema.get_field_index(key) < 0:
             raise UsageError(f"{where}: --key {key}: no such column; found {', '.join(schema.names)[:300]}")
         keys = [key] if key is not None else _fitting(schema, KEY_NAMES, _is_key)
-        said = [
+        annotations = [
             *_fitting(schema, CAPTION_NAMES, _holds_text),
             *_fitting(schema, CONVERSATION_NAMES, _is_list),
             *_fitting(schema, ("question", "answer"), _is_text),
         ]
         media = (images or videos or paths)[0]
-        return cls(media, bool(videos) and not images, bool(paths), keys[0] if keys else None, tuple(said))
+        return cls(media, bool(videos) and not images, bool(paths), keys[0] if keys else None, tuple(annotations))
 
     @property
     def listed(self) -> list[str]:
         """The columns that listing reads: all but the media, unless these are paths."""
         others = [self.key] if self.key is not None else []
-        return list(dict.fromkeys([*others, *self.said, *([self.media] if self.has_paths else [])]))
+        return list(dict.fromkeys([*others, *self.annotations, *([self.media] if self.has_paths else [])]))
 
     @property
     def suffix(self) -> str:
@@ -119,7 +119,9 @@ class TableSource(MediaSource):
                 yield _row_item(item, fields.get(columns.key) if columns.key else None, fields)
 
     def _content_digest(self, item: MediaItem) -> bytes:
-        """Return the digest of a row's image; of its URI if it has none."""
+        """Return the digest of a row's image; the URI if the row has only a path, or an image that cannot be read."""
+        if item.locator is None:
+            return item.uri.encode()
         try:
             return self.sha256(item.uri, item.locator)
         except RefusedInput:
@@ -156,7 +158,7 @@ def _row_item(item: MediaItem, key: object, fields: Mapping[str, Any]) -> MediaI
     if is_present(key):
         item = replace(item, key=str(int(key)) if isinstance(key, float) and key.is_integer() else str(key))
     try:
-        return Annotation.from_fields(fields).on(item)
+        return Annotation.from_fields(fields).add_to(item)
     except RefusedInput as refused:
         return item.refused(refused.reason, refused.detail)
 

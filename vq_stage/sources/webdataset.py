@@ -42,7 +42,7 @@ class Member:
 
 @dataclass(slots=True)
 class Sample:
-    """The members of a sample: its images and videos, and what is said about them."""
+    """The members of a sample: its images and videos, and the files with their captions and labels."""
 
     name: str
     media: list[Member] = field(default_factory=list)
@@ -203,13 +203,13 @@ def _captioned(item: MediaItem, file: BinaryIO, texts: Mapping[str, Member]) -> 
     try:
         captions = [_read(file, texts[suffix]).strip() for suffix in CAPTION_FILE_SUFFIXES if suffix in texts]
         fields = _fields(_read(file, texts[".json"]), texts[".json"].name) if ".json" in texts else {}
-        said = Annotation.from_fields(fields)
+        annotation = Annotation.from_fields(fields)
     except RefusedInput as refused:
         return item.refused(refused.reason, refused.detail)
     used = fields_named(fields, (*CAPTION_NAMES, *CONVERSATION_NAMES))
     labels = {name: value for name, value in fields.items() if name not in used and _is_label(value)}
     first = tuple(caption for caption in captions if caption)[:1]
-    return replace(said, texts=first or said.texts, labels=labels).on(item)
+    return replace(annotation, texts=first or annotation.texts, labels=labels).add_to(item)
 
 
 def _read(file: BinaryIO, member: Member) -> str:

@@ -399,3 +399,16 @@ def test_retried_inputs_are_those_of_their_path_where_keys_repeat(dataset: Datas
         "3/a": ("3.tar/a.png", "of 3"),
         "0/a": ("0.tar/a.png", "of 0"),
     }
+
+
+def test_a_retried_entry_that_names_no_file_keeps_its_reason(dataset: Dataset, tmp_path: Path) -> None:
+    """Once corrected, the entry is a new item with another key."""
+    (tmp_path / "a.png").write_bytes(png(0))
+    listed = tmp_path / "list.jsonl"
+    listed.write_text('{"image": "a.png"}\n{"image": 5}\n')
+    encoded(dataset, open_source(listed))
+    (tmp_path / "b.png").write_bytes(png(1))
+    listed.write_text('{"image": "a.png"}\n{"image": "b.png"}\n')
+    encoded(dataset, open_source(listed), retry=["bad_entry"])
+    assert {row.key for row in rows(dataset)} == {"a", "b"}
+    assert dict(summarize(dataset).quarantined) == {"bad_entry": 1}

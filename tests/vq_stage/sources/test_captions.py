@@ -30,7 +30,7 @@ def read(captions: Captions, folder: Path, content: str | bytes, name: str = "me
 
 
 def said(captions: Captions, uri: str) -> tuple[str | None, str | None] | None:
-    item = captions.on(MediaItem("key", uri))
+    item = captions.add_to(MediaItem("key", uri))
     return item and (item.text, item.extra_json)
 
 

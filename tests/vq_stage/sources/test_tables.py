@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from shared.errors import RefusedInput, UsageError
+from shared.errors import Interrupted, RefusedInput, UsageError
 from shared.storage.paths import as_path
 from vq_stage.sources import tables
 from vq_stage.sources.media_source import MediaItem, MediaSource, as_extra_json
@@ -160,6 +160,21 @@ def test_images_are_compared_only_where_keys_repeat(tmp_path: Path, monkeypatch:
     planned = {f"data.parquet#{n}" for n in range(5)}
     assert [item.uri for item in open_source(path).items(lambda item: item.uri in planned)] == ["data.parquet#5"]
     assert hashed == ["data.parquet#4", "data.parquet#5"]
+
+
+def test_a_signal_stops_the_comparison_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tmp_path / "t.parquet", pa.table({"key": ["same"] * 9, "image": [f"{n}".encode() for n in range(9)]}))
+    opened: list[str] = []
+
+    def stopping(item: MediaItem) -> bool:
+        if len(opened) == 2:
+            raise Interrupted("stopped")
+        return False
+
+    monkeypatch.setattr(TableSource, "sha256", lambda source, uri, locator: opened.append(uri) or uri.encode())
+    with pytest.raises(Interrupted):
+        next(open_source(tmp_path / "t.parquet").items(stopping))
+    assert len(opened) == 2
 
 
 def test_tables_of_one_name_are_different(tmp_path: Path) -> None:
