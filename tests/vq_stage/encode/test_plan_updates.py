@@ -412,3 +412,17 @@ def test_a_retried_entry_that_names_no_file_keeps_its_reason(dataset: Dataset, t
     encoded(dataset, open_source(listed), retry=["bad_entry"])
     assert {row.key for row in rows(dataset)} == {"a", "b"}
     assert dict(summarize(dataset).quarantined) == {"bad_entry": 1}
+
+
+def test_a_retried_member_of_a_tar_is_not_another_one_of_the_same_name(dataset: Dataset, tmp_path: Path) -> None:
+    def write(second: bytes) -> MediaSource:
+        with tarfile.open(tmp_path / "t.tar", "w") as tar:
+            for content, text in ((png(0), b"first"), (second, b"second")):
+                add_member(tar, "x.png", content)
+                add_member(tar, "x.txt", text)
+        return open_source(tmp_path / "t.tar")
+
+    encoded(dataset, write(bytes(len(png(1)))))
+    assert quarantined(dataset) == 1
+    encoded(dataset, write(png(1)), retry=["not_an_image"])
+    assert {row.key: row.text for row in rows(dataset)} == {"x": "first", "t/x": "second"}
