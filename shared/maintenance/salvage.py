@@ -89,17 +89,6 @@ def _sha256_in_manifest(dataset: Dataset) -> str | None:
         return None
 
 
-def readable_records(dataset: Dataset) -> list[CommitRecord]:
-    """Return the commit records that can be read and belong to this dataset."""
-    records = []
-    for unit in dataset.committed_units():
-        try:
-            records.append(dataset.record(unit))
-        except DatasetError:
-            continue
-    return records
-
-
 def repaired_units(dataset: Dataset) -> Iterator[tuple[int, bool]]:
     """Yield every unit that was set aside and is committed again, and whether it has the bytes it had before."""
     for name in sorted(names_in(dataset.damaged)):
