@@ -136,6 +136,11 @@ class ShardReader:
         """Yield the record batches of a unit. Raises DatasetError if the shard cannot be read."""
         return (self.batch(unit, index) for index in range(self._locations[unit][2]))
 
+    def has_rows(self, unit: int, batches: Iterable[pa.RecordBatch]) -> bool:
+        """Whether the shard of a unit holds exactly these record batches. Raises DatasetError if it cannot be read."""
+        in_shard, others = list(self.batches(unit)), list(batches)
+        return len(in_shard) == len(others) and all(map(pa.RecordBatch.equals, in_shard, others))
+
     def batch(self, unit: int, index: int) -> pa.RecordBatch:
         """Return record batch `index` of a unit. Raises DatasetError if the shard cannot be read."""
         shard, first, _ = self._locations[unit]

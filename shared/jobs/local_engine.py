@@ -120,7 +120,7 @@ class _ProcessPool(WorkerPool):
                 self._replace(worker, child)
 
     def _handle(self, worker: int, child: _Child, message: Any) -> None:
-        self.watchdog.heard_from(worker)
+        self.watchdog.note_message(worker)
         if isinstance(message, TaskResult):
             self.finished(worker, message)
         elif isinstance(message, Progress):

@@ -220,7 +220,7 @@ class _ActorPool(WorkerPool):
 
     def _handle(self, worker: int, reply: _Reply) -> None:
         self.started.add(worker)
-        self.watchdog.heard_from(worker)
+        self.watchdog.note_message(worker)
         if reply.process:
             node, pid = reply.process
             self.watchdog.watch(worker, pid if node == self.ray.get_runtime_context().get_node_id() else None)

@@ -61,13 +61,13 @@ class Watchdog:
     def forget(self, worker: int) -> None:
         self._watched.pop(worker, None)
 
-    def heard_from(self, worker: int) -> None:
+    def note_message(self, worker: int) -> None:
         """Note a message of a worker that has something to do."""
         if watched := self._watched.get(worker):
             self._longest_silence_s = max(self._longest_silence_s, self._now_s - watched.heard_s)
             watched.heard_s = self._now_s
 
-    def excuse(self, worker: int) -> None:
+    def note_idle(self, worker: int) -> None:
         """Note that a worker has nothing to do, so it need not send messages."""
         if watched := self._watched.get(worker):
             watched.heard_s = watched.busy_s = self._now_s

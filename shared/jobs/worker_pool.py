@@ -95,7 +95,7 @@ class WorkerPool(ABC):
         for worker in self.running():
             shapes = self.scheduler.shapes_in_flight(worker)
             if not shapes and self.is_ready(worker):
-                self.watchdog.excuse(worker)
+                self.watchdog.note_idle(worker)
             if problem := self.watchdog.problem(worker, shapes):
                 print(f"worker {worker} {problem}; killing it and starting it again", file=sys.stderr)
                 self.kill(worker)

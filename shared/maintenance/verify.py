@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-import pyarrow as pa
-
 from shared.dataset.commit import CommitRecord
 from shared.dataset.dataset import Dataset
 from shared.dataset.key_index import index_problem
@@ -157,12 +155,11 @@ def _copy_problems(dataset: Dataset, record: CommitRecord) -> Iterator[str]:
     """Compare the rows in a shard with the part, which `emu3 seal --keep-parts` or a killed run has left."""
     reader = dataset.shard_reader
     try:
-        in_shard = list(reader.batches(record.unit))
+        is_equal = reader.has_rows(record.unit, dataset.batches(record))
     except DatasetError as error:
         yield str(error)
         return
-    in_part = list(dataset.batches(record))
-    if len(in_shard) != len(in_part) or not all(map(pa.RecordBatch.equals, in_shard, in_part)):
+    if not is_equal:
         yield f"{reader.path(record.unit)}: rows of unit {record.unit} differ from {record.part}; run `emu3 repair`"
 
 

@@ -54,12 +54,12 @@ def test_afterwards_the_limit_follows_the_longest_silence(clock: Clock) -> None:
     dog = watching()
     assert dog.limit_s({SHAPE}) == FIRST_LIMIT_S
     clock.pass_time(dog, 5)
-    dog.heard_from(0)
+    dog.note_message(0)
     dog.finished(SHAPE)
     assert dog.limit_s({SHAPE}) == MIN_LIMIT_S
     assert dog.limit_s({SHAPE, "another"}) == dog.limit_s(()) == FIRST_LIMIT_S
     clock.pass_time(dog, 400)
-    dog.heard_from(0)
+    dog.note_message(0)
     assert dog.limit_s({SHAPE}) == LIMIT_FACTOR * 400
     clock.pass_time(dog, LIMIT_FACTOR * 400)
     assert dog.problem(0, {SHAPE}) is None
@@ -71,7 +71,7 @@ def test_a_worker_without_tasks_need_not_report(clock: Clock) -> None:
     dog = watching(limit_s=10)
     for _ in range(100):
         clock.pass_time(dog, 9)
-        dog.excuse(0)
+        dog.note_idle(0)
     assert dog.problem(0, {SHAPE}) is None
     clock.pass_time(dog, 11)
     assert dog.problem(0, {SHAPE}) == "has reported no progress for 10 s"
@@ -108,7 +108,7 @@ def test_a_process_that_was_suspended_and_continues_is_left_alone(clock: Clock) 
 def test_a_process_that_neither_computes_nor_reports_is_found(clock: Clock) -> None:
     dog = watching()
     clock.pass_time(dog, IDLE_LIMIT_S, cpu_s=0.0)
-    dog.heard_from(0)
+    dog.note_message(0)
     clock.pass_time(dog, IDLE_LIMIT_S, cpu_s=0.0)
     assert dog.problem(0, {SHAPE}) is None
     clock.pass_time(dog, 1, cpu_s=0.0)
