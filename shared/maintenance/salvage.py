@@ -63,7 +63,7 @@ def plan_problem(dataset: Dataset, plan: Plan) -> str | None:
     itself, and so is one whose plan the manifest names. An addition is missing if a unit after the last planned one
     is committed and its rows are intact.
     """
-    addition = addition_path(plan.path, plan.additions + 1)
+    unplanned: list[int] = []
     expected: dict[tuple[Path, str], set[str]] = defaultdict(set)
     for unit in dataset.committed_units():
         try:
@@ -71,14 +71,17 @@ def plan_problem(dataset: Dataset, plan: Plan) -> str | None:
             is_unplanned = unit >= len(plan) and dataset.part_problem(record) is None
         except DatasetError:
             continue
-        if is_unplanned and not addition.is_file():  # else another job has just added it
-            return f"{addition}: missing, but unit {unit} is committed and the plan ends with unit {len(plan) - 1}"
+        if is_unplanned:
+            unplanned.append(unit)
         if record.plan_sha256 and unit < len(plan):
             expected[plan.file_of(unit), plan.sha256_of(unit)].add(record.plan_sha256)
     for (path, found), sha256s in sorted(expected.items()):
         if found not in {*sha256s, _sha256_in_manifest(dataset)}:
             named = ", ".join(sha256[:12] for sha256 in sorted(sha256s))
             return f"{path}: sha256 {found[:12]}, but the commit records of its units name {named}"
+    addition = addition_path(plan.path, plan.additions + 1)
+    if unplanned and not addition.is_file():  # otherwise another job has just added it
+        return f"{addition}: missing: the plan has {len(plan)} units, but unit {unplanned[0]} is committed"
     return None
 
 

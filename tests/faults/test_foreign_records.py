@@ -131,7 +131,7 @@ def test_without_an_addition_to_the_plan_its_units_are_not_removed(tmp_path: Pat
     before, addition = digest(dataset), addition_path(dataset.plan_path, 1)
     addition.rename(tmp_path / "kept")
     reopened = Dataset(dataset.root)
-    with pytest.raises(DatasetError, match=r"plan-0001\.arrow: missing, but unit 5 .*; restore it from a copy"):
+    with pytest.raises(DatasetError, match=r"plan-0001\.arrow: missing: the plan has 5 units, .*; restore it"):
         set_damaged_aside(reopened, reopened.plan())
     assert "plan-0001.arrow" in verify_dataset(Dataset(dataset.root)).problems[0]
     (tmp_path / "kept").rename(addition)

@@ -1,4 +1,4 @@
-"""Sealed datasets whose shards, index or manifest are damaged or lost: no row is lost, and none is silently another."""
+"""Sealed datasets whose shards, index or manifest are damaged or lost: no row is lost or silently replaced."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from shared.maintenance.salvage import set_damaged_aside
 from shared.maintenance.seal import seal
 from shared.maintenance.summary import summarize
 from shared.maintenance.verify import verify_dataset
+from tests.support import handmade
 from tests.support.command import emu3, verified_digest
 from tests.support.handmade import NUMERICS, record
 from tests.support.sealed import (
@@ -166,8 +167,6 @@ def test_a_unit_committed_again_with_different_bytes_replaces_the_rows_in_its_sh
 
 
 def test_a_unit_without_rows_is_not_sealed_again_and_again(tmp_path: Path) -> None:
-    from tests.support import handmade
-
     dataset = handmade.make(tmp_path / "d")
     assert seal(SealOptions(str(dataset.root))).written == 1
     assert seal(SealOptions(str(dataset.root))).written == 0
