@@ -4,8 +4,8 @@ Sources have lists of `{"from": SPEAKER, "value": TEXT}` (LLaVA) or of `{"role":
 (OpenAI). The encode job brings each into one form, in which an optional system prompt comes first and then questions
 and answers alternate, and stores it in `extra_json`, so that training can render every stored conversation:
 
-- consecutive turns of one speaker are joined, each on its own line; a turn without text is left out;
-- answers before the first question are dropped, and so is a question without an answer;
+- consecutive turns of one speaker are joined, each on its own line, except those without text;
+- answers before the first question are dropped, and so is a question whose answer is missing or has no text;
 - a system turn after the first question, an unknown speaker, or no question with an answer at all is refused.
 
 `<image>` and `<video>` mark where the picture was inserted.

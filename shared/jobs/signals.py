@@ -1,8 +1,8 @@
 """Signals that ask a job to stop, as a flag that the job checks between batches.
 
 The first SIGINT, SIGTERM or SIGHUP sets the flag: the job saves what it has and ends. A second Ctrl-C raises
-KeyboardInterrupt, and a third ends the process and its children at once. SIGTERM and SIGHUP, which schedulers repeat,
-have no further effect.
+KeyboardInterrupt, and a third ends the process and its children at once. Schedulers repeat SIGTERM and SIGHUP, so
+these have no effect the second time.
 """
 
 from __future__ import annotations
