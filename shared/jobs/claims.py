@@ -126,7 +126,9 @@ class Leases:
     def __exit__(self, *error: object) -> None:
         self._closed.set()
         if self._thread:
-            self._thread.join(CLOSE_S)  # it may be blocked by a store that does not answer
+            self._thread.join(CLOSE_S)
+            if self._thread.is_alive():  # blocked by a store that does not respond: the leases expire
+                return
         for lease in list(self._held.values()):
             lease.release()
 
@@ -196,10 +198,14 @@ class Leases:
             del self._held[lease.path]
 
     def release(self, lease: Lease) -> None:
-        """Delete a lease unless another process has taken it over."""
-        with self._lock:
+        """Delete a lease unless another process has taken it over. If the store does not respond, the lease expires."""
+        if not self._lock.acquire(timeout=CLOSE_S):  # held by a renewal that is blocked
+            return
+        try:
             if self._held.pop(lease.path, None) and self._is_own(lease.path):
                 lease.path.unlink(missing_ok=True)
+        finally:
+            self._lock.release()
 
 
 def _read(path: Path) -> bytes | None:

@@ -160,6 +160,26 @@ def test_a_store_that_fails_temporarily_costs_no_lease(
     assert content(path)["n"] == 2
 
 
+def test_a_store_that_does_not_respond_does_not_hold_up_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims_module, "CLOSE_S", 0.1)
+    path, is_blocked, gate = tmp_path / "part-1", threading.Event(), threading.Event()
+
+    def block(path: Path, data: bytes) -> None:
+        is_blocked.set()
+        gate.wait()
+
+    with Leases(duration_s=0.03) as leases:
+        lease = leases.try_lease(path)
+        assert lease is not None
+        monkeypatch.setattr(claims_module, "write_file", block)
+        assert is_blocked.wait(30)
+        lease.release()
+    gate.set()
+    assert content(path)["owner"] == leases.owner, "it expires"
+
+
 def test_one_thread_renews_all_leases_and_ends_with_them(tmp_path: Path) -> None:
     paths = [tmp_path / f"part-{number}" for number in range(3)]
     before = threading.active_count()
