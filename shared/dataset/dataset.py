@@ -20,7 +20,7 @@ from shared.dataset.shards import IndexFile, Shard, ShardReader
 from shared.dataset.texts import TextUpdates
 from shared.errors import DatasetError, MissingDatasetError
 from shared.storage.atomic import write_file
-from shared.storage.paths import MISSING, file_identity, is_local, names_in, sha256_of
+from shared.storage.paths import MISSING, checksum_problem, file_identity, is_local, names_in, sha256_of
 
 _NAMED_KEYS = 8  # of damaged rows, in a message
 
@@ -204,10 +204,7 @@ class Dataset(DatasetPaths):
         """Return how a unit's quarantine file differs from its checksum, None if it does not or there is none."""
         if record.quarantine is None:
             return None
-        path = self.quarantine / record.quarantine
-        if (found := sha256_of(path)) == record.quarantine_sha256:
-            return None
-        return f"{path}: sha256 {found[:12]} expected {str(record.quarantine_sha256)[:12]}"
+        return checksum_problem(self.quarantine / record.quarantine, record.quarantine_sha256)
 
     def is_in_shard(self, record: CommitRecord) -> bool:
         """Whether a shard holds exactly the rows that were committed for a unit."""

@@ -19,7 +19,7 @@ from shared.dataset.shards import IndexFile, Shard, ShardReader
 from shared.errors import DatasetError
 from shared.storage.atomic import write_hashed_file
 from shared.storage.digests import canonical_json
-from shared.storage.paths import sha256_of
+from shared.storage.paths import checksum_problem
 
 _KEYS_AT_ONCE = 4096  # converted to Python strings
 _SHARDS = b"shards"  # in the schema metadata: the shards as the manifest lists them
@@ -114,9 +114,8 @@ class KeyIndex:
 
 def index_problem(directory: Path, index: IndexFile) -> str | None:
     """Return how an index differs from its checksum, None if it does not."""
-    if (found := sha256_of(directory / index.file)) == index.sha256:
-        return None
-    return f"{directory / index.file}: sha256 {found[:12]} expected {index.sha256[:12]}; run `emu3 seal`"
+    problem = checksum_problem(directory / index.file, index.sha256)
+    return problem and f"{problem}; run `emu3 seal`"
 
 
 def _entries(unit: int, index: int, batch: pa.RecordBatch) -> pa.RecordBatch:

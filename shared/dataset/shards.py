@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from shared.dataset.arrow_file import ArrowFile, open_rows
 from shared.storage.checked_json import field_problem
-from shared.storage.paths import sha256_of
+from shared.storage.paths import checksum_problem
 
 _SHARD_NAME = re.compile(r"codes-[0-9]{5,}\.")
 
@@ -127,8 +127,8 @@ class ShardReader:
     def shard_problem(self, shard: Shard) -> str | None:
         """Return how a shard differs from its checksum, None if it does not."""
         if shard.shard not in self._intact:
-            if (found := sha256_of(self.directory / shard.shard)) != shard.sha256:
-                return f"{self.directory / shard.shard}: sha256 {found[:12]} expected {shard.sha256[:12]}"
+            if problem := checksum_problem(self.directory / shard.shard, shard.sha256):
+                return problem
             self._intact.add(shard.shard)
         return None
 

@@ -77,6 +77,13 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def checksum_problem(path: Path, expected: str | None) -> str | None:
+    """Return how a file differs from its SHA-256, None if it does not."""
+    if (found := sha256_of(path)) == expected:
+        return None
+    return f"{path}: missing" if found == MISSING else f"{path}: sha256 {found[:12]} expected {str(expected)[:12]}"
+
+
 def local_directory(location: str | Path) -> Path:
     """Return a local directory: `location` itself, or a copy of it in `$EMU3_CACHE` (default ~/.cache/emu3-relay).
 
