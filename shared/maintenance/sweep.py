@@ -7,6 +7,8 @@ from pathlib import Path
 
 from shared.dataset.dataset import Dataset
 from shared.dataset.paths import unit_and_suffix
+from shared.errors import DatasetError
+from shared.storage.checked_json import read_checked_json
 from shared.storage.paths import is_local
 
 
@@ -25,7 +27,7 @@ def sweep(dataset: Dataset) -> None:
     _remove(path for path in uncommitted if _is_committed(dataset, path) is False)
     _remove(path for path in dataset.partial.glob("part-*") if _is_committed(dataset, path))
     _remove(dataset.claims.glob("part-*"))
-    _remove(path for path in dataset.text_updates.glob("texts-*.arrow") if not _has_record(path))
+    _remove(path for path in dataset.text_updates.glob("texts-*.arrow") if _is_unused(path))
     for directory in (dataset.claims, dataset.partial):
         if directory.is_dir() and not any(directory.iterdir()):
             directory.rmdir()
@@ -37,10 +39,15 @@ def _is_committed(dataset: Dataset, path: Path) -> bool | None:
     return dataset.is_committed(named[0]) if named else None
 
 
-def _has_record(path: Path) -> bool:
-    """Return whether the record of an update of texts names its file."""
+def _is_unused(path: Path) -> bool:
+    """Whether a killed job left a file of texts. A file whose record is damaged or lost is kept for its restoration."""
     record = path.with_name(f"{path.name.partition('.')[0]}.json")
-    return record.is_file() and path.name.encode() in record.read_bytes()
+    if not record.is_file():
+        return not any(later.name > record.name for later in path.parent.glob("texts-*.json"))
+    try:
+        return read_checked_json(record).get("texts") != path.name
+    except DatasetError:
+        return False
 
 
 def _remove(paths: Iterable[Path]) -> None:

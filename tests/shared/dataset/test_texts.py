@@ -110,6 +110,23 @@ def test_a_killed_update_leaves_nothing_that_is_read(dataset: Dataset) -> None:
     assert list(dataset.text_updates.iterdir()) == []
 
 
+@pytest.mark.parametrize("loss", ["lost", "damaged"])
+def test_texts_are_kept_until_their_record_is_restored(dataset: Dataset, loss: str) -> None:
+    update(dataset, RowTexts("one", "changed", None))
+    update(dataset, RowTexts("two", "changed too", None))
+    current, record = texts_of(dataset.root), dataset.text_updates / "texts-0001.json"
+    content = record.read_bytes()
+    if loss == "lost":
+        record.unlink()
+    else:
+        flip_bit(record, b"texts-0001")
+    sweep(dataset)
+    with pytest.raises(DatasetError, match=r"texts-0001\.json"):
+        texts_of(dataset.root)
+    record.write_bytes(content)
+    assert texts_of(dataset.root) == current
+
+
 def test_damaged_lost_and_foreign_updates_are_errors(dataset: Dataset, tmp_path: Path) -> None:
     update(dataset, RowTexts("one", "changed", None))
     update(dataset, RowTexts("one", "again", None))
