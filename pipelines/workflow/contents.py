@@ -45,6 +45,7 @@ def _files(location: str) -> Iterator[tuple[str, str]]:
 def _files_of(top: Path) -> Iterator[tuple[str, str]]:
     if top.is_file():
         yield top.name, sha256_of(top)
+    if not top.is_dir():
         return
     is_dataset = (top / "plan.arrow").exists()
     for folder in folder_walk(top, ListingReport()).folders():

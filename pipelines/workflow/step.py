@@ -100,8 +100,8 @@ def _values(
 
 
 def _expanded(key: str, text: str) -> str:
-    """Replace a leading `~` of an input by the home directory, as a shell does."""
-    return os.path.expanduser(text) if key in INPUT_PARAMETERS else text
+    """Replace a leading `~` of a path by the home directory, as a shell does."""
+    return os.path.expanduser(text) if key in (*INPUT_PARAMETERS, "image_root") else text
 
 
 def producer_of(location: str, outputs: Mapping[str, Path | None]) -> str | None:

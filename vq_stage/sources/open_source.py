@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,8 @@ from vq_stage.sources.tables import TableSource
 from vq_stage.sources.webdataset import WebDatasetSource
 
 STANDARD_INPUT = "-"
+MAX_NAMES = 1_000_000  # that braces stand for
+_RANGE = re.compile(r"\{(-?\d+)\.\.(-?\d+)")
 LIST_SUFFIXES = (".json", ".jsonl")
 EXPECTED = "a folder or files of images or videos, a .json/.jsonl list, .tar shards or .parquet/.arrow tables"
 
@@ -124,9 +127,12 @@ def _selected(location: str, root: Path, paths: Iterable[Path]) -> dict[str, Pat
 def expanded(location: str) -> Iterator[Path]:
     """Expand braces, in their order, and globs, sorted. Raises UsageError."""
     try:
-        names = list(braceexpand(location))
+        longest = max((abs(int(last) - int(first)) + 1 for first, last in _RANGE.findall(location)), default=0)
+        names = [] if longest > MAX_NAMES else list(islice(braceexpand(location), MAX_NAMES + 1))
     except ValueError as error:
         raise UsageError(f"{location}: braces: {error}") from error
+    if not 0 < len(names) <= MAX_NAMES:
+        raise UsageError(f"{location:.200}: braces: more than {MAX_NAMES} names")
     for name in names:
         if not glob.has_magic(name):  # of many shards only the first is checked: each check may take a round trip
             yield _existing(name, location) if name == names[0] else as_path(name)

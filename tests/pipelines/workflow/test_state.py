@@ -128,6 +128,12 @@ def test_a_record_of_an_earlier_version_learns_the_content_of_its_inputs(folder:
     assert plan_steps(load(described))[0].status.value == "done"
 
 
+def test_what_is_neither_a_file_nor_a_folder_has_no_content(folder: Path, worker: StandInCommands) -> None:
+    os.mkfifo(folder / "pipe")
+    described = steps(tokenizer={"run": "train-vq", "source": "photos", "config": "pipe"})
+    assert [one.status.value for one in plan_steps(load(described))] == ["new"]
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"[]", b"{}", b'{"digest": "x", "settings": "y", "done": true, "seconds": "z"}']
 )

@@ -21,6 +21,12 @@ def test_references_are_replaced_and_the_output_is_added() -> None:
     assert (step.output, step.needs, step.location("dataset")) == (Path("out/a"), ("b",), "out/b")
 
 
+def test_a_home_directory_is_written_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    step = build(run="encode", source="~/list.jsonl", image_root="~/photos")
+    assert step.arguments == ("encode", "--image-root", "/home/me/photos", "--", "/home/me/list.jsonl", "out/a")
+
+
 def test_execution_options_do_not_belong_to_the_result_arguments() -> None:
     step = build(run="encode", source="${here}", workers="2", resize="none")
     assert step.result_arguments == ("encode", "--resize", "none", "--", "photos", "out/a")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from shared.errors import UsageError
 from tests.support.small_folders import fill
 from vq_stage.sources.media_source import MediaItem
-from vq_stage.sources.open_source import open_source
+from vq_stage.sources.open_source import expanded, open_source
 
 BOM = b"\xef\xbb\xbf"
 
@@ -316,6 +316,13 @@ def test_globs_of_images_and_folders(tmp_path: Path) -> None:
         "202{3,4}": [("2023/a", None), ("2024/a", "a cat"), ("2024/sub/b", None)],
         "2024/{a.png,sub/b.jpg}": [("a", "a cat"), ("sub/b", None)],
     }
+
+
+@pytest.mark.parametrize("location", ["{0..99999999}.tar", "{a,b}" * 30, f"{{0..{'9' * 5000}}}"])
+def test_braces_that_stand_for_too_many_names_are_refused(location: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vq_stage.sources.open_source.MAX_NAMES", 1_000)
+    with pytest.raises(UsageError, match="braces: "):
+        next(expanded(location))
 
 
 def test_a_file_of_braces_that_does_not_exist_is_refused(tmp_path: Path) -> None:
