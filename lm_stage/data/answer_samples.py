@@ -22,7 +22,7 @@ def row_conversations(
     """Yield the conversations of a row, or its `question` and `answer`, or a question that each caption answers.
 
     One without turns stands for empty `conversations`. Media marks are dropped: the image comes first.
-    What has another form than the encode job writes is left out, and `on_unusable` gets the reason.
+    Conversations in a form that the encode job does not write are left out, and `on_unusable` receives the reason.
     """
     try:
         extra = parse_json_object(extra_json, "extra_json") if extra_json else {}
@@ -63,7 +63,7 @@ def _stored_conversation(stored: object) -> Conversation:
 class AnsweredRows(DatasetSamples):
     """Images and videos with their conversations, each a sample; one without an answer, or an empty one, is skipped.
 
-    `unusable` has the reasons, by key, why conversations of rows were left out.
+    `unusable` gives, by key, the reasons why conversations of rows were left out.
     """
 
     def __init__(self, path: Path, builder: SequenceBuilder, keeps_damaged: bool):

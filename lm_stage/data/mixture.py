@@ -49,7 +49,7 @@ def open_samples(path: str, task: str, builder: SequenceBuilder, keeps_damaged: 
     """
     location = as_path(path)
     samples: SampleSet
-    if location.suffix == ".jsonl" and location.is_file():
+    if location.suffix.lower() == ".jsonl" and location.is_file():
         if task != "text":
             raise UsageError(f"{path}: task {task}: expected task=text for a .jsonl file")
         samples = TextSamples(location, builder)

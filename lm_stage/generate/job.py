@@ -93,7 +93,8 @@ def generate(options: GenerateOptions) -> GenerateResult:
     check_output(dataset.root)
     images = open_coded_images(options.images, model)
     planner = PromptPlanner(PromptRenderer.for_job(options, model, images), model.config.max_position_embeddings)
-    planner.check_size(defaults)
+    if not dataset.plan_path.is_file():  # earlier versions accepted sizes that no prompt used
+        planner.check_size(defaults)
     prompts = list_prompts(options.prompts, defaults)
     settings = _settings(options, model, images, prompts, _recorded(dataset))
     with (

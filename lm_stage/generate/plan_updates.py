@@ -50,7 +50,7 @@ class PromptCounts:
 def up_to_date_plan(
     dataset: Dataset, prompts: Sequence[Prompt], planner: PromptPlanner, settings: DatasetSettings, unit_rows: int
 ) -> tuple[Plan, PromptCounts]:
-    """Return the plan of a dataset, created or extended if need be, and the counts of the prompts.
+    """Return the plan of a dataset, created or extended if necessary, and the counts of the prompts.
 
     Raises ConfigMismatchError if the dataset was created with other settings, or a prompt has changed since.
     """

@@ -1,4 +1,4 @@
-"""Keys of a `config.json`: which must have a certain value, because the Emu3 decoder computes nothing else.
+"""The keys of a `config.json` that must have certain values, because the Emu3 decoder computes nothing else.
 
 Sources: the configuration classes of transformers 4.57 and 5, and BAAI's `configuration_emu3.py`.
 """
@@ -12,7 +12,7 @@ from typing import Any
 EMU3_TYPES = ("Emu3", "emu3", "emu3_text_model")
 MODEL_TYPES = (*EMU3_TYPES, "llama", "mistral")  # families that compute the same, with other defaults
 
-# Key -> the values with which the decoder computes what the model means; None and absent always do.
+# Key -> the values with which the decoder computes what the model means; null and absent keys are always accepted.
 MUST_EQUAL: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("hidden_act", "hidden_activation", "activation_function"), ("silu", "swish")),
     **dict.fromkeys(("attention_bias", "mlp_bias", "bias", "use_bias", "qkv_bias", "lm_head_bias"), (False,)),
@@ -43,7 +43,7 @@ IRRELEVANT = {
     *("chunk_size_feed_forward", "output_attentions", "output_hidden_states"),
     *("layer_norm_eps", "layer_norm_epsilon", "max_window_layers", "tie_encoder_decoder", "base_model_tp_plan"),
     *("original_max_position_embeddings", "token_layout"),
-    # These are read, or checked on their own.
+    # These are read, or checked separately.
     *("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads"),
     *("max_position_embeddings", "rope_theta", "rope_parameters", "rope_scaling", "rms_norm_eps"),
     *("tie_word_embeddings", "head_dim", "sliding_window", "layer_types"),
@@ -57,7 +57,7 @@ _IRRELEVANT_PREFIXES = ("output_logits", "renormalize_logits", "forced_", "suppr
 
 
 def unsupported_keys(raw: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a problem for every key whose value asks for what the decoder does not compute."""
+    """Yield a problem for every key whose value requires something that the decoder does not compute."""
     for key, value in raw.items():
         if value is None or key in IRRELEVANT:
             continue

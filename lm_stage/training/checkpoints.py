@@ -1,4 +1,4 @@
-"""The checkpoints of a training run: written whole or not at all, verified before they are resumed from.
+"""The checkpoints of a training run: written whole or not at all, verified before a run resumes from them.
 
 `checkpoints/step-N/` holds a model as `from_pretrained` loads it (here, in transformers, in mindone), or the adapter
 that is trained, the state of the run, its recorded options, and the checksums of all of them. The newest few are kept.

@@ -32,7 +32,7 @@ RESUMABLE_OPTIONS = (
     "recompute",
     "video_template",  # recorded with the datasets that contain videos
 )
-DEFAULT_WARMUP = 50  # also of shorter runs, which therefore do not reach the peak learning rate
+DEFAULT_WARMUP = 50  # also in shorter runs, which therefore do not reach the peak learning rate
 DEFAULT_LORA_ALPHA = 16.0
 DEFAULT_LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
 SAVE_DTYPES = ("float32", "float16", "bfloat16")

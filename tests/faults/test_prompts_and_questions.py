@@ -1,4 +1,4 @@
-"""Prompts and questions as people and enemies write them, through the commands `generate` and `understand`."""
+"""Prompts and questions, ordinary and hostile, given to the commands `generate` and `understand`."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from lm_stage.generate.planner import PromptPlanner
 from pipelines.cli import main
 from shared.dataset.dataset import Dataset
 from shared.jobs.file_locks import job_lock, try_lock
@@ -166,6 +167,24 @@ def test_values_that_cannot_work_are_refused(values: Sequence[str], small_lm: Pa
     prompts = write_entries(tmp_path / "prompts.json", GOOD)
     run("generate", prompts, tmp_path / "out", "--model", small_lm, *values, exit_code=2)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.usefixtures("without_mindspore")
+def test_a_dataset_with_a_default_size_that_no_prompt_uses_resumes(
+    small_lm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Earlier versions planned such datasets; new ones are refused."""
+    sized = [{**entry, "height": 16, "width": 24} for entry in GOOD]
+    prompts, dataset = write_entries(tmp_path / "prompts.json", sized), tmp_path / "dataset"
+    command = ("generate", prompts, dataset, "--model", small_lm, "--area", 720 * 720)
+    assert "the given size" in "\n".join(run(*command, exit_code=2))
+    with monkeypatch.context() as earlier:
+        earlier.setattr(PromptPlanner, "check_size", lambda *_: None)
+        with pytest.raises(ImportError, match="mindspore"):
+            run(*command)
+    assert Dataset(dataset).plan_path.is_file()
+    with pytest.raises(ImportError, match="mindspore"):
+        run(*command)
 
 
 @pytest.mark.usefixtures("without_mindspore")

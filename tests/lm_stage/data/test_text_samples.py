@@ -18,7 +18,7 @@ from tests.support.sft_samples import (
 
 def test_lengths_match_the_sequences(tmp_path: Path, builder: SequenceBuilder) -> None:
     lines = [{"text": "a red apple"}, {"question": "what?", "answer": "a pear"}, {"text": "é"}]
-    samples = opened(write_lines(tmp_path / "t.jsonl", *lines, {"question": "", "answer": "b"}), builder, "text")
+    samples = opened(write_lines(tmp_path / "T.JSONL", *lines, {"question": "", "answer": "b"}), builder, "text")
     assert_lengths_are_true(samples)
 
 
