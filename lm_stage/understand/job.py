@@ -13,6 +13,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -20,7 +21,7 @@ from lm_stage.inference.coded_images import open_coded_images
 from lm_stage.model.model_directory import ModelDirectory
 from lm_stage.understand.answer_file import Answer, AnswerFile, AnswerSettings, recorded_settings
 from lm_stage.understand.options import UnderstandOptions
-from lm_stage.understand.questions import DIED, Question, QuestionRenderer, list_questions
+from lm_stage.understand.questions import DIED, KEY_FIELDS, Question, QuestionRenderer, list_questions
 from lm_stage.understand.worker import UnderstandWorker
 from shared.dataset.readers import KeyReader
 from shared.errors import ConfigMismatchError, Interrupted, RefusedInput, UsageError
@@ -51,12 +52,16 @@ def understand(options: UnderstandOptions) -> UnderstandResult:
     model = ModelDirectory.open(options.model, options.layout)
     images = open_coded_images(options.dataset, model)
     report = partial(tqdm.write, file=sys.stderr)
-    questions = list_questions(options.question, options.questions, images, report)
+    path = _output_path(options.answers)
+    recorded = recorded_settings(path)
+    is_of_0_1 = "questions_sha256" in recorded  # which did not know the other names of `key`
+    key_fields = KEY_FIELDS[:1] if is_of_0_1 else KEY_FIELDS
+    questions = list_questions(options.question, options.questions, images, report, key_fields)
     if not questions:
         raise UsageError(f"{options.questions or options.dataset}: contains no questions and no images")
     renderer = QuestionRenderer(model, images, options)
-    path = _output_path(options.answers)
-    settings = _settings(options, model, images, questions)
+    _make_folder(path.parent)
+    settings = _settings(options, model, images, questions, recorded)
     with stop_on_signals() as stop, _locked(path), closing(AnswerFile(path, settings)) as file:
         plan = plan_questions(questions, renderer, file.answers)
         for refusal in plan.refusals:
@@ -71,15 +76,18 @@ def understand(options: UnderstandOptions) -> UnderstandResult:
 
 
 def _output_path(answers: str) -> Path:
-    """Return the path of the answers; its folder is created. Raises UsageError if no file can be written there."""
+    """Return the path of the answers. Raises UsageError if it cannot be a local file."""
     path = Path(answers)
     if "://" in answers or path.is_dir():
         raise UsageError(f"{answers}: expected the name of a local file for the answers")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise UsageError(f"{path.parent}: expected a folder: {error}") from error
     return path
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UsageError(f"{folder}: expected a folder: {error}") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,9 +188,12 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def _settings(
-    options: UnderstandOptions, model: ModelDirectory, images: KeyReader | None, questions: Sequence[Question]
+    options: UnderstandOptions,
+    model: ModelDirectory,
+    images: KeyReader | None,
+    questions: Sequence[Question],
+    recorded: Mapping[str, Any],
 ) -> AnswerSettings:
-    recorded = recorded_settings(Path(options.answers))
     keys = (key for question in questions for key in question.images)
     has_videos = images is not None and any(images.is_video(key) for key in keys)
     return AnswerSettings(

@@ -51,26 +51,31 @@ class Question:
 
 
 def list_questions(
-    question: str | None, questions: str | None, index: KeyReader | None, report: Callable[[str], object] = ignore
+    question: str | None,
+    questions: str | None,
+    index: KeyReader | None,
+    report: Callable[[str], object] = ignore,
+    key_fields: Sequence[str] = KEY_FIELDS,
 ) -> list[Question]:
     """Return the questions of the file `questions`, or else `question` about every row of the dataset.
 
-    `report` receives a line about fields that have no meaning here. Raises UsageError if the file cannot be read.
+    `report` receives a line about fields that have no meaning here; `key_fields` are the names of the field with the
+    key. Raises UsageError if the file cannot be read.
     """
     if questions is not None:
-        return _file_questions(Path(questions), report)
+        return _file_questions(Path(questions), report, key_fields)
     if index is None:
         return []
     return [Question(key, question or default_question(index.is_video(key)), (key,)) for key in index]
 
 
-def _file_questions(path: Path, report: Callable[[str], object]) -> list[Question]:
+def _file_questions(path: Path, report: Callable[[str], object], key_fields: Sequence[str]) -> list[Question]:
     """Return the questions of a file; a bad one, or one whose key is taken, is refused alone."""
     listed: dict[str, Question] = {}
     lines: dict[str, str] = {}
     unknown: Counter[str] = Counter()
     for entry in (json_list_entries if path.suffix.lower() == ".json" else json_line_entries)(path):
-        question, others = _question(entry)
+        question, others = _question(entry, key_fields)
         unknown.update(others)
         if question.key in listed:
             detail = f"{entry.where}: key {question.key!r} is taken by {lines[question.key]}"
@@ -86,14 +91,14 @@ def _free_key(entry: Entry, taken: Container[str]) -> str:
     return next(key for key in (f"{entry.where} ({n})" for n in count(1)) if key not in taken)
 
 
-def _question(entry: Entry) -> tuple[Question, set[str]]:
+def _question(entry: Entry, key_fields: Sequence[str]) -> tuple[Question, set[str]]:
     """Return the question of an entry, and the names of its fields that have no meaning."""
     key, text = f"{entry.number:06d}", ""
     if isinstance(entry.value, str):
         entry = replace(entry, value={"question": entry.value})
     try:
         fields = entry.fields()
-        key = parse_key(_first(fields, KEY_FIELDS, key))
+        key = parse_key(_first(fields, key_fields, key))
         text = parse_text("question", _first(fields, TEXT_FIELDS, ""))
         if not text.strip():
             raise RefusedInput("empty_prompt", "expected `question` with some text")

@@ -228,6 +228,22 @@ def test_answers_follow_the_questions(small_lm: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("without_mindspore")
+def test_answers_of_version_0_1_keep_the_numbers_of_their_lines(small_lm: Path, tmp_path: Path) -> None:
+    """Version 0.1 knew no key but `key`, and recorded the hash of the questions."""
+    questions = write_entries(tmp_path / "questions.jsonl", [{"question_id": 5, "question": " "}])
+    out, settings = tmp_path / "answers.jsonl", tmp_path / "answers.jsonl.settings.json"
+    command = ("understand", "-", out, "--questions", questions, "--model", small_lm)
+    run(*command, exit_code=1)
+    assert list(answers(out)) == ["5"]
+    recorded = {name: value for name, value in json.loads(settings.read_text()).items() if "answers" not in name}
+    del recorded["check"]
+    out.unlink()
+    settings.write_text(json.dumps({**recorded, "questions_sha256": "ab"}))
+    run(*command, exit_code=1)
+    assert list(answers(out)) == ["000001"]
+
+
+@pytest.mark.usefixtures("without_mindspore")
 def test_a_step_that_generated_nothing_is_not_done(small_lm: Path, tmp_path: Path) -> None:
     prompts, pipeline = write_entries(tmp_path / "prompts.jsonl", BAD), tmp_path / "pipeline.yaml"
     step = {"run": "generate", "prompts": str(prompts), "model": str(small_lm)}

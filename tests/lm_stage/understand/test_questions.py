@@ -38,6 +38,15 @@ def test_a_file_has_questions_of_its_own(tmp_path: Path) -> None:
     ]
 
 
+def test_keys_have_the_names_that_are_given(tmp_path: Path) -> None:
+    entries = [{"question": "a", "question_id": 7}, {"question": "b", "key": "x", "id": 8}]
+    path, reports = str(write_entries(tmp_path / "q.jsonl", entries)), []
+    assert [question.key for question in list_questions(None, path, None)] == ["7", "x"]
+    keys_of_0_1 = [question.key for question in list_questions(None, path, None, reports.append, ("key",))]
+    assert keys_of_0_1 == ["000001", "x"]
+    assert reports == []
+
+
 @pytest.mark.parametrize(
     ("line", "reason", "detail"),
     [
