@@ -38,9 +38,14 @@ class Dataset(DatasetPaths):
 
     @classmethod
     def open(cls, root: str | Path) -> Dataset:
-        """Open an existing dataset. Raises MissingDatasetError if there is none at `root`."""
+        """Open an existing dataset.
+
+        Raises MissingDatasetError if there is none at `root`, and DatasetError if there is one without its plan.
+        """
         dataset = cls(root)
         if not dataset.plan_path.is_file():
+            if names_in(dataset.parts):
+                raise DatasetError(f"{dataset.plan_path}: missing, but there are parts; restore it from a copy")
             raise MissingDatasetError(
                 f"{root}: expected a dataset (plan.arrow), found none; `emu3 encode` and `emu3 generate` write datasets"
             )
