@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +29,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if mounted.returncode:
         pytest.skip(f"mounting a file system in memory is not permitted here: {mounted.stderr.strip()}")
     yield disk
+    gc.collect()  # files of the dataset are mapped as long as its objects live
     subprocess.run(["umount", str(disk)], check=True)
 
 
