@@ -153,14 +153,14 @@ def test_interrupted_twice_inside_a_unit(pictures: Path, unbroken_digest: str, t
 
 
 def test_three_jobs_on_one_dataset(pictures: Path, unbroken_digest: str, tmp_path: Path) -> None:
-    """Two jobs start together, a third one when the first unit is committed."""
+    """Two jobs start together, a third one when the first unit is committed; who is not the last leaves units."""
     dataset = tmp_path / "dataset"
     jobs = [start_encode(pictures, dataset), start_encode(pictures, dataset)]
     wait_until(lambda: committed(dataset) > 0, jobs[0])
     jobs.append(start_encode(pictures, dataset))
-    for job in jobs:
-        done = finish(job)
-        assert done.returncode == 0, done.stderr[-2000:]
+    finished = [finish(job) for job in jobs]
+    assert {done.returncode for done in finished} <= {0, 75}, [done.stderr[-2000:] for done in finished]
+    assert 0 in {done.returncode for done in finished}
     assert verified_digest(dataset) == unbroken_digest
     assert_rows_once(dataset, PICTURES)
     assert leftovers(dataset) == []

@@ -34,7 +34,7 @@ class EncodeResult:
     """Counts of one run.
 
     `quarantined` has the number of refused inputs by reason, `units_missing` counts the units that other jobs are
-    still working on, and `is_fruitless` is true if every input was refused.
+    still working on, and `is_fruitless` is true if every new input was refused.
     """
 
     rows: int
@@ -55,6 +55,7 @@ def encode(options: EncodeOptions, is_repair: bool = False) -> EncodeResult:
     settings, planner, dataset = options.recorded(), Planner(options), Dataset(options.dataset)
     sweep_dataset = partial(sweep, dataset) if options.engine.rank_count == 1 else None
     with stop_on_signals() as stop, job_lock(dataset.root, sweep_dataset):
+        units_before = len(dataset.plan()) if dataset.plan_path.is_file() else 0
         plan = existing_plan(dataset, settings) if is_repair else up_to_date_plan(dataset, planner, settings, stop)
         for line in planner.source.report.lines():
             tqdm.write(line, file=sys.stderr)
@@ -69,7 +70,7 @@ def encode(options: EncodeOptions, is_repair: bool = False) -> EncodeResult:
             run.rows + run.resumed_rows,
             refusals_of(records),
             units_missing,
-            _is_fruitless(dataset, records),
+            _is_fruitless(dataset, [record for record in records if record.unit >= units_before]),
             time.monotonic() - began,
         )
 
@@ -82,11 +83,11 @@ def refusals_of(records: Iterable[CommitRecord]) -> Mapping[str, int]:
     return dict(reasons.most_common())
 
 
-def _is_fruitless(dataset: Dataset, records: Sequence[CommitRecord]) -> bool:
-    """Return whether all inputs of these units were refused, for any reason other than duplicate content.
+def _is_fruitless(dataset: Dataset, new_records: Sequence[CommitRecord]) -> bool:
+    """Return whether all inputs that this run planned were refused, for any reason other than duplicate content.
 
-    Without new units it is true if the dataset has no rows at all.
+    It is also true if the dataset has no rows at all. A run that resumes another may have only refused inputs left.
     """
     if not any(record.rows for record in dataset.commit_records()):
         return True
-    return bool(set(refusals_of(records)) - {DUPLICATE_CONTENT}) and not any(record.rows for record in records)
+    return bool(set(refusals_of(new_records)) - {DUPLICATE_CONTENT}) and not any(record.rows for record in new_records)
