@@ -13,8 +13,9 @@ from shared.storage.paths import is_local
 
 
 def sweep(dataset: Dataset) -> None:
-    """Remove temporary files, claims, partial rows of committed units, and files that no commit record names.
+    """Remove temporary files, claims, partial rows of committed units, and files of units without a commit record.
 
+    A part that the manifest lists is kept: its record was lost, for example in an interrupted copy.
     Call this only while no other job works on the dataset. Remote datasets are left alone: object stores have no
     temporary files, and no lock that would tell whether another job is running.
     """
@@ -24,7 +25,9 @@ def sweep(dataset: Dataset) -> None:
     for directory in (*written, dataset.damaged, dataset.text_updates):
         _remove(directory.glob("*.tmp") if directory.is_dir() else ())
     uncommitted = [*dataset.parts.glob("part-*.arrow"), *dataset.quarantine.glob("part-*.jsonl")]
-    _remove(path for path in uncommitted if _is_committed(dataset, path) is False)
+    abandoned = [path for path in uncommitted if _is_committed(dataset, path) is False]
+    listed = _listed_parts(dataset) if abandoned else set()
+    _remove(path for path in abandoned if path.name not in listed)
     _remove(path for path in dataset.partial.glob("part-*") if _is_committed(dataset, path))
     _remove(dataset.claims.glob("part-*"))
     _remove(path for path in dataset.text_updates.glob("texts-*.arrow") if _is_unused(path))
@@ -37,6 +40,13 @@ def _is_committed(dataset: Dataset, path: Path) -> bool | None:
     """Whether the unit that a file is named after is committed, None if it is named after none."""
     named = unit_and_suffix(path.name)
     return dataset.is_committed(named[0]) if named else None
+
+
+def _listed_parts(dataset: Dataset) -> set[str]:
+    try:
+        return {part.part for part in dataset.manifest().parts}
+    except DatasetError:
+        return set()
 
 
 def _is_unused(path: Path) -> bool:

@@ -34,6 +34,17 @@ def test_leftovers_go_and_committed_work_stays(tmp_path: Path) -> None:
     assert sorted(dataset.root.rglob("*")) == before
 
 
+def test_a_part_whose_record_was_lost_stays_if_the_manifest_lists_it(tmp_path: Path) -> None:
+    dataset = handmade.make(tmp_path / "d")
+    part = dataset.parts / dataset.record(0).part
+    dataset.record_path(0).unlink()
+    sweep(dataset)
+    assert part.is_file()
+    dataset.manifest_path.unlink()
+    sweep(dataset)
+    assert not part.is_file()
+
+
 def test_a_half_written_record_of_a_damaged_unit_is_removed(tmp_path: Path) -> None:
     """The next repair would take it for the record of the unit."""
     dataset = Dataset(tmp_path)
