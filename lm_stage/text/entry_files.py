@@ -17,6 +17,7 @@ from shared.storage.small_files import parse_json, read_small_file
 
 MAX_TEXT_CHARACTERS = 100_000  # some 15 000 words; more takes seconds to tokenize
 MAX_KEY_CHARACTERS = 1_000
+MAX_LINES_BYTES = 512 << 20  # of a file that is read line by line
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ def json_list_entries(path: Path) -> Iterator[Entry]:
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
     """Yield the lines that are not blank with their numbers; separators such as U+2028 are part of a line."""
-    content = read_small_file(path)
+    content = read_small_file(path, MAX_LINES_BYTES)
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         try:
             content = content.decode("utf-16").encode()
