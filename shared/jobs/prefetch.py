@@ -133,13 +133,13 @@ class _DaemonThreads:
         self._function = function
         self._queue: SimpleQueue[_Item | None] = SimpleQueue()
         self._blocked: list[_Item] = []
-        self._started = 0
+        self._threads: list[threading.Thread] = []
         for _ in range(threads):
             self._start()
 
     def _start(self) -> None:
-        self._started += 1
-        threading.Thread(target=self._run, name="prefetch", daemon=True).start()
+        self._threads.append(threading.Thread(target=self._run, name="prefetch", daemon=True))
+        self._threads[-1].start()
 
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
@@ -169,8 +169,14 @@ class _DaemonThreads:
         self._start()
 
     def close(self, pending: Iterable[_Item]) -> None:
-        """Cancel what has not started, let the rest finish for a moment, and end the threads."""
-        running = [item.future for item in pending if not item.future.cancel()]
-        for _ in range(self._started):
+        """Cancel what has not started, let the rest finish for a moment, and end the threads.
+
+        A daemon thread that is still running while the interpreter and its libraries shut down can crash the process.
+        """
+        for item in pending:
+            item.future.cancel()
+        for _ in self._threads:
             self._queue.put(None)
-        wait(running, CLOSE_S)
+        deadline_s = time.monotonic() + CLOSE_S
+        for thread in self._threads:
+            thread.join(max(0.0, deadline_s - time.monotonic()))
