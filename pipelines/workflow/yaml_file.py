@@ -13,6 +13,7 @@ from shared.storage.small_files import read_small_file
 
 MAX_BYTES = 1 << 20
 _TAGS = ("tag:yaml.org,2002:str", "tag:yaml.org,2002:seq", "tag:yaml.org,2002:map")
+MAX_DEPTH = 50
 MAX_NODES = 10_000  # keys, values and collections, with every alias counted as what it stands for
 
 
@@ -30,8 +31,6 @@ def load_yaml(path: Path) -> Any:
         raise UsageError(f"{path}: not a YAML file: {error}{_hint(content, error)}") from error
     except (ValueError, OverflowError, yaml.YAMLError) as error:  # OverflowError: "\\UFFFFFFFF" is no character
         raise UsageError(f"{path}: not a YAML file: {error}") from error
-    except RecursionError as error:
-        raise UsageError(f"{path}: not a YAML file: nested too deeply") from error
 
 
 class _Loader(yaml.SafeLoader):
@@ -39,6 +38,17 @@ class _Loader(yaml.SafeLoader):
 
     yaml_implicit_resolvers = {"<": [("tag:yaml.org,2002:merge", re.compile("<<$"))]}
     yaml_constructors = {tag: yaml.SafeLoader.yaml_constructors[tag] for tag in (*_TAGS, None)}  # None: all others
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(None, None, f"nested more than {MAX_DEPTH} levels deep", mark)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
