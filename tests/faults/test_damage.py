@@ -121,4 +121,4 @@ def test_an_incomplete_dataset_says_how_much_is_missing(tmp_path: Path) -> None:
 
 def test_no_dataset_at_all(tmp_path: Path) -> None:
     assert "plan.arrow" in emu3("verify", tmp_path, exit_code=2).stderr
-    assert "plan.arrow" in emu3("verify", tmp_path / "nowhere", exit_code=1).stderr
+    assert "plan.arrow" in emu3("verify", tmp_path / "nowhere", exit_code=2).stderr
