@@ -8,6 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 TESTS = ROOT / "tests"
+MAX_LINES_OF_FUNCTION, MAX_PARAMETERS, MAX_LINES_OF_FILE = 40, 8, 300
 MIRRORED = ("shared", "vq_stage", "lm_stage", "pipelines")
 
 # Test files of no single source file, each with the reason.
@@ -50,3 +51,27 @@ def test_every_test_file_mirrors_a_source_file_or_folder() -> None:
     """If this fails, rename the test file after its source, or list it with the reason."""
     files = [path for package in MIRRORED for path in sorted((TESTS / package).rglob("test_*.py"))]
     assert {str(path.relative_to(TESTS)) for path in files if not is_mirror(path)} == set(INTEGRATION)
+
+
+def functions_of(path: Path) -> Iterator[tuple[str, ast.FunctionDef]]:
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.FunctionDef):
+            yield f"{path.relative_to(ROOT)}:{node.lineno} {node.name}", node
+
+
+def is_command(function: ast.FunctionDef) -> bool:
+    """Whether a function is a click command, which has a parameter for every option."""
+    return any("command" in ast.unparse(decorator) for decorator in function.decorator_list)
+
+
+def parameters(function: ast.FunctionDef) -> int:
+    return len(function.args.posonlyargs) + len(function.args.args) + len(function.args.kwonlyargs)
+
+
+def test_functions_and_files_are_short() -> None:
+    paths = [path for package in MIRRORED for path in sorted((ROOT / package).rglob("*.py"))]
+    functions = [named for path in paths for named in functions_of(path)]
+    assert len(functions) > 1_000, "hardly any function was found"
+    assert [name for name, node in functions if node.end_lineno - node.lineno >= MAX_LINES_OF_FUNCTION] == []
+    assert [name for name, node in functions if parameters(node) > MAX_PARAMETERS and not is_command(node)] == []
+    assert [str(path) for path in paths if len(path.read_text().splitlines()) > MAX_LINES_OF_FILE] == []

@@ -6,13 +6,15 @@ others: the consumer may give its item up after a while, and the process can exi
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, wait
+from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Any, TypeVar, overload
+from typing import Any, Generic, TypeVar, overload
 
 from shared.errors import JobStoppedError
 from shared.jobs.signals import StopFlag
@@ -26,6 +28,14 @@ CLOSE_S = 3.0  # for the items in hand when the consumer stops; longer ones are 
 MAX_BLOCKED = 32  # threads
 
 
+@dataclass(frozen=True, slots=True)
+class TimeLimit(Generic[T, R]):
+    """How long a consumer waits for an item, in seconds, and what it gets in place of the result after that."""
+
+    seconds: float
+    give_up: Callable[[T], R]
+
+
 @overload
 def prefetch_map(
     function: Callable[[T], R],
@@ -33,8 +43,7 @@ def prefetch_map(
     threads: int,
     max_pending: int,
     stop: StopFlag | None = None,
-    timeout_s: float | None = None,
-    on_timeout: Callable[[T], R] | None = None,
+    limit: TimeLimit[T, R] | None = None,
 ) -> Generator[R, None, None]: ...
 @overload
 def prefetch_map(
@@ -43,8 +52,7 @@ def prefetch_map(
     threads: int,
     max_pending: int,
     stop: StopFlag | None = None,
-    timeout_s: float | None = None,
-    on_timeout: Callable[[T], R] | None = None,
+    limit: TimeLimit[T, R] | None = None,
 ) -> Generator[R | None, None, None]: ...
 def prefetch_map(
     function: Callable[[Any], Any],
@@ -52,8 +60,7 @@ def prefetch_map(
     threads: int,
     max_pending: int,
     stop: StopFlag | None = None,
-    timeout_s: float | None = None,
-    on_timeout: Callable[[Any], Any] | None = None,
+    limit: TimeLimit[Any, Any] | None = None,
 ) -> Generator[Any, None, None]:
     """Apply a function in a pool of threads, at most `max_pending` items ahead of the result being consumed.
 
@@ -61,43 +68,44 @@ def prefetch_map(
     all of `items` at once.) An item of None means that no item is available at the moment: pending results are
     yielded first, then None itself.
 
-    If the consumer has waited `timeout_s` for an item, the item is given up: `on_timeout(item)` is yielded in its
-    place, and another thread replaces the blocked one. Raises JobStoppedError once `MAX_BLOCKED` threads are blocked
-    at the same time. Raises Interrupted if `stop` is set and the next result does not come soon; a consumer that wants
-    to save its work can catch that.
+    An item that takes longer than `limit` is given up, and another thread replaces the blocked one. Raises
+    JobStoppedError once `MAX_BLOCKED` threads are blocked at the same time. Raises Interrupted if `stop` is set and
+    the next result does not come soon; a consumer that wants to save its work can catch that.
     """
-    source, pending, pool = iter(items), deque[_Item](), _DaemonThreads(function, threads)
-
-    def fill() -> bool:
-        """Submit available items until `max_pending` are pending. Return whether the source is exhausted."""
-        while len(pending) < max_pending:
-            try:
-                item = next(source)
-            except StopIteration:
-                return True
-            if item is None:
-                return False
-            pending.append(pool.submit(item))
-        return False
-
-    def result(item: _Item) -> Any:
-        if item.is_done_within(timeout_s if on_timeout else None, stop):
-            return item.future.result()
-        assert on_timeout is not None, "without it there is no limit"
-        pool.replace_blocked(item)
-        return on_timeout(item.value)
-
+    pool = _DaemonThreads(function, threads)
+    queue = _Queue(items, max_pending, pool)
     try:
-        is_at_end = fill()
-        while pending or not is_at_end:
-            ready = [result(pending.popleft())] if pending else []
-            is_at_end = is_at_end or fill()
+        queue.fill()
+        while queue.pending or not queue.is_at_end:
+            ready = [pool.result(queue.pending.popleft(), stop, limit)] if queue.pending else []
+            queue.fill()
             if ready:
                 yield ready[0]
-            elif not pending and not is_at_end:
+            elif not queue.pending and not queue.is_at_end:
                 yield None
     finally:
-        pool.close(pending)
+        pool.close(queue.pending)
+
+
+class _Queue:
+    """The items in hand, at most `max_pending`; `is_at_end` is true once there are no more to come."""
+
+    def __init__(self, items: Iterable[Any], max_pending: int, pool: _DaemonThreads):
+        self.pending: deque[_Item] = deque()
+        self.is_at_end = False
+        self._items, self._max_pending, self._pool = iter(items), max_pending, pool
+
+    def fill(self) -> None:
+        """Submit available items."""
+        while not self.is_at_end and len(self.pending) < self._max_pending:
+            try:
+                item = next(self._items)
+            except StopIteration:
+                self.is_at_end = True
+                return
+            if item is None:
+                return
+            self.pending.append(self._pool.submit(item))
 
 
 class _Item:
@@ -107,7 +115,7 @@ class _Item:
         self.value = value
         self.future: Future[Any] = Future()
 
-    def is_done_within(self, timeout_s: float | None, stop: StopFlag | None) -> bool:
+    def is_done_within(self, timeout_s: float, stop: StopFlag | None) -> bool:
         """Wait for the result. Raises Interrupted if `stop` is set and it does not come soon.
 
         Only time spent in this loop counts: a process that was suspended has not waited.
@@ -116,7 +124,7 @@ class _Item:
         while not self.future.done():
             if stop is not None and stopped_s >= STOP_S:
                 stop.raise_if_set("finished work is kept")
-            if timeout_s is not None and waited_s >= timeout_s:
+            if waited_s >= timeout_s:
                 return False
             began_s = time.monotonic()
             wait([self.future], POLL_S)
@@ -158,7 +166,15 @@ class _DaemonThreads:
         self._queue.put(item)
         return item
 
-    def replace_blocked(self, item: _Item) -> None:
+    def result(self, item: _Item, stop: StopFlag | None, limit: TimeLimit[Any, Any] | None) -> Any:
+        """Wait for the result of an item, or give the item up."""
+        if item.is_done_within(limit.seconds if limit else math.inf, stop):
+            return item.future.result()
+        assert limit is not None, "without it there is no limit"
+        self._replace_blocked(item)
+        return limit.give_up(item.value)
+
+    def _replace_blocked(self, item: _Item) -> None:
         """Start a thread in place of the one that an item blocks. Raises JobStoppedError if too many are blocked."""
         self._blocked = [*(blocked for blocked in self._blocked if not blocked.future.done()), item]
         if len(self._blocked) >= MAX_BLOCKED:

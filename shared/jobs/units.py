@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,15 @@ class RunTotals:
         self.invalid += result.invalid
 
 
+@contextmanager
+def _claims(units: Units, world_size: int) -> Iterator[UnitClaims]:
+    """Claim units by leases, which work between machines, or on one machine by file locks."""
+    with ExitStack() as stack:
+        needs_leases = world_size > 1 or not is_local(units.claim_path(0))
+        acquire = stack.enter_context(Leases()).try_lease if needs_leases else try_lock
+        yield stack.enter_context(UnitClaims(units, acquire))
+
+
 def run_units(
     units: Units,
     make_worker: Callable[[WorkerContext], Worker],
@@ -111,11 +120,7 @@ def run_units(
         totals.add(result)
         units.log(result.task.unit, result.rows, result.elapsed_s)
 
-    with ExitStack() as stack:
-        stack.enter_context(bar)
-        needs_leases = rank.world_size > 1 or not is_local(units.claim_path(0))
-        acquire = stack.enter_context(Leases()).try_lease if needs_leases else try_lock
-        claims = stack.enter_context(UnitClaims(units, acquire))
+    with bar, _claims(units, rank.world_size) as claims:
         options.run(
             Job(
                 make_worker,

@@ -11,7 +11,7 @@ from shared.dataset.plan import REFUSED, PlannedInput, Size
 from shared.dataset.plan_writer import KnownKeys, PlanWriter
 from shared.dataset.quarantine_reasons import DUPLICATE_CONTENT, DUPLICATE_KEY, READ_TIMEOUT
 from shared.errors import JobStoppedError, RefusedInput, UsageError
-from shared.jobs.prefetch import prefetch_map
+from shared.jobs.prefetch import TimeLimit, prefetch_map
 from shared.jobs.signals import StopFlag
 from vq_stage.encode.options import EncodeOptions
 from vq_stage.media.image_decoding import read_size
@@ -55,8 +55,8 @@ class Planner:
         """
         contents, threads = KnownKeys(), self.options.reader_threads
         limit = RefusalLimit(self.options.max_refused_in_a_row, "nothing was planned")
-        timeout_s, give_up = self.options.read_timeout_s, self._give_up
-        planned_items = prefetch_map(self.plan_item, items, threads, 64 * threads, stop, timeout_s, give_up)
+        time_limit = TimeLimit(self.options.read_timeout_s, self._give_up)
+        planned_items = prefetch_map(self.plan_item, items, threads, 64 * threads, stop, time_limit)
         for item in tqdm(planned_items, "plan", unit="input", disable=None):
             stop.raise_if_set("nothing was planned")
             for size, planned in _with_free_keys(item, keys):

@@ -22,7 +22,7 @@ from shared.device import setup_device
 from shared.errors import Interrupted
 from shared.jobs.file_locks import job_lock
 from shared.jobs.job import Task, TaskResult, WorkerContext
-from shared.jobs.prefetch import prefetch_map
+from shared.jobs.prefetch import TimeLimit, prefetch_map
 from shared.jobs.units import check_numerics
 from shared.storage.paths import as_path
 from vq_stage.encode.input_reader import InputReader, PreparedInput, ReadTask
@@ -83,8 +83,8 @@ class EncodeWorker:
 
     def _prepared(self, tasks: Iterator[ReadTask | None]) -> Generator[PreparedInput | None, None, None]:
         options, reader = self.options, self.reader
-        limits = options.reader_threads, self.max_ahead, self.context.stop, options.read_timeout_s
-        return prefetch_map(reader.prepare, tasks, *limits, reader.give_up)
+        limit = TimeLimit(options.read_timeout_s, reader.give_up)
+        return prefetch_map(reader.prepare, tasks, options.reader_threads, self.max_ahead, self.context.stop, limit)
 
     def _load_tokenizer(self, canary_size: UnitSize) -> None:
         """Load the tokenizer and check it. Raises ConfigMismatchError for other numerics before the model loads."""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from shared.errors import Interrupted, JobStoppedError
 from shared.jobs import prefetch
-from shared.jobs.prefetch import prefetch_map
+from shared.jobs.prefetch import TimeLimit, prefetch_map
 from shared.jobs.signals import StopFlag
 
 
@@ -87,7 +87,7 @@ def test_an_item_that_takes_too_long_is_given_up_and_its_thread_replaced(gate: t
             gate.wait()
         return f"read {item}"
 
-    results = prefetch_map(work, range(5), 2, 8, timeout_s=0.2, on_timeout=lambda item: f"timeout {item}")
+    results = prefetch_map(work, range(5), 2, 8, limit=TimeLimit(0.2, lambda item: f"timeout {item}"))
     assert list(results) == ["read 0", "timeout 1", "timeout 2", "read 3", "read 4"]
 
 
@@ -95,7 +95,7 @@ def test_a_thread_that_was_given_up_ends_when_its_read_returns(
     gate: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     earlier = set(threading.enumerate())
-    results = prefetch_map(lambda item: item or gate.wait(), range(4), 1, 8, timeout_s=0.1, on_timeout=lambda item: -1)
+    results = prefetch_map(lambda item: item or gate.wait(), range(4), 1, 8, limit=TimeLimit(0.1, lambda item: -1))
     assert next(results) == -1
     threads = set(threading.enumerate()) - earlier
     assert len(threads) == 2
@@ -113,13 +113,13 @@ def test_slow_items_before_the_deadline_are_waited_for() -> None:
         threads.wait(timeout=30)
         return item
 
-    assert list(prefetch_map(work, range(4), 2, 8, timeout_s=60, on_timeout=lambda item: -1)) == [0, 1, 2, 3]
+    assert list(prefetch_map(work, range(4), 2, 8, limit=TimeLimit(60, lambda item: -1))) == [0, 1, 2, 3]
 
 
 def test_too_many_blocked_threads_stop_the_job(gate: threading.Event, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prefetch, "MAX_BLOCKED", 3)
     monkeypatch.setattr(prefetch, "CLOSE_S", 0.1)
-    results = prefetch_map(lambda item: gate.wait(), range(9), 2, 8, timeout_s=0.1, on_timeout=lambda item: False)
+    results = prefetch_map(lambda item: gate.wait(), range(9), 2, 8, limit=TimeLimit(0.1, lambda item: False))
     assert [next(results), next(results)] == [False, False]
     with pytest.raises(JobStoppedError, match="3 reads do not return"):
         next(results)
@@ -140,7 +140,7 @@ def test_a_signal_interrupts_the_wait_for_a_blocked_thread(
 
 def test_blocked_threads_do_not_keep_the_process_alive() -> None:
     script = (
-        "import os; from shared.jobs.prefetch import prefetch_map; r, w = os.pipe();"
+        "import os; from shared.jobs.prefetch import TimeLimit, prefetch_map; r, w = os.pipe();"
         "print(next(prefetch_map(lambda n: os.read(r, 1) if n else 'first', range(3), 2, 8)), flush=True)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
