@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from lm_stage.generate.prompts import Prompt, PromptDefaults, parse_prompt, parse_samples
-from lm_stage.text.entry_files import Entry, json_line_entries, json_list_entries, parse_key, text_entries
+from lm_stage.text.entry_files import entry_fields, json_entries, parse_key, text_entries
 from shared.codec import SPATIAL_FACTOR
 from shared.dataset.dataset import Dataset
 from shared.dataset.quarantine_reasons import DUPLICATE_KEY
 from shared.dataset.readers import KeyReader
 from shared.errors import RefusedInput, UsageError
+from shared.storage.json_values import JsonValue
 from shared.storage.paths import as_path
 
 MAX_PROMPTS = 1_000_000  # of a file, samples included
@@ -29,7 +30,7 @@ class PromptEntry:
 
     key: str
     uri: str
-    entry: Entry
+    entry: JsonValue
     caption: str = ""
 
 
@@ -63,7 +64,7 @@ def _listed(
 
 
 def _file_entries(path: Path) -> Iterator[PromptEntry]:
-    readers = {".txt": text_entries, ".jsonl": json_line_entries, ".json": json_list_entries}
+    readers = {".txt": text_entries, ".jsonl": json_entries, ".json": json_entries}
     if (reader := readers.get(path.suffix.lower())) is None:
         raise UsageError(f"{path}: expected prompts as .txt, .json or .jsonl, or a dataset of codes (plan.arrow)")
     for entry in reader(path):
@@ -82,14 +83,14 @@ def _dataset_entries(dataset: Dataset, defaults: PromptDefaults) -> Iterator[Pro
             fields |= {name: size * SPATIAL_FACTOR for name, size in zip(("height", "width"), row.codes_THW.shape[1:])}
         if row.kind == "video":
             fields |= {"frames": defaults.frames or len(row.codes_THW), "fps": row.fps}
-        yield PromptEntry(key, f"{dataset.root.name}#{key}", Entry(0, "", fields), row.text or "")
+        yield PromptEntry(key, f"{dataset.root.name}#{key}", JsonValue(0, "", fields), row.text or "")
 
 
 def _prompts(entry: PromptEntry, defaults: PromptDefaults) -> Iterator[Prompt]:
     """Yield every sample of an entry, or one refused prompt."""
     key, where = entry.key, entry.entry.where
     try:
-        fields = entry.entry.fields()
+        fields = entry_fields(entry.entry)
         key = parse_key(fields.get("key", fields.get("name", key)))
         prompt = parse_prompt(key, entry.uri, fields, defaults)
         samples = parse_samples(fields.get("samples", defaults.samples))

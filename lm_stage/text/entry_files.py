@@ -7,75 +7,57 @@ as a whole. JSON null means that a field is absent.
 from __future__ import annotations
 
 import codecs
+import io
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from shared.errors import RefusedInput, UsageError
-from shared.storage.small_files import parse_json, read_small_file
+from shared.storage.json_values import JsonValue, array_elements, line_values
+from shared.storage.small_files import read_small_file
 
 MAX_TEXT_CHARACTERS = 100_000  # some 15 000 words; more takes seconds to tokenize
 MAX_KEY_CHARACTERS = 1_000
-MAX_LINES_BYTES = 512 << 20  # of a file that is read line by line
+MAX_BYTES = 512 << 20  # of a file
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """One entry: its number in the file (from 1), its location in words, and its value or why it is refused."""
-
-    number: int
-    where: str
-    value: Any = None
-    refusal: str | None = None
-
-    def fields(self) -> dict[str, Any]:
-        """Return the fields of an object, without those that are null. Raises RefusedInput (`bad_entry`)."""
-        if self.refusal is not None:
-            raise RefusedInput("bad_entry", self.refusal)
-        if not isinstance(self.value, dict):
-            raise RefusedInput("bad_entry", f"expected text or an object, got {type(self.value).__name__}")
-        return {name: value for name, value in self.value.items() if value is not None}
+def entry_fields(entry: JsonValue) -> dict[str, Any]:
+    """Return the fields of an object, without those that are null. Raises RefusedInput (`bad_entry`)."""
+    if entry.error is not None:
+        raise RefusedInput("bad_entry", entry.error)
+    if not isinstance(entry.value, dict):
+        raise RefusedInput("bad_entry", f"expected text or an object, got {type(entry.value).__name__}")
+    return {name: value for name, value in entry.value.items() if value is not None}
 
 
-def text_entries(path: Path) -> Iterator[Entry]:
+def text_entries(path: Path) -> Iterator[JsonValue]:
     """Yield the lines of a text file that are not blank, stripped. Raises UsageError if it cannot be read."""
-    for number, line in _lines(path):
-        try:
-            yield Entry(number, f"line {number}", line.decode().strip())
-        except UnicodeDecodeError as error:
-            yield Entry(number, f"line {number}", refusal=f"not UTF-8: {error}")
+    for number, line in enumerate(_open(path), 1):  # separators such as U+2028 are part of a line
+        if line.strip():
+            try:
+                yield JsonValue(number, f"line {number}", line.decode().strip())
+            except UnicodeDecodeError as error:
+                yield JsonValue(number, f"line {number}", error=f"not UTF-8: {error}")
 
 
-def json_line_entries(path: Path) -> Iterator[Entry]:
-    """Yield the JSON of each line that is not blank. Raises UsageError if the file cannot be read."""
-    for number, line in _lines(path):
-        where = f"line {number}"
-        try:
-            yield Entry(number, where, parse_json(line, where))
-        except UsageError as error:
-            yield Entry(number, where, refusal=str(error).removeprefix(f"{where}: "))
+def json_entries(path: Path) -> Iterator[JsonValue]:
+    """Yield the elements of a `.json` file, or of any other file the JSON of each line that is not blank.
+
+    Raises UsageError if the file cannot be read, or a `.json` file is not an array.
+    """
+    file = _open(path)
+    return array_elements(file, str(path)) if path.suffix.lower() == ".json" else line_values(file)
 
 
-def json_list_entries(path: Path) -> Iterator[Entry]:
-    """Yield the elements of a JSON file that is a list. Raises UsageError if it cannot be read or is something else."""
-    values = parse_json(read_small_file(path), str(path))
-    if not isinstance(values, list):
-        raise UsageError(f"{path}: expected a list, got {type(values).__name__}")
-    for number, value in enumerate(values, 1):
-        yield Entry(number, f"entry {number}", value)
-
-
-def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Yield the lines that are not blank with their numbers; separators such as U+2028 are part of a line."""
-    content = read_small_file(path, MAX_LINES_BYTES)
+def _open(path: Path) -> BinaryIO:
+    """Read a file whole, and return its content in UTF-8 without a byte order mark."""
+    content = read_small_file(path, MAX_BYTES)
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         try:
             content = content.decode("utf-16").encode()
         except UnicodeError as error:
             raise UsageError(f"{path}: not UTF-16: {error}") from error
-    lines = content.removeprefix(codecs.BOM_UTF8).split(b"\n")
-    return ((number, line) for number, line in enumerate(lines, 1) if line.strip())
+    return io.BytesIO(content.removeprefix(codecs.BOM_UTF8))
 
 
 def parse_key(value: object) -> str:

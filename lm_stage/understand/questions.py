@@ -14,14 +14,7 @@ from typing import Any
 
 from lm_stage.inference.text_generator import TextRequest
 from lm_stage.model.model_directory import ModelDirectory
-from lm_stage.text.entry_files import (
-    Entry,
-    json_line_entries,
-    json_list_entries,
-    parse_key,
-    parse_keys,
-    parse_text,
-)
+from lm_stage.text.entry_files import entry_fields, json_entries, parse_key, parse_keys, parse_text
 from lm_stage.text.renderer import CodeGrid, SequenceRenderer, interleave
 from lm_stage.text.templates import default_question
 from lm_stage.understand.options import UnderstandOptions
@@ -29,6 +22,7 @@ from shared.dataset.quarantine_reasons import DUPLICATE_KEY, WORKER_DIED
 from shared.dataset.readers import KeyReader
 from shared.errors import RefusedInput
 from shared.jobs.job import ignore
+from shared.storage.json_values import JsonValue
 
 # Tokens of a question and its answer: one graph is compiled for each length.
 CACHE_LENGTHS = tuple(256 * 2**power for power in range(12))
@@ -74,7 +68,7 @@ def _file_questions(path: Path, report: Callable[[str], object], key_fields: Seq
     listed: dict[str, Question] = {}
     lines: dict[str, str] = {}
     unknown: Counter[str] = Counter()
-    for entry in (json_list_entries if path.suffix.lower() == ".json" else json_line_entries)(path):
+    for entry in json_entries(path):
         question, others = _question(entry, key_fields)
         unknown.update(others)
         if question.key in listed:
@@ -87,17 +81,17 @@ def _file_questions(path: Path, report: Callable[[str], object], key_fields: Seq
     return list(listed.values())
 
 
-def _free_key(entry: Entry, taken: Container[str]) -> str:
+def _free_key(entry: JsonValue, taken: Container[str]) -> str:
     return next(key for key in (f"{entry.where} ({n})" for n in count(1)) if key not in taken)
 
 
-def _question(entry: Entry, key_fields: Sequence[str]) -> tuple[Question, set[str]]:
+def _question(entry: JsonValue, key_fields: Sequence[str]) -> tuple[Question, set[str]]:
     """Return the question of an entry, and the names of its fields that have no meaning."""
     key, text = f"{entry.number:06d}", ""
     if isinstance(entry.value, str):
         entry = replace(entry, value={"question": entry.value})
     try:
-        fields = entry.fields()
+        fields = entry_fields(entry)
         key = parse_key(_first(fields, key_fields, key))
         text = parse_text("question", _first(fields, TEXT_FIELDS, ""))
         if not text.strip():

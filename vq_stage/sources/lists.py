@@ -14,6 +14,7 @@ from typing import Any
 
 from shared.dataset.conversations import media_parts
 from shared.errors import RefusedInput
+from shared.storage.json_values import JsonValue, limited_lines, parsed_line
 from shared.storage.paths import as_path, is_local
 from shared.storage.temporary_database import naming_the_disk
 from vq_stage.sources.annotations import Annotation
@@ -26,7 +27,7 @@ from vq_stage.sources.field_names import (
     is_present,
 )
 from vq_stage.sources.item_groups import ItemGroups
-from vq_stage.sources.list_files import ListedValue, limited_lines, listed_values, parsed_line
+from vq_stage.sources.list_files import listed_values
 from vq_stage.sources.media_source import MediaItem, MediaSource
 from vq_stage.sources.media_types import kind_of, stem_of
 
@@ -59,7 +60,7 @@ class ListSource(MediaSource):
             except NoMedium:
                 self.report.skip("entries without an image or a video", value.where)
 
-    def _values(self) -> Iterator[ListedValue]:
+    def _values(self) -> Iterator[JsonValue]:
         return listed_values(self.path)
 
     def _empty_message(self) -> str | None:
@@ -73,12 +74,12 @@ class StandardInput(ListSource):
 
     path: Path = Path("standard input")
 
-    def _values(self) -> Iterator[ListedValue]:
+    def _values(self) -> Iterator[JsonValue]:
         for number, line in enumerate(limited_lines(sys.stdin.buffer), 1):
             if line is None or line.lstrip().startswith(b"{"):
                 yield parsed_line(number, line)
             elif path := line.decode("utf-8", "surrogateescape").rstrip("\r\n"):
-                yield ListedValue(number, f"line {number}", path)
+                yield JsonValue(number, f"line {number}", path)
 
     def _empty_message(self) -> None:
         """Return None: a resumed job does not need the list again."""
@@ -88,7 +89,7 @@ class NoMedium(Exception):
     """An entry that names neither an image nor a video, such as a conversation of text only."""
 
 
-def entry_item(value: ListedValue, root: Path, key_field: str | None = None) -> tuple[str, MediaItem]:
+def entry_item(value: JsonValue, root: Path, key_field: str | None = None) -> tuple[str, MediaItem]:
     """Return the item of an entry, after a string that is equal for all entries of one item.
 
     The item is refused if a field is wrong. Raises NoMedium.
@@ -125,7 +126,7 @@ def _absolute(root: Path) -> str:
     return os.path.join(os.path.abspath(root), "")
 
 
-def _fields(value: ListedValue) -> Mapping[str, Any]:
+def _fields(value: JsonValue) -> Mapping[str, Any]:
     if value.error:
         raise RefusedInput("bad_entry", value.error)
     if isinstance(value.value, str):

@@ -13,10 +13,11 @@ from pathlib import Path
 import pytest
 
 from shared.errors import Interrupted, UsageError
+from shared.storage import json_values
+from shared.storage.json_values import JsonValue
 from shared.storage.paths import as_path
 from shared.storage.temporary_database import temporary_database
-from vq_stage.sources import item_groups, list_files, lists
-from vq_stage.sources.list_files import ListedValue
+from vq_stage.sources import item_groups, lists
 from vq_stage.sources.media_source import MediaItem, as_extra_json
 from vq_stage.sources.open_source import open_source
 
@@ -35,7 +36,7 @@ SAID = [
 
 
 def entry_item(entry: object, key_field: str | None = None) -> MediaItem:
-    return lists.entry_item(ListedValue(3, "line 3", entry), Path("/data"), key_field)[1]
+    return lists.entry_item(JsonValue(3, "line 3", entry), Path("/data"), key_field)[1]
 
 
 def bad(entry: object) -> str:
@@ -287,7 +288,7 @@ def test_a_bad_line_is_refused_alone(tmp_path: Path) -> None:
 
 
 def test_a_line_that_is_too_long_is_refused_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(list_files, "MAX_VALUE_BYTES", 100)
+    monkeypatch.setattr(json_values, "MAX_VALUE_BYTES", 100)
     lines = ['{"image": "a.png"}', json.dumps({"image": "b.png", "text": "x" * 1000}), '{"image": "c.png"}']
     (tmp_path / "list.jsonl").write_text("\n".join(lines))
     items = list(open_source(tmp_path / "list.jsonl"))
@@ -317,18 +318,6 @@ def test_files_that_are_no_lists_are_errors(content: str, message: str, name: st
     (tmp_path / name).write_bytes(content.encode("latin-1"))
     with pytest.raises(UsageError, match=f"{name}: {message}"):
         list(open_source(tmp_path / name))
-
-
-@pytest.mark.parametrize("block", [1, 7, 1 << 16])
-def test_arrays_are_read_in_blocks(block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(list_files, "FIRST_BLOCK", block)
-    values = [{"image": "é.png", "n": [1, {"x": "]"}]}, 12345, -1.5e10, "a,b", None, [], {}]
-    (tmp_path / "list.json").write_text(json.dumps(values, indent=2, ensure_ascii=False), encoding="utf-8")
-    found = list(list_files.listed_values(tmp_path / "list.json"))
-    assert [one.value for one in found] == values
-    assert [one.where for one in found][:2] == ["entry 1, line 2", "entry 2, line 11"]
-    (tmp_path / "empty.json").write_text(" [ ] ")
-    assert list(list_files.listed_values(tmp_path / "empty.json")) == []
 
 
 def test_urls_become_keys_without_scheme_and_query() -> None:
