@@ -62,4 +62,5 @@ def _is_unused(path: Path) -> bool:
 
 def _remove(paths: Iterable[Path]) -> None:
     for path in list(paths):
-        path.unlink(missing_ok=True)
+        if not path.is_dir():  # a folder is never ours, whatever its name
+            path.unlink(missing_ok=True)
