@@ -5,6 +5,7 @@ Sources have lists of `{"from": SPEAKER, "value": TEXT}` (LLaVA) or of `{"role":
 and answers alternate, and stores it in `extra_json`, so that training can render every stored conversation:
 
 - consecutive turns of one speaker are joined, each on its own line, except those without text;
+- a system turn without text is ignored;
 - answers before the first question are dropped, and so is a question whose answer is missing or has no text;
 - a system turn after the first question, an unknown speaker, or no question with an answer at all is refused.
 
@@ -50,10 +51,11 @@ class Conversation:
     def parse(cls, value: object) -> Conversation:
         """Parse a conversation of a source by the rules above. Raises RefusedInput `bad_entry`."""
         spoken = _spoken(value)
+        told = [(speaker, text) for speaker, text in spoken if speaker != "system" or text.strip()]
         joined = [
-            (speaker, _joined(text for _, text in turns)) for speaker, turns in groupby(spoken, lambda one: one[0])
+            (speaker, _joined(text for _, text in turns)) for speaker, turns in groupby(told, lambda one: one[0])
         ]
-        system = joined.pop(0)[1] if joined[0][0] == "system" else None
+        system = joined.pop(0)[1] if joined and joined[0][0] == "system" else None
         if any(speaker == "system" for speaker, _ in joined):
             raise _refused(spoken, "at most one system turn, before the first question")
         if joined and joined[0][0] == "gpt":
@@ -62,7 +64,7 @@ class Conversation:
         turns = tuple(Turn(question, answer) for question, answer in zip(texts[::2], texts[1::2]) if answer)
         if not turns:
             raise _refused(spoken, "a question of the human and an answer of gpt")
-        return cls(turns, system or None)
+        return cls(turns, system)
 
     @classmethod
     def from_json(cls, value: object) -> Conversation:

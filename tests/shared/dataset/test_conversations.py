@@ -57,6 +57,8 @@ def test_a_system_turn_comes_first() -> None:
         ("h: g:b", None, [("", "b")]),
         ("s:x s:y h:a g:b", "x\ny", [("a", "b")]),
         ("s: h:a g:b", None, [("a", "b")]),
+        ("h:a g:b s: h:c g:d", None, [("a", "b"), ("c", "d")]),
+        ("s:x h:a s: h:b g:c s:", "x", [("a\nb", "c")]),
     ],
 )
 def test_unusual_orders_are_brought_into_one_form(value: str, system: str | None, turns: list[tuple[str, str]]) -> None:
@@ -98,7 +100,7 @@ def test_fields_that_a_table_adds_with_null_are_absent() -> None:
     nulls = {"from": None, "value": None}
     parts = [{"type": "text", "text": "q", "image_url": None}, {"type": "image", "text": None, "image_url": None}]
     value = [{"role": "user", "content": parts, **nulls}, {"role": "assistant", "content": "a", **nulls}]
-    assert said(value) == (None, [("q\n<image>", "a")])
+    assert said(value) == said([*value, turn("system", None)]) == (None, [("q\n<image>", "a")])
 
 
 def test_a_row_keeps_the_first_question_and_answer_and_the_other_conversations() -> None:
@@ -124,6 +126,7 @@ def test_a_row_keeps_the_first_question_and_answer_and_the_other_conversations()
         ([turn("human")], "an answer of gpt, got human$"),
         ([turn("gpt")], "got gpt$"),
         ([turn("system")], "got system$"),
+        ([turn("system", None)], "got system$"),
         ([turn("gpt"), turn("human")], "got gpt, human$"),
         ([turn("human"), turn("gpt", " ")], "got human, gpt$"),
         ([turn("human"), turn("gpt"), turn("system"), turn("human"), turn("gpt")], "at most one system turn, before"),
