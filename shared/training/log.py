@@ -44,7 +44,7 @@ class TrainLog:
         intact = [entry for entry in entries if entry is not None]
         if len(intact) < len(entries):
             copy = self.path.with_name(f"damaged-{self.path.name}")
-            write_file(copy, content)
+            write_file(copy, (copy.read_bytes() if copy.exists() else b"") + content)
             write_file(self.path, b"".join(line + b"\n" for line, entry in zip(lines, entries) if entry is not None))
             lost = len(entries) - len(intact)
             tqdm.write(f"{self.path}: {lost} damaged lines are removed; {copy} still has them", file=sys.stderr)

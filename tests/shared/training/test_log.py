@@ -129,6 +129,16 @@ def test_a_failed_flush_leaves_the_old_log(tmp_path: Path, monkeypatch: pytest.M
     assert not list(tmp_path.glob("*.tmp"))
 
 
+def test_damaged_lines_are_kept_beside_the_log_however_often_it_is_damaged(tmp_path: Path) -> None:
+    logged(tmp_path, 3).close()
+    for damaged in (b"first\xff", b"second\xff"):
+        with (tmp_path / "train_log.jsonl").open("ab") as file:
+            file.write(damaged + b"\n")
+        assert len(TrainLog(tmp_path, 3).entries) == 3
+    assert (tmp_path / "damaged-train_log.jsonl").read_bytes().count(b"\xff\n") == 2
+    assert len(lines(tmp_path)) == 3
+
+
 def test_tensorboard_has_every_number_once(tmp_path: Path) -> None:
     log = logged(tmp_path, 2)
     log.add(step=2, loss=0.5, held_out_loss=0.75, note="warm")
