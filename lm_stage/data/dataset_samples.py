@@ -31,13 +31,10 @@ class DatasetSamples:
     def __init__(self, path: Path, builder: SequenceBuilder, kinds: Sequence[str], keeps_damaged: bool):
         dataset = Dataset.open(path)
         plan = dataset.plan()
-        if missing := dataset.missing_units(plan):
-            raise DatasetError(
-                f"{path}: {len(missing)} of {len(plan)} units are missing; run the command that made it again"
-            )
+        records = dataset.complete_records(plan)
         self.builder = builder
         self.codec: Codec | None = plan.settings.codec
-        content = {"plan": plan.sha256, "parts": [record.part_sha256 for record in dataset.commit_records()]}
+        content = {"plan": plan.sha256, "parts": [record.part_sha256 for record in records]}
         self.fingerprint = digest_of({**content, "texts": dataset.texts.sha256} if dataset.texts else content)
         self.rows = RowReader(dataset, keeps_damaged)
         shapes_THW = self.rows.shapes_THW()

@@ -86,6 +86,15 @@ class Dataset(DatasetPaths):
         committed = set(self.committed_units())
         return [unit for unit in range(len(plan)) if unit not in committed]
 
+    def complete_records(self, plan: Plan) -> list[CommitRecord]:
+        """Return the records of all units of a plan. Raises DatasetError if a unit is missing or its record damaged."""
+        records = [record for record in self.commit_records() if record.unit < len(plan)]
+        if missing := len(plan) - len(records):
+            raise DatasetError(
+                f"{self.root}: {missing} of {len(plan)} units are missing; finish the job that writes the dataset"
+            )
+        return records
+
     def commit(self, result: UnitResult, plan: Plan) -> CommitRecord:
         """Commit one unit. Raises NondeterminismError if another attempt committed different bytes for it."""
         return commit_unit(self, plan, result)

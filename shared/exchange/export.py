@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shared.dataset.dataset import Dataset
-from shared.errors import DatasetError, UsageError
+from shared.errors import UsageError
 from shared.exchange.export_run import ExportRun
 from shared.exchange.options import ExportOptions
 from shared.exchange.registry import FORMATS
@@ -40,10 +40,7 @@ def export(options: ExportOptions) -> ExportResult:
     if options.format not in FORMATS:
         raise UsageError(f"--format {options.format}: expected one of {', '.join(FORMATS)}")
     dataset = Dataset.open(options.dataset)
-    plan = dataset.plan()
-    if missing := dataset.missing_units(plan):
-        raise DatasetError(f"{options.dataset}: {len(missing)} of {len(plan)} units are missing: finish it first")
-    run = ExportRun(options, dataset, plan)
+    run = ExportRun(options, dataset)
     with stop_on_signals() as stop:
         FORMATS[options.format].export(run, stop)
     return ExportResult(run.rows, run.files, run.size_bytes, run.written, run.skipped, run.digest)

@@ -9,7 +9,6 @@ from pathlib import Path
 from tqdm import tqdm
 
 from shared.dataset.dataset import Dataset
-from shared.dataset.plan import Plan
 from shared.dataset.rows import CodeRecord, DatasetDigest
 from shared.exchange.options import ExportOptions
 from shared.storage.atomic import remove_stale_temporaries, temporary_path, write_file
@@ -20,11 +19,13 @@ class ExportRun:
     """The rows of a complete dataset, the folder they go to, and counts.
 
     `files` and `size_bytes` count what the folder holds, `written` the files that this run wrote, and `skipped` the
-    rows that the format cannot hold.
+    rows that the format cannot hold. Raises DatasetError if units are missing.
     """
 
-    def __init__(self, options: ExportOptions, dataset: Dataset, plan: Plan):
+    def __init__(self, options: ExportOptions, dataset: Dataset):
+        plan = dataset.plan()
         self.options, self.dataset, self.settings = options, dataset, plan.settings
+        self._records = dataset.complete_records(plan)
         self.out = as_path(options.out)
         self.rows = self.files = self.size_bytes = self.written = self.skipped = 0
         self._digest = DatasetDigest(self.settings.fingerprints())
@@ -43,9 +44,9 @@ class ExportRun:
 
     def read_rows(self) -> Iterator[CodeRecord]:
         """Yield all rows in order, counted and with a progress bar."""
-        records = list(self.dataset.commit_records())
-        with tqdm(total=sum(record.rows for record in records), desc="export", unit="row", disable=None) as bar:
-            for record in records:
+        rows = sum(record.rows for record in self._records)
+        with tqdm(total=rows, desc="export", unit="row", disable=None) as bar:
+            for record in self._records:
                 for row in self.dataset.rows(record):
                     self._digest.add([row.digest()])
                     self.rows += 1

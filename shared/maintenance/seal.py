@@ -45,11 +45,7 @@ def seal(options: SealOptions) -> SealResult:
     dataset = Dataset.open(options.dataset)
     with stop_on_signals() as stop, job_lock(dataset.root, partial(sweep, dataset)):
         plan = dataset.plan()
-        if missing := dataset.missing_units(plan):
-            raise DatasetError(
-                f"{options.dataset}: {len(missing)} of {len(plan)} units are missing; finish the job that writes it"
-            )
-        records = {record.unit: record for record in dataset.commit_records() if record.rows}
+        records = {record.unit: record for record in dataset.complete_records(plan) if record.rows}
         kept, new_groups = _grouped_units(dataset, records, options.shard_bytes)
         first_number = 1 + max((shard.number for shard in kept), default=-1)
         shards = kept + _write_shards(dataset, plan.settings, first_number, new_groups, stop)

@@ -106,6 +106,26 @@ def test_what_cannot_be_exported_is_refused(tmp_path: Path, codes: Path) -> None
         run_export(codes, tmp_path / "new", "parquet")
 
 
+@pytest.mark.parametrize("how", ["webdataset", "pth"])
+def test_units_that_a_repair_sets_aside_meanwhile_are_not_left_out(
+    tmp_path: Path, codes: Path, how: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_folder = ExportRun.make_folder
+
+    def make_folder_and_damage(run: ExportRun, name: str = "") -> Path:
+        record = run.dataset.record_path(1)
+        if record.is_file():
+            (run.dataset.parts / run.dataset.record(1).part).unlink()
+            record.unlink()
+        return make_folder(run, name)
+
+    monkeypatch.setattr(ExportRun, "make_folder", make_folder_and_damage)
+    with pytest.raises(DatasetError, match="missing"):
+        run_export(codes, tmp_path / "out", how)
+    assert not (tmp_path / "out" / MANIFEST_NAME).exists()
+    assert not (tmp_path / "out/list/train.json").exists()
+
+
 @pytest.fixture
 def huggingface(monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
     monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
@@ -189,6 +209,7 @@ def test_what_a_killed_export_left_is_removed(tmp_path: Path, codes: Path, how: 
         (folder / f"codes-00000.tar.{int(killed.stdout)}-0123abcd.tmp").write_bytes(b"half")
         (folder / f"codes-00000.tar.{os.getppid()}-0123abcd.tmp").write_bytes(b"of a running export")
         (folder / "notes.tmp").write_bytes(b"of the user")
+        (folder / f"notes.{int(killed.stdout)}-0123abcd.tmp").mkdir()
     run_export(codes, tmp_path / "out", how)
     left = {name: data for name, data in contents(tmp_path / "out").items() if name not in expected}
     assert sorted(left.values()) == sorted([b"of a running export", b"of the user"] * len(folders))
