@@ -10,6 +10,8 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
+from pathlib import Path
 
 from shared.dataset.arrow_file import ArrowFile, dump_batches, open_rows, row_schema
 from shared.dataset.commit import CommitRecord
@@ -30,9 +32,9 @@ def recover_shards(dataset: Dataset, plan: Plan, records: Iterable[CommitRecord]
     checksum that it does not match, so that its intact rows can still be saved.
     """
     by_unit = {record.unit: record for record in records if record.rows}
-    finder = _UnitFinder(plan, by_unit)
-    names = sorted(name for name in names_in(dataset.shards) if _SHARD_NAME.fullmatch(name))
-    shards = _without_copies([_recover_shard(dataset, finder, name) for name in names])
+    paths = [dataset.shards / name for name in sorted(filter(_SHARD_NAME.fullmatch, names_in(dataset.shards)))]
+    finder = _UnitFinder(plan, by_unit, paths)
+    shards = _without_copies([_recover_shard(finder, path) for path in paths])
     parts = (ManifestPart(r.unit, r.part, r.rows, r.part_bytes, r.part_sha256) for r in by_unit.values())
     return ShardReader(dataset.shards, shards, parts)
 
@@ -48,9 +50,8 @@ def _without_copies(shards: Sequence[Shard]) -> list[Shard]:
     return sorted(kept, key=lambda shard: shard.shard)
 
 
-def _recover_shard(dataset: Dataset, finder: _UnitFinder, name: str) -> Shard:
-    path = dataset.shards / name
-    sha256, digits = sha256_of(path), name.split(".")[1]
+def _recover_shard(finder: _UnitFinder, path: Path) -> Shard:
+    sha256, digits = sha256_of(path), path.name.split(".")[1]
     is_damaged = sha256[:12] != digits
     try:
         file = open_rows(path, "run `emu3 repair`")
@@ -59,7 +60,7 @@ def _recover_shard(dataset: Dataset, finder: _UnitFinder, name: str) -> Shard:
         found = []  # nothing of it can be read
     rows = sum(finder.records[location.unit].rows for location in found)
     units = tuple((location.unit, location.first, location.count) for location in found)
-    return Shard(name, path.stat().st_size, digits if is_damaged else sha256, rows, units)
+    return Shard(path.name, path.stat().st_size, digits if is_damaged else sha256, rows, units)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,14 +74,16 @@ class _Location:
 
 
 class _UnitFinder:
-    """Recognizes units by the `src_index` of their rows; the units of a shard usually follow each other."""
+    """Recognizes units by the `src_index` of their rows: the first row of a batch tells which units it can be of."""
 
-    def __init__(self, plan: Plan, records: Mapping[int, CommitRecord]):
+    def __init__(self, plan: Plan, records: Mapping[int, CommitRecord], shards: Iterable[Path]):
         self.records = records
         self._plan = plan
-        self._units = sorted(records)
         self._schema = row_schema(plan.settings.format, plan.settings.fingerprints())
-        self._next = 0  # the position in `_units` of the unit that is expected
+        self._units_of: dict[int, list[int]] = {row: [] for path in shards for row in _first_rows(path)}
+        for unit in sorted(records):
+            for src_index in self._units_of.keys() & plan.src_indices(unit):
+                self._units_of[src_index].append(unit)
 
     def locations(self, file: ArrowFile) -> Iterator[_Location]:
         """Yield the units of a shard; batches that cannot be read or belong to no unit are left out."""
@@ -93,20 +96,11 @@ class _UnitFinder:
 
     def _location(self, file: ArrowFile, first: int) -> _Location | None:
         """Return the unit that begins at a batch; an input that was tried again is planned in several."""
-        try:
-            rows = set(file.batch(first).column("src_index").to_pylist())
-        except DatasetError:
-            return None
-        fallback = None
-        for step in range(len(self._units)):
-            position = (self._next + step) % len(self._units)
-            if rows <= set(self._plan.src_indices(self._units[position])):
-                found = self._check(file, first, self._units[position])
-                if found and found.is_proven:
-                    self._next = position + 1
-                    return found
-                fallback = fallback or found
-        return fallback
+        rows = _src_indices(file, first)
+        units = self._units_of.get(rows[0], ()) if rows else ()
+        fitting = [unit for unit in units if set(rows) <= set(self._plan.src_indices(unit))]
+        found = [location for unit in fitting if (location := self._check(file, first, unit))]
+        return max(found, key=attrgetter("is_proven"), default=None)
 
     def _check(self, file: ArrowFile, first: int, unit: int) -> _Location | None:
         """Return the batches of a unit that begins at `first`, None if the file ends before."""
@@ -119,3 +113,20 @@ class _UnitFinder:
         except DatasetError:
             return _Location(unit, first, count, False)
         return _Location(unit, first, count, hashlib.sha256(content).hexdigest() == record.part_sha256)
+
+
+def _first_rows(shard: Path) -> list[int]:
+    """Return the `src_index` of the first row of every batch that can be read."""
+    try:
+        file = open_rows(shard)
+    except DatasetError:
+        return []
+    return [rows[0] for index in range(len(file)) if (rows := _src_indices(file, index))]
+
+
+def _src_indices(file: ArrowFile, index: int) -> list[int]:
+    """Return the `src_index` of all rows of a batch; nothing if it cannot be read."""
+    try:
+        return list(file.batch(index).column("src_index").to_pylist())
+    except DatasetError:
+        return []

@@ -9,7 +9,7 @@ import pytest
 
 from shared.dataset.commit import UnitResult
 from shared.dataset.dataset import Dataset
-from shared.dataset.plan import PlannedInput, Unit, addition_path
+from shared.dataset.plan import Plan, PlannedInput, Unit, addition_path
 from shared.dataset.plan_writer import freeze_plan
 from shared.dataset.shards import Shard
 from shared.maintenance.options import SealOptions
@@ -82,3 +82,19 @@ def test_a_unit_in_two_shards_is_listed_once(tmp_path: Path) -> None:
         path.write_bytes(content)
     units = [unit for shard in recovered(dataset) for unit, _, _ in shard.units]
     assert sorted(units) == list(range(UNITS))
+
+
+def test_the_inputs_of_a_unit_are_read_as_often_whatever_the_number_of_units(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches of units that are no longer committed must not be compared with all others."""
+    dataset = five_units(tmp_path)
+    seal(SealOptions(str(dataset.root), ONE_SHARD))
+    for unit in range(UNITS - 1):
+        dataset.record_path(unit).unlink()
+    calls: list[int] = []
+    src_indices = Plan.src_indices
+    monkeypatch.setattr(Plan, "src_indices", lambda plan, unit: calls.append(unit) or src_indices(plan, unit))
+    (shard,) = recovered(dataset)
+    assert [unit for unit, _, _ in shard.units] == [UNITS - 1]
+    assert calls == [UNITS - 1] * 2

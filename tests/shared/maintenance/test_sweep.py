@@ -71,7 +71,7 @@ def test_files_that_are_not_ours_stay(tmp_path: Path) -> None:
     dataset = handmade.make(tmp_path / "d")
     touch(dataset.parts / "part-notes.arrow")
     touch(dataset.quarantine / "part-of-mine.jsonl")
-    for folder in ("x.tmp", "parts/x.tmp", "parts/part-000009.arrow", "partial/part-000000.arrow", "claims/part-000000"):
+    for folder in ("x.tmp", "parts/x.tmp", "parts/part-000009.arrow", "claims/part-000000"):
         (dataset.root / folder).mkdir(parents=True)
     before = sorted(dataset.root.rglob("*"))
     sweep(dataset)
