@@ -52,9 +52,7 @@ class Conversation:
         """Parse a conversation of a source by the rules above. Raises RefusedInput `bad_entry`."""
         spoken = _spoken(value)
         told = [(speaker, text) for speaker, text in spoken if speaker != "system" or text.strip()]
-        joined = [
-            (speaker, _joined(text for _, text in turns)) for speaker, turns in groupby(told, lambda one: one[0])
-        ]
+        joined = [(speaker, _joined(text for _, text in turns)) for speaker, turns in groupby(told, lambda one: one[0])]
         system = joined.pop(0)[1] if joined and joined[0][0] == "system" else None
         if any(speaker == "system" for speaker, _ in joined):
             raise _refused(spoken, "at most one system turn, before the first question")
