@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -80,7 +80,7 @@ def _check_fields(record: Shard | ManifestPart | IndexFile, name: str) -> None:
     """Raise ValueError unless all fields are of their types and the name is that of a file."""
     if problem := field_problem(record):
         raise ValueError(problem)
-    if PurePosixPath(name).name != name or "\0" in name:
+    if name in ("", ".", "..") or "/" in name or "\0" in name:
         raise ValueError(f"{name!r:.80} is not a file name")
 
 

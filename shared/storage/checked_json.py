@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from types import UnionType
@@ -42,30 +43,36 @@ def field_problem(record: Any) -> str | None:
 
     JSON that someone wrote by hand can have a valid checksum and values of any type.
     """
-    for name, hint in _type_hints(type(record)).items():  # type: ignore[arg-type]  # classes are hashable
-        if not _is_of_type(getattr(record, name), hint):
-            return f"{name}: expected {getattr(hint, '__name__', hint)}, got {getattr(record, name)!r:.40}"
+    for name, hint, is_of_type in _field_checks(type(record)):  # type: ignore[arg-type]  # classes are hashable
+        if not is_of_type(value := getattr(record, name)):
+            return f"{name}: expected {getattr(hint, '__name__', hint)}, got {value!r:.40}"
     return None
 
 
 @cache
-def _type_hints(record_class: Any) -> dict[str, Any]:
-    return get_type_hints(record_class)
+def _field_checks(record_class: Any) -> list[tuple[str, Any, Callable[[Any], bool]]]:
+    """Return the name, the type and the check of each field; built once, since manifests have 10⁵ records."""
+    return [(name, hint, _check(hint)) for name, hint in get_type_hints(record_class).items()]
 
 
-def _is_of_type(value: object, hint: Any) -> bool:
-    origin, args = get_origin(hint), get_args(hint)
+def _check(hint: Any) -> Callable[[Any], bool]:
+    """Return a function that tells whether a value is of a type."""
+    origin, checks = get_origin(hint), [_check(arg) for arg in get_args(hint) if arg is not Ellipsis]
     if hint is Any:
-        return True
-    if origin in (Union, UnionType):
-        return any(_is_of_type(value, arg) for arg in args)
-    if origin is dict and isinstance(value, dict):
-        return all(_is_of_type(key, args[0]) and _is_of_type(item, args[1]) for key, item in value.items())
-    if origin is list and isinstance(value, list):
-        return all(_is_of_type(item, args[0]) for item in value)
-    if origin is tuple and isinstance(value, tuple):
-        hints = [args[0]] * len(value) if args[-1] is Ellipsis else args
-        return len(hints) == len(value) and all(map(_is_of_type, value, hints))
+        return lambda value: True
     if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool) and abs(value) < 1 << 63
-    return isinstance(value, origin or hint)
+        return lambda value: type(value) is int and abs(value) < 1 << 63
+    if origin in (Union, UnionType):
+        return lambda value: any(check(value) for check in checks)
+    if origin is dict:
+        key, item = checks
+        return lambda value: type(value) is dict and all(key(k) and item(v) for k, v in value.items())
+    if origin is tuple and get_args(hint)[-1] is not Ellipsis:
+        return lambda value: type(value) is tuple and len(value) == len(checks) and all(map(_call, checks, value))
+    if origin in (list, tuple):
+        return lambda value: type(value) is origin and all(map(checks[0], value))
+    return lambda value: isinstance(value, hint)
+
+
+def _call(check: Callable[[Any], bool], value: object) -> bool:
+    return check(value)
