@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -221,6 +222,10 @@ class Plan:
         """Yield the URIs of all inputs, unit after unit."""
         return self._column("uri")
 
+    def refused_reasons(self) -> Iterator[str | None]:
+        """Yield for each input, unit after unit, why it was refused during planning; None if it was not."""
+        return self._column("refused_reason")
+
     def sizes(self) -> list[UnitSize]:
         """Return the sizes of all units, without reading their inputs."""
         return [_unit_size(self._batch(unit)) for unit in range(len(self))]
@@ -242,9 +247,11 @@ class Plan:
         file, index = self._find(unit)
         return file.batch(index)
 
-    def _column(self, name: str) -> Iterator[str]:
+    def _column(self, name: str) -> Iterator[Any]:
         for unit in range(len(self)):
-            yield from self._batch(unit)["inputs"].values.field(name).to_pylist()
+            inputs = self._batch(unit)["inputs"].values
+            known = inputs.type.get_field_index(name) >= 0  # early plans lack some columns
+            yield from inputs.field(name).to_pylist() if known else [None] * len(inputs)
 
 
 def addition_path(path: Path, number: int) -> Path:

@@ -18,9 +18,10 @@ from shared.dataset.dataset import Dataset
 from shared.dataset.plan import Plan, PlannedInput, Unit
 from shared.dataset.plan_writer import KnownKeys, PlanWriter
 from shared.dataset.quarantine import Refusal
+from shared.dataset.quarantine_reasons import DUPLICATE_KEY
 from shared.dataset.settings import DatasetSettings
 from shared.jobs.signals import StopFlag
-from vq_stage.encode.planner import Planner, SizedInput, clip_key, until_stopped
+from vq_stage.encode.planner import Planner, SizedInput, clip_key, item_key, until_stopped
 from vq_stage.encode.text_changes import TextChanges
 from vq_stage.sources.folder import FolderSource
 from vq_stage.sources.lists import ListSource, StandardInput
@@ -57,7 +58,10 @@ def _create(dataset: Dataset, planner: Planner, settings: DatasetSettings, stop:
 
 
 def _add_new_items(dataset: Dataset, plan: Plan, planner: Planner, stop: StopFlag) -> Plan:
-    known, changes = KnownItems(plan, planner.source), TextChanges(plan, dataset.texts, planner.options.update_texts)
+    refusals = (one.refusal for one in _quarantined_inputs(dataset, plan))
+    without_row = (refusal.key for refusal in refusals if refusal.reason != DUPLICATE_KEY)  # that key has a row
+    known = KnownItems(plan, planner.source)
+    changes = TextChanges(plan, dataset.texts, planner.options.update_texts, without_row)
     new = _new_items(planner.source, known, changes, stop)
     with PlanWriter(planner.options.unit_rows) as writer:
         planner.plan_items(writer, new, KnownKeys(before=known.keys), plan.next_index(), stop)
@@ -68,7 +72,7 @@ def _add_new_items(dataset: Dataset, plan: Plan, planner: Planner, stop: StopFla
 
 def _new_items(source: MediaSource, known: KnownItems, changes: TextChanges, stop: StopFlag) -> Iterator[MediaItem]:
     """Yield the items that are not planned; compare the texts of the others if they are read anyway, or requested."""
-    if not changes.is_update and not isinstance(source, ListSource | StandardInput):
+    if not changes.is_update and not isinstance(source, ListSource):
         yield from source.items(until_stopped(stop, known.has))
         return
     for item in source.items(until_stopped(stop, lambda item: False)):
@@ -99,16 +103,30 @@ class KnownItems:
 
     @cached_property
     def _uris(self) -> KnownKeys:
-        return KnownKeys(self._plan.uris())
+        """The URIs; that of the nth item with the same one ends in its number.
+
+        What was refused because its key was in use is left out: today it gets another key.
+        """
+        uris, items, repeats = KnownKeys(), KnownKeys(), Counter[str]()
+        for key, uri, reason in zip(self._plan.keys(), self._plan.uris(), self._plan.refused_reasons()):
+            if reason == DUPLICATE_KEY or not items.is_new(f"{uri}\0{item_key(key)}") or uris.is_new(uri):
+                continue
+            repeats[uri] += 1
+            uris.is_new(_numbered(uri, 1 + repeats[uri]))
+        return uris
 
     def has(self, item: MediaItem) -> bool:
         if not item.key_repeats and (self.keys.has(item.key) if self._is_folder else self._has_key(item.key)):
             return True
         names = (item.key, *item.other_keys, *((stem_of(item.uri), item.uri) if self._is_folder else ()))
-        return any(map(self._has_key, names)) and self._uris.has(item.uri)
+        return any(map(self._has_key, names)) and self._uris.has(_numbered(item.uri, item.number))
 
     def _has_key(self, key: str) -> bool:
         return self.keys.has(key) or self.keys.has(clip_key(key, 0))
+
+
+def _numbered(uri: str, number: int) -> str:
+    return uri if number == 1 else f"{uri}\0{number}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
@@ -21,6 +22,7 @@ from vq_stage.video.clips import cut_clips
 
 SizedInput = tuple[Size, PlannedInput]
 MAX_SAME_KEYS = 1000
+_CLIP_NUMBER = re.compile(r"#\d{5}$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +150,11 @@ def clip_key(key: str, number: int) -> str:
     return f"{key}#{number:05d}"
 
 
+def item_key(key: str) -> str:
+    """Return the key of the video that a clip with this key is of; the key itself if it is none of a clip."""
+    return _CLIP_NUMBER.sub("", key)
+
+
 def _planned(item: MediaItem) -> PlannedInput:
     return PlannedInput(0, item.key, item.uri, item.text, extra_json=item.extra_json, locator=item.locator)
 
@@ -156,8 +163,8 @@ def _with_free_keys(planned: PlannedItem, keys: KnownKeys) -> list[SizedInput]:
     """Return the inputs under a key that is not in use, if the item has another one than its own."""
     item, candidates = planned.item, [planned.item.key]
     if item.other_keys:
-        other = item.other_keys[-1]
-        candidates += [other, *(f"{other}~{number}" for number in range(2, MAX_SAME_KEYS))]
+        other, first = item.other_keys[-1], max(2, item.number - 1)  # those before it have the lower numbers
+        candidates += [other, *(f"{other}~{number}" for number in range(first, first + MAX_SAME_KEYS))]
     for candidate in candidates:
         renamed = [(size, replace(one, key=candidate + one.key[len(item.key) :])) for size, one in planned.inputs]
         if not any(keys.has(one.key) for _, one in renamed):

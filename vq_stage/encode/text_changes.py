@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 
 from tqdm import tqdm
@@ -17,21 +17,23 @@ from shared.dataset.plan_writer import KnownKeys
 from shared.dataset.quarantine_reasons import DUPLICATE_KEY
 from shared.dataset.texts import RowTexts, TextUpdates
 from shared.storage.temporary_database import naming_the_disk, temporary_database
+from vq_stage.encode.planner import item_key
 from vq_stage.sources.listing_report import Tally
 from vq_stage.sources.media_source import MediaItem
 from vq_stage.sources.media_types import stem_of
 
 MAX_CHANGES = 1 << 18  # per update, so that any number of changes fits into memory
 _NUMBERS = re.compile(r"(~\d+)?(#\d{5})?$")  # of an item whose key was in use, and of a clip
-_CLIP_NUMBER = re.compile(r"#\d{5}$")
 
 
 class TextChanges:
     """Compares the planned items of one listing with the current texts of the dataset."""
 
-    def __init__(self, plan: Plan, texts: TextUpdates, is_update: bool):
+    def __init__(self, plan: Plan, texts: TextUpdates, is_update: bool, without_row: Iterable[str]):
+        """`without_row` has the keys of quarantined inputs, whose texts are not counted; it is read if needed."""
         self.is_update = is_update
         self._plan = plan
+        self._keys_without_row = without_row
         self._texts = texts
         self._seen = KnownKeys()
         self._pending: list[tuple[RowTexts, RowTexts]] = []
@@ -50,15 +52,16 @@ class TextChanges:
         for encoded, current in zip(rows, self._texts.current(rows)):
             wanted = RowTexts(encoded.key, item.text, item.extra_json)
             if current != wanted:
-                self._changed.add(encoded.key)
                 self._pending.append((encoded, wanted))
+                if not self._without_row.has(encoded.key):
+                    self._changed.add(encoded.key)
         if len(self._pending) >= MAX_CHANGES:
             self._write()
 
     def _unseen_rows(self, item: MediaItem) -> list[RowTexts]:
         """Return the rows of an item. Several members of a tar may have one name: the nth item has the nth rows."""
         rows = [row for row in self._planned.rows(item) if not self._seen.has(row.key)]
-        return [row for row in rows if _key_of_item(row.key) == _key_of_item(rows[0].key)]
+        return [row for row in rows if item_key(row.key) == item_key(rows[0].key)]
 
     def finish(self) -> None:
         """Write the update, if there is to be one, and report to the user what has changed."""
@@ -83,13 +86,13 @@ class TextChanges:
             yield f"{changed}; --update-texts replaces them without encoding anything again"
 
     @cached_property
+    def _without_row(self) -> KnownKeys:
+        return KnownKeys(self._keys_without_row)
+
+    @cached_property
     def _planned(self) -> _PlannedTexts:
         with naming_the_disk():
             return _PlannedTexts(self._plan)
-
-
-def _key_of_item(key: str) -> str:
-    return _CLIP_NUMBER.sub("", key)
 
 
 class _PlannedTexts:

@@ -42,7 +42,7 @@ class FolderSource(MediaSource):
     """Items in the order of their paths; with `chosen`, only these files and what is in these folders below `root`.
 
     Captions come from `picture.txt` beside `picture.png`, or from the fields `file_name` and `text` of a metadata file
-    in any of the folders. A folder of images named `*.frames` is one video.
+    in its folder or one above it. A folder of images named `*.frames` is one video.
     """
 
     chosen: frozenset[str] | None = field(default=None, repr=False)

@@ -42,6 +42,7 @@ class MediaItem:
 
     `other_keys` are keys under which the item may have been planned; it gets the last of them if `key` is in use
     already. `key_repeats` says that `key` does not identify the item, since others of the source may have it too.
+    `number` counts the items with the same `uri`, such as members of a tar that have one name.
     """
 
     key: str
@@ -53,6 +54,7 @@ class MediaItem:
     refusal: tuple[str, str] | None = None
     other_keys: tuple[str, ...] = ()
     key_repeats: bool = False
+    number: int = 1
 
     @property
     def has_caption(self) -> bool:

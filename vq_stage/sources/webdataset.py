@@ -6,6 +6,7 @@ import math
 import os
 import re
 import tarfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -93,6 +94,7 @@ class ShardScan:
         self.path = path
         self.is_planned = is_planned
         self.report = report
+        self._listed: Counter[str] = Counter()  # of each name
 
     def items(self) -> Iterator[MediaItem]:
         """Yield all samples; for a truncated or damaged shard, those before the damage and one refused item."""
@@ -145,14 +147,16 @@ class ShardScan:
             if member.refusal is not None:
                 yield MediaItem(member.name, uri, other_keys=(uri,)).refused("bad_name", member.refusal)
                 continue
+            self._listed[member.name] += 1
             key = sample.name if len(whole) == 1 else member.name.removeprefix("./")
             item = MediaItem(
                 key,
                 uri,
                 kind=kind_of(member.name),
                 locator=member.locator,
-                other_keys=(f"{stem_of(self.name)}/{key}",),
+                other_keys=(sample.name, f"{stem_of(self.name)}/{key}"),
                 key_repeats=True,  # another shard may use it, too
+                number=self._listed[member.name],
             )
             yield item if self.is_planned(item) else _captioned(item, file, sample.texts_of(member))
 

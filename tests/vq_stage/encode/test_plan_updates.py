@@ -13,6 +13,7 @@ import pytest
 
 from shared.dataset.dataset import Dataset
 from shared.dataset.plan import Plan, PlannedInput
+from shared.dataset.plan_writer import KnownKeys, PlanWriter
 from shared.dataset.rows import CodeRecord
 from shared.errors import ConfigMismatchError, UsageError
 from shared.jobs.signals import StopFlag
@@ -381,6 +382,38 @@ def test_three_items_with_one_key_and_one_path(dataset: Dataset, tmp_path: Path)
     source = open_source(tmp_path / "0.tar")
     assert set(keys_and_uris(encoded(dataset, source))) == {"a", "0/a", "0/a~2"}
     assert len(encoded(dataset, source)) == 1
+
+
+def test_a_tar_grows_by_members_of_a_name_that_it_has(dataset: Dataset, tmp_path: Path) -> None:
+    path, members = tmp_path / "0.tar", [png(0), movie(40), png(1), movie(40, seed=1)]
+    for count in (1, 3, 4):
+        with tarfile.open(path, "w") as tar:
+            for content in members[:count]:
+                add_member(tar, "a.png" if content.startswith(b"\x89PNG") else "a.mp4", content)
+        plan = encoded(dataset, open_source(path))
+        assert len(encoded(dataset, open_source(path))) == len(plan)
+    found = keys_and_uris(plan)
+    assert [key for key, uri in found.items() if uri == "0.tar/a.png"] == ["a", "0/a"]
+    assert [key.partition("#")[0] for key, uri in found.items() if uri == "0.tar/a.mp4"] == ["a.mp4"] * 3 + [
+        "0/a.mp4"
+    ] * 3
+
+
+def test_keys_that_were_refused_by_earlier_versions_cost_no_row(dataset: Dataset, tmp_path: Path) -> None:
+    """A second picture with the key of another was quarantined once."""
+    for shard in (1, 2):
+        (tmp_path / f"{shard}.tar").write_bytes(tar_bytes({"a.png": png(shard)}))
+    first, second = open_source(tmp_path / "*.tar")
+    refused = replace(second, other_keys=())
+    with PlanWriter(4) as writer:
+        planning = planner(open_source(tmp_path / "*.tar"))
+        planning.plan_items(writer, [first, refused], KnownKeys(), 0, StopFlag())
+        writer.freeze(dataset.plan_path, settings())
+    assert [one.refused_reason for one in inputs_of(dataset.plan())] == [None, "duplicate_key"]
+    for _ in range(2):
+        plan = encoded(dataset, open_source(tmp_path / "*.tar"))
+        assert keys_and_uris(plan) == {"a": "1.tar/a.png", "2/a": "2.tar/a.png"}
+        assert len(plan) == 3
 
 
 def test_retried_inputs_are_those_of_their_path_where_keys_repeat(dataset: Dataset, tmp_path: Path) -> None:

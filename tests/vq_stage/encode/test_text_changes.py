@@ -162,3 +162,13 @@ def test_a_caption_that_cannot_be_read_keeps_the_old_text(folder: Path, tmp_path
     result = encode(folder, tmp_path / "codes", "--update-texts")
     assert "kept: 1 texts cannot be read (first: 0.png)" in result.stderr
     assert texts(tmp_path / "codes")["0"] == "caption 0"
+
+
+def test_an_input_without_a_row_has_no_text_to_update(folder: Path, tmp_path: Path) -> None:
+    (folder / "0.png").write_bytes(b"no picture")
+    encode(folder, tmp_path / "codes")
+    (folder / "0.txt").write_text("another caption")
+    assert "no text has changed" in encode(folder, tmp_path / "codes", "--update-texts").stderr
+    (folder / "0.png").write_bytes(png(0))
+    encode(folder, tmp_path / "codes", "--retry-quarantined", "not_an_image")
+    assert texts(tmp_path / "codes")["0"] == "another caption"

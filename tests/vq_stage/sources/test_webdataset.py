@@ -288,8 +288,8 @@ def test_keys_of_another_shard_repeat(tmp_path: Path) -> None:
         (tmp_path / f"{shard}.tar").write_bytes(tar_bytes({"a.jpg": b"%d" % shard}))
     items = list(open_source(tmp_path))
     assert [(item.key, item.key_repeats, item.other_keys) for item in items] == [
-        ("a", True, ("0/a",)),
-        ("a", True, ("1/a",)),
+        ("a", True, ("a", "0/a")),
+        ("a", True, ("a", "1/a")),
     ]
 
 
