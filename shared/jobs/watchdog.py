@@ -1,8 +1,8 @@
 """Finds workers that hang, so that they can be killed and their units be tried again.
 
 A worker sends a message after every batch or token. How long that takes depends on the model and the device, and much
-longer while a graph is compiled, so the limit follows from what this job has seen. A process that is suspended, or
-that takes no CPU time at all, is found sooner.
+longer while a graph is compiled, so the limit follows from what this job has seen. A process that is suspended is
+found sooner, and so is one that takes no CPU time at all, once its graphs are compiled: compilers are processes too.
 """
 
 from __future__ import annotations
@@ -81,26 +81,32 @@ class Watchdog:
         if shapes and self._limit_s is not None:
             return self._limit_s
         limit_s = max(MIN_LIMIT_S, LIMIT_FACTOR * self._longest_silence_s)
-        is_known = bool(shapes) and self._known_shapes.issuperset(shapes)
-        return limit_s if is_known else max(limit_s, self._first_limit_s)
+        return limit_s if self._is_known(shapes) else max(limit_s, self._first_limit_s)
+
+    def _is_known(self, shapes: Collection[Hashable]) -> bool:
+        """Whether units of all these shapes are finished; otherwise other processes may be compiling their graphs."""
+        return bool(shapes) and self._known_shapes.issuperset(shapes)
 
     def problem(self, worker: int, shapes: Collection[Hashable]) -> str | None:
         """Return how a worker hangs, None if it does not or is not known."""
         if (watched := self._watched.get(worker)) is None:
             return None
-        if watched.pid is not None and (problem := self._problem_of_process(watched, watched.pid)):
-            return problem
-        if self._now_s - watched.heard_s > (limit_s := self.limit_s(shapes)):
+        limit_s = self.limit_s(shapes)
+        if watched.pid is not None:
+            may_be_idle_s = IDLE_LIMIT_S if self._is_known(shapes) and self._limit_s is None else limit_s
+            if problem := self._problem_of_process(watched, watched.pid, may_be_idle_s):
+                return problem
+        if self._now_s - watched.heard_s > limit_s:
             return f"has reported no progress for {limit_s:.0f} s"
         return None
 
-    def _problem_of_process(self, watched: _Watched, pid: int) -> str | None:
+    def _problem_of_process(self, watched: _Watched, pid: int, may_be_idle_s: float) -> str | None:
         if not is_suspended(pid):
             watched.running_s = self._now_s
         if (cpu_s := cpu_time_s(pid)) is None or cpu_s - watched.cpu_s > IDLE_CPU_S:
             watched.busy_s, watched.cpu_s = self._now_s, cpu_s or 0.0
         if self._now_s - watched.running_s > SUSPENDED_LIMIT_S:
             return f"has been suspended for {SUSPENDED_LIMIT_S:.0f} s"
-        if self._now_s - max(watched.busy_s, watched.heard_s) > IDLE_LIMIT_S:
-            return f"has reported no progress and taken no CPU time for {IDLE_LIMIT_S:.0f} s"
+        if self._now_s - max(watched.busy_s, watched.heard_s) > may_be_idle_s:
+            return f"has reported no progress and taken no CPU time for {may_be_idle_s:.0f} s"
         return None

@@ -107,12 +107,24 @@ def test_a_process_that_was_suspended_and_continues_is_left_alone(clock: Clock) 
 
 def test_a_process_that_neither_computes_nor_reports_is_found(clock: Clock) -> None:
     dog = watching()
+    dog.finished(SHAPE)
     clock.pass_time(dog, IDLE_LIMIT_S, cpu_s=0.0)
     dog.note_message(0)
     clock.pass_time(dog, IDLE_LIMIT_S, cpu_s=0.0)
     assert dog.problem(0, {SHAPE}) is None
     clock.pass_time(dog, 1, cpu_s=0.0)
     assert dog.problem(0, {SHAPE}) == "has reported no progress and taken no CPU time for 300 s"
+
+
+def test_a_process_may_wait_for_a_compiler_or_as_long_as_it_is_given(clock: Clock) -> None:
+    """The time of compilers, which are other processes, is not its own."""
+    compiling, patient = watching(), watching(limit_s=2 * IDLE_LIMIT_S)
+    patient.finished(SHAPE)
+    for dog in (compiling, patient):
+        clock.pass_time(dog, IDLE_LIMIT_S + 1, cpu_s=0.0)
+        assert dog.problem(0, {SHAPE}) is None
+    clock.pass_time(patient, IDLE_LIMIT_S, cpu_s=0.0)
+    assert patient.problem(0, {SHAPE}) == "has reported no progress and taken no CPU time for 600 s"
 
 
 def test_a_process_whose_cpu_time_is_unknown_is_not_called_idle(clock: Clock) -> None:
