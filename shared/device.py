@@ -13,15 +13,20 @@ from shared.errors import DeviceError
 
 DEVICES = ("auto", "cpu", "ascend")
 DTYPES = ("float32", "float16", "bfloat16")
+KERNELS = ("auto", "plain")
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A device after set-up. `kind` is CPU or Ascend; `dtype` is float32, float16 or bfloat16."""
+    """A device after set-up. `kind` is CPU or Ascend; `dtype` is float32, float16 or bfloat16.
+
+    `kernels` names the module of kernels that models are built with: cpu or ascend. The former run on Ascend too.
+    """
 
     kind: str
     dtype: str
     mindspore_version: str
+    kernels: str = "cpu"
 
     @property
     def has_fused_attention(self) -> bool:
@@ -38,11 +43,14 @@ class Device:
         return {"device": self.kind, "dtype": self.dtype, "mindspore": self.mindspore_version}
 
 
-def setup_device(device: str = "auto", dtype: str | None = None, ascend_dtype: str = "float32") -> Device:
+def setup_device(
+    device: str = "auto", dtype: str | None = None, ascend_dtype: str = "float32", kernels: str = "auto"
+) -> Device:
     """Set MindSpore up for a device. Idempotent; `auto` selects an NPU if there is one, otherwise the CPU.
 
     dtype defaults to float32 on CPU and to `ascend_dtype` on Ascend: float32 for the vision tokenizer, whose codes
-    are compared bit by bit and change with half precision; bfloat16 for the language model.
+    are compared bit by bit and change with half precision; bfloat16 for the language model. `kernels` is auto, or plain
+    for the CPU's kernels also on Ascend.
     Raises DeviceError if the device is missing, or for half precision on CPU, which computes it many times slower
     or not at all.
     """
@@ -52,11 +60,14 @@ def setup_device(device: str = "auto", dtype: str | None = None, ascend_dtype: s
         raise DeviceError(f"device {device!r}: expected one of {', '.join(DEVICES)}")
     if (dtype or "float32") not in DTYPES:
         raise DeviceError(f"dtype {dtype!r}: expected one of {', '.join(DTYPES)}")
+    if kernels not in KERNELS:
+        raise DeviceError(f"kernels {kernels!r}: expected one of {', '.join(KERNELS)}")
     has_npu = ms.device_context.ascend.is_available()
     if device == "ascend" and not has_npu:
         raise DeviceError("device ascend: no NPU found; check npu-smi and CANN, or use --device cpu")
     kind = "Ascend" if has_npu and device != "cpu" else "CPU"
-    chosen = Device(kind, dtype or (ascend_dtype if kind == "Ascend" else "float32"), ms.__version__)
+    dtype_there = dtype or (ascend_dtype if kind == "Ascend" else "float32")
+    chosen = Device(kind, dtype_there, ms.__version__, "cpu" if kernels == "plain" else kind.lower())
     if chosen.kind == "CPU" and chosen.dtype != "float32":
         raise DeviceError(f"dtype {dtype} on CPU: expected float32; half precision needs --device ascend")
     if chosen.kind == "CPU":
