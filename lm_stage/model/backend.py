@@ -15,6 +15,7 @@ from mindspore import Tensor
 
 from lm_stage.model.config import DecoderConfig
 from lm_stage.model.decoder import Decoder, rotary_tables
+from lm_stage.model.kernels import select
 from lm_stage.model.kv_cache import CachedDecoder
 from lm_stage.model.weights import check_weights, load_weights
 from shared.device import Device
@@ -61,7 +62,7 @@ class NativeBackend:
     @classmethod
     def from_pretrained(cls, directory: str | Path, config: DecoderConfig, device: Device) -> NativeBackend:
         """Load a local checkpoint. Raises CheckpointError if its weights do not match the config."""
-        decoder = Decoder(config, getattr(ms, device.dtype), device.has_fused_attention)
+        decoder = Decoder(config, getattr(ms, device.dtype), select(device))
         load_weights(decoder, directory)
         decoder.set_train(False)
         return cls(decoder)
@@ -70,8 +71,9 @@ class NativeBackend:
         length = -(-len(token_ids_L) // LENGTH_STEP) * LENGTH_STEP
         padded = np.pad(token_ids_L, (0, length - len(token_ids_L)))
         dtype = self.decoder.head_weight.dtype
-        cos, sin = (Tensor(table, dtype=dtype) for table in rotary_tables(self.config, length))
-        return self.decoder(Tensor(padded[None]), cos, sin).asnumpy()[0, : len(token_ids_L)]
+        cos, sin = (Tensor(table[None], dtype=dtype) for table in rotary_tables(self.config, length))
+        positions = Tensor(np.arange(length)[None], ms.int32)
+        return self.decoder(Tensor(padded[None]), positions, cos, sin).asnumpy()[0, : len(token_ids_L)]
 
     def cached(self, rows: int, length: int, first_id: int, end_id: int) -> CachedDecoder:
         return CachedDecoder(self.decoder, rows, length, first_id, end_id)

@@ -1,23 +1,27 @@
 """The decoder of Emu3: RMSNorm, rotary positions, grouped-query attention, SwiGLU; Hugging Face parameter names.
 
-Read top-down: decoder → backbone → block → its parts. A block is split at its attention into `attention_inputs` and
-`finish`, so that the forward over a whole sequence (here) and the one over cached keys (kv_cache.py) share the rest.
+Read top-down: decoder → backbone → block → attention and feed-forward. This file says what is computed; how, on each
+device, is in kernels/. Callers choose the attention of all blocks: over whole sequences (here), over packed samples
+(training), or over cached keys (kv_cache.py).
 
-Shape suffixes: B batch, L sequence, C hidden size, N query heads, G key/value heads, D head size, V vocabulary.
+Shape suffixes: B batch, L sequence, C hidden size, D head size, V vocabulary.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TypeAlias
+
 import mindspore as ms
 import numpy as np
-from mindspore import Parameter, Tensor, nn, ops
-from mindspore.common.initializer import initializer
+from mindspore import Parameter, Tensor, nn
 
-from lm_stage.model.attention import Attention, PackedAttention
 from lm_stage.model.config import DecoderConfig
-from lm_stage.model.kernels import cpu as kernels
+from lm_stage.model.kernels import Heads, Kernels, cpu
+from lm_stage.model.layers import Embedding, Linear, RMSNorm
 
 Rotary = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]  # tables for queries and for keys
+Mask: TypeAlias = "Tensor | tuple[Tensor | None, ...]"  # of an attention, computed once for all blocks
 
 
 class Decoder(nn.Cell):
@@ -30,14 +34,17 @@ class Decoder(nn.Cell):
         self,
         config: DecoderConfig,
         dtype: ms.Type = ms.float32,
-        is_fused: bool = False,
+        kernels: Kernels = cpu,
         compute_dtype: ms.Type | None = None,
     ):
         super().__init__()
-        self.config = config
-        self.model = Backbone(config, dtype, is_fused, compute_dtype or dtype)
+        self.config, self.kernels = config, kernels
+        self.compute_dtype = compute_dtype or dtype
+        self.model = Backbone(config, dtype, kernels, self.compute_dtype)
         if not config.tie_word_embeddings:
-            self.lm_head = Linear(config.hidden_size, config.vocab_size, dtype)
+            self.lm_head = Linear(config.hidden_size, config.vocab_size, dtype, kernels)
+        self.linear = kernels.linear
+        self.attention = kernels.Attention(heads_of(config), self.compute_dtype)
 
     @property
     def head_weight(self) -> Parameter:
@@ -45,176 +52,96 @@ class Decoder(nn.Cell):
         return self.model.embed_tokens.weight if self.config.tie_word_embeddings else self.lm_head.weight
 
     @ms.jit(jit_level="O0")
-    def construct(self, token_ids_BL: Tensor, cos_LD: Tensor, sin_LD: Tensor) -> Tensor:
-        """Return float32 logits (B, L, V) of a causal forward, given `rotary_tables(config, L)`."""
+    def construct(self, token_ids_BL: Tensor, positions_BL: Tensor, cos_BLD: Tensor, sin_BLD: Tensor) -> Tensor:
+        """Return float32 logits (B, L, V) of a causal forward over positions 0 … L−1, given their rotary tables."""
         B, L = token_ids_BL.shape
-        attention = self.model.attention
-        mask = attention.mask(ops.ones((1, 1, L, L), ms.float32).triu(1).astype(ms.bool_))
-        cos, sin = cos_LD.reshape(1, 1, L, -1), sin_LD.reshape(1, 1, L, -1)
-        hidden_BLC = self.model(token_ids_BL, cos, sin, attention, mask)
-        C = hidden_BLC.shape[-1]
-        return kernels.linear(hidden_BLC.reshape(B * L, C), self.head_weight).astype(ms.float32).reshape(B, L, -1)
+        mask = self.attention.mask(positions_BL, positions_BL[0])
+        attentions = (self.attention,) * self.config.num_hidden_layers
+        hidden_BLC = self.model.norm(self.model(token_ids_BL, cos_BLD, sin_BLD, attentions, mask))
+        logits_MV = self.linear(hidden_BLC.reshape(B * L, -1), self.head_weight)
+        return logits_MV.astype(ms.float32).reshape(B, L, -1)
 
 
 class Backbone(nn.Cell):
-    """Embedding, blocks and final norm."""
+    """Embedding and blocks; callers apply the final norm, because a decode step needs it for one token of each row."""
 
-    def __init__(self, config: DecoderConfig, dtype: ms.Type, is_fused: bool, compute_dtype: ms.Type):
+    def __init__(self, config: DecoderConfig, dtype: ms.Type, kernels: Kernels, compute_dtype: ms.Type):
         super().__init__()
         self.compute_dtype = compute_dtype
-        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, dtype)
-        self.layers = nn.CellList([Block(config, dtype) for _ in range(config.num_hidden_layers)])
-        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, dtype)
-        self.rotary = kernels.RotaryTables(config.num_attention_heads, config.num_key_value_heads, config.head_dim)
-        self.attention = Attention(config.num_attention_heads, config.num_key_value_heads, config.head_dim, is_fused)
+        self.embed_tokens = Embedding(config.vocab_size, config.hidden_size, dtype, kernels)
+        self.layers = nn.CellList([Block(config, dtype, kernels) for _ in range(config.num_hidden_layers)])
+        self.norm = RMSNorm(config.hidden_size, config.rms_norm_eps, dtype, kernels)
+        self.rotary = kernels.RotaryTables(heads_of(config))
 
     def construct(
-        self,
-        token_ids_BL: Tensor,
-        cos_B1LD: Tensor,
-        sin_B1LD: Tensor,
-        attention: Attention | PackedAttention,
-        mask: Tensor | tuple[Tensor, ...],
+        self, token_ids_BL: Tensor, cos_BLD: Tensor, sin_BLD: Tensor, attentions: Sequence[nn.Cell], mask: Mask
     ) -> Tensor:
-        """Return the hidden states (B, L, C) after the final norm; `mask` is the result of `attention.mask`."""
-        rotary = self.rotary(cos_B1LD, sin_B1LD)
-        x_BLC = self.embed(token_ids_BL)
-        for block in self.layers:
+        """Return the output (B, L, C) of the last block, whose attentions are given with their common mask."""
+        rotary = self.rotary(cos_BLD, sin_BLD)
+        x_BLC = self.embed_tokens(token_ids_BL).astype(self.compute_dtype)
+        for block, attention in zip(self.layers, attentions):
             x_BLC = block(x_BLC, rotary, attention, mask)
-        return self.norm(x_BLC)
-
-    def embed(self, token_ids_BL: Tensor) -> Tensor:
-        return self.embed_tokens(token_ids_BL).astype(self.compute_dtype)
+        return x_BLC
 
 
 class Block(nn.Cell):
     """One layer: attention and feed-forward, each after a norm and with a residual connection."""
 
-    def __init__(self, config: DecoderConfig, dtype: ms.Type):
+    def __init__(self, config: DecoderConfig, dtype: ms.Type, kernels: Kernels):
         super().__init__()
-        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps, dtype)
-        self.self_attn = AttentionProjections(config, dtype)
-        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps, dtype)
-        self.mlp = FeedForward(config, dtype)
+        self.input_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps, dtype, kernels)
+        self.self_attn = SelfAttention(config, dtype, kernels)
+        self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps, dtype, kernels)
+        self.mlp = FeedForward(config, dtype, kernels)
 
-    def construct(
-        self, x_BLC: Tensor, rotary: Rotary, attention: Attention | PackedAttention, mask: Tensor | tuple[Tensor, ...]
-    ) -> Tensor:
-        q, k, v = self.attention_inputs(x_BLC, rotary)
-        return self.finish(x_BLC, attention(q, k, v, mask))
-
-    def attention_inputs(self, x_BLC: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor]:
-        """Return queries (B, N, L, D), keys and values (B, G, L, D); queries and keys are rotated."""
-        return self.self_attn.project_inputs(self.input_layernorm(x_BLC), rotary)
-
-    def finish(self, x_BLC: Tensor, attended_BNLD: Tensor) -> Tensor:
-        """Return the output of the layer, given its input and the output of attention."""
-        x_BLC = x_BLC + self.self_attn.project_output(attended_BNLD)
+    def construct(self, x_BLC: Tensor, rotary: Rotary, attention: nn.Cell, mask: Mask) -> Tensor:
+        x_BLC = x_BLC + self.self_attn(self.input_layernorm(x_BLC), rotary, attention, mask)
         return x_BLC + self.mlp(self.post_attention_layernorm(x_BLC))
 
 
-class AttentionProjections(nn.Cell):
-    """The linear layers before and after attention."""
+class SelfAttention(nn.Cell):
+    """Grouped-query attention (arXiv:2305.13245) with rotary positions (arXiv:2104.09864)."""
 
-    def __init__(self, config: DecoderConfig, dtype: ms.Type):
+    def __init__(self, config: DecoderConfig, dtype: ms.Type, kernels: Kernels):
         super().__init__()
         self.N, self.G, self.D = config.num_attention_heads, config.num_key_value_heads, config.head_dim
-        self.q_proj = Linear(config.hidden_size, self.N * self.D, dtype)
-        self.k_proj = Linear(config.hidden_size, self.G * self.D, dtype)
-        self.v_proj = Linear(config.hidden_size, self.G * self.D, dtype)
-        self.o_proj = Linear(self.N * self.D, config.hidden_size, dtype)
+        self.q_proj = Linear(config.hidden_size, self.N * self.D, dtype, kernels)
+        self.k_proj = Linear(config.hidden_size, self.G * self.D, dtype, kernels)
+        self.v_proj = Linear(config.hidden_size, self.G * self.D, dtype, kernels)
+        self.o_proj = Linear(self.N * self.D, config.hidden_size, dtype, kernels)
+        self.split_heads, self.rotate = kernels.split_heads, kernels.rotate
 
-    def project_inputs(self, x_BLC: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor, Tensor]:
-        q_BNLD = split_heads(self.q_proj(x_BLC), self.N)
-        k_BGLD = split_heads(self.k_proj(x_BLC), self.G)
-        v_BGLD = split_heads(self.v_proj(x_BLC), self.G)
-        return kernels.rotate(q_BNLD, rotary[0]), kernels.rotate(k_BGLD, rotary[1]), v_BGLD
-
-    def project_output(self, attended_BNLD: Tensor) -> Tensor:
-        B, N, L, D = attended_BNLD.shape
-        return self.o_proj(attended_BNLD.swapaxes(1, 2).reshape(B, L, N * D))
+    def construct(self, x_BLC: Tensor, rotary: Rotary, attention: nn.Cell, mask: Mask) -> Tensor:
+        queries = self.rotate(self.split_heads(self.q_proj(x_BLC), self.N), rotary[0])
+        keys = self.rotate(self.split_heads(self.k_proj(x_BLC), self.G), rotary[1])
+        values = self.split_heads(self.v_proj(x_BLC), self.G)
+        return self.o_proj(attention(queries, keys, values, mask))
 
 
 class FeedForward(nn.Cell):
     """SwiGLU (arXiv:2002.05202)."""
 
-    def __init__(self, config: DecoderConfig, dtype: ms.Type):
+    def __init__(self, config: DecoderConfig, dtype: ms.Type, kernels: Kernels):
         super().__init__()
-        self.gate_proj = Linear(config.hidden_size, config.intermediate_size, dtype)
-        self.up_proj = Linear(config.hidden_size, config.intermediate_size, dtype)
-        self.down_proj = Linear(config.intermediate_size, config.hidden_size, dtype)
+        self.gate_proj = Linear(config.hidden_size, config.intermediate_size, dtype, kernels)
+        self.up_proj = Linear(config.hidden_size, config.intermediate_size, dtype, kernels)
+        self.down_proj = Linear(config.intermediate_size, config.hidden_size, dtype, kernels)
+        self.swiglu = kernels.swiglu
 
     def construct(self, x_BLC: Tensor) -> Tensor:
-        return self.down_proj(kernels.swiglu(self.gate_proj(x_BLC), self.up_proj(x_BLC)))
+        return self.down_proj(self.swiglu(self.gate_proj(x_BLC), self.up_proj(x_BLC)))
 
 
-class RMSNorm(nn.Cell):
-    """Root mean square normalization (arXiv:1910.07467), in float32."""
-
-    def __init__(self, size: int, eps: float, dtype: ms.Type):
-        super().__init__()
-        self.weight = Parameter(initializer("ones", (size,), dtype))
-        self.rms_norm = kernels.RMSNorm(eps)
-
-    def construct(self, x_BLC: Tensor) -> Tensor:
-        return self.rms_norm(x_BLC, self.weight.astype(x_BLC.dtype))
-
-
-class Linear(nn.Cell):
-    """A linear layer without bias; weight (out, in). Adds the output of its `adapter` if it has one (lora.py)."""
-
-    def __init__(self, c_in: int, c_out: int, dtype: ms.Type):
-        super().__init__()
-        self.weight = Parameter(initializer("zeros", (c_out, c_in), dtype))
-        self.adapter: LowRank | None = None
-
-    def construct(self, x_BLC: Tensor) -> Tensor:
-        B, L, C = x_BLC.shape
-        x_MC = x_BLC.reshape(B * L, C)
-        y_MC = kernels.linear(x_MC, self.weight.astype(x_BLC.dtype))
-        if self.adapter is not None:
-            y_MC = y_MC + self.adapter(x_MC)
-        return y_MC.reshape(B, L, -1)
-
-
-class LowRank(nn.Cell):
-    """The two float32 matrices of an adapter; their product times `scale` is added to a weight."""
-
-    def __init__(self, c_in: int, c_out: int, rank: int, scale: float):
-        super().__init__()
-        self.scale = scale
-        self.lora_A = Parameter(initializer("zeros", (rank, c_in), ms.float32))
-        self.lora_B = Parameter(initializer("zeros", (c_out, rank), ms.float32))
-
-    def construct(self, x_MC: Tensor) -> Tensor:
-        low_MR = kernels.linear(x_MC, self.lora_A.astype(x_MC.dtype))
-        return kernels.linear(low_MR, self.lora_B.astype(x_MC.dtype)) * self.scale
-
-
-class Embedding(nn.Cell):
-    """Rows of a table (V, C) by token id."""
-
-    def __init__(self, vocab_size: int, size: int, dtype: ms.Type):
-        super().__init__()
-        self.weight = Parameter(initializer("zeros", (vocab_size, size), dtype))
-
-    def construct(self, token_ids: Tensor) -> Tensor:
-        return ops.gather(self.weight, token_ids, 0)
-
-
-def split_heads(x_BLC: Tensor, heads: int) -> Tensor:
-    """Reshape (B, L, heads·D) to (B, heads, L, D)."""
-    B, L, _ = x_BLC.shape
-    return x_BLC.reshape(B, L, heads, -1).swapaxes(1, 2)
+def heads_of(config: DecoderConfig) -> Heads:
+    return Heads(config.num_attention_heads, config.num_key_value_heads, config.head_dim)
 
 
 def rotary_tables(config: DecoderConfig, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return float32 cosines and signed sines (length, D) of positions 0 … length−1.
+    """Return float32 cosines and sines (length, D) of positions 0 … length−1.
 
     Angles are float32 as in the published code, because its models were trained with that rounding.
     """
     exponents = np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim)
     frequencies = np.float32(1.0) / np.float32(config.rope_theta) ** exponents
     angles = np.outer(np.arange(length, dtype=np.float32), frequencies)
-    cos, sin = np.cos(angles), np.sin(angles)
-    return np.concatenate([cos, cos], 1), np.concatenate([-sin, sin], 1)
+    return np.concatenate([np.cos(angles)] * 2, 1), np.concatenate([np.sin(angles)] * 2, 1)

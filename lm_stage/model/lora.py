@@ -14,7 +14,8 @@ import numpy as np
 from mindspore import Parameter, Tensor
 from safetensors.numpy import load, save
 
-from lm_stage.model.decoder import Decoder, Linear, LowRank
+from lm_stage.model.decoder import Decoder
+from lm_stage.model.layers import Linear, LowRank
 from shared.errors import CheckpointError
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
@@ -33,7 +34,7 @@ def add_adapters(decoder: Decoder, rank: int, alpha: float, targets: Sequence[st
     for name, layer in list(decoder.cells_and_names()):
         if isinstance(layer, Linear) and name.rpartition(".")[2] in targets:
             c_out, c_in = layer.weight.shape
-            adapter = LowRank(c_in, c_out, rank, alpha / rank)
+            adapter = LowRank(c_in, c_out, rank, alpha / rank, decoder.kernels)
             bound = 1 / c_in**0.5
             adapter.lora_A.set_data(Tensor(random.uniform(-bound, bound, (rank, c_in)).astype(np.float32)))
             layer.adapter = adapter

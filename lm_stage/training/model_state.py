@@ -15,6 +15,7 @@ from safetensors.numpy import load_file, save
 from lm_stage.model.checksums import with_checksums
 from lm_stage.model.config import DecoderConfig
 from lm_stage.model.decoder import Decoder
+from lm_stage.model.kernels import select
 from lm_stage.model.lora import WEIGHTS_FILE, adapter_files, add_adapters, merge_adapters, restore_adapters
 from lm_stage.model.model_directory import ModelDirectory
 from lm_stage.model.saved_model import keeps_class_of_base, saved_model_files
@@ -123,7 +124,7 @@ def build_decoder(options: SftOptions, config: DecoderConfig, device: Device) ->
     """Build the decoder in training mode; its parameters have the compute type if float32 weights exist elsewhere."""
     dtype = getattr(ms, device.dtype)
     has_other_weights = options.zero or options.lora_rank > 0
-    decoder = Decoder(config, dtype if has_other_weights else ms.float32, device.has_fused_attention, dtype)
+    decoder = Decoder(config, dtype if has_other_weights else ms.float32, select(device), dtype)
     decoder.set_train(True)
     if options.recompute:
         for block in decoder.model.layers:

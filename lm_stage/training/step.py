@@ -16,8 +16,7 @@ from mindspore import Tensor, nn, ops
 from mindspore.amp import LossScaler, StaticLossScaler
 
 from lm_stage.data.batch import BUCKETS, TrainingBatch
-from lm_stage.model.attention import PackedAttention
-from lm_stage.model.decoder import Decoder, rotary_tables
+from lm_stage.model.decoder import Decoder, heads_of, rotary_tables
 from lm_stage.training.distributed import ProcessGroup
 from lm_stage.training.loss import ChunkedCrossEntropy
 from lm_stage.training.optimizer import AdamW
@@ -55,11 +54,11 @@ class BatchLoss(nn.Cell):
     def __init__(self, decoder: Decoder, seq_length: int, max_segment_length: int):
         super().__init__()
         self.decoder = decoder
-        dtype = decoder.model.compute_dtype
+        kernels, dtype = decoder.kernels, decoder.compute_dtype
         cos, sin = rotary_tables(decoder.config, seq_length)
         self.cos_SD, self.sin_SD = Tensor(cos, dtype=dtype), Tensor(sin, dtype=dtype)
-        self.attention = PackedAttention(decoder.model.attention, seq_length, max_segment_length)
-        self.L = seq_length
+        self.look_up = kernels.look_up
+        self.attention = kernels.PackedAttention(heads_of(decoder.config), seq_length, max_segment_length, dtype)
         self.loss = ChunkedCrossEntropy(LOSS_CHUNK)
 
     def construct(
@@ -72,11 +71,11 @@ class BatchLoss(nn.Cell):
         weights_K: Tensor,
     ) -> Tensor:
         """Return the weighted sum of losses; `indices_K` are the supervised positions in the flattened rows."""
-        B = token_ids_BL.shape[0]
-        cos = ops.gather(self.cos_SD, positions_BL, 0).reshape(B, 1, self.L, -1)
-        sin = ops.gather(self.sin_SD, positions_BL, 0).reshape(B, 1, self.L, -1)
-        hidden_BLC = self.decoder.model(token_ids_BL, cos, sin, self.attention, self.attention.mask(segments_BL))
-        hidden_MC = hidden_BLC.reshape(B * self.L, -1)
+        model = self.decoder.model
+        cos_BLD, sin_BLD = self.look_up(self.cos_SD, positions_BL), self.look_up(self.sin_SD, positions_BL)
+        attentions = (self.attention,) * len(model.layers)
+        hidden_BLC = model.norm(model(token_ids_BL, cos_BLD, sin_BLD, attentions, self.attention.mask(segments_BL)))
+        hidden_MC = hidden_BLC.reshape(-1, hidden_BLC.shape[-1])
         return self.loss(hidden_MC, self.decoder.head_weight, indices_K, targets_K, weights_K)[0]
 
 

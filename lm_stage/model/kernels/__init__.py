@@ -1,1 +1,89 @@
-"""How the operations of the decoder are computed: each in the form that its device runs fast, gradients included."""
+"""How the operations of the decoder are computed: each in the form that its device runs fast, gradients included.
+
+`cpu` and `ascend` define the same names, those of `Kernels`. A model is built with one of them and knows no device.
+
+Shape suffixes: B batch, R rows of a KV cache, L queries, S keys, C hidden size, N query heads, G key/value heads,
+D head size, K outputs of a linear layer, V vocabulary, M = B·L. A name without a suffix has the layout of its module.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from shared.device import Device
+
+if TYPE_CHECKING:
+    import mindspore as ms
+    from mindspore import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Heads:
+    """The heads of attention: their numbers, and the size of each."""
+
+    N: int
+    G: int
+    D: int
+
+
+class Kernels(Protocol):
+    """The names that every module of kernels defines. Cells are built once; functions have no state."""
+
+    def linear(self, x_MC: Tensor, weight_KC: Tensor) -> Tensor:
+        """Return x · weightᵀ (M, K)."""
+
+    def look_up(self, table_VC: Tensor, ids: Tensor) -> Tensor:
+        """Return the rows of a table, (…, C) for ids (…)."""
+
+    def swiglu(self, gate: Tensor, up: Tensor) -> Tensor:
+        """Return silu(gate) · up (arXiv:2002.05202)."""
+
+    def split_heads(self, x_BLC: Tensor, heads: int) -> Tensor:
+        """Return the heads of a projection (B, L, heads·D), in the layout of the module."""
+
+    def rotate(self, x: Tensor, tables: tuple[Tensor, ...]) -> Tensor:
+        """Return heads after rotary position embedding, half-split as in Llama (arXiv:2104.09864)."""
+
+    def RMSNorm(self, eps: float) -> Any:
+        """Return a cell (x_BLC, weight_C) → x·w / √(mean(x²) + ε), in float32 (arXiv:1910.07467)."""
+
+    def RotaryTables(self, heads: Heads) -> Any:
+        """Return a cell (cos_BLD, sin_BLD) → the tables that `rotate` takes, for queries and for keys."""
+
+    def Attention(self, heads: Heads, dtype: ms.Type) -> Any:
+        """Return a cell (queries, keys, values, mask) → (B, L, N·D): each query sees the keys up to its position.
+
+        Its `mask(positions_BL, key_positions_S)` is computed once for all layers.
+        """
+
+    def StepAttention(self, heads: Heads, dtype: ms.Type) -> Any:
+        """Return attention of one query for each row of a cache.
+
+        Its `mask(lengths_R, key_positions_S)` takes the number of keys that each row has, int64.
+        """
+
+    def PackedAttention(self, heads: Heads, length: int, max_segment_length: int, dtype: ms.Type) -> Any:
+        """Return causal attention within rows of `length` tokens that hold samples, each of which sees only itself.
+
+        No sample is longer than `max_segment_length`. Its `mask(segments_BL)` takes the number of each token's sample.
+        """
+
+    def CacheIndex(self, rows: int, heads: Heads, length: int) -> Any:
+        """Return a cell (positions_BL, row_B) → where a KV cache keeps new tokens, computed once for all layers.
+
+        `row_B` are the rows of the new tokens; None: all.
+        """
+
+    def LayerCache(self, rows: int, heads: Heads, length: int, dtype: ms.Type) -> Any:
+        """Return a cell (keys, values, index, row_B) that writes to the KV cache of one layer.
+
+        It returns all keys and values of the rows.
+        """
+
+
+def select(device: Device) -> Kernels:
+    """Return the module of kernels for a device."""
+    from lm_stage.model.kernels import ascend, cpu
+
+    return ascend if device.kernels == "ascend" else cpu

@@ -1,17 +1,33 @@
-"""Kernels that only Ascend has. They have not run yet.
-
-Shape suffixes: B batch, N query heads, G key/value heads, L queries, S keys, D head size.
-"""
+"""Kernels in the forms that are fast on Ascend. They have not run yet."""
 
 from __future__ import annotations
 
-from mindspore import Tensor, ops
+from lm_stage.model.kernels.cpu import (
+    Attention,
+    CacheIndex,
+    LayerCache,
+    PackedAttention,
+    RMSNorm,
+    RotaryTables,
+    StepAttention,
+    linear,
+    look_up,
+    rotate,
+    split_heads,
+    swiglu,
+)
 
-
-def fused_attention(
-    q_BNLD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor, is_masked_B1LS: Tensor, heads: int, scale: float
-) -> Tensor:
-    """softmax(q·kᵀ·scale)·v over the keys that are not masked, (B, N, L, D), in half precision."""
-    return ops.flash_attention_score(
-        q_BNLD, k_BGSD, v_BGSD, heads, attn_mask=is_masked_B1LS, scalar_value=scale, input_layout="BNSD"
-    )
+__all__ = [
+    "Attention",
+    "CacheIndex",
+    "LayerCache",
+    "PackedAttention",
+    "RMSNorm",
+    "RotaryTables",
+    "StepAttention",
+    "linear",
+    "look_up",
+    "rotate",
+    "split_heads",
+    "swiglu",
+]

@@ -2,8 +2,7 @@
 
 They consist of operators that Ascend has too. None of them broadcasts: on a CPU, `ops.tile` is ten times as fast.
 
-Shape suffixes: B batch, L sequence, S keys, C hidden size, N query heads, G key/value heads, D head size, M = B·L,
-K outputs of a linear layer.
+Heads have the layout (B, N, L, D). Shape suffixes: see the package.
 """
 
 from __future__ import annotations
@@ -12,9 +11,25 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
+from lm_stage.model.kernels import Heads
+from lm_stage.model.kernels.cpu_attention import Attention, PackedAttention, StepAttention
+from lm_stage.model.kernels.cpu_cache import CacheIndex, LayerCache
+
+__all__ = [
+    "Attention",
+    "CacheIndex",
+    "LayerCache",
+    "PackedAttention",
+    "RMSNorm",
+    "RotaryTables",
+    "StepAttention",
+    "linear",
+    "look_up",
+    "rotate",
+    "split_heads",
+    "swiglu",
+]
 _matmul = ops.MatMul()
-_batch_matmul, _batch_matmul_bt = ops.BatchMatMul(), ops.BatchMatMul(transpose_b=True)
-_softmax = ops.Softmax(-1)
 
 
 class _Linear(nn.Cell):
@@ -35,7 +50,17 @@ class _Linear(nn.Cell):
         return self.matmul(dout, weight_KC), dweight
 
 
-linear = _Linear()
+_linear = _Linear()
+
+
+def linear(x_MC: Tensor, weight_KC: Tensor) -> Tensor:
+    """x · weightᵀ."""
+    return _linear(x_MC, weight_KC)
+
+
+def look_up(table_VC: Tensor, ids: Tensor) -> Tensor:
+    """Rows of a table by index."""
+    return ops.gather(table_VC, ids, 0)
 
 
 class RMSNorm(nn.Cell):
@@ -103,16 +128,25 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     return _swiglu(gate, up)[0]
 
 
+def split_heads(x_BLC: Tensor, heads: int) -> Tensor:
+    """Reshape (B, L, heads·D) to (B, heads, L, D)."""
+    B, L, _ = x_BLC.shape
+    return x_BLC.reshape(B, L, heads, -1).swapaxes(1, 2)
+
+
 class RotaryTables(nn.Cell):
     """The tables that `rotate` takes for queries and for keys, computed once for all layers."""
 
-    def __init__(self, heads: int, kv_heads: int, head_dim: int):
+    def __init__(self, heads: Heads):
         super().__init__()
-        self.N, self.G = heads, kv_heads
-        self.swap_DD = Tensor(np.roll(np.eye(head_dim, dtype=np.float32), head_dim // 2, axis=1))
+        self.N, self.G = heads.N, heads.G
+        half, zeros = np.eye(heads.D // 2, dtype=np.float32), np.zeros((heads.D // 2, heads.D // 2), np.float32)
+        self.swap_DD = Tensor(np.block([[zeros, half], [-half, zeros]]))
 
-    def construct(self, cos_B1LD: Tensor, sin_B1LD: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-        queries, keys, swap_DD = (1, self.N, 1, 1), (1, self.G, 1, 1), self.swap_DD.astype(cos_B1LD.dtype)
+    def construct(self, cos_BLD: Tensor, sin_BLD: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        B, L, D = cos_BLD.shape
+        cos_B1LD, sin_B1LD = cos_BLD.reshape(B, 1, L, D), sin_BLD.reshape(B, 1, L, D)
+        queries, keys, swap_DD = (1, self.N, 1, 1), (1, self.G, 1, 1), self.swap_DD.astype(cos_BLD.dtype)
         return (
             (ops.tile(cos_B1LD, queries), ops.tile(sin_B1LD, queries), swap_DD),
             (ops.tile(cos_B1LD, keys), ops.tile(sin_B1LD, keys), swap_DD),
@@ -122,22 +156,10 @@ class RotaryTables(nn.Cell):
 def rotate(x_BNLD: Tensor, tables: tuple[Tensor, ...]) -> Tensor:
     """Rotary position embedding, half-split as in Llama (arXiv:2104.09864).
 
-    The sines include the sign of each half. A product with a permutation matrix swaps the halves: it is exact, and on a
-    CPU it takes a twentieth of the time of slicing and concatenating.
+    A product with a signed permutation matrix swaps the halves and negates one: it is exact, and on a CPU it takes a
+    twentieth of the time of slicing and concatenating.
     """
     cos, sin, swap_DD = tables
     B, N, L, D = x_BNLD.shape
     swapped = _matmul(x_BNLD.reshape(B * N * L, D), swap_DD).reshape(B, N, L, D)
     return x_BNLD * cos + swapped * sin
-
-
-def attention(q_BNLD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor, mask_BGMS: Tensor, scale: float) -> Tensor:
-    """softmax(q·kᵀ·scale + mask)·v, (B, N, L, D), without repeating keys; here M = heads of a group · queries.
-
-    The softmax is computed in float32.
-    """
-    B, N, L, D = q_BNLD.shape
-    G = k_BGSD.shape[1]
-    q_BGMD = q_BNLD.reshape(B, G, N // G * L, D) * scale
-    weights = _softmax(_batch_matmul_bt(q_BGMD, k_BGSD) + mask_BGMS)
-    return _batch_matmul(weights.astype(v_BGSD.dtype), v_BGSD).reshape(B, N, L, D)

@@ -1,13 +1,108 @@
-"""Attention over packed samples on a CPU, block by block, with its gradient.
+"""Attention on a CPU: over all keys under a mask, and over packed samples block by block with its own gradient.
 
-Shape suffixes: B batch, N query heads, G key/value heads, L queries, S keys, D head size, F features,
-M heads of a group · queries.
+Shape suffixes: as in the package; F features, M heads of a group · queries.
 """
 
 from __future__ import annotations
 
+import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
+
+from lm_stage.model.kernels import Heads
+
+MASK_VALUE = -1e30  # added to the scores of masked keys; finite, so that a query without keys stays finite
+MIN_BLOCK_SIZE, MAX_BLOCKS = 128, 8  # of queries; smaller blocks are slower, more blocks make graphs large
+
+
+class Attention(nn.Cell):
+    """Attention of queries to the keys up to their positions: softmax(q·kᵀ·D^−½ + mask)·v."""
+
+    def __init__(self, heads: Heads, dtype: ms.Type):
+        super().__init__()
+        self.heads = heads.N, heads.G
+        self.scale = heads.D**-0.5
+        self.matmul, self.matmul_bt = ops.BatchMatMul(), ops.BatchMatMul(transpose_b=True)
+        self.softmax = ops.Softmax(-1)
+
+    def mask(self, positions_BL: Tensor, key_positions_S: Tensor) -> Tensor:
+        """Return what is added to the scores of all layers."""
+        B, L = positions_BL.shape
+        return additive_mask(key_positions_S.reshape(1, 1, 1, -1) > positions_BL.reshape(B, 1, L, 1), *self.heads)
+
+    def construct(self, q_BNLD: Tensor, k_BGSD: Tensor, v_BGSD: Tensor, mask_BGMS: Tensor) -> Tensor:
+        """Return the outputs (B, L, N·D). The softmax is computed in float32, and keys are not repeated."""
+        B, N, L, D = q_BNLD.shape
+        G = k_BGSD.shape[1]
+        q_BGMD = q_BNLD.reshape(B, G, N // G * L, D) * self.scale
+        weights = self.softmax(self.matmul_bt(q_BGMD, k_BGSD) + mask_BGMS)
+        return merge_heads(self.matmul(weights.astype(v_BGSD.dtype), v_BGSD).reshape(B, N, L, D))
+
+
+class StepAttention(Attention):
+    """Attention of one query for each row of a cache."""
+
+    def mask(self, lengths_R: Tensor, key_positions_S: Tensor) -> Tensor:
+        """Return what is added to the scores of all layers; a row has `lengths_R` keys, int64."""
+        is_masked = key_positions_S.reshape(1, 1, 1, -1) >= lengths_R.reshape(-1, 1, 1, 1)
+        return additive_mask(is_masked, *self.heads)
+
+
+def additive_mask(is_masked_B1LS: Tensor, N: int, G: int) -> Tensor:
+    """Return a mask (B, G, M, S) for every query head, because broadcasting is slow on a CPU."""
+    B, _, L, S = is_masked_B1LS.shape
+    added = ops.tile(is_masked_B1LS.astype(ms.float32) * MASK_VALUE, (1, N, 1, 1))
+    return added.reshape(B, G, N // G * L, S)
+
+
+def merge_heads(x_BNLD: Tensor) -> Tensor:
+    """Reshape (B, N, L, D) to (B, L, N·D)."""
+    B, N, L, D = x_BNLD.shape
+    return x_BNLD.swapaxes(1, 2).reshape(B, L, N * D)
+
+
+def query_blocks(length: int, max_segment_length: int) -> tuple[tuple[int, int, int], ...]:
+    """Split the queries of a row into blocks: (first query, end, first key that a query of the block can see).
+
+    No query sees further back than its segment is long. First keys are block boundaries.
+    """
+    size = max(MIN_BLOCK_SIZE, -(-length // MAX_BLOCKS))
+    return tuple(
+        (start, min(start + size, length), max(0, start - max_segment_length + 1) // size * size)
+        for start in range(0, length, size)
+    )
+
+
+class PackedAttention(nn.Cell):
+    """Causal attention within rows of `length` tokens that hold samples, each of which sees only itself.
+
+    Queries are processed in blocks, each against the keys that one of them could see: none after the block, and none
+    further back than the longest sample. A long row of short samples costs a fraction of its square.
+    """
+
+    def __init__(self, heads: Heads, length: int, max_segment_length: int, dtype: ms.Type):
+        super().__init__()
+        self.blocks = query_blocks(length, max_segment_length)
+        self.heads = heads.N, heads.G
+        self.blockwise = BlockwiseAttention(self.blocks, heads)
+        self.is_future = tuple(
+            Tensor(np.arange(first_key, end).reshape(1, 1, 1, -1) > np.arange(start, end).reshape(1, 1, -1, 1))
+            for start, end, first_key in self.blocks
+        )
+
+    def mask(self, segments_BL: Tensor) -> tuple[Tensor, ...]:
+        """Return the masks that `construct` takes, one a block; `segments_BL` numbers the samples of each row."""
+        masks: tuple[Tensor, ...] = ()
+        for index, (start, end, first_key) in enumerate(self.blocks):
+            B, L, S = segments_BL.shape[0], end - start, end - first_key
+            queries = segments_BL[:, start:end].reshape(B, 1, L, 1)
+            keys = segments_BL[:, first_key:end].reshape(B, 1, 1, S)
+            masks += (additive_mask(ops.logical_or(queries != keys, self.is_future[index]), *self.heads),)
+        return masks
+
+    def construct(self, q_BNLD: Tensor, k_BGLD: Tensor, v_BGLD: Tensor, masks: tuple[Tensor, ...]) -> Tensor:
+        """Return the outputs (B, L, N·D)."""
+        return merge_heads(self.blockwise(q_BNLD, k_BGLD, v_BGLD, masks)[0])
 
 
 class BlockwiseAttention(nn.Cell):
@@ -16,12 +111,12 @@ class BlockwiseAttention(nn.Cell):
     The gradient of the framework takes several times as long on a CPU.
     """
 
-    def __init__(self, blocks: tuple[tuple[int, int, int], ...], heads: int, kv_heads: int, head_dim: int):
+    def __init__(self, blocks: tuple[tuple[int, int, int], ...], heads: Heads):
         super().__init__()
         self.blocks = blocks
-        self.N, self.G, self.D = heads, kv_heads, head_dim
-        self.scale = head_dim**-0.5
-        self.ones_D1 = Tensor(np.ones((head_dim, 1), np.float32))
+        self.N, self.G, self.D = heads.N, heads.G, heads.D
+        self.scale = heads.D**-0.5
+        self.ones_D1 = Tensor(np.ones((heads.D, 1), np.float32))
         self.matmul, self.matmul_bt = ops.BatchMatMul(), ops.BatchMatMul(transpose_b=True)
         self.matmul_at = ops.BatchMatMul(transpose_a=True)
         self.matmul_2d, self.softmax = ops.MatMul(), ops.Softmax(-1)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lm_stage.model.attention import Attention, PackedAttention, query_blocks
+from lm_stage.model.kernels import Heads
+from lm_stage.model.kernels.cpu_attention import PackedAttention, merge_heads, query_blocks
 from shared.device import setup_device
 
 N, G, D = 4, 2, 8
@@ -46,10 +47,11 @@ def test_blockwise_attention_equals_plain_attention(lengths: list[list[int]], ro
     q, k, v, weights = (
         ms.Tensor(random.normal(size=(len(lengths), heads, row, D)).astype(np.float32)) for heads in (N, G, G, N)
     )
-    packed = PackedAttention(Attention(N, G, D, is_fused=False), row, max(map(max, lengths)))
+    packed = PackedAttention(Heads(N, G, D), row, max(map(max, lengths)), ms.float32)
 
     def by_blocks(q: ms.Tensor, k: ms.Tensor, v: ms.Tensor) -> ms.Tensor:
-        return (packed(q, k, v, packed.mask(ms.Tensor(segments, ms.int32))) * weights).sum()
+        outputs_BLC = packed(q, k, v, packed.mask(ms.Tensor(segments, ms.int32)))
+        return (outputs_BLC * merge_heads(weights)).sum()
 
     def plainly(q: ms.Tensor, k: ms.Tensor, v: ms.Tensor) -> ms.Tensor:
         return (plain(q, k, v, visible) * weights).sum()
