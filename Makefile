@@ -7,23 +7,27 @@ VENV := .venv
 BIN := $(VENV)/bin
 export GLOG_v := 3
 
+# We develop on this version; `make test MINDSPORE=2.10.0` installs and tests another one.
+MINDSPORE ?= 2.8.0
+INSTALLED := $(VENV)/installed-$(MINDSPORE)
+
 MINUTES ?= 60
 
 .PHONY: demo test lint bench fuzz clean
 
-demo: $(VENV)/installed
+demo: $(INSTALLED)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/emu3 run demo
 
-test: $(VENV)/test-installed lint
+test: $(INSTALLED)-for-tests lint
 	$(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-lint: $(VENV)/test-installed
+lint: $(INSTALLED)-for-tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: $(VENV)/bench-installed
+bench: $(INSTALLED)-for-benchmarks
 	$(BIN)/python -m tests.benchmarks.bench_vision
 	$(BIN)/python -m tests.benchmarks.bench_jobs --count 512 --side 256
 	$(BIN)/python -m tests.benchmarks.bench_language
@@ -33,25 +37,26 @@ bench: $(VENV)/bench-installed
 	$(BIN)/python -m tests.benchmarks.bench_formats
 	$(BIN)/python -m tests.benchmarks.bench_video
 
-fuzz: $(VENV)/test-installed
+fuzz: $(INSTALLED)-for-tests
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
-$(VENV)/installed: pyproject.toml
+$(INSTALLED): pyproject.toml
 	@test -n "$(PYTHON)" || { \
 		echo "emu3-relay needs Python 3.10, 3.11 or 3.12 with the venv module, and none was found on PATH."; \
 		echo "Install one (for example the packages python3.11 and python3.11-venv), or run"; \
 		echo "    make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)"; \
 		exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable .
+	$(BIN)/pip install --quiet --editable . "mindspore==$(MINDSPORE)"
+	rm -f $(VENV)/installed-*
 	touch $@
 
-$(VENV)/test-installed: $(VENV)/installed
-	$(BIN)/pip install --quiet --editable ".[test]"
+$(INSTALLED)-for-tests: $(INSTALLED)
+	$(BIN)/pip install --quiet --editable ".[test]" "mindspore==$(MINDSPORE)"
 	touch $@
 
-$(VENV)/bench-installed: $(VENV)/installed
-	$(BIN)/pip install --quiet --editable ".[bench]"
+$(INSTALLED)-for-benchmarks: $(INSTALLED)
+	$(BIN)/pip install --quiet --editable ".[bench]" "mindspore==$(MINDSPORE)"
 	touch $@
 
 clean:

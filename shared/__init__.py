@@ -1,6 +1,5 @@
 """Everything that both stages must agree on; works without MindSpore."""
 
-import os
+from shared.environment import prepare_environment
 
-# MindSpore reads its log level once, on its first import. Log errors only, unless the user chose another level.
-os.environ.setdefault("GLOG_v", "3")
+prepare_environment()  # before anything imports MindSpore

@@ -62,3 +62,12 @@ def test_a_missing_python_is_explained(path_without_python: Path) -> None:
     done = make(path_without_python, "demo")
     assert done.returncode != 0
     assert "needs Python 3.10, 3.11 or 3.12" in done.stdout
+
+
+def test_another_version_of_mindspore_replaces_the_installed_one(path_without_python: Path) -> None:
+    """The targets of other versions are removed, so that going back installs again."""
+    add_python(path_without_python, "python3.11", exit_code=0)
+    plan = make(path_without_python, "-n", "test", "MINDSPORE=2.10.0").stdout
+    assert plan.count('"mindspore==2.10.0"') == 2
+    assert plan.index("venv/installed-*") < plan.index("touch")
+    assert "mindspore==2.8.0" not in plan
