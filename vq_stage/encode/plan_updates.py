@@ -75,7 +75,7 @@ def _new_items(source: MediaSource, known: KnownItems, changes: TextChanges, sto
     if not changes.is_update and not isinstance(source, ListSource):
         yield from source.items(until_stopped(stop, known.has))
         return
-    for item in source.items(until_stopped(stop, lambda item: False)):
+    for item in source.items(until_stopped(stop)):
         if known.has(item):
             changes.compare(item)
         else:

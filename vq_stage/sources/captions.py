@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from shared.errors import RefusedInput, UsageError
 from shared.storage.paths import is_local
-from shared.storage.temporary_database import temporary_database
+from shared.storage.temporary_database import as_blob, temporary_database
 from vq_stage.sources.annotations import Annotation, merged
 from vq_stage.sources.field_names import (
     ANNOTATION_NAMES,
@@ -67,14 +67,14 @@ class Captions:
             self._rows += 1
             row = json.dumps([name, annotated.text, annotated.extra_json])
             for rank, candidate in enumerate(dict.fromkeys(possible_paths(name, folder, root))):
-                yield _blob(candidate), rank, self._rows, row
+                yield as_blob(candidate), rank, self._rows, row
 
     def add_to(self, item: MediaItem) -> MediaItem | None:
         """Return the item with all captions and conversations of its path; None if it has none."""
         if not self._rows:
             return None
         query = "SELECT rank, number, row FROM captions WHERE path = ? ORDER BY rank, number"
-        found = self._database.execute(query, (_blob(_comparable(item.uri)),)).fetchall()
+        found = self._database.execute(query, (as_blob(_comparable(item.uri)),)).fetchall()
         best = [(number, json.loads(row)) for rank, number, row in found if rank == found[0][0]]
         if not best:
             return None
@@ -107,11 +107,6 @@ def possible_paths(name: str, folder: str, root: Path) -> Iterator[str]:
 def _comparable(path: str) -> str:
     """Return one spelling of a path: file systems and editors write accented letters in different Unicode forms."""
     return unicodedata.normalize("NFC", path.replace("\\", "/"))
-
-
-def _blob(text: str) -> bytes:
-    """Encode also names that are not valid Unicode, which SQLite rejects; the source refuses those items later."""
-    return text.encode("utf-8", "surrogatepass")
 
 
 def read_metadata(path: Path) -> Iterator[tuple[str, Mapping[str, Any], str]]:

@@ -20,10 +20,9 @@ from vq_stage.sources.folder_walk import UNREADABLE, Folder, FolderWalk
 from vq_stage.sources.media_source import MediaItem, MediaSource
 from vq_stage.sources.media_types import (
     IMAGE_SUFFIXES,
+    is_frame,
     is_frame_folder,
-    is_image,
     is_media,
-    is_system_name,
     kind_of,
     stem_of,
     suffix_of,
@@ -162,13 +161,9 @@ class FolderListing:
         if not name.endswith("/"):
             return is_media(name)
         try:
-            return is_frame_folder(name) and any(map(_is_frame, self._walk.names(prefix + name)))
+            return is_frame_folder(name) and any(map(is_frame, self._walk.names(prefix + name)))
         except RefusedInput:
             return False
-
-
-def _is_frame(name: str) -> bool:
-    return is_image(name) and not is_system_name(name)
 
 
 class CaptionFiles:

@@ -20,7 +20,7 @@ from shared.storage.paths import as_path, is_local, names_in
 from vq_stage.media.image_decoding import MAX_FILE_BYTES
 from vq_stage.sources.files import open_file, refusing_unreadable
 from vq_stage.sources.listing_report import ListingReport
-from vq_stage.sources.media_types import is_frame_folder, is_image, is_system_name, kind_of
+from vq_stage.sources.media_types import is_frame, is_frame_folder, is_image, kind_of
 from vq_stage.video.clips import DEFAULT_FPS
 from vq_stage.video.frame_folder import FrameFile, FrameFolder, natural_sort_key
 from vq_stage.video.open_video import open_video
@@ -139,7 +139,7 @@ class MediaSource(ABC):
         """Return the URIs of the images in a folder of frames, in natural order. Raises RefusedInput."""
         with refusing_unreadable():
             folder = self._path(uri)
-            names = [name for name in names_in(folder) if is_image(name) and not is_system_name(name)]
+            names = list(filter(is_frame, names_in(folder)))
             if not names and not folder.is_dir():
                 raise RefusedInput("missing", "the folder does not exist")
         return [f"{uri.rstrip('/')}/{name}" for name in sorted(names, key=natural_sort_key)]
