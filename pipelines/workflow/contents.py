@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
 from lm_stage.generate.options import GenerateOptions
@@ -19,27 +19,29 @@ from vq_stage.sources.open_source import expanded
 
 COMPARED_INPUTS = {"encode": "source", "generate": "prompts"}  # with the rows of the dataset that the step wrote
 ROW_FOLDERS = ("parts", "shards")  # of a dataset: its records and manifest have the digests of these files
+Files = list[tuple[str, str]]  # names and SHA-256
 
 
-def contents_digest(step: Step, external: Collection[Input]) -> str:
+def contents_digest(step: Step, external: Collection[Input], read: Callable[[str], Files]) -> str:
     """Return a digest of the bytes of a step's local inputs, except the one that `compare` compares.
 
-    `external` are the inputs that no step writes. All files are read, except for those with the rows of a dataset.
+    `external` are the inputs that no step writes; `read` is `read_files`, or remembers what that returned.
     """
-    read = [one for one in external if COMPARED_INPUTS.get(step.command) != one.option]
-    return digest_of([(one.option, *file) for one in read for file in _files(one.location)])
+    chosen = [one for one in external if COMPARED_INPUTS.get(step.command) != one.option]
+    return digest_of([(one.option, *file) for one in chosen for file in read(one.location)])
 
 
-def _files(location: str) -> Iterator[tuple[str, str]]:
-    """Yield the name of every file with its SHA-256, in order; nothing for remote inputs."""
+def read_files(location: str) -> Files:
+    """Return the name of every file with its SHA-256, in order; nothing for remote inputs.
+
+    All files are read, except for those with the rows of a dataset.
+    """
     top = Path(location)
     if "://" in location or location == "-":
-        return
+        return []
     if top.exists():
-        yield from _files_of(top)
-    else:
-        for found in expanded(location):
-            yield from ((f"{found}/{name}", sha256) for name, sha256 in _files_of(found))
+        return list(_files_of(top))
+    return [(f"{found}/{name}", sha256) for found in expanded(location) for name, sha256 in _files_of(found)]
 
 
 def _files_of(top: Path) -> Iterator[tuple[str, str]]:

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cache, partial
@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 
 from lm_stage.model.options import EMBEDDED_MODEL
-from pipelines.workflow.contents import compare, contents_digest
+from pipelines.workflow.contents import compare, contents_digest, read_files
 from pipelines.workflow.inputs import InputState
 from pipelines.workflow.pipeline import Pipeline
-from pipelines.workflow.step import Input, Step, producer_of
+from pipelines.workflow.step import Step, producer_of
 from shared.dataset.change import Change
 from shared.errors import RelayError
 from shared.storage.atomic import write_file
@@ -39,7 +39,7 @@ class StepStatus(Enum):
     UNFINISHED = "unfinished"  # it was stopped, or its output is missing: its command resumes
     DONE = "done"
     CHANGED = "changed"  # its output is set aside and made again
-    GROWN = "grown"  # its inputs have more items and are otherwise the same: its command adds those
+    GROWN = "grown"  # its inputs have more items or new texts, and are otherwise the same: its command adds those
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ def plan_steps(pipeline: Pipeline, start_from: str | None = None) -> list[StepSt
     if start_from == interrupted_start(pipeline):
         start_from = None
     outputs = {step.name: step.output for step in pipeline.steps}
-    versions, read_input = _versions(), cache(InputState.read)
+    versions, read_input, read_contents = _versions(), cache(InputState.read), cache(read_files)
     states: list[StepState] = []
     digests: dict[str, str] = {}
     stale: set[str] = set()
@@ -117,12 +117,13 @@ def plan_steps(pipeline: Pipeline, start_from: str | None = None) -> list[StepSt
         record = _current_record(step, [read_input(one.location) for one in external], needed, versions)
         recorded = StepRecord.read(pipeline, step)
         is_invalidated = step.name == start_from or bool(stale & set(step.needs))
-        status = step_status(step, record, recorded, is_invalidated, partial(_compare, step, external))
+        contents = partial(contents_digest, step, external, read_contents)
+        status = step_status(step, record, recorded, is_invalidated, partial(_compare, step, contents))
         if recorded and status in (StepStatus.DONE, StepStatus.UNFINISHED):
-            contents = recorded.contents or contents_digest(step, external)
-            record = replace(record, digest=recorded.digest, contents=contents, seen=record.digest)
+            known = recorded.contents or contents()
+            record = replace(record, digest=recorded.digest, contents=known, seen=record.digest)
         else:
-            record = replace(record, contents=contents_digest(step, external))
+            record = replace(record, contents=contents())
         digests[step.name] = record.digest
         if status is not StepStatus.DONE:
             stale.add(step.name)
@@ -131,9 +132,8 @@ def plan_steps(pipeline: Pipeline, start_from: str | None = None) -> list[StepSt
     return states
 
 
-def _compare(step: Step, external: Sequence[Input], recorded: StepRecord) -> Change:
-    is_same = recorded.contents == contents_digest(step, external)
-    return compare(step) if is_same else Change.CHANGED
+def _compare(step: Step, contents: Callable[[], str], recorded: StepRecord) -> Change:
+    return compare(step) if recorded.contents == contents() else Change.CHANGED
 
 
 def step_status(
@@ -154,10 +154,10 @@ def step_status(
         return StepStatus.CHANGED if output_exists else StepStatus.NEW
     if is_invalidated:
         return StepStatus.CHANGED
-    is_same_command = recorded.settings == current.settings and step.command == "encode"
+    may_grow = recorded.settings == current.settings and step.command == "encode"
     if current.digest in (recorded.digest, recorded.seen):
         change = Change.NONE
-    elif is_same_command and output_exists and bool(np.isin(recorded.items, current.items).all()):
+    elif may_grow and output_exists and bool(np.isin(recorded.items, current.items).all()):
         change = Change.GROWN
     elif recorded.command and recorded.command == current.command and (output_exists or step.output is None):
         change = compare(recorded)

@@ -35,10 +35,9 @@ def source(tmp_path: Path) -> Path:
     return folder
 
 
-def change(source: Path) -> Change:
-    return compare_source(
-        EncodeOptions(str(source), str(source.parent / "dataset"), preprocessing=Preprocessing("none"))
-    )
+def change(source: Path, update_texts: bool = False) -> Change:
+    dataset, preprocessing = str(source.parent / "dataset"), Preprocessing("none")
+    return compare_source(EncodeOptions(str(source), dataset, preprocessing=preprocessing, update_texts=update_texts))
 
 
 def test_times_do_not_matter(source: Path) -> None:
@@ -69,6 +68,17 @@ def test_missing_content_is_a_change(name: str, source: Path) -> None:
     assert change(source) is Change.CHANGED
 
 
-def test_a_new_caption_is_a_change(source: Path) -> None:
-    (source / "sub/b.txt").write_text("a caption")
+@pytest.mark.parametrize("name", ["a.txt", "sub/b.txt"])
+def test_another_caption_is_a_change_unless_texts_are_updated(name: str, source: Path) -> None:
+    (source / name).write_text("another caption")
     assert change(source) is Change.CHANGED
+    assert change(source, update_texts=True) is Change.GROWN
+    (source / name).with_suffix(".png").write_bytes(png(4))
+    assert change(source, update_texts=True) is Change.CHANGED
+
+
+def test_texts_that_are_updated_are_the_same_again(source: Path) -> None:
+    (source / "a.txt").write_text("another caption")
+    dataset, opened = Dataset.open(source.parent / "dataset"), open_source(source)
+    up_to_date_plan(dataset, planner(opened, update_texts=True), settings(), StopFlag())
+    assert change(source) is change(source, update_texts=True) is Change.NONE
