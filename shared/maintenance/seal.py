@@ -95,11 +95,13 @@ def _up_to_date_index(dataset: Dataset, shards: Sequence[Shard]) -> IndexFile | 
 
 def _groups(records: Sequence[CommitRecord], shard_bytes: int) -> Iterator[list[CommitRecord]]:
     group: list[CommitRecord] = []
+    size_bytes = 0
     for record in records:
         group.append(record)
-        if sum(member.part_bytes for member in group) >= shard_bytes:
+        size_bytes += record.part_bytes
+        if size_bytes >= shard_bytes:
             yield group
-            group = []
+            group, size_bytes = [], 0
     if group:
         yield group
 
