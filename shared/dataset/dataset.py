@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import pyarrow as pa
@@ -34,7 +35,6 @@ class Dataset(DatasetPaths):
         self._plan: Plan | None = None
         self._shard_reader: ShardReader | None = None
         self._manifest_identity: tuple[int, ...] = ()
-        self._texts: TextUpdates | None = None
 
     @classmethod
     def open(cls, root: str | Path) -> Dataset:
@@ -163,12 +163,10 @@ class Dataset(DatasetPaths):
             )
         return ShardReader(self.shards)
 
-    @property
+    @cached_property
     def texts(self) -> TextUpdates:
         """The updates of texts, which `rows` applies. Raises DatasetError if they are damaged."""
-        if self._texts is None:
-            self._texts = TextUpdates(self.text_updates, self.plan)
-        return self._texts
+        return TextUpdates(self.text_updates, self.plan)
 
     def rows_path(self, record: CommitRecord) -> Path:
         """Return the file that holds the rows of a unit: its part or, after `emu3 seal`, a shard."""

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from shared.dataset.arrow_file import ArrowFile, open_rows
 from shared.storage.checked_json import field_problem
-from shared.storage.paths import checksum_problem
+from shared.storage.paths import checksum_problem, is_file_name
 
 _SHARD_NAME = re.compile(r"codes-[0-9]{5,}\.")
 
@@ -80,7 +80,7 @@ def _check_fields(record: Shard | ManifestPart | IndexFile, name: str) -> None:
     """Raise ValueError unless all fields are of their types and the name is that of a file."""
     if problem := field_problem(record):
         raise ValueError(problem)
-    if name in ("", ".", "..") or "/" in name or "\0" in name:
+    if not is_file_name(name):
         raise ValueError(f"{name!r:.80} is not a file name")
 
 

@@ -45,6 +45,11 @@ def make_directory(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
 
 
+def is_file_name(name: str) -> bool:
+    """Whether a name, read from a file that anyone may have written, is that of a file in the same folder."""
+    return name not in ("", ".", "..") and "/" not in name and "\0" not in name
+
+
 def names_in(directory: Path) -> list[str]:
     """Return the names in a directory, in no particular order; none if the directory does not exist."""
     try:
