@@ -27,12 +27,11 @@ from lm_stage.training.loop import OnCheckpoint, TrainLoop
 from lm_stage.training.model_state import TrainedModel, adamw_hyperparameters, check_parameter_names
 from lm_stage.training.options import SftOptions, SftResult
 from lm_stage.training.progress import Progress
-from lm_stage.training.run_directory import check_resumable, checked_run, run_lock, write_options
+from lm_stage.training.run_directory import check_resumable, checked_run, run_lock, write_options, write_result
 from shared.codec import Codec
 from shared.device import Device, setup_device
 from shared.errors import CheckpointError, ConfigMismatchError, UsageError
 from shared.jobs.signals import stop_on_signals
-from shared.storage.atomic import write_directory
 
 
 def sft(options: SftOptions, on_checkpoint: OnCheckpoint | None = None) -> SftResult:
@@ -53,13 +52,13 @@ def sft(options: SftOptions, on_checkpoint: OnCheckpoint | None = None) -> SftRe
     device = setup_device(options.device, options.dtype, ascend_dtype="bfloat16")
     group = join_process_group(device.has_reduce_scatter)
     recorded = _recorded(options, start, mixture, device, group)
-    check_resumable(run, recorded)
     config = {
         **read_config(options.model),
         "token_layout": start.layout.to_dict(),
         "codec_fingerprint": codec.fingerprint,
     }
     with stop_on_signals() as stop, run_lock(run) if group.is_first else nullcontext():
+        check_resumable(run, recorded)
         checkpoints = Checkpoints(run, options.keep)
         checkpoint = checkpoints.newest_intact()
         if group.is_first:
@@ -146,9 +145,9 @@ def _write_results(loop: TrainLoop) -> None:
     if not loop.group.is_first:
         return
     loop.skipped.write()
-    write_directory(run / "model", files)
+    write_result(run / "model", files)
     if options.lora_rank:
-        write_directory(run / "adapter", loop.model.adapter_files())
+        write_result(run / "adapter", loop.model.adapter_files())
     loop.log.draw(run / "loss.png")
 
 
