@@ -15,7 +15,7 @@ from typing import Any
 from tqdm import tqdm
 
 from lm_stage.generate.options import GenerateOptions
-from lm_stage.generate.plan_updates import PromptCounts, up_to_date_plan
+from lm_stage.generate.plan_updates import PromptCounts, count_died, up_to_date_plan
 from lm_stage.generate.planner import PromptPlanner, token_counts
 from lm_stage.generate.prompt_files import list_prompts
 from lm_stage.generate.prompt_renderer import PromptRenderer
@@ -26,8 +26,6 @@ from lm_stage.inference.options import SamplingOptions
 from lm_stage.model.model_directory import ModelDirectory
 from shared.dataset.dataset import Dataset
 from shared.dataset.paths import check_output
-from shared.dataset.plan import Plan
-from shared.dataset.quarantine_reasons import WORKER_DIED
 from shared.dataset.readers import KeyReader
 from shared.dataset.settings import SEQUENCE_FORMAT, DatasetSettings
 from shared.jobs.file_locks import job_lock
@@ -109,15 +107,8 @@ def generate(options: GenerateOptions) -> GenerateResult:
         totals = run_units(missing, partial(GenerateWorker, options.for_workers()), options.engine, stop, bar)
         if not (units_missing := len(dataset.missing_units(plan))):
             dataset.write_manifest(plan)
-    if died := _died(dataset, plan):
-        counts.refused[WORKER_DIED] = died
+    count_died(dataset, missing.missing, prompts, counts)
     return GenerateResult(totals.rows, counts, units_missing, time.monotonic() - start_s)
-
-
-def _died(dataset: Dataset, plan: Plan) -> int:
-    """Return the number of prompts that killed their workers, without those that were planned again."""
-    died = sum(record.quarantined.get(WORKER_DIED, 0) for record in dataset.commit_records())
-    return died - plan.retried.get(WORKER_DIED, 0)
 
 
 def _recorded(dataset: Dataset) -> Mapping[str, Any]:
