@@ -37,7 +37,9 @@ class GenerateWorker:
 
     def __init__(self, options: GenerateOptions, context: WorkerContext):
         self.options, self.context = options, context
-        self.directory = ModelDirectory.open(options.model, options.layout, options.codec)
+        self.directory = ModelDirectory.open(
+            options.model, options.layout, options.codec, verify=options.may_have_remote_workers
+        )
         images = open_coded_images(options.images, self.directory)
         self.renderer = PromptRenderer.for_job(options, self.directory, images)
         self.dataset = Dataset.open(options.dataset)
@@ -72,10 +74,7 @@ class GenerateWorker:
     def model(self) -> LanguageModel:
         from lm_stage.language_model import LanguageModel
 
-        options, directory = self.options, self.directory
-        return LanguageModel.from_pretrained(
-            directory.path, options.device, options.dtype, directory.layout, options.backend
-        )
+        return LanguageModel.for_job(self.directory, self.options)
 
     def _generator(self, size: Size) -> VisualGenerator:
         """Return a generator whose KV cache is long enough for all prompts of one size."""

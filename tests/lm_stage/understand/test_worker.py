@@ -65,7 +65,7 @@ def rendered(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         return request(renderer, question)
 
     monkeypatch.setattr(QuestionRenderer, "request", counting)
-    monkeypatch.setattr("lm_stage.language_model.LanguageModel.from_pretrained", lambda *arguments: StandInModel())
+    monkeypatch.setattr("lm_stage.language_model.LanguageModel.for_job", lambda *arguments: StandInModel())
     return counts
 
 
