@@ -16,7 +16,6 @@ CHECKSUMS_FILE = "checksums.json"
 
 def with_checksums(files: Mapping[str, bytes]) -> dict[str, bytes]:
     """Return the files of a directory and the file with their checksums."""
-    files = {name: content for name, content in files.items() if name != CHECKSUMS_FILE}
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     return {**files, CHECKSUMS_FILE: dump_checked_json({"sha256": digests})}
 

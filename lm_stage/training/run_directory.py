@@ -13,7 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from lm_stage.model.checksums import has_files_of, is_as_written
+from lm_stage.model.checksums import has_files_of, is_as_written, with_checksums
 from shared.errors import CheckpointError, ConfigMismatchError, UsageError
 from shared.jobs.file_locks import try_lock
 from shared.storage.atomic import write_directory, write_file
@@ -111,6 +111,7 @@ def write_result(directory: Path, files: Mapping[str, bytes]) -> None:
 
     A directory in which someone changed or added files is not replaced, but set aside under another name.
     """
+    files = with_checksums(files)
     if has_files_of(directory, files):
         return
     if _has_content(directory) and not is_as_written(directory):

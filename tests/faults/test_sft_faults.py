@@ -19,6 +19,7 @@ from safetensors.numpy import load_file, save_file
 from lm_stage.data.batch import TrainingBatch, build_batch
 from lm_stage.training.job import sft
 from lm_stage.training.options import SftOptions, SftResult
+from lm_stage.training.run_directory import write_options
 from shared.dataset.dataset import Dataset
 from shared.device import Device
 from shared.errors import ConfigMismatchError, DatasetError, Interrupted, JobStoppedError, UsageError
@@ -371,6 +372,7 @@ def test_adapters_for_missing_layers_are_refused(codes: Path, small_lm: Path, tm
 
 def test_two_runs_in_one_directory_are_refused(codes: Path, small_lm: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
+    write_options(tmp_path / "run", {"seed": "of the other process, which may not have written it yet"})
     claim = try_lock(tmp_path / "run/.claim")
     assert claim is not None
     with pytest.raises(UsageError, match="another process trains here"):

@@ -12,6 +12,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from lm_stage import LanguageModel
+from lm_stage.model.checksums import with_checksums
 from lm_stage.model.config import DecoderConfig, read_config, read_layout
 from lm_stage.model.model_directory import model_path
 from lm_stage.model.options import EMBEDDED_MODEL
@@ -34,7 +35,8 @@ def saved(tmp_path: Path) -> Saved:
         weights = {name: tensor.float32() for name, tensor in read_weights(base).items()}
         layout = read_layout(base)
         config = {**read_config(base), "token_layout": layout.to_dict()}
-        write_directory(tmp_path / "model", saved_model_files(weights, config, layout, base, dtype))
+        files = saved_model_files(weights, config, layout, base, dtype)
+        write_directory(tmp_path / "model", with_checksums(files))
         return tmp_path / "model"
 
     return save
