@@ -62,7 +62,7 @@ class LanguageModel:
 
     @classmethod
     def for_job(cls, model: ModelDirectory, options: InferenceOptions) -> LanguageModel:
-        """Load the weights of a directory that a worker has opened."""
+        """Load the weights of a directory that a worker has opened, which verified its checksums."""
         device = setup_device(options.device, options.dtype, ascend_dtype="bfloat16")
         return cls(load_backend(options.backend, model.path, model.config, device), model.layout, device, model.path)
 

@@ -37,9 +37,7 @@ class GenerateWorker:
 
     def __init__(self, options: GenerateOptions, context: WorkerContext):
         self.options, self.context = options, context
-        self.directory = ModelDirectory.open(
-            options.model, options.layout, options.codec, verify=options.may_have_remote_workers
-        )
+        self.directory = ModelDirectory.open(options.model, options.layout, options.codec)
         images = open_coded_images(options.images, self.directory)
         self.renderer = PromptRenderer.for_job(options, self.directory, images)
         self.dataset = Dataset.open(options.dataset)

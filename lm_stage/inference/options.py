@@ -71,11 +71,6 @@ class InferenceOptions:
     def video_format(self) -> GridFormat:
         return video_format_named(self.video_template)
 
-    @property
-    def may_have_remote_workers(self) -> bool:
-        """Whether a worker may read another copy of the model than the job, on another machine."""
-        return self.engine.engine == "ray"
-
     def check_positive(self, *names: str) -> None:
         """Raise UsageError, naming the flag, for an option below 1."""
         for name in names:

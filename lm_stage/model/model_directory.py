@@ -24,8 +24,8 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
-def model_path(location: str | Path, verify: bool = True) -> Path:
-    """Return the local directory of a model; with `verify`, its files match their checksums if it has any.
+def model_path(location: str | Path) -> Path:
+    """Return the local directory of a model, whose files match their checksums if it has any.
 
     Raises CheckpointError for anything else, with the path or the command that is probably meant.
     """
@@ -38,18 +38,13 @@ def model_path(location: str | Path, verify: bool = True) -> Path:
         raise CheckpointError(
             f"{location}: {', '.join(pointers[:4])}: Git LFS pointers in place of the files; run `git lfs pull` there"
         )
-    if verify:
-        _check_files(path)
-    return path
-
-
-def _check_files(path: Path) -> None:
     try:
         check_files(path, may_be_missing=True)
     except CheckpointError as error:
         raise CheckpointError(
             f"{error}; use another copy or checkpoint, or remove {CHECKSUMS_FILE} if you changed the files yourself"
         ) from error
+    return path
 
 
 def _hint_for_missing(location: str, path: Path) -> str:
@@ -101,16 +96,13 @@ class ModelDirectory:
     codec_fingerprint: str | None
 
     @classmethod
-    def open(
-        cls, directory: str | Path, layout: str | None = None, codec: str | None = None, verify: bool = True
-    ) -> ModelDirectory:
+    def open(cls, directory: str | Path, layout: str | None = None, codec: str | None = None) -> ModelDirectory:
         """Read a directory and check that config, weights, token layout and vocabulary match.
 
         `layout` is a JSON file with the ids by name, for a checkpoint that does not contain them; `codec` is the
-        fingerprint of its vision tokenizer. A worker need not `verify` checksums that its job has verified.
-        Raises CheckpointError if anything is missing or does not match.
+        fingerprint of its vision tokenizer. Raises CheckpointError if anything is missing or does not match.
         """
-        path = model_path(directory, verify)
+        path = model_path(directory)
         config = DecoderConfig.from_directory(path)
         tokenizer = load_text_tokenizer(path)
         chosen = _layout_from_file(Path(layout)) if layout else read_layout(path)

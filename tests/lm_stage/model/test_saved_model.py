@@ -153,7 +153,6 @@ def test_every_file_is_verified_when_the_model_is_used(small_lm: Path, saved: Sa
         path.write_bytes(content)
         with pytest.raises(CheckpointError, match=rf"{path.name}.*damaged"):
             model_path(model)
-        assert model_path(model, verify=False) == model
         path.write_bytes(intact)
     for digest in (5, None, ["ab"]):
         (model / "checksums.json").write_bytes(dump_checked_json({"sha256": {"config.json": digest}}))
