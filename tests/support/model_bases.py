@@ -41,7 +41,7 @@ def conditional_base(model: Path, directory: Path) -> Path:
     (directory / "config.json").write_text(json.dumps(whole))
     shutil.copy(model / "tokenizer.json", directory)
     tensors = {f"text_model.{name}": value for name, value in load_file(model / "model.safetensors").items()}
-    tensors[VISION_TENSOR] = np.arange(6, dtype=np.float32).reshape(2, 3)
+    tensors[VISION_TENSOR] = np.arange(32 * 3 * 3 * 3, dtype=np.float32).reshape(32, 3, 3, 3)
     save_file(tensors, directory / "model.safetensors")
     return directory
 
