@@ -26,9 +26,11 @@ from shared.storage.atomic import write_file
 from shared.storage.digests import canonical_json, digest_of
 from shared.storage.paths import sha256_of
 from shared.storage.small_files import read_json_object
+from vq_stage.encode.options import EncodeOptions
 from vq_stage.model.weights import EMBEDDED_TOKENIZER
 
 VERSIONED_PACKAGES = ("emu3-relay", "mindspore")
+OPTIONAL_TEXTS = ("command", "contents", "seen", "retried")  # of a record
 NO_ITEMS = np.zeros(0, np.uint64)
 
 
@@ -39,7 +41,7 @@ class StepStatus(Enum):
     UNFINISHED = "unfinished"  # it was stopped, or its output is missing: its command resumes
     DONE = "done"
     CHANGED = "changed"  # its output is set aside and made again
-    GROWN = "grown"  # its inputs have more items or new texts, and are otherwise the same: its command adds those
+    GROWN = "grown"  # its command adds items, texts, or inputs to try again to what is otherwise the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +51,8 @@ class StepRecord:
     `digest` covers everything that determines the result, with sizes and times for most files; `settings` covers all
     of it but the items of the inputs, and `command` all of it but the inputs. `contents` is a digest of the bytes of
     the inputs. `seen` is the digest of the inputs as they were last found, with the same content but other times.
-    `items` are uint64, sorted. Records of earlier versions have neither `command` nor `contents`.
+    `retried` is the value of --retry-quarantined. `items` are uint64, sorted. Records of earlier versions have neither
+    `command`, `contents` nor `retried`.
     """
 
     digest: str
@@ -58,6 +61,7 @@ class StepRecord:
     command: str = ""
     contents: str = ""
     seen: str = ""
+    retried: str = ""
     is_done: bool = False
     elapsed_s: float = 0.0
 
@@ -68,7 +72,7 @@ class StepRecord:
         try:
             content = read_json_object(_record_path(pipeline, step, "json"))
             recorded_items = np.frombuffer(items.read_bytes() if items.is_file() else b"", np.uint64)
-            texts = {name: content.get(name, "") for name in ("command", "contents", "seen")}
+            texts = {name: content.get(name, "") for name in OPTIONAL_TEXTS}
             seconds = float(content.get("seconds", 0.0))
             return cls(
                 content["digest"],
@@ -83,7 +87,7 @@ class StepRecord:
 
     def write(self, pipeline: Pipeline, step: Step) -> None:
         seconds = round(self.elapsed_s, 1)
-        texts = {name: getattr(self, name) for name in ("digest", "settings", "command", "contents", "seen")}
+        texts = {name: getattr(self, name) for name in ("digest", "settings", *OPTIONAL_TEXTS)}
         content = {**texts, "done": self.is_done, "seconds": seconds}
         write_file(_record_path(pipeline, step, "items"), self.items.tobytes())
         write_file(_record_path(pipeline, step, "json"), canonical_json(content).encode())
@@ -163,6 +167,8 @@ def step_status(
         change = compare(recorded)
     else:
         change = Change.CHANGED
+    if change is Change.NONE and current.retried not in ("", recorded.retried):
+        change = Change.GROWN
     if change is Change.NONE:
         is_complete = recorded.is_done and (output_exists or step.output is None)
         return StepStatus.DONE if is_complete else StepStatus.UNFINISHED
@@ -187,7 +193,8 @@ def _current_record(step: Step, inputs: list[InputState], needed: list[str], ver
     settings = digest_of({"arguments": step.result_arguments, "versions": versions, "fixed": fixed, "needs": needed})
     digest = digest_of({"settings": settings, "items": hashlib.sha256(items.tobytes()).hexdigest()})
     command = digest_of({"arguments": step.result_arguments, "versions": versions, "needs": needed})
-    return StepRecord(digest, settings, items, command)
+    retried = step.options.retry_quarantined if isinstance(step.options, EncodeOptions) else ()
+    return StepRecord(digest, settings, items, command, retried=",".join(retried))
 
 
 def _record_path(pipeline: Pipeline, step: Step, suffix: str) -> Path:

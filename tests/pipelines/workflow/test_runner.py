@@ -68,8 +68,8 @@ def test_a_failed_step_is_resumed_in_place(folder: Path, worker: StandInCommands
 
 def test_execution_options_may_change(folder: Path, worker: StandInCommands) -> None:
     assert steps_run(worker, load(CHAIN)) == ["codes", "pictures"]
-    others = {"workers": "4", "engine": "local", "max-refused-in-a-row": "9", "retry-quarantined": "truncated"}
-    changes = {f"codes.{name}": value for name, value in {**others, "update-texts": "true"}.items()}
+    others = {"workers": "4", "engine": "local", "max-refused-in-a-row": "9", "update-texts": "true"}
+    changes = {f"codes.{name}": value for name, value in others.items()}
     assert steps_run(worker, load(CHAIN, changes)) == []
 
 

@@ -134,6 +134,21 @@ def test_what_is_neither_a_file_nor_a_folder_has_no_content(folder: Path, worker
     assert [one.status.value for one in plan_steps(load(described))] == ["new"]
 
 
+def test_quarantined_inputs_are_tried_again_once(folder: Path, worker: StandInCommands) -> None:
+    """Their step resumes each time that the option is given or changed, also after an interruption."""
+    steps_run(worker, load(CHAIN))
+    retry = {"codes.retry-quarantined": "truncated"}
+    assert [one.status.value for one in plan_steps(load(CHAIN, retry))] == ["grown", "changed"]
+    worker.fails = "codes"
+    with pytest.raises(StepFailed):
+        steps_run(worker, load(CHAIN, retry))
+    worker.fails = None
+    assert steps_run(worker, load(CHAIN, retry)) == ["codes", "pictures"]
+    assert steps_run(worker, load(CHAIN, retry)) == steps_run(worker, load(CHAIN)) == []
+    assert steps_run(worker, load(CHAIN, retry)) == ["codes", "pictures"]
+    assert [path.name for path in (folder / "p/stale").iterdir()] == ["pictures-0", "pictures-1"]
+
+
 @pytest.mark.parametrize(
     "content", [b"", b"[]", b"{}", b'{"digest": "x", "settings": "y", "done": true, "seconds": "z"}']
 )
