@@ -102,8 +102,8 @@ class StepState:
     record: StepRecord
 
 
-def plan_steps(pipeline: Pipeline, start_from: str | None = None) -> list[StepState]:
-    """Return the state of every step, in order.
+def plan_steps(pipeline: Pipeline, start_from: str | None = None, is_dry_run: bool = False) -> list[StepState]:
+    """Return the state of every step, in order. A dry run reads the content of inputs only if the status needs it.
 
     `start_from` and the steps that need it run again, unless a run with the same `start_from` was stopped: that run
     has set their outputs aside already. Raises UsageError for an input that cannot be listed.
@@ -118,15 +118,14 @@ def plan_steps(pipeline: Pipeline, start_from: str | None = None) -> list[StepSt
     for step in pipeline.steps:
         external = [one for one in step.inputs if not producer_of(one.location, outputs)]
         needed = [digests[name] for name in step.needs]
-        record = _current_record(step, [read_input(one.location) for one in external], needed, versions)
+        record = _current_record(step, [read_input(one.location, one.media_root) for one in external], needed, versions)
         recorded = StepRecord.read(pipeline, step)
         is_invalidated = step.name == start_from or bool(stale & set(step.needs))
         contents = partial(contents_digest, step, external, read_contents)
         status = step_status(step, record, recorded, is_invalidated, partial(_compare, step, contents))
         if recorded and status in (StepStatus.DONE, StepStatus.UNFINISHED):
-            known = recorded.contents or contents()
-            record = replace(record, digest=recorded.digest, contents=known, seen=record.digest)
-        else:
+            record = replace(record, digest=recorded.digest, contents=recorded.contents, seen=record.digest)
+        if not (record.contents or is_dry_run):
             record = replace(record, contents=contents())
         digests[step.name] = record.digest
         if status is not StepStatus.DONE:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import unquote, urlsplit
@@ -71,14 +72,16 @@ def file_identity(path: Path) -> tuple[int, ...]:
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file, 64 hex digits, or `missing`."""
+def sha256_of(path: Path, on_block: Callable[[int], object] | None = None) -> str:
+    """Return the SHA-256 of a file, 64 hex digits, or `missing`; `on_block` receives the size of each part in bytes."""
     if not path.is_file():
         return MISSING
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(_BLOCK_BYTES):
             digest.update(block)
+            if on_block:
+                on_block(len(block))
     return digest.hexdigest()
 
 

@@ -116,6 +116,28 @@ def test_files_of_a_pattern_and_of_linked_folders_are_compared_by_content(
         assert plan_steps(load(described))[0].status.value == "changed"
 
 
+@pytest.mark.parametrize("command", ["encode", "train-vq"])
+def test_the_files_that_a_list_names_are_watched(
+    command: str, folder: Path, worker: StandInCommands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are compared by content, an encoded one by its command."""
+    root = {"image-root": "photos"} if command == "encode" else {}
+    source = folder / "list.jsonl" if root else folder / "photos/list.jsonl"
+    source.write_text('{"image": "one.png"}\n{"image": "later.png"}\n{"image": "\\u0000"}\n{"image": "walk.frames"}\n')
+    (folder / "photos/walk.frames").mkdir()
+    monkeypatch.setattr(state, "compare", lambda step: Change.CHANGED if step.command == "encode" else Change.NONE)
+    others = root or {"init-from": str(EMBEDDED_TOKENIZER)}
+    described = steps(codes={"run": command, "source": str(source), **others})
+    for name in ("one.png", "later.png", "walk.frames/0.png"):
+        steps_run(worker, load(described))
+        assert steps_run(worker, load(described)) == []
+        (folder / "photos" / name).write_bytes(b"another")
+        assert plan_steps(load(described))[0].status.value == "changed"
+    steps_run(worker, load(described))
+    os.utime(folder / "photos/one.png", (1, 1))
+    assert plan_steps(load(described))[0].status.value == ("changed" if root else "done")
+
+
 def test_a_record_of_an_earlier_version_learns_the_content_of_its_inputs(folder: Path, worker: StandInCommands) -> None:
     """Once the step was found as it was, a copy of its inputs does not make it stale any more."""
     described = steps(tokenizer={"run": "train-vq", "source": "photos", "init-from": str(EMBEDDED_TOKENIZER)})
