@@ -27,10 +27,11 @@ from lm_stage.training.loop import OnCheckpoint, TrainLoop
 from lm_stage.training.model_state import TrainedModel, adamw_hyperparameters, check_parameter_names
 from lm_stage.training.options import SftOptions, SftResult
 from lm_stage.training.progress import Progress
-from lm_stage.training.run_directory import check_resumable, checked_run, run_lock, write_options, write_result
+from lm_stage.training.run_directory import check_resumable, checked_run, write_options, write_result
 from shared.codec import Codec
 from shared.device import Device, setup_device
 from shared.errors import CheckpointError, ConfigMismatchError, UsageError
+from shared.jobs.file_locks import run_lock
 from shared.jobs.signals import stop_on_signals
 
 

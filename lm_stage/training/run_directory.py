@@ -1,12 +1,12 @@
-"""The directory of a training run: what it may be, its lock, its recorded options, and the models it holds."""
+"""The directory of a training run: what it may be, its recorded options, and the models it holds."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from tqdm import tqdm
 
 from lm_stage.model.checksums import has_files_of, is_as_written, with_checksums
 from shared.errors import CheckpointError, ConfigMismatchError, UsageError
-from shared.jobs.file_locks import try_lock
 from shared.storage.atomic import write_directory, write_file
 from shared.storage.digests import digest_of, settings_diff
 from shared.storage.small_files import read_json_object
@@ -121,16 +120,3 @@ def write_result(directory: Path, files: Mapping[str, bytes]) -> None:
         note = f"{directory}: has files other than those of this run, which are kept in {aside}"
         tqdm.write(note, file=sys.stderr)
     write_directory(directory, files)
-
-
-@contextmanager
-def run_lock(run: Path) -> Iterator[None]:
-    """Hold the lock of a run, whose directory is created. Raises UsageError if another process holds it."""
-    run.mkdir(parents=True, exist_ok=True)
-    lock = try_lock(run / ".claim")
-    if lock is None:
-        raise UsageError(f"{run}: another process trains here; wait for it or choose another RUN")
-    try:
-        yield
-    finally:
-        lock.release()

@@ -9,6 +9,7 @@ import os
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from vq_stage.sources.field_names import (
     fields_named,
     first_value,
 )
+from vq_stage.sources.files import is_folder
 from vq_stage.sources.list_files import listed_values, open_list
 from vq_stage.sources.media_source import MediaItem
 
@@ -43,6 +45,7 @@ class Captions:
 
     def __init__(self) -> None:
         self._rows = 0
+        self._folders: dict[Path, bool] = {}
         self._database = temporary_database()
         self._database.execute(_CREATE)
         self._database.execute("CREATE TABLE used (number INTEGER PRIMARY KEY)")
@@ -66,8 +69,25 @@ class Captions:
                 continue
             self._rows += 1
             row = json.dumps([name, annotated.text, annotated.extra_json])
-            for rank, candidate in enumerate(dict.fromkeys(possible_paths(name, folder, root))):
+            candidates = chain(possible_paths(name, folder, root), self._paths_above(name, folder, root))
+            for rank, candidate in enumerate(dict.fromkeys(candidates)):
                 yield as_blob(candidate), rank, self._rows, row
+
+    def _paths_above(self, name: str, folder: str, root: Path) -> Iterator[str]:
+        """Yield the path that a name means in the next folder above that has the folder with which the name begins."""
+        first, _, rest = _comparable(os.path.normpath(name.replace("\\", "/"))).partition("/")
+        above = folder.rstrip("/")
+        if first and rest and not self._is_folder(root / folder / first):
+            while above:
+                above = os.path.dirname(above)
+                if self._is_folder(root / above / first):
+                    yield os.path.join(_comparable(above), first, rest)
+                    return
+
+    def _is_folder(self, path: Path) -> bool:
+        if path not in self._folders:
+            self._folders[path] = is_folder(path)
+        return self._folders[path]
 
     def add_to(self, item: MediaItem) -> MediaItem | None:
         """Return the item with all captions and conversations of its path; None if it has none."""

@@ -121,9 +121,9 @@ class MediaSource(ABC):
     def open(self, uri: str, locator: Locator | None = None) -> BinaryIO:
         """Open an item's content as a seekable file. Raises RefusedInput: `missing`, `unreadable`, `empty`, …"""
         with refusing_unreadable():
-            return open_file(
-                self._path(uri), kind_of(uri) == "image", max_bytes=MAX_FILE_BYTES if is_image(uri) else None
-            )
+            path, is_fetched = self._path(uri), kind_of(uri) == "image"
+            is_limited = is_image(uri) or (is_fetched and not is_local(path))  # on disk, no suffix may mean a video
+            return open_file(path, is_fetched, max_bytes=MAX_FILE_BYTES if is_limited else None)
 
     @contextmanager
     def video(self, uri: str, locator: Locator | None = None, extra_json: str | None = None) -> Iterator[VideoFile]:
