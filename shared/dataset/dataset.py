@@ -198,7 +198,7 @@ class Dataset(DatasetPaths):
         return file.batch(indices[index])
 
     def _open_unit(self, record: CommitRecord) -> tuple[ArrowFile, range]:
-        """Return the part of a unit or, once `emu3 seal` has removed it, its shard; and which batches are the unit's."""
+        """Return the part of a unit or, once `emu3 seal` has removed it, its shard, and the indices of its batches."""
         part = self.parts / record.part
         try:
             file = open_rows(part)

@@ -171,7 +171,7 @@ class KeyReader:
         """Open the index of the shards, None if there is none."""
         try:
             index = self.dataset.shard_reader.index
-            return index and KeyIndex.read(self.dataset.index, index)
+            return KeyIndex.read(self.dataset.index, index) if index else None
         except DatasetError:
             if not self.dataset.reopen_shards():
                 raise

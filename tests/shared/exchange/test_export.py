@@ -235,5 +235,5 @@ def test_units_that_a_repair_sets_aside_meanwhile_are_exported_or_an_error(tmp_p
     (dataset.parts / record.part).unlink()
     with pytest.raises(DatasetError, match=record.part):
         list(run.read_rows())
-    with pytest.raises(DatasetError, match="1 of .* units are missing"):
+    with pytest.raises(DatasetError, match=r"1 of .* units are missing"):
         ExportRun(run.options, dataset)
