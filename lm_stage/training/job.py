@@ -19,6 +19,7 @@ from lm_stage.data.mixture import Mixture
 from lm_stage.data.sequences import SequenceBuilder
 from lm_stage.model.config import read_config
 from lm_stage.model.model_directory import ModelDirectory
+from lm_stage.model.saved_model import keeps_class_of_base
 from lm_stage.text.renderer import SequenceRenderer
 from lm_stage.text.templates import video_format_named
 from lm_stage.training.checkpoints import Checkpoints
@@ -147,6 +148,12 @@ def _write_results(loop: TrainLoop) -> None:
         return
     loop.skipped.write()
     write_result(run / "model", files)
+    if keeps_class_of_base(loop.model.config):
+        note = (
+            f"{run / 'model'}: is an Emu3ForConditionalGeneration, as its base is; in transformers, load it with that"
+            " class or AutoModelForImageTextToText: AutoModelForCausalLM would leave its weights random"
+        )
+        tqdm.write(note, file=sys.stderr)
     if options.lora_rank:
         write_result(run / "adapter", loop.model.adapter_files())
     loop.log.draw(run / "loss.png")

@@ -27,6 +27,7 @@ from shared.jobs.file_locks import try_lock
 from tests.support.captioned_codes import write_codes
 from tests.support.command import INTERRUPTED, emu3, finish
 from tests.support.flip import flip_bit
+from tests.support.model_bases import conditional_base
 from tests.support.models import write_language_model
 from tests.support.paused import PausedCommand
 
@@ -122,6 +123,16 @@ def test_a_run_with_a_blocked_reader_stops_and_resumes_exactly(
     released.set()
     assert sft(options).loss == whole.loss
     assert (tmp_path / "run/model/model.safetensors").read_bytes() == (whole.model / "model.safetensors").read_bytes()
+
+
+def test_a_model_of_another_class_is_announced(
+    codes: Path, small_lm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_in_process(codes, tmp_path / "causal", small_lm, steps=1)
+    assert "AutoModel" not in capsys.readouterr().err
+    model = run_in_process(codes, tmp_path / "run", conditional_base(small_lm, tmp_path / "base"), steps=1).model
+    assert f"{model}: is an Emu3ForConditionalGeneration" in capsys.readouterr().err
+    assert json.loads((model / "config.json").read_text())["architectures"] == ["Emu3ForConditionalGeneration"]
 
 
 def test_other_settings_in_the_same_directory_are_refused_with_the_difference(
