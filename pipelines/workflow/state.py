@@ -31,6 +31,7 @@ from vq_stage.model.weights import EMBEDDED_TOKENIZER
 
 VERSIONED_PACKAGES = ("emu3-relay", "mindspore")
 OPTIONAL_TEXTS = ("command", "contents", "seen", "retried")  # of a record
+UPDATE_TEXTS = "--update-texts"
 NO_ITEMS = np.zeros(0, np.uint64)
 
 
@@ -41,7 +42,8 @@ class StepStatus(Enum):
     UNFINISHED = "unfinished"  # it was stopped, or its output is missing: its command resumes
     DONE = "done"
     CHANGED = "changed"  # its output is set aside and made again
-    GROWN = "grown"  # its command adds items, texts, or inputs to try again to what is otherwise the same
+    GROWN = "grown"  # its inputs have more items, or some to try again, and are otherwise the same: its command resumes
+    TEXTS = "texts"  # as GROWN, and captions or labels are different: its command also replaces those
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +53,8 @@ class StepRecord:
     `digest` covers everything that determines the result, with sizes and times for most files; `settings` covers all
     of it but the items of the inputs, and `command` all of it but the inputs. `contents` is a digest of the bytes of
     the inputs. `seen` is the digest of the inputs as they were last found, with the same content but other times.
-    `retried` is the value of --retry-quarantined. `items` are uint64, sorted. Records of earlier versions have neither
-    `command`, `contents` nor `retried`.
+    `retried` is the value of --retry-quarantined; with `updates_texts`, the command replaces texts. `items` are uint64,
+    sorted. Records of earlier versions have neither of `command`, `contents`, `retried` and `updates_texts`.
     """
 
     digest: str
@@ -62,6 +64,7 @@ class StepRecord:
     contents: str = ""
     seen: str = ""
     retried: str = ""
+    updates_texts: bool = False
     is_done: bool = False
     elapsed_s: float = 0.0
 
@@ -79,6 +82,7 @@ class StepRecord:
                 content["settings"],
                 recorded_items,
                 **texts,
+                updates_texts=content.get("updates_texts", False),
                 is_done=content["done"],
                 elapsed_s=seconds,
             )
@@ -88,7 +92,7 @@ class StepRecord:
     def write(self, pipeline: Pipeline, step: Step) -> None:
         seconds = round(self.elapsed_s, 1)
         texts = {name: getattr(self, name) for name in ("digest", "settings", *OPTIONAL_TEXTS)}
-        content = {**texts, "done": self.is_done, "seconds": seconds}
+        content = {**texts, "updates_texts": self.updates_texts, "done": self.is_done, "seconds": seconds}
         write_file(_record_path(pipeline, step, "items"), self.items.tobytes())
         write_file(_record_path(pipeline, step, "json"), canonical_json(content).encode())
 
@@ -131,8 +135,16 @@ def plan_steps(pipeline: Pipeline, start_from: str | None = None, is_dry_run: bo
         if status is not StepStatus.DONE:
             stale.add(step.name)
         is_done, elapsed_s = status is StepStatus.DONE, recorded.elapsed_s if recorded else 0.0
-        states.append(StepState(step, status, replace(record, is_done=is_done, elapsed_s=elapsed_s)))
+        was_updating = recorded is not None and recorded.updates_texts and not recorded.is_done
+        updates_texts = was_updating or status is StepStatus.TEXTS
+        record = replace(record, is_done=is_done, elapsed_s=elapsed_s, updates_texts=updates_texts)
+        states.append(StepState(_updating_texts(step) if updates_texts else step, status, record))
     return states
+
+
+def _updating_texts(step: Step) -> Step:
+    command, *others = step.arguments
+    return step if UPDATE_TEXTS in others else replace(step, arguments=(command, UPDATE_TEXTS, *others))
 
 
 def _compare(step: Step, contents: Callable[[], str], recorded: StepRecord) -> Change:
@@ -171,7 +183,7 @@ def step_status(
     if change is Change.NONE:
         is_complete = recorded.is_done and (output_exists or step.output is None)
         return StepStatus.DONE if is_complete else StepStatus.UNFINISHED
-    return StepStatus.GROWN if change is Change.GROWN else StepStatus.CHANGED
+    return StepStatus(change.value)
 
 
 def interrupted_start(pipeline: Pipeline) -> str | None:

@@ -130,7 +130,7 @@ class MediaSource(ABC):
         """Open a video, or a folder of frames displayed at the rate `fps` of its `extra_json`. Raises RefusedInput."""
         if is_frame_folder(uri):
             frames = [FrameFile(frame, partial(self.open, frame)) for frame in self.frames(uri)]
-            yield FrameFolder(frames, _frame_rate(extra_json))
+            yield FrameFolder(frames, frame_rate(extra_json))
         else:
             with self.open(uri, locator) as file:
                 yield open_video(file)
@@ -172,7 +172,7 @@ def _other_spellings(uri: str) -> Iterator[str]:
     yield from (slashed, unicodedata.normalize("NFC", slashed), unicodedata.normalize("NFD", slashed))
 
 
-def _frame_rate(extra_json: str | None) -> float:
+def frame_rate(extra_json: str | None) -> float:
     """Return the rate that a list entry gave for a folder of frames, in frames per second."""
     fps = json.loads(extra_json).get("fps") if extra_json else None
     return float(fps) if isinstance(fps, (int, float)) and fps > 0 else DEFAULT_FPS

@@ -44,6 +44,7 @@ from vq_stage.model.weights import EMBEDDED_TOKENIZER
         ({"items": [4], "change": Change.NONE}, StepStatus.DONE),
         ({"items": [4], "change": Change.NONE, "is_done": False}, StepStatus.UNFINISHED),
         ({"items": [4], "change": Change.GROWN}, StepStatus.GROWN),
+        ({"items": [4], "change": Change.TEXTS}, StepStatus.TEXTS),
         ({"items": [4], "change": Change.NONE, "is_invalidated": True}, StepStatus.CHANGED),
         ({"items": [4], "change": Change.NONE, "output_exists": False}, StepStatus.CHANGED),
         ({"items": [4], "change": Change.NONE, "command_digest": "others"}, StepStatus.CHANGED),
@@ -156,6 +157,28 @@ def test_what_is_neither_a_file_nor_a_folder_has_no_content(folder: Path, worker
     assert [one.status.value for one in plan_steps(load(described))] == ["new"]
 
 
+def test_other_captions_are_replaced_also_after_an_interruption(
+    folder: Path, worker: StandInCommands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pictures are not encoded again; steps that need them run again."""
+    steps_run(worker, load(CHAIN))
+    (folder / "photos/one.txt").write_text("a caption")
+    monkeypatch.setattr(state, "compare", lambda step: Change.TEXTS)
+    worker.fails = "codes"
+    assert [one.status.value for one in plan_steps(load(CHAIN))] == ["texts", "changed"]
+    with pytest.raises(StepFailed):
+        steps_run(worker, load(CHAIN))
+    worker.fails = None
+    for changes in ({}, {"codes.update-texts": "true"}):
+        codes = plan_steps(load(CHAIN, changes))[0]
+        assert (codes.status.value, codes.step.arguments.count("--update-texts")) == ("unfinished", 1)
+    assert steps_run(worker, load(CHAIN)) == ["codes", "pictures"]
+    assert (folder / "p/codes/made").read_text().startswith("encode --update-texts --resize none --")
+    assert [path.name for path in (folder / "p/stale").iterdir()] == ["pictures-0"]
+    codes = plan_steps(load(CHAIN))[0]
+    assert (codes.status.value, codes.record.updates_texts) == ("done", False)
+
+
 def test_quarantined_inputs_are_tried_again_once(folder: Path, worker: StandInCommands) -> None:
     """Their step resumes each time that the option is given or changed, also after an interruption."""
     steps_run(worker, load(CHAIN))
@@ -199,8 +222,8 @@ def test_codes_are_kept_when_files_are_added(folder: Path, worker: StandInComman
     assert [state.status.value for state in plan_steps(load(CHAIN, {"codes.resize": "area"}))] == ["changed", "changed"]
 
 
-def test_added_captions_are_a_change_not_growth(folder: Path, worker: StandInCommands) -> None:
-    """The command would not read captions of files that it has encoded already."""
+def test_added_captions_are_not_growth(folder: Path, worker: StandInCommands) -> None:
+    """They are compared with the dataset, which is none here."""
     steps_run(worker, load(CHAIN))
     for name in ("one.txt", "metadata.jsonl"):
         (folder / "photos" / name).write_text("a caption")
