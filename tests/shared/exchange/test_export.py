@@ -237,3 +237,10 @@ def test_units_that_a_repair_sets_aside_meanwhile_are_exported_or_an_error(tmp_p
         list(run.read_rows())
     with pytest.raises(DatasetError, match=r"1 of .* units are missing"):
         ExportRun(run.options, dataset)
+
+
+def test_a_folder_with_the_name_of_an_exported_file_stays(tmp_path: Path, codes: Path) -> None:
+    folder = tmp_path / "out" / "codes-00099.tar"
+    folder.mkdir(parents=True)
+    assert run_export(codes, tmp_path / "out", "webdataset").rows == 18
+    assert folder.is_dir()
