@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from lm_stage.inference.options import SamplingOptions
+from lm_stage.inference.options import InferenceOptions, SamplingOptions
 from lm_stage.inference.requests import ImageRequest, VideoRequest
 from lm_stage.inference.text_generator import TextGenerator
 from lm_stage.inference.visual_generator import VisualGenerator, VisualRequest
 from lm_stage.model.backend import Backend, load_backend
 from lm_stage.model.config import DecoderConfig, read_layout
-from lm_stage.model.model_directory import model_path
+from lm_stage.model.model_directory import ModelDirectory, model_path
 from lm_stage.text.renderer import SequenceRenderer
 from lm_stage.text.tokenizer import TextTokenizer, load_text_tokenizer
 from shared.device import Device, setup_device
@@ -59,6 +59,12 @@ class LanguageModel:
         layout.check_vocabulary(config.vocab_size, str(directory))
         chosen = setup_device(device, dtype, ascend_dtype="bfloat16")
         return cls(load_backend(backend, directory, config, chosen), layout, chosen, directory)
+
+    @classmethod
+    def for_job(cls, model: ModelDirectory, options: InferenceOptions) -> LanguageModel:
+        """Load the weights of a directory that a worker has opened, which verified its checksums."""
+        device = setup_device(options.device, options.dtype, ascend_dtype="bfloat16")
+        return cls(load_backend(options.backend, model.path, model.config, device), model.layout, device, model.path)
 
     @cached_property
     def text_tokenizer(self) -> TextTokenizer:

@@ -14,11 +14,18 @@ import click
 from pipelines.commands import dataset, language, vision, workflow
 from pipelines.commands.options import say
 from shared.errors import Interrupted, RelayError
-from shared.jobs.process_tree import exit_with_parent
+from shared.jobs.process_tree import exit_beside_unkillable, exit_with_parent
 
 
 class RelayGroup(click.Group):
     """Prints errors meant for the user as text, without a traceback, and exits with their code."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().main(*args, **kwargs)
+        except SystemExit as end:
+            exit_beside_unkillable(int(end.code or 0))
+            raise
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

@@ -20,6 +20,7 @@ from lm_stage.data.sequences import TrainingSequence
 from lm_stage.data.shuffle import PackedSample, RowStream, StreamState, epoch_order
 from shared.errors import DatasetError
 from shared.jobs.prefetch import prefetch_map
+from shared.jobs.signals import StopFlag
 
 PADDING = -1  # segment of positions without a sample
 BUCKETS = 8  # shapes to compile for: the logits of a batch cover 1/8, 2/8, … of its positions
@@ -148,11 +149,15 @@ class StepData:
 
 
 def step_batches(
-    stream: RowStream, division: BatchDivision, on_damaged: Callable[[str], None] | None = None
+    stream: RowStream,
+    division: BatchDivision,
+    on_damaged: Callable[[str], None] | None = None,
+    stop: StopFlag | None = None,
 ) -> Generator[StepData, None, None]:
     """Yield the data of every step from the stream's present state on, without end.
 
-    Raises DatasetError, at the step that needs it, for a damaged sample unless `on_damaged` is given.
+    Raises DatasetError, at the step that needs it, for a damaged sample unless `on_damaged` is given, and Interrupted
+    if `stop` is set and the next batch does not come soon.
     """
 
     def own_parts() -> Iterator[tuple[Sequence[Row], StreamState]]:
@@ -165,7 +170,7 @@ def step_batches(
         part, state = item
         return build_batch(part, stream.mixture, on_damaged), state
 
-    with closing(prefetch_map(build, own_parts(), 1, MICRO_BATCHES_AHEAD)) as built:
+    with closing(prefetch_map(build, own_parts(), 1, MICRO_BATCHES_AHEAD, stop)) as built:
         while True:
             batches, states = zip(*islice(built, division.accumulation_steps))
             yield StepData(list(batches), states[-1])

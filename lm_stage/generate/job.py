@@ -15,8 +15,8 @@ from typing import Any
 from tqdm import tqdm
 
 from lm_stage.generate.options import GenerateOptions
-from lm_stage.generate.plan_updates import PromptCounts, up_to_date_plan
-from lm_stage.generate.planner import PromptPlanner, token_counts
+from lm_stage.generate.plan_updates import PromptCounts, count_died, up_to_date_plan
+from lm_stage.generate.planner import PromptPlanner, planned_prompts, token_counts
 from lm_stage.generate.prompt_files import list_prompts
 from lm_stage.generate.prompt_renderer import PromptRenderer
 from lm_stage.generate.prompts import Prompt, PromptDefaults
@@ -27,14 +27,13 @@ from lm_stage.model.model_directory import ModelDirectory
 from shared.dataset.dataset import Dataset
 from shared.dataset.paths import check_output
 from shared.dataset.plan import Plan
-from shared.dataset.quarantine_reasons import WORKER_DIED
 from shared.dataset.readers import KeyReader
 from shared.dataset.settings import SEQUENCE_FORMAT, DatasetSettings
 from shared.jobs.file_locks import job_lock
 from shared.jobs.signals import stop_on_signals
 from shared.jobs.units import PlanUnits, run_units
 from shared.maintenance.sweep import sweep
-from shared.tokens.grid_formats import GridFormat
+from shared.tokens.grid_formats import UNIVLA, GridFormat
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +41,8 @@ class GenerationSettings:
     """Settings of a generated dataset; a job that resumes must have the same.
 
     `model` contains the fingerprints of the model directory. `images` is the SHA-256 of the plan of the dataset of
-    images, or None. `video_format` is set only if there are videos to generate. Version 0.1 recorded the SHA-256 of the
-    prompt file; now prompts are compared one by one.
+    images, or None. `video_format` is set if there were videos to generate at first. Version 0.1 recorded the
+    SHA-256 of the prompt file; now prompts are compared one by one.
     """
 
     model: Mapping[str, Any]
@@ -96,7 +95,8 @@ def generate(options: GenerateOptions) -> GenerateResult:
     if not dataset.plan_path.is_file():  # earlier versions accepted sizes that no prompt used
         planner.check_size(defaults)
     prompts = list_prompts(options.prompts, defaults)
-    settings = _settings(options, model, images, prompts, _recorded(dataset))
+    plan = dataset.plan() if dataset.plan_path.is_file() else None
+    settings = _settings(options, model, images, prompts, plan)
     with (
         stop_on_signals() as stop,
         job_lock(dataset.root, partial(sweep, dataset) if options.engine.rank_count == 1 else None),
@@ -109,20 +109,8 @@ def generate(options: GenerateOptions) -> GenerateResult:
         totals = run_units(missing, partial(GenerateWorker, options.for_workers()), options.engine, stop, bar)
         if not (units_missing := len(dataset.missing_units(plan))):
             dataset.write_manifest(plan)
-    if died := _died(dataset, plan):
-        counts.refused[WORKER_DIED] = died
+    count_died(dataset, missing.missing, prompts, counts)
     return GenerateResult(totals.rows, counts, units_missing, time.monotonic() - start_s)
-
-
-def _died(dataset: Dataset, plan: Plan) -> int:
-    """Return the number of prompts that killed their workers, without those that were planned again."""
-    died = sum(record.quarantined.get(WORKER_DIED, 0) for record in dataset.commit_records())
-    return died - plan.retried.get(WORKER_DIED, 0)
-
-
-def _recorded(dataset: Dataset) -> Mapping[str, Any]:
-    """Return the generation settings of a dataset, none if it does not exist yet."""
-    return dataset.plan().settings.generation or {} if dataset.plan_path.is_file() else {}
 
 
 def _settings(
@@ -130,9 +118,13 @@ def _settings(
     model: ModelDirectory,
     images: KeyReader | None,
     prompts: Sequence[Prompt],
-    recorded: Mapping[str, Any],
+    plan: Plan | None,
 ) -> DatasetSettings:
-    has_videos = any(prompt.frames for prompt in prompts) or "video_template" in recorded
+    """Return the settings of a dataset, which has this plan if it exists already."""
+    recorded = (plan.settings.generation or {}) if plan else {}
+    has_videos = any(prompt.frames for prompt in prompts)
+    if plan and not has_videos and options.video_format != UNIVLA:
+        has_videos = any(prompt.frames for prompt in planned_prompts(plan))  # some may not be listed any more
     codec = model.codec()
     if images is not None:
         codec = replace(codec, fingerprint=codec.fingerprint or images.dataset.plan().settings.codec.fingerprint)
@@ -143,7 +135,7 @@ def _settings(
         suffix=options.suffix,
         defaults=options.defaults(),
         images=images.dataset.plan().sha256 if images else None,
-        video_format=options.video_format if has_videos else None,
+        video_format=options.recorded_video_format(has_videos, recorded),
         prompts_sha256=recorded.get("prompts_sha256"),
     )
     return DatasetSettings(codec, options.unit_rows, SEQUENCE_FORMAT, generation=generation.to_json())

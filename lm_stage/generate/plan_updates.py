@@ -7,17 +7,19 @@ planned in additions to it. Prompts that are no longer listed stay planned.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from tqdm import tqdm
 
+from lm_stage.generate.journal import DIED
 from lm_stage.generate.planner import PromptPlanner, planned_prompt
 from lm_stage.generate.prompts import Prompt
 from shared.dataset.change import Change
 from shared.dataset.dataset import Dataset
 from shared.dataset.plan import Plan
 from shared.dataset.plan_writer import PlanWriter
+from shared.dataset.quarantine_reasons import WORKER_DIED
 from shared.dataset.settings import DatasetSettings
 from shared.errors import ConfigMismatchError
 
@@ -92,6 +94,8 @@ class PlanUpdate:
         if known is not None and prompt == replace(known.prompt, uri=prompt.uri):
             if prompt.refusal:
                 self.counts.refuse(prompt.uri, *prompt.refusal)
+            elif known.refused:
+                self.counts.refuse(prompt.uri, known.refused, DIED)  # the only reason that a worker has
             return
         size, planned = self.planner.planned(prompt, known.src_index if known else self._next_index)
         if planned.refused_reason:
@@ -118,6 +122,16 @@ class PlanUpdate:
             + "\ngive a changed prompt a new key (in a .txt file, where the line number is the key, append it),"
             " or write a new dataset"
         )
+
+
+def count_died(dataset: Dataset, units: Iterable[int], prompts: Iterable[Prompt], counts: PromptCounts) -> None:
+    """Count the listed prompts that killed their workers in these units, as far as these are committed."""
+    listed = {prompt.key for prompt in prompts}
+    for record in map(dataset.record, filter(dataset.is_committed, units)):
+        if WORKER_DIED in record.quarantined:
+            for refusal in dataset.refusals(record):
+                if refusal.reason == WORKER_DIED and refusal.key in listed:
+                    counts.refuse(refusal.uri, refusal.reason, refusal.detail)
 
 
 def compare_prompts(dataset: Dataset, prompts: Sequence[Prompt]) -> Change:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -95,6 +95,12 @@ def planned_prompt(unit: Unit, item: PlannedInput) -> Prompt:
         video=video["begins_with"] if video else None,
         fps=video["fps"] if video else None,
     )
+
+
+def planned_prompts(plan: Plan) -> Iterator[Prompt]:
+    """Yield all prompts of a plan; those that were refused while planning have no size."""
+    for unit in map(plan.unit, range(len(plan))):
+        yield from (planned_prompt(unit, item) for item in unit.inputs)
 
 
 def longest_prompt(plan: Plan, size: Size) -> int:

@@ -72,10 +72,7 @@ class GenerateWorker:
     def model(self) -> LanguageModel:
         from lm_stage.language_model import LanguageModel
 
-        options, directory = self.options, self.directory
-        return LanguageModel.from_pretrained(
-            directory.path, options.device, options.dtype, directory.layout, options.backend
-        )
+        return LanguageModel.for_job(self.directory, self.options)
 
     def _generator(self, size: Size) -> VisualGenerator:
         """Return a generator whose KV cache is long enough for all prompts of one size."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
@@ -10,7 +11,7 @@ from lm_stage.text.templates import video_format_named
 from shared.errors import UsageError
 from shared.jobs.engines import EngineOptions
 from shared.storage.paths import absolute
-from shared.tokens.grid_formats import GridFormat
+from shared.tokens.grid_formats import UNIVLA, GridFormat
 
 INPUT_PATHS = ("model", "layout", "dataset", "images", "questions")
 MIN_TEMPERATURE = 1e-6  # logits divided by less overflow
@@ -52,7 +53,7 @@ class InferenceOptions:
 
     model: str = str(EMBEDDED_MODEL)
     layout: str | None = None
-    video_template: str = "univla"
+    video_template: str = UNIVLA.name
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     seed: int = 0
     batch_size: int = 8
@@ -70,6 +71,14 @@ class InferenceOptions:
     @property
     def video_format(self) -> GridFormat:
         return video_format_named(self.video_template)
+
+    def recorded_video_format(self, has_videos: bool, recorded: Mapping[str, Any]) -> GridFormat | None:
+        """Return the format to record; None without videos, and if the first ones are added to what has none recorded.
+
+        There it stands for the default, so that videos can be added to images; another format is refused as different.
+        """
+        is_implied = bool(recorded) and self.video_format == UNIVLA
+        return self.video_format if "video_template" in recorded or (has_videos and not is_implied) else None
 
     def check_positive(self, *names: str) -> None:
         """Raise UsageError, naming the flag, for an option below 1."""

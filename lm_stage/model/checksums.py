@@ -9,14 +9,13 @@ from typing import Any
 
 from shared.errors import CheckpointError, DatasetError
 from shared.storage.checked_json import dump_checked_json, read_checked_json
-from shared.storage.paths import MISSING, sha256_of
+from shared.storage.paths import MISSING, names_in, sha256_of
 
 CHECKSUMS_FILE = "checksums.json"
 
 
 def with_checksums(files: Mapping[str, bytes]) -> dict[str, bytes]:
     """Return the files of a directory and the file with their checksums."""
-    files = {name: content for name, content in files.items() if name != CHECKSUMS_FILE}
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     return {**files, CHECKSUMS_FILE: dump_checked_json({"sha256": digests})}
 
@@ -30,6 +29,38 @@ def check_files(directory: Path, may_be_missing: bool = False) -> None:
     """Compare files with their checksums, if there are any. Raises CheckpointError, naming every damaged file."""
     if not has_checksums(directory):
         return
+    digests = sorted(_digests(directory).items())
+    problems = [_problem(directory / name, digest, may_be_missing) for name, digest in digests]
+    if damaged := [problem for problem in problems if problem]:
+        raise CheckpointError(f"{directory}: {'; '.join(damaged)}")
+
+
+def is_intact(directory: Path) -> bool:
+    """Whether all files match their checksums, if there are any."""
+    try:
+        check_files(directory)
+    except CheckpointError:
+        return False
+    return True
+
+
+def has_files_of(directory: Path, files: Mapping[str, bytes]) -> bool:
+    """Whether a directory has the files that `with_checksums` returned, and perhaps others."""
+    path = directory / CHECKSUMS_FILE
+    return path.is_file() and path.read_bytes() == files[CHECKSUMS_FILE] and is_intact(directory)
+
+
+def is_as_written(directory: Path) -> bool:
+    """Whether a directory has the files that were written with its checksums, and no others."""
+    return (
+        has_checksums(directory)
+        and is_intact(directory)
+        and set(names_in(directory)) == {*_digests(directory), CHECKSUMS_FILE}
+    )
+
+
+def _digests(directory: Path) -> dict[str, str]:
+    """Return the recorded checksums by file name. Raises CheckpointError if they are damaged."""
     try:
         digests = read_checked_json(directory / CHECKSUMS_FILE).get("sha256")
     except DatasetError as error:
@@ -38,9 +69,7 @@ def check_files(directory: Path, may_be_missing: bool = False) -> None:
         raise CheckpointError(
             f"{directory / CHECKSUMS_FILE}: expected the SHA-256 of files beside it, got {digests!r:.60}"
         )
-    problems = [_problem(directory / name, digest, may_be_missing) for name, digest in sorted(digests.items())]
-    if damaged := [problem for problem in problems if problem]:
-        raise CheckpointError(f"{directory}: {'; '.join(damaged)}")
+    return digests
 
 
 def _is_entry(name: str, digest: Any) -> bool:

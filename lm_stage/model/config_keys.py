@@ -83,9 +83,9 @@ def _model_type(raw: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _sliding_window(raw: Mapping[str, Any]) -> Iterator[str]:
-    """A window of at least all positions hides nothing."""
+    """A window of at least all positions hides nothing, and 0 means none."""
     window, positions = raw.get("sliding_window"), raw.get("max_position_embeddings")
-    if window is None or raw.get("use_sliding_window") is False:
+    if window in (None, 0) or raw.get("use_sliding_window") is False:
         return
     if not isinstance(window, int) or not isinstance(positions, int) or window < positions:
         yield f"sliding_window {window!r:.60}: expected null, because every token attends to all before it"

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from lm_stage.model.checksums import with_checksums
 from lm_stage.model.config import DecoderConfig
 from lm_stage.model.options import NewModelOptions
 from lm_stage.model.saved_model import saved_model_files
@@ -48,7 +49,7 @@ def create_model(options: NewModelOptions) -> Path:
     files = saved_model_files(weights, config, vocabulary.layout, {JSON_FILE: vocabulary.tokenizer_json.encode()})
     if out.exists():
         out.rmdir()
-    write_directory(out, files)
+    write_directory(out, with_checksums(files))
     return out
 
 

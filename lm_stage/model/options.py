@@ -1,4 +1,4 @@
-"""The embedded model, and the settings of `emu3 init-lm`."""
+"""The embedded model, the types in which models are saved, and the settings of `emu3 init-lm`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from shared.errors import UsageError
 
 MAX_PARAMETERS = 4_000_000_000  # of a new model, which is made in memory
 EMBEDDED_MODEL = Path(__file__).parents[1] / "embedded" / "emu3-tiny"
+SAVE_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}  # by their names in safetensors
 
 
 @dataclass(frozen=True, slots=True)

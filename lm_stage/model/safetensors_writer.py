@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-SAVE_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+from lm_stage.model.options import SAVE_DTYPES
+
 _ALIGNMENT = 8
 
 

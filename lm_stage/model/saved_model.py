@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from lm_stage.model.checksums import with_checksums
 from lm_stage.model.config import DecoderConfig
 from lm_stage.model.config_keys import EMU3_TYPES
 from lm_stage.model.safetensors_writer import RawTensor, raw_tensor, safetensors_bytes
@@ -45,7 +44,7 @@ def saved_model_files(
     text: Path | Mapping[str, bytes],
     dtype: str = "float32",
 ) -> dict[str, bytes]:
-    """Return the content of a model directory, with checksums.
+    """Return the files of a model directory.
 
     `weights` are those of the decoder by their `Emu3ForCausalLM` names. `config` describes the base. `text` is the
     base's directory, with the text tokenizer's files and whatever else its class needs, or the files of a new one.
@@ -57,7 +56,7 @@ def saved_model_files(
         tensors = _under_names_of(text, tensors)
     if JSON_FILE in copied and TOKENIZER_CONFIG not in copied:
         copied[TOKENIZER_CONFIG] = _json(tokenizer_config(layout))
-    return with_checksums({"config.json": _json(config), "model.safetensors": safetensors_bytes(tensors), **copied})
+    return {"config.json": _json(config), "model.safetensors": safetensors_bytes(tensors), **copied}
 
 
 def saved_config(

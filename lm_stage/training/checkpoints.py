@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from lm_stage.model.checksums import CHECKSUMS_FILE, check_files, has_checksums, with_checksums
+from lm_stage.model.checksums import CHECKSUMS_FILE, check_files, has_checksums, is_intact, with_checksums
 from lm_stage.training.run_directory import OPTIONS_COPY, OPTIONS_FILE, RESULTS, STEP_DIRECTORIES
 from shared.errors import CheckpointError
 from shared.storage.atomic import remove_directory, write_directory
@@ -53,7 +53,7 @@ class Checkpoints:
 
     def damaged(self, checkpoint: Path, error: CheckpointError) -> CheckpointError:
         """Return the error about a damaged checkpoint, with the command that resumes from the one before it."""
-        earlier = [one for one in self.all() if one < checkpoint and _is_intact(one)]
+        earlier = [one for one in self.all() if one < checkpoint and is_intact(one)]
         if not earlier:
             return CheckpointError(f"{error}; no earlier checkpoint is intact: start another RUN")
         aside = self.run / f"damaged-{checkpoint.name}"
@@ -81,11 +81,3 @@ class Checkpoints:
         for old in self.all()[: -self.keep]:
             remove_directory(old)
         return directory
-
-
-def _is_intact(checkpoint: Path) -> bool:
-    try:
-        check_files(checkpoint)
-    except CheckpointError:
-        return False
-    return True

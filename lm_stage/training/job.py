@@ -19,6 +19,7 @@ from lm_stage.data.mixture import Mixture
 from lm_stage.data.sequences import SequenceBuilder
 from lm_stage.model.config import read_config
 from lm_stage.model.model_directory import ModelDirectory
+from lm_stage.model.saved_model import keeps_class_of_base
 from lm_stage.text.renderer import SequenceRenderer
 from lm_stage.text.templates import video_format_named
 from lm_stage.training.checkpoints import Checkpoints
@@ -27,12 +28,12 @@ from lm_stage.training.loop import OnCheckpoint, TrainLoop
 from lm_stage.training.model_state import TrainedModel, adamw_hyperparameters, check_parameter_names
 from lm_stage.training.options import SftOptions, SftResult
 from lm_stage.training.progress import Progress
-from lm_stage.training.run_directory import check_resumable, checked_run, run_lock, write_options
+from lm_stage.training.run_directory import check_resumable, checked_run, write_options, write_result
 from shared.codec import Codec
 from shared.device import Device, setup_device
 from shared.errors import CheckpointError, ConfigMismatchError, UsageError
+from shared.jobs.file_locks import run_lock
 from shared.jobs.signals import stop_on_signals
-from shared.storage.atomic import write_directory
 
 
 def sft(options: SftOptions, on_checkpoint: OnCheckpoint | None = None) -> SftResult:
@@ -53,13 +54,13 @@ def sft(options: SftOptions, on_checkpoint: OnCheckpoint | None = None) -> SftRe
     device = setup_device(options.device, options.dtype, ascend_dtype="bfloat16")
     group = join_process_group(device.has_reduce_scatter)
     recorded = _recorded(options, start, mixture, device, group)
-    check_resumable(run, recorded)
     config = {
         **read_config(options.model),
         "token_layout": start.layout.to_dict(),
         "codec_fingerprint": codec.fingerprint,
     }
     with stop_on_signals() as stop, run_lock(run) if group.is_first else nullcontext():
+        check_resumable(run, recorded)
         checkpoints = Checkpoints(run, options.keep)
         checkpoint = checkpoints.newest_intact()
         if group.is_first:
@@ -146,9 +147,15 @@ def _write_results(loop: TrainLoop) -> None:
     if not loop.group.is_first:
         return
     loop.skipped.write()
-    write_directory(run / "model", files)
+    write_result(run / "model", files)
+    if keeps_class_of_base(loop.model.config):
+        note = (
+            f"{run / 'model'}: is an Emu3ForConditionalGeneration, as its base is; in transformers, load it with that"
+            " class or AutoModelForImageTextToText: AutoModelForCausalLM would leave its weights random"
+        )
+        tqdm.write(note, file=sys.stderr)
     if options.lora_rank:
-        write_directory(run / "adapter", loop.model.adapter_files())
+        write_result(run / "adapter", loop.model.adapter_files())
     loop.log.draw(run / "loss.png")
 
 

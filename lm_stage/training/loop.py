@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import islice
 from pathlib import Path
@@ -18,10 +18,10 @@ from lm_stage.training.checkpoints import Checkpoints
 from lm_stage.training.model_state import TrainedModel
 from lm_stage.training.options import SftOptions
 from lm_stage.training.progress import Progress
+from lm_stage.training.run_directory import write_result
 from lm_stage.training.step import BatchLoss, Evaluation, Outcome, StepResult, TrainStep
 from shared.errors import Interrupted, JobStoppedError
 from shared.jobs.signals import StopFlag
-from shared.storage.atomic import write_directory
 from shared.training.log import TrainLog
 from shared.training.schedule import CosineSchedule
 
@@ -51,7 +51,8 @@ class TrainLoop:
             options.micro_batch_size, options.gradient_accumulation_steps, self.group.rank, self.group.size
         )
         stream = progress.row_stream(mixture, options, self.division.rows_per_step)
-        self.data = step_batches(stream, self.division, self.on_damaged)
+        # Processes that train together stop after a common step.
+        self.data = step_batches(stream, self.division, self.on_damaged, None if self.group.size > 1 else stop)
         self.train_step = TrainStep(
             self._batch_loss(mixture), model.optimizer, options.clip_norm, model.scaler, self.group
         )
@@ -74,9 +75,8 @@ class TrainLoop:
         Raises Interrupted, after a checkpoint, if any process was asked to stop, and JobStoppedError if the loss is
         not finite for too many steps in a row or no step changed the weights.
         """
-        remaining = self.options.steps - self.progress.step
         with self._progress_bar() as bar, closing(self.log), closing(self.data):
-            for data in islice(self.data, remaining):
+            for data in self._remaining_data():
                 rate = self.schedule.learning_rate(self.progress.step)
                 result = self.train_step.run(data.batches, self.progress.applied_steps + 1, rate, self.stop.is_set())
                 self.progress.advance(result.outcome, data.stream_state)
@@ -95,6 +95,16 @@ class TrainLoop:
                 f" {self.progress.bad_steps} without a finite loss, the others without a supervised token or at too"
                 " large a loss scale; check the samples, --loss-scale and --learning-rate"
             )
+
+    def _remaining_data(self) -> Iterator[StepData]:
+        """Yield the data of the steps to take. Raises Interrupted, after a checkpoint, if a reader is blocked."""
+        try:
+            yield from islice(self.data, self.options.steps - self.progress.step)
+        except Interrupted as error:
+            if not self.progress.step:
+                raise
+            self._save_checkpoint(None)
+            raise self._interrupted() from error
 
     def _progress_bar(self) -> Any:
         hidden = None if self.group.is_first else True
@@ -152,7 +162,7 @@ class TrainLoop:
         """Return a directory with the model of a checkpoint: the checkpoint itself, unless it contains an adapter."""
         if not self.options.lora_rank:
             return checkpoint
-        write_directory(self.run_directory / "model", self.model.model_files())
+        write_result(self.run_directory / "model", self.model.model_files())
         return self.run_directory / "model"
 
     def _interrupted(self) -> Interrupted:

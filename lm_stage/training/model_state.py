@@ -12,7 +12,6 @@ from mindspore.amp import DynamicLossScaler, LossScaler, StaticLossScaler
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from lm_stage.model.checksums import with_checksums
 from lm_stage.model.config import DecoderConfig
 from lm_stage.model.decoder import Decoder
 from lm_stage.model.kernels import select
@@ -95,8 +94,7 @@ class TrainedModel:
     def adapter_files(self) -> dict[str, bytes]:
         lora = self.options.lora
         is_conditional = keeps_class_of_base(self.config)
-        base = self.start.path
-        return with_checksums(adapter_files(self.decoder, lora.rank, lora.alpha, lora.targets, base, is_conditional))
+        return adapter_files(self.decoder, lora.rank, lora.alpha, lora.targets, self.start.path, is_conditional)
 
     def _weights(self) -> dict[str, np.ndarray]:
         """Return float32 weights by name: the trained ones, and the frozen ones as they were stored."""

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from lm_stage.data.options import LOSSES, LossWeights, MixtureEntry
-from lm_stage.model.options import EMBEDDED_MODEL
+from lm_stage.model.options import EMBEDDED_MODEL, SAVE_DTYPES
+from lm_stage.training.run_directory import is_started
 from shared.errors import UsageError
 from shared.tokens.grid_formats import VIDEO_FORMATS
 
@@ -35,7 +36,6 @@ RESUMABLE_OPTIONS = (
 DEFAULT_WARMUP = 50  # also in shorter runs, which therefore do not reach the peak learning rate
 DEFAULT_LORA_ALPHA = 16.0
 DEFAULT_LORA_TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj")
-SAVE_DTYPES = ("float32", "float16", "bfloat16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,6 +144,12 @@ class SftOptions:
         }
 
 
+def _is_valid_warmup(options: SftOptions) -> bool:
+    """Earlier versions accepted any warm-up; a run resumes with the one that it recorded."""
+    longest = math.inf if is_started(Path(options.run)) else options.steps
+    return 0 <= (options.warmup or 0) <= longest
+
+
 # Name of the option, the value expected, and a test of the options.
 CHECKS: tuple[tuple[str, str, Callable[[SftOptions], object]], ...] = (
     ("steps", "at least 1", lambda o: o.steps >= 1),
@@ -151,7 +157,7 @@ CHECKS: tuple[tuple[str, str, Callable[[SftOptions], object]], ...] = (
     ("micro_batch_size", "1 to 65536", lambda o: 1 <= o.micro_batch_size <= 65536),
     ("gradient_accumulation_steps", "1 to 1048576", lambda o: 1 <= o.gradient_accumulation_steps <= 1 << 20),
     ("learning_rate", "a number above 0", lambda o: 0 < o.learning_rate < math.inf),
-    ("warmup", "at least 0 and at most the number of --steps", lambda o: o.warmup is None or 0 <= o.warmup <= o.steps),
+    ("warmup", "at least 0 and at most the number of --steps", _is_valid_warmup),
     ("min_lr_ratio", "0 to 1", lambda o: 0 <= o.min_lr_ratio <= 1),
     ("weight_decay", "at least 0", lambda o: 0 <= o.weight_decay < math.inf),
     ("clip_norm", "at least 0", lambda o: 0 <= o.clip_norm < math.inf),

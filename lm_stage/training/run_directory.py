@@ -1,19 +1,21 @@
-"""The directory of a training run: what it may be, its lock, and its recorded options with their checksum."""
+"""The directory of a training run: what it may be, its recorded options, and the models it holds."""
 
 from __future__ import annotations
 
 import json
+import os
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
+from lm_stage.model.checksums import has_files_of, is_as_written, with_checksums
 from shared.errors import CheckpointError, ConfigMismatchError, UsageError
-from shared.jobs.file_locks import try_lock
-from shared.storage.atomic import write_file
+from shared.storage.atomic import write_directory, write_file
 from shared.storage.digests import digest_of, settings_diff
 from shared.storage.small_files import read_json_object
 
@@ -36,13 +38,14 @@ def checked_run(location: str) -> Path:
         raise UsageError(f"{location}: expected DATASETS, then the directory of the RUN; this is a dataset")
     if run.exists() and not run.is_dir():
         raise UsageError(f"{location}: expected a directory for RUN, got a file")
-    if (
-        not (run / OPTIONS_FILE).exists()
-        and not _copies(run)
-        and (found := [name for name in RESULTS if _has_content(run / name)])
-    ):
+    if not is_started(run) and (found := [name for name in RESULTS if _has_content(run / name)]):
         raise UsageError(f"{location}: contains {', '.join(found)} but no {OPTIONS_FILE}; choose another RUN")
     return run
+
+
+def is_started(run: Path) -> bool:
+    """Whether the settings of a run are recorded, which it then resumes with."""
+    return (run / OPTIONS_FILE).exists() or bool(_copies(run))
 
 
 def _has_content(path: Path) -> bool:
@@ -54,13 +57,12 @@ def recorded_options(run: Path) -> dict[str, Any] | None:
 
     If the file is damaged or missing, a copy in a checkpoint replaces it. Raises CheckpointError if none is intact.
     """
-    path, copies = run / OPTIONS_FILE, _copies(run)
-    if not path.exists() and not copies:
+    if not is_started(run):
         return None
     try:
-        return _read_options(path)
+        return _read_options(run / OPTIONS_FILE)
     except CheckpointError as error:
-        for copy in copies:
+        for copy in _copies(run):
             with suppress(CheckpointError):
                 options = _read_options(copy)
                 tqdm.write(f"{error}; restored from {copy}", file=sys.stderr)
@@ -103,14 +105,18 @@ def write_options(run: Path, options: Mapping[str, Any]) -> None:
     write_file(run / OPTIONS_FILE, (json.dumps(content, indent=2) + "\n").encode())
 
 
-@contextmanager
-def run_lock(run: Path) -> Iterator[None]:
-    """Hold the lock of a run, whose directory is created. Raises UsageError if another process holds it."""
-    run.mkdir(parents=True, exist_ok=True)
-    lock = try_lock(run / ".claim")
-    if lock is None:
-        raise UsageError(f"{run}: another process trains here; wait for it or choose another RUN")
-    try:
-        yield
-    finally:
-        lock.release()
+def write_result(directory: Path, files: Mapping[str, bytes]) -> None:
+    """Write a model or an adapter with its checksums, unless it is there already.
+
+    A directory in which someone changed or added files is not replaced, but set aside under another name.
+    """
+    files = with_checksums(files)
+    if has_files_of(directory, files):
+        return
+    if _has_content(directory) and not is_as_written(directory):
+        names = (directory.with_name(f"{directory.name}-set-aside-{number}") for number in count(1))
+        aside = next(name for name in names if not name.exists())
+        os.rename(directory, aside)
+        note = f"{directory}: has files other than those of this run, which are kept in {aside}"
+        tqdm.write(note, file=sys.stderr)
+    write_directory(directory, files)

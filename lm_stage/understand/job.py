@@ -204,6 +204,6 @@ def _settings(
         max_new_tokens=options.max_new_tokens,
         sampling=options.sampling,
         seed=options.seed,
-        video_format=options.video_format if has_videos or "video_template" in recorded else None,
+        video_format=options.recorded_video_format(has_videos, recorded),
         questions_sha256=recorded.get("questions_sha256"),
     )

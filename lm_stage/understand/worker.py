@@ -27,9 +27,7 @@ class UnderstandWorker:
         images = open_coded_images(options.dataset, self.directory)
         self.renderer = QuestionRenderer(self.directory, images, options)
         self.requests: dict[int, TextRequest] = {}
-        self.model = LanguageModel.from_pretrained(
-            self.directory.path, options.device, options.dtype, self.directory.layout, options.backend
-        )
+        self.model = LanguageModel.for_job(self.directory, options)
 
     def work(self, tasks: Iterator[Task | None]) -> Iterator[TaskResult]:
         """Answer the questions of one cache length after those of another."""

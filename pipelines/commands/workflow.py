@@ -45,7 +45,7 @@ def run(
     if start_from and start_from not in {step.name for step in loaded.steps}:
         raise click.UsageError(f"--from {start_from}: no such step")
     if dry_run:
-        for state in plan_steps(loaded, start_from):
+        for state in plan_steps(loaded, start_from, is_dry_run=True):
             click.echo(f"{state.status.value:<10} {state.step.name}: emu3 {' '.join(state.step.arguments)}")
         return
     done = run_pipeline(loaded, start_from, say)

@@ -6,9 +6,9 @@ page needs no network.
 
 from __future__ import annotations
 
-import json
 import os
 import platform
+import sys
 from collections.abc import Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +21,7 @@ from pipelines.workflow.state import StepState
 from shared.dataset.dataset import Dataset
 from shared.maintenance.summary import summarize
 from shared.storage.atomic import write_file
+from shared.training.log import TrainLog
 
 FigureRow = tuple[str, str, str]  # step, quantity, value
 
@@ -38,6 +39,7 @@ def write_report(pipeline: Pipeline, steps: Sequence[StepState], path: Path) -> 
         curves=[
             {"step": step.name, "data_url": data_url(output / "loss.png")}
             for step, output in finished_steps(pipeline, "sft")
+            if (output / "loss.png").is_file()
         ],
         figures=[*_dataset_figures(pipeline), *_training_figures(pipeline)],
         steps=steps,
@@ -60,9 +62,11 @@ def _dataset_figures(pipeline: Pipeline) -> Iterator[FigureRow]:
 
 def _training_figures(pipeline: Pipeline) -> Iterator[FigureRow]:
     for step, output in finished_steps(pipeline, "sft"):
-        log = [json.loads(line) for line in (output / "train_log.jsonl").read_text().splitlines()]
+        log = TrainLog(output, sys.maxsize).entries
         losses = [entry["loss"] for entry in log if "loss" in entry]
-        tokens_per_s = sum(entry["tokens"] for entry in log) / max(log[-1]["elapsed_s"], 0.01)
         yield step.name, "steps", str(len(log))
-        yield step.name, "loss", f"{losses[0]:.3f} → {losses[-1]:.3f}"
-        yield step.name, "speed", f"{tokens_per_s:.0f} useful tokens/s"
+        if losses:
+            yield step.name, "loss", f"{losses[0]:.3f} → {losses[-1]:.3f}"
+        if log:
+            tokens_per_s = sum(entry.get("tokens", 0) for entry in log) / max(log[-1]["elapsed_s"], 0.01)
+            yield step.name, "speed", f"{tokens_per_s:.0f} useful tokens/s"

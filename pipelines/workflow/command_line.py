@@ -59,6 +59,9 @@ EXECUTION_OPTIONS = frozenset(
         "zero",
         "recompute",
         "allow_numerics_change",
+        "max_refused_in_a_row",
+        "retry_quarantined",
+        "update_texts",
     }
 )
 

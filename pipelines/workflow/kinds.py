@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 
-from pipelines.workflow.step import Input, Step, producer_of, resolved
+from pipelines.workflow.step import Step, producer_of, resolved
 from shared.dataset.dataset import Dataset
 from shared.dataset.rows import SEQUENCE_FORMAT
 from shared.errors import RelayError
@@ -42,7 +42,7 @@ OUTPUT_KINDS = {
 RUN_FOLDERS = {"model": Kind.LANGUAGE_MODEL, "adapter": Kind.ADAPTER}
 
 DATASETS = (Kind.CODES, Kind.SEQUENCES)
-# The kinds that an option accepts; those that depend on the command as COMMAND.OPTION.
+# The kinds that an option accepts.
 ACCEPTED_KINDS: Mapping[str, tuple[Kind, ...]] = {
     "source": (Kind.MEDIA, Kind.FILE, Kind.OTHER),
     "dataset": DATASETS,
@@ -60,22 +60,31 @@ ACCEPTED_KINDS: Mapping[str, tuple[Kind, ...]] = {
 }
 
 
-def kind_problem(step: Step, given: Input, producers: Mapping[str, Step]) -> str | None:
-    """Describe an input of the wrong kind, with what to give instead; None if it fits or its kind is unknown.
+def kind_problems(steps: Sequence[Step]) -> Iterator[str]:
+    """Describe each input of the wrong kind, with what to give instead. Each step comes after those that it needs."""
+    outputs = {step.name: step.output for step in steps}
+    for step in steps:
+        for given in step.inputs:
+            name = producer_of(given.location, outputs)
+            producer = next((one for one in steps if one.name == name), None)
+            kind = _kind_of_output(producer, given.location) if producer else kind_of_path(given.location)
+            accepted = ACCEPTED_KINDS[given.option]
+            if kind is not None and kind not in accepted:
+                *others, last = [one.value for one in accepted]
+                expected = f"{', '.join(others)} or {last}" if others else last
+                yield (
+                    f"step {step.name}: {given.option}: {given.location}: expected {expected}, got {kind.value};"
+                    f" {_advice(kind, accepted, given.location, producer, _not_needing(step, steps))}"
+                )
 
-    `producers` are the steps of the pipeline by name.
-    """
-    accepted = ACCEPTED_KINDS[given.option]
-    producer = producers.get(producer_of(given.location, {name: one.output for name, one in producers.items()}) or "")
-    kind = _kind_of_output(producer, given.location) if producer else kind_of_path(given.location)
-    if kind is None or kind in accepted:
-        return None
-    *others, last = [one.value for one in accepted]
-    expected = f"{', '.join(others)} or {last}" if others else last
-    return (
-        f"step {step.name}: {given.option}: {given.location}: expected {expected}, got {kind.value};"
-        f" {_advice(kind, accepted, given.location, producer, [one for one in producers.values() if one is not step])}"
-    )
+
+def _not_needing(step: Step, steps: Sequence[Step]) -> list[Step]:
+    """Return the steps that can run before `step`."""
+    needing = {step.name}
+    for one in steps:
+        if needing & set(one.needs):
+            needing.add(one.name)
+    return [one for one in steps if one.name not in needing]
 
 
 def _kind_of_output(producer: Step, location: str) -> Kind | None:
@@ -123,7 +132,7 @@ def _kind_of_model(path: Path) -> Kind | None:
 def _advice(
     kind: Kind, accepted: tuple[Kind, ...], location: str, producer: Step | None, others: Sequence[Step]
 ) -> str:
-    """Return the next step: the model of a run, or the steps that write what the option accepts."""
+    """Return what to give: the model of a run, or the steps that write what the option accepts."""
     reference = f"${{{producer.name}}}" if producer else location.rstrip("/")
     if Kind.LANGUAGE_MODEL in accepted and kind is Kind.RUN:
         return f"give {reference}/model"

@@ -6,6 +6,7 @@ only found by the step itself.
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ import click
 from pipelines.workflow.codec_check import CodecCheck
 from pipelines.workflow.command_line import output_path
 from pipelines.workflow.file import PipelineFile, referenced_names, refuse, substitute
-from pipelines.workflow.kinds import kind_problem
+from pipelines.workflow.kinds import kind_problems
 from pipelines.workflow.step import Step, build_step, producer_of
 from shared.errors import RefusedInput, UsageError
 from shared.storage.paths import as_path
@@ -59,8 +60,7 @@ def load_pipeline(location: str, changes: Mapping[str, str], out: str | None, co
     except CycleError as error:
         problems.append(f"steps need each other in a cycle: {' → '.join(error.args[1])}")
     problems += [problem for step in steps for problem in _location_problems(step, outputs)]
-    kinds = [kind_problem(step, given, built) for step in steps for given in step.inputs]
-    problems += [problem for problem in kinds if problem]
+    problems += kind_problems(steps)
     codecs = CodecCheck(partial(producer_of, outputs=outputs))
     problems += [problem for step in steps for problem in codecs.problems(step)]
     refuse(str(file.path), problems)
@@ -112,6 +112,8 @@ def _missing_input(location: str) -> str | None:
                 return "the folder is empty; is it mounted?"
     except RefusedInput as refused:
         return f"cannot be read: {refused}"
+    except UsageError as error:  # of braces: their first name does not exist, or they stand for too many
+        return str(error).removeprefix(f"{location}: ") + _path_rules(location)
     return None
 
 
@@ -122,7 +124,5 @@ def _path_rules(location: str) -> str:
 
 
 def _exists(location: str) -> bool:
-    try:
-        return as_path(location).exists() or any(path.exists() for path in expanded(location))
-    except UsageError:
-        return False
+    is_pattern = "{" in location or glob.has_magic(location)
+    return as_path(location).exists() or (is_pattern and any(path.exists() for path in expanded(location)))

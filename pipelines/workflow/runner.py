@@ -107,8 +107,8 @@ def _run_command(step: Step, stop: StopFlag) -> None:
     if exit_code == Interrupted.exit_code or (exit_code and stop.is_set()):
         raise Interrupted(f"step {step.name} was stopped, or waits for other jobs; run the same command to resume")
     if exit_code < 0:
-        name = signal.Signals(-exit_code).name
-        raise StepFailed(f"step {step.name} was ended by {name}; run the same command to resume", RelayError.exit_code)
+        what = f"signal {-exit_code} ({signal.strsignal(-exit_code)})"
+        raise StepFailed(f"step {step.name} was ended by {what}; run the same command to resume", RelayError.exit_code)
     if exit_code:
         raise StepFailed(f"step {step.name} failed with exit code {exit_code}; fix it and run again", exit_code)
 

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
 from functools import cache, partial
@@ -16,19 +16,22 @@ from pathlib import Path
 import numpy as np
 
 from lm_stage.model.options import EMBEDDED_MODEL
-from pipelines.workflow.contents import compare, contents_digest
+from pipelines.workflow.contents import compare, contents_digest, read_files
 from pipelines.workflow.inputs import InputState
 from pipelines.workflow.pipeline import Pipeline
-from pipelines.workflow.step import Input, Step, producer_of
+from pipelines.workflow.step import Step, producer_of
 from shared.dataset.change import Change
 from shared.errors import RelayError
 from shared.storage.atomic import write_file
 from shared.storage.digests import canonical_json, digest_of
 from shared.storage.paths import sha256_of
 from shared.storage.small_files import read_json_object
+from vq_stage.encode.options import EncodeOptions
 from vq_stage.model.weights import EMBEDDED_TOKENIZER
 
 VERSIONED_PACKAGES = ("emu3-relay", "mindspore")
+OPTIONAL_TEXTS = ("command", "contents", "seen", "retried")  # of a record
+UPDATE_TEXTS = "--update-texts"
 NO_ITEMS = np.zeros(0, np.uint64)
 
 
@@ -39,7 +42,8 @@ class StepStatus(Enum):
     UNFINISHED = "unfinished"  # it was stopped, or its output is missing: its command resumes
     DONE = "done"
     CHANGED = "changed"  # its output is set aside and made again
-    GROWN = "grown"  # its inputs have more items and are otherwise the same: its command adds those
+    GROWN = "grown"  # its inputs have more items, or some to try again, and are otherwise the same: its command resumes
+    TEXTS = "texts"  # as GROWN, and captions or labels are different: its command also replaces those
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,8 @@ class StepRecord:
     `digest` covers everything that determines the result, with sizes and times for most files; `settings` covers all
     of it but the items of the inputs, and `command` all of it but the inputs. `contents` is a digest of the bytes of
     the inputs. `seen` is the digest of the inputs as they were last found, with the same content but other times.
-    `items` are uint64, sorted. Records of earlier versions have neither `command` nor `contents`.
+    `retried` is the value of --retry-quarantined; with `updates_texts`, the command replaces texts. `items` are uint64,
+    sorted. Records of earlier versions have neither of `command`, `contents`, `retried` and `updates_texts`.
     """
 
     digest: str
@@ -58,6 +63,8 @@ class StepRecord:
     command: str = ""
     contents: str = ""
     seen: str = ""
+    retried: str = ""
+    updates_texts: bool = False
     is_done: bool = False
     elapsed_s: float = 0.0
 
@@ -68,13 +75,14 @@ class StepRecord:
         try:
             content = read_json_object(_record_path(pipeline, step, "json"))
             recorded_items = np.frombuffer(items.read_bytes() if items.is_file() else b"", np.uint64)
-            texts = {name: content.get(name, "") for name in ("command", "contents", "seen")}
+            texts = {name: content.get(name, "") for name in OPTIONAL_TEXTS}
             seconds = float(content.get("seconds", 0.0))
             return cls(
                 content["digest"],
                 content["settings"],
                 recorded_items,
                 **texts,
+                updates_texts=content.get("updates_texts", False),
                 is_done=content["done"],
                 elapsed_s=seconds,
             )
@@ -83,8 +91,8 @@ class StepRecord:
 
     def write(self, pipeline: Pipeline, step: Step) -> None:
         seconds = round(self.elapsed_s, 1)
-        texts = {name: getattr(self, name) for name in ("digest", "settings", "command", "contents", "seen")}
-        content = {**texts, "done": self.is_done, "seconds": seconds}
+        texts = {name: getattr(self, name) for name in ("digest", "settings", *OPTIONAL_TEXTS)}
+        content = {**texts, "updates_texts": self.updates_texts, "done": self.is_done, "seconds": seconds}
         write_file(_record_path(pipeline, step, "items"), self.items.tobytes())
         write_file(_record_path(pipeline, step, "json"), canonical_json(content).encode())
 
@@ -98,8 +106,8 @@ class StepState:
     record: StepRecord
 
 
-def plan_steps(pipeline: Pipeline, start_from: str | None = None) -> list[StepState]:
-    """Return the state of every step, in order.
+def plan_steps(pipeline: Pipeline, start_from: str | None = None, is_dry_run: bool = False) -> list[StepState]:
+    """Return the state of every step, in order. A dry run reads the content of inputs only if the status needs it.
 
     `start_from` and the steps that need it run again, unless a run with the same `start_from` was stopped: that run
     has set their outputs aside already. Raises UsageError for an input that cannot be listed.
@@ -107,33 +115,40 @@ def plan_steps(pipeline: Pipeline, start_from: str | None = None) -> list[StepSt
     if start_from == interrupted_start(pipeline):
         start_from = None
     outputs = {step.name: step.output for step in pipeline.steps}
-    versions, read_input = _versions(), cache(InputState.read)
+    versions, read_input, read_contents = _versions(), cache(InputState.read), cache(read_files)
     states: list[StepState] = []
     digests: dict[str, str] = {}
     stale: set[str] = set()
     for step in pipeline.steps:
         external = [one for one in step.inputs if not producer_of(one.location, outputs)]
         needed = [digests[name] for name in step.needs]
-        record = _current_record(step, [read_input(one.location) for one in external], needed, versions)
+        record = _current_record(step, [read_input(one.location, one.media_root) for one in external], needed, versions)
         recorded = StepRecord.read(pipeline, step)
         is_invalidated = step.name == start_from or bool(stale & set(step.needs))
-        status = step_status(step, record, recorded, is_invalidated, partial(_compare, step, external))
+        contents = partial(contents_digest, step, external, read_contents)
+        status = step_status(step, record, recorded, is_invalidated, partial(_compare, step, contents))
         if recorded and status in (StepStatus.DONE, StepStatus.UNFINISHED):
-            contents = recorded.contents or contents_digest(step, external)
-            record = replace(record, digest=recorded.digest, contents=contents, seen=record.digest)
-        else:
-            record = replace(record, contents=contents_digest(step, external))
+            record = replace(record, digest=recorded.digest, contents=recorded.contents, seen=record.digest)
+        if not (record.contents or is_dry_run):
+            record = replace(record, contents=contents())
         digests[step.name] = record.digest
         if status is not StepStatus.DONE:
             stale.add(step.name)
         is_done, elapsed_s = status is StepStatus.DONE, recorded.elapsed_s if recorded else 0.0
-        states.append(StepState(step, status, replace(record, is_done=is_done, elapsed_s=elapsed_s)))
+        was_updating = recorded is not None and recorded.updates_texts and not recorded.is_done
+        updates_texts = was_updating or status is StepStatus.TEXTS
+        record = replace(record, is_done=is_done, elapsed_s=elapsed_s, updates_texts=updates_texts)
+        states.append(StepState(_updating_texts(step) if updates_texts else step, status, record))
     return states
 
 
-def _compare(step: Step, external: Sequence[Input], recorded: StepRecord) -> Change:
-    is_same = recorded.contents == contents_digest(step, external)
-    return compare(step) if is_same else Change.CHANGED
+def _updating_texts(step: Step) -> Step:
+    command, *others = step.arguments
+    return step if UPDATE_TEXTS in others else replace(step, arguments=(command, UPDATE_TEXTS, *others))
+
+
+def _compare(step: Step, contents: Callable[[], str], recorded: StepRecord) -> Change:
+    return compare(step) if recorded.contents == contents() else Change.CHANGED
 
 
 def step_status(
@@ -154,19 +169,21 @@ def step_status(
         return StepStatus.CHANGED if output_exists else StepStatus.NEW
     if is_invalidated:
         return StepStatus.CHANGED
-    is_same_command = recorded.settings == current.settings and step.command == "encode"
+    may_grow = recorded.settings == current.settings and step.command == "encode"
     if current.digest in (recorded.digest, recorded.seen):
         change = Change.NONE
-    elif is_same_command and output_exists and bool(np.isin(recorded.items, current.items).all()):
+    elif may_grow and output_exists and bool(np.isin(recorded.items, current.items).all()):
         change = Change.GROWN
     elif recorded.command and recorded.command == current.command and (output_exists or step.output is None):
         change = compare(recorded)
     else:
         change = Change.CHANGED
+    if change is Change.NONE and current.retried not in ("", recorded.retried):
+        change = Change.GROWN
     if change is Change.NONE:
         is_complete = recorded.is_done and (output_exists or step.output is None)
         return StepStatus.DONE if is_complete else StepStatus.UNFINISHED
-    return StepStatus.GROWN if change is Change.GROWN else StepStatus.CHANGED
+    return StepStatus(change.value)
 
 
 def interrupted_start(pipeline: Pipeline) -> str | None:
@@ -187,7 +204,8 @@ def _current_record(step: Step, inputs: list[InputState], needed: list[str], ver
     settings = digest_of({"arguments": step.result_arguments, "versions": versions, "fixed": fixed, "needs": needed})
     digest = digest_of({"settings": settings, "items": hashlib.sha256(items.tobytes()).hexdigest()})
     command = digest_of({"arguments": step.result_arguments, "versions": versions, "needs": needed})
-    return StepRecord(digest, settings, items, command)
+    retried = step.options.retry_quarantined if isinstance(step.options, EncodeOptions) else ()
+    return StepRecord(digest, settings, items, command, retried=",".join(retried))
 
 
 def _record_path(pipeline: Pipeline, step: Step, suffix: str) -> Path:

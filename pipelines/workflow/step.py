@@ -12,14 +12,20 @@ import click
 from pipelines.workflow.command_line import EXECUTION_OPTIONS, INPUT_PARAMETERS, OUTPUT_PARAMETERS, command_line
 from pipelines.workflow.file import StepOptions, as_list, referenced_names, substitute
 from shared.errors import UsageError
+from vq_stage.sources.media_types import suffix_of
+from vq_stage.sources.open_source import LIST_SUFFIXES
 
 
 @dataclass(frozen=True, slots=True)
 class Input:
-    """A path or URL that a step reads, and the option that gives it."""
+    """A path or URL that a step reads, and the option that gives it.
+
+    `media_root` is the folder of the relative paths in a list of images and videos on disk, None for other inputs.
+    """
 
     option: str
     location: str
+    media_root: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,10 +123,17 @@ def resolved(path: str | Path) -> Path:
     return Path(os.path.realpath(path))
 
 
+def _media_root(option: str, values: Mapping[str, list[str]]) -> str | None:
+    location = values[option][-1]
+    if option != "source" or "://" in location or suffix_of(location) not in LIST_SUFFIXES:
+        return None
+    return values.get("image_root", [os.path.dirname(location)])[-1]
+
+
 def _inputs(values: Mapping[str, list[str]], written: str | None) -> tuple[Input, ...]:
     """What a step reads. A dataset of `sft` is given as PATH[,task=…][,weight=…]."""
     return tuple(
-        Input(option, text.split(",")[0] if option in ("datasets", "held_out") else text)
+        Input(option, text.split(",")[0] if option in ("datasets", "held_out") else text, _media_root(option, values))
         for option in INPUT_PARAMETERS
         if option in values and option != written
         for text in values[option]

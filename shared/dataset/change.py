@@ -10,4 +10,5 @@ class Change(Enum):
 
     NONE = "none"
     GROWN = "grown"  # there are more inputs, and those that have rows are the same
+    TEXTS = "texts"  # texts of inputs that have rows are different, and there may be more inputs
     CHANGED = "changed"  # an input that has a row has different content or is missing

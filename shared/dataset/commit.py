@@ -21,6 +21,7 @@ from shared.dataset.rows import CodeRecord
 from shared.errors import DatasetError, NondeterminismError
 from shared.storage.atomic import create_file, write_hashed_file
 from shared.storage.checked_json import dump_checked_json, field_problem, read_checked_json
+from shared.storage.paths import is_file_name
 
 QUALITY_FIELDS = ("psnr_db", "ssim")  # of a sample that was decoded again
 
@@ -103,7 +104,7 @@ def _field_problem(record: CommitRecord) -> str | None:
         if getattr(record, name) < 0:
             return f"{name}: expected a count, got {getattr(record, name)}"
     for file in filter(None, (record.part, record.quarantine)):
-        if not file.startswith(f"part-{record.unit:06d}.") or "/" in file or "\0" in file:
+        if not file.startswith(f"part-{record.unit:06d}.") or not is_file_name(file):
             return f"expected files of unit {record.unit}, got {file!r:.40}"
     for sample in record.quality:
         if not isinstance(sample.get("key"), str) or not all(_is_number(sample.get(name)) for name in QUALITY_FIELDS):

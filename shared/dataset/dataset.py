@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 
 import pyarrow as pa
 
-from shared.dataset.arrow_file import open_rows
+from shared.dataset.arrow_file import ArrowFile, open_rows
 from shared.dataset.commit import CommitRecord, UnitResult, commit_unit
 from shared.dataset.events import EventLog
 from shared.dataset.manifest import Manifest
@@ -33,8 +34,7 @@ class Dataset(DatasetPaths):
         self.events = EventLog(self.events_path)
         self._plan: Plan | None = None
         self._shard_reader: ShardReader | None = None
-        self._manifest_identity: tuple[int, ...] = ()
-        self._texts: TextUpdates | None = None
+        self._manifest_identity: tuple[object, ...] | None = None
 
     @classmethod
     def open(cls, root: str | Path) -> Dataset:
@@ -143,13 +143,24 @@ class Dataset(DatasetPaths):
         Raises DatasetError if the manifest is damaged, or missing although rows are in shards.
         """
         if self._shard_reader is None:
-            self.shard_reader = self._open_shards()
+            self.reopen_shards()
         assert self._shard_reader is not None, "it was just set"
         return self._shard_reader
 
     @shard_reader.setter
     def shard_reader(self, reader: ShardReader) -> None:
         self._shard_reader, self._manifest_identity = reader, file_identity(self.manifest_path)
+
+    def reopen_shards(self) -> bool:
+        """Read the manifest again if it was replaced, as by `emu3 seal`; return whether it was.
+
+        A reader that finds a file missing calls this and tries again: the rows are in another file by now.
+        """
+        identity = file_identity(self.manifest_path)  # before it is read: it may be replaced meanwhile
+        if identity == self._manifest_identity:
+            return False
+        self._shard_reader, self._manifest_identity = self._open_shards(), identity
+        return True
 
     def _open_shards(self) -> ShardReader:
         if self.manifest_path.is_file():
@@ -163,32 +174,44 @@ class Dataset(DatasetPaths):
             )
         return ShardReader(self.shards)
 
-    @property
+    @cached_property
     def texts(self) -> TextUpdates:
         """The updates of texts, which `rows` applies. Raises DatasetError if they are damaged."""
-        if self._texts is None:
-            self._texts = TextUpdates(self.text_updates, self.plan)
-        return self._texts
+        return TextUpdates(self.text_updates, self.plan)
 
     def rows_path(self, record: CommitRecord) -> Path:
         """Return the file that holds the rows of a unit: its part or, after `emu3 seal`, a shard."""
-        return self.shard_reader.path(record.unit) if self._is_read_from_shard(record) else self.parts / record.part
+        part = self.parts / record.part
+        return part if part.is_file() or not self.is_in_shard(record) else self.shard_reader.path(record.unit)
 
     def batches(self, record: CommitRecord) -> Iterator[pa.RecordBatch]:
         """Yield the memory-mapped record batches of a unit, without the updates of `texts`.
 
         Raises DatasetError if they cannot be read.
         """
-        if self._is_read_from_shard(record):
-            yield from self.shard_reader.batches(record.unit)
-        else:
-            yield from open_rows(self.parts / record.part).batches()
+        file, indices = self._open_unit(record)
+        yield from map(file.batch, indices)
 
     def batch(self, record: CommitRecord, index: int) -> pa.RecordBatch:
         """Return record batch `index` of a unit. Raises DatasetError if it cannot be read."""
-        if self._is_read_from_shard(record):
-            return self.shard_reader.batch(record.unit, index)
-        return open_rows(self.parts / record.part).batch(index)
+        file, indices = self._open_unit(record)
+        return file.batch(indices[index])
+
+    def _open_unit(self, record: CommitRecord) -> tuple[ArrowFile, range]:
+        """Return the part of a unit or, once `emu3 seal` has removed it, its shard, and the indices of its batches."""
+        part = self.parts / record.part
+        try:
+            file = open_rows(part)
+            return file, range(len(file))
+        except DatasetError:
+            if part.is_file() or not self.is_in_shard(record):
+                raise
+        try:
+            return self.shard_reader.open_unit(record.unit)
+        except DatasetError:
+            if not self.reopen_shards():
+                raise
+        return self._open_unit(record)
 
     def rows(self, record: CommitRecord) -> Iterator[CodeRecord]:
         """Yield the rows of a unit. Raises DatasetError, before the first, if the file is damaged."""
@@ -209,6 +232,8 @@ class Dataset(DatasetPaths):
             return None
         if found == MISSING and self.is_in_shard(record):
             problem = self.shard_reader.problem(record.unit)
+            if problem and self.reopen_shards():
+                return self.part_problem(record)
             return problem and f"{problem}; {self._describe_damage(record)}"
         if found == MISSING:
             return f"{path}: missing"
@@ -222,19 +247,11 @@ class Dataset(DatasetPaths):
 
     def is_in_shard(self, record: CommitRecord) -> bool:
         """Whether a shard holds exactly the rows that were committed for a unit."""
-        is_held = self._holds(record)
-        if not is_held and self._manifest_identity != file_identity(self.manifest_path):
-            self.shard_reader = self._open_shards()  # `emu3 seal` has just merged the part into a shard
-            is_held = self._holds(record)
-        return is_held
+        return self._holds(record) or (self.reopen_shards() and self._holds(record))
 
     def _holds(self, record: CommitRecord) -> bool:
         part = self.shard_reader.part(record.unit)
         return part is not None and part.sha256 == record.part_sha256
-
-    def _is_read_from_shard(self, record: CommitRecord) -> bool:
-        """Whether the rows are read from a shard: the part, while it exists, comes first."""
-        return not (self.parts / record.part).is_file() and self.is_in_shard(record)
 
     def _describe_damage(self, record: CommitRecord) -> str:
         try:

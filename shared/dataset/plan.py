@@ -133,7 +133,7 @@ class PlanFile(ArrowFile):
         return batch
 
     def check_in_place(self) -> None:
-        """Raise DatasetError if the local file has been replaced since it was opened."""
+        """Raise DatasetError if the file has been replaced since it was opened."""
         if file_identity(self.path) != self._identity:
             raise DatasetError(
                 f"{self.path}: replaced while this job was running; nothing more is written to the new dataset"

@@ -121,12 +121,11 @@ class KeyReader:
     def __init__(self, dataset: Dataset):
         self.dataset = dataset
         self._intact: set[int] = set()  # units whose file was compared with its checksum
-        committed, index = dataset.committed_units(), dataset.shard_reader.index
-        sealed = dataset.sealed_units() if index else set()
+        committed, shards = dataset.committed_units(), self._open_index()
+        sealed = dataset.sealed_units() if shards is not None else set()
         loose = (unit for unit in committed if unit not in sealed)
-        self._indexes = [KeyIndex.build((unit, dataset.batches(self._checked_record(unit))) for unit in loose)]
-        if index:
-            self._indexes.insert(0, KeyIndex.read(dataset.index, index).of_units(sealed))
+        self._indexes = [shards.of_units(sealed)] if shards is not None else []
+        self._indexes.append(KeyIndex.build((unit, dataset.batches(self._checked_record(unit))) for unit in loose))
         self._batch = lru_cache(_CACHED_BATCHES)(self._read_batch)
 
     def __len__(self) -> int:
@@ -167,6 +166,16 @@ class KeyReader:
         """Whether there is a row of this key and it is a video."""
         location = self._find(key)
         return location is not None and self._row_batch(key, location).column("kind")[0].as_py() == "video"
+
+    def _open_index(self) -> KeyIndex | None:
+        """Open the index of the shards, None if there is none."""
+        try:
+            index = self.dataset.shard_reader.index
+            return KeyIndex.read(self.dataset.index, index) if index else None
+        except DatasetError:
+            if not self.dataset.reopen_shards():
+                raise
+        return self._open_index()
 
     def _find(self, key: str) -> RowLocation | None:
         return next((found for index in self._indexes if (found := index.find(key))), None)

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from shared.dataset.arrow_file import ArrowFile, open_rows
 from shared.storage.checked_json import field_problem
-from shared.storage.paths import checksum_problem
+from shared.storage.paths import checksum_problem, is_file_name
 
 _SHARD_NAME = re.compile(r"codes-[0-9]{5,}\.")
 
@@ -80,7 +80,7 @@ def _check_fields(record: Shard | ManifestPart | IndexFile, name: str) -> None:
     """Raise ValueError unless all fields are of their types and the name is that of a file."""
     if problem := field_problem(record):
         raise ValueError(problem)
-    if name in ("", ".", "..") or "/" in name or "\0" in name:
+    if not is_file_name(name):
         raise ValueError(f"{name!r:.80} is not a file name")
 
 
@@ -134,16 +134,20 @@ class ShardReader:
 
     def batches(self, unit: int) -> Iterator[pa.RecordBatch]:
         """Yield the record batches of a unit. Raises DatasetError if the shard cannot be read."""
-        return (self.batch(unit, index) for index in range(self._locations[unit][2]))
+        file, indices = self.open_unit(unit)
+        yield from map(file.batch, indices)
 
     def has_rows(self, unit: int, batches: Iterable[pa.RecordBatch]) -> bool:
         """Whether the shard of a unit holds exactly these record batches. Raises DatasetError if it cannot be read."""
         in_shard, others = list(self.batches(unit)), list(batches)
         return len(in_shard) == len(others) and all(map(pa.RecordBatch.equals, in_shard, others))
 
-    def batch(self, unit: int, index: int) -> pa.RecordBatch:
-        """Return record batch `index` of a unit. Raises DatasetError if the shard cannot be read."""
-        shard, first, _ = self._locations[unit]
+    def open_unit(self, unit: int) -> tuple[ArrowFile, range]:
+        """Return the shard of a unit, and which of its record batches are the unit's.
+
+        Raises DatasetError if the shard cannot be read.
+        """
+        shard, first, count = self._locations[unit]
         if shard.shard not in self._files:
             self._files[shard.shard] = open_rows(self.directory / shard.shard, "run `emu3 repair`")
-        return self._files[shard.shard].batch(first + index)
+        return self._files[shard.shard], range(first, first + count)

@@ -27,7 +27,7 @@ from shared.errors import DatasetError
 from shared.storage.atomic import create_file, write_hashed_file
 from shared.storage.checked_json import dump_checked_json, read_checked_json
 from shared.storage.digests import digest_of
-from shared.storage.paths import names_in
+from shared.storage.paths import is_file_name, names_in
 
 _SCHEMA = pa.schema(
     [
@@ -125,7 +125,7 @@ class _Update:
     def __init__(self, record_path: Path, plan_sha256: str):
         record = read_checked_json(record_path)
         name, stem = str(record.get("texts")), record_path.stem
-        if Path(name).name != name or not name.startswith(f"{stem}."):
+        if not is_file_name(name) or not name.startswith(f"{stem}."):
             raise DatasetError(f"{record_path}: expected the record of an update of texts, got {record!r:.200}")
         if record.get("plan_sha256") != plan_sha256:
             raise DatasetError(f"{record_path}: belongs to another plan; remove it, or restore the plan")

@@ -6,14 +6,14 @@ It is in a folder that PyArrow, `datasets` and other readers of whole folders sk
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from shared.dataset.settings import DatasetSettings
 from shared.errors import DatasetError
 from shared.storage.atomic import remove_stale_temporaries, write_file
 from shared.storage.checked_json import dump_checked_json, field_problem, load_checked_json
-from shared.storage.paths import make_directory
+from shared.storage.paths import is_file_name, make_directory
 from shared.storage.small_files import read_small_file
 
 EXPORT_FORMAT = "emu3.export/1"
@@ -40,7 +40,7 @@ class ExportedFile:
         file = cls(values["file"], values["bytes"], values["sha256"], values["rows"])
         if problem := field_problem(file):
             raise ValueError(problem)
-        if PurePosixPath(file.name).name != file.name or "\0" in file.name:
+        if not is_file_name(file.name):
             raise ValueError(f"{file.name!r} is not a file name")
         return file
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+from shared.errors import UsageError
 from shared.storage.paths import is_local, make_directory
 
 JOB_LOCK = ".lock"
@@ -123,3 +124,16 @@ def try_lock(path: Path) -> FileLock | None:
         if _is_at(descriptor, path):
             return FileLock(descriptor, path)
         os.close(descriptor)  # released and deleted between open and lock: open the new file
+
+
+@contextmanager
+def run_lock(run: Path) -> Iterator[None]:
+    """Hold the lock of a training run, whose directory is created. Raises UsageError if another process holds it."""
+    run.mkdir(parents=True, exist_ok=True)
+    lock = try_lock(run / RUN_LOCK)
+    if lock is None:
+        raise UsageError(f"{run}: another process trains here; wait for it or choose another folder")
+    try:
+        yield
+    finally:
+        lock.release()

@@ -21,7 +21,7 @@ from typing import Any
 from shared.errors import RelayError, UsageError
 from shared.jobs import worker_pool
 from shared.jobs.job import Job, Task, TaskResult, Worker, WorkerContext
-from shared.jobs.process_tree import is_suspended
+from shared.jobs.process_tree import is_suspended, note_unkillable
 from shared.jobs.scheduler import Scheduler
 from shared.jobs.watchdog import Watchdog
 from shared.jobs.worker_pool import POLL_S, WorkerPool, raise_if_stopped
@@ -187,7 +187,9 @@ class _Child:
         """Make sure that the process ends; one that has closed its pipe is about to end by itself."""
         self.process.join(EXIT_GRACE_S if self.is_disconnected else 0)
         self.process.kill()
-        self.process.join(EXIT_GRACE_S)  # a process that waits for a dead device or disk may not end at all
+        self.process.join(EXIT_GRACE_S)
+        if self.process.is_alive():
+            note_unkillable(self.process.pid or 0, self.process.name)
         self.connection.close()
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 PARENT_VARIABLE = "EMU3_PARENT_PID"
 POLL_S = 0.5
 _PR_SET_PDEATHSIG = 1
+_unkillable: list[int] = []
 
 
 def environment_of_child() -> dict[str, str]:
@@ -58,6 +59,20 @@ def kill_descendants() -> None:
             pending.append(pid)
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
+
+
+def note_unkillable(pid: int, name: str) -> None:
+    """Report a child that was killed and has not ended: it waits inside the kernel, for a device or a disk."""
+    print(f"{name} (process {pid}) cannot be killed: it waits for a device or a disk; leaving it", file=sys.stderr)
+    _unkillable.append(pid)
+
+
+def exit_beside_unkillable(status: int) -> None:
+    """End this process now if a child of it cannot be killed: at its regular end, Python would wait for the child."""
+    if _unkillable:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
 
 
 def is_suspended(pid: int) -> bool:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -22,6 +23,7 @@ from shared.dataset.partial import save_partial
 from shared.dataset.paths import unit_and_suffix
 from shared.dataset.plan import Plan, addition_path
 from shared.dataset.rows import CodeRecord, damaged_keys, from_record_batch
+from shared.dataset.shards import ShardReader
 from shared.errors import DatasetError
 from shared.maintenance.shard_recovery import recover_shards
 from shared.storage.atomic import write_file
@@ -30,7 +32,7 @@ from shared.storage.paths import make_directory, names_in, sha256_of
 
 @dataclass(frozen=True, slots=True)
 class DamagedUnit:
-    """A unit that was set aside: `kept` of its `rows` are intact. `rows` is 0 if its commit record was damaged."""
+    """A unit that was set aside: `kept` of its `rows` are intact. `rows` is 0 if nothing tells how many there were."""
 
     unit: int
     kept: int
@@ -48,7 +50,7 @@ def set_damaged_aside(
     """
     if problem := plan_problem(dataset, plan):
         raise DatasetError(f"{problem}; restore it from a copy: without its plan, a dataset cannot be repaired")
-    damaged = list(_drop_damaged_records(dataset))
+    damaged = list(_drop_damaged_records(dataset, plan))
     _rebuild_manifest(dataset, plan, on_restored)
     units = dataset.committed_units()
     damaged += [found for unit in units if (found := _check_unit(dataset, plan, unit, on_restored))]
@@ -111,14 +113,26 @@ def _part_sha256(dataset: Dataset, name: str, unit: int) -> str | None:
         return None
 
 
-def _drop_damaged_records(dataset: Dataset) -> Iterator[DamagedUnit]:
-    """Delete commit records that are damaged or belong to another unit or plan; their units are missing then."""
+def _drop_damaged_records(dataset: Dataset, plan: Plan) -> Iterator[DamagedUnit]:
+    """Delete commit records that are damaged or belong to another unit or plan; their units are missing then.
+
+    The rows that a shard holds of them are kept if all other units were computed in one way.
+    """
+    problems: dict[int, str] = {}
+    numerics: list[Mapping[str, Any]] = []
     for unit in dataset.committed_units():
         try:
-            dataset.record(unit)
+            found = dataset.record(unit).numerics
+            numerics += [found] if found and found not in numerics else []
         except DatasetError as error:
-            dataset.record_path(unit).unlink()
-            yield DamagedUnit(unit, 0, 0, str(error))
+            problems[unit] = str(error)
+    is_certain = problems and len(numerics) == 1 and _sha256_in_manifest(dataset) == plan.sha256
+    shards = dataset.shard_reader if is_certain else ShardReader(dataset.shards)
+    for unit, problem in problems.items():
+        part = shards.part(unit) if unit < len(plan) else None
+        kept = _keep_rows(dataset, plan, unit, shards.batches(unit), numerics[0]) if part else 0
+        dataset.record_path(unit).unlink()
+        yield DamagedUnit(unit, kept, part.rows if part else 0, problem)
 
 
 def _rebuild_manifest(dataset: Dataset, plan: Plan, on_restored: Callable[[str], None]) -> None:
@@ -156,18 +170,31 @@ def _restore_part(dataset: Dataset, plan: Plan, record: CommitRecord) -> bool:
 
 
 def _set_aside(dataset: Dataset, plan: Plan, record: CommitRecord, problem: str) -> DamagedUnit:
-    planned = {(item.src_index, item.key): item.text for item in plan.unit(record.unit).inputs}
-    rows = [row for row in _intact_rows(dataset.batches(record)) if _is_planned(row, planned)]
-    if rows:
-        keys = {row.key for row in rows}
-        quality = [sample for sample in record.quality if sample["key"] in keys]
-        save_partial(dataset, plan, UnitResult(record.unit, rows, numerics=record.numerics, quality=quality))
+    kept = _keep_rows(dataset, plan, record.unit, dataset.batches(record), record.numerics, record.quality)
     make_directory(dataset.damaged)
     path = dataset.record_path(record.unit)
     write_file(dataset.damaged / path.name, record.to_bytes())
     path.unlink()
     (dataset.parts / record.part).unlink(missing_ok=True)
-    return DamagedUnit(record.unit, len(rows), record.rows, problem)
+    return DamagedUnit(record.unit, kept, record.rows, problem)
+
+
+def _keep_rows(
+    dataset: Dataset,
+    plan: Plan,
+    unit: int,
+    batches: Iterable[pa.RecordBatch],
+    numerics: Mapping[str, Any],
+    quality: Sequence[Mapping[str, Any]] = (),
+) -> int:
+    """Keep the intact rows of a unit for the job that computes the others; return their number."""
+    planned = {(item.src_index, item.key): item.text for item in plan.unit(unit).inputs}
+    rows = [row for row in _intact_rows(batches) if _is_planned(row, planned)]
+    if rows:
+        keys = {row.key for row in rows}
+        kept_quality = [sample for sample in quality if sample["key"] in keys]
+        save_partial(dataset, plan, UnitResult(unit, rows, numerics=numerics, quality=kept_quality))
+    return len(rows)
 
 
 def _is_planned(row: CodeRecord, planned: Mapping[tuple[int, str], str | None]) -> bool:
@@ -176,7 +203,7 @@ def _is_planned(row: CodeRecord, planned: Mapping[tuple[int, str], str | None]) 
     return identity in planned and planned[identity] in (None, row.text)
 
 
-def _intact_rows(batches: Iterator[pa.RecordBatch]) -> list[CodeRecord]:
+def _intact_rows(batches: Iterable[pa.RecordBatch]) -> list[CodeRecord]:
     """Return the rows whose codes match their checksums, up to the first batch that cannot be read."""
     rows: list[CodeRecord] = []
     try:

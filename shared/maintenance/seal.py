@@ -26,7 +26,7 @@ from shared.jobs.file_locks import job_lock
 from shared.jobs.signals import StopFlag, stop_on_signals
 from shared.maintenance.options import SealOptions
 from shared.maintenance.sweep import sweep
-from shared.storage.atomic import write_hashed_file
+from shared.storage.atomic import remove_file, write_hashed_file
 from shared.storage.paths import names_in
 
 
@@ -95,11 +95,13 @@ def _up_to_date_index(dataset: Dataset, shards: Sequence[Shard]) -> IndexFile | 
 
 def _groups(records: Sequence[CommitRecord], shard_bytes: int) -> Iterator[list[CommitRecord]]:
     group: list[CommitRecord] = []
+    size_bytes = 0
     for record in records:
         group.append(record)
-        if sum(member.part_bytes for member in group) >= shard_bytes:
+        size_bytes += record.part_bytes
+        if size_bytes >= shard_bytes:
             yield group
-            group = []
+            group, size_bytes = [], 0
     if group:
         yield group
 
@@ -149,6 +151,6 @@ def _remove_merged(
     for directory in (dataset.shards, dataset.index):
         for name in names_in(directory):
             if name not in listed and name.startswith(("codes-", "index.", "keys.")):
-                (directory / name).unlink(missing_ok=True)
+                remove_file(directory / name)
     for unit in () if keep_parts else (unit for shard in shards for unit, _, _ in shard.units):
         (dataset.parts / records[unit].part).unlink(missing_ok=True)

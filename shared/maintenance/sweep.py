@@ -8,6 +8,7 @@ from pathlib import Path
 from shared.dataset.dataset import Dataset
 from shared.dataset.paths import unit_and_suffix
 from shared.errors import DatasetError
+from shared.storage.atomic import remove_file
 from shared.storage.checked_json import read_checked_json
 from shared.storage.paths import is_local
 
@@ -62,5 +63,4 @@ def _is_unused(path: Path) -> bool:
 
 def _remove(paths: Iterable[Path]) -> None:
     for path in list(paths):
-        if not path.is_dir():  # a folder is never ours, whatever its name
-            path.unlink(missing_ok=True)
+        remove_file(path)

@@ -145,7 +145,7 @@ def _row_problems(dataset: Dataset, plan: Plan | None, record: CommitRecord) -> 
         codes = batch.column("codes").values.to_numpy()
         if plan and codes.size and int(codes.max()) >= plan.settings.codec.codebook_size:
             yield f"{record.part}: code {codes.max()} is outside the codebook of {plan.settings.codec.codebook_size}"
-    if rows != record.rows or (plan and rows + record.refused != len(plan.unit(record.unit).inputs)):
+    if rows != record.rows or (plan and rows + record.refused != len(plan.src_indices(record.unit))):
         yield f"{record.part}: {rows} rows and {record.refused} quarantined do not add up to the planned inputs"
     if (dataset.parts / record.part).is_file() and dataset.is_in_shard(record):
         yield from _copy_problems(dataset, record)
@@ -183,16 +183,18 @@ def _manifest_problems(dataset: Dataset, plan: Plan | None, records: Sequence[Co
     if plan and manifest.plan_sha256 != plan.sha256:
         yield f"{dataset.manifest_path}: belongs to another plan than {dataset.plan_path}; run `emu3 repair`"
     for part in manifest.parts:
-        if committed.get(part.unit) != part.sha256 and not _is_committed_as(dataset, part.unit, part.sha256):
+        if committed.get(part.unit) == part.sha256:
+            continue
+        if (now := _record_now(dataset, part.unit)) is None or now.part_sha256 != part.sha256:
             yield f"{dataset.manifest_path}: lists {part.part}, which has no such commit record"
 
 
-def _is_committed_as(dataset: Dataset, unit: int, part_sha256: str) -> bool:
-    """Whether a unit has been committed with this part since its record was looked for."""
+def _record_now(dataset: Dataset, unit: int) -> CommitRecord | None:
+    """Return the record of a unit that may have been committed since the records were read."""
     try:
-        return dataset.record(unit).part_sha256 == part_sha256
+        return dataset.record(unit)
     except DatasetError:
-        return False
+        return None
 
 
 def _shard_problems(dataset: Dataset, known: Sequence[str]) -> Iterator[str]:
@@ -212,7 +214,9 @@ def _check_other_files(
     named = {record.part for record in records}
     for name in sorted(names_in(dataset.parts)):
         unit, _ = unit_and_suffix(name) or (-1, "")
-        if not name.endswith(".arrow") or name in named or _is_committed_since(dataset, unit, name):
+        if not name.endswith(".arrow") or name in named:
+            continue
+        if (now := _record_now(dataset, unit)) is not None and now.part == name:
             continue
         if plan and 0 <= unit < len(plan):
             report.unfinished.append(f"{dataset.parts / name}: not committed yet")
@@ -222,10 +226,3 @@ def _check_other_files(
     for name in sorted(names_in(dataset.shards)):
         if name.startswith("codes-") and name.endswith(".arrow") and name not in listed:
             report.unfinished.append(f"{dataset.shards / name}: not in the manifest")
-
-
-def _is_committed_since(dataset: Dataset, unit: int, part: str) -> bool:
-    try:
-        return dataset.is_committed(unit) and dataset.record(unit).part == part
-    except DatasetError:
-        return False

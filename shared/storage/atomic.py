@@ -24,9 +24,15 @@ def temporary_path(path: Path) -> Path:
 def remove_stale_temporaries(directory: Path) -> None:
     """Remove the temporary files in a directory whose writers were killed on this machine."""
     for name in names_in(directory) if is_local(directory) else ():
-        match, path = _TEMPORARY_NAME.fullmatch(name), directory / name
-        if match and not path.is_dir() and not _is_alive(int(match[1])):
-            path.unlink(missing_ok=True)
+        match = _TEMPORARY_NAME.fullmatch(name)
+        if match and not _is_alive(int(match[1])):
+            remove_file(directory / name)
+
+
+def remove_file(path: Path) -> None:
+    """Remove a file that may be gone already. A folder is left alone: it is not ours, whatever its name."""
+    if not path.is_dir():
+        path.unlink(missing_ok=True)
 
 
 def _is_alive(process_id: int) -> bool:

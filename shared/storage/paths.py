@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import unquote, urlsplit
@@ -45,6 +46,11 @@ def make_directory(path: Path) -> None:
         path.mkdir(parents=True, exist_ok=True)
 
 
+def is_file_name(name: str) -> bool:
+    """Whether a name, read from a file that anyone may have written, is that of a file in the same folder."""
+    return name not in ("", ".", "..") and "/" not in name and "\0" not in name
+
+
 def names_in(directory: Path) -> list[str]:
     """Return the names in a directory, in no particular order; none if the directory does not exist."""
     try:
@@ -55,25 +61,35 @@ def names_in(directory: Path) -> list[str]:
         return []
 
 
-def file_identity(path: Path) -> tuple[int, ...]:
-    """Return numbers that differ when a local file is replaced or changed; the same for all objects in a store."""
-    if not is_local(path):
-        return ()
+def file_identity(path: Path) -> tuple[object, ...]:
+    """Return values that differ when a file is replaced or changed; (-1,) if there is none."""
+    remote: Any = path
     try:
+        if not is_local(path):
+            return _object_version(remote.fs.info(remote.path))
         status = path.stat()
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return (-1,)
     return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file, 64 hex digits, or `missing`."""
+def _object_version(info: Mapping[str, Any]) -> tuple[object, ...]:
+    return info["size"], str(next((info[name] for name in ("ETag", "mtime", "created") if info.get(name)), None))
+
+
+def sha256_of(path: Path, on_block: Callable[[int], object] | None = None) -> str:
+    """Return the SHA-256 of a file, 64 hex digits, or `missing`; `on_block` receives the size of each part in bytes."""
     if not path.is_file():
         return MISSING
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
+    try:
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK_BYTES):
+                digest.update(block)
+                if on_block:
+                    on_block(len(block))
+    except FileNotFoundError:  # it was removed meanwhile
+        return MISSING
     return digest.hexdigest()
 
 
@@ -95,7 +111,7 @@ def local_directory(location: str | Path) -> Path:
     files = {path: remote.fs.info(path) for path in sorted(remote.fs.find(remote.path))}
     if not files:
         return Path(str(remote))
-    version = [(path, info["size"], str(info.get("ETag", info.get("created")))) for path, info in files.items()]
+    version = [(path, *_object_version(info)) for path, info in files.items()]
     name = hashlib.sha256(repr((str(remote), version)).encode()).hexdigest()[:24]
     cache = Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "emu3-relay")
     copy = cache / f"{remote.name}-{name}"

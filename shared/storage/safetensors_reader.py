@@ -20,7 +20,7 @@ from typing import TypeGuard
 import numpy as np
 
 from shared.errors import CheckpointError
-from shared.storage.paths import local_directory
+from shared.storage.paths import is_file_name, local_directory
 from shared.storage.small_files import parse_json_object, read_json_object
 
 _DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "U8": "|u1"}
@@ -73,7 +73,7 @@ def _read_sharded(index: Path) -> dict[str, StoredTensor]:
         raise CheckpointError(f"{index}: weight_map: expected an object of file names by tensor, got {shard_of!r:.80}")
     tensors = {}
     for shard in sorted(set(shard_of.values())):
-        if Path(shard).name != shard:
+        if not is_file_name(shard):
             raise CheckpointError(f"{index}: shard {shard!r}: expected a plain file name")
         tensors.update({tensor.name: tensor for tensor in _read_file(index.parent / shard)})
     if missing := sorted(set(shard_of) - set(tensors)):

@@ -15,6 +15,11 @@ def temporary_database() -> sqlite3.Connection:
     return database
 
 
+def as_blob(text: str) -> bytes:
+    """Encode also text that is not valid Unicode, which SQLite rejects."""
+    return text.encode("utf-8", "surrogatepass")
+
+
 @contextmanager
 def naming_the_disk() -> Iterator[None]:
     """Raise OSError, naming the directory, for errors of SQLite, which do not name the disk."""

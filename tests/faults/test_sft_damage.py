@@ -105,3 +105,27 @@ def test_damaged_options_and_logs_do_not_stop_a_run(
     steps = [json.loads(line)["step"] for line in (run / "train_log.jsonl").read_text().splitlines()]
     assert steps == [0, 2, 3]
     assert b"\xff" in (run / "damaged-train_log.jsonl").read_bytes()
+
+
+def test_a_finished_model_is_not_written_again(codes: Path, small_lm: Path, run: Path) -> None:
+    """Files that were added stay; a model with changed ones is set aside."""
+    (run / "model" / "README.md").write_text("mine")
+    weights = run / "model" / "model.safetensors"
+    written_ns, intact = weights.stat().st_mtime_ns, weights.read_bytes()
+    resume(codes, small_lm, run)
+    assert weights.stat().st_mtime_ns == written_ns
+    assert (run / "model" / "README.md").read_text() == "mine"
+    for number in (1, 2):
+        (run / "model" / "config.json").write_text(f"{{}}{' ' * number}")
+        resume(codes, small_lm, run)
+        assert (run / f"model-set-aside-{number}" / "config.json").read_text() == f"{{}}{' ' * number}"
+        assert weights.read_bytes() == intact
+    assert (run / "model-set-aside-1" / "README.md").read_text() == "mine"
+    assert not (run / "adapter").exists()
+
+
+def test_a_finished_model_can_be_saved_in_another_type(codes: Path, small_lm: Path, run: Path) -> None:
+    options = {"seq_length": 64, "micro_batch_size": 2, "steps": STEPS, "warmup": 1}
+    sft(SftOptions((str(codes),), str(run), str(small_lm), save_dtype="bfloat16", **options))
+    assert json.loads((run / "model" / "config.json").read_text())["torch_dtype"] == "bfloat16"
+    assert not list(run.glob("*set-aside*")), "nobody changed the model"

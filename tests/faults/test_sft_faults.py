@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
+import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from lm_stage.data.batch import TrainingBatch, build_batch
 from lm_stage.training.job import sft
 from lm_stage.training.options import SftOptions, SftResult
+from lm_stage.training.run_directory import write_options
 from shared.dataset.dataset import Dataset
 from shared.device import Device
-from shared.errors import ConfigMismatchError, DatasetError, JobStoppedError, UsageError
+from shared.errors import ConfigMismatchError, DatasetError, Interrupted, JobStoppedError, UsageError
 from shared.jobs.file_locks import try_lock
 from tests.support.captioned_codes import write_codes
 from tests.support.command import INTERRUPTED, emu3, finish
 from tests.support.flip import flip_bit
+from tests.support.model_bases import conditional_base
 from tests.support.models import write_language_model
 from tests.support.paused import PausedCommand
 
@@ -84,6 +91,48 @@ def test_a_stopped_run_resumes_exactly(
     assert finish(paused.process).returncode == (INTERRUPTED if number == signal.SIGTERM else -number)
     emu3("sft", codes, run, "--model", small_lm, *SETTINGS)
     assert_same_run(run, unbroken)
+
+
+def test_a_run_with_a_blocked_reader_stops_and_resumes_exactly(
+    codes: Path, small_lm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = run_in_process(codes, tmp_path / "whole", small_lm, steps=4)
+    released, built = threading.Event(), []
+
+    def build(*arguments: Any) -> TrainingBatch:
+        built.append(arguments)
+        if len(built) == 3:
+            released.wait(60)
+        return build_batch(*arguments)
+
+    def stop(checkpoint: Path, step: int) -> None:
+        """Stop between two steps, and remove the checkpoint, which must be written again."""
+        if step == 2:
+            shutil.rmtree(checkpoint)
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    options = SftOptions(
+        (str(codes),), str(tmp_path / "run"), str(small_lm), steps=4, seq_length=64, micro_batch_size=2
+    )
+    with monkeypatch.context() as patched:
+        patched.setattr("lm_stage.data.batch.build_batch", build)
+        patched.setattr("shared.jobs.prefetch.STOP_S", 0.1)
+        patched.setattr("shared.jobs.prefetch.CLOSE_S", 0.1)
+        with pytest.raises(Interrupted, match="SIGTERM: checkpoint of step 2 written"):
+            sft(replace(options, save_every=1), on_checkpoint=stop)
+    released.set()
+    assert sft(options).loss == whole.loss
+    assert (tmp_path / "run/model/model.safetensors").read_bytes() == (whole.model / "model.safetensors").read_bytes()
+
+
+def test_a_model_of_another_class_is_announced(
+    codes: Path, small_lm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_in_process(codes, tmp_path / "causal", small_lm, steps=1)
+    assert "AutoModel" not in capsys.readouterr().err
+    model = run_in_process(codes, tmp_path / "run", conditional_base(small_lm, tmp_path / "base"), steps=1).model
+    assert f"{model}: is an Emu3ForConditionalGeneration" in capsys.readouterr().err
+    assert json.loads((model / "config.json").read_text())["architectures"] == ["Emu3ForConditionalGeneration"]
 
 
 def test_other_settings_in_the_same_directory_are_refused_with_the_difference(
@@ -334,6 +383,7 @@ def test_adapters_for_missing_layers_are_refused(codes: Path, small_lm: Path, tm
 
 def test_two_runs_in_one_directory_are_refused(codes: Path, small_lm: Path, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
+    write_options(tmp_path / "run", {"seed": "of the other process, which may not have written it yet"})
     claim = try_lock(tmp_path / "run/.claim")
     assert claim is not None
     with pytest.raises(UsageError, match="another process trains here"):

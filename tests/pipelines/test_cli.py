@@ -14,6 +14,8 @@ from click.testing import CliRunner
 from PIL import Image
 
 from pipelines.cli import main
+from tests.support.toy_results import committed, has_ended, started, wait_until
+from tests.support.toy_worker import PATIENCE_S
 
 ROOT = Path(__file__).parents[2]
 
@@ -114,3 +116,15 @@ def test_refusals_exit_with_2_and_give_the_reason(picture_folder: Path, golden_v
     assert (code, "at least 1" in err) == (2, True)
     code, _, err = run("verify", str(tmp_path))
     assert (code, "expected a dataset" in err) == (2, True)
+
+
+def test_a_command_ends_although_a_worker_cannot_be_killed(tmp_path: Path) -> None:
+    """The worker ends, and closes the log, after its parent: only because this one is suspended rather than stuck."""
+    command = [sys.executable, "-m", "tests.support.unkillable_worker", "job", str(tmp_path / "units")]
+    with (tmp_path / "log").open("w+b") as log:
+        subprocess.run(command, stdout=log, stderr=log, cwd=ROOT, check=True, timeout=PATIENCE_S)
+    text = (tmp_path / "log").read_text()
+    assert "cannot be killed" in text
+    assert "all units are done" in text
+    assert len(committed(tmp_path / "units")) == 4
+    wait_until(lambda: all(map(has_ended, started(tmp_path / "units"))))

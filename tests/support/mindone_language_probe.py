@@ -1,8 +1,9 @@
-"""Runs mindone's decoder on CPU: `python -m tests.support.mindone_language_probe GOLDEN TIED DAMAGED OUTPUT`.
+"""Runs mindone's decoder on CPU: `python -m tests.support.mindone_language_probe GOLDEN TIED DAMAGED SAVED OUTPUT`.
 
 OUTPUT.npz receives, from the golden checkpoint: `logits` over the first sequence, the `codes` sampled greedily for the
 first prompt, and the logits of a cache at each of `STEPS` in `steps`; from the tied checkpoint `tied_logits`; in `gap`
-why a position beyond a row's end was refused, and in `refusal` why the checkpoint DAMAGED was refused.
+why a position beyond a row's end was refused, and in `refusal` why the checkpoint DAMAGED was refused. mindone itself
+loads the models of SAVED, which are named for their classes: the logits of `IDS` are under these names.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import mindspore as ms
 import numpy as np
+from mindspore import Tensor
 
 from lm_stage import LanguageModel
 from lm_stage.inference.options import SamplingOptions
@@ -25,6 +28,8 @@ from tests.support.mindone_kernels import refusal_of, substitute_kernels
 
 # Positions of a cache's rows, step by step. Row 0 holds the first golden sequence and row 1 the second, which returns
 # to its first tokens at the end; row 2 is never filled.
+IDS = [3, 9, 20, 33, 7]
+CLASSES = ("Emu3ForCausalLM", "Emu3ForConditionalGeneration")
 STEPS = np.array([(10, 20, 0), (11, 21, 0), (12, 21, 0), (13, 3, 0), (14, 0, 0)])
 
 
@@ -66,7 +71,15 @@ def generate(model: LanguageModel, golden: dict[str, Any]) -> np.ndarray:
     return model.generate_codes([request], SamplingOptions(greedy=True), golden["guidance_scale"])[0]
 
 
-def main(golden: Path, tied: Path, damaged: Path, outputs: Path) -> None:
+def loaded_by_mindone(name: str, directory: Path) -> np.ndarray:
+    """Return the logits (L, V) of IDS from a class of mindone, which loads the directory by its usual call."""
+    import mindone.transformers
+
+    model = getattr(mindone.transformers, name).from_pretrained(directory).set_train(False)
+    return model(Tensor([IDS], ms.int32), use_cache=False).logits[0].asnumpy()
+
+
+def main(golden: Path, tied: Path, damaged: Path, saved: Path, outputs: Path) -> None:
     """Run the golden sequences through mindone's decoder."""
     device = setup_device("cpu")
     substitute_kernels()
@@ -82,6 +95,7 @@ def main(golden: Path, tied: Path, damaged: Path, outputs: Path) -> None:
         tied_logits=load(tied).logits(first),
         gap=gap_refusal(backend),
         refusal=refusal_of(lambda: load(damaged)),
+        **{name: loaded_by_mindone(name, saved / name) for name in CLASSES},
     )
 
 

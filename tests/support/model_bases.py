@@ -1,4 +1,4 @@
-"""Small models in each form that people fine-tune, made from one of our own."""
+"""Small models in each form that people fine-tune, made from one of our own, and saved as a run saves them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,12 @@ from typing import Any
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
+
+from lm_stage.model.checksums import with_checksums
+from lm_stage.model.config import read_config, read_layout
+from lm_stage.model.saved_model import saved_model_files
+from lm_stage.model.weights import read_weights
+from shared.storage.atomic import write_directory
 
 VISION_TENSOR = "vqmodel.encoder.conv_in.weight"
 CONFIGURATION_FILE = """
@@ -41,7 +47,7 @@ def conditional_base(model: Path, directory: Path) -> Path:
     (directory / "config.json").write_text(json.dumps(whole))
     shutil.copy(model / "tokenizer.json", directory)
     tensors = {f"text_model.{name}": value for name, value in load_file(model / "model.safetensors").items()}
-    tensors[VISION_TENSOR] = np.arange(6, dtype=np.float32).reshape(2, 3)
+    tensors[VISION_TENSOR] = np.arange(32 * 3 * 3 * 3, dtype=np.float32).reshape(32, 3, 3, 3)
     save_file(tensors, directory / "model.safetensors")
     return directory
 
@@ -65,6 +71,15 @@ def published_base(model: Path, directory: Path) -> Path:
     }
     (directory / "tokenizer_config.json").write_text(json.dumps(tokenizer))
     (directory / "tokenization_emu3.py").write_text("class Emu3Tokenizer: ...\n")
+    return directory
+
+
+def save_again(base: Path, directory: Path, dtype: str = "float32") -> Path:
+    """Save a base as a run without steps would."""
+    weights = {name: tensor.float32() for name, tensor in read_weights(base).items()}
+    layout = read_layout(base)
+    config = {**read_config(base), "token_layout": layout.to_dict()}
+    write_directory(directory, with_checksums(saved_model_files(weights, config, layout, base, dtype)))
     return directory
 
 

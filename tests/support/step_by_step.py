@@ -29,9 +29,10 @@ import numpy as np
 import lm_stage.generate.worker
 import vq_stage.decode.job
 import vq_stage.encode.worker
-from lm_stage.inference.options import SamplingOptions
+from lm_stage.inference.options import InferenceOptions, SamplingOptions
 from lm_stage.inference.text_generator import TextGenerator
 from lm_stage.inference.visual_generator import VisualGenerator
+from lm_stage.model.model_directory import ModelDirectory
 from shared.device import Device
 from shared.tokens.layout import TokenLayout
 from tests.support.file_digests import file_digests
@@ -93,8 +94,8 @@ class StandInLanguageModel:
         self.layout = layout
 
     @classmethod
-    def from_pretrained(cls, directory: object, device: str, dtype: None, layout: TokenLayout, backend: str) -> Any:
-        return cls(layout)
+    def for_job(cls, model: ModelDirectory, options: InferenceOptions) -> Any:
+        return cls(model.layout)
 
     def visual_generator(
         self, batch_size: int, length: int, sampling: SamplingOptions, guidance_scale: float

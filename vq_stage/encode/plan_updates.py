@@ -33,11 +33,13 @@ def up_to_date_plan(dataset: Dataset, planner: Planner, settings: DatasetSetting
     """Return the plan of a dataset: created, or extended by new items and by the quarantined inputs to retry.
 
     The source is listed once, and a second time only if quarantined inputs are planned again.
-    Raises ConfigMismatchError if the dataset was created with other settings.
+    Raises ConfigMismatchError if the dataset was created with other settings, and DatasetError, before anything is
+    added, if it is damaged.
     """
     if not dataset.plan_path.is_file() and _create(dataset, planner, settings, stop):
         return dataset.plan()
     plan = existing_plan(dataset, settings)
+    dataset.check()
     if planner.options.retry_quarantined:
         plan = _retry_quarantined(dataset, plan, planner, stop)
     return _add_new_items(dataset, plan, planner, stop)
@@ -75,7 +77,7 @@ def _new_items(source: MediaSource, known: KnownItems, changes: TextChanges, sto
     if not changes.is_update and not isinstance(source, ListSource):
         yield from source.items(until_stopped(stop, known.has))
         return
-    for item in source.items(until_stopped(stop, lambda item: False)):
+    for item in source.items(until_stopped(stop)):
         if known.has(item):
             changes.compare(item)
         else:

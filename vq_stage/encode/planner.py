@@ -43,7 +43,7 @@ class Planner:
 
     def plan_all(self, writer: PlanWriter, stop: StopFlag) -> None:
         """Plan all items of the source. Raises UsageError if there are none, and what `plan_items` raises."""
-        items = self.source.items(until_stopped(stop, lambda item: False))
+        items = self.source.items(until_stopped(stop))
         self.plan_items(writer, items, KnownKeys(), 0, stop)
         if not writer.inputs:
             raise UsageError(f"{self.source.root}: found nothing to encode")
@@ -135,7 +135,9 @@ class RefusalLimit:
             )
 
 
-def until_stopped(stop: StopFlag, is_planned: Callable[[MediaItem], bool]) -> Callable[[MediaItem], bool]:
+def until_stopped(
+    stop: StopFlag, is_planned: Callable[[MediaItem], bool] = lambda item: False
+) -> Callable[[MediaItem], bool]:
     """Return the function, made to raise Interrupted once `stop` is set: listing a source may take long."""
 
     def checked(item: MediaItem) -> bool:
@@ -161,15 +163,20 @@ def _planned(item: MediaItem) -> PlannedInput:
 
 def _with_free_keys(planned: PlannedItem, keys: KnownKeys) -> list[SizedInput]:
     """Return the inputs under a key that is not in use, if the item has another one than its own."""
-    item, candidates = planned.item, [planned.item.key]
-    if item.other_keys:
-        other, first = item.other_keys[-1], max(2, item.number - 1)  # those before it have the lower numbers
-        candidates += [other, *(f"{other}~{number}" for number in range(first, first + MAX_SAME_KEYS))]
-    for candidate in candidates:
+    item = planned.item
+    for candidate in _candidate_keys(item):
         renamed = [(size, replace(one, key=candidate + one.key[len(item.key) :])) for size, one in planned.inputs]
         if not any(keys.has(one.key) for _, one in renamed):
             return renamed
     return planned.inputs
+
+
+def _candidate_keys(item: MediaItem) -> Iterator[str]:
+    yield item.key
+    if item.other_keys:
+        other, first = item.other_keys[-1], max(2, item.number - 1)  # those before it have the lower numbers
+        yield other
+        yield from (f"{other}~{number}" for number in range(first, first + MAX_SAME_KEYS))
 
 
 def _refused(planned: PlannedInput, reason: str, detail: str) -> SizedInput:

@@ -11,7 +11,8 @@ from shared.errors import RefusedInput
 from shared.jobs.prefetch import prefetch_map
 from vq_stage.encode.options import EncodeOptions
 from vq_stage.encode.planner import Planner
-from vq_stage.sources.media_source import MediaItem
+from vq_stage.sources.media_source import MediaItem, MediaSource, frame_rate
+from vq_stage.sources.media_types import is_frame_folder
 
 
 def compare_source(options: EncodeOptions) -> Change:
@@ -23,29 +24,22 @@ def compare_source(options: EncodeOptions) -> Change:
     source, threads = Planner(options).source, options.reader_threads
     encoded = EncodedContents(Dataset.open(options.dataset))
 
-    def is_same(item: MediaItem) -> bool | None:
-        """Return None for an input that is not planned yet."""
-        if not encoded.planned.has(item.uri):
-            return None
+    def compared(item: MediaItem) -> tuple[str, Change]:
         try:
-            return not encoded.with_rows.has(item.uri) or encoded.has(item, source.sha256(item.uri, item.locator))
+            return item.uri, encoded.change(item, source)
         except RefusedInput:
-            return False
+            return item.uri, Change.CHANGED
 
-    def compared(item: MediaItem) -> tuple[str, bool | None]:
-        return item.uri, is_same(item)
-
-    found, has_new = KnownKeys(), False
+    found, changes = KnownKeys(), set[Change]()
     items = prefetch_map(compared, source, threads, 64 * threads)
-    for uri, same in tqdm(items, "compare", unit="input", disable=None):
-        if same is False:
-            return Change.CHANGED
-        has_new = has_new or same is None
-        if same:
-            found.is_new(uri)
+    for uri, change in tqdm(items, "compare", unit="input", disable=None):
+        if change is Change.CHANGED:
+            return change
+        changes.add(change)
+        found.is_new(uri)
     if not all(map(found.has, encoded.planned_uris())):
         return Change.CHANGED
-    return Change.GROWN if has_new else Change.NONE
+    return next((one for one in (Change.TEXTS, Change.GROWN) if one in changes), Change.NONE)
 
 
 class EncodedContents:
@@ -53,14 +47,28 @@ class EncodedContents:
 
     def __init__(self, dataset: Dataset):
         self.planned_uris = dataset.plan().uris
-        self.planned, self.with_rows, self._contents = KnownKeys(self.planned_uris()), KnownKeys(), KnownKeys()
+        self._planned, self._with_rows = KnownKeys(self.planned_uris()), KnownKeys()
+        self._rows, self._contents = KnownKeys(), KnownKeys()
         for record in dataset.commit_records():
             for batch in map(dataset.texts.apply, dataset.batches(record)):
                 columns = (batch[name].to_pylist() for name in ("src_uri", "text", "extra_json", "src_sha256"))
                 for uri, text, extra_json, sha256 in zip(*columns):
-                    self.with_rows.is_new(uri)
-                    self._contents.is_new(repr((uri, text, extra_json, sha256)))
+                    self._with_rows.is_new(uri)
+                    self._rows.is_new(repr((uri, text, extra_json, sha256)))
+                    self._contents.is_new(_content(uri, extra_json, sha256))
 
-    def has(self, item: MediaItem, sha256: bytes) -> bool:
-        """Whether a row was encoded from this content with these texts."""
-        return self._contents.has(repr((item.uri, item.text, item.extra_json, sha256)))
+    def change(self, item: MediaItem, source: MediaSource) -> Change:
+        """Compare an input with its rows; its content is read only if it has any. Raises RefusedInput."""
+        if not self._planned.has(item.uri):
+            return Change.GROWN
+        if not self._with_rows.has(item.uri):
+            return Change.NONE
+        sha256 = source.sha256(item.uri, item.locator)
+        if self._rows.has(repr((item.uri, item.text, item.extra_json, sha256))):
+            return Change.NONE
+        return Change.TEXTS if self._contents.has(_content(item.uri, item.extra_json, sha256)) else Change.CHANGED
+
+
+def _content(uri: str, extra_json: str | None, sha256: bytes) -> str:
+    """Return what the codes of an input depend on. A folder of frames is sampled by the rate among its labels."""
+    return repr((uri, frame_rate(extra_json) if is_frame_folder(uri) else None, sha256))

@@ -9,6 +9,7 @@ import os
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pyarrow.parquet as pq
 
 from shared.errors import RefusedInput, UsageError
 from shared.storage.paths import is_local
-from shared.storage.temporary_database import temporary_database
+from shared.storage.temporary_database import as_blob, temporary_database
 from vq_stage.sources.annotations import Annotation, merged
 from vq_stage.sources.field_names import (
     ANNOTATION_NAMES,
@@ -27,6 +28,7 @@ from vq_stage.sources.field_names import (
     fields_named,
     first_value,
 )
+from vq_stage.sources.files import is_folder
 from vq_stage.sources.list_files import listed_values, open_list
 from vq_stage.sources.media_source import MediaItem
 
@@ -43,6 +45,7 @@ class Captions:
 
     def __init__(self) -> None:
         self._rows = 0
+        self._folders: dict[Path, bool] = {}
         self._database = temporary_database()
         self._database.execute(_CREATE)
         self._database.execute("CREATE TABLE used (number INTEGER PRIMARY KEY)")
@@ -66,15 +69,32 @@ class Captions:
                 continue
             self._rows += 1
             row = json.dumps([name, annotated.text, annotated.extra_json])
-            for rank, candidate in enumerate(dict.fromkeys(possible_paths(name, folder, root))):
-                yield _blob(candidate), rank, self._rows, row
+            candidates = chain(possible_paths(name, folder, root), self._paths_above(name, folder, root))
+            for rank, candidate in enumerate(dict.fromkeys(candidates)):
+                yield as_blob(candidate), rank, self._rows, row
+
+    def _paths_above(self, name: str, folder: str, root: Path) -> Iterator[str]:
+        """Yield the path that a name means in the next folder above that has the folder with which the name begins."""
+        first, _, rest = _comparable(os.path.normpath(name.replace("\\", "/"))).partition("/")
+        above = folder.rstrip("/")
+        if first and rest and not self._is_folder(root / folder / first):
+            while above:
+                above = os.path.dirname(above)
+                if self._is_folder(root / above / first):
+                    yield os.path.join(_comparable(above), first, rest)
+                    return
+
+    def _is_folder(self, path: Path) -> bool:
+        if path not in self._folders:
+            self._folders[path] = is_folder(path)
+        return self._folders[path]
 
     def add_to(self, item: MediaItem) -> MediaItem | None:
         """Return the item with all captions and conversations of its path; None if it has none."""
         if not self._rows:
             return None
         query = "SELECT rank, number, row FROM captions WHERE path = ? ORDER BY rank, number"
-        found = self._database.execute(query, (_blob(_comparable(item.uri)),)).fetchall()
+        found = self._database.execute(query, (as_blob(_comparable(item.uri)),)).fetchall()
         best = [(number, json.loads(row)) for rank, number, row in found if rank == found[0][0]]
         if not best:
             return None
@@ -107,11 +127,6 @@ def possible_paths(name: str, folder: str, root: Path) -> Iterator[str]:
 def _comparable(path: str) -> str:
     """Return one spelling of a path: file systems and editors write accented letters in different Unicode forms."""
     return unicodedata.normalize("NFC", path.replace("\\", "/"))
-
-
-def _blob(text: str) -> bytes:
-    """Encode also names that are not valid Unicode, which SQLite rejects; the source refuses those items later."""
-    return text.encode("utf-8", "surrogatepass")
 
 
 def read_metadata(path: Path) -> Iterator[tuple[str, Mapping[str, Any], str]]:

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 # By preference: the first one with a value counts. `caption_0`, `caption_1`, … are spellings of `caption`.
@@ -29,12 +30,7 @@ _NUMBER = re.compile(r"[ _-]?\d+$")
 
 def fields_named(names: Iterable[str], wanted: Sequence[str]) -> tuple[str, ...]:
     """Return those of `names` that are spellings of `wanted`, by the preference of `wanted`."""
-    return _fields_named(tuple(names), tuple(wanted))
-
-
-@lru_cache(maxsize=1024)  # the entries of a list have the same fields
-def _fields_named(names: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(name for same in _fields_by_spelling(names, wanted) for name in same)
+    return tuple(chain.from_iterable(fields_by_spelling(names, wanted)))
 
 
 def fields_by_spelling(names: Iterable[str], wanted: Sequence[str]) -> tuple[tuple[str, ...], ...]:
@@ -42,7 +38,7 @@ def fields_by_spelling(names: Iterable[str], wanted: Sequence[str]) -> tuple[tup
     return _fields_by_spelling(tuple(names), tuple(wanted))
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=1024)  # the entries of a list have the same fields
 def _fields_by_spelling(names: tuple[str, ...], wanted: tuple[str, ...]) -> tuple[tuple[str, ...], ...]:
     found: dict[str, list[str]] = {name: [] for name in wanted}
     for name in names:

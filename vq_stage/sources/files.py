@@ -35,11 +35,12 @@ def open_file(
 ) -> BinaryIO:
     """Open a seekable file; a remote one is fetched in one request or, by default, read in blocks on demand.
 
-    Raises RefusedInput: `missing`, `unreadable`, `empty`, or `too_large` above `max_bytes`. So does reading from the
-    file later. Pipes, devices and sockets are refused without being opened.
+    Raises RefusedInput: `missing`, `unreadable`, `empty`, or `too_large` above `max_bytes`, of which one byte more is
+    fetched if the server can send a part. So does reading from the file later. Pipes, devices and sockets are refused
+    without being opened.
     """
     with refusing_unreadable():
-        file = _open_local(path) if is_local(path) else _open_remote(path, is_fetched, block_bytes)
+        file = _open_local(path) if is_local(path) else _open_remote(path, is_fetched, block_bytes, max_bytes)
         if not (size_bytes := file.seek(0, os.SEEK_END)):
             file.close()
             raise RefusedInput("empty", "the file has no bytes")
@@ -52,6 +53,24 @@ def open_file(
             raise RefusedInput("missing", "a Git LFS pointer in place of the file; run `git lfs pull`")
         file.seek(0)
         return file
+
+
+def is_file(path: Path) -> bool:
+    """Return whether a path is that of a file; False if that cannot be found out."""
+    try:
+        with refusing_unreadable():
+            return path.is_file()
+    except RefusedInput:
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether a path is that of a folder; False if that cannot be found out."""
+    try:
+        with refusing_unreadable():
+            return path.is_dir()
+    except RefusedInput:
+        return False
 
 
 def open_part(path: Path, offset: int, size_bytes: int) -> BinaryIO:
@@ -159,15 +178,30 @@ def check_regular(status: os.stat_result) -> None:
         raise RefusedInput("unreadable", f"{kind}, expected a regular file")
 
 
-def _open_remote(path: Path, is_fetched: bool, block_bytes: int) -> BinaryIO:
+def _open_remote(path: Path, is_fetched: bool, block_bytes: int, max_bytes: int | None) -> BinaryIO:
     remote: Any = path
     # fsspec's memory file system returns one shared object, with one position, to every caller.
     if is_fetched or remote.protocol == "memory":
-        return io.BytesIO(remote.fs.cat_file(remote.path))
+        return io.BytesIO(_fetched(remote, max_bytes))
     file: BinaryIO = remote.fs.open(remote.path, "rb", block_size=block_bytes)
     if not file.seekable():
-        return io.BytesIO(file.read())
+        return io.BytesIO(file.read(-1 if max_bytes is None else max_bytes + 1))
     return io.BufferedReader(FilePart(file, 0, file.seek(0, os.SEEK_END)))
+
+
+def _fetched(remote: Any, max_bytes: int | None) -> bytes:
+    """Fetch a file, or the part of it that shows that it is too large."""
+    if max_bytes is None:
+        return bytes(remote.fs.cat_file(remote.path))
+    try:
+        return bytes(remote.fs.cat_file(remote.path, start=0, end=max_bytes + 1))
+    except FileNotFoundError:
+        raise
+    except Exception:  # an empty file has no such part, and some servers have none of any file
+        size_bytes = remote.fs.size(remote.path)
+        if size_bytes is None or size_bytes > max_bytes:
+            raise
+        return bytes(remote.fs.cat_file(remote.path))
 
 
 def _checked_end(file: BinaryIO, offset: int, size_bytes: int) -> int:

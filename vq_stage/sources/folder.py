@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 
@@ -15,15 +15,14 @@ from shared.storage.paths import is_local
 from shared.storage.temporary_database import naming_the_disk
 from vq_stage.sources.captions import METADATA_FILES, Captions
 from vq_stage.sources.field_names import CAPTION_FILE_SUFFIXES
-from vq_stage.sources.files import open_file, refusing_unreadable
+from vq_stage.sources.files import is_file, open_file, refusing_unreadable
 from vq_stage.sources.folder_walk import UNREADABLE, Folder, FolderWalk
 from vq_stage.sources.media_source import MediaItem, MediaSource
 from vq_stage.sources.media_types import (
     IMAGE_SUFFIXES,
+    is_frame,
     is_frame_folder,
-    is_image,
     is_media,
-    is_system_name,
     kind_of,
     stem_of,
     suffix_of,
@@ -31,6 +30,7 @@ from vq_stage.sources.media_types import (
 
 CAPTION_SUFFIXES = CAPTION_FILE_SUFFIXES[::-1]  # if an image has both, the last one counts
 MAX_CAPTION_BYTES = 1 << 20
+MAX_REMOTE_BESIDE = 16  # folders in a remote folder to search for metadata files: each name takes a round trip
 REMOTE_READERS = 16  # caption files of a remote folder are read in parallel, because each takes a round trip
 
 # An item with the path of the caption file to read for it, if any.
@@ -42,7 +42,7 @@ class FolderSource(MediaSource):
     """Items in the order of their paths; with `chosen`, only these files and what is in these folders below `root`.
 
     Captions come from `picture.txt` beside `picture.png`, or from the fields `file_name` and `text` of a metadata file
-    in its folder or one above it. A folder of images named `*.frames` is one video.
+    in its folder, in one above it, or in one beside these. A folder of images named `*.frames` is one video.
     """
 
     chosen: frozenset[str] | None = field(default=None, repr=False)
@@ -122,8 +122,8 @@ class FolderListing:
         if folder is None:
             return
         self._missing.difference_update(prefix + name.rstrip("/") for name in folder.names)
-        self._unread_metadata += [prefix + name for name in METADATA_FILES if name in folder.names]
         media = [name for name in folder.names if self._is_media(prefix, name)]
+        self._find_metadata(folder, parent, media)
         keys = dict(zip(media, unique_keys([name.rstrip("/") for name in media])))
         caption_files = CaptionFiles(folder.names)
         for name in folder.names:
@@ -136,6 +136,19 @@ class FolderListing:
                 yield self._entries(prefix + name, folder)  # type: ignore[misc]
         if self._reports_others:
             self._report_others(prefix, folder.names, keys, caption_files)
+
+    def _find_metadata(self, folder: Folder, parent: Folder | None, media: Collection[str]) -> None:
+        """Find the metadata files in a folder and in its folders: their rows may be about the folders beside them."""
+        if parent is None or not self._searches_ahead(parent):
+            self._unread_metadata += [folder.prefix + name for name in METADATA_FILES if name in folder.names]
+        if self._searches_ahead(folder):
+            others = set(folder.names).difference(media)
+            inner = [folder.prefix + name for name in folder.names if name.endswith("/") and name in others]
+            paths = (path + name for path in filter(self._walk.is_chosen, inner) for name in METADATA_FILES)
+            self._unread_metadata += [path for path in paths if is_file(self.root / path)]
+
+    def _searches_ahead(self, folder: Folder) -> bool:
+        return is_local(self.root) or sum(name.endswith("/") for name in folder.names) <= MAX_REMOTE_BESIDE
 
     def _report_others(self, prefix: str, names: list[str], media: Iterable[str], captions: CaptionFiles) -> None:
         for name in captions.unused():
@@ -162,13 +175,9 @@ class FolderListing:
         if not name.endswith("/"):
             return is_media(name)
         try:
-            return is_frame_folder(name) and any(map(_is_frame, self._walk.names(prefix + name)))
+            return is_frame_folder(name) and any(map(is_frame, self._walk.names(prefix + name)))
         except RefusedInput:
             return False
-
-
-def _is_frame(name: str) -> bool:
-    return is_image(name) and not is_system_name(name)
 
 
 class CaptionFiles:

@@ -99,15 +99,13 @@ def open_folder(root: Path, chosen: frozenset[str] | None = None) -> MediaSource
                 f"source: {survey.media.text(MEDIA)}; {survey.shards} tars or tables beside them are not read"
             )
         return source
-    paths = sorted(survey.tars if kind == TARS else survey.tables)
-    for path in () if kind == TARS else survey.tars:
+    paths, others = (survey.tars, survey.tables) if kind == TARS else (survey.tables, survey.tars)
+    for path in others:
         report.skip_file(path)
-    for path in () if kind == TABLES else survey.tables:
-        report.skip_file(path)
-    named = {path: root / path for path in paths}
+    named = {path: root / path for path in sorted(paths)}
     source = WebDatasetSource(root, named) if kind == TARS else TableSource(root, named)
     source.report.left_out.update(report.skipped)
-    source.report.used = f"source: {len(paths)} {kind} (first: {paths[0]})"
+    source.report.used = f"source: {len(paths)} {kind} (first: {min(paths)})"
     return source
 
 

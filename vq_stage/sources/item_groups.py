@@ -13,7 +13,7 @@ from itertools import chain
 from operator import attrgetter
 from typing import Any
 
-from shared.storage.temporary_database import temporary_database
+from shared.storage.temporary_database import as_blob, temporary_database
 from vq_stage.sources.annotations import merged
 from vq_stage.sources.media_source import MediaItem, checked_text
 
@@ -111,13 +111,8 @@ def _polled(
 def _row(pair: tuple[str, MediaItem]) -> tuple[bytes | None, bytes, bytes]:
     """Return the columns of an item; `marshal` keeps tuples, and text that is not valid Unicode."""
     picture, item = pair[0], checked_text(pair[1])
-    return None if item.refusal else _blob(picture), _blob(item.key), marshal.dumps(_values(item))
+    return None if item.refusal else as_blob(picture), as_blob(item.key), marshal.dumps(_values(item))
 
 
 def _item(row: bytes) -> MediaItem:
     return MediaItem(*marshal.loads(row))
-
-
-def _blob(text: str) -> bytes:
-    """Encode also text that is not valid Unicode, which SQLite rejects; the source refuses those items later."""
-    return text.encode("utf-8", "surrogatepass")

@@ -6,13 +6,14 @@ import os
 import sys
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from shared.dataset.conversations import media_parts
+from shared.dataset.plan_writer import KnownKeys
 from shared.errors import RefusedInput
 from shared.storage.json_values import JsonValue, limited_lines, parsed_line
 from shared.storage.paths import as_path, is_local
@@ -26,10 +27,11 @@ from vq_stage.sources.field_names import (
     first_value,
     is_present,
 )
+from vq_stage.sources.files import refusing_unreadable
 from vq_stage.sources.item_groups import ItemGroups
 from vq_stage.sources.list_files import listed_values
-from vq_stage.sources.media_source import MediaItem, MediaSource
-from vq_stage.sources.media_types import kind_of, stem_of
+from vq_stage.sources.media_source import MediaItem, MediaSource, checked_text
+from vq_stage.sources.media_types import is_frame_folder, kind_of, stem_of
 
 KEY_NAMES = ("key", "name")
 EXPECTED = "{image|video, text|conversations, key}"
@@ -51,6 +53,16 @@ class ListSource(MediaSource):
         with naming_the_disk(), closing(ItemGroups()) as groups:
             groups.add(self._entries(), is_planned)
             yield from groups.items()
+
+    def files(self) -> Iterator[Path]:
+        """Yield the files that entries name, each once, with the frames of folders. A file may be missing."""
+        known = KnownKeys()
+        for item in (checked_text(item) for _, item in self._entries()):
+            if item.refusal or not known.is_new(item.uri):
+                continue
+            with suppress(RefusedInput), refusing_unreadable():
+                uris = self.frames(item.uri) if is_frame_folder(item.uri) else [item.uri]
+                yield from [self._path(uri) for uri in uris]
 
     def _entries(self) -> Iterator[tuple[str, MediaItem]]:
         """Yield what `entry_item` returns for each entry; entries without an image or a video are counted."""

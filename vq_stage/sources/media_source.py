@@ -20,7 +20,7 @@ from shared.storage.paths import as_path, is_local, names_in
 from vq_stage.media.image_decoding import MAX_FILE_BYTES
 from vq_stage.sources.files import open_file, refusing_unreadable
 from vq_stage.sources.listing_report import ListingReport
-from vq_stage.sources.media_types import is_frame_folder, is_image, is_system_name, kind_of
+from vq_stage.sources.media_types import is_frame, is_frame_folder, is_image, kind_of
 from vq_stage.video.clips import DEFAULT_FPS
 from vq_stage.video.frame_folder import FrameFile, FrameFolder, natural_sort_key
 from vq_stage.video.open_video import open_video
@@ -121,16 +121,16 @@ class MediaSource(ABC):
     def open(self, uri: str, locator: Locator | None = None) -> BinaryIO:
         """Open an item's content as a seekable file. Raises RefusedInput: `missing`, `unreadable`, `empty`, …"""
         with refusing_unreadable():
-            return open_file(
-                self._path(uri), kind_of(uri) == "image", max_bytes=MAX_FILE_BYTES if is_image(uri) else None
-            )
+            path, is_fetched = self._path(uri), kind_of(uri) == "image"
+            is_limited = is_image(uri) or (is_fetched and not is_local(path))  # on disk, no suffix may mean a video
+            return open_file(path, is_fetched, max_bytes=MAX_FILE_BYTES if is_limited else None)
 
     @contextmanager
     def video(self, uri: str, locator: Locator | None = None, extra_json: str | None = None) -> Iterator[VideoFile]:
         """Open a video, or a folder of frames displayed at the rate `fps` of its `extra_json`. Raises RefusedInput."""
         if is_frame_folder(uri):
             frames = [FrameFile(frame, partial(self.open, frame)) for frame in self.frames(uri)]
-            yield FrameFolder(frames, _frame_rate(extra_json))
+            yield FrameFolder(frames, frame_rate(extra_json))
         else:
             with self.open(uri, locator) as file:
                 yield open_video(file)
@@ -139,7 +139,7 @@ class MediaSource(ABC):
         """Return the URIs of the images in a folder of frames, in natural order. Raises RefusedInput."""
         with refusing_unreadable():
             folder = self._path(uri)
-            names = [name for name in names_in(folder) if is_image(name) and not is_system_name(name)]
+            names = list(filter(is_frame, names_in(folder)))
             if not names and not folder.is_dir():
                 raise RefusedInput("missing", "the folder does not exist")
         return [f"{uri.rstrip('/')}/{name}" for name in sorted(names, key=natural_sort_key)]
@@ -172,7 +172,7 @@ def _other_spellings(uri: str) -> Iterator[str]:
     yield from (slashed, unicodedata.normalize("NFC", slashed), unicodedata.normalize("NFD", slashed))
 
 
-def _frame_rate(extra_json: str | None) -> float:
+def frame_rate(extra_json: str | None) -> float:
     """Return the rate that a list entry gave for a folder of frames, in frames per second."""
     fps = json.loads(extra_json).get("fps") if extra_json else None
     return float(fps) if isinstance(fps, (int, float)) and fps > 0 else DEFAULT_FPS

@@ -53,6 +53,11 @@ def is_image(uri: str) -> bool:
     return suffix_of(uri) in IMAGE_SUFFIXES
 
 
+def is_frame(name: str) -> bool:
+    """Return whether a file in a folder of frames is one of them."""
+    return is_image(name) and not is_system_name(name)
+
+
 def is_media(uri: str) -> bool:
     """Return whether a file is an image or a video by its suffix."""
     return suffix_of(uri) in MEDIA_SUFFIXES

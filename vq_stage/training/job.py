@@ -12,6 +12,7 @@ from mindspore import Tensor
 from tqdm import tqdm
 
 from shared.device import setup_device
+from shared.jobs.file_locks import run_lock
 from shared.jobs.signals import stop_on_signals
 from shared.training.log import TrainLog
 from vq_stage.media.image_grid import save_rows
@@ -33,14 +34,20 @@ def train_vq(options: TrainVQOptions) -> Path:
 
     Writes `config.json`, `model.safetensors`, `train_options.json`, `train_state.safetensors`, `train_log.jsonl` and
     `samples/step-N.png` into `options.out`. Raises Interrupted after a checkpoint on SIGINT and SIGTERM,
-    ConfigMismatchError if the folder holds a run with other settings, UsageError if no picture can be decoded.
+    ConfigMismatchError if the folder holds a run with other settings, UsageError if no picture can be decoded, or if
+    another process trains in the folder.
     """
-    out = Path(options.out)
-    check_resumable(out, options)
     config = (
         VQConfig.from_directory(options.init_from) if options.init_from else VQConfig.from_file(options.config or "")
     )
-    pictures = TrainingPictures(open_source(options.source))
+    out, source = Path(options.out), open_source(options.source)
+    with run_lock(out):
+        check_resumable(out, options)
+        _train(config, TrainingPictures(source), options, out)
+    return out
+
+
+def _train(config: VQConfig, pictures: TrainingPictures, options: TrainVQOptions, out: Path) -> None:
     device = setup_device(options.device)
     cell, codebook = _build(config, options)
     first_step = load_checkpoint(out, cell, codebook)
@@ -61,7 +68,6 @@ def train_vq(options: TrainVQOptions) -> Path:
                 save_checkpoint(out, options, done, cell, codebook)
                 save_rows(out / "samples" / f"step-{done:07d}.png", [pixels[:, 0], to_uint8(reconstruction)[:, 0]])
             stop.raise_if_set(f"checkpoint of step {done} written to {out}")
-    return out
 
 
 def _build(config: VQConfig, options: TrainVQOptions) -> tuple[TrainStep, CodebookEMA]:

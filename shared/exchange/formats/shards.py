@@ -23,6 +23,7 @@ from shared.exchange.formats.shard_source import ShardSource
 from shared.exchange.manifest import MANIFEST_NAME, ExportedFile, ExportManifest
 from shared.exchange.options import ImportOptions
 from shared.jobs.signals import StopFlag
+from shared.storage.atomic import remove_file
 from shared.storage.paths import names_in
 
 _SHARD_NAME = re.compile(r"codes-\d{5}\.(tar|parquet)")
@@ -80,10 +81,10 @@ class ShardedExport:
 
     def _delete_others(self, run: ExportRun, names: set[str]) -> None:
         """Delete shards of an earlier export that this one does not have."""
-        if others := [name for name in names_in(run.out) if _SHARD_NAME.fullmatch(name) and name not in names]:
+        others = [run.out / name for name in names_in(run.out) if _SHARD_NAME.fullmatch(name) and name not in names]
+        for path in others:
             ExportManifest.remove(run.out)
-            for name in others:
-                (run.out / name).unlink(missing_ok=True)
+            remove_file(path)
 
     def recognizes(self, path: Path) -> bool:
         manifest = ExportManifest.read(path)

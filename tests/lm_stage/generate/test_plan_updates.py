@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lm_stage.generate.plan_updates import PromptCounts, compare_prompts, up_to_date_plan
+from lm_stage.generate.plan_updates import PromptCounts, compare_prompts, count_died, up_to_date_plan
 from lm_stage.generate.planner import PromptPlanner
 from lm_stage.generate.prompt_renderer import PromptRenderer
 from lm_stage.generate.prompts import Prompt
@@ -97,9 +97,26 @@ def test_a_prompt_that_killed_workers_is_tried_again_once_it_is_changed(
 ) -> None:
     plan, _ = update(dataset, sequences, [prompt("a")])
     dataset.commit(UnitResult(0, refusals=[Refusal("a", 0, "p#1", WORKER_DIED, "")]), plan)
-    assert len(update(dataset, sequences, [prompt("a")])[0]) == 1
-    changed, _ = update(dataset, sequences, [prompt("a", "yy")])
+    plan, counts = update(dataset, sequences, [prompt("a")])
+    assert (len(plan), counts.refused) == (1, {WORKER_DIED: 1})
+    changed, counts = update(dataset, sequences, [prompt("a", "yy")])
     assert (keys(changed, 1), changed.retried) == ([["a"]], {WORKER_DIED: 1})
+    assert not counts.refused
+
+
+def test_prompts_that_killed_workers_are_counted_while_they_are_listed(
+    dataset: Dataset, sequences: SequenceRenderer
+) -> None:
+    plan, counts = update(dataset, sequences, [prompt("a"), prompt("b")])
+    count_died(dataset, [0], [prompt("a")], counts)
+    assert not counts.refused, "the unit is not committed"
+    dataset.commit(
+        UnitResult(0, refusals=[Refusal(key, n, "p#1", WORKER_DIED, "") for n, key in enumerate("ab")]), plan
+    )
+    count_died(dataset, [0], [prompt("a"), prompt("c")], counts)
+    assert counts.refused == {WORKER_DIED: 1}
+    _, later = update(dataset, sequences, [prompt("a"), prompt("c")])
+    assert (later.listed, later.refused, later.unlisted) == (2, {WORKER_DIED: 1}, 1)
 
 
 def test_the_plan_of_a_faster_job_is_followed(

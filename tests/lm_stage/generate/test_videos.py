@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from lm_stage.understand.options import UnderstandOptions
 from shared.dataset.dataset import Dataset
 from shared.dataset.readers import KeyReader
 from shared.dataset.rows import SequenceRecord
-from shared.errors import UsageError
+from shared.errors import ConfigMismatchError, UsageError
+from tests.support.file_digests import file_digests
 
 SIZE = {"height": 16, "width": 24}  # pixels: 2 × 3 codes
 LONG = {"key": "long", "prompt": "a red apple", "frames": 5, "video": "clip"}
@@ -135,6 +137,18 @@ def test_a_clip_is_asked_about(written: Path, small_lm: Path, tmp_path: Path) ->
     assert settings["video_template"] == {"name": "univla", "size": "T*H*W", "has_eol": False}
 
 
+def test_a_question_about_a_clip_is_added(written: Path, small_lm: Path, tmp_path: Path) -> None:
+    about_still, about_clip = ({"question": "what?", "image": key} for key in ("still", "clip"))
+    questions = write(tmp_path / "q.jsonl", about_still)
+    out, others = tmp_path / "a.jsonl", {"model": str(small_lm), "questions": questions, "max_new_tokens": 3}
+    understand(UnderstandOptions(str(written), str(out), **others))
+    write(tmp_path / "q.jsonl", about_still, about_clip)
+    with pytest.raises(ConfigMismatchError, match="video_template"):
+        understand(UnderstandOptions(str(written), str(out), video_template="rows", **others))
+    understand(UnderstandOptions(str(written), str(out), **others))
+    assert [json.loads(line)["error"] for line in out.read_text().splitlines()] == [None, None]
+
+
 def settings_of(entries: Sequence[dict[str, Any]], model: Path, folder: Path, **others: Any) -> dict[str, Any]:
     """Return the recorded settings of a job whose prompts are all refused, so that no model loads."""
     generate(options(write(folder / "p.jsonl", *entries), folder / "dataset", model, **others))
@@ -179,3 +193,24 @@ def test_bad_settings_of_videos_stop_the_job(
     with pytest.raises(UsageError, match=shown):
         generate(options(write(tmp_path / "p.jsonl", {"prompt": "a"}), tmp_path / "dataset", small_lm, **changes))
     assert not (tmp_path / "dataset").exists()
+
+
+def test_videos_are_added_to_images_in_the_default_format(small_lm: Path, tmp_path: Path) -> None:
+    still = {"prompt": "a green pear", "key": "still", **SIZE}
+    clip, second = ({"prompt": "a pear", "key": key, "frames": 1, **SIZE} for key in ("clip", "second"))
+    command = options(write(tmp_path / "p.jsonl", still), tmp_path / "dataset", small_lm)
+    rows = replace(command, video_template="rows")
+    assert generate(command).rows == 1
+    digest = file_digests(tmp_path / "dataset/parts")
+    write(tmp_path / "p.jsonl", still, clip)
+    with pytest.raises(ConfigMismatchError, match="video_template"):
+        generate(rows)
+    assert generate(command).rows == 1
+    assert digest.items() <= file_digests(tmp_path / "dataset/parts").items()
+    write(tmp_path / "p.jsonl", still)
+    with pytest.raises(ConfigMismatchError, match="video_template"):
+        generate(rows)  # the planned video would be one of `rows` if it had not been generated yet
+    write(tmp_path / "p.jsonl", still, clip, second)
+    assert generate(command).rows == 1
+    index = KeyReader(Dataset.open(tmp_path / "dataset"))
+    assert [index.row(key).kind for key in ("still", "clip", "second")] == ["image", "video", "video"]

@@ -103,6 +103,7 @@ def test_what_the_decoder_does_not_compute_is_refused(
         {"layer_types": ["full_attention"] * 3, "partial_rotary_factor": 1.0, "num_experts": 0},
         {"sliding_window": 4096, "use_sliding_window": False, "max_window_layers": 3},
         {"sliding_window": 1024, "unsloth_version": "2026.1", "training_note": "mine"},
+        {"sliding_window": 0},
         {"attention_dropout": 0.1, "initializer_range": 0.02, "use_cache": False, "pretraining_tp": 1},
         {"_attn_implementation_autoset": True, "_flash_attn_2_enabled": True, "use_flash_attn": True},
     ],

@@ -23,7 +23,8 @@ from shared.tokens.grid_formats import IMAGE
 from shared.tokens.layout import TokenLayout
 from shared.tokens.visual_tokens import grid_tokens
 from tests.support.mindone_kernels import run_probe
-from tests.support.mindone_language_probe import STEPS, golden_sequence
+from tests.support.mindone_language_probe import CLASSES, IDS, STEPS, golden_sequence
+from tests.support.model_bases import conditional_base, save_again
 
 TOLERANCE = 1e-3  # of logits; measured 1.8e-5
 
@@ -65,14 +66,24 @@ def damaged_lm(golden_lm: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @pytest.fixture(scope="module")
+def saved_models(small_lm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Models as a run saves them, in directories with the names of their classes."""
+    directory = tmp_path_factory.mktemp("saved")
+    bases = small_lm, conditional_base(small_lm, directory / "base")
+    for base, name in zip(bases, CLASSES):
+        save_again(base, directory / name)
+    return directory
+
+
+@pytest.fixture(scope="module")
 def mindone_run(
-    golden_lm: Path, tied_lm: Path, damaged_lm: Path, tmp_path_factory: pytest.TempPathFactory
+    golden_lm: Path, tied_lm: Path, damaged_lm: Path, saved_models: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, np.ndarray]:
     """What mindone computes for the golden sequences and the first golden prompt."""
     if importlib.util.find_spec("mindone") is None:
         pytest.skip("mindone is not installed")
     outputs = tmp_path_factory.mktemp("mindone") / "outputs.npz"
-    return run_probe("mindone_language_probe", golden_lm, tied_lm, damaged_lm, outputs=outputs)
+    return run_probe("mindone_language_probe", golden_lm, tied_lm, damaged_lm, saved_models, outputs=outputs)
 
 
 def test_logits_equal_upstream(mindone_run: dict[str, np.ndarray], golden: dict[str, np.ndarray]) -> None:
@@ -113,6 +124,14 @@ def test_checkpoint_that_does_not_fit_is_refused_by_tensor_name(mindone_run: dic
     assert "missing model.norm.weight" in refusal
     assert "extra model.norm.gain" in refusal
     assert "lm_head.weight: expected shape (820, 128), got (819, 128)" in refusal
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_mindone_loads_saved_models_by_its_usual_call(
+    name: str, mindone_run: dict[str, np.ndarray], saved_models: Path
+) -> None:
+    ours = LanguageModel.from_pretrained(saved_models / name, device="cpu").logits(IDS)
+    np.testing.assert_allclose(mindone_run[name], ours, atol=TOLERANCE, rtol=0)  # measured 3.6e-6
 
 
 @pytest.fixture

@@ -15,12 +15,10 @@ from lm_stage import LanguageModel
 from lm_stage.model.config import DecoderConfig, read_config, read_layout
 from lm_stage.model.model_directory import model_path
 from lm_stage.model.options import EMBEDDED_MODEL
-from lm_stage.model.saved_model import saved_model_files
 from lm_stage.model.weights import model_fingerprint, read_weights
 from shared.errors import CheckpointError
-from shared.storage.atomic import write_directory
 from shared.storage.checked_json import dump_checked_json
-from tests.support.model_bases import VISION_TENSOR, conditional_base, published_base
+from tests.support.model_bases import VISION_TENSOR, conditional_base, published_base, save_again
 
 IDS = [3, 9, 20, 33, 7]
 Saved = Callable[..., Path]
@@ -31,11 +29,7 @@ def saved(tmp_path: Path) -> Saved:
     """Return a function that saves a base again, as a run without steps would."""
 
     def save(base: Path, dtype: str = "float32") -> Path:
-        weights = {name: tensor.float32() for name, tensor in read_weights(base).items()}
-        layout = read_layout(base)
-        config = {**read_config(base), "token_layout": layout.to_dict()}
-        write_directory(tmp_path / "model", saved_model_files(weights, config, layout, base, dtype))
-        return tmp_path / "model"
+        return save_again(base, tmp_path / "model", dtype)
 
     return save
 

@@ -18,7 +18,7 @@ from lm_stage.training.run_directory import (
     recorded_options,
     write_options,
 )
-from shared.errors import CheckpointError, ConfigMismatchError
+from shared.errors import CheckpointError, ConfigMismatchError, UsageError
 from shared.storage.digests import settings_diff
 
 OPTIONS = {"seed": 7, "learning_rate": 0.001, "datasets": ["a"]}
@@ -81,3 +81,13 @@ def test_runs_without_adapters_resume_whatever_settings_of_adapters_they_recorde
     write_options(tmp_path, {**earlier, "lora_rank": 2})
     with pytest.raises(ConfigMismatchError, match=r"lora_alpha: recorded 8\.0, given 16\.0"):
         check_resumable(tmp_path, {**given, "lora_rank": 2})
+
+
+def test_a_started_run_keeps_a_warmup_longer_than_its_steps(tmp_path: Path) -> None:
+    """Earlier versions accepted it; a new run with it is refused."""
+    with pytest.raises(UsageError, match="--warmup"):
+        SftOptions(("codes",), str(tmp_path), steps=10, warmup=20)
+    write_options(tmp_path, OPTIONS)
+    assert SftOptions(("codes",), str(tmp_path), steps=10, warmup=20).warmup_steps == 20
+    with pytest.raises(UsageError, match="--warmup"):
+        SftOptions(("codes",), str(tmp_path), steps=10, warmup=-1)

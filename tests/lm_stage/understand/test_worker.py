@@ -11,11 +11,14 @@ from typing import Any
 
 import pytest
 
+from lm_stage.model.checksums import with_checksums
 from lm_stage.understand.answer_file import Answer
 from lm_stage.understand.options import UnderstandOptions
 from lm_stage.understand.questions import Question, QuestionRenderer, list_questions
 from lm_stage.understand.worker import UnderstandWorker
+from shared.errors import CheckpointError
 from shared.jobs.job import Task, TaskResult, WorkerContext
+from shared.storage.atomic import write_directory
 from tests.support.prompts import write_entries
 
 
@@ -65,7 +68,7 @@ def rendered(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         return request(renderer, question)
 
     monkeypatch.setattr(QuestionRenderer, "request", counting)
-    monkeypatch.setattr("lm_stage.language_model.LanguageModel.from_pretrained", lambda *arguments: StandInModel())
+    monkeypatch.setattr("lm_stage.language_model.LanguageModel.for_job", lambda *arguments: StandInModel())
     return counts
 
 
@@ -93,3 +96,13 @@ def test_a_question_that_killed_workers_is_refused(rendered: Counter[str], small
     assert json.loads(died.payload.to_line())["error"].startswith("worker_died: ")
     assert isinstance(answered.payload, Answer)
     assert answered.payload.error is None
+
+
+def test_a_worker_verifies_the_model_that_it_loads(small_lm: Path, tmp_path: Path) -> None:
+    """A worker may be restarted days after its job has verified the model."""
+    files = with_checksums({path.name: path.read_bytes() for path in small_lm.iterdir()})
+    write_directory(tmp_path / "model", {**files, "model.safetensors": files["model.safetensors"][:-1] + b"\xff"})
+    path = write_entries(tmp_path / "q.jsonl", [{"question": "a"}])
+    options = UnderstandOptions(None, "", questions=str(path), model=str(tmp_path / "model"))
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged"):
+        results(options, iter([]))

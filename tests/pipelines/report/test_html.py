@@ -80,6 +80,14 @@ def test_captions_and_answers_with_markup_are_escaped(tmp_path: Path, monkeypatc
     assert "<script" not in text
 
 
+def test_a_run_without_a_log_has_a_page(tmp_path: Path) -> None:
+    (tmp_path / "tuned").mkdir()
+    (tmp_path / "tuned/train_log.jsonl").touch()
+    pipeline = Pipeline("p", tmp_path, (Step("tuned", "sft", (), tmp_path / "tuned", (), ()),))
+    write_report(pipeline, [], tmp_path / "report.html")
+    assert "useful tokens/s" not in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 @pytest.mark.parametrize("width", [1200, 420])
 def test_a_browser_renders_the_pictures(page: Path, tmp_path: Path, width: int) -> None:

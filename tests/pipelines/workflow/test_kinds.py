@@ -45,7 +45,7 @@ def test_references_of_the_right_kind() -> None:
         ("tokens", "model", "${tuned}", r"got a training run; give \$\{tuned\}/model$"),
         ("tokens", "model", "${tuned}/adapter", r"got a LoRA adapter; give \$\{tuned\}/model, into which"),
         ("tokens", "model", "${codes}", r"got a codes dataset; give \$\{model\} or \$\{tuned\}/model$"),
-        ("tuned", "datasets", ["${codes}", "${restored}"], r"got pictures or videos; give \$\{answers\} or"),
+        ("tuned", "datasets", ["${codes}", "${restored}"], r"got pictures or videos; give \$\{codes\}$"),
         ("tuned", "held-out", "${restored},task=image", r"held_out: .*got pictures"),
         ("images", "dataset", "${tuned}/model", r"a codes dataset or .*sequences, got a language model"),
         ("images", "dataset", "p/images/../tuned", r"got a training run"),

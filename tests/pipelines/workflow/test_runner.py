@@ -68,7 +68,9 @@ def test_a_failed_step_is_resumed_in_place(folder: Path, worker: StandInCommands
 
 def test_execution_options_may_change(folder: Path, worker: StandInCommands) -> None:
     assert steps_run(worker, load(CHAIN)) == ["codes", "pictures"]
-    assert steps_run(worker, load(CHAIN, {"codes.workers": "4", "codes.engine": "local"})) == []
+    others = {"workers": "4", "engine": "local", "max-refused-in-a-row": "9", "update-texts": "true"}
+    changes = {f"codes.{name}": value for name, value in others.items()}
+    assert steps_run(worker, load(CHAIN, changes)) == []
 
 
 def test_a_stopped_run_from_a_step_resumes_without_repeating_it(folder: Path, worker: StandInCommands) -> None:

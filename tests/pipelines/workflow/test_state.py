@@ -44,6 +44,7 @@ from vq_stage.model.weights import EMBEDDED_TOKENIZER
         ({"items": [4], "change": Change.NONE}, StepStatus.DONE),
         ({"items": [4], "change": Change.NONE, "is_done": False}, StepStatus.UNFINISHED),
         ({"items": [4], "change": Change.GROWN}, StepStatus.GROWN),
+        ({"items": [4], "change": Change.TEXTS}, StepStatus.TEXTS),
         ({"items": [4], "change": Change.NONE, "is_invalidated": True}, StepStatus.CHANGED),
         ({"items": [4], "change": Change.NONE, "output_exists": False}, StepStatus.CHANGED),
         ({"items": [4], "change": Change.NONE, "command_digest": "others"}, StepStatus.CHANGED),
@@ -116,6 +117,28 @@ def test_files_of_a_pattern_and_of_linked_folders_are_compared_by_content(
         assert plan_steps(load(described))[0].status.value == "changed"
 
 
+@pytest.mark.parametrize("command", ["encode", "train-vq"])
+def test_the_files_that_a_list_names_are_watched(
+    command: str, folder: Path, worker: StandInCommands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are compared by content, an encoded one by its command."""
+    root = {"image-root": "photos"} if command == "encode" else {}
+    source = folder / "list.jsonl" if root else folder / "photos/list.jsonl"
+    source.write_text('{"image": "one.png"}\n{"image": "later.png"}\n{"image": "\\u0000"}\n{"image": "walk.frames"}\n')
+    (folder / "photos/walk.frames").mkdir()
+    monkeypatch.setattr(state, "compare", lambda step: Change.CHANGED if step.command == "encode" else Change.NONE)
+    others = root or {"init-from": str(EMBEDDED_TOKENIZER)}
+    described = steps(codes={"run": command, "source": str(source), **others})
+    for name in ("one.png", "later.png", "walk.frames/0.png"):
+        steps_run(worker, load(described))
+        assert steps_run(worker, load(described)) == []
+        (folder / "photos" / name).write_bytes(b"another")
+        assert plan_steps(load(described))[0].status.value == "changed"
+    steps_run(worker, load(described))
+    os.utime(folder / "photos/one.png", (1, 1))
+    assert plan_steps(load(described))[0].status.value == ("changed" if root else "done")
+
+
 def test_a_record_of_an_earlier_version_learns_the_content_of_its_inputs(folder: Path, worker: StandInCommands) -> None:
     """Once the step was found as it was, a copy of its inputs does not make it stale any more."""
     described = steps(tokenizer={"run": "train-vq", "source": "photos", "init-from": str(EMBEDDED_TOKENIZER)})
@@ -132,6 +155,43 @@ def test_what_is_neither_a_file_nor_a_folder_has_no_content(folder: Path, worker
     os.mkfifo(folder / "pipe")
     described = steps(tokenizer={"run": "train-vq", "source": "photos", "config": "pipe"})
     assert [one.status.value for one in plan_steps(load(described))] == ["new"]
+
+
+def test_other_captions_are_replaced_also_after_an_interruption(
+    folder: Path, worker: StandInCommands, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pictures are not encoded again; steps that need them run again."""
+    steps_run(worker, load(CHAIN))
+    (folder / "photos/one.txt").write_text("a caption")
+    monkeypatch.setattr(state, "compare", lambda step: Change.TEXTS)
+    worker.fails = "codes"
+    assert [one.status.value for one in plan_steps(load(CHAIN))] == ["texts", "changed"]
+    with pytest.raises(StepFailed):
+        steps_run(worker, load(CHAIN))
+    worker.fails = None
+    for changes in ({}, {"codes.update-texts": "true"}):
+        codes = plan_steps(load(CHAIN, changes))[0]
+        assert (codes.status.value, codes.step.arguments.count("--update-texts")) == ("unfinished", 1)
+    assert steps_run(worker, load(CHAIN)) == ["codes", "pictures"]
+    assert (folder / "p/codes/made").read_text().startswith("encode --update-texts --resize none --")
+    assert [path.name for path in (folder / "p/stale").iterdir()] == ["pictures-0"]
+    codes = plan_steps(load(CHAIN))[0]
+    assert (codes.status.value, codes.record.updates_texts) == ("done", False)
+
+
+def test_quarantined_inputs_are_tried_again_once(folder: Path, worker: StandInCommands) -> None:
+    """Their step resumes each time that the option is given or changed, also after an interruption."""
+    steps_run(worker, load(CHAIN))
+    retry = {"codes.retry-quarantined": "truncated"}
+    assert [one.status.value for one in plan_steps(load(CHAIN, retry))] == ["grown", "changed"]
+    worker.fails = "codes"
+    with pytest.raises(StepFailed):
+        steps_run(worker, load(CHAIN, retry))
+    worker.fails = None
+    assert steps_run(worker, load(CHAIN, retry)) == ["codes", "pictures"]
+    assert steps_run(worker, load(CHAIN, retry)) == steps_run(worker, load(CHAIN)) == []
+    assert steps_run(worker, load(CHAIN, retry)) == ["codes", "pictures"]
+    assert [path.name for path in (folder / "p/stale").iterdir()] == ["pictures-0", "pictures-1"]
 
 
 @pytest.mark.parametrize(
@@ -162,8 +222,8 @@ def test_codes_are_kept_when_files_are_added(folder: Path, worker: StandInComman
     assert [state.status.value for state in plan_steps(load(CHAIN, {"codes.resize": "area"}))] == ["changed", "changed"]
 
 
-def test_added_captions_are_a_change_not_growth(folder: Path, worker: StandInCommands) -> None:
-    """The command would not read captions of files that it has encoded already."""
+def test_added_captions_are_not_growth(folder: Path, worker: StandInCommands) -> None:
+    """They are compared with the dataset, which is none here."""
     steps_run(worker, load(CHAIN))
     for name in ("one.txt", "metadata.jsonl"):
         (folder / "photos" / name).write_text("a caption")

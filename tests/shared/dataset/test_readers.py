@@ -9,6 +9,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from shared.dataset import dataset as dataset_module
+from shared.dataset.arrow_file import ArrowFile, open_rows
 from shared.dataset.dataset import Dataset
 from shared.dataset.readers import KeyReader
 from shared.dataset.shards import IndexFile
@@ -16,7 +18,7 @@ from shared.errors import DatasetError, RefusedInput
 from shared.maintenance.options import SealOptions
 from shared.maintenance.seal import seal
 from shared.storage.atomic import write_file
-from shared.storage.paths import sha256_of
+from shared.storage.paths import as_path, sha256_of
 from tests.support import handmade
 from tests.support.sealed import (
     ONE_SHARD,
@@ -137,3 +139,50 @@ def test_an_index_that_leads_to_another_row_is_an_error(tmp_path: Path) -> None:
     reader = KeyReader(Dataset(dataset.root))
     with pytest.raises(DatasetError, match="the index is damaged"):
         reader.row(unit_keys(0)[0])
+
+
+def assert_reads(reader: KeyReader, units: int) -> None:
+    """Assert that a reader finds the rows of `five_units`, and of units that were added."""
+    assert list(reader) == [key for unit in range(units) for key in unit_keys(unit)]
+    for row in (row for unit in range(units) for row in rows_of(unit)):
+        assert reader.row(row.key).digest() == row.digest()
+
+
+def test_rows_are_read_on_while_the_dataset_is_sealed_and_sealed_again(remote_root: str, tmp_path: Path) -> None:
+    for root in (tmp_path, as_path(remote_root)):
+        dataset = five_units(root)
+        reader = KeyReader(dataset)
+        seal(SealOptions(str(root)))
+        assert_reads(reader, UNITS)
+        add_units(dataset, 2)
+        reader, unread = KeyReader(Dataset(root)), Dataset(root)
+        assert unread.shard_reader.index
+        seal(SealOptions(str(root)))  # replaces the shard and the index
+        assert_reads(reader, UNITS + 2)
+        assert_reads(KeyReader(unread), UNITS + 2)
+
+
+def test_a_part_that_goes_while_it_is_opened_is_read_from_its_shard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = five_units(tmp_path)
+
+    def seal_and_open(path: Path) -> ArrowFile:
+        monkeypatch.setattr(dataset_module, "open_rows", open_rows)
+        seal(SealOptions(str(tmp_path)))
+        return open_rows(path)
+
+    monkeypatch.setattr(dataset_module, "open_rows", seal_and_open)
+    assert [row.key for row in dataset.rows(dataset.record(0))] == unit_keys(0)
+
+
+def test_a_shard_that_is_lost_is_named_and_not_looked_for_again(tmp_path: Path) -> None:
+    dataset = five_units(tmp_path)
+    seal(SealOptions(str(tmp_path), ONE_SHARD))
+    (path,) = dataset.shards.iterdir()
+    path.unlink()
+    opened = Dataset(tmp_path)
+    with pytest.raises(DatasetError, match=path.name):
+        next(opened.batches(opened.record(0)))
+    with pytest.raises(DatasetError, match=f"{path.name}: missing"):
+        KeyReader(opened).row(unit_keys(0)[0])

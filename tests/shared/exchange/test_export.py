@@ -14,6 +14,7 @@ import pyarrow.dataset
 import pytest
 
 from shared.codec import Codec
+from shared.dataset.dataset import Dataset
 from shared.errors import DatasetError, Interrupted, UsageError
 from shared.exchange.export import export
 from shared.exchange.export_run import ExportRun
@@ -222,3 +223,24 @@ def test_an_export_may_lie_in_an_object_store(tmp_path: Path, codes: Path, how: 
     assert export(options).written > export(options).written == 0
     import_dataset(ImportOptions(out, str(tmp_path / "back")))
     assert digest(tmp_path / "back") == digest(codes)
+
+
+def test_units_that_a_repair_sets_aside_meanwhile_are_exported_or_an_error(tmp_path: Path, codes: Path) -> None:
+    dataset = Dataset(codes)
+    run = ExportRun(ExportOptions(str(codes), str(tmp_path / "out")), dataset)
+    expected = len(list(run.read_rows()))
+    record = next(record for record in dataset.commit_records() if record.rows)
+    dataset.record_path(record.unit).unlink()
+    assert len(list(run.read_rows())) == expected
+    (dataset.parts / record.part).unlink()
+    with pytest.raises(DatasetError, match=record.part):
+        list(run.read_rows())
+    with pytest.raises(DatasetError, match=r"1 of .* units are missing"):
+        ExportRun(run.options, dataset)
+
+
+def test_a_folder_with_the_name_of_an_exported_file_stays(tmp_path: Path, codes: Path) -> None:
+    folder = tmp_path / "out" / "codes-00099.tar"
+    folder.mkdir(parents=True)
+    assert run_export(codes, tmp_path / "out", "webdataset").rows == 18
+    assert folder.is_dir()

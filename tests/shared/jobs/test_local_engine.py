@@ -221,7 +221,7 @@ def test_a_worker_that_hangs_is_killed_and_its_unit_done_by_the_next_one(
     progress: list[int] = []
     run_local(toy_job(Toy(tmp_path, hanging_unit=3), 8, done, progress), workers=2, backoff_s=0, limit_s=1.0)
     assert_all_done(tmp_path, 8, set(), done, progress)
-    assert "has reported no progress and taken no CPU time for 1 s; killing it" in capfd.readouterr().err
+    assert "has reported no progress" in capfd.readouterr().err
 
 
 def test_a_suspended_worker_is_killed_and_its_units_done_by_others(

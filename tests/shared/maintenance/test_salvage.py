@@ -8,11 +8,13 @@ import pytest
 
 from shared.dataset.commit import UnitResult
 from shared.dataset.dataset import Dataset
+from shared.dataset.partial import load_partial
 from shared.dataset.plan import PlannedInput, Unit
 from shared.dataset.plan_writer import freeze_plan
 from shared.maintenance.options import SealOptions
 from shared.maintenance.salvage import repaired_units, set_damaged_aside
 from shared.maintenance.seal import seal
+from shared.maintenance.sweep import sweep
 from shared.maintenance.verify import verify_dataset
 from tests.support import handmade
 from tests.support.handmade import NUMERICS, record, refusal
@@ -25,6 +27,7 @@ from tests.support.sealed import (
     digest,
     five_units,
     flip,
+    rows_of,
     unit_keys,
 )
 
@@ -82,6 +85,30 @@ def test_a_damaged_commit_record_makes_its_unit_missing(dataset: Dataset) -> Non
     (found,) = set_damaged_aside(dataset, dataset.plan())
     assert (found.unit, found.kept) == (3, 0)
     assert dataset.missing_units(dataset.plan()) == [3]
+
+
+def test_a_damaged_commit_record_of_a_sealed_unit_keeps_the_rows(dataset: Dataset) -> None:
+    before = digest(dataset)
+    seal(SealOptions(str(dataset.root)))
+    flip(dataset.record_path(3), 20)
+    opened = Dataset(dataset.root)
+    (found,) = set_damaged_aside(opened, opened.plan())
+    assert (found.unit, found.kept, found.rows) == (3, ROWS, ROWS)
+    sweep(opened)
+    plan = opened.plan()
+    opened.commit(load_partial(opened, plan, 3, NUMERICS), plan)
+    opened.write_manifest(plan)
+    assert digest(opened) == before
+
+
+def test_rows_are_not_kept_if_the_other_units_were_computed_in_different_ways(dataset: Dataset) -> None:
+    dataset.record_path(0).unlink()
+    dataset.commit(UnitResult(0, rows_of(0), numerics={"device": "other"}), dataset.plan())
+    seal(SealOptions(str(dataset.root)))
+    flip(dataset.record_path(3), 20)
+    opened = Dataset(dataset.root)
+    (found,) = set_damaged_aside(opened, opened.plan())
+    assert (found.unit, found.kept) == (3, 0)
 
 
 def test_a_damaged_quarantine_file_keeps_the_rows(tmp_path: Path) -> None:

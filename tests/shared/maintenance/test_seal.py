@@ -137,3 +137,13 @@ def test_sealing_a_remote_dataset(remote_root: str) -> None:
     assert digest(dataset) == before
     (left,) = [name for name in names_in(dataset.parts) if name.endswith(".arrow")]
     assert left == dataset.record(1).part, "a part without rows is in no shard"
+
+
+def test_a_folder_with_the_name_of_a_shard_or_an_index_stays(tmp_path: Path) -> None:
+    dataset = five_units(tmp_path)
+    folders = [dataset.shards / "codes-old", dataset.index / "keys.old"]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    seal(SealOptions(str(dataset.root)))
+    assert all(folder.is_dir() for folder in folders)
+    assert len(KeyReader(Dataset(dataset.root))) == UNITS * ROWS

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from shared.storage.paths import as_path, local_directory
+from shared.storage.paths import as_path, is_file_name, local_directory
 
 
 def test_a_remote_checkpoint_is_copied_once_a_version(
@@ -22,3 +22,12 @@ def test_a_remote_checkpoint_is_copied_once_a_version(
     (remote / "config.json").write_bytes(b"[1]")
     assert (local_directory(f"{remote_root}/model") / "config.json").read_bytes() == b"[1]"
     assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 2
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "/a", "../a", "a/b", "a/", "a\0"])
+def test_names_of_other_folders_are_no_file_names(name: str) -> None:
+    assert not is_file_name(name)
+
+
+def test_dots_in_a_file_name_are_accepted() -> None:
+    assert is_file_name("..part-000001.arrow")

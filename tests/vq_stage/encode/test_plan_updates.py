@@ -15,7 +15,7 @@ from shared.dataset.dataset import Dataset
 from shared.dataset.plan import Plan, PlannedInput
 from shared.dataset.plan_writer import KnownKeys, PlanWriter
 from shared.dataset.rows import CodeRecord
-from shared.errors import ConfigMismatchError, UsageError
+from shared.errors import ConfigMismatchError, DatasetError, UsageError
 from shared.jobs.signals import StopFlag
 from shared.maintenance.summary import summarize
 from shared.maintenance.verify import verify_dataset
@@ -102,6 +102,18 @@ def test_only_what_is_new_is_opened_and_planned(dataset: Dataset) -> None:
         "0": 11,
     }
     assert quarantined(dataset) == 1
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "parts/part-000000.json"])
+def test_a_damaged_dataset_is_not_extended(name: str, dataset: Dataset) -> None:
+    source = memory_source(a=png(0))
+    encoded(dataset, source)
+    (dataset.root / name).write_text("{")
+    source.add("b.png", png(1))
+    before = plan_files(dataset)
+    with pytest.raises(DatasetError, match=name):
+        planned(Dataset(dataset.root), source)
+    assert plan_files(dataset) == before
 
 
 def test_the_source_is_listed_once(dataset: Dataset) -> None:

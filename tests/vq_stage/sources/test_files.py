@@ -9,10 +9,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 
 from shared.errors import RefusedInput
+from shared.storage.paths import as_path
 from vq_stage.media import image_decoding
 from vq_stage.media.image_decoding import read_bytes
+from vq_stage.sources import media_source
 from vq_stage.sources.files import FilePart, open_file
 from vq_stage.sources.folder import FolderSource
 
@@ -79,3 +82,27 @@ def test_huge_images_are_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(image_decoding, "MAX_FILE_BYTES", 6)
     assert refusal(lambda: read_bytes(io.BytesIO(b"content"))).reason == "too_large"
     assert read_bytes(io.BytesIO(b"conten")) == b"conten"
+
+
+def test_of_a_huge_remote_image_only_a_part_is_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = as_path("memory://huge.png")
+    path.write_bytes(b"content")
+    fetched: list[int] = []
+    cat_file = MemoryFileSystem.cat_file
+
+    def recorded(*arguments: object, **limits: object) -> bytes:
+        data: bytes = cat_file(*arguments, **limits)
+        fetched.append(len(data))
+        return data
+
+    monkeypatch.setattr(MemoryFileSystem, "cat_file", recorded)
+    assert refusal(lambda: open_file(path, is_fetched=True, max_bytes=3)).reason == "too_large"
+    assert fetched == [4]
+    with open_file(path, is_fetched=True, max_bytes=7) as file:
+        assert file.read() == b"content"
+
+
+def test_remote_files_without_a_suffix_have_the_limit_of_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    as_path("memory://large/picture").write_bytes(b"content")
+    monkeypatch.setattr(media_source, "MAX_FILE_BYTES", 6)
+    assert refusal(lambda: FolderSource(as_path("memory://large")).open("picture")).reason == "too_large"

@@ -291,6 +291,24 @@ def test_an_empty_source_is_an_error_unless_all_its_items_are_planned(tmp_path: 
     assert list(FolderSource(tmp_path).items(is_planned=lambda item: True)) == []
 
 
+@pytest.mark.parametrize("location", ["disk", "memory"])
+def test_metadata_in_a_folder_beside_the_images(location: str, tmp_path: Path, remote: Path) -> None:
+    """Also in one that is listed after them, with names relative to either folder."""
+    rows = [{"file_name": "../images/deep/a.png", "text": "A"}, {"file_name": "images/b.png", "text": "B"}]
+    metadata = "".join(json.dumps(row) + "\n" for row in [*rows, {"file_name": "c.png", "text": "C"}]).encode()
+    names = ("images/b.png", "images/deep/a.png", "c.png", "labels/c.png")
+    root = fill(tmp_path if location == "disk" else remote, {name: b"" for name in names})
+    source = open_source(str(fill(root, {"labels/metadata.jsonl": metadata})))
+    assert {item.uri: item.text for item in source} == dict(zip(names, ("B", "A", None, "C")))
+    assert not source.report.unused_captions.count
+
+
+def test_names_in_metadata_are_relative_to_its_own_folder_first(tmp_path: Path) -> None:
+    fill(tmp_path, {"cats/a.png": b"", "train/cats/a.png": b""})
+    fill(tmp_path, {"train/metadata.jsonl": b'{"file_name": "cats/a.png", "text": "a cat"}\n'})
+    assert {item.uri: item.text for item in listed(tmp_path)} == {"cats/a.png": None, "train/cats/a.png": "a cat"}
+
+
 def test_metadata_as_csv_and_parquet(tmp_path: Path) -> None:
     fill(tmp_path, {"csv/a.png": b"", "csv/metadata.csv": b"file_name,label,text\na.png,3,a cat\n", "table/b.png": b""})
     pq.write_table(pa.table({"file_name": ["b.png"], "text": ["a dog"]}), tmp_path / "table/metadata.parquet")

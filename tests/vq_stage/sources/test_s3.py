@@ -16,6 +16,7 @@ from shared.storage.paths import as_path
 from tests.support.bad_pictures import encoded, picture
 from tests.support.small_tars import SAMPLES, tar_bytes
 from vq_stage.media.image_decoding import read_bytes, read_size
+from vq_stage.sources.files import open_file
 from vq_stage.sources.media_source import MediaItem, MediaSource
 from vq_stage.sources.open_source import open_source
 
@@ -63,6 +64,18 @@ def test_a_folder(bucket: str) -> None:
     assert source.frames("walk.frames") == ["walk.frames/1.png"]
     with source.open("sub/clip.mp4") as file:
         assert (file.seek(-3, 2), file.read(), file.seek(300), file.read(2)) == (2_559_997, b"\xfd\xfe\xff", 300, b",-")
+
+
+def test_files_have_a_size_limit(bucket: str) -> None:
+    for name, size_bytes in (("empty", 0), ("fits", 6), ("large", 7)):
+        put(f"{bucket}/limited/{name}.png", bytes(size_bytes))
+    root = as_path(f"{bucket}/limited")
+    with open_file(root / "fits.png", is_fetched=True, max_bytes=6) as file:
+        assert file.read() == bytes(6)
+    for name, reason in (("empty", "empty"), ("large", "too_large"), ("gone", "missing")):
+        with pytest.raises(RefusedInput) as refusal:
+            open_file(root / f"{name}.png", is_fetched=True, max_bytes=6)
+        assert refusal.value.reason == reason
 
 
 def test_additions_are_listed(bucket: str) -> None:

@@ -12,7 +12,8 @@ import pytest
 from safetensors.numpy import load_file
 
 import vq_stage.training.job
-from shared.errors import CheckpointError, ConfigMismatchError
+from shared.errors import CheckpointError, ConfigMismatchError, UsageError
+from shared.jobs.file_locks import RUN_LOCK, try_lock
 from tests.support.pictures import save_picture
 from tests.support.vision_models import TINY_VQ
 from vq_stage import VisionTokenizer
@@ -60,6 +61,16 @@ def test_a_run_stopped_at_a_checkpoint_resumes_to_the_same_bytes(
     (tmp_path / "config.json").write_text(json.dumps({**TINY_VQ.to_dict(), "codebook_size": 8}))
     with pytest.raises(CheckpointError, match=r"quantize\.embedding.*expected shape \(8, 4\).*--config changed"):
         train_vq(changed)
+
+
+def test_two_runs_in_one_folder_are_refused(tmp_path: Path) -> None:
+    chosen = options(tmp_path)
+    lock = try_lock(tmp_path / "out" / RUN_LOCK)
+    assert lock is not None
+    with pytest.raises(UsageError, match="another process trains here"):
+        train_vq(chosen)
+    lock.release()
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 def test_fine_tuning_starts_from_the_given_tokenizer(tmp_path: Path, golden_vq: Path) -> None:
