@@ -12,7 +12,7 @@ from shared.dataset.plan import Plan
 from shared.dataset.settings import DatasetSettings
 from shared.dataset.shards import IndexFile, ManifestPart, Shard, ShardReader
 from shared.errors import DatasetError
-from shared.storage.checked_json import dump_checked_json, load_checked_json
+from shared.storage.checked_json import dump_checked_json, field_problem, load_checked_json
 from shared.storage.small_files import read_small_file
 
 MAX_BYTES = 1 << 30  # a part takes about 200 bytes, and 10⁸ rows are 400 000 parts
@@ -64,9 +64,12 @@ class Manifest:
             values["parts"] = tuple(ManifestPart(**part) for part in values["parts"])
             values["shards"] = tuple(Shard.from_json(shard) for shard in values.get("shards", ()))
             values["index"] = IndexFile(**values["index"]) if "index" in values else None
-            return cls(**values)
+            manifest = cls(**values)
         except (KeyError, TypeError, ValueError) as error:
             raise DatasetError(f"{where}: expected a manifest: {error!r}") from error
+        if problem := field_problem(manifest):
+            raise DatasetError(f"{where}: expected a manifest: {problem}")
+        return manifest
 
     def to_bytes(self) -> bytes:
         """Return checked JSON; a dataset without shards has neither `shards` nor `index`."""

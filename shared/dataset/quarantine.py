@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from shared.errors import DatasetError
+from shared.storage.checked_json import field_problem
 from shared.storage.digests import canonical_json
 from shared.storage.small_files import parse_json_object, read_small_file
 
@@ -37,6 +38,9 @@ def load_refusals(path: Path) -> list[Refusal]:
 
 def _refusal(line: bytes, where: str) -> Refusal:
     try:
-        return Refusal(**parse_json_object(line, where, DatasetError))
+        refusal = Refusal(**parse_json_object(line, where, DatasetError))
     except TypeError as error:
         raise DatasetError(f"{where}: expected a refused input: {error}; run `emu3 verify`") from error
+    if problem := field_problem(refusal):
+        raise DatasetError(f"{where}: expected a refused input: {problem}; run `emu3 verify`")
+    return refusal

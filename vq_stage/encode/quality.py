@@ -5,6 +5,7 @@ The canary reveals wrong weights or a faulty device before hours of bad codes.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,7 +13,7 @@ import numpy as np
 from shared.dataset.dataset import Dataset
 from shared.errors import DatasetError
 from shared.storage.atomic import create_file
-from shared.storage.checked_json import dump_checked_json, load_checked_json
+from shared.storage.checked_json import dump_checked_json, read_checked_json
 
 if TYPE_CHECKING:
     from vq_stage.tokenizer import VisionTokenizer
@@ -74,7 +75,7 @@ def check_canary(dataset: Dataset, tokenizer: VisionTokenizer, batch: int, heigh
     path = dataset.canary_path
     if create_file(path, dump_checked_json({"height": height, "width": width, "codes": codes.tolist()})):
         return
-    expected = np.array(load_checked_json(path.read_bytes(), str(path))["codes"])
+    expected = _recorded_codes(path)
     equal = float(np.mean(expected == codes)) if expected.shape == codes.shape else 0.0
     if equal < MIN_EQUAL_SHARE:
         raise DatasetError(
@@ -82,3 +83,10 @@ def check_canary(dataset: Dataset, tokenizer: VisionTokenizer, batch: int, heigh
             " this device or these weights give different codes; nothing was encoded; check the device, or encode into"
             " a new dataset"
         )
+
+
+def _recorded_codes(path: Path) -> np.ndarray:
+    codes = read_checked_json(path).get("codes")
+    if not isinstance(codes, list) or not all(type(code) is int for code in codes):
+        raise DatasetError(f"{path}: expected a list of codes; remove the file, and the next worker writes it again")
+    return np.array(codes)

@@ -47,3 +47,11 @@ def test_a_shard_with_another_name_is_refused(name: str, tmp_path: Path) -> None
     values["shards"] = [{"shard": name, "bytes": 9, "sha256": "ab" * 32, "rows": 3, "units": [[0, 0, 1]]}]
     with pytest.raises(DatasetError, match=r"here: expected a manifest.* is not "):
         Manifest.from_bytes(dump_checked_json(values), "here")
+
+
+@pytest.mark.parametrize(("name", "value"), [("plan_sha256", {"a": True}), ("rows", "3"), ("quarantined", None)])
+def test_a_value_of_another_type_is_refused(name: str, value: object, tmp_path: Path) -> None:
+    values = json.loads(handmade.make(tmp_path / "d").manifest().to_bytes())
+    del values["check"]
+    with pytest.raises(DatasetError, match=f"here: expected a manifest: {name}: expected "):
+        Manifest.from_bytes(dump_checked_json({**values, name: value}), "here")

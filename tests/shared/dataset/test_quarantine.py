@@ -13,6 +13,7 @@ from shared.errors import DatasetError
 
 text = st.text(st.characters(blacklist_categories=["Cs"]))
 refusals = st.lists(st.builds(Refusal, text, st.integers(0, 2**62), text, text, text), max_size=4)
+WRONG_TYPE = dump_refusals([Refusal("a", 0, "a.png", {"a": "dict"}, "no bytes")])  # type: ignore[arg-type]
 
 
 @given(refusals)
@@ -22,7 +23,7 @@ def test_round_trip(tmp_path_factory: object, refusals: list[Refusal]) -> None:
     assert load_refusals(path) == refusals
 
 
-@pytest.mark.parametrize("line", [b"{", b"[]", b'{"key": "a"}', b"\xff", b"[" * 100_000])
+@pytest.mark.parametrize("line", [b"{", b"[]", b'{"key": "a"}', WRONG_TYPE, b"\xff", b"[" * 100_000])
 def test_a_damaged_line_is_named(tmp_path: Path, line: bytes) -> None:
     refusal = Refusal("a", 0, "a.png", "empty", "no bytes")
     (tmp_path / "q.jsonl").write_bytes(dump_refusals([refusal]) + line)
