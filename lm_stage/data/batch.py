@@ -101,7 +101,7 @@ def build_batch(
         begin = 0
         for segment, sample in enumerate(row):
             try:
-                sequence = _sequence(sample, mixture)
+                sequence = build_sequence(sample, mixture)
             except DatasetError as error:
                 if on_damaged is None:
                     raise
@@ -111,7 +111,7 @@ def build_batch(
     return batch
 
 
-def _sequence(sample: PackedSample, mixture: Mixture) -> TrainingSequence:
+def build_sequence(sample: PackedSample, mixture: Mixture) -> TrainingSequence:
     """Build a sample. Raises DatasetError, naming its dataset and key, if it is damaged or cannot be read."""
     samples = mixture.sample_sets[sample.sample_set]
     try:

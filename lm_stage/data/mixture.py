@@ -17,7 +17,7 @@ from lm_stage.data.options import MixtureEntry
 from lm_stage.data.sequences import SequenceBuilder, TrainingSequence
 from lm_stage.data.text_samples import TextSamples
 from shared.codec import Codec
-from shared.errors import UsageError
+from shared.errors import ConfigMismatchError, UsageError
 from shared.storage.paths import as_path
 
 
@@ -122,3 +122,20 @@ class Mixture:
             }
             for entry, samples in self.pairs()
         ]
+
+
+def common_codec(model: Codec, mixtures: list[Mixture]) -> Codec:
+    """Return the codec of model and datasets. Raises ConfigMismatchError if there is more than one."""
+    expected = model
+    for entry, samples in (pair for mixture in mixtures for pair in mixture.pairs()):
+        found = samples.codec
+        if found is None:
+            continue
+        is_same = not expected.fingerprint or not found.fingerprint or found.fingerprint == expected.fingerprint
+        if found.codebook_size != expected.codebook_size or not is_same:
+            raise ConfigMismatchError(
+                f"{entry.path}: {found.codebook_size} codes of tokenizer {found.short_fingerprint}; expected"
+                f" {expected.codebook_size} codes of {expected.short_fingerprint}; encode with one tokenizer"
+            )
+        expected = expected if expected.fingerprint else found
+    return expected

@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from shared.errors import UsageError
+from shared.tokens.grid_formats import VIDEO_FORMATS
 
 TASKS = ("image", "video", "understand", "text")
 LOSSES = ("after_prompt", "visual", "text")
+Options = TypeVar("Options")
+# Name of the option, the value expected, and a test of the options.
+Check = tuple[str, str, Callable[[Options], object]]
+
+# Of every job that builds training sequences.
+SEQUENCE_CHECKS: tuple[Check[Any], ...] = (
+    ("seq_length", "at least 1", lambda o: o.seq_length >= 1),
+    ("loss", f"one of {', '.join(LOSSES)}", lambda o: o.loss in LOSSES),
+    ("visual_weight", "at least 0", lambda o: 0 <= o.visual_weight < math.inf),
+    ("video_template", f"one of {', '.join(VIDEO_FORMATS)}", lambda o: o.video_template in VIDEO_FORMATS),
+    ("caption_dropout", "0 to 1", lambda o: 0 <= o.caption_dropout <= 1),
+    ("seed", "at least 0", lambda o: o.seed >= 0),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,3 +78,29 @@ class LossWeights:
     def of_other(self) -> float:
         """The weight of text and control tokens."""
         return 0.0 if self.over == "visual" else 1.0
+
+
+def failed_checks(options: object, checks: Iterable[Check[Any]]) -> list[str]:
+    """Return a problem for each check that options do not pass."""
+    return [
+        f"--{name.replace('_', '-')}: expected {expected}, got {_shown(getattr(options, name))}"
+        for name, expected, is_valid in checks
+        if not is_valid(options)
+    ]
+
+
+def mixture_problems(entries: Sequence[MixtureEntry], weights: LossWeights) -> list[str]:
+    """Return a problem for each entry of which no token has a weight in the loss, or one if there is no entry."""
+    problems = [] if entries else ["DATASETS: expected at least one, got none"]
+    for entry in entries:
+        weight, kind = (weights.of_visual, "codes") if entry.is_generation else (weights.of_other, "text")
+        if not weight:
+            problems.append(
+                f"{entry.path}: task {entry.task} has no {kind} to learn with --loss {weights.over} --visual-weight"
+                f" {weights.visual}; leave it out or choose another --loss"
+            )
+    return problems
+
+
+def _shown(value: object) -> str:
+    return " ".join(value) if isinstance(value, tuple) else str(value)

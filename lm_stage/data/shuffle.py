@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from lm_stage.data.mixture import Mixture
+from lm_stage.data.options import MixtureEntry
 from lm_stage.data.packing import pack_best_fit
 
 WINDOW = 4096  # samples that are packed together
@@ -59,10 +60,19 @@ def epoch_order(mixture: Mixture, seed: int, epoch: int) -> np.ndarray:
     random = _generator(seed, epoch, "order")
     chosen = []
     for number, (entry, indices) in enumerate(zip(mixture.entries, mixture.sample_indices)):
-        count = max(1, round(entry.weight * len(indices)))
+        count = _epoch_count(entry, indices)
         rounds = [random.permutation(indices) for _ in range(-(-count // len(indices)))]
         chosen.append(np.stack((np.full(count, number), np.concatenate(rounds)[:count]), axis=1))
     return random.permutation(np.concatenate(chosen))
+
+
+def epoch_size(mixture: Mixture) -> int:
+    """Return how many samples an epoch has."""
+    return sum(_epoch_count(entry, indices) for entry, indices in zip(mixture.entries, mixture.sample_indices))
+
+
+def _epoch_count(entry: MixtureEntry, indices: np.ndarray) -> int:
+    return max(1, round(entry.weight * len(indices)))
 
 
 class RowStream:

@@ -12,6 +12,8 @@ from shared.errors import UsageError
 from shared.storage.atomic import write_file
 from shared.storage.small_files import parse_json, read_small_file
 
+LEFT_OUT = "left_out.jsonl"
+
 
 class SkippedSamples:
     """Collects skipped samples and lists them in `left_out.jsonl`.
@@ -58,7 +60,7 @@ class SkippedSamples:
     def write(self) -> None:
         """Write `left_out.jsonl`."""
         lines = [*self._too_long(), *self._without_answer(), *({"reason": reason} for reason in self.damaged())]
-        write_file(self.run / "left_out.jsonl", "".join(json.dumps(line) + "\n" for line in lines).encode())
+        write_file(self.run / LEFT_OUT, "".join(json.dumps(line) + "\n" for line in lines).encode())
 
     def _too_long(self) -> Iterator[dict[str, Any]]:
         for mixture in self.mixtures:

@@ -15,7 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from lm_stage.data.mixture import Mixture
+from lm_stage.data.mixture import Mixture, common_codec
 from lm_stage.data.sequences import SequenceBuilder
 from lm_stage.model.config import read_config
 from lm_stage.model.model_directory import ModelDirectory
@@ -29,9 +29,8 @@ from lm_stage.training.model_state import TrainedModel, adamw_hyperparameters, c
 from lm_stage.training.options import SftOptions, SftResult
 from lm_stage.training.progress import Progress
 from lm_stage.training.run_directory import check_resumable, checked_run, write_options, write_result
-from shared.codec import Codec
 from shared.device import Device, setup_device
-from shared.errors import CheckpointError, ConfigMismatchError, UsageError
+from shared.errors import CheckpointError, UsageError
 from shared.jobs.file_locks import run_lock
 from shared.jobs.signals import stop_on_signals
 
@@ -96,23 +95,6 @@ def _open_mixtures(options: SftOptions, start: ModelDirectory) -> tuple[Mixture,
     if not options.held_out:
         return mixture, None
     return mixture, Mixture(options.held_out_entries, builder, options.seq_length, options.skip_damaged)
-
-
-def common_codec(model: Codec, mixtures: list[Mixture]) -> Codec:
-    """Return the codec of model and datasets. Raises ConfigMismatchError if there is more than one."""
-    expected = model
-    for entry, samples in (pair for mixture in mixtures for pair in mixture.pairs()):
-        found = samples.codec
-        if found is None:
-            continue
-        is_same = not expected.fingerprint or not found.fingerprint or found.fingerprint == expected.fingerprint
-        if found.codebook_size != expected.codebook_size or not is_same:
-            raise ConfigMismatchError(
-                f"{entry.path}: {found.codebook_size} codes of tokenizer {found.short_fingerprint}; expected"
-                f" {expected.codebook_size} codes of {expected.short_fingerprint}; encode with one tokenizer"
-            )
-        expected = expected if expected.fingerprint else found
-    return expected
 
 
 def _recorded(

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lm_stage.data.options import LOSSES, LossWeights, MixtureEntry
+from lm_stage.data.options import (
+    SEQUENCE_CHECKS,
+    Check,
+    LossWeights,
+    MixtureEntry,
+    failed_checks,
+    mixture_problems,
+)
 from lm_stage.model.options import EMBEDDED_MODEL, SAVE_DTYPES
 from lm_stage.training.run_directory import is_started
 from shared.errors import UsageError
-from shared.tokens.grid_formats import VIDEO_FORMATS
 
 # Options that may differ on resume: locations, and what does not affect the weights.
 RESUMABLE_OPTIONS = (
@@ -90,26 +95,11 @@ class SftOptions:
     dtype: str | None = None
 
     def __post_init__(self) -> None:
-        problems = [
-            f"--{name.replace('_', '-')}: expected {expected}, got {_shown(getattr(self, name))}"
-            for name, expected, is_valid in CHECKS
-            if not is_valid(self)
-        ]
-        if not self.datasets:
-            problems.append("DATASETS: expected at least one, got none")
-        problems += [problem for entry in [*self.entries, *self.held_out_entries] for problem in self._unlearned(entry)]
+        problems = failed_checks(self, CHECKS) + mixture_problems(self.entries, self.weights)
+        if self.held_out:
+            problems += mixture_problems(self.held_out_entries, self.weights)
         if problems:
             raise UsageError("; ".join(problems))
-
-    def _unlearned(self, entry: MixtureEntry) -> list[str]:
-        """Return a problem if no token of an entry has a weight in the loss."""
-        weight, kind = (self.weights.of_visual, "codes") if entry.is_generation else (self.weights.of_other, "text")
-        if weight:
-            return []
-        return [
-            f"{entry.path}: task {entry.task} has no {kind} to learn with --loss {self.loss} --visual-weight"
-            f" {self.visual_weight}; leave it out or choose another --loss"
-        ]
 
     @property
     def warmup_steps(self) -> int:
@@ -150,10 +140,9 @@ def _is_valid_warmup(options: SftOptions) -> bool:
     return 0 <= (options.warmup or 0) <= longest
 
 
-# Name of the option, the value expected, and a test of the options.
-CHECKS: tuple[tuple[str, str, Callable[[SftOptions], object]], ...] = (
+CHECKS: tuple[Check[SftOptions], ...] = (
+    *SEQUENCE_CHECKS,
     ("steps", "at least 1", lambda o: o.steps >= 1),
-    ("seq_length", "at least 1", lambda o: o.seq_length >= 1),
     ("micro_batch_size", "1 to 65536", lambda o: 1 <= o.micro_batch_size <= 65536),
     ("gradient_accumulation_steps", "1 to 1048576", lambda o: 1 <= o.gradient_accumulation_steps <= 1 << 20),
     ("learning_rate", "a number above 0", lambda o: 0 < o.learning_rate < math.inf),
@@ -162,11 +151,6 @@ CHECKS: tuple[tuple[str, str, Callable[[SftOptions], object]], ...] = (
     ("weight_decay", "at least 0", lambda o: 0 <= o.weight_decay < math.inf),
     ("clip_norm", "at least 0", lambda o: 0 <= o.clip_norm < math.inf),
     ("loss_scale", "at least 1", lambda o: o.loss_scale is None or 1 <= o.loss_scale < math.inf),
-    ("loss", f"one of {', '.join(LOSSES)}", lambda o: o.loss in LOSSES),
-    ("visual_weight", "at least 0", lambda o: 0 <= o.visual_weight < math.inf),
-    ("video_template", f"one of {', '.join(VIDEO_FORMATS)}", lambda o: o.video_template in VIDEO_FORMATS),
-    ("caption_dropout", "0 to 1", lambda o: 0 <= o.caption_dropout <= 1),
-    ("seed", "at least 0", lambda o: o.seed >= 0),
     ("freeze", "none with --lora-rank, which freezes all weights", lambda o: not (o.freeze and o.lora_rank)),
     ("lora_rank", "at least 0", lambda o: o.lora_rank >= 0),
     ("lora_rank", "0 with --zero: adapters need little memory", lambda o: not (o.lora_rank and o.zero)),
@@ -179,10 +163,6 @@ CHECKS: tuple[tuple[str, str, Callable[[SftOptions], object]], ...] = (
     ("evaluate_every", "at least 1", lambda o: o.evaluate_every >= 1),
     ("save_dtype", f"one of {', '.join(SAVE_DTYPES)}", lambda o: o.save_dtype in SAVE_DTYPES),
 )
-
-
-def _shown(value: object) -> str:
-    return " ".join(value) if isinstance(value, tuple) else str(value)
 
 
 @dataclass(frozen=True, slots=True)

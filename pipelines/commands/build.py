@@ -47,7 +47,7 @@ class OptionsCommand(click.Command):
 
     def load_defaults(self, ctx: click.Context) -> Parameters:
         """Give the context the defaults that the help does not describe in words; return all of them."""
-        defaults = parameter_defaults(pkgutil.resolve_name(self.options_class))
+        defaults = self.defaults()
         in_words = {param.name for param in self.params if isinstance(getattr(param, "show_default", None), str)}
         ctx.default_map = {
             name: value
@@ -55,6 +55,10 @@ class OptionsCommand(click.Command):
             if name not in in_words and value not in (None, (), "", MISSING)
         }
         return defaults
+
+    def defaults(self) -> Parameters:
+        """Return every parameter that can fill an options object, with its default."""
+        return parameter_defaults(pkgutil.resolve_name(self.options_class))
 
 
 def options_command(

@@ -14,7 +14,7 @@ from pipelines.commands.options import left_to_others, say, unit_rows_option, vi
 
 if TYPE_CHECKING:
     from shared.codec import Codec
-    from shared.exchange.options import ExportOptions, ImportOptions
+    from shared.exchange.options import ImportOptions
     from shared.maintenance.options import SealOptions
 
 
@@ -84,25 +84,6 @@ def seal(options: SealOptions) -> None:
     say(
         f"{options.dataset}: {result.rows} rows in {result.shards} shards of {result.bytes} bytes, {result.written} new"
     )
-
-
-@options_command("shared.exchange.options:ExportOptions")
-@click.argument("dataset")
-@click.argument("out")
-@click.option(
-    "--format",
-    type=click.Choice(["webdataset", "parquet", "pth"]),
-    help="File format; pth is that of the original Emu3 code.",
-)
-@click.option("--shard-mb", type=int, help="Maximum size of a file in MiB.")
-def export(options: ExportOptions) -> None:
-    """Write the rows of DATASET to OUT as WebDataset tars, Parquet files, or a list of .pth files (int64)."""
-    from shared.exchange.export import export as run
-
-    result = run(options)
-    say(f"{options.out}: {result.rows} rows in {result.files} files of {result.size_bytes} bytes, {result.written} new")
-    if result.skipped:
-        say(f"{result.skipped} rows skipped: they hold no codes, which {options.format} cannot represent")
 
 
 @options_command("shared.exchange.options:ImportOptions", "import")

@@ -15,10 +15,13 @@ from pipelines.commands.options import (
     engine_options,
     language_model_options,
     left_to_others,
+    loss_options,
     model_option,
     numerics_option,
     say,
     seed_option,
+    seq_length_option,
+    skip_damaged_option,
     unit_rows_option,
     video_template_option,
 )
@@ -58,7 +61,7 @@ def init_lm(options: NewModelOptions) -> None:
     "--held-out", multiple=True, metavar="DATASET", help="Dataset to evaluate but not train on; may be repeated."
 )
 @click.option("--steps", type=int, help="Number of optimizer steps.")
-@click.option("--seq-length", type=int, help="Tokens per row, into which samples are packed.")
+@seq_length_option
 @click.option("--micro-batch-size", type=int, help="Rows per forward and backward pass.")
 @click.option("--gradient-accumulation-steps", type=int, help="Micro-batches per optimizer step.")
 @click.option("--learning-rate", type=float, help="Peak learning rate.")
@@ -69,15 +72,7 @@ def init_lm(options: NewModelOptions) -> None:
 @click.option("--weight-decay", type=float, help="Weight decay of matrices; norms do not decay.")
 @click.option("--clip-norm", type=float, help="Maximum norm of the gradient; 0 disables clipping.")
 @video_template_option
-@click.option(
-    "--loss",
-    type=click.Choice(["after_prompt", "visual", "text"]),
-    help="Tokens that the loss covers: all after the prompt, visual ones only, or text only.",
-)
-@click.option("--visual-weight", type=float, help="Weight of a visual token in the loss.")
-@click.option(
-    "--caption-dropout", type=float, help="Fraction of captions that are dropped, for classifier-free guidance."
-)
+@loss_options
 @click.option(
     "--freeze", multiple=True, metavar="NAME", help="Freeze parameters whose name contains NAME; may be repeated."
 )
@@ -102,7 +97,7 @@ def init_lm(options: NewModelOptions) -> None:
     help="Directory of the vision tokenizer that decodes the pictures of --sample-prompts.",
 )
 @seed_option
-@click.option("--skip-damaged", is_flag=True, help="Skip damaged parts and rows, and list them, instead of stopping.")
+@skip_damaged_option
 @click.option("--max-bad-steps", type=int, help="Stop after this many consecutive steps without a finite loss.")
 @click.option("--save-every", type=int, help="Steps between checkpoints.")
 @click.option("--keep", type=int, help="Number of most recent checkpoints to keep.")

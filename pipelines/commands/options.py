@@ -71,6 +71,22 @@ video_template_option = click.option(
     help="Layout of a video in a sequence: frames as in UniVLA, or rows as in images. Emu3 never published its own.",
 )
 
+seq_length_option = click.option("--seq-length", type=int, help="Tokens per row, into which samples are packed.")
+loss_options = option_group(
+    click.option(
+        "--loss",
+        type=click.Choice(["after_prompt", "visual", "text"]),
+        help="Tokens that the loss covers: all after the prompt, visual ones only, or text only.",
+    ),
+    click.option("--visual-weight", type=float, help="Weight of a visual token in the loss."),
+    click.option(
+        "--caption-dropout", type=float, help="Fraction of captions that are dropped, for classifier-free guidance."
+    ),
+)
+skip_damaged_option = click.option(
+    "--skip-damaged", is_flag=True, help="Skip damaged parts and rows, and list them, instead of stopping."
+)
+
 vision_tokenizer_options = option_group(
     vision_tokenizer_option,
     device_option,

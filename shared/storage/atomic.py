@@ -7,7 +7,8 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -93,12 +94,23 @@ def _create_object(path: Any, data: bytes) -> bool:
 
 def write_directory(directory: Path, files: Mapping[str, bytes]) -> None:
     """Create or replace a directory: temporary name, fsync, rename. On failure the old directory stays."""
+    with replaced_directory(directory) as temporary:
+        for name, content in files.items():
+            write_file(temporary / name, content)
+
+
+@contextmanager
+def replaced_directory(directory: Path) -> Iterator[Path]:
+    """Yield an empty directory that takes the place of `directory` when the block ends without an exception.
+
+    The block makes its files durable. On failure the old directory stays.
+    """
     directory.parent.mkdir(parents=True, exist_ok=True)
     temporary, previous = temporary_path(directory), temporary_path(directory)
     try:
         temporary.mkdir()
-        for name, content in files.items():
-            write_file(temporary / name, content)
+        yield temporary
+        sync_directory(temporary)
         if directory.exists():
             os.rename(directory, previous)
         try:
@@ -111,6 +123,19 @@ def write_directory(directory: Path, files: Mapping[str, bytes]) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
     sync_directory(directory.parent)
     shutil.rmtree(previous, ignore_errors=True)
+
+
+def remove_stale_directories(directory: Path) -> None:
+    """Remove what `replaced_directory` left of this directory when its process was killed on this machine."""
+    for name in names_in(directory.parent):
+        match, path = _TEMPORARY_NAME.fullmatch(name), directory.parent / name
+        if (
+            match
+            and name.startswith(f"{directory.name}.{match[1]}-")
+            and path.is_dir()
+            and not _is_alive(int(match[1]))
+        ):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def remove_directory(directory: Path) -> None:

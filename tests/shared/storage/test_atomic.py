@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from shared.storage.atomic import create_file, remove_directory, write_directory, write_file
+from shared.storage.atomic import create_file, remove_directory, remove_stale_directories, write_directory, write_file
 from shared.storage.paths import as_path
 
 
@@ -52,6 +53,18 @@ def test_a_directory_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.Monke
     assert [entry.name for entry in tmp_path.iterdir()] == ["model"]
     remove_directory(directory)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_directories_of_killed_processes_are_removed(tmp_path: Path) -> None:
+    killed, mine, other = (
+        tmp_path / f"{name}.tmp"
+        for name in ("run.999999999-00000000", f"run.{os.getpid()}-00000000", "runs.999999999-00000000")
+    )
+    for folder in (killed, mine, other):
+        folder.mkdir()
+        (folder / "tokens.bin").write_bytes(b"half")
+    remove_stale_directories(tmp_path / "run")
+    assert sorted(tmp_path.iterdir()) == sorted([mine, other])
 
 
 def test_an_object_is_created_once(remote_root: str) -> None:

@@ -1,0 +1,48 @@
+"""The rows that `emu3 sft` trains on with the same mixture and seed, epoch after epoch, as sequences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from lm_stage.data.batch import Row, build_sequence
+from lm_stage.data.mixture import Mixture
+from lm_stage.data.sequences import TrainingSequence
+from lm_stage.data.shuffle import RowStream, epoch_size
+from lm_stage.export.options import SequenceExportOptions
+from shared.errors import DatasetError
+
+
+def planned_rows(mixture: Mixture, options: SequenceExportOptions) -> Iterator[Row]:
+    """Yield the rows of all epochs in the order of training; an epoch ends with a row of its own."""
+    stream = RowStream(mixture, options.seed, options.caption_dropout)
+    remaining = planned_samples(mixture, options)
+    while remaining > 0:
+        row = next(stream)
+        remaining -= len(row)
+        yield row
+
+
+def planned_samples(mixture: Mixture, options: SequenceExportOptions) -> int:
+    """Return how many samples all epochs have."""
+    return options.epochs * epoch_size(mixture)
+
+
+def most_samples_in_a_row(mixture: Mixture, options: SequenceExportOptions) -> int:
+    """Return the largest number of samples in any row; no sequence is built."""
+    return max(map(len, planned_rows(mixture, options)))
+
+
+def row_sequences(row: Row, mixture: Mixture, on_damaged: Callable[[str], None] | None) -> list[TrainingSequence]:
+    """Build the samples of a row.
+
+    A damaged sample is left out and reported to `on_damaged`; without that callback it raises DatasetError.
+    """
+    sequences = []
+    for sample in row:
+        try:
+            sequences.append(build_sequence(sample, mixture))
+        except DatasetError as error:
+            if on_damaged is None:
+                raise
+            on_damaged(str(error))
+    return sequences
