@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import CheckpointError, DatasetError
+from shared.storage.atomic import write_file
 from shared.storage.checked_json import dump_checked_json, read_checked_json
 from shared.storage.paths import MISSING, names_in, sha256_of
 
@@ -18,6 +19,12 @@ def with_checksums(files: Mapping[str, bytes]) -> dict[str, bytes]:
     """Return the files of a directory and the file with their checksums."""
     digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
     return {**files, CHECKSUMS_FILE: dump_checked_json({"sha256": digests})}
+
+
+def write_checksums(directory: Path) -> None:
+    """Write the checksums of all files that a directory has."""
+    digests = {name: sha256_of(directory / name) for name in sorted(names_in(directory)) if name != CHECKSUMS_FILE}
+    write_file(directory / CHECKSUMS_FILE, dump_checked_json({"sha256": digests}))
 
 
 def has_checksums(directory: Path) -> bool:

@@ -6,10 +6,13 @@ Format: https://huggingface.co/docs/safetensors (8 bytes of header length, JSON 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from tqdm import tqdm
 
 from lm_stage.model.options import SAVE_DTYPES
 
@@ -42,15 +45,34 @@ def _bfloat16_bits(values: np.ndarray) -> np.ndarray:
 
 def safetensors_bytes(tensors: Mapping[str, RawTensor]) -> bytes:
     """Return the content of a file. Wider types come first, so that every tensor is aligned, then names in order."""
-    ordered = sorted(tensors, key=lambda name: (-_width(tensors[name]), name))
+    ordered = _ordered(tensors)
+    return b"".join((_header(ordered), *(tensor.data for tensor in ordered.values())))
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, RawTensor]) -> None:
+    """Write the file that `safetensors_bytes` returns, one tensor at a time, and make it durable."""
+    ordered = _ordered(tensors)
+    with path.open("xb") as file:
+        file.write(_header(ordered))
+        for tensor in tqdm(ordered.values(), path.name, unit="tensor", disable=None, leave=False):
+            file.write(tensor.data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _ordered(tensors: Mapping[str, RawTensor]) -> dict[str, RawTensor]:
+    return {name: tensors[name] for name in sorted(tensors, key=lambda name: (-_width(tensors[name]), name))}
+
+
+def _header(ordered: Mapping[str, RawTensor]) -> bytes:
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     end = 0
-    for name in ordered:
-        begin, end = end, end + len(tensors[name].data)
-        header[name] = {"dtype": tensors[name].dtype, "shape": tensors[name].shape, "data_offsets": [begin, end]}
+    for name, tensor in ordered.items():
+        begin, end = end, end + len(tensor.data)
+        header[name] = {"dtype": tensor.dtype, "shape": tensor.shape, "data_offsets": [begin, end]}
     described = json.dumps(header, separators=(",", ":")).encode()
     described += b" " * (-len(described) % _ALIGNMENT)
-    return b"".join((len(described).to_bytes(8, "little"), described, *(tensors[name].data for name in ordered)))
+    return len(described).to_bytes(8, "little") + described
 
 
 def _width(tensor: RawTensor) -> float:

@@ -49,7 +49,7 @@ def saved_model_files(
     `weights` are those of the decoder by their `Emu3ForCausalLM` names. `config` describes the base. `text` is the
     base's directory, with the text tokenizer's files and whatever else its class needs, or the files of a new one.
     """
-    copied = _copied_files(text) if isinstance(text, Path) else dict(text)
+    copied = copied_files(text) if isinstance(text, Path) else dict(text)
     config = saved_config(config, layout, dtype, set(copied))
     tensors = {name: raw_tensor(value, dtype) for name, value in weights.items()}
     if isinstance(text, Path) and keeps_class_of_base(config):
@@ -109,7 +109,7 @@ def tokenizer_config(layout: TokenLayout) -> dict[str, Any]:
     return {"tokenizer_class": "PreTrainedTokenizerFast", **surfaces, "clean_up_tokenization_spaces": False}
 
 
-def _copied_files(base: Path) -> dict[str, bytes]:
+def copied_files(base: Path) -> dict[str, bytes]:
     """Return the text tokenizer's files of a base and the Python files that its configs name."""
     names = [name for name in TEXT_FILES if (base / name).is_file()]
     files = {name: read_small_file(base / name, error=CheckpointError) for name in names}

@@ -53,6 +53,25 @@ def init_lm(options: NewModelOptions) -> None:
     say(f"language model written to {create_model(options)}")
 
 
+@click.command("convert-lm")
+@click.argument("model")
+@click.argument("out")
+@click.option(
+    "--weights",
+    metavar="DIR",
+    help="Folder of MindFormers' complete weights, to convert back; config and text tokenizer are those of MODEL.",
+)
+def convert_lm(model: str, out: str, weights: str | None) -> None:
+    """Write the weights of MODEL to OUT under MindFormers' names, or a model from MindFormers' weights.
+
+    MindFormers has tensor, pipeline and sequence parallelism for training on many machines.
+    """
+    from lm_stage.model.mindformers import from_mindformers, to_mindformers
+
+    written = from_mindformers(weights, model, out) if weights else to_mindformers(model, out)
+    say(f"{'model' if weights else 'weights for MindFormers'} written to {written}")
+
+
 @options_command("lm_stage.training.options:SftOptions")
 @click.argument("datasets", nargs=-1, required=True)
 @click.argument("run")

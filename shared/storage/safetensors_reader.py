@@ -67,6 +67,17 @@ def read_checkpoint(directory: str | Path) -> dict[str, StoredTensor]:
     return dict(sorted(tensors.items()))
 
 
+def read_files(paths: Iterable[Path]) -> dict[str, StoredTensor]:
+    """Return the tensors of some files by name. Raises CheckpointError if a file is malformed or a name is repeated."""
+    tensors: dict[str, StoredTensor] = {}
+    for path in paths:
+        for tensor in _read_file(path):
+            if tensor.name in tensors:
+                raise CheckpointError(f"{path}: tensor {tensor.name[:200]}: also in another file beside it")
+            tensors[tensor.name] = tensor
+    return tensors
+
+
 def _read_sharded(index: Path) -> dict[str, StoredTensor]:
     shard_of = read_json_object(index, _MAX_INDEX_BYTES, CheckpointError).get("weight_map")
     if not isinstance(shard_of, dict) or not all(isinstance(shard, str) for shard in shard_of.values()):
