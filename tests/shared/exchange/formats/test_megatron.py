@@ -34,7 +34,7 @@ from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 from megatron.core.datasets.utils import Split
 class Vocabulary:
-    eod, pad, unique_identifiers = 1, 0, {}
+    eod, pad, vocab_size, unique_identifiers = 1, 0, 1000, {}
 prefix, length, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 config = GPTDatasetConfig(
     random_seed=1, sequence_length=length, blend=([prefix], None), split="1,0,0", reset_position_ids=False,
