@@ -16,6 +16,7 @@ from shared.codec import TEMPORAL_FACTOR
 from shared.device import Device, setup_device
 from shared.errors import ShapeError, UsageError
 from vq_stage.model.config import VQConfig
+from vq_stage.model.kernels import select
 from vq_stage.model.network import VQModel
 from vq_stage.model.weights import check_dimensions, load_weights, read_weights
 
@@ -62,11 +63,9 @@ class VisionTokenizer:
         check_dimensions(directory, config, read_weights(directory))
         chosen = setup_device(device, dtype)
         if backend == "native":
-            model = VQModel(config)
+            model = VQModel(config, select(chosen)).compute_in(getattr(ms, chosen.dtype))
             load_weights(model, directory)
             model.set_train(False)
-            if chosen.dtype != "float32":
-                model.to_float(getattr(ms, chosen.dtype))
             return cls(model, config, chosen)
         if backend == "mindone":
             from vq_stage.model.mindone import MindoneBackend

@@ -26,6 +26,7 @@ from transformers import Emu3VQVAE, Emu3VQVAEConfig
 from shared.device import setup_device
 from vq_stage import VisionTokenizer
 from vq_stage.model.config import VQConfig
+from vq_stage.model.kernels import select
 from vq_stage.model.network import VQModel
 from vq_stage.training.initialization import initialize
 
@@ -33,8 +34,7 @@ from vq_stage.training.initialization import initialize
 def write_random_tokenizer(directory: Path, width: int) -> None:
     """Write a tokenizer of the published shape with any base width, random weights and Hugging Face naming."""
     config = VQConfig(base_channels=width)
-    setup_device("cpu")
-    model = VQModel(config)
+    model = VQModel(config, select(setup_device("cpu")))
     initialize(model, seed=0)
     (directory / "config.json").write_text(json.dumps(config.to_dict()))
     save_file({name: p.asnumpy() for name, p in model.parameters_and_names()}, directory / "model.safetensors")

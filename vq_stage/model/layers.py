@@ -1,4 +1,4 @@
-"""Building blocks of the vision tokenizer.
+"""Building blocks of the vision tokenizer. `kernels` computes their operations.
 
 Shape suffixes: B batch, T frames, C channels, H W grid, L = H·W positions.
 Parameters carry the names of the Hugging Face checkpoint. Frames are folded into the batch wherever a layer is
@@ -15,7 +15,7 @@ import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
 from vq_stage.model.config import NORM_GROUPS
-from vq_stage.model.kernels.cpu import GroupNormKernel, causal_conv3d, conv2d, upsample2x_conv
+from vq_stage.model.kernels import Kernels, Padding
 
 GROUP_NORM_EPS = 1e-6
 BATCH_NORM_EPS = 1e-5
@@ -23,12 +23,6 @@ BATCH_NORM_EPS = 1e-5
 
 def parameter(*shape: int, fill: float = 0.0) -> Parameter:
     return Parameter(Tensor(np.full(shape, fill, np.float32)))
-
-
-def upsample_nearest(x_BCHW: Tensor, factor: int) -> Tensor:
-    """Repeat every pixel `factor` times along both sides: (B, C, H, W) to (B, C, H·factor, W·factor)."""
-    _, _, H, W = x_BCHW.shape
-    return ops.interpolate(x_BCHW, size=(H * factor, W * factor), mode="nearest")
 
 
 def repeat_frames(x_BTCHW: Tensor, times: int) -> Tensor:
@@ -40,43 +34,39 @@ def repeat_frames(x_BTCHW: Tensor, times: int) -> Tensor:
 class Conv2d(nn.Cell):
     """Convolution with bias; `pad` is for all sides or (top, bottom, left, right)."""
 
-    def __init__(self, c_in: int, c_out: int, kernel: int, stride: int = 1, pad: int | tuple[int, ...] = 0):
+    def __init__(self, kernels: Kernels, c_in: int, c_out: int, size: int, stride: int = 1, pad: Padding = 0):
         super().__init__()
-        self.weight = parameter(c_out, c_in, kernel, kernel)
+        self.kernels = kernels
+        self.weight = parameter(c_out, c_in, size, size)
         self.bias = parameter(c_out)
         self.stride = stride
         self.pad = pad
 
     def construct(self, x_BCHW: Tensor) -> Tensor:
-        return conv2d(x_BCHW, self.weight, self.bias, self.stride, self.pad)
+        return self.kernels.conv2d(x_BCHW, self.weight, self.bias, self.stride, self.pad)
 
 
 class ChannelLinear(nn.Cell):
-    """Linear layer over channels, the same as a 1×1 convolution.
+    """Linear layer over channels, the same as a 1×1 convolution."""
 
-    The weight multiplies from the left, so (B, C, L) needs no transpose.
-    """
-
-    def __init__(self, channels: int):
+    def __init__(self, kernels: Kernels, channels: int):
         super().__init__()
+        self.kernels = kernels
         self.weight = parameter(channels, channels)
         self.bias = parameter(channels)
-        self.multiply = ops.BatchMatMul()
 
     def construct(self, x_BCL: Tensor) -> Tensor:
-        batch, channels, _ = x_BCL.shape
-        weight_BCC = ops.tile(self.weight.reshape(1, channels, channels), (batch, 1, 1))
-        return self.multiply(weight_BCC, x_BCL) + self.bias.reshape(1, channels, 1)
+        return self.kernels.channel_linear(x_BCL, self.weight, self.bias)
 
 
 class GroupNorm(nn.Cell):
     """Group normalization (Wu and He 2018) over 32 groups; ignores `quantized`, which SpatialNorm needs."""
 
-    def __init__(self, channels: int):
+    def __init__(self, kernels: Kernels, channels: int):
         super().__init__()
         self.weight = parameter(channels, fill=1.0)
         self.bias = parameter(channels)
-        self.group_norm = GroupNormKernel(NORM_GROUPS, GROUP_NORM_EPS)
+        self.group_norm = kernels.GroupNorm(NORM_GROUPS, GROUP_NORM_EPS)
 
     def construct(self, x_BCHW: Tensor, quantized_BCHW: Tensor | None = None) -> Tensor:
         return self.group_norm(x_BCHW, self.weight, self.bias)
@@ -88,33 +78,35 @@ class SpatialNorm(nn.Cell):
     `quantized_BCHW` must already be upsampled to the size of x.
     """
 
-    def __init__(self, channels: int, quantized_channels: int):
+    def __init__(self, kernels: Kernels, channels: int, quantized_channels: int):
         super().__init__()
-        self.norm_layer = GroupNorm(channels)
-        self.conv_y = Conv2d(quantized_channels, channels, 1)
-        self.conv_b = Conv2d(quantized_channels, channels, 1)
+        self.norm_layer = GroupNorm(kernels, channels)
+        self.conv_y = Conv2d(kernels, quantized_channels, channels, 1)
+        self.conv_b = Conv2d(kernels, quantized_channels, channels, 1)
 
     def construct(self, x_BCHW: Tensor, quantized_BCHW: Tensor) -> Tensor:
         return self.norm_layer(x_BCHW) * self.conv_y(quantized_BCHW) + self.conv_b(quantized_BCHW)
 
 
-def make_norm(channels: int, quantized_channels: int | None) -> nn.Cell:
+def make_norm(kernels: Kernels, channels: int, quantized_channels: int | None) -> nn.Cell:
     """Return the encoder's norm, or the decoder's if `quantized_channels` is given."""
-    return GroupNorm(channels) if quantized_channels is None else SpatialNorm(channels, quantized_channels)
+    if quantized_channels is None:
+        return GroupNorm(kernels, channels)
+    return SpatialNorm(kernels, channels, quantized_channels)
 
 
 class ResnetBlock(nn.Cell):
     """norm → SiLU → conv, twice, added to the input."""
 
-    def __init__(self, c_in: int, c_out: int, quantized_channels: int | None = None):
+    def __init__(self, kernels: Kernels, c_in: int, c_out: int, quantized_channels: int | None = None):
         super().__init__()
-        self.norm1 = make_norm(c_in, quantized_channels)
-        self.conv1 = Conv2d(c_in, c_out, 3, pad=1)
-        self.norm2 = make_norm(c_out, quantized_channels)
-        self.conv2 = Conv2d(c_out, c_out, 3, pad=1)
+        self.norm1 = make_norm(kernels, c_in, quantized_channels)
+        self.conv1 = Conv2d(kernels, c_in, c_out, 3, pad=1)
+        self.norm2 = make_norm(kernels, c_out, quantized_channels)
+        self.conv2 = Conv2d(kernels, c_out, c_out, 3, pad=1)
         self.changes_width = c_in != c_out
         if self.changes_width:
-            self.nin_shortcut = Conv2d(c_in, c_out, 1)
+            self.nin_shortcut = Conv2d(kernels, c_in, c_out, 1)
 
     def construct(self, x_BCHW: Tensor, quantized_BCHW: Tensor | None = None) -> Tensor:
         hidden = self.conv1(ops.silu(self.norm1(x_BCHW, quantized_BCHW)))
@@ -125,21 +117,19 @@ class ResnetBlock(nn.Cell):
 class Attention(nn.Cell):
     """Single-head attention between all positions of a frame."""
 
-    def __init__(self, channels: int):
+    def __init__(self, kernels: Kernels, channels: int):
         super().__init__()
-        self.q_proj = ChannelLinear(channels)
-        self.k_proj = ChannelLinear(channels)
-        self.v_proj = ChannelLinear(channels)
-        self.out_proj = ChannelLinear(channels)
-        self.scale = channels**-0.5
-        self.multiply_qk = ops.BatchMatMul(transpose_a=True)
-        self.multiply_v = ops.BatchMatMul(transpose_b=True)
+        self.kernels = kernels
+        self.q_proj = ChannelLinear(kernels, channels)
+        self.k_proj = ChannelLinear(kernels, channels)
+        self.v_proj = ChannelLinear(kernels, channels)
+        self.out_proj = ChannelLinear(kernels, channels)
 
     def construct(self, x_BCHW: Tensor) -> Tensor:
         B, C, H, W = x_BCHW.shape
         x_BCL = x_BCHW.reshape(B, C, H * W)
-        scores_BLL = self.multiply_qk(self.q_proj(x_BCL) * self.scale, self.k_proj(x_BCL))
-        attended_BCL = self.multiply_v(self.v_proj(x_BCL), ops.softmax(scores_BLL, -1))
+        q, k, v = self.q_proj(x_BCL), self.k_proj(x_BCL), self.v_proj(x_BCL)
+        attended_BCL = self.kernels.attention(q, k, v, self.q_proj.weight.dtype)
         return self.out_proj(attended_BCL).reshape(B, C, H, W)
 
 
@@ -149,11 +139,13 @@ class ResolutionLevel(nn.Cell):
     `widths` are the numbers of channels before, between and after the blocks.
     """
 
-    def __init__(self, widths: list[int], has_attention: bool, quantized_channels: int | None = None):
+    def __init__(self, kernels: Kernels, widths: list[int], has_attention: bool, quantized_channels: int | None = None):
         super().__init__()
-        self.block = nn.CellList([ResnetBlock(a, b, quantized_channels) for a, b in pairwise(widths)])
-        self.attn = nn.CellList([Attention(b) for b in widths[1:] if has_attention])
-        self.attn_norms = nn.CellList([make_norm(b, quantized_channels) for b in widths[1:] if has_attention])
+        self.kernels = kernels
+        attended = widths[1:] if has_attention else []
+        self.block = nn.CellList([ResnetBlock(kernels, a, b, quantized_channels) for a, b in pairwise(widths)])
+        self.attn = nn.CellList([Attention(kernels, b) for b in attended])
+        self.attn_norms = nn.CellList([make_norm(kernels, b, quantized_channels) for b in attended])
         self.has_attention = has_attention
 
     def run_blocks(self, x_BCHW: Tensor, quantized_BCHW: Tensor | None = None) -> Tensor:
@@ -168,12 +160,12 @@ class ResolutionLevel(nn.Cell):
 class MiddleBlock(nn.Cell):
     """Residual block, attention, residual block, at the lowest resolution."""
 
-    def __init__(self, channels: int, quantized_channels: int | None = None):
+    def __init__(self, kernels: Kernels, channels: int, quantized_channels: int | None = None):
         super().__init__()
-        self.block_1 = ResnetBlock(channels, channels, quantized_channels)
-        self.attn_norm = make_norm(channels, quantized_channels)
-        self.attn_1 = Attention(channels)
-        self.block_2 = ResnetBlock(channels, channels, quantized_channels)
+        self.block_1 = ResnetBlock(kernels, channels, channels, quantized_channels)
+        self.attn_norm = make_norm(kernels, channels, quantized_channels)
+        self.attn_1 = Attention(kernels, channels)
+        self.block_2 = ResnetBlock(kernels, channels, channels, quantized_channels)
 
     def construct(self, x_BCHW: Tensor, quantized_BCHW: Tensor | None = None) -> Tensor:
         x = self.block_1(x_BCHW, quantized_BCHW)
@@ -184,9 +176,9 @@ class MiddleBlock(nn.Cell):
 class Downsample(nn.Cell):
     """Halve both sides with a strided convolution; pads right and bottom only."""
 
-    def __init__(self, channels: int):
+    def __init__(self, kernels: Kernels, channels: int):
         super().__init__()
-        self.conv = Conv2d(channels, channels, 3, stride=2, pad=(0, 1, 0, 1))
+        self.conv = Conv2d(kernels, channels, channels, 3, stride=2, pad=(0, 1, 0, 1))
 
     def construct(self, x_BCHW: Tensor) -> Tensor:
         return self.conv(x_BCHW)
@@ -195,27 +187,29 @@ class Downsample(nn.Cell):
 class Upsample(nn.Cell):
     """Double both sides by nearest neighbor, then convolve 3×3."""
 
-    def __init__(self, channels: int):
+    def __init__(self, kernels: Kernels, channels: int):
         super().__init__()
-        self.conv = Conv2d(channels, channels, 3, pad=1)
+        self.kernels = kernels
+        self.conv = Conv2d(kernels, channels, channels, 3, pad=1)
 
     def construct(self, x_BCHW: Tensor) -> Tensor:
-        return upsample2x_conv(x_BCHW, self.conv.weight, self.conv.bias)
+        return self.kernels.upsample2x_conv(x_BCHW, self.conv.weight, self.conv.bias)
 
 
 class CausalConv3d(nn.Cell):
     """Convolution over frames that sees the past only; the kernel has `taps` frames of `size` × `size` pixels."""
 
-    def __init__(self, c_in: int, c_out: int, taps: int, size: int, stride: int = 1):
+    def __init__(self, kernels: Kernels, c_in: int, c_out: int, taps: int, size: int, stride: int = 1):
         super().__init__()
-        self.conv = _Conv3dWeights(c_in, c_out, taps, size)
+        self.kernels = kernels
+        self.conv = Conv3dWeights(c_in, c_out, taps, size)
         self.stride = stride
 
     def construct(self, x_BTCHW: Tensor) -> Tensor:
-        return causal_conv3d(x_BTCHW, self.conv.weight, self.conv.bias, self.stride)
+        return self.kernels.causal_conv3d(x_BTCHW, self.conv.weight, self.conv.bias, self.stride)
 
 
-class _Conv3dWeights(nn.Cell):
+class Conv3dWeights(nn.Cell):
     """Holds `conv.weight` and `conv.bias` in the checkpoint's shape."""
 
     def __init__(self, c_in: int, c_out: int, taps: int, size: int):
@@ -227,9 +221,9 @@ class _Conv3dWeights(nn.Cell):
 class TemporalConv(nn.Cell):
     """A causal convolution that halves the number of frames (taps 4, stride 2) or keeps it (taps 3), then SiLU."""
 
-    def __init__(self, channels: int, taps: int, stride: int):
+    def __init__(self, kernels: Kernels, channels: int, taps: int, stride: int):
         super().__init__()
-        self.conv = CausalConv3d(channels, channels, taps, 3, stride)
+        self.conv = CausalConv3d(kernels, channels, channels, taps, 3, stride)
 
     def construct(self, x_BTCHW: Tensor) -> Tensor:
         return ops.silu(self.conv(x_BTCHW))
@@ -256,13 +250,16 @@ class FrozenBatchNorm(nn.Cell):
 class TemporalResnetBlock(nn.Cell):
     """norm → SiLU → causal convolution, twice, added to the input."""
 
-    def __init__(self, channels: int):
+    def __init__(self, kernels: Kernels, channels: int):
         super().__init__()
         self.norm1 = FrozenBatchNorm(channels)
-        self.conv1 = CausalConv3d(channels, channels, 3, 3)
+        self.conv1 = CausalConv3d(kernels, channels, channels, 3, 3)
         self.norm2 = FrozenBatchNorm(channels)
-        self.conv2 = CausalConv3d(channels, channels, 3, 3)
+        self.conv2 = CausalConv3d(kernels, channels, channels, 3, 3)
 
     def construct(self, x_BTCHW: Tensor) -> Tensor:
         hidden = self.conv1(ops.silu(self.norm1(x_BTCHW)))
         return x_BTCHW + self.conv2(ops.silu(self.norm2(hidden)))
+
+
+WEIGHTED_CELLS = (Conv2d, ChannelLinear, Conv3dWeights)  # compute in the type of their weights

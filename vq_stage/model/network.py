@@ -19,8 +19,9 @@ from mindspore import Tensor, nn, ops
 
 from shared.codec import TEMPORAL_FACTOR
 from vq_stage.model.config import VQConfig
-from vq_stage.model.kernels import cpu as kernels
+from vq_stage.model.kernels import Kernels
 from vq_stage.model.layers import (
+    WEIGHTED_CELLS,
     CausalConv3d,
     Conv2d,
     Downsample,
@@ -33,21 +34,29 @@ from vq_stage.model.layers import (
     Upsample,
     parameter,
     repeat_frames,
-    upsample_nearest,
 )
 
 
 class VQModel(nn.Cell):
     """Encoder, quantizer and decoder, with the temporal convolutions between them."""
 
-    def __init__(self, config: VQConfig):
+    def __init__(self, config: VQConfig, kernels: Kernels):
         super().__init__()
         self.config = config
-        self.encoder = Encoder(config)
-        self.decoder = Decoder(config)
-        self.quantize = Quantizer(config)
-        self.quant_conv = CausalConv3d(config.latent_channels, config.embed_dim, taps=3, size=1)
-        self.post_quant_conv = CausalConv3d(config.embed_dim, config.latent_channels, taps=3, size=1)
+        self.kernels = kernels
+        self.encoder = Encoder(config, kernels)
+        self.decoder = Decoder(config, kernels)
+        self.quantize = Quantizer(config, kernels)
+        self.quant_conv = CausalConv3d(kernels, config.latent_channels, config.embed_dim, taps=3, size=1)
+        self.post_quant_conv = CausalConv3d(kernels, config.embed_dim, config.latent_channels, taps=3, size=1)
+
+    def compute_in(self, dtype: ms.Type) -> VQModel:
+        """Let convolutions and products compute in `dtype`, the type of their weights; all else stays float32."""
+        for _, cell in self.cells_and_names():
+            if isinstance(cell, WEIGHTED_CELLS):
+                cell.weight.set_dtype(dtype)
+                cell.bias.set_dtype(dtype)
+        return self
 
     @ms.jit(jit_level="O0")
     def encode_pixels(self, pixels_BTCHW: Tensor) -> Tensor:
@@ -71,16 +80,16 @@ class VQModel(nn.Cell):
 class Encoder(nn.Cell):
     """Pixels (B, T, 3, H, W), T = 1 for an image or 4 for a clip, to features (B, 1, C, h, w)."""
 
-    def __init__(self, config: VQConfig):
+    def __init__(self, config: VQConfig, kernels: Kernels):
         super().__init__()
         width, latent = config.level_channels(-1), config.latent_channels
-        self.conv_in = Conv2d(config.in_channels, config.base_channels, 3, pad=1)
-        self.down_block = DownBlock(config)
-        self.middle_block = MiddleBlock(width)
-        self.norm_out = GroupNorm(width)
-        self.conv_out = Conv2d(width, latent, 3, pad=1)
-        self.time_conv = nn.CellList([TemporalConv(latent, 4, 2) for _ in range(2)])
-        self.time_res_stack = nn.CellList([TemporalResnetBlock(latent) for _ in range(config.num_res_blocks)])
+        self.conv_in = Conv2d(kernels, config.in_channels, config.base_channels, 3, pad=1)
+        self.down_block = DownBlock(config, kernels)
+        self.middle_block = MiddleBlock(kernels, width)
+        self.norm_out = GroupNorm(kernels, width)
+        self.conv_out = Conv2d(kernels, width, latent, 3, pad=1)
+        self.time_conv = nn.CellList([TemporalConv(kernels, latent, 4, 2) for _ in range(2)])
+        self.time_res_stack = nn.CellList([TemporalResnetBlock(kernels, latent) for _ in range(config.num_res_blocks)])
 
     def construct(self, pixels_BTCHW: Tensor) -> Tensor:
         B, T, C, H, W = pixels_BTCHW.shape
@@ -100,9 +109,9 @@ class Encoder(nn.Cell):
 class DownBlock(nn.Cell):
     """The encoder's levels, from full to lowest resolution."""
 
-    def __init__(self, config: VQConfig):
+    def __init__(self, config: VQConfig, kernels: Kernels):
         super().__init__()
-        self.down = nn.CellList([DownLevel(config, level) for level in range(config.levels)])
+        self.down = nn.CellList([DownLevel(config, kernels, level) for level in range(config.levels)])
 
     def construct(self, x_BCHW: Tensor) -> Tensor:
         x = x_BCHW
@@ -114,13 +123,13 @@ class DownBlock(nn.Cell):
 class DownLevel(ResolutionLevel):
     """One level of the encoder: its blocks, then downsampling except at the lowest resolution."""
 
-    def __init__(self, config: VQConfig, level: int):
+    def __init__(self, config: VQConfig, kernels: Kernels, level: int):
         c_in = config.level_channels(level - 1) if level else config.base_channels
         c_out = config.level_channels(level)
-        super().__init__([c_in] + [c_out] * config.num_res_blocks, level in config.attn_resolutions)
+        super().__init__(kernels, [c_in] + [c_out] * config.num_res_blocks, level in config.attn_resolutions)
         self.is_last = level == config.levels - 1
         if not self.is_last:
-            self.downsample = Downsample(c_out)
+            self.downsample = Downsample(kernels, c_out)
 
     def construct(self, x_BCHW: Tensor) -> Tensor:
         x = self.run_blocks(x_BCHW)
@@ -133,8 +142,9 @@ class Quantizer(nn.Cell):
     Source: van den Oord et al. 2017, "Neural Discrete Representation Learning".
     """
 
-    def __init__(self, config: VQConfig):
+    def __init__(self, config: VQConfig, kernels: Kernels):
         super().__init__()
+        self.kernels = kernels
         self.embedding = _Codebook(config)
 
     def nearest_codes(self, latents_BTCHW: Tensor) -> Tensor:
@@ -142,11 +152,11 @@ class Quantizer(nn.Cell):
 
         Ties go to the lowest index.
         """
-        return kernels.nearest_codes(latents_BTCHW, self.embedding.weight)
+        return self.kernels.nearest_codes(latents_BTCHW, self.embedding.weight)
 
     def lookup(self, codes_BTHW: Tensor) -> Tensor:
         """Return the codebook entries (B, T, C, H, W) of codes (B, T, H, W): the quantized latents."""
-        return ops.gather(self.embedding.weight, codes_BTHW, 0).transpose(0, 1, 4, 2, 3)
+        return self.kernels.lookup(codes_BTHW, self.embedding.weight).transpose(0, 1, 4, 2, 3)
 
 
 class _Codebook(nn.Cell):
@@ -160,17 +170,18 @@ class _Codebook(nn.Cell):
 class Decoder(nn.Cell):
     """Features and quantized latents (B, T, C, h, w) to pixels (B, 1 or 4·T, 3, H, W)."""
 
-    def __init__(self, config: VQConfig):
+    def __init__(self, config: VQConfig, kernels: Kernels):
         super().__init__()
         width, latent = config.level_channels(-1), config.latent_channels
-        self.time_res_stack = nn.CellList([TemporalResnetBlock(latent) for _ in range(config.num_res_blocks)])
-        self.time_conv = nn.CellList([TemporalConv(latent, 3, 1) for _ in range(2)])
-        self.conv_in = Conv2d(latent, width, 3, pad=1)
-        self.middle_block = MiddleBlock(width, config.embed_dim)
-        self.up_block = UpBlock(config)
-        self.norm_out = SpatialNorm(config.level_channels(0), config.embed_dim)
-        self.conv_out = Conv2d(config.level_channels(0), config.out_channels, 3, pad=1)
+        self.time_res_stack = nn.CellList([TemporalResnetBlock(kernels, latent) for _ in range(config.num_res_blocks)])
+        self.time_conv = nn.CellList([TemporalConv(kernels, latent, 3, 1) for _ in range(2)])
+        self.conv_in = Conv2d(kernels, latent, width, 3, pad=1)
+        self.middle_block = MiddleBlock(kernels, width, config.embed_dim)
+        self.up_block = UpBlock(config, kernels)
+        self.norm_out = SpatialNorm(kernels, config.level_channels(0), config.embed_dim)
+        self.conv_out = Conv2d(kernels, config.level_channels(0), config.out_channels, 3, pad=1)
         self.spatial_factor = config.spatial_factor
+        self.kernels = kernels
 
     def construct(self, features_BTCHW: Tensor, quantized_BTCHW: Tensor, is_image: bool) -> Tensor:
         x = ops.concat((features_BTCHW, quantized_BTCHW), 0)  # both pass the same temporal layers
@@ -183,7 +194,7 @@ class Decoder(nn.Cell):
         features, quantized = x[:B].reshape(B * T, C, H, W), x[B:].reshape(B * T, C, H, W)
         x = self.middle_block(self.conv_in(features), quantized)
         x = self.up_block(x, quantized)
-        x = self.norm_out(x, upsample_nearest(quantized, self.spatial_factor))
+        x = self.norm_out(x, self.kernels.upsample_nearest(quantized, self.spatial_factor))
         x = self.conv_out(ops.silu(x))
         return x.reshape(B, T, x.shape[1], x.shape[2], x.shape[3])
 
@@ -191,10 +202,10 @@ class Decoder(nn.Cell):
 class UpBlock(nn.Cell):
     """The decoder's levels, from lowest to full resolution; they are stored in the opposite order."""
 
-    def __init__(self, config: VQConfig):
+    def __init__(self, config: VQConfig, kernels: Kernels):
         super().__init__()
         self.levels = config.levels
-        self.up = nn.CellList([UpLevel(config, level) for level in range(self.levels)])
+        self.up = nn.CellList([UpLevel(config, kernels, level) for level in range(self.levels)])
 
     def construct(self, x_BCHW: Tensor, quantized_BCHW: Tensor) -> Tensor:
         x = x_BCHW
@@ -206,15 +217,15 @@ class UpBlock(nn.Cell):
 class UpLevel(ResolutionLevel):
     """One level of the decoder: its blocks, then upsampling except at full resolution."""
 
-    def __init__(self, config: VQConfig, level: int):
+    def __init__(self, config: VQConfig, kernels: Kernels, level: int):
         c_in, c_out = config.level_channels(min(level + 1, config.levels - 1)), config.level_channels(level)
         widths = [c_in] + [c_out] * (config.num_res_blocks + 1)
-        super().__init__(widths, level in config.attn_resolutions, config.embed_dim)
+        super().__init__(kernels, widths, level in config.attn_resolutions, config.embed_dim)
         self.quantized_scale = 2 ** (config.levels - 1 - level)
         self.is_last = level == 0
         if not self.is_last:
-            self.upsample = Upsample(c_out)
+            self.upsample = Upsample(kernels, c_out)
 
     def construct(self, x_BCHW: Tensor, quantized_BCHW: Tensor) -> Tensor:
-        x = self.run_blocks(x_BCHW, upsample_nearest(quantized_BCHW, self.quantized_scale))
+        x = self.run_blocks(x_BCHW, self.kernels.upsample_nearest(quantized_BCHW, self.quantized_scale))
         return x if self.is_last else self.upsample(x)

@@ -85,7 +85,7 @@ def load_weights(model: nn.Cell, directory: str | Path) -> None:
     parameters = {name: p for name, p in model.parameters_and_names() if not name.endswith(_COUNTER)}
     check_tensors(str(directory), tensors, {name: p.shape for name, p in parameters.items()})
     for name, p in parameters.items():
-        p.set_data(Tensor(tensors[name].float32().reshape(p.shape)))
+        p.set_data(Tensor(tensors[name].float32().reshape(p.shape), p.dtype))
 
 
 def codec_fingerprint(directory: str | Path) -> str:

@@ -17,6 +17,7 @@ from shared.jobs.signals import stop_on_signals
 from shared.training.log import TrainLog
 from vq_stage.media.image_grid import save_rows
 from vq_stage.model.config import VQConfig
+from vq_stage.model.kernels import Kernels, select
 from vq_stage.model.network import VQModel
 from vq_stage.model.weights import check_dimensions, load_weights, read_weights
 from vq_stage.sources.open_source import open_source
@@ -49,7 +50,7 @@ def train_vq(options: TrainVQOptions) -> Path:
 
 def _train(config: VQConfig, pictures: TrainingPictures, options: TrainVQOptions, out: Path) -> None:
     device = setup_device(options.device)
-    cell, codebook = _build(config, options)
+    cell, codebook = _build(config, options, select(device))
     first_step = load_checkpoint(out, cell, codebook)
     (out / "samples").mkdir(parents=True, exist_ok=True)
     log = TrainLog(out, first_step)
@@ -70,11 +71,11 @@ def _train(config: VQConfig, pictures: TrainingPictures, options: TrainVQOptions
             stop.raise_if_set(f"checkpoint of step {done} written to {out}")
 
 
-def _build(config: VQConfig, options: TrainVQOptions) -> tuple[TrainStep, CodebookEMA]:
+def _build(config: VQConfig, options: TrainVQOptions, kernels: Kernels) -> tuple[TrainStep, CodebookEMA]:
     """Build the model with its initial weights, the compiled step and the codebook averages."""
     if options.init_from is not None:
         check_dimensions(options.init_from, config, read_weights(options.init_from))
-    model = VQModel(config)
+    model = VQModel(config, kernels)
     if options.init_from is not None:
         load_weights(model, options.init_from)
     else:

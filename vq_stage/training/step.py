@@ -48,8 +48,9 @@ class TrainStep(nn.Cell):
         quantized = ops.stop_gradient(self.model.quantize.lookup(codes))
         straight_through = latents + quantized_share * ops.stop_gradient(quantized - latents)
         reconstruction = self.model.decode_quantized(straight_through, pixels_BTCHW.shape[1] == 1)
-        error = ops.square(reconstruction - pixels_BTCHW).mean()
-        loss = error + quantized_share * self.commitment * ops.square(latents - quantized).mean()
+        mean_squared_error = self.model.kernels.mean_squared_error
+        error = mean_squared_error(reconstruction, pixels_BTCHW)
+        loss = error + quantized_share * self.commitment * mean_squared_error(latents, quantized)
         return loss, error, latents, codes, reconstruction
 
 

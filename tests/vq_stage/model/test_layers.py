@@ -6,7 +6,8 @@ import numpy as np
 from mindspore import Tensor
 
 from shared.device import setup_device
-from vq_stage.model.layers import Attention, FrozenBatchNorm, repeat_frames, upsample_nearest
+from vq_stage.model.kernels import cpu
+from vq_stage.model.layers import Attention, FrozenBatchNorm, repeat_frames
 
 setup_device("cpu")
 
@@ -18,11 +19,6 @@ def test_repeat_frames_keeps_copies_together() -> None:
     assert repeated.reshape(2, 4).tolist() == [[0, 0, 1, 1], [2, 2, 3, 3]]
 
 
-def test_upsample_nearest_repeats_pixels() -> None:
-    x_BCHW = np.array([[[[1, 2]]]], np.float32)
-    assert upsample_nearest(Tensor(x_BCHW), 2).asnumpy().tolist() == [[[[1, 1, 2, 2], [1, 1, 2, 2]]]]
-
-
 def test_frozen_batch_norm_uses_the_stored_statistics() -> None:
     norm = FrozenBatchNorm(1)
     for parameter, value in ((norm.running_mean, 3.0), (norm.running_var, 4.0), (norm.weight, 2.0), (norm.bias, 1.0)):
@@ -32,7 +28,7 @@ def test_frozen_batch_norm_uses_the_stored_statistics() -> None:
 
 
 def test_attention_without_queries_averages_the_values() -> None:
-    attention = Attention(2)
+    attention = Attention(cpu, 2)
     for projection in (attention.v_proj, attention.out_proj):
         projection.weight.set_data(Tensor(np.eye(2, dtype=np.float32)))
     x_BCHW = np.array([[[[1, 3]], [[10, 30]]]], np.float32)

@@ -7,13 +7,14 @@ from mindspore import Tensor
 
 from shared.device import setup_device
 from vq_stage.model.config import VQConfig
+from vq_stage.model.kernels import cpu
 from vq_stage.model.network import Quantizer
 
 setup_device("cpu")
 
 
 def test_lookup_returns_the_entries_of_the_nearest_codes() -> None:
-    quantizer = Quantizer(VQConfig(base_channels=32, codebook_size=3))
+    quantizer = Quantizer(VQConfig(base_channels=32, codebook_size=3), cpu)
     codebook_KC = np.array([[0, 0, 0, 0], [1, 0, 0, 0], [0, 2, 0, 0]], np.float32)
     quantizer.embedding.weight.set_data(Tensor(codebook_KC))
     latents_NC = np.array([[0.9, 0.1, 0, 0], [0, 1.9, 0, 0]], np.float32)

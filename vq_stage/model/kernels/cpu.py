@@ -1,26 +1,26 @@
-"""How the network's operations are computed: the forms that run fast on CPU.
+"""The forms that run fast on CPU. All operators used exist on Ascend too, where `--kernels plain` selects these forms.
 
-Shape suffixes: B batch, T frames, C channels, H W grid, G groups, N latents, K codebook entries.
-`layers.py` and `network.py` define what is computed; each function here gives the textbook result up to rounding,
-gradients included. All operators used exist on Ascend too, which runs these forms as well so far.
+Shape suffixes: B batch, T frames, C channels, H W grid, L positions, G groups, N latents, K codebook entries.
+`Kernels` says what each function computes; each gives the textbook result up to rounding, gradients included.
 """
 
 from __future__ import annotations
 
+import mindspore as ms
 from mindspore import Tensor, nn, ops
 
+from vq_stage.model.kernels import Padding
 
-def conv2d(x_BCHW: Tensor, weight: Tensor, bias_C: Tensor, stride: int = 1, pad: int | tuple[int, ...] = 0) -> Tensor:
-    """Convolve with a square kernel (c_out, c_in, k, k); `pad` is for all sides or (top, bottom, left, right)."""
+
+def conv2d(x_BCHW: Tensor, weight: Tensor, bias_C: Tensor, stride: int = 1, pad: Padding = 0) -> Tensor:
     convolve = ops.Conv2D(weight.shape[0], weight.shape[2], pad_mode="pad", pad=pad, stride=stride)
-    return ops.BiasAdd()(convolve(x_BCHW, weight), bias_C)
+    return ops.BiasAdd()(convolve(x_BCHW.astype(weight.dtype), weight), bias_C).astype(ms.float32)
 
 
 def causal_conv3d(x_BTCHW: Tensor, weight: Tensor, bias_C: Tensor, stride: int = 1) -> Tensor:
-    """Convolve over frames with a kernel (c_out, c_in, taps, k, k) that sees the past only: two zero frames come first.
+    """A 2-D convolution over the taps of each output frame, laid side by side as channels.
 
-    `stride` is over frames; rows and columns are padded to keep their number. Computed as a 2-D convolution over the
-    taps of each output frame, laid side by side as channels: no 3-D kernel and no transpose of x is needed.
+    It needs no 3-D kernel and no transpose of x.
     """
     B, T, C, H, W = x_BTCHW.shape
     c_out, _, taps, size, _ = weight.shape
@@ -35,18 +35,22 @@ def causal_conv3d(x_BTCHW: Tensor, weight: Tensor, bias_C: Tensor, stride: int =
     return conv2d(x, weight, bias_C, pad=size // 2).reshape(B, T_out, c_out, H, W)
 
 
-def upsample2x_conv(x_BCHW: Tensor, weight: Tensor, bias_C: Tensor) -> Tensor:
-    """Double both sides by nearest neighbor, then convolve with a 3×3 kernel (C, C, 3, 3) and padding 1.
+def upsample_nearest(x_BCHW: Tensor, factor: int) -> Tensor:
+    _, _, H, W = x_BCHW.shape
+    return ops.interpolate(x_BCHW, size=(H * factor, W * factor), mode="nearest")
 
-    The doubled image is never built: an output pixel of even or odd row and column sees only 2×2 input pixels, so one
-    2×2 convolution with the kernel's taps summed in four ways gives the same sums with 4/9 of the multiplications.
+
+def upsample2x_conv(x_BCHW: Tensor, weight: Tensor, bias_C: Tensor) -> Tensor:
+    """The doubled image is never built: an output pixel of even or odd row and column sees only 2×2 input pixels.
+
+    One 2×2 convolution with the kernel's taps summed in four ways gives the same sums with 4/9 of the multiplications.
     """
     B, C, H, W = x_BCHW.shape
     convolve = ops.Conv2D(4 * C, 2, pad_mode="pad", pad=1)
-    phases = convolve(x_BCHW, _phase_weight(weight)).reshape(B, 2, 2, C, H + 1, W + 1)
+    phases = convolve(x_BCHW.astype(weight.dtype), _phase_weight(weight)).reshape(B, 2, 2, C, H + 1, W + 1)
     top = ops.stack((phases[:, 0, 0, :, :H, :W], phases[:, 0, 1, :, :H, 1:]), 4)
     bottom = ops.stack((phases[:, 1, 0, :, 1:, :W], phases[:, 1, 1, :, 1:, 1:]), 4)
-    return ops.BiasAdd()(ops.stack((top, bottom), 3).reshape(B, C, 2 * H, 2 * W), bias_C)
+    return ops.BiasAdd()(ops.stack((top, bottom), 3).reshape(B, C, 2 * H, 2 * W), bias_C).astype(ms.float32)
 
 
 def _phase_weight(weight: Tensor) -> Tensor:
@@ -59,11 +63,25 @@ def _phase_weight(weight: Tensor) -> Tensor:
     return taps.reshape(4 * C, C, 2, 2)
 
 
-def nearest_codes(latents_BTCHW: Tensor, codebook_KC: Tensor) -> Tensor:
-    """Return the index of the nearest codebook entry of every latent, (B, T, H, W); see `Quantizer.nearest_codes`.
+def channel_linear(x_BCL: Tensor, weight_CC: Tensor, bias_C: Tensor) -> Tensor:
+    """The weight multiplies from the left, so (B, C, L) needs no transpose."""
+    B, C, _ = x_BCL.shape
+    weight_BCC = ops.tile(weight_CC.reshape(1, C, C), (B, 1, 1))
+    y_BCL = ops.BatchMatMul()(weight_BCC, x_BCL.astype(weight_CC.dtype)) + bias_C.reshape(1, C, 1)
+    return y_BCL.astype(ms.float32)
 
-    Computes |z − e|² without |z|², which is the same for all entries, as one matrix product [z, 1]·[−2e, |e|²]ᵀ: the
-    textbook form spends most of its time on elementwise passes over the K columns.
+
+def attention(q_BCL: Tensor, k_BCL: Tensor, v_BCL: Tensor, dtype: ms.Type) -> Tensor:
+    scale = q_BCL.shape[1] ** -0.5
+    scores_BLL = ops.BatchMatMul(transpose_a=True)((q_BCL * scale).astype(dtype), k_BCL.astype(dtype))
+    weights_BLL = ops.softmax(scores_BLL.astype(ms.float32), -1)
+    return ops.BatchMatMul(transpose_b=True)(v_BCL.astype(dtype), weights_BLL.astype(dtype)).astype(ms.float32)
+
+
+def nearest_codes(latents_BTCHW: Tensor, codebook_KC: Tensor) -> Tensor:
+    """|z − e|² without |z|², which is the same for all entries, as one matrix product [z, 1]·[−2e, |e|²]ᵀ.
+
+    The textbook form spends most of its time on elementwise passes over the K columns.
     """
     B, T, C, H, W = latents_BTCHW.shape
     latents_NC = latents_BTCHW.transpose(0, 1, 3, 4, 2).reshape(-1, C)
@@ -73,8 +91,16 @@ def nearest_codes(latents_BTCHW: Tensor, codebook_KC: Tensor) -> Tensor:
     return ops.ArgMinWithValue(axis=1)(distances_NK)[0].reshape(B, T, H, W)
 
 
-class GroupNormKernel(nn.Cell):
-    """Group normalization with its own gradient, both composed of matrix products and channel-wise affine maps.
+def lookup(codes_BTHW: Tensor, codebook_KC: Tensor) -> Tensor:
+    return ops.gather(codebook_KC, codes_BTHW, 0)
+
+
+def mean_squared_error(x: Tensor, y: Tensor) -> Tensor:
+    return ops.square(x - y).mean()
+
+
+class GroupNorm(nn.Cell):
+    """Normalization and its gradient, both composed of matrix products and channel-wise affine maps.
 
     The variance is the mean variance within rows plus the variance of the row means, which avoids the cancellation
     in E[x²] − E[x]² over a whole group.
