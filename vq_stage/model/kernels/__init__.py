@@ -53,7 +53,7 @@ class Kernels(Protocol):
         ...
 
     def nearest_codes(self, latents_BTCHW: Tensor, codebook_KC: Tensor) -> Tensor:
-        """Return the int32 index of the codebook entry nearest to every latent, (B, T, H, W); the lowest for ties."""
+        """Return the index of the codebook entry nearest to every latent, int (B, T, H, W); the lowest one for ties."""
         ...
 
     def lookup(self, codes_BTHW: Tensor, codebook_KC: Tensor) -> Tensor:
