@@ -43,12 +43,14 @@ class LanguageModel:
         dtype: str | None = None,
         layout: Mapping[str, Any] | TokenLayout | None = None,
         backend: str = "native",
+        kernels: str = "auto",
     ) -> LanguageModel:
         """Load a local directory with `config.json` and safetensors, in BAAI's or Hugging Face's naming.
 
         The token layout comes from the checkpoint unless `layout` gives its ids by name. dtype defaults to bfloat16
-        on Ascend and float32 on CPU. Raises CheckpointError if weights, config and layout do not match each other,
-        DeviceError if the device is not available.
+        on Ascend and float32 on CPU; `kernels` is auto, or plain for the CPU's kernels on any device.
+        Raises CheckpointError if weights, config and layout do not match each other, DeviceError if the device is not
+        available.
         """
         directory = model_path(directory)
         config = DecoderConfig.from_directory(directory)
@@ -57,13 +59,13 @@ class LanguageModel:
         elif not isinstance(layout, TokenLayout):
             layout = TokenLayout.from_mapping(layout)
         layout.check_vocabulary(config.vocab_size, str(directory))
-        chosen = setup_device(device, dtype, ascend_dtype="bfloat16")
+        chosen = setup_device(device, dtype, "bfloat16", kernels)
         return cls(load_backend(backend, directory, config, chosen), layout, chosen, directory)
 
     @classmethod
     def for_job(cls, model: ModelDirectory, options: InferenceOptions) -> LanguageModel:
         """Load the weights of a directory that a worker has opened, which verified its checksums."""
-        device = setup_device(options.device, options.dtype, ascend_dtype="bfloat16")
+        device = setup_device(options.device, options.dtype, "bfloat16", options.kernels)
         return cls(load_backend(options.backend, model.path, model.config, device), model.layout, device, model.path)
 
     @cached_property

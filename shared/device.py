@@ -45,8 +45,12 @@ class Device:
         return self.kind == "Ascend"
 
     def numerics(self) -> dict[str, str]:
-        """Return the settings that can change the last bit of a result; every dataset records them."""
-        return {"device": self.kind, "dtype": self.dtype, "mindspore": self.mindspore_version}
+        """Return the settings that can change the last bit of a result; every dataset records them.
+
+        Kernels other than those of the device are named; datasets of earlier versions do not have that entry.
+        """
+        recorded = {"device": self.kind, "dtype": self.dtype, "mindspore": self.mindspore_version}
+        return recorded if self.kernels == self.kind.lower() else {**recorded, "kernels": "plain"}
 
 
 def setup_device(

@@ -50,18 +50,23 @@ class VisionTokenizer:
 
     @classmethod
     def from_pretrained(
-        cls, directory: str | Path, device: str = "auto", dtype: str | None = None, backend: str = "native"
+        cls,
+        directory: str | Path,
+        device: str = "auto",
+        dtype: str | None = None,
+        backend: str = "native",
+        kernels: str = "auto",
     ) -> VisionTokenizer:
         """Load a local directory with `config.json` and safetensors, of BAAI's or Hugging Face's naming.
 
         `device` is auto, cpu or ascend; `dtype` float32 (default), float16 or bfloat16, the last two on Ascend only;
-        `backend` native or mindone.
+        `backend` native or mindone; `kernels` auto, or plain for the CPU's kernels on any device.
         Raises CheckpointError if a file is missing or weights and config do not fit, DeviceError if the device or
         backend is not available, UsageError for another backend.
         """
         config = VQConfig.from_directory(directory)
         check_dimensions(directory, config, read_weights(directory))
-        chosen = setup_device(device, dtype)
+        chosen = setup_device(device, dtype, kernels=kernels)
         if backend == "native":
             model = VQModel(config, select(chosen)).compute_in(getattr(ms, chosen.dtype))
             load_weights(model, directory)

@@ -62,10 +62,11 @@ class GenerateWorker:
                     yield self._commit_refused(task)
 
     def _set_up_device(self) -> None:
-        device = setup_device(self.options.device, self.options.dtype, ascend_dtype="bfloat16")
+        options = self.options
+        device = setup_device(options.device, options.dtype, "bfloat16", options.kernels)
         # "slots" is the batch size: commit records and journals use that name.
-        self.numerics = {**device.numerics(), "backend": self.options.backend, "slots": self.options.batch_size}
-        if not self.options.allow_numerics_change:
+        self.numerics = {**device.numerics(), "backend": options.backend, "slots": options.batch_size}
+        if not options.allow_numerics_change:
             check_numerics(self.dataset, self.numerics)
 
     @cached_property

@@ -48,7 +48,7 @@ class InferenceOptions:
     """The model, how to sample from it, and which processes and devices run it.
 
     `layout` is a JSON file of token ids by name, for a checkpoint that does not have them. `batch_size` is the number
-    of sequences generated at the same time.
+    of sequences generated at the same time. `kernels` is auto, or plain for the CPU's kernels on any device.
     """
 
     model: str = str(EMBEDDED_MODEL)
@@ -59,6 +59,7 @@ class InferenceOptions:
     batch_size: int = 8
     device: str = "auto"
     dtype: str | None = None
+    kernels: str = "auto"
     backend: str = "native"
     engine: EngineOptions = field(default_factory=EngineOptions)
 

@@ -50,7 +50,7 @@ def sft(options: SftOptions, on_checkpoint: OnCheckpoint | None = None) -> SftRe
     start = _open_start(options)
     mixture, held_out = _open_mixtures(options, start)
     codec = common_codec(start.codec(), [one for one in (mixture, held_out) if one])
-    device = setup_device(options.device, options.dtype, ascend_dtype="bfloat16")
+    device = setup_device(options.device, options.dtype, "bfloat16", options.kernels, options.deterministic)
     group = join_process_group(device.has_reduce_scatter)
     recorded = _recorded(options, start, mixture, device, group)
     config = {
@@ -105,6 +105,7 @@ def _recorded(
         **options.recorded(group.size),
         **asdict(adamw_hyperparameters(options)),
         "dtype": device.dtype,
+        "deterministic": options.deterministic or device.kind == "CPU",  # which is deterministic in any case
         "data": mixture.fingerprints(),
         "start": start.recorded(),
     }

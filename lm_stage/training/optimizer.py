@@ -80,11 +80,19 @@ class AdamW(nn.Cell):
                 p.set_data(Tensor(state[f"{kind}.{name}"]))
 
     def add(self, gradients: tuple[Tensor, ...]) -> Tensor:
-        """Add to the accumulated gradients; to be called within a compiled function."""
+        """Add to the accumulated gradients; to be called within a compiled function.
+
+        The additions are executed in this order, the last parameter first, as the backward pass computes gradients:
+        then each is freed as soon as it is added. The gradient of the embedding comes last.
+        """
         done = 0.0
-        for accumulated, new in zip(self.gradients, gradients):
-            done = ops.assign_add(accumulated, new)
+        for index in range(len(self.names) - 1, -1, -1):
+            accumulated = self.gradients[index]
+            done = ops.assign_add(accumulated, self._to_add(gradients[index], accumulated))
         return done
+
+    def _to_add(self, new: Tensor, accumulated: Parameter) -> Tensor:
+        return new
 
     def reduce(self) -> None:
         """Sum the accumulated gradients over all processes."""

@@ -34,6 +34,8 @@ RESUMABLE_OPTIONS = (
     "max_bad_steps",
     "save_dtype",
     "device",
+    "kernels",
+    "deterministic",  # recorded as the device applies it
     "zero",
     "recompute",
     "video_template",  # recorded with the datasets that contain videos
@@ -93,6 +95,8 @@ class SftOptions:
     save_dtype: str = "float32"
     device: str = "auto"
     dtype: str | None = None
+    kernels: str = "auto"
+    deterministic: bool = True
 
     def __post_init__(self) -> None:
         problems = failed_checks(self, CHECKS) + mixture_problems(self.entries, self.weights)

@@ -25,6 +25,7 @@ OPTIONS_COPY = "run_options.json"  # in every checkpoint
 EARLIER_OPTION_NAMES = {"row_tokens": "seq_length", "floor": "min_lr_ratio", "rows_a_step": "global_batch_size"}
 RESULTS = ("model", "adapter", "checkpoints", "tensorboard", "train_log.jsonl", "loss.png", "left_out.jsonl")
 STEP_DIRECTORIES = "step-" + "[0-9]" * 8
+_ADDED_OPTIONS = {"deterministic": True}  # which earlier versions did not record, and what they did
 _CHECKSUM = "check"  # the member of the options that holds their checksum
 _LORA_OPTIONS = ("lora_alpha", "lora_targets")  # without a rank they have no effect, and earlier versions recorded any
 
@@ -92,6 +93,8 @@ def _read_options(path: Path) -> dict[str, Any]:
 def check_resumable(run: Path, options: Mapping[str, Any]) -> None:
     """Raises ConfigMismatchError, with the differences, if a run was started with different options."""
     before = recorded_options(run)
+    if before is not None:
+        before = {**{name: value for name, value in _ADDED_OPTIONS.items() if name in options}, **before}
     if before is not None and not before.get("lora_rank"):
         before |= {name: options[name] for name in _LORA_OPTIONS if name in options}
     if before is not None and (diff := settings_diff(before, options)):

@@ -49,12 +49,9 @@ class ZeroAdamW(AdamW):
         moments = {name: self._own_slice(value) for name, value in state.items() if name[:2] in ("m.", "v.")}
         super().restore(moments)
 
-    def add(self, gradients: tuple[Tensor, ...]) -> Tensor:
-        done = 0.0
-        for own, new in zip(self.gradients, gradients):
-            padded = _flat_padded(new.astype(ms.float32), own.shape[0] * self.group.size)
-            done = ops.assign_add(own, self.sum_slices(padded))
-        return done
+    def _to_add(self, new: Tensor, accumulated: Parameter) -> Tensor:
+        """Return this process's slice of the sum of a gradient over all processes."""
+        return self.sum_slices(_flat_padded(new.astype(ms.float32), accumulated.shape[0] * self.group.size))
 
     def reduce(self) -> None:
         """Do nothing: `add` has summed them."""
@@ -68,11 +65,11 @@ class ZeroAdamW(AdamW):
 
     @ms.jit(jit_level="O0")
     def _publish(self) -> Tensor:
-        """Set the parameters from the slices of all processes."""
+        """Set the parameters from the slices of all processes, which are rounded before they are sent."""
         done = 0.0
         for index, p in enumerate(self.parameters_):
-            whole = self.gather(self.weights[index])[: p.size].reshape(p.shape)
-            done = ops.assign(p, whole.astype(p.dtype))
+            whole = self.gather(self.weights[index].astype(p.dtype))
+            done = ops.assign(p, whole[: p.size].reshape(p.shape))
         return done
 
     def _whole_tensors(self, tensors: ParameterTuple) -> Iterator[tuple[str, np.ndarray]]:

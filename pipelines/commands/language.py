@@ -13,6 +13,7 @@ from pipelines.commands.options import (
     choose_engine,
     device_option,
     engine_options,
+    kernels_option,
     language_model_options,
     left_to_others,
     loss_options,
@@ -138,6 +139,11 @@ def convert_lm(model: str, out: str, weights: str | None) -> None:
     type=DTYPE,
     show_default="bfloat16 on Ascend, float32 on CPU",
     help="Data type of the computation; the trained weights stay in float32.",
+)
+@kernels_option
+@click.option(
+    "--deterministic/--no-deterministic",
+    help="Whether equal runs on Ascend give equal bytes, which takes time. Exact resuming needs it.",
 )
 def sft(options: SftOptions, sample_prompts: str | None, vision_tokenizer: str | None) -> None:
     """Fine-tune a language model on the shards of DATASETS; RUN/model is the result.

@@ -47,6 +47,11 @@ device_option = click.option(
     type=click.Choice(["auto", "cpu", "ascend"]),
     help="Device; auto uses an NPU if there is one.",
 )
+kernels_option = click.option(
+    "--kernels",
+    type=click.Choice(["auto", "plain"]),
+    help="Kernels; auto uses those of the device, plain those of the CPU on any device.",
+)
 backend_option = click.option(
     "--backend",
     type=click.Choice(["native", "mindone"]),
@@ -60,7 +65,9 @@ batch_pixels_option = click.option(
     "--batch-pixels", type=int, help="Maximum number of pixels per batch; a batch holds at least one image."
 )
 numerics_option = click.option(
-    "--allow-numerics-change", is_flag=True, help="Allow resuming on another device, dtype or MindSpore version."
+    "--allow-numerics-change",
+    is_flag=True,
+    help="Allow resuming on another device, dtype or MindSpore version, or with other kernels.",
 )
 save_dtype_option = click.option(
     "--save-dtype", type=click.Choice(["float32", "float16"]), help="Data type of the weights that are written."
@@ -91,6 +98,7 @@ vision_tokenizer_options = option_group(
     vision_tokenizer_option,
     device_option,
     click.option("--dtype", type=DTYPE, show_default="float32", help="Data type of the computation."),
+    kernels_option,
     backend_option,
 )
 
@@ -113,6 +121,7 @@ language_model_options = option_group(
         show_default="bfloat16 on Ascend, float32 on CPU",
         help="Data type of the computation.",
     ),
+    kernels_option,
     backend_option,
 )
 

@@ -12,6 +12,7 @@ from pipelines.commands.options import (
     choose_engine,
     device_option,
     engine_options,
+    kernels_option,
     left_to_others,
     numerics_option,
     save_dtype_option,
@@ -178,6 +179,7 @@ def repair(options: RepairOptions) -> None:
 @save_dtype_option
 @click.option("--reader-threads", type=int, help="Threads that read and crop ahead of the device.")
 @device_option
+@kernels_option
 def train_vq(options: TrainVQOptions) -> None:
     """Train or fine-tune a vision tokenizer on the pictures of SOURCE and write it to OUT.
 

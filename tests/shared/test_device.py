@@ -78,3 +78,11 @@ def test_the_limit_of_onednn_is_logged_once(
         setup_device("cpu")
         setup_device("cpu")
     assert caplog.text.count("oneDNN is limited to AVX2") == is_logged
+
+
+def test_other_kernels_than_those_of_the_device_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Datasets that were created without the option resume with its default."""
+    assert "kernels" not in setup_device("cpu", kernels="plain").numerics()
+    install_fake_ascend(monkeypatch)
+    assert "kernels" not in setup_device("ascend").numerics()
+    assert setup_device("ascend", kernels="plain").numerics()["kernels"] == "plain"

@@ -49,6 +49,7 @@ class DecodeOptions:
     batch_pixels: int = 512 * 512
     device: str = "auto"
     dtype: str | None = None
+    kernels: str = "auto"
     backend: str = "native"
     engine: EngineOptions = field(default_factory=EngineOptions)
 

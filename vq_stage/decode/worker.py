@@ -109,7 +109,7 @@ class DecodeWorker:
 
             options = self.options
             self.tokenizer = VisionTokenizer.from_pretrained(
-                options.vision_tokenizer, options.device, options.dtype, options.backend
+                options.vision_tokenizer, options.device, options.dtype, options.backend, options.kernels
             )
         return self.tokenizer
 

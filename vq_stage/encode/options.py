@@ -45,6 +45,7 @@ class EncodeOptions:
     read_timeout_s: float = 300.0
     device: str = "auto"
     dtype: str | None = None
+    kernels: str = "auto"
     backend: str = "native"
     allow_numerics_change: bool = False
     max_refused_in_a_row: int = 1000

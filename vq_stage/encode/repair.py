@@ -64,5 +64,6 @@ def _encode_options(options: RepairOptions, source: str, dataset: Dataset, plan:
         batch_pixels=numerics.get("batch_pixels", 512 * 512),
         device=options.device,
         dtype=numerics.get("dtype"),
+        kernels=numerics.get("kernels", "auto"),
         backend=numerics.get("backend", "native"),
     )

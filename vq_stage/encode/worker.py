@@ -89,14 +89,14 @@ class EncodeWorker:
     def _load_tokenizer(self, canary_size: UnitSize) -> None:
         """Load the tokenizer and check it. Raises ConfigMismatchError for other numerics before the model loads."""
         options = self.options
-        device = setup_device(options.device, options.dtype)
+        device = setup_device(options.device, options.dtype, kernels=options.kernels)
         self.numerics = {**device.numerics(), "backend": options.backend, "batch_pixels": options.batch_pixels}
         if not options.allow_numerics_change:
             check_numerics(self.dataset, self.numerics)
         from vq_stage.tokenizer import VisionTokenizer
 
         self.tokenizer = VisionTokenizer.from_pretrained(
-            options.vision_tokenizer, options.device, options.dtype, options.backend
+            options.vision_tokenizer, options.device, options.dtype, options.backend, options.kernels
         )
         batch = options.images_per_batch(canary_size.height, canary_size.width)
         check_canary(self.dataset, self.tokenizer, batch, canary_size.height, canary_size.width)

@@ -49,7 +49,7 @@ def train_vq(options: TrainVQOptions) -> Path:
 
 
 def _train(config: VQConfig, pictures: TrainingPictures, options: TrainVQOptions, out: Path) -> None:
-    device = setup_device(options.device)
+    device = setup_device(options.device, kernels=options.kernels)
     cell, codebook = _build(config, options, select(device))
     first_step = load_checkpoint(out, cell, codebook)
     (out / "samples").mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,7 @@ from vq_stage.model.weights import codec_fingerprint
 MIN_CROP = 32
 SAVE_DTYPES = ("float32", "float16")
 # Settings that change neither the weights nor their order, so a resumed run may change them.
-NOT_RECORDED = {"source", "out", "save_every", "save_dtype", "reader_threads", "device"}
+NOT_RECORDED = {"source", "out", "save_every", "save_dtype", "reader_threads", "device", "kernels"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +44,7 @@ class TrainVQOptions:
     save_dtype: str = "float32"
     reader_threads: int = 2
     device: str = "auto"
+    kernels: str = "auto"
 
     def __post_init__(self) -> None:
         problems = []

@@ -83,6 +83,13 @@ def test_runs_without_adapters_resume_whatever_settings_of_adapters_they_recorde
         check_resumable(tmp_path, {**given, "lora_rank": 2})
 
 
+def test_runs_of_earlier_versions_are_deterministic(tmp_path: Path) -> None:
+    write_options(tmp_path, OPTIONS)
+    check_resumable(tmp_path, {**OPTIONS, "deterministic": True})
+    with pytest.raises(ConfigMismatchError, match="deterministic: recorded true, given false"):
+        check_resumable(tmp_path, {**OPTIONS, "deterministic": False})
+
+
 def test_a_started_run_keeps_a_warmup_longer_than_its_steps(tmp_path: Path) -> None:
     """Earlier versions accepted it; a new run with it is refused."""
     with pytest.raises(UsageError, match="--warmup"):

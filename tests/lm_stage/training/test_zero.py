@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import mindspore as ms
 import numpy as np
 import pytest
+from mindspore import nn, ops
 from mindspore.amp import DynamicLossScaler
 
 from lm_stage.data.batch import TrainingBatch
@@ -74,3 +76,47 @@ def test_slices_of_all_processes_add_up_to_the_tensor(size: int) -> None:
         slices.append(optimizer.weights[0].asnumpy())
     assert len({len(one) for one in slices}) == 1
     assert np.array_equal(np.concatenate(slices)[:35].reshape(5, 7), whole)
+
+
+class Recorder(nn.Cell):
+    """Stands for a collective of two processes that hold the same; records the types and sizes that it is given."""
+
+    def __init__(self, result: Callable[[ms.Tensor], ms.Tensor]):
+        super().__init__()
+        self.seen: list[tuple[Any, int]] = []
+        self.result = result
+
+    def construct(self, x: ms.Tensor) -> ms.Tensor:
+        self.seen.append((x.dtype, x.size))
+        return self.result(x)
+
+
+def two_parameters(dtype: Any) -> tuple[list[ms.Parameter], ZeroAdamW]:
+    """Return an embedding and a norm, in the order of a decoder, and their optimizer in one of two processes."""
+    setup_device("cpu")
+    shapes = {"embed": (4, 2), "norm": (6,)}
+    parameters = [ms.Parameter(ms.Tensor(np.zeros(shape), dtype), name=name) for name, shape in shapes.items()]
+    return parameters, ZeroAdamW(parameters, ADAMW, ProcessGroup(0, 2))
+
+
+def test_slices_are_rounded_before_they_are_gathered() -> None:
+    """Half the traffic of gathering float32, and the same bits."""
+    parameters, optimizer = two_parameters(ms.bfloat16)
+    values = {"embed": np.linspace(0, 1, 8, dtype=np.float32).reshape(4, 2), "norm": np.full(6, 1 / 3, np.float32)}
+    optimizer.load_weights(values.__getitem__)
+    optimizer.gather = Recorder(lambda x: ops.concat((x, x)))
+    ZeroAdamW._publish.__wrapped__(optimizer)
+    assert optimizer.gather.seen == [(ms.bfloat16, 4), (ms.bfloat16, 3)]
+    for p in parameters:
+        half = values[p.name].reshape(-1)[: p.size // 2]
+        expected = ms.Tensor(np.concatenate((half, half))).astype(ms.bfloat16).astype(ms.float32).asnumpy()
+        np.testing.assert_array_equal(p.astype(ms.float32).asnumpy().reshape(-1), expected)
+
+
+def test_gradients_are_reduced_in_the_order_in_which_they_are_computed() -> None:
+    """The last parameter first: otherwise all reduced slices wait for the gradient of the embedding."""
+    parameters, optimizer = two_parameters(ms.float32)
+    optimizer.sum_slices = Recorder(lambda x: 2 * x[: x.shape[0] // 2])
+    optimizer.add(tuple(ops.ones(p.shape) for p in parameters))
+    assert [size for _, size in optimizer.sum_slices.seen] == [6, 8]
+    assert [gradient.asnumpy().tolist() for gradient in optimizer.gradients] == [[2.0] * 4, [2.0] * 3]
