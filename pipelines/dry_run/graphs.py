@@ -1,0 +1,73 @@
+"""Every compiled graph that a command runs for each token, image, batch or step, as something that can be built alone.
+
+The dry run compiles these graphs for Ascend, and so does the audit in the tests, without a device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from shared.device import Device
+
+if TYPE_CHECKING:
+    from lm_stage.model.config import DecoderConfig
+    from vq_stage.model.config import VQConfig
+
+Call = Callable[[], object]
+
+
+@dataclass(frozen=True, slots=True)
+class GraphSizes:
+    """The sizes that graphs are built for: models, and what one call of a graph processes.
+
+    `side` is that of pictures in pixels, `pictures` their number. `rows` and `cache_length` are those of the KV cache,
+    `seq_length` is that of one training row.
+    """
+
+    decoder: DecoderConfig
+    tokenizer: VQConfig
+    side: int
+    pictures: int
+    rows: int
+    cache_length: int
+    seq_length: int
+    layout_visual: tuple[int, int]  # first visual token, and the end of them
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """A graph by name. `build` returns the call that compiles it, and runs it once unless only compiling is on.
+
+    `dtypes` are the number types that the command offers on Ascend.
+    """
+
+    name: str
+    build: Callable[[GraphSizes, Device], Call]
+    dtypes: tuple[str, ...]
+
+
+def all_graphs() -> Mapping[str, Graph]:
+    """Return all graphs by name, those of the vision stage first."""
+    from pipelines.dry_run.language_graphs import LANGUAGE_GRAPHS
+    from pipelines.dry_run.vision_graphs import VISION_GRAPHS
+
+    return {graph.name: graph for graph in (*VISION_GRAPHS, *LANGUAGE_GRAPHS)}
+
+
+def published_sizes() -> GraphSizes:
+    """Return the sizes of the published models: pictures of 720², 16 of them with guidance at once."""
+    from lm_stage.model.config import DecoderConfig
+    from vq_stage.model.config import VQConfig
+
+    return GraphSizes(
+        decoder=DecoderConfig(),
+        tokenizer=VQConfig(),
+        side=720,
+        pictures=1,
+        rows=32,
+        cache_length=8256,
+        seq_length=9216,
+        layout_visual=(151854, 184622),
+    )

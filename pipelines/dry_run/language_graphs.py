@@ -1,0 +1,113 @@
+"""The graphs of the language stage: logits, prefill and decode step, and the training and optimizer steps of `emu3 sft`.
+
+Shape suffixes: B batch, L sequence, R rows of the KV cache.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import mindspore as ms
+import numpy as np
+from mindspore import Tensor
+
+from lm_stage.data.batch import BUCKETS, TrainingBatch
+from lm_stage.model.backend import NativeBackend
+from lm_stage.model.decoder import Decoder, rotary_tables
+from lm_stage.model.kv_cache import PREFILL_CHUNKS, CachedDecoder
+from lm_stage.training.distributed import ProcessGroup
+from lm_stage.training.model_state import adamw_hyperparameters, build_decoder, trained_parameters
+from lm_stage.training.optimizer import AdamW
+from lm_stage.training.options import SftOptions
+from lm_stage.training.step import BatchLoss, TrainStep, tensors_of
+from lm_stage.training.zero import ZeroAdamW
+from pipelines.dry_run.graphs import Call, Graph, GraphSizes
+from shared.device import DTYPES, Device
+
+LORA_RANK = 16
+PLAIN = SftOptions(("dataset",), "run")
+
+
+def _decoder(sizes: GraphSizes, device: Device) -> Decoder:
+    """Build a decoder without weights, as `LanguageModel` does."""
+    decoder = Decoder(sizes.decoder, getattr(ms, device.dtype), device.has_fused_attention)
+    decoder.set_train(False)
+    return decoder
+
+
+def _logits(sizes: GraphSizes, device: Device) -> Call:
+    decoder, length = _decoder(sizes, device), PREFILL_CHUNKS[0]
+    tables = (Tensor(table, dtype=getattr(ms, device.dtype)) for table in rotary_tables(sizes.decoder, length))
+    inputs = (Tensor(np.zeros((1, length), np.int32)), *tables)
+    return lambda: decoder(*inputs)
+
+
+def _cached(sizes: GraphSizes, device: Device) -> CachedDecoder:
+    backend = NativeBackend(_decoder(sizes, device))
+    return backend.cached(sizes.rows, sizes.cache_length, *sizes.layout_visual)
+
+
+def _prefill(sizes: GraphSizes, device: Device) -> Call:
+    model, chunk_BL = _cached(sizes, device), Tensor(np.zeros((1, PREFILL_CHUNKS[0]), np.int32))
+    return lambda: model._prefill_chunk(chunk_BL, chunk_BL, Tensor([0], ms.int32))
+
+
+def _decode_step(sizes: GraphSizes, device: Device) -> Call:
+    model, zeros_R = _cached(sizes, device), Tensor(np.zeros(sizes.rows, np.int32))
+    return lambda: model._decode_step(zeros_R, zeros_R)
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """Builds the graphs of `emu3 sft` with some options, in one of `cards` processes."""
+
+    options: SftOptions = PLAIN
+    cards: int = 1
+
+    def step(self, sizes: GraphSizes, device: Device) -> TrainStep:
+        decoder = build_decoder(self.options, sizes.decoder, device)
+        group = ProcessGroup(0, self.cards, has_reduce_scatter=self.cards > 1)
+        optimizer_class = ZeroAdamW if self.options.zero else AdamW
+        optimizer = optimizer_class(
+            trained_parameters(decoder, self.options), adamw_hyperparameters(self.options), group
+        )
+        loss = BatchLoss(decoder, sizes.seq_length, sizes.seq_length)
+        return TrainStep(loss, optimizer, self.options.clip_norm, group=group)
+
+    def gradient(self, sizes: GraphSizes, device: Device) -> Call:
+        """Return the call that computes gradients of a batch and adds them to the accumulated ones."""
+        step, inputs = self.step(sizes, device), tensors_of(_batch(sizes.seq_length), BUCKETS)
+        return lambda: step._accumulate(Tensor(1.0, ms.float32), *inputs)
+
+    def update(self, sizes: GraphSizes, device: Device) -> Call:
+        """Return the call that applies the accumulated gradients."""
+        optimizer = self.step(sizes, device).optimizer
+
+        def apply() -> None:
+            optimizer.reduce()
+            optimizer._sum_of_squares()
+            optimizer.step(1, 1e-4, 1.0)
+
+        return apply
+
+
+def _batch(length: int) -> TrainingBatch:
+    """Return one row that two samples fill."""
+    batch = TrainingBatch.empty(1, length, pad=0)
+    batch.segments_BL[:] = np.arange(length) // (length // 2)
+    batch.positions_BL[:] = np.arange(length) % (length // 2)
+    return batch
+
+
+ZERO = Training(replace(PLAIN, zero=True), cards=8)
+LANGUAGE_GRAPHS = (
+    Graph("logits", _logits, DTYPES),
+    Graph("prefill", _prefill, DTYPES),
+    Graph("decode step", _decode_step, DTYPES),
+    Graph("training step", Training().gradient, DTYPES),
+    Graph("training step, recompute", Training(replace(PLAIN, recompute=True)).gradient, DTYPES),
+    Graph("training step, LoRA", Training(replace(PLAIN, lora_rank=LORA_RANK)).gradient, DTYPES),
+    Graph("training step, ZeRO", ZERO.gradient, DTYPES),
+    Graph("optimizer step", Training().update, DTYPES),
+    Graph("optimizer step, ZeRO", ZERO.update, DTYPES),
+)
