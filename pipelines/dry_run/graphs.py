@@ -23,7 +23,7 @@ class GraphSizes:
     """The sizes that graphs are built for: models, and what one call of a graph processes.
 
     `side` is that of pictures in pixels, `pictures` their number. `rows` and `cache_length` are those of the KV cache,
-    `seq_length` is that of one training row.
+    `seq_length` is that of one training row. `visual_tokens` are the first token id of a code, and the end of them.
     """
 
     decoder: DecoderConfig
@@ -33,7 +33,7 @@ class GraphSizes:
     rows: int
     cache_length: int
     seq_length: int
-    layout_visual: tuple[int, int]  # first visual token, and the end of them
+    visual_tokens: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,5 +69,5 @@ def published_sizes() -> GraphSizes:
         rows=32,
         cache_length=8256,
         seq_length=9216,
-        layout_visual=(151854, 184622),
+        visual_tokens=(151854, 184622),
     )

@@ -13,8 +13,9 @@ from mindspore import Tensor
 
 from lm_stage.data.batch import BUCKETS, TrainingBatch
 from lm_stage.model.backend import NativeBackend
-from lm_stage.model.decoder import Decoder, rotary_tables
-from lm_stage.model.kv_cache import PREFILL_CHUNKS, CachedDecoder
+from lm_stage.model.decoder import Decoder
+from lm_stage.model.kernels import select
+from lm_stage.model.kv_cache import PREFILL_CHUNKS
 from lm_stage.training.distributed import ProcessGroup
 from lm_stage.training.model_state import adamw_hyperparameters, build_decoder, trained_parameters
 from lm_stage.training.optimizer import AdamW
@@ -28,33 +29,27 @@ LORA_RANK = 16
 PLAIN = SftOptions(("dataset",), "run")
 
 
-def _decoder(sizes: GraphSizes, device: Device) -> Decoder:
+def _backend(sizes: GraphSizes, device: Device) -> NativeBackend:
     """Build a decoder without weights, as `LanguageModel` does."""
-    decoder = Decoder(sizes.decoder, getattr(ms, device.dtype), device.has_fused_attention)
+    decoder = Decoder(sizes.decoder, getattr(ms, device.dtype), select(device))
     decoder.set_train(False)
-    return decoder
+    return NativeBackend(decoder)
 
 
 def _logits(sizes: GraphSizes, device: Device) -> Call:
-    decoder, length = _decoder(sizes, device), PREFILL_CHUNKS[0]
-    tables = (Tensor(table, dtype=getattr(ms, device.dtype)) for table in rotary_tables(sizes.decoder, length))
-    inputs = (Tensor(np.zeros((1, length), np.int32)), *tables)
-    return lambda: decoder(*inputs)
-
-
-def _cached(sizes: GraphSizes, device: Device) -> CachedDecoder:
-    backend = NativeBackend(_decoder(sizes, device))
-    return backend.cached(sizes.rows, sizes.cache_length, *sizes.layout_visual)
+    backend, token_ids_L = _backend(sizes, device), np.zeros(PREFILL_CHUNKS[0], np.int32)
+    return lambda: backend.logits(token_ids_L)
 
 
 def _prefill(sizes: GraphSizes, device: Device) -> Call:
-    model, chunk_BL = _cached(sizes, device), Tensor(np.zeros((1, PREFILL_CHUNKS[0]), np.int32))
-    return lambda: model._prefill_chunk(chunk_BL, chunk_BL, Tensor([0], ms.int32))
+    model = _backend(sizes, device).cached(sizes.rows, sizes.cache_length, *sizes.visual_tokens)
+    return lambda: model.prefill(0, [0] * PREFILL_CHUNKS[0])
 
 
 def _decode_step(sizes: GraphSizes, device: Device) -> Call:
-    model, zeros_R = _cached(sizes, device), Tensor(np.zeros(sizes.rows, np.int32))
-    return lambda: model._decode_step(zeros_R, zeros_R)
+    model = _backend(sizes, device).cached(sizes.rows, sizes.cache_length, *sizes.visual_tokens)
+    zeros_R = np.zeros(sizes.rows, np.int32)
+    return lambda: model.decode_step(zeros_R, zeros_R)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +103,6 @@ LANGUAGE_GRAPHS = (
     Graph("training step, recompute", Training(replace(PLAIN, recompute=True)).gradient, DTYPES),
     Graph("training step, LoRA", Training(replace(PLAIN, lora_rank=LORA_RANK)).gradient, DTYPES),
     Graph("training step, ZeRO", ZERO.gradient, DTYPES),
-    Graph("optimizer step", Training().update, DTYPES),
+    Graph("optimizer step", Training().update, ("float32",)),  # the state is float32 in training of any type
     Graph("optimizer step, ZeRO", ZERO.update, DTYPES),
 )

@@ -40,7 +40,7 @@ def _decoding(is_image: bool, sizes: GraphSizes, device: Device) -> Call:
 def _training(sizes: GraphSizes, device: Device) -> Call:
     model = VQModel(sizes.tokenizer)
     model.set_train(True)
-    step = TrainStep(model, TrainVQOptions("pictures", "out", config="config.json", crop=sizes.side))
+    step = TrainStep(model, TrainVQOptions("pictures", "out", config="config.json"))
     return lambda: step(_pixels(sizes, device, 1), Tensor(1.0, ms.float32))
 
 

@@ -23,6 +23,7 @@ from tests.support.graph_ir import Node, read_nodes
 if TYPE_CHECKING:
     from pipelines.dry_run.graphs import GraphSizes
 
+NO_RESULT = "'NoneType' object has no attribute 'asnumpy'"  # of a graph that was compiled and not run
 CARDS = 8  # of the graphs of ZeRO
 
 
@@ -72,7 +73,8 @@ def main() -> None:
         try:
             _build(Compilation(*values))()
         except Exception as error:  # all graphs that do not compile are reported together
-            errors.append(f"{values}: {error!s:.1500}")
+            if str(error) != NO_RESULT:
+                errors.append(f"{values}: {error!s:.1500}")
         new = {path.name for path in folder.glob("*_validate_*.ir")} - done
         found.append(sorted(new))
         done |= new
@@ -85,10 +87,10 @@ def _build(one: Compilation) -> Callable[[], object]:
     """Build a graph, without memory for the parameters of the published models."""
     import mindspore as ms
 
-    from pipelines.dry_run.graphs import all_graphs, published_sizes
+    from pipelines.dry_run.graphs import all_graphs
     from shared.device import Device
 
-    sizes = published_sizes() if one.is_full_size else small_sizes()
+    sizes = _full_sizes() if one.is_full_size else small_sizes()
     sizes = replace(sizes, decoder=replace(sizes.decoder, num_hidden_layers=one.layers))
     device = Device("Ascend", one.dtype, ms.__version__, one.kernels)
     with ExitStack() as stack:
@@ -97,22 +99,30 @@ def _build(one: Compilation) -> Callable[[], object]:
         return all_graphs()[one.graph].build(sizes, device)
 
 
+def _full_sizes() -> GraphSizes:
+    """Return the sizes of the published models, with the head of all tokens: parts of it would need its memory."""
+    from pipelines.dry_run.graphs import published_sizes
+
+    sizes = published_sizes()
+    return replace(sizes, visual_tokens=(0, sizes.decoder.vocab_size))
+
+
 def small_sizes() -> GraphSizes:
     """Return sizes of models that have all kinds of layers."""
     from lm_stage.model.config import DecoderConfig
     from pipelines.dry_run.graphs import GraphSizes
-    from tests.support.vision_models import TINY_VQ
+    from vq_stage.model.config import VQConfig
 
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512}
     return GraphSizes(
         decoder=DecoderConfig(vocab_size=512, hidden_size=256, intermediate_size=384, num_hidden_layers=2, **heads),
-        tokenizer=TINY_VQ,
-        side=64,
+        tokenizer=VQConfig(32, (1, 2), num_res_blocks=1, attn_resolutions=(1,), codebook_size=16),
+        side=16,
         pictures=2,
         rows=4,
         cache_length=127,
         seq_length=256,
-        layout_visual=(256, 512),
+        visual_tokens=(256, 512),
     )
 
 

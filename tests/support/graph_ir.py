@@ -9,19 +9,18 @@ from dataclasses import dataclass
 # The values of constant tensors may extend over several lines.
 NODE = re.compile(r"^  %\d+\(.*?\) = (?P<function>[^\n(]*)\((?s:.*?)\n      : (?P<types>\(.*\)) -> ", re.MULTILINE)
 SUBGRAPHS = re.compile(r"^# Total subgraphs: (\d+)$", re.MULTILINE)
-ELEMENT = re.compile(r"(?:Bool|BFloat16|U?Int\d+|Float\d+)\b")
+TENSOR = re.compile(r"<(?:Ref\[)?Tensor\[(\w+)\]")
 
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """A primitive with the number type of each input, None for inputs without one (None, monads, functions).
+    """A primitive with the number type of each input that is a tensor.
 
-    `is_tensor` tells for each input whether it is a tensor, or a scalar or a tuple.
+    None stands for other inputs: scalars and tuples, which are constants or are converted, and inputs without a value.
     """
 
     primitive: str
-    input_types: tuple[str | None, ...]
-    is_tensor: tuple[bool, ...]
+    tensor_types: tuple[str | None, ...]
 
 
 def read_nodes(text: str) -> list[Node]:
@@ -43,8 +42,7 @@ def _node(function: str, types: str) -> Node:
     primitive = function.removeprefix("PrimFunc_")
     if not primitive.isidentifier():
         raise ValueError(f"expected the name of a primitive, got {function}")
-    inputs = list(_split(types[1:-1]))
-    return Node(primitive, tuple(map(_number_type, inputs)), tuple("Tensor[" in one for one in inputs))
+    return Node(primitive, tuple(map(_tensor_type, _split(types[1:-1]))))
 
 
 def _split(types: str) -> Iterator[str]:
@@ -60,7 +58,7 @@ def _split(types: str) -> Iterator[str]:
         yield types[start:].strip()
 
 
-def _number_type(described: str) -> str | None:
-    """Return the number type of `<Tensor[Float32], (4)>`, `<Int64, NoShape>` or a tuple of them, if it has one."""
-    found = ELEMENT.search(described.split(", ref_key")[0])
-    return found[0].lower() if found else None
+def _tensor_type(described: str) -> str | None:
+    """Return the number type of `<Tensor[Float32], (4)>` or `<Ref[Tensor[Float32]], (4), …>`."""
+    found = TENSOR.match(described)
+    return found[1].lower() if found else None

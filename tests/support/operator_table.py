@@ -90,13 +90,13 @@ def problems_of(node: Node) -> list[str]:
         return [f"{node.primitive}: no kernel"]
     if kind == "aclnn":
         expected = ACLNN_TYPES.get(node.primitive)
-        first = node.input_types[0]
+        first = node.tensor_types[0]
         return [f"{node.primitive}: input 0 is {first}"] if expected and first not in expected else []
     if kind == "rewritten":
         return []
     allowed = [str(types).split() for types in operator_table()[node.primitive]["acl"]]
     return [
         f"{node.primitive}: input {index} is {found}, expected {' or '.join(types)}"
-        for index, (found, types) in enumerate(zip(node.input_types, allowed))
+        for index, (found, types) in enumerate(zip(node.tensor_types, allowed))
         if found and types and found not in types
     ]
