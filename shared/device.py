@@ -88,8 +88,8 @@ def _kind(device: str) -> str:
     if device == "cpu":
         return "CPU"
     ascend = _ascend()
-    # The plug-in loads without an NPU too, on every machine with CANN.
-    if ascend.is_available() and ascend.device_count() > 0:
+    # The plug-in loads without an NPU too, on every machine with CANN; MindSpore simulates one if told to.
+    if ascend.is_available() and (ascend.device_count() > 0 or "MS_SIMULATION_LEVEL" in os.environ):
         return "Ascend"
     if device == "ascend":
         raise DeviceError("device ascend: no NPU found; check npu-smi and CANN, or use --device cpu")

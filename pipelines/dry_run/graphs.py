@@ -40,12 +40,13 @@ class GraphSizes:
 class Graph:
     """A graph by name. `build` returns the call that compiles it, and runs it once unless only compiling is on.
 
-    `dtypes` are the number types that the command offers on Ascend.
+    `dtypes` are the number types that the command offers on Ascend, `cards` the number of NPUs that it is built for.
     """
 
     name: str
     build: Callable[[GraphSizes, Device], Call]
     dtypes: tuple[str, ...]
+    cards: int = 1
 
 
 def all_graphs() -> Mapping[str, Graph]:

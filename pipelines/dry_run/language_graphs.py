@@ -71,19 +71,40 @@ class Training:
 
     def gradient(self, sizes: GraphSizes, device: Device) -> Call:
         """Return the call that computes gradients of a batch and adds them to the accumulated ones."""
-        step, inputs = self.step(sizes, device), tensors_of(_batch(sizes.seq_length), BUCKETS)
-        return lambda: step._accumulate(Tensor(1.0, ms.float32), *inputs)
+        return _gradient(self.step(sizes, device), sizes.seq_length)
 
     def update(self, sizes: GraphSizes, device: Device) -> Call:
         """Return the call that applies the accumulated gradients."""
-        optimizer = self.step(sizes, device).optimizer
+        return _update(self.step(sizes, device).optimizer)
 
-        def apply() -> None:
-            optimizer.reduce()
-            optimizer._sum_of_squares()
-            optimizer.step(1, 1e-4, 1.0)
 
-        return apply
+def whole_step(cards: int, sizes: GraphSizes, device: Device) -> Call:
+    """Return the call of a whole step of `emu3 sft --recompute`, with `--zero` on more than one card."""
+    step = Training(replace(PLAIN, recompute=True, zero=cards > 1), cards).step(sizes, device)
+    gradient, update = _gradient(step, sizes.seq_length), _update(step.optimizer)
+
+    def run() -> None:
+        gradient()
+        update()
+
+    return run
+
+
+# Steps of `TrainStep.run` that are compiled, called one by one: it decides by values, which a simulation does not have.
+
+
+def _gradient(step: TrainStep, length: int) -> Call:
+    inputs = tensors_of(_batch(length), BUCKETS)
+    return lambda: step._accumulate(Tensor(1.0, ms.float32), *inputs)
+
+
+def _update(optimizer: AdamW) -> Call:
+    def apply() -> None:
+        optimizer.reduce()
+        optimizer._sum_of_squares()
+        optimizer.step(1, 1e-4, 1.0)
+
+    return apply
 
 
 def _batch(length: int) -> TrainingBatch:
@@ -102,7 +123,7 @@ LANGUAGE_GRAPHS = (
     Graph("training step", Training().gradient, DTYPES),
     Graph("training step, recompute", Training(replace(PLAIN, recompute=True)).gradient, DTYPES),
     Graph("training step, LoRA", Training(replace(PLAIN, lora_rank=LORA_RANK)).gradient, DTYPES),
-    Graph("training step, ZeRO", ZERO.gradient, DTYPES),
+    Graph("training step, ZeRO", ZERO.gradient, DTYPES, ZERO.cards),
     Graph("optimizer step", Training().update, ("float32",)),  # the state is float32 in training of any type
-    Graph("optimizer step, ZeRO", ZERO.update, DTYPES),
+    Graph("optimizer step, ZeRO", ZERO.update, DTYPES, ZERO.cards),
 )

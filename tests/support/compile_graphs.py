@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
-from tests.support.command import REPOSITORY, environment
+from tests.support.command import environment
 from tests.support.graph_ir import Node, read_nodes
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ def _build(one: Compilation) -> Callable[[], object]:
 
     from pipelines.dry_run.graphs import all_graphs
     from shared.device import Device
+    from tests.support.bad_graphs import BAD_GRAPH
 
     sizes = _full_sizes() if one.is_full_size else small_sizes()
     sizes = replace(sizes, decoder=replace(sizes.decoder, num_hidden_layers=one.layers))
@@ -96,7 +97,7 @@ def _build(one: Compilation) -> Callable[[], object]:
     with ExitStack() as stack:
         for replacement in [*_group(), *(_no_memory() if one.is_full_size else [])]:
             stack.enter_context(replacement)
-        return all_graphs()[one.graph].build(sizes, device)
+        return {**all_graphs(), BAD_GRAPH.name: BAD_GRAPH}[one.graph].build(sizes, device)
 
 
 def _full_sizes() -> GraphSizes:

@@ -51,10 +51,6 @@ class Usage:
     acl: Counter[str]
     problems: tuple[str, ...]
 
-    @property
-    def total(self) -> int:
-        return sum(self.launches.values())
-
 
 def usage_of(nodes: Iterable[Node]) -> Usage:
     """Count the launches of a graph.
