@@ -1,4 +1,4 @@
-"""The graphs of the language stage: logits, prefill and decode step, and the training and optimizer steps of `emu3 sft`.
+"""The graphs of the language stage: logits, prefill, decode step, and the training and optimizer steps of `emu3 sft`.
 
 Shape suffixes: B batch, L sequence, R rows of the KV cache.
 """

@@ -1,4 +1,7 @@
-"""Compiles one graph on a simulated NPU, and runs it there: `python -m pipelines.dry_run.worker GRAPH DTYPE CARDS …`."""
+"""Compiles one graph on a simulated NPU and runs it there.
+
+python -m pipelines.dry_run.worker GRAPH DTYPE CARDS KERNELS
+"""
 
 from __future__ import annotations
 

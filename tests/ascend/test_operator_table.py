@@ -14,7 +14,7 @@ HEADER = "# Total subgraphs: {}\n"
 CONSTANT = """  %0(CNode_1) = PrimFunc_MatMul(%para1_x, Tensor(shape=[2, 1], dtype=Float32, value=
 [[ 1.0e+00]
  [ 1.0e+00]]), Bool(0)) cnode_attrs: {checkpoint: Bool(1)}
-      : (<Ref[Tensor[Float32]], (4, 2), ref_key=x>, <Tensor[Float32], (2, 1)>, <Bool, NoShape>) -> (<Tensor[Float32], (4, 1)>)
+      : (<Ref[Tensor[Float32]], (4, 2), ref_key=x>, <Tensor[Float32], (2, 1)>, <Bool, NoShape>) -> (<Tensor[Float32]>)
 """
 
 
