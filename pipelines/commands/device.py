@@ -34,7 +34,7 @@ def dry_run(dtype: str, kernels: str, cards: tuple[int, ...]) -> None:
     failed = False
     for result in results_of(DryRunOptions(dtype, kernels, cards)):
         if result.exit_code == DeviceError.exit_code:
-            raise DeviceError(result.output.strip().splitlines()[-1])
+            raise DeviceError(f"a dry run needs CANN, though no free NPU: {result.output.strip()}")
         click.echo(f"{result.name:26}{result.dtype:10}{result.cards:>5}{_outcome(result):>16}")
         if result.exit_code:
             failed = True

@@ -20,6 +20,7 @@ from pipelines.dry_run.options import DryRunOptions
 WORKER = (sys.executable, "-m", "pipelines.dry_run.worker")
 SIMULATION_LEVEL = "1"  # compiles, and adds up the memory of inputs and outputs, without a card
 PEAK = re.compile(r"Actual peak memory usage \(with fragments\): (\d+)M")
+LOG = re.compile(r"\[(?:DEBUG|INFO|WARNING)\]")  # the beginning of lines that are no error
 LINES_OF_AN_ERROR = 12
 SFT = "sft"
 
@@ -46,7 +47,7 @@ def dry_run(options: DryRunOptions) -> Iterator[DryRunResult]:
 
 
 def _simulate(name: str, dtype: str, cards: int, kernels: str) -> DryRunResult:
-    """Run one graph in a process of its own. Its log is long: only the peak and the last lines are kept."""
+    """Run one graph in a process of its own. Its log is long: only the peak and the last lines of errors are kept."""
     variables = {
         "MS_SIMULATION_LEVEL": SIMULATION_LEVEL,
         "RANK_SIZE": str(cards),
@@ -65,7 +66,8 @@ def _simulate(name: str, dtype: str, cards: int, kernels: str) -> DryRunResult:
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            last.append(line)
+            if not LOG.match(line):
+                last.append(line)
             if found := PEAK.search(line):
                 peak = max(int(found[1]), peak or 0)
     return DryRunResult(name, dtype, cards, process.returncode, peak, "".join(last))

@@ -8,7 +8,8 @@ from mindspore import Tensor
 
 from pipelines.dry_run.graphs import Call, Graph, GraphSizes
 from shared.codec import TEMPORAL_FACTOR
-from shared.device import Device
+from shared.device import DTYPES, Device
+from vq_stage.model.kernels import select
 from vq_stage.model.network import VQModel
 from vq_stage.training.options import TrainVQOptions
 from vq_stage.training.step import TrainStep
@@ -16,7 +17,7 @@ from vq_stage.training.step import TrainStep
 
 def _tokenizer(sizes: GraphSizes, device: Device) -> VQModel:
     """Build a vision tokenizer without weights, as `VisionTokenizer` does."""
-    model = VQModel(sizes.tokenizer)
+    model = VQModel(sizes.tokenizer, select(device)).compute_in(getattr(ms, device.dtype))
     model.set_train(False)
     return model
 
@@ -38,16 +39,16 @@ def _decoding(is_image: bool, sizes: GraphSizes, device: Device) -> Call:
 
 
 def _training(sizes: GraphSizes, device: Device) -> Call:
-    model = VQModel(sizes.tokenizer)
+    model = VQModel(sizes.tokenizer, select(device))
     model.set_train(True)
     step = TrainStep(model, TrainVQOptions("pictures", "out", config="config.json"))
     return lambda: step(_pixels(sizes, device, 1), Tensor(1.0, ms.float32))
 
 
 VISION_GRAPHS = (
-    Graph("encode images", lambda *built: _encoding(1, *built), ("float32",)),
-    Graph("encode clips", lambda *built: _encoding(TEMPORAL_FACTOR, *built), ("float32",)),
-    Graph("decode images", lambda *built: _decoding(True, *built), ("float32",)),
-    Graph("decode clips", lambda *built: _decoding(False, *built), ("float32",)),
+    Graph("encode images", lambda *built: _encoding(1, *built), DTYPES),
+    Graph("encode clips", lambda *built: _encoding(TEMPORAL_FACTOR, *built), DTYPES),
+    Graph("decode images", lambda *built: _decoding(True, *built), DTYPES),
+    Graph("decode clips", lambda *built: _decoding(False, *built), DTYPES),
     Graph("train-vq step", _training, ("float32",)),
 )

@@ -18,9 +18,9 @@ REPORT = """
 import os, sys
 name, dtype, cards, kernels = sys.argv[1:]
 assert (os.environ["MS_SIMULATION_LEVEL"], os.environ["RANK_SIZE"], os.environ["RANK_ID"]) == ("1", cards, "0")
-print("Used peak memory usage (without fragments): 23716M")
+print("[INFO] DEVICE: Used peak memory usage (without fragments): 23716M")
 print("Actual peak memory usage (with fragments): 1024M", file=sys.stderr)
-print("Actual peak memory usage (with fragments): 26244M", file=sys.stderr)
+print("[INFO] DEVICE: Actual peak memory usage (with fragments): 26244M", file=sys.stderr)
 """
 
 
@@ -56,7 +56,9 @@ def test_without_cann_the_command_says_so() -> None:
     """The real worker, on a machine without CANN."""
     done = CliRunner().invoke(main, ["dry-run"])
     assert done.exit_code == 2
-    assert "no NPU found; check npu-smi and CANN" in done.output
+    assert "a dry run needs CANN, though no free NPU" in done.output
+    assert "device ascend: no NPU found" in done.output
+    assert "[INFO]" not in done.output
 
 
 def test_settings_that_cannot_work_are_refused() -> None:
