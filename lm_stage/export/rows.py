@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
+from tqdm import tqdm
+
 from lm_stage.data.batch import Row, build_sequence
 from lm_stage.data.mixture import Mixture
 from lm_stage.data.sequences import TrainingSequence
@@ -29,7 +31,12 @@ def planned_samples(mixture: Mixture, options: SequenceExportOptions) -> int:
 
 def most_samples_in_a_row(mixture: Mixture, options: SequenceExportOptions) -> int:
     """Return the largest number of samples in any row; no sequence is built."""
-    return max(map(len, planned_rows(mixture, options)))
+    most = 0
+    with tqdm(total=planned_samples(mixture, options), desc="pack", unit="sample", disable=None, leave=False) as bar:
+        for row in planned_rows(mixture, options):
+            most = max(most, len(row))
+            bar.update(len(row))
+    return most
 
 
 def row_sequences(row: Row, mixture: Mixture, on_damaged: Callable[[str], None] | None) -> list[TrainingSequence]:

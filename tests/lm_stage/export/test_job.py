@@ -153,6 +153,14 @@ def test_a_stopped_export_leaves_nothing(
     assert sorted(tmp_path.rglob("*")) == before
 
 
+def test_what_a_killed_export_left_is_removed(options: SequenceExportOptions, tmp_path: Path) -> None:
+    left = tmp_path / "out.999999999-00000000.tmp"
+    left.mkdir()
+    (left / "tokens.bin").write_bytes(b"half")
+    export_sequences(options)
+    assert not left.exists()
+
+
 def damage(mixture: Mixture) -> None:
     """Make the codes of the first picture unreadable."""
     samples: Any = mixture.sample_sets[0]
