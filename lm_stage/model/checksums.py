@@ -7,24 +7,39 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lm_stage.model.safetensors_writer import TensorFile, read_collective, write_safetensors
 from shared.errors import CheckpointError, DatasetError
-from shared.storage.atomic import write_file
+from shared.storage.atomic import replaced_directory, write_file
 from shared.storage.checked_json import dump_checked_json, read_checked_json
 from shared.storage.paths import MISSING, names_in, sha256_of
 
 CHECKSUMS_FILE = "checksums.json"
+Files = Mapping[str, bytes | TensorFile]  # the contents of a directory by file name
 
 
-def with_checksums(files: Mapping[str, bytes]) -> dict[str, bytes]:
-    """Return the files of a directory and the file with their checksums."""
-    digests = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    return {**files, CHECKSUMS_FILE: dump_checked_json({"sha256": digests})}
-
-
-def write_checksums(directory: Path) -> None:
-    """Write the checksums of all files that a directory has."""
-    digests = {name: sha256_of(directory / name) for name in sorted(names_in(directory)) if name != CHECKSUMS_FILE}
+def write_with_checksums(directory: Path, files: Files) -> None:
+    """Write files, and the file with their checksums, into a directory; tensors are streamed."""
+    digests = {}
+    for name, content in files.items():
+        if isinstance(content, bytes):
+            write_file(directory / name, content)
+            digests[name] = hashlib.sha256(content).hexdigest()
+        else:
+            digests[name] = write_safetensors(directory / name, content)
     write_file(directory / CHECKSUMS_FILE, dump_checked_json({"sha256": digests}))
+
+
+def take_part(files: Files) -> None:
+    """Do what the process that writes these files needs the others for: their parts of collective tensors."""
+    for content in files.values():
+        if not isinstance(content, bytes):
+            read_collective(content)
+
+
+def write_model_directory(directory: Path, files: Files) -> None:
+    """Create or replace a directory of files with checksums. On failure the old directory stays."""
+    with replaced_directory(directory) as temporary:
+        write_with_checksums(temporary, files)
 
 
 def has_checksums(directory: Path) -> bool:
@@ -51,10 +66,10 @@ def is_intact(directory: Path) -> bool:
     return True
 
 
-def has_files_of(directory: Path, files: Mapping[str, bytes]) -> bool:
-    """Whether a directory has the files that `with_checksums` returned, and perhaps others."""
+def has_files_of(directory: Path, other: Path) -> bool:
+    """Whether a directory has the files of another one that has checksums, and perhaps more."""
     path = directory / CHECKSUMS_FILE
-    return path.is_file() and path.read_bytes() == files[CHECKSUMS_FILE] and is_intact(directory)
+    return path.is_file() and path.read_bytes() == (other / CHECKSUMS_FILE).read_bytes() and is_intact(directory)
 
 
 def is_as_written(directory: Path) -> bool:

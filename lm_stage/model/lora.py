@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import mindspore as ms
@@ -16,6 +18,7 @@ from safetensors.numpy import load, save
 
 from lm_stage.model.decoder import Decoder
 from lm_stage.model.layers import Linear, LowRank
+from lm_stage.model.safetensors_writer import SavedTensor, TensorFile
 from shared.errors import CheckpointError
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
@@ -98,7 +101,17 @@ def restore_adapters(decoder: Decoder, content: bytes, where: str) -> None:
         parameter.set_data(Tensor(stored[name], dtype=ms.float32))
 
 
-def merge_adapters(weights: dict[str, np.ndarray], decoder: Decoder) -> None:
-    """Add the product of each adapter's matrices to its float32 weight (out, in), in place."""
-    for name, adapter in _adapters(decoder):
-        weights[f"{name}.weight"] += adapter.scale * (adapter.lora_B.asnumpy() @ adapter.lora_A.asnumpy())
+def merge_adapters(weights: TensorFile, decoder: Decoder) -> dict[str, SavedTensor]:
+    """Return float32 weights (out, in) with the product of each adapter's matrices added when they are read."""
+    merged = dict(weights)
+    for layer, adapter in _adapters(decoder):
+        name = f"{layer}.weight"
+        merged[name] = replace(weights[name], read=partial(_read_merged, weights[name], adapter))
+    return merged
+
+
+def _read_merged(weight: SavedTensor, adapter: LowRank) -> np.ndarray:
+    product = adapter.lora_B.asnumpy() @ adapter.lora_A.asnumpy()
+    product *= adapter.scale
+    product += weight.read()
+    return product

@@ -7,20 +7,19 @@ Source: `LlamaForCausalLM.convert_name` of MindFormers 1.8; MindFormers itself h
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
-from lm_stage.model.checksums import write_checksums
+from lm_stage.model.checksums import write_model_directory
 from lm_stage.model.config import DecoderConfig
 from lm_stage.model.model_directory import model_path
-from lm_stage.model.safetensors_writer import RawTensor, write_safetensors
+from lm_stage.model.safetensors_writer import SavedTensor, stored_tensor, write_safetensors
 from lm_stage.model.saved_model import copied_files
 from lm_stage.model.weights import hugging_face_name, is_vision_tensor, parameter_shapes, read_weights
 from shared.errors import CheckpointError, UsageError
 from shared.storage.atomic import remove_stale_directories, replaced_directory, write_file
 from shared.storage.digests import canonical_json
 from shared.storage.paths import names_in
-from shared.storage.safetensors_reader import StoredTensor, check_tensors, read_checkpoint, read_files
+from shared.storage.safetensors_reader import check_tensors, read_checkpoint, read_files
 from shared.storage.small_files import read_small_file
 
 MODEL_FILE, MAP_FILE = "model.safetensors", "param_name_map.json"
@@ -59,9 +58,9 @@ def to_mindformers(model: str | Path, out: str | Path) -> Path:
     path, target = model_path(model), _new_directory(out)
     config, tensors = DecoderConfig.from_directory(path), read_weights(path)
     check_tensors(str(path), tensors, parameter_shapes(config))
-    renamed = {mindformers_name(name): tensors[name] for name in parameter_shapes(config)}
+    renamed = {mindformers_name(name): stored_tensor(tensors[name]) for name in parameter_shapes(config)}
     with replaced_directory(target) as folder:
-        write_safetensors(folder / MODEL_FILE, _raw(renamed))
+        write_safetensors(folder / MODEL_FILE, renamed)
         write_file(folder / MAP_FILE, (canonical_json(dict.fromkeys(renamed, MODEL_FILE)) + "\n").encode())
     return target
 
@@ -79,22 +78,15 @@ def from_mindformers(weights: str | Path, model: str | Path, out: str | Path) ->
         raise CheckpointError(f"{weights}: expected a folder with the .safetensors files of MindFormers")
     found = {name: tensor for name, tensor in stored.items() if not _is_training_state(name)}
     check_tensors(str(weights), found, {mindformers_name(name): shape for name, shape in shapes.items()})
-    tensors = {}
+    tensors: dict[str, SavedTensor] = {}
     for name, of_base in read_checkpoint(path).items():
         if is_vision_tensor(name):
-            tensors[name] = of_base
+            tensors[name] = stored_tensor(of_base)
         elif hugging_face_name(name) in shapes:
-            tensors[name] = found[mindformers_name(hugging_face_name(name))]
-    with replaced_directory(target) as folder:
-        write_safetensors(folder / MODEL_FILE, _raw(tensors))
-        for name in ("config.json", *copied_files(path)):
-            write_file(folder / name, read_small_file(path / name, error=CheckpointError))
-        write_checksums(folder)
+            tensors[name] = stored_tensor(found[mindformers_name(hugging_face_name(name))])
+    config = read_small_file(path / "config.json", error=CheckpointError)
+    write_model_directory(target, {"config.json": config, MODEL_FILE: tensors, **copied_files(path)})
     return target
-
-
-def _raw(tensors: Mapping[str, StoredTensor]) -> dict[str, RawTensor]:
-    return {name: RawTensor(tensor.dtype, tensor.shape, tensor.data) for name, tensor in tensors.items()}
 
 
 def _new_directory(location: str | Path) -> Path:

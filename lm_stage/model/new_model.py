@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from lm_stage.model.checksums import with_checksums
+from lm_stage.model.checksums import write_model_directory
 from lm_stage.model.config import DecoderConfig
 from lm_stage.model.options import NewModelOptions
+from lm_stage.model.safetensors_writer import array_tensor
 from lm_stage.model.saved_model import saved_model_files
 from lm_stage.model.weights import parameter_shapes
 from lm_stage.text.templates import CHAT, DEFAULT_QUESTION
@@ -18,7 +19,6 @@ from lm_stage.text.training import TrainedVocabulary, train_text_tokenizer
 from shared.dataset.dataset import Dataset
 from shared.dataset.readers import RowReader
 from shared.errors import UsageError
-from shared.storage.atomic import write_directory
 
 TEMPLATE_REPEATS = 50  # makes the words of the template frequent enough to become single tokens
 WEIGHT_DEVIATION = 0.02
@@ -45,11 +45,11 @@ def create_model(options: NewModelOptions) -> Path:
         "codec_fingerprint": codec.fingerprint,
         "image_area": height * width * codec.spatial_factor**2,
     }
-    weights = random_weights(shape, options.seed)
+    weights = {name: array_tensor(values) for name, values in random_weights(shape, options.seed).items()}
     files = saved_model_files(weights, config, vocabulary.layout, {JSON_FILE: vocabulary.tokenizer_json.encode()})
     if out.exists():
         out.rmdir()
-    write_directory(out, with_checksums(files))
+    write_model_directory(out, files)
     return out
 
 

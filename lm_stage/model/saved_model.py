@@ -13,14 +13,15 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from lm_stage.model.checksums import Files
 from lm_stage.model.config import DecoderConfig
 from lm_stage.model.config_keys import EMU3_TYPES
-from lm_stage.model.safetensors_writer import RawTensor, raw_tensor, safetensors_bytes
+from lm_stage.model.options import SAVE_DTYPES
+from lm_stage.model.safetensors_writer import SavedTensor, TensorFile, stored_tensor
 from lm_stage.model.weights import hugging_face_name, is_vision_tensor
 from lm_stage.text.tokenizer import JSON_FILE, RANKS_FILE, VISION_FILE
 from shared.errors import CheckpointError
@@ -38,25 +39,26 @@ _RELATIVE_IMPORT = re.compile(r"^\s*(?:from\s+\.(\w+)\s+import|from\s+\.\s+impor
 
 
 def saved_model_files(
-    weights: Mapping[str, np.ndarray],
+    weights: TensorFile,
     config: Mapping[str, Any],
     layout: TokenLayout,
     text: Path | Mapping[str, bytes],
     dtype: str = "float32",
-) -> dict[str, bytes]:
+) -> Files:
     """Return the files of a model directory.
 
-    `weights` are those of the decoder by their `Emu3ForCausalLM` names. `config` describes the base. `text` is the
-    base's directory, with the text tokenizer's files and whatever else its class needs, or the files of a new one.
+    `weights` are those of the decoder by their `Emu3ForCausalLM` names; they are saved as `dtype`. `config` describes
+    the base. `text` is the base's directory, with the text tokenizer's files and whatever else its class needs, or the
+    files of a new one.
     """
     copied = copied_files(text) if isinstance(text, Path) else dict(text)
     config = saved_config(config, layout, dtype, set(copied))
-    tensors = {name: raw_tensor(value, dtype) for name, value in weights.items()}
+    tensors = {name: replace(tensor, dtype=SAVE_DTYPES[dtype]) for name, tensor in weights.items()}
     if isinstance(text, Path) and keeps_class_of_base(config):
         tensors = _under_names_of(text, tensors)
     if JSON_FILE in copied and TOKENIZER_CONFIG not in copied:
         copied[TOKENIZER_CONFIG] = _json(tokenizer_config(layout))
-    return {"config.json": _json(config), "model.safetensors": safetensors_bytes(tensors), **copied}
+    return {"config.json": _json(config), "model.safetensors": tensors, **copied}
 
 
 def saved_config(
@@ -140,12 +142,12 @@ def _modules_of(auto_map: object) -> Iterator[str]:
             yield from _modules_of(entry)
 
 
-def _under_names_of(base: Path, tensors: Mapping[str, RawTensor]) -> dict[str, RawTensor]:
+def _under_names_of(base: Path, tensors: TensorFile) -> dict[str, SavedTensor]:
     """Return tensors under the names that a base has for them, with its vision tokenizer's, which are not trained."""
     renamed = {}
     for name, stored in read_checkpoint(base).items():
         if is_vision_tensor(name):
-            renamed[name] = RawTensor(stored.dtype, stored.shape, stored.data)
+            renamed[name] = stored_tensor(stored)
         elif (found := tensors.get(hugging_face_name(name))) is not None:
             renamed[name] = found
     return renamed

@@ -9,15 +9,14 @@ from __future__ import annotations
 import shlex
 import shutil
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 
 from tqdm import tqdm
 
-from lm_stage.model.checksums import CHECKSUMS_FILE, check_files, has_checksums, is_intact, with_checksums
+from lm_stage.model.checksums import CHECKSUMS_FILE, Files, check_files, has_checksums, is_intact, write_model_directory
 from lm_stage.training.run_directory import OPTIONS_COPY, OPTIONS_FILE, RESULTS, STEP_DIRECTORIES
 from shared.errors import CheckpointError
-from shared.storage.atomic import remove_directory, write_directory
+from shared.storage.atomic import remove_directory
 
 STATE_FILE = "train_state.safetensors"
 
@@ -72,12 +71,12 @@ class Checkpoints:
             else:
                 path.unlink(missing_ok=True)
 
-    def save(self, step: int, files: Mapping[str, bytes]) -> Path:
+    def save(self, step: int, files: Files) -> Path:
         """Write the checkpoint after `step` steps, delete old ones, and return its directory."""
         directory = self.root / f"step-{step:08d}"
         options = self.run / OPTIONS_FILE
         copy = {OPTIONS_COPY: options.read_bytes()} if options.is_file() else {}
-        write_directory(directory, with_checksums({**files, **copy}))
+        write_model_directory(directory, {**files, **copy})
         for old in self.all()[: -self.keep]:
             remove_directory(old)
         return directory

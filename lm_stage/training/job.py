@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from lm_stage.data.mixture import Mixture, common_codec
 from lm_stage.data.sequences import SequenceBuilder
+from lm_stage.model.checksums import take_part
 from lm_stage.model.config import read_config
 from lm_stage.model.model_directory import ModelDirectory
 from lm_stage.model.saved_model import keeps_class_of_base
@@ -128,6 +129,7 @@ def _write_results(loop: TrainLoop) -> None:
     options, run = loop.options, loop.run_directory
     files = loop.model.model_files(options.save_dtype)
     if not loop.group.is_first:
+        take_part(files)
         return
     loop.skipped.write()
     write_result(run / "model", files)

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from lm_stage.data.batch import BatchDivision, StepData, held_out_batches, step_batches
 from lm_stage.data.mixture import Mixture
 from lm_stage.data.skipped import SkippedSamples
+from lm_stage.model.checksums import take_part
 from lm_stage.training.checkpoints import Checkpoints
 from lm_stage.training.model_state import TrainedModel
 from lm_stage.training.options import SftOptions
@@ -152,6 +153,7 @@ class TrainLoop:
         """Write a checkpoint; all processes contribute, the first writes and calls `on_checkpoint`."""
         files = self.model.checkpoint_files(self.progress)
         if not self.group.is_first:
+            take_part(files)
             return
         self.log.flush()  # before the checkpoint: resuming drops what a log has beyond it, but cannot restore a gap
         directory = self.checkpoints.save(self.progress.step, files)

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import mindspore as ms
-import numpy as np
 from mindspore.amp import DynamicLossScaler, LossScaler, StaticLossScaler
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save
+from safetensors import SafetensorError, safe_open
 
+from lm_stage.model.checksums import Files
 from lm_stage.model.config import DecoderConfig
 from lm_stage.model.decoder import Decoder
 from lm_stage.model.kernels import select
 from lm_stage.model.lora import WEIGHTS_FILE, adapter_files, add_adapters, merge_adapters, restore_adapters
 from lm_stage.model.model_directory import ModelDirectory
+from lm_stage.model.safetensors_writer import SavedTensor, array_tensor
 from lm_stage.model.saved_model import keeps_class_of_base, saved_model_files
 from lm_stage.model.weights import load_weights, parameter_shapes, read_weights
 from lm_stage.training.checkpoints import STATE_FILE
 from lm_stage.training.distributed import ProcessGroup
 from lm_stage.training.optimizer import AdamW, AdamWHyperparameters
 from lm_stage.training.options import SftOptions
-from lm_stage.training.progress import Progress
+from lm_stage.training.progress import PROGRESS_TENSORS, Progress
 from lm_stage.training.zero import ZeroAdamW
 from shared.device import Device
 from shared.errors import CheckpointError, UsageError
@@ -34,8 +34,8 @@ INITIAL_LOSS_SCALE, LOSS_SCALE_WINDOW = 2.0**16, 1000  # steps without overflow 
 class TrainedModel:
     """Decoder, optimizer and loss scale. `config` is the content of `config.json` for the models it writes.
 
-    All processes that train together must call `checkpoint_files`, and without adapters `model_files`: with ZeRO each
-    holds a part. Only the first process receives the files.
+    Files hold tensors that are read when they are written, so that at most one of them is in memory. With ZeRO every
+    process holds a part of each: while the first process writes files, the others must `take_part`.
     """
 
     def __init__(
@@ -67,55 +67,46 @@ class TrainedModel:
     def restore(self, checkpoint: Path) -> Progress:
         """Load the moments, loss scale and adapters of a checkpoint. Raises CheckpointError if it is damaged."""
         try:
-            state = load_file(checkpoint / STATE_FILE)
-            self.optimizer.restore(state)
-            for name, p in self._scaler_state().items():
-                p.set_data(ms.Tensor(state[name][0], p.dtype))
+            with safe_open(checkpoint / STATE_FILE, "numpy") as state:
+                self.optimizer.restore(state.get_tensor)
+                for name, p in self._scaler_state().items():
+                    p.set_data(ms.Tensor(state.get_tensor(name)[0], p.dtype))
+                stored = set(state.keys())
+                counters = {name: state.get_tensor(name) for name in PROGRESS_TENSORS if name in stored}
             if self.options.lora_rank:
                 restore_adapters(self.decoder, (checkpoint / WEIGHTS_FILE).read_bytes(), str(checkpoint))
-            return Progress.from_tensors(state)
+            return Progress.from_tensors(counters)
         except (OSError, LookupError, TypeError, ValueError, OverflowError, SafetensorError) as error:
             raise CheckpointError(f"{checkpoint}: cannot resume from it: {error!r}") from error
 
-    def checkpoint_files(self, progress: Progress) -> dict[str, bytes]:
+    def checkpoint_files(self, progress: Progress) -> Files:
         """Return the files of a checkpoint: the model or its adapter, and the state of the run."""
         files = self.adapter_files() if self.options.lora_rank else self.model_files()
-        state = self._gathered(self.optimizer.state()) | progress.to_tensors()
-        state |= {name: p.asnumpy().reshape(1) for name, p in self._scaler_state().items()}
-        return {**files, STATE_FILE: save(state)} if self.group.is_first else {}
+        scaler = {name: p.asnumpy().reshape(1) for name, p in self._scaler_state().items()}
+        small = {name: array_tensor(value) for name, value in (progress.to_tensors() | scaler).items()}
+        return {**files, STATE_FILE: self.optimizer.state() | small}
 
-    def model_files(self, dtype: str = "float32") -> dict[str, bytes]:
+    def model_files(self, dtype: str = "float32") -> Files:
         """Return the files of a model as `from_pretrained` loads it, with adapters merged into the weights."""
-        weights = self._weights()
-        if not self.group.is_first:
-            return {}
-        return saved_model_files(weights, self.config, self.start.layout, self.start.path, dtype)
+        return saved_model_files(self._weights(), self.config, self.start.layout, self.start.path, dtype)
 
     def adapter_files(self) -> dict[str, bytes]:
         lora = self.options.lora
         is_conditional = keeps_class_of_base(self.config)
         return adapter_files(self.decoder, lora.rank, lora.alpha, lora.targets, self.start.path, is_conditional)
 
-    def _weights(self) -> dict[str, np.ndarray]:
+    def _weights(self) -> dict[str, SavedTensor]:
         """Return float32 weights by name: the trained ones, and the frozen ones as they were stored."""
-        trained = self._gathered(self.optimizer.whole_weights())
-        if not self.group.is_first:
-            return {}
-        weights = {name: tensor.float32() for name, tensor in self.stored.items() if name not in trained}
+        weights = {name: SavedTensor("F32", tensor.shape, tensor.float32) for name, tensor in self.stored.items()}
         if self.options.lora_rank:
-            merge_adapters(weights, self.decoder)
-            return weights
-        return {**weights, **trained}
+            return merge_adapters(weights, self.decoder)
+        return weights | self.optimizer.whole_weights()
 
     def _scaler_state(self) -> dict[str, ms.Parameter]:
         """Return the state of a dynamic loss scale, for checkpoints."""
         if not isinstance(self.scaler, DynamicLossScaler):
             return {}
         return {"loss_scale": self.scaler.scale_value, "steps_at_loss_scale": self.scaler.counter}
-
-    def _gathered(self, tensors: Iterator[tuple[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        """Collect tensors in the first process; the others hold one of them at a time."""
-        return {name: value for name, value in tensors if self.group.is_first}
 
 
 def build_decoder(options: SftOptions, config: DecoderConfig, device: Device) -> Decoder:

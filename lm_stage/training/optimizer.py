@@ -10,14 +10,16 @@ each step it computes the published rule:
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
+from lm_stage.model.safetensors_writer import SavedTensor
 from lm_stage.training.distributed import ProcessGroup
 
 
@@ -37,6 +39,8 @@ class AdamW(nn.Cell):
     `weights` are the float32 tensors that a step updates: the parameters themselves, unless a subclass creates others.
     """
 
+    splits_state = False  # whether each process holds a part of every tensor
+
     def __init__(
         self,
         parameters: Sequence[Parameter],
@@ -45,6 +49,7 @@ class AdamW(nn.Cell):
     ):
         super().__init__()
         self.group = group or ProcessGroup()
+        self.is_split = self.splits_state and self.group.size > 1
         self.all_reduce: Any = ops.AllReduce() if self.group.size > 1 else None
         self.names = [p.name for p in parameters]
         self.parameters_ = ParameterTuple(parameters)
@@ -58,26 +63,32 @@ class AdamW(nn.Cell):
     def _create_weights(self) -> ParameterTuple:
         return self.parameters_
 
-    def state(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield the moments as (name, whole tensor), one at a time."""
-        for kind, moments in (("m", self.m), ("v", self.v)):
-            for name, value in self._whole_tensors(moments):
-                yield f"{kind}.{name}", value
+    def state(self) -> dict[str, SavedTensor]:
+        """Return the moments by name, each a whole tensor when it is read."""
+        kinds = (("m", self.m), ("v", self.v))
+        return {f"{kind}.{name}": one for kind, moments in kinds for name, one in self._whole_tensors(moments)}
 
-    def whole_weights(self) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield the float32 weights as (name of the parameter, whole tensor)."""
-        return self._whole_tensors(self.weights)
+    def whole_weights(self) -> dict[str, SavedTensor]:
+        """Return the float32 weights by the name of the parameter, each a whole tensor when it is read."""
+        return dict(self._whole_tensors(self.weights))
 
-    def _whole_tensors(self, tensors: ParameterTuple) -> Iterator[tuple[str, np.ndarray]]:
-        """Yield nothing outside the first process: every process holds the same."""
-        if self.group.is_first:
-            yield from ((name, p.asnumpy()) for name, p in zip(self.names, tensors))
+    def _whole_tensors(self, tensors: ParameterTuple) -> Iterator[tuple[str, SavedTensor]]:
+        for name, p, own in zip(self.names, self.parameters_, tensors):
+            yield name, SavedTensor("F32", p.shape, partial(self._read_whole, p, own), self.is_split)
 
-    def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Load the moments. Raises KeyError if one is missing."""
+    def _read_whole(self, p: Parameter, own: Parameter) -> np.ndarray:
+        """Return the whole tensor of a parameter, of which `own` is what this process holds."""
+        return own.asnumpy()
+
+    def restore(self, read: Callable[[str], np.ndarray]) -> None:
+        """Load the moments, which `read` returns by name, one at a time."""
         for kind, moments in (("m", self.m), ("v", self.v)):
             for name, p in zip(self.names, moments):
-                p.set_data(Tensor(state[f"{kind}.{name}"]))
+                p.set_data(Tensor(self._own_part(read(f"{kind}.{name}"))))
+
+    def _own_part(self, whole: np.ndarray) -> np.ndarray:
+        """Return what this process holds of a tensor."""
+        return whole
 
     def add(self, gradients: tuple[Tensor, ...]) -> Tensor:
         """Add to the accumulated gradients; to be called within a compiled function.

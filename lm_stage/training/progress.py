@@ -15,6 +15,7 @@ from lm_stage.training.step import Outcome
 # Field -> name in the state file of a checkpoint.
 COUNTERS = {"step": "step", "applied_steps": "taken", "bad_steps": "bad_steps", "bad_in_a_row": "bad_in_a_row"}
 STREAM_STATE = "row_stream.state"  # checkpoints of earlier versions do not have it
+PROGRESS_TENSORS = (*COUNTERS.values(), STREAM_STATE)
 
 
 @dataclass(slots=True)

@@ -13,9 +13,9 @@ from typing import Any
 
 from tqdm import tqdm
 
-from lm_stage.model.checksums import has_files_of, is_as_written, with_checksums
+from lm_stage.model.checksums import Files, has_files_of, is_as_written, write_with_checksums
 from shared.errors import CheckpointError, ConfigMismatchError, UsageError
-from shared.storage.atomic import write_directory, write_file
+from shared.storage.atomic import directory_beside, put_in_place, write_file
 from shared.storage.digests import digest_of, settings_diff
 from shared.storage.small_files import read_json_object
 
@@ -108,18 +108,23 @@ def write_options(run: Path, options: Mapping[str, Any]) -> None:
     write_file(run / OPTIONS_FILE, (json.dumps(content, indent=2) + "\n").encode())
 
 
-def write_result(directory: Path, files: Mapping[str, bytes]) -> None:
+def write_result(directory: Path, files: Files) -> None:
     """Write a model or an adapter with its checksums, unless it is there already.
 
     A directory in which someone changed or added files is not replaced, but set aside under another name.
     """
-    files = with_checksums(files)
-    if has_files_of(directory, files):
-        return
-    if _has_content(directory) and not is_as_written(directory):
-        names = (directory.with_name(f"{directory.name}-set-aside-{number}") for number in count(1))
-        aside = next(name for name in names if not name.exists())
-        os.rename(directory, aside)
-        note = f"{directory}: has files other than those of this run, which are kept in {aside}"
-        tqdm.write(note, file=sys.stderr)
-    write_directory(directory, files)
+    with directory_beside(directory) as temporary:
+        write_with_checksums(temporary, files)
+        if has_files_of(directory, temporary):
+            return
+        if _has_content(directory) and not is_as_written(directory):
+            _set_aside(directory)
+        put_in_place(temporary, directory)
+
+
+def _set_aside(directory: Path) -> None:
+    names = (directory.with_name(f"{directory.name}-set-aside-{number}") for number in count(1))
+    aside = next(name for name in names if not name.exists())
+    os.rename(directory, aside)
+    note = f"{directory}: has files other than those of this run, which are kept in {aside}"
+    tqdm.write(note, file=sys.stderr)

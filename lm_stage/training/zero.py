@@ -11,7 +11,7 @@ whole tensors: a run can resume with or without ZeRO and on another number of pr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import mindspore as ms
@@ -28,6 +28,8 @@ class ZeroAdamW(AdamW):
     `load_weights` must be called before the first step. All processes must call its methods together.
     """
 
+    splits_state = True
+
     def _create_weights(self) -> ParameterTuple:
         self.sum_slices = SumSlices(self.group)
         self.gather = ops.AllGather() if self.group.size > 1 else ops.Identity()
@@ -43,11 +45,7 @@ class ZeroAdamW(AdamW):
     def load_weights(self, weights: Callable[[str], np.ndarray]) -> None:
         """Take this process's slices of the float32 weights, which `weights` returns by parameter name."""
         for name, own in zip(self.names, self.weights):
-            own.set_data(Tensor(self._own_slice(weights(name))))
-
-    def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        moments = {name: self._own_slice(value) for name, value in state.items() if name[:2] in ("m.", "v.")}
-        super().restore(moments)
+            own.set_data(Tensor(self._own_part(weights(name))))
 
     def _to_add(self, new: Tensor, accumulated: Parameter) -> Tensor:
         """Return this process's slice of the sum of a gradient over all processes."""
@@ -72,18 +70,18 @@ class ZeroAdamW(AdamW):
             done = ops.assign(p, whole[: p.size].reshape(p.shape))
         return done
 
-    def _whole_tensors(self, tensors: ParameterTuple) -> Iterator[tuple[str, np.ndarray]]:
-        for name, p, own in zip(self.names, self.parameters_, tensors):
-            yield name, self.gather(own).asnumpy()[: p.size].reshape(p.shape)
+    def _read_whole(self, p: Parameter, own: Parameter) -> np.ndarray:
+        return self.gather(own).asnumpy()[: p.size].reshape(p.shape)
 
     def _slice_size(self, size: int) -> int:
         return -(-size // self.group.size)
 
-    def _own_slice(self, whole: np.ndarray) -> np.ndarray:
+    def _own_part(self, whole: np.ndarray) -> np.ndarray:
         size = self._slice_size(whole.size)
-        flat = np.zeros(size * self.group.size, np.float32)
-        flat[: whole.size] = whole.reshape(-1)
-        return flat[self.group.rank * size :][:size]
+        part = whole.reshape(-1)[self.group.rank * size :][:size]
+        own = np.zeros(size, np.float32)
+        own[: part.size] = part
+        return own
 
 
 class SumSlices(nn.Cell):

@@ -105,22 +105,35 @@ def replaced_directory(directory: Path) -> Iterator[Path]:
 
     The block makes its files durable. On failure the old directory stays.
     """
+    with directory_beside(directory) as temporary:
+        yield temporary
+        put_in_place(temporary, directory)
+
+
+@contextmanager
+def directory_beside(directory: Path) -> Iterator[Path]:
+    """Yield an empty directory for `put_in_place`; it is deleted with the block if it is not put there."""
     directory.parent.mkdir(parents=True, exist_ok=True)
-    temporary, previous = temporary_path(directory), temporary_path(directory)
+    temporary = temporary_path(directory)
     try:
         temporary.mkdir()
         yield temporary
-        sync_directory(temporary)
-        if directory.exists():
-            os.rename(directory, previous)
-        try:
-            os.rename(temporary, directory)
-        except BaseException:
-            if previous.exists():
-                os.rename(previous, directory)
-            raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def put_in_place(temporary: Path, directory: Path) -> None:
+    """Rename a directory whose files are durable; it replaces any other, which stays on failure."""
+    previous = temporary_path(directory)
+    sync_directory(temporary)
+    if directory.exists():
+        os.rename(directory, previous)
+    try:
+        os.rename(temporary, directory)
+    except BaseException:
+        if previous.exists():
+            os.rename(previous, directory)
+        raise
     sync_directory(directory.parent)
     shutil.rmtree(previous, ignore_errors=True)
 

@@ -46,7 +46,9 @@ class StoredTensor:
         """Return the values as float32 in `shape`; bfloat16 and float16 are widened exactly."""
         raw = np.frombuffer(self.data, dtype=_DTYPES[self.dtype]).reshape(self.shape)
         if self.dtype == "BF16":
-            return (raw.astype(np.uint32) << 16).view(np.float32)
+            bits = raw.astype(np.uint32)
+            bits <<= 16
+            return bits.view(np.float32)
         return raw.astype(np.float32)
 
 

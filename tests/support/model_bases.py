@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from lm_stage.model.checksums import with_checksums
+from lm_stage.model.checksums import write_model_directory
 from lm_stage.model.config import read_config, read_layout
+from lm_stage.model.safetensors_writer import SavedTensor
 from lm_stage.model.saved_model import saved_model_files
 from lm_stage.model.weights import read_weights
-from shared.storage.atomic import write_directory
 
 VISION_TENSOR = "vqmodel.encoder.conv_in.weight"
 CONFIGURATION_FILE = """
@@ -76,10 +76,10 @@ def published_base(model: Path, directory: Path) -> Path:
 
 def save_again(base: Path, directory: Path, dtype: str = "float32") -> Path:
     """Save a base as a run without steps would."""
-    weights = {name: tensor.float32() for name, tensor in read_weights(base).items()}
+    weights = {name: SavedTensor("F32", tensor.shape, tensor.float32) for name, tensor in read_weights(base).items()}
     layout = read_layout(base)
     config = {**read_config(base), "token_layout": layout.to_dict()}
-    write_directory(directory, with_checksums(saved_model_files(weights, config, layout, base, dtype)))
+    write_model_directory(directory, saved_model_files(weights, config, layout, base, dtype))
     return directory
 
 

@@ -11,14 +11,13 @@ from typing import Any
 
 import pytest
 
-from lm_stage.model.checksums import with_checksums
+from lm_stage.model.checksums import write_model_directory
 from lm_stage.understand.answer_file import Answer
 from lm_stage.understand.options import UnderstandOptions
 from lm_stage.understand.questions import Question, QuestionRenderer, list_questions
 from lm_stage.understand.worker import UnderstandWorker
 from shared.errors import CheckpointError
 from shared.jobs.job import Task, TaskResult, WorkerContext
-from shared.storage.atomic import write_directory
 from tests.support.prompts import write_entries
 
 
@@ -100,8 +99,9 @@ def test_a_question_that_killed_workers_is_refused(rendered: Counter[str], small
 
 def test_a_worker_verifies_the_model_that_it_loads(small_lm: Path, tmp_path: Path) -> None:
     """A worker may be restarted days after its job has verified the model."""
-    files = with_checksums({path.name: path.read_bytes() for path in small_lm.iterdir()})
-    write_directory(tmp_path / "model", {**files, "model.safetensors": files["model.safetensors"][:-1] + b"\xff"})
+    files = {path.name: path.read_bytes() for path in small_lm.iterdir()}
+    write_model_directory(tmp_path / "model", files)
+    (tmp_path / "model/model.safetensors").write_bytes(files["model.safetensors"][:-1] + b"\xff")
     path = write_entries(tmp_path / "q.jsonl", [{"question": "a"}])
     options = UnderstandOptions(None, "", questions=str(path), model=str(tmp_path / "model"))
     with pytest.raises(CheckpointError, match=r"model\.safetensors is damaged"):
