@@ -1,17 +1,28 @@
-"""Generates images with every checkpoint of a fine-tuning run: prompts → token shards → contact sheet."""
+"""Generates images with every checkpoint of a fine-tuning run: prompts → token shards → contact sheet.
+
+In a process of its own, which takes its model and compiled graphs with it when it ends.
+"""
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
+
+from tqdm import tqdm
 
 from lm_stage.generate.job import generate
 from lm_stage.generate.options import GenerateOptions
 from lm_stage.generate.prompt_files import list_prompts
+from lm_stage.training.distributed import is_distributed
+from lm_stage.training.job import set_up_training
 from lm_stage.training.options import SftOptions
 from pipelines.workflow.codec_check import recorded_codec
-from shared.errors import ConfigMismatchError
+from shared.errors import ConfigMismatchError, RelayError, UsageError
 from shared.jobs.engines import EngineOptions
 from vq_stage.decode.contact_sheet import draw_contact_sheet
 from vq_stage.model.weights import codec_fingerprint
@@ -20,16 +31,18 @@ from vq_stage.model.weights import codec_fingerprint
 def sample_drawer(options: SftOptions, prompts: str, vision_tokenizer: str) -> Callable[[Path, int], None]:
     """Return a function of (model, step) that writes `samples/step-N/` and `samples/step-N.png` in the run.
 
-    Prompts and tokenizer are checked now, so that a mistake in them does not stop the run at its first checkpoint.
-    Raises UsageError if the prompts cannot be read, ConfigMismatchError if the model or a dataset belongs to another
-    tokenizer.
+    Prompts and tokenizer are checked now, so that a mistake in them does not show at the first checkpoint. Later errors
+    are printed and do not stop the run. Raises UsageError if the prompts cannot be read, or if several processes train
+    on Ascend; ConfigMismatchError if the model or a dataset belongs to another tokenizer.
     """
+    _check_device(options)
     generation = GenerateOptions(
         prompts,
         dataset="",
         model=options.model,
         video_template=options.video_template,
         device=options.device,
+        kernels=options.kernels,
         engine=EngineOptions(rank=0, world_size=1),  # one process generates, however many train
     )
     list_prompts(prompts, generation.defaults())
@@ -43,7 +56,28 @@ def sample_drawer(options: SftOptions, prompts: str, vision_tokenizer: str) -> C
 
     def draw(model: Path, step: int) -> None:
         tokens = Path(options.run) / "samples" / f"step-{step:08d}"
-        generate(replace(generation, dataset=str(tokens), model=str(model)))
-        draw_contact_sheet(str(tokens), str(tokens.with_suffix(".png")), vision_tokenizer=vision_tokenizer)
+        job = replace(generation, dataset=str(tokens), model=str(model))
+        try:
+            with ProcessPoolExecutor(1, get_context("spawn")) as process:
+                process.submit(_generate_and_draw, job, vision_tokenizer).result()
+        except (RelayError, RuntimeError, OSError, KeyboardInterrupt) as error:
+            tqdm.write(f"--sample-prompts: step {step}: not drawn: {error or type(error).__name__}", file=sys.stderr)
 
     return draw
+
+
+def _check_device(options: SftOptions) -> None:
+    """Raises UsageError if the others would wait for the process that draws, beside full devices."""
+    if set_up_training(options).kind == "Ascend" and (options.zero or is_distributed()):
+        raise UsageError(
+            "--sample-prompts: expected one process without --zero on Ascend: the others would wait for the pictures,"
+            " and a second model needs memory beside the training; draw from checkpoints, with `emu3 generate PROMPTS"
+            f" DATASET --model {options.run}/checkpoints/step-N`"
+        )
+
+
+def _generate_and_draw(generation: GenerateOptions, vision_tokenizer: str) -> None:
+    os.environ.pop("MS_ROLE", None)  # this process does not train
+    generate(generation)
+    sheet, device = f"{generation.dataset}.png", generation.device
+    draw_contact_sheet(generation.dataset, sheet, vision_tokenizer=vision_tokenizer, device=device)

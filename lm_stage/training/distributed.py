@@ -35,9 +35,14 @@ class ProcessGroup:
         self.sum(0.0)
 
 
+def is_distributed() -> bool:
+    """Whether `msrun` started this process."""
+    return "MS_ROLE" in os.environ
+
+
 def join_process_group(has_reduce_scatter: bool) -> ProcessGroup:
     """Join the group that `msrun` started this process in. The device must be set up before."""
-    if "MS_ROLE" not in os.environ:
+    if not is_distributed():
         return ProcessGroup()
     from mindspore import communication
 

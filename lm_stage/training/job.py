@@ -51,7 +51,7 @@ def sft(options: SftOptions, on_checkpoint: OnCheckpoint | None = None) -> SftRe
     start = _open_start(options)
     mixture, held_out = _open_mixtures(options, start)
     codec = common_codec(start.codec(), [one for one in (mixture, held_out) if one])
-    device = setup_device(options.device, options.dtype, "bfloat16", options.kernels, options.deterministic)
+    device = set_up_training(options)
     group = join_process_group(device.has_reduce_scatter)
     recorded = _recorded(options, start, mixture, device, group)
     config = {
@@ -74,6 +74,11 @@ def sft(options: SftOptions, on_checkpoint: OnCheckpoint | None = None) -> SftRe
                 raise
             raise checkpoints.damaged(checkpoint, error) from error  # checkpoints of earlier versions have no checksums
         return _train(TrainLoop(options, model, progress, mixture, held_out, stop), on_checkpoint)
+
+
+def set_up_training(options: SftOptions) -> Device:
+    """Set up the device that a run trains on; the settings can be made once in a process."""
+    return setup_device(options.device, options.dtype, "bfloat16", options.kernels, options.deterministic)
 
 
 def _open_start(options: SftOptions) -> ModelDirectory:

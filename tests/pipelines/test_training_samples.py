@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from lm_stage.training.options import SftOptions
 from pipelines.training_samples import sample_drawer
 from shared.errors import ConfigMismatchError, UsageError
 from tests.support.captioned_codes import write_codes
+from tests.support.fake_ascend import install_fake_ascend
 from vq_stage.model.weights import EMBEDDED_TOKENIZER
 
 
@@ -28,6 +30,32 @@ def test_every_checkpoint_draws_pictures(options: SftOptions, tmp_path: Path) ->
     sft(options, sample_drawer(options, str(prompts), str(EMBEDDED_TOKENIZER)))
     with Image.open(tmp_path / "run/samples/step-00000002.png") as drawn:
         assert drawn.width > 32
+
+
+def test_pictures_that_cannot_be_drawn_do_not_stop_the_run(
+    options: SftOptions, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red apple\n")
+    draw = sample_drawer(options, str(prompts), str(EMBEDDED_TOKENIZER))
+    draw(tmp_path / "no model", 2)
+    assert "step 2: not drawn" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("is_distributed", [False, True], ids=["zero", "distributed"])
+def test_devices_that_are_full_are_refused_before_a_model_loads(
+    options: SftOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_distributed: bool
+) -> None:
+    install_fake_ascend(monkeypatch)
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red apple\n")
+    on_ascend = replace(options, device="ascend")
+    assert sample_drawer(on_ascend, str(prompts), str(EMBEDDED_TOKENIZER))
+    if is_distributed:
+        monkeypatch.setenv("MS_ROLE", "MS_WORKER")
+    refused = replace(on_ascend, zero=not is_distributed)
+    with pytest.raises(UsageError, match=r"--sample-prompts: expected one process .* `emu3 generate PROMPTS"):
+        sample_drawer(refused, str(prompts), str(EMBEDDED_TOKENIZER))
 
 
 def test_what_cannot_be_drawn_is_refused_before_training(options: SftOptions, golden_vq: Path, tmp_path: Path) -> None:

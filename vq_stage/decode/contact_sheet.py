@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def draw_contact_sheet(
-    dataset: str, path: str, rows: int = 64, vision_tokenizer: str = str(EMBEDDED_TOKENIZER)
+    dataset: str, path: str, rows: int = 64, vision_tokenizer: str = str(EMBEDDED_TOKENIZER), device: str = "auto"
 ) -> None:
     """Write a PNG of at most `rows` rows; generated sequences that are no image are left out.
 
@@ -28,7 +28,7 @@ def draw_contact_sheet(
     check_codec(opened, vision_tokenizer)
     from vq_stage.tokenizer import VisionTokenizer
 
-    tokenizer = VisionTokenizer.from_pretrained(vision_tokenizer)
+    tokenizer = VisionTokenizer.from_pretrained(vision_tokenizer, device)
     chosen = [row for row in evenly_spaced_rows(opened, rows) if row.has_grid]
     pictures = [first_frame(tokenizer, row) for row in chosen]
     save_sheet(Path(path), pictures, [row.text or row.key for row in chosen])
