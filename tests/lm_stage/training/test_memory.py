@@ -49,4 +49,5 @@ def test_a_checkpoint_is_streamed_and_resumed_tensor_by_tensor(model: Path, tmp_
     resumed = probe(model, tmp_path, "resume")
     for phase in (saved["load"], resumed["load"], resumed["restore"]):
         assert phase["highest"] - phase["after"] <= largest
-    assert resumed["restore"]["after"] - resumed["load"]["before"] <= 5 * whole + largest
+    held = resumed["restore"]["after"] - resumed["load"]["before"]
+    assert held < 6 * whole, "MindSpore takes about half a copy at its first operations"
