@@ -20,7 +20,6 @@ from vq_stage.model.config import VQConfig
 from vq_stage.model.kernels import Kernels, ascend, cpu, select
 from vq_stage.model.network import VQModel
 from vq_stage.model.weights import load_weights
-from vq_stage.tokenizer import to_uint8
 from vq_stage.training.initialization import initialize
 from vq_stage.training.options import TrainVQOptions
 from vq_stage.training.step import TrainStep
@@ -80,9 +79,6 @@ def test_golden_codes_and_pixels(golden_vq: Path, golden_vq_expected: dict[str, 
     np.testing.assert_array_equal(tokenizer.encode_video(expected["video"], 2), expected["video_codes"][:, 0])
     pixels = model.decode_codes(Tensor(expected["image_codes"][:, None].astype(np.int32)), True).asnumpy()[:, 0]
     np.testing.assert_allclose(pixels, expected["image_recon"], rtol=6e-4, atol=1e-4)  # stored as float16
-    video = expected["video_recon"].astype(np.float32).reshape(-1, 3, 64, 48).transpose(0, 2, 3, 1)
-    found = tokenizer.decode_video(expected["video_codes"][:, 0])
-    assert np.abs(found.astype(int) - to_uint8(video)).max() <= 1
 
 
 def test_gradients_of_train_vq() -> None:
@@ -98,5 +94,6 @@ def test_gradients_of_train_vq() -> None:
         results.append((float(outputs[0].asnumpy()), [gradient.asnumpy() for gradient in gradients]))
     (loss, expected), (found_loss, found) = results
     assert found_loss == pytest.approx(loss, rel=1e-6)
+    noise = 1e-7 * max(np.abs(a).max() for a in expected)  # some biases have no effect: a norm follows
     for name, a, b in zip([p.name for p in step.weights], expected, found):
-        np.testing.assert_allclose(b, a, atol=2e-3 * np.abs(a).max(), err_msg=name)
+        np.testing.assert_allclose(b, a, atol=1e-3 * np.abs(a).max() + noise, err_msg=name)
