@@ -1,0 +1,120 @@
+"""The kernels of the decoder as cases, in the order in which a block uses them.
+
+Shape suffixes: see `lm_stage.model.kernels`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from pipelines.doctor.kernel_case import Case, Computation, Inputs, Kernels, Sizes
+
+CACHE_ROWS, CACHE_LENGTH = 4, 256
+
+
+def _heads(sizes: Sizes) -> Any:
+    from lm_stage.model.kernels import Heads
+
+    return Heads(sizes.heads, sizes.kv_heads, sizes.head_size)
+
+
+def rms_norm(kernels: Kernels, inputs: Inputs, sizes: Sizes) -> Computation:
+    tensors = inputs.half(1, sizes.length, sizes.hidden), inputs.half(sizes.hidden)
+    return Computation(kernels.RMSNorm(1e-5), tensors, (0, 1))
+
+
+def linear(kernels: Kernels, inputs: Inputs, sizes: Sizes) -> Computation:
+    weight_KC = inputs.half(sizes.hidden, sizes.hidden, scale=sizes.hidden**-0.5)
+    return Computation(kernels.linear, (inputs.half(sizes.length, sizes.hidden), weight_KC), (0, 1))
+
+
+def look_up(kernels: Kernels, inputs: Inputs, sizes: Sizes) -> Computation:
+    table_VC = inputs.half(sizes.vocabulary, sizes.hidden)
+    return Computation(kernels.look_up, (table_VC, inputs.ids(sizes.vocabulary, 1, sizes.length)), (0,))
+
+
+def swiglu(kernels: Kernels, inputs: Inputs, sizes: Sizes) -> Computation:
+    gate, up = (inputs.half(1, sizes.length, sizes.intermediate) for _ in range(2))
+    return Computation(kernels.swiglu, (gate, up), (0, 1))
+
+
+def rotate(kernels: Kernels, inputs: Inputs, sizes: Sizes) -> Computation:
+    N, tables = sizes.heads, kernels.RotaryTables(_heads(sizes))
+
+    def rotated(x_BLC: Any, cos_BLD: Any, sin_BLD: Any) -> Any:
+        x = kernels.rotate(kernels.split_heads(x_BLC, N), tables(cos_BLD, sin_BLD)[0])
+        if x.shape[1] == N:  # heads come before the queries
+            x = x.swapaxes(1, 2)
+        return x.reshape(x_BLC.shape)
+
+    cos, sin = (_table(inputs, sizes, function) for function in (np.cos, np.sin))
+    return Computation(rotated, (inputs.half(1, sizes.length, N * sizes.head_size), cos, sin), (0,))
+
+
+def _table(inputs: Inputs, sizes: Sizes, function: Any) -> Any:
+    import mindspore as ms
+
+    D = sizes.head_size
+    angles = np.outer(np.arange(sizes.length), 10000.0 ** -(np.arange(0, D, 2) / D))
+    return ms.Tensor(function(np.tile(angles, 2))[None].astype(np.float32)).astype(inputs.dtype)
+
+
+def attention(kernels: Kernels, inputs: Inputs, sizes: Sizes) -> Computation:
+    import mindspore as ms
+
+    attend, L = kernels.Attention(_heads(sizes), inputs.dtype), sizes.length
+    positions_S = ms.Tensor(np.arange(L), ms.int32)
+
+    def attended(q_BLC: Any, k_BLC: Any, v_BLC: Any) -> Any:
+        mask = attend.mask(positions_S.reshape(1, L), positions_S)
+        return attend(*_split(kernels, sizes, q_BLC, k_BLC, v_BLC), mask)
+
+    return Computation(attended, _projections(inputs, sizes, 1, L), (0, 1, 2))
+
+
+def cached_attention(kernels: Kernels, inputs: Inputs, sizes: Sizes) -> Computation:
+    """Two rows of a cache are filled; then one query for each row sees the keys of that row."""
+    import mindspore as ms
+
+    heads, R, S, L = _heads(sizes), CACHE_ROWS, CACHE_LENGTH, sizes.length
+    cache, index = kernels.LayerCache(R, heads, S, inputs.dtype), kernels.CacheIndex(R, heads, S)
+    step = kernels.StepAttention(heads, inputs.dtype)
+    rows, positions_S = ms.Tensor(np.array([0, 2]), ms.int32), ms.Tensor(np.arange(S), ms.int32)
+    positions_BL = ms.Tensor(np.tile(np.arange(L), (2, 1)), ms.int32)
+    last_R = ms.Tensor(np.array([L, 0, L // 2, 0]), ms.int32)
+
+    def attended(k_BLC: Any, v_BLC: Any, q_RLC: Any, k_RLC: Any, v_RLC: Any) -> Any:
+        keys, values = (kernels.split_heads(x, heads.G) for x in (k_BLC, v_BLC))
+        filled = cache(keys, values, index(positions_BL, rows), rows)
+        q, k, v = _split(kernels, sizes, q_RLC, k_RLC, v_RLC)
+        k = ms.ops.depend(k, filled)
+        all_keys, all_values = cache(k, v, index(last_R.reshape(R, 1), None), None)
+        return step(q, all_keys, all_values, step.mask((last_R + 1).astype(ms.int64), positions_S))
+
+    _, *prompt = _projections(inputs, sizes, 2, L)
+    return Computation(attended, (*prompt, *_projections(inputs, sizes, R, 1)))
+
+
+def _split(kernels: Kernels, sizes: Sizes, q_BLC: Any, k_BLC: Any, v_BLC: Any) -> tuple[Any, Any, Any]:
+    counts = sizes.heads, sizes.kv_heads, sizes.kv_heads
+    q, k, v = (kernels.split_heads(x, count) for x, count in zip((q_BLC, k_BLC, v_BLC), counts))
+    return q, k, v
+
+
+def _projections(inputs: Inputs, sizes: Sizes, rows: int, length: int) -> tuple[Any, ...]:
+    """Return queries, keys and values before they are split into heads."""
+    counts = sizes.heads, sizes.kv_heads, sizes.kv_heads
+    return tuple(inputs.half(rows, length, count * sizes.head_size) for count in counts)
+
+
+CASES: dict[str, Case] = {
+    "look-up": look_up,
+    "rms-norm": rms_norm,
+    "linear": linear,
+    "rotate": rotate,
+    "attention": attention,
+    "cached-attention": cached_attention,
+    "swiglu": swiglu,
+}

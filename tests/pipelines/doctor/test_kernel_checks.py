@@ -1,0 +1,91 @@
+"""Single kernels: all cases at a small width, with the kernels for CPU and with wrong ones."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipelines.doctor import kernel_checks, language_kernels, vision_kernels
+from pipelines.doctor.check import Setting, Verdict
+from pipelines.doctor.isolated import Broken, Returned
+from pipelines.doctor.kernel_case import Case, Sizes, case_error
+from pipelines.doctor.kernel_checks import KernelCheck, compute_case, compute_reference, judge
+from shared.device import setup_device
+from tests.support import ascend_vision_operators
+
+SMALL = Sizes(64, 4, 2, 16, 96, 128, 64, 32, 32, 256, 8)
+CASES = [
+    pytest.param(stage, case, id=f"{stage}-{name}")
+    for stage, cases in (("vision", vision_kernels.CASES), ("language", language_kernels.CASES))
+    for name, case in cases.items()
+]
+
+
+class CallHere:
+    """A reference that this process computes."""
+
+    def __init__(self, function: Any, *arguments: Any):
+        self.value = function(*arguments)
+
+    def __enter__(self) -> CallHere:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def outcome(self, limit_s: float) -> Returned:
+        return Returned(self.value, 0, 0)
+
+
+@pytest.mark.parametrize(("stage", "case"), CASES)
+def test_the_kernels_for_cpu_agree_with_themselves(monkeypatch: pytest.MonkeyPatch, stage: str, case: Case) -> None:
+    monkeypatch.setattr(kernel_checks, "IsolatedCall", CallHere)
+    finding = KernelCheck(stage, case, SMALL).run(Setting("cpu"), "")
+    assert (finding.verdict, finding.measured) == (Verdict.PASSED, {"error_float32": 0.0})
+
+
+@pytest.mark.parametrize("case", vision_kernels.CASES.values(), ids=vision_kernels.CASES)
+def test_the_vision_kernels_for_ascend_agree_by_their_documented_operators(
+    monkeypatch: pytest.MonkeyPatch, case: Case
+) -> None:
+    from vq_stage.model.kernels import ascend
+
+    setup_device("cpu")
+    ascend_vision_operators.substitute_operators(monkeypatch)
+    found = compute_case(case, ascend, "float32", SMALL)
+    finding = judge({"float32": case_error(found, compute_reference("vision", case, SMALL))})
+    assert finding.verdict is Verdict.PASSED, finding.reason
+
+
+def wrong(function: Any) -> Any:
+    """Return a kernel whose results are 1 % too large."""
+    return lambda *arguments: function(*arguments) * 1.01
+
+
+def test_a_wrong_kernel_is_found() -> None:
+    from lm_stage.model.kernels import cpu
+
+    setup_device("cpu")
+    kernels = SimpleNamespace(linear=wrong(cpu.linear))
+    results = compute_case(language_kernels.linear, kernels, "float32", SMALL)
+    error = case_error(results, compute_reference("language", language_kernels.linear, SMALL))
+    finding = judge({"float32": error, "bfloat16": 0.0})
+    assert finding.verdict is Verdict.FAILED
+    assert finding.next_step.startswith("this kernel is wrong in float32; use --kernels plain")
+
+
+def test_a_reference_that_breaks_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kernel_checks, "IsolatedCall", CallHere)
+    monkeypatch.setattr(CallHere, "outcome", lambda self, limit_s: Broken("the process died (SIGKILL)"))
+    finding = KernelCheck("language", language_kernels.swiglu, SMALL).run(Setting("cpu"), "")
+    assert finding.verdict is Verdict.FAILED
+    assert finding.reason == "the reference on the CPU could not be computed: the process died (SIGKILL)"
+
+
+def test_integers_are_compared_by_the_share_of_unequal_ones() -> None:
+    found, wanted = [np.array([1, 2, 3, 4])], [np.array([1, 2, 3, 5])]
+    assert case_error(found, wanted) == 0.25
+    assert case_error(found, []) == float("inf")
