@@ -1,7 +1,8 @@
 """How far results may be from those of a CPU in float32, by number type.
 
-The values for float32 are those that the tests of this project hold on CPU, with room for another order of sums. Those
-for half precision follow from the spacing of the type (2⁻¹¹ and 2⁻⁸, relative) and have not been measured on an NPU.
+The values for float32 are those that the tests of this project hold on CPU, with room for another order of sums. For
+half precision, `codes` and `pixels` leave room above what rounding costs on a CPU (tests/benchmarks/half_precision.py);
+the others follow from the spacing of the type (2⁻¹¹ and 2⁻⁸, relative). None has been measured on an NPU.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class Tolerance:
 TOLERANCES = {
     "float32": Tolerance(codes=0.99, pixels=0.5, logits=1e-3, losses=1e-3, kernels=1e-4),
     "float16": Tolerance(codes=0.90, pixels=1.0, logits=2e-2, losses=2e-2, kernels=5e-3),
-    "bfloat16": Tolerance(codes=0.60, pixels=3.0, logits=1e-1, losses=1e-1, kernels=4e-2),
+    "bfloat16": Tolerance(codes=0.50, pixels=3.0, logits=1e-1, losses=1e-1, kernels=4e-2),
 }
 
 

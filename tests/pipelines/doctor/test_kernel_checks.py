@@ -17,11 +17,6 @@ from shared.device import setup_device
 from tests.support import ascend_vision_operators
 
 SMALL = Sizes(64, 4, 2, 16, 96, 128, 64, 32, 32, 256, 8)
-CASES = [
-    pytest.param(stage, case, id=f"{stage}-{name}")
-    for stage, cases in (("vision", vision_kernels.CASES), ("language", language_kernels.CASES))
-    for name, case in cases.items()
-]
 
 
 class CallHere:
@@ -40,7 +35,7 @@ class CallHere:
         return Returned(self.value, 0, 0)
 
 
-@pytest.mark.parametrize(("stage", "case"), CASES)
+@pytest.mark.parametrize(("stage", "case"), [("vision", vision_kernels.lookup), ("language", language_kernels.linear)])
 def test_the_kernels_for_cpu_agree_with_themselves(monkeypatch: pytest.MonkeyPatch, stage: str, case: Case) -> None:
     monkeypatch.setattr(kernel_checks, "IsolatedCall", CallHere)
     finding = KernelCheck(stage, case, SMALL).run(Setting("cpu"), "")
