@@ -12,40 +12,35 @@ from typing import Any
 import mindspore as ms
 from mindspore import Tensor, nn, ops
 
-from lm_stage.model.kernels.cpu import linear
+from lm_stage.model.kernels import Kernels
 
 
 class ChunkedCrossEntropy(nn.Cell):
     """The weighted sum of −log p(target) over some positions, `chunk` of them at a time."""
 
-    def __init__(self, chunk: int):
+    def __init__(self, chunk: int, kernels: Kernels):
         super().__init__()
         self.chunk = chunk
-        self.log_softmax = ops.LogSoftmax(-1)
-        self.product, self.product_at = ops.MatMul(), ops.MatMul(transpose_a=True)
-        self.sum_at, self.zeros_like = ops.UnsortedSegmentSum(), ops.ZerosLike()
+        self.cross_entropy = kernels.CrossEntropy()
+        self.look_up, self.sum_rows = kernels.look_up, kernels.sum_rows
+        self.zeros_like = ops.ZerosLike()
 
     def construct(
         self, hidden_MC: Tensor, head_VC: Tensor, indices_K: Tensor, targets_K: Tensor, weights_K: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the loss (float32), and its gradients by the hidden states at `indices_K` and by the head."""
         head = head_VC.astype(hidden_MC.dtype)
-        V, C = head.shape
         K = indices_K.shape[0]
         loss: Any = 0.0
         head_gradient: Any = 0.0
         hidden_gradients: tuple[Tensor, ...] = ()
         for begin in range(0, K, self.chunk):
             end = min(begin + self.chunk, K)
-            targets, weights = targets_K[begin:end], weights_K[begin:end].reshape(-1, 1)
-            h = ops.gather(hidden_MC, indices_K[begin:end], 0)
-            log_p = self.log_softmax(linear(h, head).astype(ms.float32))
-            loss = loss - (ops.gather_elements(log_p, 1, targets.reshape(-1, 1)) * weights).sum()
-            # The difference is taken in float32, because p is close to 1 for a good prediction.
-            error = (ops.exp(log_p) - ops.one_hot(targets, V)).astype(h.dtype)
-            weights_KC = ops.tile(weights, (1, C)).astype(h.dtype)
-            hidden_gradients += (self.product(error, head) * weights_KC,)
-            head_gradient = head_gradient + self.product_at(error, h * weights_KC).astype(ms.float32)
+            hidden_KC = self.look_up(hidden_MC, indices_K[begin:end])
+            chunk = self.cross_entropy(hidden_KC, head, targets_K[begin:end], weights_K[begin:end])
+            loss = loss + chunk[0]
+            hidden_gradients += (chunk[1],)
+            head_gradient = head_gradient + chunk[2]
         return loss, ops.concat(hidden_gradients, 0), head_gradient
 
     def bprop(
@@ -62,7 +57,7 @@ class ChunkedCrossEntropy(nn.Cell):
         _, hidden_gradient_KC, head_gradient = out
         scale = dout[0]  # float32: may be too small for half precision
         scaled_KC = (hidden_gradient_KC.astype(ms.float32) * scale).astype(hidden_MC.dtype)
-        hidden_gradient = self.sum_at(scaled_KC, indices_K, hidden_MC.shape[0])
+        hidden_gradient = self.sum_rows(scaled_KC, indices_K, hidden_MC.shape[0])
         head_gradient = (head_gradient * scale).astype(head_VC.dtype)
         no_gradient = self.zeros_like(indices_K), self.zeros_like(targets_K), self.zeros_like(weights_K)
         return hidden_gradient, head_gradient, *no_gradient

@@ -59,22 +59,30 @@ class BatchLoss(nn.Cell):
         self.cos_SD, self.sin_SD = Tensor(cos, dtype=dtype), Tensor(sin, dtype=dtype)
         self.look_up = kernels.look_up
         self.attention = kernels.PackedAttention(heads_of(decoder.config), seq_length, max_segment_length, dtype)
-        self.loss = ChunkedCrossEntropy(LOSS_CHUNK)
+        self.loss = ChunkedCrossEntropy(LOSS_CHUNK, kernels)
+
+    def tensors_of(self, batch: TrainingBatch, bucket: int) -> tuple[Tensor, ...]:
+        """Return the inputs of `construct`, with logits for `bucket` eighths of the positions."""
+        inputs = self.attention.inputs(batch.token_ids_BL, batch.positions_BL, batch.segments_BL)
+        return tuple(Tensor(array) for array in (*inputs, *batch.supervised(bucket)))
 
     def construct(
         self,
         token_ids_BL: Tensor,
         positions_BL: Tensor,
-        segments_BL: Tensor,
+        packing: Tensor,
         indices_K: Tensor,
         targets_K: Tensor,
         weights_K: Tensor,
     ) -> Tensor:
-        """Return the weighted sum of losses; `indices_K` are the supervised positions in the flattened rows."""
+        """Return the weighted sum of losses; `indices_K` are the supervised positions in the flattened rows.
+
+        `packing` says which tokens belong to one sample, in the form that the attention takes.
+        """
         model = self.decoder.model
         cos_BLD, sin_BLD = self.look_up(self.cos_SD, positions_BL), self.look_up(self.sin_SD, positions_BL)
         attentions = (self.attention,) * len(model.layers)
-        hidden_BLC = model.norm(model(token_ids_BL, cos_BLD, sin_BLD, attentions, self.attention.mask(segments_BL)))
+        hidden_BLC = model.norm(model(token_ids_BL, cos_BLD, sin_BLD, attentions, self.attention.mask(packing)))
         hidden_MC = hidden_BLC.reshape(-1, hidden_BLC.shape[-1])
         return self.loss(hidden_MC, self.decoder.head_weight, indices_K, targets_K, weights_K)[0]
 
@@ -116,7 +124,7 @@ class TrainStep(nn.Cell):
         scale = Tensor(loss_scale / max(weight, TINY), ms.float32)
         own_loss = 0.0
         for batch in batches:
-            own_loss += float(self._accumulate(scale, *tensors_of(batch, bucket)).asnumpy())
+            own_loss += float(self._accumulate(scale, *self.batch_loss.tensors_of(batch, bucket)).asnumpy())
         self.optimizer.reduce()
         own_tokens = sum(batch.useful_tokens for batch in batches)
         loss, tokens, stopped = self.group.sum(own_loss / max(weight, TINY), own_tokens, is_stopped).tolist()
@@ -167,12 +175,8 @@ class Evaluation(nn.Cell):
 
     def mean_loss(self, batches: Sequence[TrainingBatch]) -> float:
         """Return the mean loss per unit of weight over the batches of all processes; a process may have none."""
-        own_loss = sum(float(self._loss(*tensors_of(batch, batch.target_bucket)).asnumpy()) for batch in batches)
+        own_loss = sum(
+            float(self._loss(*self.batch_loss.tensors_of(batch, batch.target_bucket)).asnumpy()) for batch in batches
+        )
         loss, weight = self.group.sum(own_loss, sum(batch.total_weight for batch in batches)).tolist()
         return loss / max(weight, TINY)
-
-
-def tensors_of(batch: TrainingBatch, bucket: int) -> tuple[Tensor, ...]:
-    """Return the inputs of `BatchLoss`, with logits for `bucket` eighths of the positions."""
-    arrays = (batch.token_ids_BL, batch.positions_BL, batch.segments_BL, *batch.supervised(bucket))
-    return tuple(Tensor(array) for array in arrays)

@@ -41,7 +41,7 @@ from lm_stage.model.options import NewModelOptions
 from lm_stage.model.weights import load_weights
 from lm_stage.text.renderer import SequenceRenderer
 from lm_stage.training.optimizer import AdamW, AdamWHyperparameters
-from lm_stage.training.step import BatchLoss, Evaluation, TrainStep, tensors_of
+from lm_stage.training.step import BatchLoss, Evaluation, TrainStep
 from shared.dataset.commit import UnitResult
 from shared.dataset.dataset import Dataset
 from shared.dataset.plan import PlannedInput, Unit
@@ -316,7 +316,7 @@ def print_parts(step: TrainStep, evaluation: Evaluation, batch: TrainingBatch) -
     parts = {
         "forward and loss": lambda: evaluation.mean_loss([batch]),
         "with gradients": lambda: step._accumulate(
-            ms.Tensor(1e-3, ms.float32), *tensors_of(batch, batch.target_bucket)
+            ms.Tensor(1e-3, ms.float32), *step.batch_loss.tensors_of(batch, batch.target_bucket)
         ).asnumpy(),
         "norm": step.optimizer.norm,
         "AdamW": lambda: step.optimizer.step(1, 1e-9, 1.0),

@@ -12,6 +12,7 @@ from lm_stage.data.batch import TrainingBatch
 from lm_stage.data.sequences import TrainingSequence
 from lm_stage.model.config import DecoderConfig
 from lm_stage.model.decoder import Decoder
+from lm_stage.model.kernels import Kernels, cpu
 from lm_stage.model.weights import load_weights, read_weights
 from lm_stage.training.optimizer import AdamW, AdamWHyperparameters
 from lm_stage.training.step import BatchLoss, TrainStep
@@ -33,17 +34,19 @@ def batch_of(rows: list[list[tuple[np.ndarray, int]]], length: int) -> TrainingB
     return batch
 
 
-def golden_decoder(directory: Path, dtype: Any = ms.float32, compute_dtype: Any = ms.float32) -> Decoder:
+def golden_decoder(
+    directory: Path, dtype: Any = ms.float32, compute_dtype: Any = ms.float32, kernels: Kernels = cpu
+) -> Decoder:
     """Return the golden decoder with its weights."""
     setup_device("cpu")
-    decoder = Decoder(DecoderConfig.from_directory(directory), dtype, compute_dtype=compute_dtype)
+    decoder = Decoder(DecoderConfig.from_directory(directory), dtype, kernels, compute_dtype)
     load_weights(decoder, directory)
     return decoder
 
 
-def train_step(directory: Path, length: int) -> TrainStep:
+def train_step(directory: Path, length: int, kernels: Kernels = cpu) -> TrainStep:
     """Return a step that updates the parameters themselves."""
-    decoder = golden_decoder(directory)
+    decoder = golden_decoder(directory, kernels=kernels)
     return TrainStep(BatchLoss(decoder, length, length), AdamW(decoder.trainable_params(), ADAMW), 1.0)
 
 

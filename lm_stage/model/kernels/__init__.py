@@ -11,11 +11,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+import numpy as np
+
 from shared.device import Device
 
 if TYPE_CHECKING:
     import mindspore as ms
     from mindspore import Tensor
+
+PackedInputs = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,8 +70,19 @@ class Kernels(Protocol):
     def PackedAttention(self, heads: Heads, length: int, max_segment_length: int, dtype: ms.Type) -> Any:
         """Return causal attention within rows of `length` tokens that hold samples, each of which sees only itself.
 
-        No sample is longer than `max_segment_length`. Its `mask(segments_BL)` takes the number of each token's sample.
+        No sample is longer than `max_segment_length`. Its `inputs(token_ids_BL, positions_BL, segments_BL)` takes
+        NumPy arrays, `segments_BL` being the number of each token's sample, and returns token ids and positions as the
+        model takes them (all rows, perhaps as one, with more tokens at the end), and what its `mask` takes.
         """
+
+    def CrossEntropy(self) -> Any:
+        """Return a cell (hidden_KC, head_VC, targets_K, weights_K) → the weighted sum of −log p(target), float32.
+
+        It also returns the gradients of that sum by the hidden states, and by the head in float32.
+        """
+
+    def sum_rows(self, rows_KC: Tensor, indices_K: Tensor, count: int) -> Tensor:
+        """Return the gradient (count, C) of a table from that of the rows that were looked up in it."""
 
     def CacheIndex(self, rows: int, heads: Heads, length: int) -> Any:
         """Return a cell (positions_BL, row_B) → where a KV cache keeps new tokens, computed once for all layers.

@@ -14,10 +14,12 @@ from mindspore import Tensor, nn, ops
 from lm_stage.model.kernels import Heads
 from lm_stage.model.kernels.cpu_attention import Attention, PackedAttention, StepAttention
 from lm_stage.model.kernels.cpu_cache import CacheIndex, LayerCache
+from lm_stage.model.kernels.cpu_loss import CrossEntropy, sum_rows
 
 __all__ = [
     "Attention",
     "CacheIndex",
+    "CrossEntropy",
     "LayerCache",
     "PackedAttention",
     "RMSNorm",
@@ -27,6 +29,7 @@ __all__ = [
     "look_up",
     "rotate",
     "split_heads",
+    "sum_rows",
     "swiglu",
 ]
 _matmul = ops.MatMul()

@@ -9,7 +9,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from lm_stage.model.kernels import Heads
+from lm_stage.model.kernels import Heads, PackedInputs
 
 MASK_VALUE = -1e30  # added to the scores of masked keys; finite, so that a query without keys stays finite
 MIN_BLOCK_SIZE, MAX_BLOCKS = 128, 8  # of queries; smaller blocks are slower, more blocks make graphs large
@@ -89,6 +89,10 @@ class PackedAttention(nn.Cell):
             Tensor(np.arange(first_key, end).reshape(1, 1, 1, -1) > np.arange(start, end).reshape(1, 1, -1, 1))
             for start, end, first_key in self.blocks
         )
+
+    def inputs(self, token_ids_BL: np.ndarray, positions_BL: np.ndarray, segments_BL: np.ndarray) -> PackedInputs:
+        """Return the inputs of the model unchanged; `mask` takes the last of them."""
+        return token_ids_BL, positions_BL, segments_BL
 
     def mask(self, segments_BL: Tensor) -> tuple[Tensor, ...]:
         """Return the masks that `construct` takes, one a block; `segments_BL` numbers the samples of each row."""

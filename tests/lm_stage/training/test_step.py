@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lm_stage.data.batch import TrainingBatch
-from lm_stage.training.step import BatchLoss, Evaluation, Outcome, tensors_of
+from lm_stage.training.step import BatchLoss, Evaluation, Outcome
 from shared.tokens.layout import TokenLayout
 from tests.support.golden_training import TOLERANCE, batch_of, train_step
 
@@ -25,7 +25,9 @@ def test_losses_and_gradient_norms_are_golden(golden_lm: Path, expected: dict[st
     visual = replace(batch, weights_BL=batch.weights_BL * is_visual)
     assert evaluation.mean_loss([visual]) == pytest.approx(expected["loss_vision_only"], rel=TOLERANCE)
 
-    step._accumulate(ms.Tensor(1 / batch.total_weight, ms.float32), *tensors_of(batch, batch.target_bucket))
+    step._accumulate(
+        ms.Tensor(1 / batch.total_weight, ms.float32), *step.batch_loss.tensors_of(batch, batch.target_bucket)
+    )
     norms = {
         name.removeprefix("decoder."): float(np.linalg.norm(gradient.asnumpy()))
         for name, gradient in zip(step.optimizer.names, step.optimizer.gradients)

@@ -1,0 +1,39 @@
+"""Cross-entropy on a CPU.
+
+Shape suffixes: K positions, C hidden size, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import mindspore as ms
+from mindspore import Tensor, nn, ops
+
+
+class CrossEntropy(nn.Cell):
+    """The weighted sum of −log p(target) over some positions, with its gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log_softmax = ops.LogSoftmax(-1)
+        self.product, self.product_at = ops.MatMul(), ops.MatMul(transpose_a=True)
+        self.product_bt, self.ones_like = ops.MatMul(transpose_b=True), ops.OnesLike()
+        self.add_elements = ops.TensorScatterElements(axis=1, reduction="add")
+
+    def construct(
+        self, hidden_KC: Tensor, head_VC: Tensor, targets_K: Tensor, weights_K: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the loss (float32), its gradients by the hidden states, and by the head in float32."""
+        targets_K1, weights_K1 = targets_K.reshape(-1, 1), weights_K.reshape(-1, 1)
+        log_p = self.log_softmax(self.product_bt(hidden_KC, head_VC).astype(ms.float32))
+        loss = -(ops.gather_elements(log_p, 1, targets_K1) * weights_K1).sum()
+        # The difference p − 1 is taken in float32, because p is close to 1 for a good prediction.
+        minus_ones = -self.ones_like(weights_K1)
+        error_KV = self.add_elements(ops.exp(log_p), targets_K1, minus_ones).astype(hidden_KC.dtype)
+        weights_KC = ops.tile(weights_K1, (1, hidden_KC.shape[1])).astype(hidden_KC.dtype)
+        head_gradient = self.product_at(error_KV, hidden_KC * weights_KC).astype(ms.float32)
+        return loss, self.product(error_KV, head_VC) * weights_KC, head_gradient
+
+
+def sum_rows(rows_KC: Tensor, indices_K: Tensor, count: int) -> Tensor:
+    """Sum rows by their index: the gradient (count, C) of a table from that of the rows looked up in it."""
+    return ops.unsorted_segment_sum(rows_KC, indices_K, count)
