@@ -5,6 +5,8 @@ Shape suffixes: R rows of a KV cache, L sequence, V vocabulary, K output range.
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
@@ -58,6 +60,7 @@ class NativeBackend:
     def __init__(self, decoder: Decoder):
         self.decoder = decoder
         self.config = decoder.config
+        self._last_cached: weakref.ref[CachedDecoder] | None = None
 
     @classmethod
     def from_pretrained(cls, directory: str | Path, config: DecoderConfig, device: Device) -> NativeBackend:
@@ -76,7 +79,20 @@ class NativeBackend:
         return self.decoder(Tensor(padded[None]), positions, cos, sin).asnumpy()[0, : len(token_ids_L)]
 
     def cached(self, rows: int, length: int, first_id: int, end_id: int) -> CachedDecoder:
-        return CachedDecoder(self.decoder, rows, length, first_id, end_id)
+        """Return the decoder with a new cache; the memory of the last one is freed if nothing refers to it."""
+        self._free_dropped_cache()
+        cached = CachedDecoder(self.decoder, rows, length, first_id, end_id)
+        self._last_cached = weakref.ref(cached)
+        return cached
+
+    def _free_dropped_cache(self) -> None:
+        """Free compiled graphs: MindSpore keeps them, with the caches they write to, after their cell is gone.
+
+        Graphs that are still in use are compiled again when they are called.
+        """
+        gc.collect()
+        if self._last_cached is not None and self._last_cached() is None:
+            ms.ms_memory_recycle()
 
 
 def load_backend(name: str, directory: str | Path, config: DecoderConfig, device: Device) -> Backend:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import mindspore as ms
 import numpy as np
 import pytest
 
@@ -51,3 +54,40 @@ def test_a_prefill_discards_the_previous_sequence_of_a_row(golden: GoldenLanguag
 def test_a_sequence_longer_than_the_cache_is_refused(golden: GoldenLanguageModel) -> None:
     with pytest.raises(ValueError, match="row 0: 200 tokens do not fit"):
         cached(golden, 1, 100).prefill(0, [0] * 200)
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+
+def test_the_memory_of_a_dropped_cache_is_freed(golden: GoldenLanguageModel) -> None:
+    """As in a worker that generates images of one size after those of another."""
+    config = golden.model.config
+    rows, length = 16, 4096
+    size_bytes = 2 * 4 * config.num_hidden_layers * rows * config.num_key_value_heads * length * config.head_dim
+    used = []
+    for index in range(4):
+        cached(golden, rows, length - 64 * index).decode_step(np.zeros(rows), np.zeros(rows))
+        used.append(resident_bytes())
+    assert size_bytes > 1 << 26
+    assert used[3] - used[1] < size_bytes  # twice as much if dropped caches stayed
+
+
+def test_a_cache_is_not_created_on_the_host(golden: GoldenLanguageModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(tensor: ms.Tensor) -> np.ndarray:
+        raise AssertionError(f"{tensor.shape} was copied to the host")
+
+    monkeypatch.setattr(ms.Tensor, "asnumpy", refuse)
+    model = cached(golden, 1, 100)
+    cells = [cell for _, cell in model.cells_and_names() if type(cell).__name__ == "LayerCache"]
+    assert len(cells) == golden.model.config.num_hidden_layers
+    assert not any(parameter.has_init for cell in cells for parameter in cell.get_parameters())
+
+
+def test_the_head_is_a_copy_and_not_a_view(golden: GoldenLanguageModel) -> None:
+    layout, decoder = golden.model.layout, golden.model.backend.decoder
+    head, before = cached(golden, 1, 100).head, decoder.head_weight.asnumpy().copy()
+    decoder.head_weight.set_data(ms.Tensor(np.zeros_like(before)))
+    np.testing.assert_array_equal(head.asnumpy(), before[layout.first_visual_token : layout.end_of_visual])
+    decoder.head_weight.set_data(ms.Tensor(before))
+    assert head.is_contiguous()
