@@ -20,7 +20,7 @@ from lm_stage.training.distributed import ProcessGroup
 from lm_stage.training.model_state import adamw_hyperparameters, build_decoder, trained_parameters
 from lm_stage.training.optimizer import AdamW
 from lm_stage.training.options import SftOptions
-from lm_stage.training.step import BatchLoss, TrainStep, tensors_of
+from lm_stage.training.step import BatchLoss, TrainStep
 from lm_stage.training.zero import ZeroAdamW
 from pipelines.dry_run.graphs import Call, Graph, GraphSizes
 from shared.device import DTYPES, Device
@@ -94,7 +94,7 @@ def whole_step(cards: int, sizes: GraphSizes, device: Device) -> Call:
 
 
 def _gradient(step: TrainStep, length: int) -> Call:
-    inputs = tensors_of(_batch(length), BUCKETS)
+    inputs = step.batch_loss.tensors_of(_batch(length), BUCKETS)
     return lambda: step._accumulate(Tensor(1.0, ms.float32), *inputs)
 
 
