@@ -14,13 +14,12 @@ from mindspore import Tensor
 
 from shared.codec import TEMPORAL_FACTOR
 from shared.device import Device, setup_device
-from shared.errors import ShapeError, UsageError
+from shared.errors import ShapeError
+from shared.mindone import check_vision_backend
 from vq_stage.model.config import VQConfig
 from vq_stage.model.kernels import select
 from vq_stage.model.network import VQModel
 from vq_stage.model.weights import check_dimensions, load_weights, read_weights
-
-BACKENDS = ("native", "mindone")
 
 
 class Backend(Protocol):
@@ -67,16 +66,15 @@ class VisionTokenizer:
         config = VQConfig.from_directory(directory)
         check_dimensions(directory, config, read_weights(directory))
         chosen = setup_device(device, dtype, kernels=kernels)
+        check_vision_backend(backend, chosen.kind, chosen.dtype)
         if backend == "native":
             model = VQModel(config, select(chosen)).compute_in(getattr(ms, chosen.dtype))
             load_weights(model, directory)
             model.set_train(False)
             return cls(model, config, chosen)
-        if backend == "mindone":
-            from vq_stage.model.mindone import MindoneBackend
+        from vq_stage.model.mindone import MindoneBackend
 
-            return cls(MindoneBackend.from_pretrained(directory, config, chosen), config, chosen)
-        raise UsageError(f"backend {backend!r}: expected one of {', '.join(BACKENDS)}")
+        return cls(MindoneBackend.from_pretrained(directory, config), config, chosen)
 
     @property
     def spatial_factor(self) -> int:

@@ -10,6 +10,7 @@ from lm_stage.model.options import EMBEDDED_MODEL
 from lm_stage.text.templates import video_format_named
 from shared.errors import UsageError
 from shared.jobs.engines import EngineOptions
+from shared.mindone import check_backend
 from shared.storage.paths import absolute
 from shared.tokens.grid_formats import UNIVLA, GridFormat
 
@@ -64,6 +65,7 @@ class InferenceOptions:
     engine: EngineOptions = field(default_factory=EngineOptions)
 
     def __post_init__(self) -> None:
+        check_backend(self.backend, self.device)
         self.check_positive("batch_size")
         if not 0 <= self.seed <= MAX_SEED:
             raise UsageError(f"--seed {self.seed}: expected an integer from 0 to {MAX_SEED}")

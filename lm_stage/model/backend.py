@@ -21,9 +21,8 @@ from lm_stage.model.kernels import select
 from lm_stage.model.kv_cache import CachedDecoder
 from lm_stage.model.weights import check_weights, load_weights
 from shared.device import Device
-from shared.errors import UsageError
+from shared.mindone import check_backend
 
-BACKENDS = ("native", "mindone")
 LENGTH_STEP = 64  # sequences are padded at the end to a multiple of it, so that few lengths are compiled
 
 
@@ -101,12 +100,10 @@ def load_backend(name: str, directory: str | Path, config: DecoderConfig, device
     Raises UsageError for an unknown name, CheckpointError if the weights do not match the config, and DeviceError if
     the backend does not run on the device.
     """
-    if name in BACKENDS:
-        check_weights(directory, config)  # before memory is allocated for them
+    check_backend(name, device.kind)
+    check_weights(directory, config)  # before memory is allocated for them
     if name == "native":
         return NativeBackend.from_pretrained(directory, config, device)
-    if name == "mindone":
-        from lm_stage.model.mindone import MindoneBackend
+    from lm_stage.model.mindone import MindoneBackend
 
-        return MindoneBackend.from_pretrained(directory, config, device)
-    raise UsageError(f"backend {name!r}: expected one of {', '.join(BACKENDS)}")
+    return MindoneBackend.from_pretrained(directory, config, device.dtype)

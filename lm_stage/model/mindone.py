@@ -14,12 +14,10 @@ from typing import TYPE_CHECKING
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor
-from mindspore.nn.utils import no_init_parameters
 
 from lm_stage.model.config import DecoderConfig
 from lm_stage.model.weights import load_weights
-from shared.device import Device
-from shared.mindone import importing_mindone, refuse_cpu
+from shared.mindone import importing_mindone
 
 if TYPE_CHECKING:
     from mindone.transformers.cache_utils import DynamicCache
@@ -34,21 +32,17 @@ class MindoneBackend:
         self.config = config
 
     @classmethod
-    def from_pretrained(cls, directory: str | Path, config: DecoderConfig, device: Device) -> MindoneBackend:
+    def from_pretrained(cls, directory: str | Path, config: DecoderConfig, dtype: str) -> MindoneBackend:
         """Load a local checkpoint of BAAI's or Hugging Face's naming into mindone's model.
 
-        Raises DeviceError on CPU or without mindone, CheckpointError if weights and config do not fit.
+        Raises DeviceError if mindone cannot be imported, CheckpointError if weights and config do not fit. The device
+        is not checked: if it lacks a kernel, MindSpore raises RuntimeError when the model runs.
         """
-        refuse_cpu(device, "Arange, Embedding, …")
-        return cls.load(directory, config, device.dtype)
-
-    @classmethod
-    def load(cls, directory: str | Path, config: DecoderConfig, dtype: str) -> MindoneBackend:
-        """Do what `from_pretrained` does, without the device check.
-
-        If the device lacks a kernel, MindSpore raises RuntimeError when the model runs.
-        """
-        model = build_emu3(config).to(getattr(ms, dtype))  # parameters only: the rotary frequencies stay float32
+        model = build_emu3(config)
+        # Not model.to(): in MindSpore 2.10 that is Cell.to, which crashes the process on parameters without data and
+        # would cast the rotary frequencies too.
+        for parameter in model.get_parameters():
+            parameter.set_dtype(getattr(ms, dtype))
         load_weights(model, directory)
         return cls(model, config)
 
@@ -111,6 +105,7 @@ def build_emu3(config: DecoderConfig) -> Emu3ForCausalLM:
     """Return mindone's model in inference mode, its weights not set. Raises DeviceError if mindone is not installed."""
     with importing_mindone():
         from mindone.transformers.models.emu3.modeling_emu3 import Emu3ForCausalLM
+        from mindspore.nn.utils import no_init_parameters  # deprecated since MindSpore 2.9
         from transformers import Emu3TextConfig
     # The default padding id is that of the published vocabulary; mindone requires it to lie within the model's.
     settings = {**config.to_dict(), "pad_token_id": None}

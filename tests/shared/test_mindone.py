@@ -4,15 +4,32 @@ from __future__ import annotations
 
 import pytest
 
-from shared.device import Device
-from shared.errors import DeviceError
-from shared.mindone import importing_mindone, refuse_cpu
+from shared.errors import DeviceError, UsageError
+from shared.mindone import check_backend, check_vision_backend, importing_mindone
 
 
-def test_only_a_cpu_is_refused() -> None:
-    refuse_cpu(Device("Ascend", "float32", "2.8.0"), "Arange")
-    with pytest.raises(DeviceError, match=r"kernels \(Arange\) are not registered on CPU; use --backend native"):
-        refuse_cpu(Device("CPU", "float32", "2.8.0"), "Arange")
+def test_an_unknown_backend_is_refused() -> None:
+    with pytest.raises(UsageError, match="--backend 'torch': expected one of native, mindone"):
+        check_backend("torch", "auto")
+
+
+@pytest.mark.parametrize("device", ["cpu", "CPU"])
+def test_mindone_is_refused_on_a_cpu_only(device: str) -> None:
+    check_backend("native", device)
+    for other in ("auto", "ascend", "Ascend"):
+        check_backend("mindone", other)
+    with pytest.raises(DeviceError, match=r"kernels \(Arange.*\) are not registered on CPU; use --backend native"):
+        check_backend("mindone", device)
+
+
+def test_a_vision_tokenizer_of_mindone_computes_in_float32() -> None:
+    check_vision_backend("native", "ascend", "float16")
+    for dtype in (None, "float32"):
+        check_vision_backend("mindone", "ascend", dtype)
+    with pytest.raises(UsageError, match=r"--dtype bfloat16 with --backend mindone: expected float32.*omit --dtype"):
+        check_vision_backend("mindone", "ascend", "bfloat16")
+    with pytest.raises(DeviceError, match="not registered on CPU"):
+        check_vision_backend("mindone", "cpu", None)
 
 
 def test_an_import_prints_to_stderr_only(capsys: pytest.CaptureFixture[str]) -> None:
@@ -22,5 +39,5 @@ def test_an_import_prints_to_stderr_only(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_a_failed_import_is_a_device_error() -> None:
-    with pytest.raises(DeviceError, match=r"no module.*pip install"), importing_mindone():
+    with pytest.raises(DeviceError, match=r"no module.*pip check.*--backend native"), importing_mindone():
         raise ImportError("no module")

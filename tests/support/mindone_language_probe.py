@@ -41,7 +41,7 @@ def golden_sequence(golden: Path, sample: int) -> np.ndarray:
 
 
 def load(checkpoint: Path) -> MindoneBackend:
-    return MindoneBackend.load(checkpoint, DecoderConfig.from_directory(checkpoint), "float32")
+    return MindoneBackend.from_pretrained(checkpoint, DecoderConfig.from_directory(checkpoint), "float32")
 
 
 def cached_steps(model: LanguageModel, first: np.ndarray, second: np.ndarray) -> np.ndarray:

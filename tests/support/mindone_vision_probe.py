@@ -24,7 +24,7 @@ def main(checkpoint: Path, damaged: Path, inputs: Path, outputs: Path) -> None:
     device = setup_device("cpu")
     substitute_kernels()
     config = VQConfig.from_directory(checkpoint)
-    tokenizer = VisionTokenizer(MindoneBackend.load(checkpoint, config, device.dtype), config, device)
+    tokenizer = VisionTokenizer(MindoneBackend.from_pretrained(checkpoint, config), config, device)
     with np.load(inputs) as file:
         image_codes = tokenizer.encode_images(file["images"])
         video_codes = tokenizer.encode_video(file["video"])
@@ -34,7 +34,7 @@ def main(checkpoint: Path, damaged: Path, inputs: Path, outputs: Path) -> None:
         image_pixels=tokenizer.decode_images(image_codes),
         video_codes=video_codes,
         video_pixels=tokenizer.decode_video(video_codes),
-        refusal=refusal_of(lambda: MindoneBackend.load(damaged, config, "float32")),
+        refusal=refusal_of(lambda: MindoneBackend.from_pretrained(damaged, config)),
     )
 
 

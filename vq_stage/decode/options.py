@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from shared.errors import UsageError
 from shared.jobs.engines import EngineOptions
+from shared.mindone import check_vision_backend
 from shared.storage.paths import absolute
 from vq_stage.model.weights import EMBEDDED_TOKENIZER
 
@@ -54,6 +55,7 @@ class DecodeOptions:
     engine: EngineOptions = field(default_factory=EngineOptions)
 
     def __post_init__(self) -> None:
+        check_vision_backend(self.backend, self.device, self.dtype)
         if self.batch_pixels < 1:
             raise UsageError(f"--batch-pixels {self.batch_pixels}: expected at least 1")
 

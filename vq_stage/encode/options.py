@@ -9,6 +9,7 @@ from shared.dataset.quarantine_reasons import DUPLICATE_CONTENT, DUPLICATE_KEY, 
 from shared.dataset.settings import DatasetSettings
 from shared.errors import UsageError
 from shared.jobs.engines import EngineOptions
+from shared.mindone import check_vision_backend
 from shared.storage.paths import absolute
 from vq_stage.media.resizing import Preprocessing
 from vq_stage.model.config import VQConfig
@@ -57,6 +58,7 @@ class EncodeOptions:
     engine: EngineOptions = field(default_factory=EngineOptions)
 
     def __post_init__(self) -> None:
+        check_vision_backend(self.backend, self.device, self.dtype)
         for name in ("unit_rows", "batch_pixels", "reader_threads", "max_refused_in_a_row"):
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected at least 1")

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 import mindspore as ms
 from mindspore import Tensor, ops
 
-from shared.device import Device
-from shared.mindone import importing_mindone, refuse_cpu
+from shared.mindone import importing_mindone
 from vq_stage.model.config import VQConfig
 from vq_stage.model.weights import load_weights
 
@@ -29,24 +28,14 @@ class MindoneBackend:
         self.model = model
 
     @classmethod
-    def from_pretrained(cls, directory: str | Path, config: VQConfig, device: Device) -> MindoneBackend:
-        """Load a local checkpoint of BAAI's or Hugging Face's naming into mindone's model.
+    def from_pretrained(cls, directory: str | Path, config: VQConfig) -> MindoneBackend:
+        """Load a local checkpoint of BAAI's or Hugging Face's naming into mindone's model, in float32.
 
-        Raises DeviceError on CPU or without mindone, CheckpointError if weights and config do not fit.
-        """
-        refuse_cpu(device, "Conv2DExt, BatchNormExt, Embedding, …")
-        return cls.load(directory, config, device.dtype)
-
-    @classmethod
-    def load(cls, directory: str | Path, config: VQConfig, dtype: str) -> MindoneBackend:
-        """Do what `from_pretrained` does, without the device check.
-
-        If the device lacks a kernel, MindSpore raises RuntimeError when the model runs.
+        Raises DeviceError if mindone cannot be imported, CheckpointError if weights and config do not fit. The device
+        is not checked: if it lacks a kernel, MindSpore raises RuntimeError when the model runs.
         """
         model = build_emu3_vqvae(config)
         load_weights(model, directory)
-        if dtype != "float32":
-            model.to(getattr(ms, dtype))
         return cls(model)
 
     def encode_pixels(self, pixels_BTCHW: Tensor) -> Tensor:
