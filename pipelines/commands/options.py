@@ -9,6 +9,7 @@ import click
 
 from pipelines.commands.build import Parameters
 from shared.errors import Interrupted
+from shared.mindone import BACKENDS
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 Decorator = Callable[[Decorated], Decorated]
@@ -54,7 +55,7 @@ kernels_option = click.option(
 )
 backend_option = click.option(
     "--backend",
-    type=click.Choice(["native", "mindone"]),
+    type=click.Choice(BACKENDS),
     help="Model implementation; mindone is an independent one that needs an NPU.",
 )
 seed_option = click.option("--seed", type=int, help="Seed of all random numbers.")
