@@ -15,10 +15,10 @@ from shared.errors import DeviceError, UsageError
 BACKENDS = ("native", "mindone")
 
 
-def check_backend(backend: str, device: str) -> None:
+def check_backend(backend: str, device: str, kernels: str = "auto") -> None:
     """Check a backend before anything is planned or loaded; `device` is that of the options, or a Device's kind.
 
-    Raises UsageError for an unknown backend, DeviceError for mindone on a CPU.
+    Raises UsageError for an unknown backend and for a choice of kernels with mindone, DeviceError for mindone on a CPU.
     """
     if backend not in BACKENDS:
         raise UsageError(f"--backend {backend!r}: expected one of {', '.join(BACKENDS)}")
@@ -27,15 +27,19 @@ def check_backend(backend: str, device: str) -> None:
             "--backend mindone on a CPU: mindone's Emu3 uses mindspore.mint, whose kernels (Arange, Embedding,"
             " Conv2DExt and others) are not registered on CPU; use --backend native, or run on an NPU"
         )
+    if backend == "mindone" and kernels != "auto":
+        raise UsageError(
+            f"--kernels {kernels} with --backend mindone: mindone's models have their own kernels; omit --kernels"
+        )
 
 
-def check_vision_backend(backend: str, device: str, dtype: str | None) -> None:
+def check_vision_backend(backend: str, device: str, dtype: str | None, kernels: str = "auto") -> None:
     """Check a backend of the vision tokenizer as `check_backend` does; raises UsageError for mindone in half precision.
 
     Everything in it would be computed in that type, the distances to the codebook too: in float16, 4 % of the codes
     of the embedded tokenizer differ from those in float32.
     """
-    check_backend(backend, device)
+    check_backend(backend, device, kernels)
     if backend == "mindone" and dtype not in (None, "float32"):
         raise UsageError(
             f"--dtype {dtype} with --backend mindone: expected float32, because mindone would also compare with the"

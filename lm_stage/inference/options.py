@@ -65,7 +65,7 @@ class InferenceOptions:
     engine: EngineOptions = field(default_factory=EngineOptions)
 
     def __post_init__(self) -> None:
-        check_backend(self.backend, self.device)
+        check_backend(self.backend, self.device, self.kernels)
         self.check_positive("batch_size")
         if not 0 <= self.seed <= MAX_SEED:
             raise UsageError(f"--seed {self.seed}: expected an integer from 0 to {MAX_SEED}")

@@ -137,10 +137,17 @@ def test_a_cpu_is_refused_before_anything_is_written(command: str, inputs: Path,
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize("command", ["encode", "decode"])
-def test_half_precision_of_the_vision_tokenizer_is_refused(command: str, inputs: Path, tmp_path: Path) -> None:
-    words = [str(inputs), str(tmp_path / "out"), "--dtype", "bfloat16", "--backend", "mindone"]
+@pytest.mark.parametrize(
+    ("command", "option", "value"),
+    [
+        *((command, "--dtype", "bfloat16") for command in ("encode", "decode")),
+        *((command, "--kernels", "plain") for command in ("encode", "decode", "generate", "understand")),
+    ],
+)
+def test_what_mindone_cannot_do_is_refused(command: str, option: str, value: str, inputs: Path, tmp_path: Path) -> None:
+    words = [str(inputs), str(tmp_path / "out"), option, value, "--backend", "mindone"]
     result = CliRunner().invoke(main, [command, *words])
     assert result.exit_code == 2
-    assert "--dtype bfloat16 with --backend mindone: expected float32" in result.output
+    assert f"{option} {value} with --backend mindone: " in result.output
+    assert f"omit {option}" in result.output
     assert not (tmp_path / "out").exists()

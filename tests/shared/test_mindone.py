@@ -22,6 +22,14 @@ def test_mindone_is_refused_on_a_cpu_only(device: str) -> None:
         check_backend("mindone", device)
 
 
+def test_kernels_cannot_be_chosen_for_mindone() -> None:
+    check_backend("native", "ascend", "plain")
+    with pytest.raises(UsageError, match=r"--kernels plain with --backend mindone: .*omit --kernels"):
+        check_backend("mindone", "ascend", "plain")
+    with pytest.raises(UsageError, match=r"--kernels plain with --backend mindone"):
+        check_vision_backend("mindone", "ascend", None, "plain")
+
+
 def test_a_vision_tokenizer_of_mindone_computes_in_float32() -> None:
     check_vision_backend("native", "ascend", "float16")
     for dtype in (None, "float32"):

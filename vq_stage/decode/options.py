@@ -55,7 +55,7 @@ class DecodeOptions:
     engine: EngineOptions = field(default_factory=EngineOptions)
 
     def __post_init__(self) -> None:
-        check_vision_backend(self.backend, self.device, self.dtype)
+        check_vision_backend(self.backend, self.device, self.dtype, self.kernels)
         if self.batch_pixels < 1:
             raise UsageError(f"--batch-pixels {self.batch_pixels}: expected at least 1")
 

@@ -58,7 +58,7 @@ class EncodeOptions:
     engine: EngineOptions = field(default_factory=EngineOptions)
 
     def __post_init__(self) -> None:
-        check_vision_backend(self.backend, self.device, self.dtype)
+        check_vision_backend(self.backend, self.device, self.dtype, self.kernels)
         for name in ("unit_rows", "batch_pixels", "reader_threads", "max_refused_in_a_row"):
             if getattr(self, name) < 1:
                 raise UsageError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected at least 1")
