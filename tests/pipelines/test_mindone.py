@@ -100,10 +100,12 @@ def assert_equal_codes(mindone: Results, native: Results, dataset: str, rows: in
         np.testing.assert_array_equal(found[key], codes_THW, err_msg=key)
 
 
+@pytest.mark.slow
 def test_encode_gives_the_same_codes(mindone: Results, native: Results) -> None:
     assert_equal_codes(mindone, native, "codes", rows=3)
 
 
+@pytest.mark.slow
 def test_decode_gives_the_same_pixels(mindone: Results, native: Results) -> None:
     found, expected = mindone.pixels(), native.pixels()
     assert found.keys() == expected.keys()
@@ -112,16 +114,19 @@ def test_decode_gives_the_same_pixels(mindone: Results, native: Results) -> None
         assert np.abs(found[path].astype(int) - pixels_HWC).max() <= GRAY_LEVELS, path
 
 
+@pytest.mark.slow
 def test_generate_draws_the_same_codes_with_guidance(mindone: Results, native: Results) -> None:
     assert_equal_codes(mindone, native, "tokens", rows=2)
 
 
+@pytest.mark.slow
 def test_understand_gives_the_same_answers(mindone: Results, native: Results) -> None:
     answers = (mindone.folder / ANSWERS).read_text()
     assert answers == (native.folder / ANSWERS).read_text()
     assert len(answers.splitlines()) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dataset", ["codes", "tokens"])
 def test_commits_record_the_backend(mindone: Results, dataset: str) -> None:
     numerics = [record.numerics for record in Dataset.open(mindone.folder / dataset).commit_records()]
