@@ -5,7 +5,6 @@ In a process of its own, which takes its model and compiled graphs with it when 
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -32,10 +31,10 @@ def sample_drawer(options: SftOptions, prompts: str, vision_tokenizer: str) -> C
     """Return a function of (model, step) that writes `samples/step-N/` and `samples/step-N.png` in the run.
 
     Prompts and tokenizer are checked now, so that a mistake in them does not show at the first checkpoint. Later errors
-    are printed and do not stop the run. Raises UsageError if the prompts cannot be read, or if several processes train
-    on Ascend; ConfigMismatchError if the model or a dataset belongs to another tokenizer.
+    are printed and do not stop the run. Raises UsageError if the prompts cannot be read, if several processes train, or
+    with ZeRO on Ascend; ConfigMismatchError if the model or a dataset belongs to another tokenizer.
     """
-    _check_device(options)
+    _check_one_process(options)
     generation = GenerateOptions(
         prompts,
         dataset="",
@@ -66,18 +65,17 @@ def sample_drawer(options: SftOptions, prompts: str, vision_tokenizer: str) -> C
     return draw
 
 
-def _check_device(options: SftOptions) -> None:
-    """Raises UsageError if the others would wait for the process that draws, beside full devices."""
-    if set_up_training(options).kind == "Ascend" and (options.zero or is_distributed()):
+def _check_one_process(options: SftOptions) -> None:
+    """Raises UsageError if others would wait for the pictures, or if the device has no memory for a second model."""
+    if is_distributed() or (options.zero and set_up_training(options).kind == "Ascend"):
         raise UsageError(
-            "--sample-prompts: expected one process without --zero on Ascend: the others would wait for the pictures,"
-            " and a second model needs memory beside the training; draw from checkpoints, with `emu3 generate PROMPTS"
-            f" DATASET --model {options.run}/checkpoints/step-N`"
+            "--sample-prompts: expected one process, without --zero on Ascend: others would wait for the pictures until"
+            " their collectives time out, and a second model needs memory beside the training; draw from checkpoints,"
+            f" with `emu3 generate PROMPTS DATASET --model {options.run}/checkpoints/step-N`"
         )
 
 
 def _generate_and_draw(generation: GenerateOptions, vision_tokenizer: str) -> None:
-    os.environ.pop("MS_ROLE", None)  # this process does not train
     generate(generation)
     sheet, device = f"{generation.dataset}.png", generation.device
     draw_contact_sheet(generation.dataset, sheet, vision_tokenizer=vision_tokenizer, device=device)

@@ -42,20 +42,24 @@ def test_pictures_that_cannot_be_drawn_do_not_stop_the_run(
     assert "step 2: not drawn" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("is_distributed", [False, True], ids=["zero", "distributed"])
-def test_devices_that_are_full_are_refused_before_a_model_loads(
-    options: SftOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_distributed: bool
+def test_devices_without_memory_for_a_second_model_are_refused(
+    options: SftOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     install_fake_ascend(monkeypatch)
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a red apple\n")
     on_ascend = replace(options, device="ascend")
     assert sample_drawer(on_ascend, str(prompts), str(EMBEDDED_TOKENIZER))
-    if is_distributed:
-        monkeypatch.setenv("MS_ROLE", "MS_WORKER")
-    refused = replace(on_ascend, zero=not is_distributed)
-    with pytest.raises(UsageError, match=r"--sample-prompts: expected one process .* `emu3 generate PROMPTS"):
-        sample_drawer(refused, str(prompts), str(EMBEDDED_TOKENIZER))
+    with pytest.raises(UsageError, match=r"--sample-prompts: expected one process.* `emu3 generate PROMPTS"):
+        sample_drawer(replace(on_ascend, zero=True), str(prompts), str(EMBEDDED_TOKENIZER))
+
+
+def test_pictures_that_other_processes_would_wait_for_are_refused(
+    options: SftOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MS_ROLE", "MS_WORKER")
+    with pytest.raises(UsageError, match=r"--sample-prompts: expected one process.* `emu3 generate PROMPTS"):
+        sample_drawer(options, "prompts.txt", str(EMBEDDED_TOKENIZER))
 
 
 def test_what_cannot_be_drawn_is_refused_before_training(options: SftOptions, golden_vq: Path, tmp_path: Path) -> None:
