@@ -13,8 +13,10 @@ from mindspore.mint.nn import functional
 
 from vq_stage.model.kernels import Padding, cpu
 
-attention = cpu.attention  # every operator of these two has an aclnn kernel; attention's fused operators end at
-nearest_codes = cpu.nearest_codes  # heads of 768 channels, and the published model has one of 1 024
+# Every operator of these two has an aclnn kernel. The fused operators of attention are documented for heads of up to
+# 512 channels, and the published model has one of 1 024.
+attention = cpu.attention
+nearest_codes = cpu.nearest_codes
 
 
 class GroupNorm(nn.Cell):
