@@ -34,7 +34,6 @@ FOREIGN_FLAGS = {
     "--file_suffix": "unified_safetensors.py",
     "--has_redundancy": "unified_safetensors.py",
     "--stand-in": "tests.faults.kill_many",
-    "--only": "tests.faults.kill_many",
     "--times": "tests.faults.kill_many",
     "--work": "tests.faults.kill_many",
 }
