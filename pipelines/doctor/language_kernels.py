@@ -12,6 +12,7 @@ import numpy as np
 from pipelines.doctor.kernel_case import Case, Computation, Inputs, Kernels, Sizes
 
 CACHE_ROWS, CACHE_LENGTH = 4, 256
+PACKED_ROWS, PACKED_LENGTH, PACKED_SAMPLES = 2, 128, (70, 50)
 
 
 def _heads(sizes: Sizes) -> Any:
@@ -74,6 +75,33 @@ def attention(kernels: Kernels, inputs: Inputs, sizes: Sizes) -> Computation:
     return Computation(attended, _projections(inputs, sizes, 1, L), (0, 1, 2))
 
 
+def packed_attention(kernels: Kernels, inputs: Inputs, sizes: Sizes) -> Computation:
+    import mindspore as ms
+
+    B, L = PACKED_ROWS, PACKED_LENGTH
+    attend = kernels.PackedAttention(_heads(sizes), L, max(PACKED_SAMPLES), inputs.dtype)
+    ids_BL = np.arange(B * L, dtype=np.int32).reshape(B, L)
+    ids, _, packing = (ms.Tensor(array) for array in attend.inputs(ids_BL, *_packed(B, L)))
+
+    def attended(q_BLC: Any, k_BLC: Any, v_BLC: Any) -> Any:
+        rows = (ms.ops.gather(x.reshape(B * L, -1), ids, 0) for x in (q_BLC, k_BLC, v_BLC))
+        y = attend(*_split(kernels, sizes, *rows), attend.mask(packing))
+        return y.reshape(-1, y.shape[-1])[: B * L].reshape(B, L, -1)[:, : sum(PACKED_SAMPLES)]
+
+    return Computation(attended, _projections(inputs, sizes, B, L), (0, 1, 2))
+
+
+def _packed(rows: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return positions and segments (B, L) of two samples in each row, followed by padding."""
+    positions, segments = np.zeros((rows, length), np.int32), np.full((rows, length), -1, np.int32)
+    begin = 0
+    for segment, size in enumerate(PACKED_SAMPLES):
+        positions[:, begin : begin + size] = np.arange(size)
+        segments[:, begin : begin + size] = segment
+        begin += size
+    return positions, segments
+
+
 def cached_attention(kernels: Kernels, inputs: Inputs, sizes: Sizes) -> Computation:
     """Two rows of a cache are filled; then one query for each row sees the keys of that row."""
     import mindspore as ms
@@ -97,6 +125,23 @@ def cached_attention(kernels: Kernels, inputs: Inputs, sizes: Sizes) -> Computat
     return Computation(attended, (*prompt, *_projections(inputs, sizes, R, 1)))
 
 
+def cross_entropy(kernels: Kernels, inputs: Inputs, sizes: Sizes) -> Computation:
+    K = sizes.length
+    hidden_KC = inputs.half(K, sizes.hidden)
+    head_VC = inputs.half(sizes.vocabulary, sizes.hidden, scale=sizes.hidden**-0.5)
+    weights_K = inputs.full(K).abs()
+    return Computation(kernels.CrossEntropy(), (hidden_KC, head_VC, inputs.ids(sizes.vocabulary, K), weights_K))
+
+
+def sum_rows(kernels: Kernels, inputs: Inputs, sizes: Sizes) -> Computation:
+    V = sizes.vocabulary
+
+    def summed(rows_KC: Any, indices_K: Any) -> Any:
+        return kernels.sum_rows(rows_KC, indices_K, V)
+
+    return Computation(summed, (inputs.half(sizes.length, sizes.hidden), inputs.ids(V, sizes.length)))
+
+
 def _split(kernels: Kernels, sizes: Sizes, q_BLC: Any, k_BLC: Any, v_BLC: Any) -> tuple[Any, Any, Any]:
     counts = sizes.heads, sizes.kv_heads, sizes.kv_heads
     q, k, v = (kernels.split_heads(x, count) for x, count in zip((q_BLC, k_BLC, v_BLC), counts))
@@ -115,6 +160,9 @@ CASES: dict[str, Case] = {
     "linear": linear,
     "rotate": rotate,
     "attention": attention,
+    "packed-attention": packed_attention,
     "cached-attention": cached_attention,
     "swiglu": swiglu,
+    "cross-entropy": cross_entropy,
+    "sum-rows": sum_rows,
 }

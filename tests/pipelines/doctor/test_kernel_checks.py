@@ -12,9 +12,9 @@ from pipelines.doctor import kernel_checks, language_kernels, vision_kernels
 from pipelines.doctor.check import Setting, Verdict
 from pipelines.doctor.isolated import Broken, Returned
 from pipelines.doctor.kernel_case import Case, Sizes, case_error
-from pipelines.doctor.kernel_checks import KernelCheck, compute_case, compute_reference, judge
-from shared.device import setup_device
-from tests.support import ascend_vision_operators
+from pipelines.doctor.kernel_checks import KernelCheck, compute_case, compute_reference, judge, kernels_of
+from shared.device import Device, setup_device
+from tests.support import ascend_operators, ascend_vision_operators
 
 SMALL = Sizes(64, 4, 2, 16, 96, 128, 64, 32, 32, 256, 8)
 
@@ -42,16 +42,23 @@ def test_the_kernels_for_cpu_agree_with_themselves(monkeypatch: pytest.MonkeyPat
     assert (finding.verdict, finding.measured) == (Verdict.PASSED, {"error_float32": 0.0})
 
 
-@pytest.mark.parametrize("case", vision_kernels.CASES.values(), ids=vision_kernels.CASES)
-def test_the_vision_kernels_for_ascend_agree_by_their_documented_operators(
-    monkeypatch: pytest.MonkeyPatch, case: Case
-) -> None:
-    from vq_stage.model.kernels import ascend
+CASES = [
+    pytest.param(stage, case, id=f"{stage}-{name}")
+    for stage, cases in (("vision", vision_kernels.CASES), ("language", language_kernels.CASES))
+    for name, case in cases.items()
+]
 
+
+@pytest.mark.parametrize(("stage", "case"), CASES)
+def test_the_kernels_for_ascend_agree_by_their_documented_operators(
+    monkeypatch: pytest.MonkeyPatch, stage: str, case: Case
+) -> None:
     setup_device("cpu")
+    expected = compute_reference(stage, case, SMALL)
     ascend_vision_operators.substitute_operators(monkeypatch)
-    found = compute_case(case, ascend, "float32", SMALL)
-    finding = judge({"float32": case_error(found, compute_reference("vision", case, SMALL))})
+    ascend_operators.substitute(monkeypatch)
+    found = compute_case(case, kernels_of(stage, Device("Ascend", "float32", "", "ascend")), "float32", SMALL)
+    finding = judge({"float32": case_error(found, expected)})
     assert finding.verdict is Verdict.PASSED, finding.reason
 
 
