@@ -22,6 +22,10 @@ COLLECTIVES = {"AllReduce", "AllGather", "ReduceScatter", "Broadcast"}
 REWRITTEN = {
     "AdamWeightDecay": "a pass of the Ascend backend (AdamWeightDecayUnifyMindIR) replaces it with aclnn operators",
 }
+REMOVED = {
+    "TensorToTuple": "a pass of the Ascend backend (RemoveFATensorToTupleOps) removes it in front of fused attention",
+}
+NO_LAUNCH = {*STRUCTURE, *RESHAPES, *REMOVED}
 # The plug-in does not report types for aclnn kernels. These are narrower than what type inference accepts; CANN's
 # documentation of the operators lists them.
 ACLNN_TYPES = {
@@ -55,10 +59,10 @@ class Usage:
 def usage_of(nodes: Iterable[Node]) -> Usage:
     """Count the launches of a graph.
 
-    A launch is a node that becomes a kernel on the device: not one that orders or groups others, and not a reshape,
-    which moves no data.
+    A launch is a node that becomes a kernel on the device: not one that orders or groups others, not a reshape, which
+    moves no data, and not one that the backend removes.
     """
-    launched = [node for node in nodes if node.primitive not in STRUCTURE | RESHAPES]
+    launched = [node for node in nodes if node.primitive not in NO_LAUNCH]
     launches = Counter(node.primitive for node in launched)
     kinds = {name: kernel_kind(name) for name in launches}
     acl = Counter({name: count for name, count in launches.items() if kinds[name] == "acl"})

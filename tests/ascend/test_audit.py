@@ -1,0 +1,64 @@
+"""Every compiled graph of every command has kernels on Ascend; those that run often have the newer kind.
+
+Nothing runs: graphs are compiled as far as all types are known, and held against what MindSpore's Ascend plug-in has.
+"""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from tests.support.acl_operators import unlisted, unused
+from tests.support.audit_table import PAGE, UPDATE_COMMAND, acl_by_graph, audit, small_compilations, with_tables
+from tests.support.compile_graphs import Compilation
+from tests.support.operator_table import VERSION, Usage
+
+pytestmark = pytest.mark.skipif(
+    version("mindspore") != VERSION, reason=f"the table of operators is that of MindSpore {VERSION}"
+)
+PUBLISHED_DTYPE = "bfloat16"
+
+
+@pytest.fixture(scope="module")
+def usages(tmp_path_factory: pytest.TempPathFactory) -> dict[Compilation, Usage]:
+    """The launches of every graph in every type, with models of two layers."""
+    return audit(small_compilations(), tmp_path_factory.mktemp("small"))
+
+
+def test_every_operator_has_a_kernel_for_its_types(usages: dict[Compilation, Usage]) -> None:
+    """Also with `--kernels plain`."""
+    assert {one: usage.problems for one, usage in usages.items() if usage.problems} == {}
+
+
+def test_operators_of_the_older_kind_are_listed_with_a_reason(usages: dict[Compilation, Usage]) -> None:
+    found = acl_by_graph(usages)
+    assert unlisted(found) == {}
+    assert unused(found) == set()
+
+
+def test_recomputed_layers_are_computed_twice(usages: dict[Compilation, Usage]) -> None:
+    """A layer that is recomputed launches its products again; without that `--recompute` would save nothing."""
+    for dtype in ("float32", "float16", "bfloat16"):
+        kept, again = (usages[Compilation(f"training step{end}", dtype)].launches for end in ("", ", recompute"))
+        assert again["MatMul"] > kept["MatMul"]
+
+
+def test_docs_show_the_audit(usages: dict[Compilation, Usage]) -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    assert with_tables(page, usages) == page, f"run {UPDATE_COMMAND}"
+
+
+@pytest.mark.slow
+def test_published_models_have_kernels(tmp_path: Path) -> None:
+    """At the width, the number of layers and the vocabulary of the published models; they need no memory."""
+    from pipelines.dry_run.graphs import all_graphs
+
+    whole = [
+        Compilation(graph.name, PUBLISHED_DTYPE if PUBLISHED_DTYPE in graph.dtypes else "float32", "ascend", 32, True)
+        for graph in all_graphs().values()
+    ]
+    usages = audit(whole, tmp_path)
+    assert {one: usage.problems for one, usage in usages.items() if usage.problems} == {}
+    assert unlisted(acl_by_graph(usages)) == {}
