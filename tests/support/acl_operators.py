@@ -29,6 +29,7 @@ ACL_OPERATORS = (
     Allowed("Gather", ("train-vq",), "the learning rate of the step"),
     Allowed("StridedSlice", ("logits", "prefill", "training step", "train-vq", "decode"), "a few, none in a layer"),
     Allowed("StridedSlice", ("optimizer step, ZeRO",), "the padding of gathered parameters, once a step"),
+    Allowed("Slice", ("training step",), "plain attention, in float32 only: the fused one does not take it"),
     Allowed("StridedSliceGrad", ("train-vq",), "the gradient of those slices"),
 )
 
