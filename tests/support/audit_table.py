@@ -31,8 +31,7 @@ def small_compilations() -> list[Compilation]:
         for kernels in ("cpu", "ascend")
         for layers in (1, 2)
     ]
-    recomputed = Compilation("training step, recompute", "bfloat16", "cpu")
-    return [*whole, *(one for one in layers if one not in whole), recomputed]
+    return [*whole, *(one for one in layers if one not in whole)]
 
 
 def audit(compilations: Sequence[Compilation], folder: Path) -> dict[Compilation, Usage]:
