@@ -15,6 +15,7 @@ MIRRORED = ("shared", "vq_stage", "lm_stage", "pipelines")
 INTEGRATION: dict[str, str] = {
     "lm_stage/generate/test_videos.py": "prompts for videos, from the plan to the decoded frames",
     "pipelines/test_flags.py": "all messages and documents against the whole command line",
+    "pipelines/test_mindone.py": "the jobs of both stages with the other implementation of their models",
     "shared/dataset/test_dataset_digest.py": "the digest of a dataset, which rows and settings decide",
     "shared/dataset/test_sequence_records.py": "datasets of generated sequences, through all files of the folder",
     "vq_stage/sources/test_s3.py": "every kind of source in a bucket",
