@@ -14,6 +14,7 @@ MIRRORED = ("shared", "vq_stage", "lm_stage", "pipelines")
 # Test files of no single source file, each with the reason.
 INTEGRATION: dict[str, str] = {
     "lm_stage/generate/test_videos.py": "prompts for videos, from the plan to the decoded frames",
+    "lm_stage/model/kernels/test_ascend_operators.py": "the substitutes of Ascend's operators in tests/support",
     "pipelines/test_flags.py": "all messages and documents against the whole command line",
     "pipelines/test_mindone.py": "the jobs of both stages with the other implementation of their models",
     "shared/dataset/test_dataset_digest.py": "the digest of a dataset, which rows and settings decide",
