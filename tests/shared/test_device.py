@@ -57,6 +57,12 @@ def test_a_plug_in_without_an_npu_is_no_device(monkeypatch: pytest.MonkeyPatch) 
     assert setup_device("auto").kind == "CPU"
 
 
+def test_a_simulated_npu_needs_no_card(monkeypatch: pytest.MonkeyPatch) -> None:
+    install_fake_ascend(monkeypatch, devices=0)
+    monkeypatch.setenv("MS_SIMULATION_LEVEL", "1")
+    assert setup_device("ascend").kind == "Ascend"
+
+
 def test_a_refused_setting_sets_nothing_up(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = install_fake_ascend(monkeypatch, devices=0)
     for settings in ({"dtype": "float16"}, {"dtype": "int8"}, {"kernels": "fast"}, {"device": "gpu"}):
