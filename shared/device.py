@@ -1,6 +1,6 @@
 """Selects the device that MindSpore runs on and sets it up.
 
-Devices differ in their default dtype, fused attention, one collective operator, and how kernels are launched.
+Devices differ in their default dtype, one collective operator, and how kernels are launched.
 None of the Ascend settings has run on an NPU yet.
 """
 
@@ -33,11 +33,6 @@ class Device:
     dtype: str
     mindspore_version: str
     kernels: str = "cpu"
-
-    @property
-    def has_fused_attention(self) -> bool:
-        """Whether `ops.flash_attention_score` can be used: on Ascend, in half precision only."""
-        return self.kind == "Ascend" and self.dtype != "float32"
 
     @property
     def has_reduce_scatter(self) -> bool:

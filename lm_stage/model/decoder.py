@@ -53,9 +53,9 @@ class Decoder(nn.Cell):
 
     @ms.jit(jit_level="O0")
     def construct(self, token_ids_BL: Tensor, positions_BL: Tensor, cos_BLD: Tensor, sin_BLD: Tensor) -> Tensor:
-        """Return float32 logits (B, L, V) of a causal forward over positions 0 … L−1, given their rotary tables."""
+        """Return float32 logits (1, L, V) of a causal forward over positions 0 … L−1, given their rotary tables."""
         B, L = token_ids_BL.shape
-        mask = self.attention.mask(positions_BL, positions_BL[0])
+        mask = self.attention.mask(positions_BL, positions_BL.reshape(-1))
         attentions = (self.attention,) * self.config.num_hidden_layers
         hidden_BLC = self.model.norm(self.model(token_ids_BL, cos_BLD, sin_BLD, attentions, mask))
         logits_MV = self.linear(hidden_BLC.reshape(B * L, -1), self.head_weight)

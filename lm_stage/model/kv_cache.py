@@ -85,8 +85,7 @@ class CachedDecoder(nn.Cell):
     def _prefill_chunk(self, token_ids_BL: Tensor, positions_BL: Tensor, row_B: Tensor) -> Tensor:
         mask = self.prefill_attentions[0].attention.mask(positions_BL, self.key_positions_S)
         where = self.cache_index(positions_BL, row_B), row_B, mask
-        x_BLC = self._forward(token_ids_BL, positions_BL, self.prefill_attentions, where)
-        return x_BLC[:, :1, :1]  # unused: prefill only writes the cache
+        return self._forward(token_ids_BL, positions_BL, self.prefill_attentions, where)  # only writes the cache
 
     @ms.jit(jit_level="O0")
     def _decode_step(self, token_ids_R: Tensor, positions_R: Tensor, lengths_R: Tensor) -> Tensor:

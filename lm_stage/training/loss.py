@@ -22,7 +22,7 @@ class ChunkedCrossEntropy(nn.Cell):
         super().__init__()
         self.chunk = chunk
         self.cross_entropy = kernels.CrossEntropy()
-        self.look_up, self.sum_rows = kernels.look_up, kernels.sum_rows
+        self.look_up, self.sum_rows, self.split = kernels.look_up, kernels.sum_rows, kernels.split
         self.zeros_like = ops.ZerosLike()
 
     def construct(
@@ -30,14 +30,14 @@ class ChunkedCrossEntropy(nn.Cell):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Return the loss (float32), and its gradients by the hidden states at `indices_K` and by the head."""
         head = head_VC.astype(hidden_MC.dtype)
-        K = indices_K.shape[0]
+        indices, targets = self.split(indices_K, self.chunk), self.split(targets_K, self.chunk)
+        weights = self.split(weights_K, self.chunk)
         loss: Any = 0.0
         head_gradient: Any = 0.0
         hidden_gradients: tuple[Tensor, ...] = ()
-        for begin in range(0, K, self.chunk):
-            end = min(begin + self.chunk, K)
-            hidden_KC = self.look_up(hidden_MC, indices_K[begin:end])
-            chunk = self.cross_entropy(hidden_KC, head, targets_K[begin:end], weights_K[begin:end])
+        for index in range(len(indices)):  # `zip` does not compile in a gradient
+            hidden_KC = self.look_up(hidden_MC, indices[index])
+            chunk = self.cross_entropy(hidden_KC, head, targets[index], weights[index])
             loss = loss + chunk[0]
             hidden_gradients += (chunk[1],)
             head_gradient = head_gradient + chunk[2]

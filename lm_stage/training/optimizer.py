@@ -172,6 +172,5 @@ class AdamW(nn.Cell):
 
 
 def _zeros_like(parameters: Sequence[Parameter], prefix: str) -> ParameterTuple:
-    return ParameterTuple(
-        [Parameter(ops.zeros(p.shape, ms.float32), name=f"{prefix}.{p.name}", requires_grad=False) for p in parameters]
-    )
+    # By position: with keyword arguments, `Parameter` would copy each tensor to the host and back.
+    return ParameterTuple([Parameter(ops.zeros(p.shape, ms.float32), f"{prefix}.{p.name}", False) for p in parameters])

@@ -35,9 +35,7 @@ class ZeroAdamW(AdamW):
         self.gather = ops.AllGather() if self.group.size > 1 else ops.Identity()
         return ParameterTuple(
             [
-                Parameter(
-                    ops.zeros((self._slice_size(p.size),), ms.float32), name=f"weights.{p.name}", requires_grad=False
-                )
+                Parameter(ops.zeros((self._slice_size(p.size),), ms.float32), f"weights.{p.name}", False)
                 for p in self.parameters_
             ]
         )

@@ -31,6 +31,7 @@ def substitute(patch: pytest.MonkeyPatch, *, fuses_float32: bool = True) -> None
         patch.setattr(ops, function.__name__, function)
     patch.setattr(ascend_loss, "embedding_dense_backward", embedding_dense_backward)
     patch.setattr(ascend_loss, "scatter_add", scatter_add)
+    patch.setattr(ascend_loss, "split_tensor", split_tensor)
     patch.setattr(ascend_cache, "index_copy", index_copy)
     if fuses_float32:
         patch.setattr(ascend_attention, "FUSED_DTYPES", (ms.float16, ms.bfloat16, ms.float32))
@@ -165,6 +166,11 @@ def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
     if dim != 1:
         raise ValueError("scatter_add: expected dim 1")
     return _add_elements(input, index, src)
+
+
+def split_tensor(input: Tensor, split_size: int, dim: int) -> tuple[Tensor, ...]:
+    """Parts of `split_size` along an axis; the last may be smaller."""
+    return ops.split(input, split_size, dim)
 
 
 def index_copy(input: Any, dim: int, index: Tensor, tensor: Tensor) -> Tensor:

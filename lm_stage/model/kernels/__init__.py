@@ -81,6 +81,9 @@ class Kernels(Protocol):
         It also returns the gradients of that sum by the hidden states, and by the head in float32.
         """
 
+    def split(self, x_K: Tensor, size: int) -> tuple[Tensor, ...]:
+        """Return parts of `size` elements; the last may be smaller."""
+
     def sum_rows(self, rows_KC: Tensor, indices_K: Tensor, count: int) -> Tensor:
         """Return the gradient (count, C) of a table from that of the rows that were looked up in it."""
 

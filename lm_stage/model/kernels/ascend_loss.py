@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import mindspore as ms
 from mindspore import Tensor, nn, ops
-from mindspore.ops.auto_generate import EmbeddingDenseBackward, ScatterAddExt
+from mindspore.ops.auto_generate import EmbeddingDenseBackward, ScatterAddExt, SplitTensor
 
-embedding_dense_backward, scatter_add = EmbeddingDenseBackward(), ScatterAddExt()
+embedding_dense_backward, scatter_add, split_tensor = EmbeddingDenseBackward(), ScatterAddExt(), SplitTensor()
 
 
 def look_up(table_VC: Tensor, ids: Tensor) -> Tensor:
@@ -20,6 +20,11 @@ def look_up(table_VC: Tensor, ids: Tensor) -> Tensor:
 def sum_rows(rows_KC: Tensor, indices_K: Tensor, count: int) -> Tensor:
     """Sum rows by their index: the gradient (count, C) of a table from that of the rows looked up in it."""
     return embedding_dense_backward(rows_KC, indices_K, count)
+
+
+def split(x_K: Tensor, size: int) -> tuple[Tensor, ...]:
+    """Parts of `size` elements; the last may be smaller."""
+    return split_tensor(x_K, size, 0)
 
 
 class CrossEntropy(nn.Cell):

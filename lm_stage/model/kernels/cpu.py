@@ -14,7 +14,7 @@ from mindspore import Tensor, nn, ops
 from lm_stage.model.kernels import Heads
 from lm_stage.model.kernels.cpu_attention import Attention, PackedAttention, StepAttention
 from lm_stage.model.kernels.cpu_cache import CacheIndex, LayerCache
-from lm_stage.model.kernels.cpu_loss import CrossEntropy, sum_rows
+from lm_stage.model.kernels.cpu_loss import CrossEntropy, split, sum_rows
 
 __all__ = [
     "Attention",
@@ -28,6 +28,7 @@ __all__ = [
     "linear",
     "look_up",
     "rotate",
+    "split",
     "split_heads",
     "sum_rows",
     "swiglu",

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import mindspore as ms
 import numpy as np
 import pytest
 
 from lm_stage.data.batch import TrainingBatch
-from tests.support.golden_training import TOLERANCE, train_step
+from lm_stage.training.optimizer import AdamW
+from tests.support.golden_training import ADAMW, TOLERANCE, golden_decoder, train_step
 
 
 def test_ten_steps_of_adamw_are_golden(golden_lm: Path, expected: dict[str, Any], batch: TrainingBatch) -> None:
@@ -18,6 +20,12 @@ def test_ten_steps_of_adamw_are_golden(golden_lm: Path, expected: dict[str, Any]
     assert [result.loss for result in results] == pytest.approx(expected["train"]["losses"], rel=TOLERANCE)
     norms = expected["train"]["grad_norms_before_clip"]
     assert [result.gradient_norm for result in results] == pytest.approx(norms, rel=5 * TOLERANCE)
+
+
+def test_its_state_is_not_created_on_the_host(golden_lm: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parameters = golden_decoder(golden_lm).trainable_params()
+    monkeypatch.setattr(ms.Tensor, "asnumpy", lambda tensor: pytest.fail(f"{tensor.shape} was copied to the host"))
+    assert len(AdamW(parameters, ADAMW).m) == len(parameters)
 
 
 def test_norms_do_not_decay_and_matrices_do(golden_lm: Path) -> None:
