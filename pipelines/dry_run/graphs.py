@@ -5,7 +5,7 @@ The dry run compiles these graphs for Ascend, and so does the audit in the tests
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -47,14 +47,6 @@ class Graph:
     build: Callable[[GraphSizes, Device], Call]
     dtypes: tuple[str, ...]
     cards: int = 1
-
-
-def all_graphs() -> Mapping[str, Graph]:
-    """Return all graphs by name, those of the vision stage first."""
-    from pipelines.dry_run.language_graphs import LANGUAGE_GRAPHS
-    from pipelines.dry_run.vision_graphs import VISION_GRAPHS
-
-    return {graph.name: graph for graph in (*VISION_GRAPHS, *LANGUAGE_GRAPHS)}
 
 
 def published_sizes() -> GraphSizes:

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from pipelines.dry_run.graphs import all_graphs
+from pipelines.dry_run.graph_table import all_graphs
 from pipelines.dry_run.options import DryRunOptions
 
 WORKER = (sys.executable, "-m", "pipelines.dry_run.worker")

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import sys
 
-from pipelines.dry_run.graphs import Call, all_graphs, published_sizes
+from pipelines.dry_run.graph_table import all_graphs
+from pipelines.dry_run.graphs import Call, published_sizes
 from pipelines.dry_run.job import SFT
 from shared.device import Device, setup_device
 from shared.errors import RelayError

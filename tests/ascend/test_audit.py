@@ -61,7 +61,7 @@ def test_plain_kernels_recompute_nothing(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_published_models_have_kernels(tmp_path: Path) -> None:
     """At the width, the number of layers and the vocabulary of the published models; they need no memory."""
-    from pipelines.dry_run.graphs import all_graphs
+    from pipelines.dry_run.graph_table import all_graphs
 
     whole = [
         Compilation(graph.name, PUBLISHED_DTYPE if PUBLISHED_DTYPE in graph.dtypes else "float32", "ascend", 32, True)

@@ -27,7 +27,7 @@ DISTURBANCES = [
     pytest.param("kill", {-9}, id="SIGKILL"),
     pytest.param("fail", {1, 0}, id="ENOSPC"),
     pytest.param("SIGTERM", {INTERRUPTED, 0}, id="SIGTERM"),
-    pytest.param("SIGINT", {INTERRUPTED, 0}, id="SIGINT"),
+    pytest.param("SIGINT", {INTERRUPTED, 0}, id="SIGINT", marks=pytest.mark.slow),  # handled as SIGTERM is
 ]
 
 

@@ -21,7 +21,7 @@ PUBLISHED_LAYERS = 32
 
 def small_compilations() -> list[Compilation]:
     """Return every graph in every type with two layers, and what the launches of one layer are computed from."""
-    from pipelines.dry_run.graphs import all_graphs
+    from pipelines.dry_run.graph_table import all_graphs
 
     graphs = all_graphs().values()
     whole = [Compilation(graph.name, dtype) for graph in graphs for dtype in graph.dtypes]

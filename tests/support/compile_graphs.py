@@ -87,7 +87,7 @@ def _build(one: Compilation) -> Callable[[], object]:
     """Build a graph, without memory for the parameters of the published models."""
     import mindspore as ms
 
-    from pipelines.dry_run.graphs import all_graphs
+    from pipelines.dry_run.graph_table import all_graphs
     from shared.device import Device
     from tests.support.bad_graphs import BAD_GRAPH
 

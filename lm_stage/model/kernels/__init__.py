@@ -9,7 +9,8 @@ D head size, K outputs of a linear layer, V vocabulary, M = B·L. A name without
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
@@ -101,7 +102,5 @@ class Kernels(Protocol):
 
 
 def select(device: Device) -> Kernels:
-    """Return the module of kernels for a device."""
-    from lm_stage.model.kernels import ascend, cpu
-
-    return ascend if device.kernels == "ascend" else cpu
+    """Return the module of kernels that models on this device are built with."""
+    return cast("Kernels", import_module(f"{__name__}.{device.kernels}"))

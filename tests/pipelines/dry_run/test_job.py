@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from pipelines.cli import main
 from pipelines.dry_run import job
-from pipelines.dry_run.graphs import all_graphs
+from pipelines.dry_run.graph_table import all_graphs
 from pipelines.dry_run.options import DryRunOptions
 from shared.errors import UsageError
 

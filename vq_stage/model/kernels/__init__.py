@@ -7,7 +7,8 @@ Shape suffixes: B batch, T frames, C channels, H W grid, L = H·W positions, K c
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from importlib import import_module
+from typing import TYPE_CHECKING, Protocol, cast
 
 if TYPE_CHECKING:
     import mindspore as ms
@@ -67,7 +68,4 @@ class Kernels(Protocol):
 
 def select(device: Device) -> Kernels:
     """Return the module of kernels that models on this device are built with."""
-    from vq_stage.model.kernels import ascend, cpu
-
-    modules: dict[str, Kernels] = {"cpu": cpu, "ascend": ascend}
-    return modules[device.kernels]
+    return cast("Kernels", import_module(f"{__name__}.{device.kernels}"))

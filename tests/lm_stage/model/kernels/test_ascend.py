@@ -17,7 +17,7 @@ import pytest
 
 from lm_stage import SamplingOptions
 from lm_stage.data.batch import TrainingBatch
-from lm_stage.model.kernels import Heads, ascend, cpu, select
+from lm_stage.model.kernels import Heads, Kernels, ascend, cpu, select
 from lm_stage.model.kernels.ascend_attention import FusedPackedAttention, PlainAttention
 from shared.device import Device
 from shared.errors import UsageError
@@ -122,3 +122,10 @@ def test_kernels_and_attention_are_selected_by_device_and_type() -> None:
 
 def test_both_modules_define_the_same_names() -> None:
     assert ascend.__all__ == cpu.__all__
+
+
+def test_both_modules_define_every_name_of_the_protocol() -> None:
+    names = {name for name in vars(Kernels) if not name.startswith("_")}
+    assert len(names) > 5
+    for kernels in ("cpu", "ascend"):
+        assert names <= set(vars(select(Device("Ascend", "float32", ms.__version__, kernels))))
