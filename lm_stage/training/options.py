@@ -155,6 +155,7 @@ CHECKS: tuple[Check[SftOptions], ...] = (
     ("weight_decay", "at least 0", lambda o: 0 <= o.weight_decay < math.inf),
     ("clip_norm", "at least 0", lambda o: 0 <= o.clip_norm < math.inf),
     ("loss_scale", "at least 1", lambda o: o.loss_scale is None or 1 <= o.loss_scale < math.inf),
+    ("recompute", "off with --kernels plain: it saves nothing", lambda o: not (o.recompute and o.kernels == "plain")),
     ("freeze", "none with --lora-rank, which freezes all weights", lambda o: not (o.freeze and o.lora_rank)),
     ("lora_rank", "at least 0", lambda o: o.lora_rank >= 0),
     ("lora_rank", "0 with --zero: adapters need little memory", lambda o: not (o.lora_rank and o.zero)),

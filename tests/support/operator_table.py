@@ -23,11 +23,11 @@ REWRITTEN = {
     "AdamWeightDecay": "a pass of the Ascend backend (AdamWeightDecayUnifyMindIR) replaces it with aclnn operators",
 }
 REMOVED = {
-    "TensorToTuple": "a pass of the Ascend backend (RemoveFATensorToTupleOps) removes it in front of fused attention",
+    "TensorToTuple": "by its name, the pass RemoveFATensorToTupleOps of the backend removes it in front of attention",
 }
 NO_LAUNCH = {*STRUCTURE, *RESHAPES, *REMOVED}
-# The plug-in does not report types for aclnn kernels. These are narrower than what type inference accepts; CANN's
-# documentation of the operators lists them.
+# The plug-in does not report types for aclnn kernels. MindSpore documents these, which are narrower than what type
+# inference accepts.
 ACLNN_TYPES = {
     "FlashAttentionScore": ("float16", "bfloat16"),
     "FlashAttentionScoreGrad": ("float16", "bfloat16"),

@@ -43,6 +43,7 @@ def options(**changes: Any) -> SftOptions:
         ({"lora_rank": -1}, "--lora-rank: expected at least 0, got -1"),
         ({"lora_rank": 2, "zero": True}, "--lora-rank: expected 0 with --zero: .*, got 2"),
         ({"lora_rank": 2, "lora_alpha": 0.0}, "--lora-alpha: expected a number above 0, got 0.0"),
+        ({"recompute": True, "kernels": "plain"}, "--recompute: expected off with --kernels plain: .*, got True"),
         ({"max_bad_steps": 0}, "--max-bad-steps: expected at least 1, got 0"),
         ({"save_every": 0}, "--save-every: expected at least 1, got 0"),
         ({"keep": 0}, "--keep: expected at least 1, got 0"),
