@@ -37,6 +37,7 @@ from tests.support.flip import flip_bit
 from tests.support.small_sources import gif, movie, png
 from tests.support.step_by_step import StandInTokenizer
 
+DEVICE = Device("CPU", "float32", "none")
 ENCODE = (*MODEL, "--resize", "none", "--unit-rows", "4")
 
 
@@ -45,7 +46,7 @@ def _stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     module = types.ModuleType("vq_stage.tokenizer")
     module.VisionTokenizer = StandInTokenizer  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "vq_stage.tokenizer", module)
-    monkeypatch.setattr(vq_stage.encode.worker, "setup_device", lambda *arguments: Device("CPU", "float32", "none"))
+    monkeypatch.setattr(vq_stage.encode.worker, "setup_device", lambda *arguments, **options: DEVICE)
 
 
 def emu3(*arguments: object, exit_code: int = 0, stdin: bytes | None = None) -> click.testing.Result:

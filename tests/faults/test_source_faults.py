@@ -18,13 +18,15 @@ from tests.support.command import MODEL
 from tests.support.small_folders import fill
 from tests.support.step_by_step import StandInTokenizer
 
+DEVICE = Device("CPU", "float32", "none")
+
 
 @pytest.fixture(autouse=True)
 def _stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     module = types.ModuleType("vq_stage.tokenizer")
     module.VisionTokenizer = StandInTokenizer  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "vq_stage.tokenizer", module)
-    monkeypatch.setattr(vq_stage.encode.worker, "setup_device", lambda *arguments: Device("CPU", "float32", "none"))
+    monkeypatch.setattr(vq_stage.encode.worker, "setup_device", lambda *arguments, **options: DEVICE)
 
 
 def encode(source: object, dataset: Path, exit_code: int = 0) -> set[str]:
