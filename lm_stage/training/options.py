@@ -16,7 +16,6 @@ from lm_stage.data.options import (
     mixture_problems,
 )
 from lm_stage.model.options import EMBEDDED_MODEL, SAVE_DTYPES
-from lm_stage.training.run_directory import is_started
 from shared.errors import UsageError
 
 # Options that may differ on resume: locations, and what does not affect the weights.
@@ -140,6 +139,8 @@ class SftOptions:
 
 def _is_valid_warmup(options: SftOptions) -> bool:
     """Earlier versions accepted any warm-up; a run resumes with the one that it recorded."""
+    from lm_stage.training.run_directory import is_started  # imports numpy, which `--help` must not
+
     longest = math.inf if is_started(Path(options.run)) else options.steps
     return 0 <= (options.warmup or 0) <= longest
 
