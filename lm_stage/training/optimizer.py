@@ -84,7 +84,7 @@ class AdamW(nn.Cell):
         """Load the moments, which `read` returns by name, one at a time."""
         for kind, moments in (("m", self.m), ("v", self.v)):
             for name, p in zip(self.names, moments):
-                p.set_data(Tensor(self._own_part(read(f"{kind}.{name}"))))
+                ops.assign(p, Tensor(self._own_part(read(f"{kind}.{name}"))))  # in place
 
     def _own_part(self, whole: np.ndarray) -> np.ndarray:
         """Return what this process holds of a tensor."""

@@ -43,7 +43,7 @@ class ZeroAdamW(AdamW):
     def load_weights(self, weights: Callable[[str], np.ndarray]) -> None:
         """Take this process's slices of the float32 weights, which `weights` returns by parameter name."""
         for name, own in zip(self.names, self.weights):
-            own.set_data(Tensor(self._own_part(weights(name))))
+            ops.assign(own, Tensor(self._own_part(weights(name))))  # in place
 
     def _to_add(self, new: Tensor, accumulated: Parameter) -> Tensor:
         """Return this process's slice of the sum of a gradient over all processes."""
