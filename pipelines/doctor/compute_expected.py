@@ -9,16 +9,17 @@ import numpy as np
 
 from pipelines.doctor import language, training, vision
 from pipelines.doctor.expected import FILE, LOGIT_STEP, SIDE
+from vq_stage.media.image_decoding import open_image
 
 PICTURES = ("photos/astronaut.jpg", "emoji/bouquet.webp")
 
 
 def pictures() -> np.ndarray:
     """Return the embedded pictures: the middle of packaged ones, as uint8 (B, 64, 64, 3)."""
-    from PIL import Image, ImageOps
+    from PIL import ImageOps
 
     folder = Path(__file__).parents[1] / "demo" / "pictures"
-    images = (Image.open(folder / name).convert("RGB") for name in PICTURES)
+    images = (open_image(io.BytesIO((folder / name).read_bytes())).convert("RGB") for name in PICTURES)
     return np.stack([np.asarray(ImageOps.fit(image, (SIDE, SIDE))) for image in images])
 
 
