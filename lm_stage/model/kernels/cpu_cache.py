@@ -33,9 +33,8 @@ class LayerCache(nn.Cell):
         super().__init__()
         self.shape_RGSD = (rows, heads.G, length, heads.D)
         shape = (rows * heads.G * length, heads.D)
-        self.keys, self.values = (
-            Parameter(ops.zeros(shape, dtype)) for _ in range(2)
-        )  # keywords would copy it to the host
+        # Without keyword arguments, with which `Parameter` would copy the tensor to the host and back.
+        self.keys, self.values = (Parameter(ops.zeros(shape, dtype)) for _ in range(2))
         self.write = ops.ScatterUpdate()
 
     def construct(self, k_BGLD: Tensor, v_BGLD: Tensor, index: Tensor, row_B: Tensor | None) -> tuple[Tensor, Tensor]:
