@@ -37,9 +37,8 @@ class LayerCache(nn.Cell):
         super().__init__()
         self.R, self.S, self.G, self.D = rows, length, heads.G, heads.D
         shape = (rows * length, heads.G * heads.D)
-        self.keys, self.values = (
-            Parameter(ops.zeros(shape, dtype)) for _ in range(2)
-        )  # keywords would copy it to the host
+        # Without keyword arguments, with which `Parameter` would copy the tensor to the host and back.
+        self.keys, self.values = (Parameter(ops.zeros(shape, dtype)) for _ in range(2))
 
     def construct(self, k_BLGD: Tensor, v_BLGD: Tensor, index: Tensor, row_B: Tensor | None) -> tuple[Tensor, Tensor]:
         """Write new keys and values; return all keys and values (B, S, G, D) of the rows."""
