@@ -5,9 +5,10 @@ Shape suffixes: K positions, C hidden size, V vocabulary.
 
 from __future__ import annotations
 
-import mindspore as ms
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, ops
 from mindspore.ops.auto_generate import EmbeddingDenseBackward, ScatterAddExt, SplitTensor
+
+from lm_stage.model.kernels import cpu_loss
 
 embedding_dense_backward, scatter_add, split_tensor = EmbeddingDenseBackward(), ScatterAddExt(), SplitTensor()
 
@@ -27,25 +28,11 @@ def split(x_K: Tensor, size: int) -> tuple[Tensor, ...]:
     return split_tensor(x_K, size, 0)
 
 
-class CrossEntropy(nn.Cell):
-    """The weighted sum of −log p(target) over some positions, with its gradients."""
+class CrossEntropy(cpu_loss.CrossEntropy):
+    """The same, with an aclnn operator in place of `TensorScatterElements` and with broadcasting."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.log_softmax = ops.LogSoftmax(-1)
-        self.product, self.product_at = ops.MatMul(), ops.MatMul(transpose_a=True)
-        self.product_bt, self.ones_like = ops.MatMul(transpose_b=True), ops.OnesLike()
+    def add_elements(self, x_KV: Tensor, indices_K1: Tensor, values_K1: Tensor) -> Tensor:
+        return scatter_add(x_KV, 1, indices_K1, values_K1)
 
-    def construct(
-        self, hidden_KC: Tensor, head_VC: Tensor, targets_K: Tensor, weights_K: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the loss (float32), its gradients by the hidden states, and by the head in float32."""
-        targets_K1, weights_K1 = targets_K.reshape(-1, 1), weights_K.reshape(-1, 1)
-        log_p = self.log_softmax(self.product_bt(hidden_KC, head_VC).astype(ms.float32))
-        loss = -(ops.gather_elements(log_p, 1, targets_K1) * weights_K1).sum()
-        # The difference p − 1 is taken in float32, because p is close to 1 for a good prediction.
-        minus_ones = -self.ones_like(weights_K1)
-        error_KV = scatter_add(ops.exp(log_p), 1, targets_K1, minus_ones).astype(hidden_KC.dtype)
-        weights_K1 = weights_K1.astype(hidden_KC.dtype)
-        head_gradient = self.product_at(error_KV, hidden_KC * weights_K1).astype(ms.float32)
-        return loss, self.product(error_KV, head_VC) * weights_K1, head_gradient
+    def factors(self, weights_K1: Tensor, size: int) -> Tensor:
+        return weights_K1

@@ -17,7 +17,7 @@ class CrossEntropy(nn.Cell):
         self.log_softmax = ops.LogSoftmax(-1)
         self.product, self.product_at = ops.MatMul(), ops.MatMul(transpose_a=True)
         self.product_bt, self.ones_like = ops.MatMul(transpose_b=True), ops.OnesLike()
-        self.add_elements = ops.TensorScatterElements(axis=1, reduction="add")
+        self.scatter_add = ops.TensorScatterElements(axis=1, reduction="add")
 
     def construct(
         self, hidden_KC: Tensor, head_VC: Tensor, targets_K: Tensor, weights_K: Tensor
@@ -29,9 +29,17 @@ class CrossEntropy(nn.Cell):
         # The difference p − 1 is taken in float32, because p is close to 1 for a good prediction.
         minus_ones = -self.ones_like(weights_K1)
         error_KV = self.add_elements(ops.exp(log_p), targets_K1, minus_ones).astype(hidden_KC.dtype)
-        weights_KC = ops.tile(weights_K1, (1, hidden_KC.shape[1])).astype(hidden_KC.dtype)
-        head_gradient = self.product_at(error_KV, hidden_KC * weights_KC).astype(ms.float32)
-        return loss, self.product(error_KV, head_VC) * weights_KC, head_gradient
+        weights = self.factors(weights_K1, hidden_KC.shape[1]).astype(hidden_KC.dtype)
+        head_gradient = self.product_at(error_KV, hidden_KC * weights).astype(ms.float32)
+        return loss, self.product(error_KV, head_VC) * weights, head_gradient
+
+    def add_elements(self, x_KV: Tensor, indices_K1: Tensor, values_K1: Tensor) -> Tensor:
+        """Return x with a value added to one element of each row."""
+        return self.scatter_add(x_KV, indices_K1, values_K1)
+
+    def factors(self, weights_K1: Tensor, size: int) -> Tensor:
+        """Return weights of rows as factors of `size` columns."""
+        return ops.tile(weights_K1, (1, size))
 
 
 def split(x_K: Tensor, size: int) -> tuple[Tensor, ...]:
