@@ -20,6 +20,7 @@ from lm_stage.text.renderer import SequenceRenderer
 from lm_stage.text.tokenizer import TextTokenizer, load_text_tokenizer
 from shared.device import Device, setup_device
 from shared.errors import CheckpointError, ShapeError, UsageError
+from shared.mindone import check_backend
 from shared.tokens.grid_formats import IMAGE, GridFormat
 from shared.tokens.layout import TokenLayout
 from shared.tokens.visual_tokens import checked_codes
@@ -60,6 +61,7 @@ class LanguageModel:
             layout = TokenLayout.from_mapping(layout)
         layout.check_vocabulary(config.vocab_size, str(directory))
         chosen = setup_device(device, dtype, "bfloat16", kernels)
+        check_backend(backend, chosen.kind, kernels)
         return cls(load_backend(backend, directory, config, chosen), layout, chosen, directory)
 
     @classmethod

@@ -66,7 +66,7 @@ class VisionTokenizer:
         config = VQConfig.from_directory(directory)
         check_dimensions(directory, config, read_weights(directory))
         chosen = setup_device(device, dtype, kernels=kernels)
-        check_vision_backend(backend, chosen.kind, chosen.dtype)
+        check_vision_backend(backend, chosen.kind, chosen.dtype, kernels)
         if backend == "native":
             model = VQModel(config, select(chosen)).compute_in(getattr(ms, chosen.dtype))
             load_weights(model, directory)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,7 +26,7 @@ from lm_stage.understand.worker import UnderstandWorker
 from shared.dataset.readers import KeyReader
 from shared.errors import ConfigMismatchError, Interrupted, RefusedInput, UsageError
 from shared.jobs.claims import NoClaims
-from shared.jobs.file_locks import try_lock
+from shared.jobs.file_locks import FILE_LOCK_SUFFIX, only_process
 from shared.jobs.job import Job, TaskResult
 from shared.jobs.signals import StopFlag, stop_on_signals
 
@@ -62,7 +62,9 @@ def understand(options: UnderstandOptions) -> UnderstandResult:
     renderer = QuestionRenderer(model, images, options)
     _make_folder(path.parent)
     settings = _settings(options, model, images, questions, recorded)
-    with stop_on_signals() as stop, _locked(path), closing(AnswerFile(path, settings)) as file:
+    lock = path.with_name(path.name + FILE_LOCK_SUFFIX)
+    held = f"{path}: another job is writing these answers; use another file"
+    with stop_on_signals() as stop, only_process(lock, held), closing(AnswerFile(path, settings)) as file:
         plan = plan_questions(questions, renderer, file.answers)
         for refusal in plan.refusals:
             file.add(refusal)
@@ -174,17 +176,6 @@ def _answer(
         except Interrupted:
             stop.raise_if_set(f"{len(file.answers)} of {total} answers kept")
             raise
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    lock = try_lock(path.with_name(path.name + ".lock"))
-    if lock is None:
-        raise UsageError(f"{path}: another job is writing these answers; use another file")
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _settings(

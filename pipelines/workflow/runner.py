@@ -19,7 +19,7 @@ from pipelines.workflow.pipeline import Pipeline
 from pipelines.workflow.state import StepState, StepStatus, plan_steps
 from pipelines.workflow.step import Step
 from shared.errors import Interrupted, RelayError, UsageError
-from shared.jobs.file_locks import locked_against_jobs, try_lock
+from shared.jobs.file_locks import locked_against_jobs, only_process
 from shared.jobs.process_tree import environment_of_child
 from shared.jobs.signals import StopFlag, stop_on_signals
 from shared.storage.atomic import write_file
@@ -45,7 +45,8 @@ def run_pipeline(pipeline: Pipeline, start_from: str | None, report: Callable[[s
     another run uses the same output folder.
     """
     finished: list[StepState] = []
-    with _run_lock(pipeline), stop_on_signals() as stop:
+    held = f"{pipeline.out}: another `emu3 run` uses this folder; wait for it, or give another --out"
+    with only_process(pipeline.out / ".pipeline/lock", held), stop_on_signals() as stop:
         states = plan_steps(pipeline, start_from)
         _prepare(pipeline, states, start_from, stop)
         try:
@@ -81,18 +82,6 @@ def _run_step(pipeline: Pipeline, state: StepState, stop: StopFlag, report: Call
     record = replace(state.record, is_done=True, elapsed_s=time.monotonic() - started)
     record.write(pipeline, state.step)
     return replace(state, record=record)
-
-
-@contextmanager
-def _run_lock(pipeline: Pipeline) -> Iterator[None]:
-    (pipeline.out / ".pipeline").mkdir(parents=True, exist_ok=True)
-    lock = try_lock(pipeline.out / ".pipeline/lock")
-    if lock is None:
-        raise UsageError(f"{pipeline.out}: another `emu3 run` uses this folder; wait for it, or give another --out")
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _run_command(step: Step, stop: StopFlag) -> None:

@@ -275,7 +275,7 @@ class Dataset(DatasetPaths):
         """
         records = list(self.commit_records())
         if shards is None:
-            self.shard_reader = self._open_shards()  # another process may have sealed the dataset meanwhile
+            self.reopen_shards()  # another process may have sealed the dataset meanwhile
             shards, index = self._current_shards(records), self.shard_reader.index
         manifest = Manifest.build(plan, records, shards, index)
         data = manifest.to_bytes()

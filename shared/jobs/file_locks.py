@@ -9,7 +9,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
 from shared.errors import UsageError
@@ -127,13 +127,18 @@ def try_lock(path: Path) -> FileLock | None:
 
 
 @contextmanager
-def run_lock(run: Path) -> Iterator[None]:
-    """Hold the lock of a training run, whose directory is created. Raises UsageError if another process holds it."""
-    run.mkdir(parents=True, exist_ok=True)
-    lock = try_lock(run / RUN_LOCK)
+def only_process(path: Path, held: str) -> Iterator[None]:
+    """Hold the lock file at `path`, whose folder is created. Raises UsageError(held) if another process holds it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = try_lock(path)
     if lock is None:
-        raise UsageError(f"{run}: another process trains here; wait for it or choose another folder")
+        raise UsageError(held)
     try:
         yield
     finally:
         lock.release()
+
+
+def run_lock(run: Path) -> AbstractContextManager[None]:
+    """Return the lock of a training run, as `only_process` does."""
+    return only_process(run / RUN_LOCK, f"{run}: another process trains here; wait for it or choose another folder")

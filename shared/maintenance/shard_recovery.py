@@ -98,7 +98,8 @@ class _UnitFinder:
         """Return the unit that begins at a batch; an input that was tried again is planned in several."""
         rows = _src_indices(file, first)
         units = self._units_of.get(rows[0], ()) if rows else ()
-        fitting = [unit for unit in units if set(rows) <= set(self._plan.src_indices(unit))]
+        found_rows = set(rows)
+        fitting = [unit for unit in units if found_rows <= set(self._plan.src_indices(unit))]
         found = [location for unit in fitting if (location := self._check(file, first, unit))]
         return max(found, key=attrgetter("is_proven"), default=None)
 
@@ -121,12 +122,12 @@ def _first_rows(shard: Path) -> list[int]:
         file = open_rows(shard)
     except DatasetError:
         return []
-    return [rows[0] for index in range(len(file)) if (rows := _src_indices(file, index))]
+    return [rows[0] for index in range(len(file)) if (rows := _src_indices(file, index, 1))]
 
 
-def _src_indices(file: ArrowFile, index: int) -> list[int]:
-    """Return the `src_index` of all rows of a batch; nothing if it cannot be read."""
+def _src_indices(file: ArrowFile, index: int, count: int | None = None) -> list[int]:
+    """Return the `src_index` of the first rows of a batch, or of all; nothing if it cannot be read."""
     try:
-        return list(file.batch(index).column("src_index").to_pylist())
+        return list(file.batch(index).column("src_index").slice(0, count).to_pylist())
     except DatasetError:
         return []

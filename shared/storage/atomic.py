@@ -7,7 +7,7 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -90,13 +90,6 @@ def _create_object(path: Any, data: bytes) -> bool:
     except FileExistsError:
         return False
     return True
-
-
-def write_directory(directory: Path, files: Mapping[str, bytes]) -> None:
-    """Create or replace a directory: temporary name, fsync, rename. On failure the old directory stays."""
-    with replaced_directory(directory) as temporary:
-        for name, content in files.items():
-            write_file(temporary / name, content)
 
 
 @contextmanager

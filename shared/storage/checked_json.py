@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from types import UnionType
@@ -68,11 +68,11 @@ def _check(hint: Any) -> Callable[[Any], bool]:
         key, item = checks
         return lambda value: type(value) is dict and all(key(k) and item(v) for k, v in value.items())
     if origin is tuple and get_args(hint)[-1] is not Ellipsis:
-        return lambda value: type(value) is tuple and len(value) == len(checks) and all(map(_call, checks, value))
+        return lambda value: type(value) is tuple and _all_match(checks, value)
     if origin in (list, tuple):
         return lambda value: type(value) is origin and all(map(checks[0], value))
     return lambda value: isinstance(value, hint)
 
 
-def _call(check: Callable[[Any], bool], value: object) -> bool:
-    return check(value)
+def _all_match(checks: Sequence[Callable[[Any], bool]], values: Sequence[Any]) -> bool:
+    return len(values) == len(checks) and all(check(value) for check, value in zip(checks, values))

@@ -141,7 +141,6 @@ class ResolutionLevel(nn.Cell):
 
     def __init__(self, kernels: Kernels, widths: list[int], has_attention: bool, quantized_channels: int | None = None):
         super().__init__()
-        self.kernels = kernels
         attended = widths[1:] if has_attention else []
         self.block = nn.CellList([ResnetBlock(kernels, a, b, quantized_channels) for a, b in pairwise(widths)])
         self.attn = nn.CellList([Attention(kernels, b) for b in attended])

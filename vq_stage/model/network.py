@@ -221,6 +221,7 @@ class UpLevel(ResolutionLevel):
         c_in, c_out = config.level_channels(min(level + 1, config.levels - 1)), config.level_channels(level)
         widths = [c_in] + [c_out] * (config.num_res_blocks + 1)
         super().__init__(kernels, widths, level in config.attn_resolutions, config.embed_dim)
+        self.kernels = kernels
         self.quantized_scale = 2 ** (config.levels - 1 - level)
         self.is_last = level == 0
         if not self.is_last:

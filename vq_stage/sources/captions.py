@@ -9,6 +9,7 @@ import os
 import unicodedata
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ class Captions:
 
     def __init__(self) -> None:
         self._rows = 0
-        self._folders: dict[Path, bool] = {}
+        self._is_folder = cache(is_folder)
         self._database = temporary_database()
         self._database.execute(_CREATE)
         self._database.execute("CREATE TABLE used (number INTEGER PRIMARY KEY)")
@@ -75,19 +76,14 @@ class Captions:
 
     def _paths_above(self, name: str, folder: str, root: Path) -> Iterator[str]:
         """Yield the path that a name means in the next folder above that has the folder with which the name begins."""
-        first, _, rest = _comparable(os.path.normpath(name.replace("\\", "/"))).partition("/")
+        first, _, rest = os.path.normpath(name.replace("\\", "/")).partition("/")
         above = folder.rstrip("/")
         if first and rest and not self._is_folder(root / folder / first):
             while above:
                 above = os.path.dirname(above)
                 if self._is_folder(root / above / first):
-                    yield os.path.join(_comparable(above), first, rest)
+                    yield _comparable(os.path.join(above, first, rest))
                     return
-
-    def _is_folder(self, path: Path) -> bool:
-        if path not in self._folders:
-            self._folders[path] = is_folder(path)
-        return self._folders[path]
 
     def add_to(self, item: MediaItem) -> MediaItem | None:
         """Return the item with all captions and conversations of its path; None if it has none."""

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from itertools import islice
 
 from shared.errors import RefusedInput, UsageError
 from shared.jobs.prefetch import prefetch_map
@@ -148,7 +149,8 @@ class FolderListing:
             self._unread_metadata += [path for path in paths if is_file(self.root / path)]
 
     def _searches_ahead(self, folder: Folder) -> bool:
-        return is_local(self.root) or sum(name.endswith("/") for name in folder.names) <= MAX_REMOTE_BESIDE
+        folders = (name for name in folder.names if name.endswith("/"))
+        return is_local(self.root) or next(islice(folders, MAX_REMOTE_BESIDE, None), None) is None
 
     def _report_others(self, prefix: str, names: list[str], media: Iterable[str], captions: CaptionFiles) -> None:
         for name in captions.unused():

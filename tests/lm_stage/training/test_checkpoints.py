@@ -12,7 +12,7 @@ from lm_stage.model.checksums import CHECKSUMS_FILE
 from lm_stage.training.checkpoints import Checkpoints
 from lm_stage.training.run_directory import OPTIONS_COPY, write_options
 from shared.errors import CheckpointError
-from shared.storage.atomic import write_directory
+from tests.support.directories import write_directory
 
 OLD = {"config.json": b"old", "weights": b"old weights", "gone": b"only in the old one"}
 NEW = {"config.json": b"new", "weights": b"new weights " * 1000}

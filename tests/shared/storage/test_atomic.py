@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from shared.storage.atomic import create_file, remove_directory, remove_stale_directories, write_directory, write_file
+from shared.storage.atomic import create_file, remove_directory, remove_stale_directories, write_file
 from shared.storage.paths import as_path
+from tests.support.directories import write_directory
 
 
 def test_create_file_never_overwrites(tmp_path: Path) -> None:
