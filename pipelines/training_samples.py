@@ -5,6 +5,7 @@ In a process of its own, which takes its model and compiled graphs with it when 
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
@@ -23,6 +24,7 @@ from lm_stage.training.options import SftOptions
 from pipelines.workflow.codec_check import recorded_codec
 from shared.errors import ConfigMismatchError, RelayError, UsageError
 from shared.jobs.engines import EngineOptions
+from shared.jobs.process_tree import signal_at_parent_death
 from vq_stage.decode.contact_sheet import draw_contact_sheet
 from vq_stage.model.weights import codec_fingerprint
 
@@ -57,7 +59,7 @@ def sample_drawer(options: SftOptions, prompts: str, vision_tokenizer: str) -> C
         tokens = Path(options.run) / "samples" / f"step-{step:08d}"
         job = replace(generation, dataset=str(tokens), model=str(model))
         try:
-            with ProcessPoolExecutor(1, get_context("spawn")) as process:
+            with ProcessPoolExecutor(1, get_context("spawn"), signal_at_parent_death, (signal.SIGKILL,)) as process:
                 process.submit(_generate_and_draw, job, vision_tokenizer).result()
         except (RelayError, RuntimeError, OSError, KeyboardInterrupt) as error:
             tqdm.write(f"--sample-prompts: step {step}: not drawn: {error or type(error).__name__}", file=sys.stderr)

@@ -36,8 +36,7 @@ def check_backend(backend: str, device: str, kernels: str = "auto") -> None:
 def check_vision_backend(backend: str, device: str, dtype: str | None, kernels: str = "auto") -> None:
     """Check a backend of the vision tokenizer as `check_backend` does; raises UsageError for mindone in half precision.
 
-    Everything in it would be computed in that type, the distances to the codebook too: in float16, 4 % of the codes
-    of the embedded tokenizer differ from those in float32.
+    Everything in it would be computed in that type, the distances to the codebook too, so other codes would be nearest.
     """
     check_backend(backend, device, kernels)
     if backend == "mindone" and dtype not in (None, "float32"):

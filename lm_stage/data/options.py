@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from lm_stage.model.options import EMBEDDED_MODEL
 from shared.errors import UsageError
 from shared.tokens.grid_formats import VIDEO_FORMATS
 
@@ -78,6 +79,29 @@ class LossWeights:
     def of_other(self) -> float:
         """The weight of text and control tokens."""
         return 0.0 if self.over == "visual" else 1.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SequenceOptions:
+    """What determines training sequences and their rows: a mixture, the model whose vocabulary they have, the loss."""
+
+    datasets: tuple[str, ...] = field(kw_only=False)
+    model: str = str(EMBEDDED_MODEL)
+    seq_length: int = 1024
+    loss: str = "after_prompt"
+    visual_weight: float = 1.0
+    video_template: str = "univla"
+    caption_dropout: float = 0.05
+    seed: int = 0
+    skip_damaged: bool = False
+
+    @property
+    def weights(self) -> LossWeights:
+        return LossWeights(self.loss, self.visual_weight)
+
+    @property
+    def entries(self) -> list[MixtureEntry]:
+        return [MixtureEntry.parse(text) for text in self.datasets]
 
 
 def failed_checks(options: object, checks: Iterable[Check[Any]]) -> list[str]:

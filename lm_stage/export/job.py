@@ -108,7 +108,10 @@ def _settings(options: SequenceExportOptions, model: ModelDirectory, mixture: Mi
 
 
 def _finished(out: Path, settings: dict[str, Any]) -> SequenceManifest | None:
-    """Return the manifest of the same export if it is complete; None if it is missing or damaged."""
+    """Return the manifest of the same export if it is complete; None if it is missing, damaged, or lacks samples.
+
+    Samples that were damaged may have been repaired since, which no setting shows.
+    """
     found = SequenceManifest.read(out)
     if found is None:
         return None
@@ -116,7 +119,7 @@ def _finished(out: Path, settings: dict[str, Any]) -> SequenceManifest | None:
         raise ConfigMismatchError(
             f"{out} holds sequences of different settings:\n  " + "\n  ".join(diff) + "\nuse those, or another OUT"
         )
-    return found if found.is_intact(out) else None
+    return found if not found.counts["damaged"] and found.is_intact(out) else None
 
 
 def _write(
@@ -128,11 +131,10 @@ def _write(
         tqdm.write(line, file=sys.stderr)
     files = _open_files(folder, options, mixture, settings["vocabulary_size"])
     counts = _add_rows(files, options, mixture, skipped, stop)
-    damaged = skipped.damaged()
     skipped.write()
     skipped.path.unlink(missing_ok=True)  # its lines are in the list now
     counts |= {"documents": files.documents, "tokens": files.tokens}
-    counts |= {"too_long": skipped.too_long, "damaged": len(damaged)}
+    counts |= {"too_long": skipped.too_long, "damaged": len(skipped.reasons)}
     return SequenceManifest(settings, files.types, counts, described_files(folder, LEFT_OUT))
 
 

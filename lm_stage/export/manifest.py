@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass
@@ -31,12 +30,9 @@ class SequenceFile:
     @classmethod
     def of(cls, path: Path) -> SequenceFile:
         """Describe a file and make it durable."""
-        digest = hashlib.sha256()
         with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
             os.fsync(file.fileno())
-        return cls(path.name, path.stat().st_size, digest.hexdigest())
+        return cls(path.name, path.stat().st_size, sha256_of(path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +46,7 @@ class SequenceManifest:
 
     def to_json(self) -> bytes:
         """Return indented JSON; `check` is the SHA-256 of the canonical JSON without it."""
-        values = {"format": SEQUENCES_FORMAT, **asdict(self), "files": [asdict(file) for file in self.files]}
+        values = {"format": SEQUENCES_FORMAT, **asdict(self)}
         return (json.dumps({**values, _CHECKSUM: digest_of(values)}, indent=2, ensure_ascii=False) + "\n").encode()
 
     @classmethod
@@ -63,7 +59,7 @@ class SequenceManifest:
         found = values.pop(_CHECKSUM, None)
         if values.get("format") != SEQUENCES_FORMAT:
             raise DatasetError(f"{path}: expected the manifest of exported sequences ({SEQUENCES_FORMAT})")
-        if found != digest_of(values):
+        if found is None or found != _digest_of(values):
             raise DatasetError(f"{path}: damaged: its content does not match its checksum; remove {folder}")
         files = tuple(SequenceFile(**file) for file in values["files"])
         return cls(values["settings"], values["types"], values["counts"], files)
@@ -74,6 +70,14 @@ class SequenceManifest:
 
     def result(self, *, is_new: bool) -> SequenceExportResult:
         return SequenceExportResult(**self.counts, size_bytes=sum(file.bytes for file in self.files), is_new=is_new)
+
+
+def _digest_of(values: dict[str, Any]) -> str | None:
+    """Return the checksum of values; None for what is never written: NaN, or half of a surrogate pair."""
+    try:
+        return digest_of(values)
+    except ValueError:
+        return None
 
 
 def described_files(folder: Path, besides: str) -> tuple[SequenceFile, ...]:

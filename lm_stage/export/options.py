@@ -5,15 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from lm_stage.data.options import (
-    SEQUENCE_CHECKS,
-    Check,
-    LossWeights,
-    MixtureEntry,
-    failed_checks,
-    mixture_problems,
-)
-from lm_stage.model.options import EMBEDDED_MODEL
+from lm_stage.data.options import SEQUENCE_CHECKS, Check, SequenceOptions, failed_checks, mixture_problems
 from shared.errors import UsageError
 
 FORMATS = ("megatron", "mindrecord")
@@ -21,26 +13,17 @@ DOCUMENTS = ("sample", "row")
 
 
 @dataclass(frozen=True, slots=True)
-class SequenceExportOptions:
-    """What to export, where to and how. The options of a mixture mean what they mean to `SftOptions`.
+class SequenceExportOptions(SequenceOptions):
+    """What to export, where to and how. What they share with `SftOptions` means the same.
 
     `documents` is what a document of `megatron` holds: one sample, or a packed row of exactly `seq_length` tokens. A
     record of `mindrecord` is always such a row. Raises UsageError, with every problem, for settings that cannot work.
     """
 
-    datasets: tuple[str, ...]
     out: str
     format: str
     documents: str | None = None
     epochs: int = 1
-    model: str = str(EMBEDDED_MODEL)
-    seq_length: int = 1024
-    loss: str = "after_prompt"
-    visual_weight: float = 1.0
-    video_template: str = "univla"
-    caption_dropout: float = 0.05
-    seed: int = 0
-    skip_damaged: bool = False
 
     def __post_init__(self) -> None:
         if problems := failed_checks(self, CHECKS) + mixture_problems(self.entries, self.weights):
@@ -50,14 +33,6 @@ class SequenceExportOptions:
     def has_rows(self) -> bool:
         """Whether samples are packed into rows of one length."""
         return self.format == "mindrecord" or self.documents == "row"
-
-    @property
-    def weights(self) -> LossWeights:
-        return LossWeights(self.loss, self.visual_weight)
-
-    @property
-    def entries(self) -> list[MixtureEntry]:
-        return [MixtureEntry.parse(text) for text in self.datasets]
 
     def recorded(self) -> dict[str, Any]:
         """Return the options that, with the data and the vocabulary, determine every byte."""

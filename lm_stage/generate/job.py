@@ -92,10 +92,10 @@ def generate(options: GenerateOptions) -> GenerateResult:
     check_output(dataset.root)
     images = open_coded_images(options.images, model)
     planner = PromptPlanner(PromptRenderer.for_job(options, model, images), model.config.max_position_embeddings)
-    if not dataset.plan_path.is_file():  # earlier versions accepted sizes that no prompt used
+    plan = dataset.plan() if dataset.plan_path.is_file() else None
+    if plan is None:  # earlier versions accepted sizes that no prompt used
         planner.check_size(defaults)
     prompts = list_prompts(options.prompts, defaults)
-    plan = dataset.plan() if dataset.plan_path.is_file() else None
     settings = _settings(options, model, images, prompts, plan)
     with (
         stop_on_signals() as stop,

@@ -84,7 +84,10 @@ class AdamW(nn.Cell):
         """Load the moments, which `read` returns by name, one at a time."""
         for kind, moments in (("m", self.m), ("v", self.v)):
             for name, p in zip(self.names, moments):
-                ops.assign(p, Tensor(self._own_part(read(f"{kind}.{name}"))))  # in place
+                own = self._own_part(read(f"{kind}.{name}"))
+                if own.shape != p.shape:  # `assign` may raise in a later call
+                    raise ValueError(f"{kind}.{name}: expected shape {p.shape}, got {own.shape}")
+                ops.assign(p, Tensor(own))  # in place
 
     def _own_part(self, whole: np.ndarray) -> np.ndarray:
         """Return what this process holds of a tensor."""

@@ -10,12 +10,12 @@ from typing import Any
 from lm_stage.data.options import (
     SEQUENCE_CHECKS,
     Check,
-    LossWeights,
     MixtureEntry,
+    SequenceOptions,
     failed_checks,
     mixture_problems,
 )
-from lm_stage.model.options import EMBEDDED_MODEL, SAVE_DTYPES
+from lm_stage.model.options import SAVE_DTYPES
 from shared.errors import UsageError
 
 # Options that may differ on resume: locations, and what does not affect the weights.
@@ -54,19 +54,16 @@ class LoraOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class SftOptions:
+class SftOptions(SequenceOptions):
     """The settings of a fine-tuning run; all but RESUMABLE_OPTIONS must be the same on resume.
 
     A step of one process covers `gradient_accumulation_steps` micro-batches of `micro_batch_size` rows of `seq_length`
     tokens. Raises UsageError, with every problem, for settings that cannot work.
     """
 
-    datasets: tuple[str, ...]
     run: str
-    model: str = str(EMBEDDED_MODEL)
     held_out: tuple[str, ...] = ()
     steps: int = 1000
-    seq_length: int = 1024
     micro_batch_size: int = 4
     gradient_accumulation_steps: int = 1
     learning_rate: float = 1e-4
@@ -75,18 +72,12 @@ class SftOptions:
     weight_decay: float = 0.1
     clip_norm: float = 1.0
     loss_scale: float | None = None
-    loss: str = "after_prompt"
-    visual_weight: float = 1.0
-    video_template: str = "univla"
-    caption_dropout: float = 0.05
-    seed: int = 0
     freeze: tuple[str, ...] = ()
     lora_rank: int = 0
     lora_alpha: float | None = None
     lora_targets: tuple[str, ...] = ()
     zero: bool = False
     recompute: bool = False
-    skip_damaged: bool = False
     max_bad_steps: int = 5
     save_every: int = 200
     keep: int = 2
@@ -112,14 +103,6 @@ class SftOptions:
     def lora(self) -> LoraOptions:
         alpha = DEFAULT_LORA_ALPHA if self.lora_alpha is None else self.lora_alpha
         return LoraOptions(self.lora_rank, alpha, self.lora_targets or DEFAULT_LORA_TARGETS)
-
-    @property
-    def weights(self) -> LossWeights:
-        return LossWeights(self.loss, self.visual_weight)
-
-    @property
-    def entries(self) -> list[MixtureEntry]:
-        return [MixtureEntry.parse(text) for text in self.datasets]
 
     @property
     def held_out_entries(self) -> list[MixtureEntry]:

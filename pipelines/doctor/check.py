@@ -54,9 +54,8 @@ OnDevice: TypeAlias = Callable[[Setting, str], Finding]
 class Check:
     """A check by name. `run` takes the setting and a number type, in a process of its own.
 
-    The process has `limit_s` seconds. There is one for each number type of the device, or of `only_dtypes`; with
-    `takes_all_dtypes` there is one for all types. `needs_npu` is why the check is skipped on a CPU. `--only` selects by
-    name or `group`.
+    There is one process for each number type of the device, or of `only_dtypes`; with `takes_all_dtypes` there is one
+    for all types. `needs_npu` is why the check is skipped on a CPU. `--only` selects by name or `group`.
     """
 
     name: str
@@ -65,7 +64,6 @@ class Check:
     takes_all_dtypes: bool = False
     only_dtypes: tuple[str, ...] = ()
     needs_npu: str = ""
-    limit_s: float = 600.0
 
     def dtypes(self, setting: Setting) -> tuple[str, ...]:
         """Return the number types that it runs in, one process each; an empty one stands for all."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import RelayError
-from shared.jobs.process_tree import signal_at_parent_death
+from shared.jobs.process_tree import note_unkillable, signal_at_parent_death
 
 EXIT_GRACE_S = 5.0  # for a killed process; one that waits for a dead device may never end
 LOG_BYTES = 8000
@@ -60,6 +60,8 @@ class IsolatedCall:
         if self.process.is_alive():
             self.process.kill()
             self.process.join(EXIT_GRACE_S)
+            if self.process.is_alive():
+                note_unkillable(self.process.pid or 0, self.process.name)
         self.connection.close()
         self.log.close()
 
@@ -90,7 +92,7 @@ def describe_exit(code: int | None) -> str:
     if code is None:
         return "it does not end"
     if code < 0:
-        return signal.Signals(-code).name
+        return f"signal {-code}: {signal.strsignal(-code)}"
     return f"exit code {code}"
 
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.doctor.tolerances import relative_error
+
 MAX_NUMBERS = 200_000  # of one result that are compared; larger ones are thinned out
 Kernels = Any  # a module of kernels of either stage
 
@@ -102,8 +104,6 @@ def _thinned(tensor: Any) -> np.ndarray:
 
 def case_error(found: Sequence[np.ndarray], wanted: Sequence[np.ndarray]) -> float:
     """Return the largest error of all results: relative, and for integers the share of unequal ones."""
-    from pipelines.doctor.tolerances import relative_error
-
     if len(found) != len(wanted):
         return float("inf")
     return max(

@@ -11,14 +11,13 @@ from importlib import metadata
 from pathlib import Path
 
 from pipelines.doctor.check import Finding, Setting, Verdict
-from shared.environment import mindspore_version
 
 GIBIBYTE = 1 << 30
 MIN_HOST_BYTES, MIN_DISK_BYTES = 2 * GIBIBYTE, GIBIBYTE
 OLDEST_MINDSPORE = (2, 7, 1)
 NPU_SMI_LIMIT_S = 30.0
 NPU_SMI_CHARACTERS = 6000
-PACKAGES = {"package": "emu3-relay", "mindone": "mindone", "numpy": "numpy"}
+PACKAGES = {"mindspore": "mindspore", "package": "emu3-relay", "mindone": "mindone", "numpy": "numpy"}
 CANN_HOMES = ("/usr/local/Ascend/ascend-toolkit/latest", "/usr/local/Ascend/cann")
 CANN_VERSION_FILES = ("compiler/version.info", "version.cfg", "version.info")
 DRIVER_VERSION_FILE = Path("/usr/local/Ascend/driver/version.info")
@@ -26,7 +25,7 @@ DRIVER_VERSION_FILE = Path("/usr/local/Ascend/driver/version.info")
 
 def check_versions(setting: Setting, dtype: str) -> Finding:
     """List the versions of all parts. Fails without MindSpore, and on Ascend without CANN."""
-    versions = {"python": platform.python_version(), "mindspore": mindspore_version() or "missing"}
+    versions = {"python": platform.python_version()}
     versions |= {name: _package_version(package) for name, package in PACKAGES.items()}
     versions |= {"cann": cann_version(), "driver": _version_in(DRIVER_VERSION_FILE) or "missing"}
     facts = {**versions, "platform": platform.platform(), "npu-smi": npu_smi()}

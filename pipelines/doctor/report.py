@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -51,10 +51,8 @@ def _peak(results: Sequence[Result], name: str) -> float:
     return max((result.finding.measured.get(name, 0) for result in results), default=0) / GIBIBYTE
 
 
-def write_report(
-    path: str, options: DoctorOptions, results: Sequence[Result], device: DeviceFacts | None
-) -> Mapping[str, Any]:
-    """Write everything that a bug report needs; return the content of the file."""
+def write_report(path: str, options: DoctorOptions, results: Sequence[Result], device: DeviceFacts | None) -> None:
+    """Write everything that a bug report needs."""
     content = {
         "format": FORMAT,
         "passed": not has_failed(results),
@@ -64,7 +62,6 @@ def write_report(
         "results": [_entry(result) for result in results],
     }
     write_file(Path(path), (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
-    return content
 
 
 def _entry(result: Result) -> dict[str, Any]:

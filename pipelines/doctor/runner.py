@@ -12,7 +12,7 @@ from pipelines.doctor.devices import DeviceFacts, judge_device, probe_device
 from pipelines.doctor.isolated import Broken, Returned, call_isolated
 from pipelines.doctor.options import DoctorOptions
 
-DEVICE, PROBE_LIMIT_S = "device", 300.0
+DEVICE, LIMIT_S = "device", 600.0
 LOG_LINES = 30
 Call = Callable[..., "Returned | Broken"]
 Planned = tuple[Check, str, Setting]
@@ -23,6 +23,7 @@ class Doctor:
 
     def __init__(self, options: DoctorOptions, table: CheckTable, call: Call = call_isolated):
         self.options, self.call = options, call
+        self.limit_s = options.time_limit_s or LIMIT_S
         self.table = table.select(options.only)
         self.device: DeviceFacts | None = None
 
@@ -41,8 +42,7 @@ class Doctor:
 
     def _probe(self, setting: Setting) -> Result:
         began = time.monotonic()
-        limit_s = self.options.time_limit_s or PROBE_LIMIT_S
-        outcome = self.call(probe_device, setting.device, setting.kernels, limit_s=limit_s)
+        outcome = self.call(probe_device, setting.device, setting.kernels, limit_s=self.limit_s)
         if isinstance(outcome, Returned):
             self.device = outcome.value
         return Result(DEVICE, "", judge_device(outcome), time.monotonic() - began, _log(outcome))
@@ -59,7 +59,7 @@ class Doctor:
         if check.needs_npu and self.device.kind == "CPU":
             return Result(check.name, "", Finding(Verdict.SKIPPED, check.needs_npu), 0.0)
         began = time.monotonic()
-        outcome = self.call(check.run, setting, dtype, limit_s=self.options.time_limit_s or check.limit_s)
+        outcome = self.call(check.run, setting, dtype, limit_s=self.limit_s)
         return Result(check.name, dtype, _finding(outcome), time.monotonic() - began, _log(outcome))
 
 

@@ -35,7 +35,7 @@ TOLERANCES = {
 
 def relative_error(got: np.ndarray, expected: np.ndarray) -> float:
     """Return the largest difference relative to the largest expected value; infinity for NaN or another shape."""
-    if got.shape != expected.shape or not np.isfinite(got).all():
+    if got.shape != expected.shape or not (np.isfinite(got).all() and np.isfinite(expected).all()):
         return float("inf")
     scale = float(np.abs(expected).max(initial=0.0)) or 1.0
     return float(np.abs(got.astype(np.float64) - expected).max(initial=0.0)) / scale

@@ -6,7 +6,6 @@ its peak memory is that of one graph. This follows MindSpore's documentation of 
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 
 from pipelines.dry_run.graph_table import all_graphs
 from pipelines.dry_run.options import DryRunOptions
+from shared.jobs.process_tree import environment_of_child
 
 WORKER = (sys.executable, "-m", "pipelines.dry_run.worker")
 SIMULATION_LEVEL = "1"  # compiles, and adds up the memory of inputs and outputs, without a card
@@ -58,7 +58,7 @@ def _simulate(name: str, dtype: str, cards: int, kernels: str) -> DryRunResult:
     peak, last = None, deque[str](maxlen=LINES_OF_AN_ERROR)
     with subprocess.Popen(
         command,
-        env={**os.environ, **variables},
+        env={**environment_of_child(), **variables},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

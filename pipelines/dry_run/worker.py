@@ -12,6 +12,7 @@ from pipelines.dry_run.graphs import Call, published_sizes
 from pipelines.dry_run.job import SFT
 from shared.device import Device, setup_device
 from shared.errors import RelayError
+from shared.jobs.process_tree import exit_with_parent
 
 
 def run(name: str, dtype: str, cards: int, kernels: str) -> None:
@@ -33,6 +34,7 @@ def _build(name: str, cards: int, device: Device) -> Call:
 
 
 if __name__ == "__main__":
+    exit_with_parent()
     graph, number_type, count, module = sys.argv[1:]
     try:
         run(graph, number_type, int(count), module)

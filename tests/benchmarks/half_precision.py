@@ -19,6 +19,7 @@ from PIL import Image
 
 from shared.device import Device, setup_device
 from vq_stage import VisionTokenizer
+from vq_stage.encode.quality import psnr_db
 from vq_stage.media.image_decoding import decode_rgb
 from vq_stage.model.config import VQConfig
 from vq_stage.model.kernels import Kernels, cpu
@@ -63,11 +64,6 @@ def read_pictures(count: int, side: int) -> np.ndarray:
     chosen = [paths[index * len(paths) // count] for index in range(count)]
     images = [decode_rgb(path.read_bytes()) for path in chosen]
     return np.stack([np.asarray(image.resize((side, side), Image.Resampling.BICUBIC)) for image in images])
-
-
-def psnr_db(a: np.ndarray, b: np.ndarray) -> float:
-    """Return the PSNR of uint8 pixels over all of `a` and `b`."""
-    return float(10 * np.log10(255**2 / np.square(a.astype(np.float64) - b).mean()))
 
 
 def encoded_and_decoded(

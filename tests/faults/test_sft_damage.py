@@ -25,7 +25,7 @@ def codes(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def resume(codes: Path, model: Path, run: Path, steps: int = STEPS) -> SftResult:
     sizes = {"seq_length": 64, "micro_batch_size": 2, "save_every": 2, "keep": 3}
-    return sft(SftOptions((str(codes),), str(run), str(model), steps=steps, warmup=1, **sizes))
+    return sft(SftOptions((str(codes),), str(run), model=str(model), steps=steps, warmup=1, **sizes))
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +126,6 @@ def test_a_finished_model_is_not_written_again(codes: Path, small_lm: Path, run:
 
 def test_a_finished_model_can_be_saved_in_another_type(codes: Path, small_lm: Path, run: Path) -> None:
     options = {"seq_length": 64, "micro_batch_size": 2, "steps": STEPS, "warmup": 1}
-    sft(SftOptions((str(codes),), str(run), str(small_lm), save_dtype="bfloat16", **options))
+    sft(SftOptions((str(codes),), str(run), model=str(small_lm), save_dtype="bfloat16", **options))
     assert json.loads((run / "model" / "config.json").read_text())["torch_dtype"] == "bfloat16"
     assert not list(run.glob("*set-aside*")), "nobody changed the model"

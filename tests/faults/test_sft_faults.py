@@ -65,7 +65,7 @@ def assert_same_run(run: Path, unbroken: Path) -> None:
 def run_in_process(codes: Path | Sequence[str], run: Path, model: Path, **changes: object) -> SftResult:
     datasets = tuple(codes) if not isinstance(codes, Path) else (str(codes),)
     small = {"steps": 3, "seq_length": 64, "micro_batch_size": 2}
-    return sft(SftOptions(datasets, str(run), str(model), **{**small, **changes}))
+    return sft(SftOptions(datasets, str(run), model=str(model), **{**small, **changes}))
 
 
 def test_a_run_learns_and_writes_what_others_load(unbroken: Path) -> None:
@@ -112,7 +112,7 @@ def test_a_run_with_a_blocked_reader_stops_and_resumes_exactly(
             os.kill(os.getpid(), signal.SIGTERM)
 
     options = SftOptions(
-        (str(codes),), str(tmp_path / "run"), str(small_lm), steps=4, seq_length=64, micro_batch_size=2
+        (str(codes),), str(tmp_path / "run"), model=str(small_lm), steps=4, seq_length=64, micro_batch_size=2
     )
     with monkeypatch.context() as patched:
         patched.setattr("lm_stage.data.batch.build_batch", build)
@@ -260,7 +260,7 @@ def test_a_path_that_is_not_a_run_is_left_unchanged(run: str, match: str, small_
     (tmp_path / "notes.txt").write_text("mine")
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(UsageError, match=match):
-        sft(SftOptions((str(tmp_path / "codes"),), run if "://" in run else str(tmp_path / run), str(small_lm)))
+        sft(SftOptions((str(tmp_path / "codes"),), run if "://" in run else str(tmp_path / run), model=str(small_lm)))
     assert sorted(tmp_path.rglob("*")) == before
 
 

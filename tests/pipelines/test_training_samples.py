@@ -21,7 +21,9 @@ from vq_stage.model.weights import EMBEDDED_TOKENIZER
 def options(tmp_path: Path, small_lm: Path) -> SftOptions:
     codes = str(write_codes(tmp_path / "codes"))
     run, model = str(tmp_path / "run"), str(small_lm)
-    return SftOptions((codes,), run, model, steps=2, seq_length=128, micro_batch_size=2, save_every=2, device="cpu")
+    return SftOptions(
+        (codes,), run, model=model, steps=2, seq_length=128, micro_batch_size=2, save_every=2, device="cpu"
+    )
 
 
 def test_every_checkpoint_draws_pictures(options: SftOptions, tmp_path: Path) -> None:

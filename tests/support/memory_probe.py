@@ -49,7 +49,7 @@ def measured(phases: dict[str, dict[str, int]], name: str) -> Iterator[None]:
 
 def main(directory: str, run: str, task: str) -> None:
     device = setup_device("cpu")
-    options = SftOptions(("codes",), run, directory, zero=True)
+    options = SftOptions(("codes",), run, model=directory, zero=True)
     start, checkpoint = ModelDirectory.open(directory), Path(run) / "checkpoint"
     phases: dict[str, dict[str, int]] = {}
     with measured(phases, "load"):

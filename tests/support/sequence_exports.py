@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any
 
 from lm_stage.data.batch import TrainingBatch, build_batch
 from lm_stage.data.mixture import Mixture
@@ -19,11 +18,12 @@ CODES, MODEL = SMALL / "codes", SMALL / "model"
 ROW = 100
 
 
-def mixture_options(out: Path, lines: Path, **changes: Any) -> SequenceExportOptions:
+def mixture_options(out: Path, lines: Path) -> SequenceExportOptions:
     """Return options for captions, questions and texts, of which every weight but 1 has its effect."""
     datasets = (str(CODES), f"{CODES},task=understand,weight=0.5", f"{lines},task=text,weight=3")
-    given = {"format": "megatron", "model": str(MODEL), "seq_length": ROW, "caption_dropout": 0.5, **changes}
-    return SequenceExportOptions(datasets, str(out), **given)
+    return SequenceExportOptions(
+        datasets, str(out), format="megatron", model=str(MODEL), seq_length=ROW, caption_dropout=0.5
+    )
 
 
 def open_mixture(options: SequenceExportOptions) -> Mixture:

@@ -44,7 +44,8 @@ class StepAttention(Attention):
 
     def mask(self, lengths_R: Tensor, key_positions_S: Tensor) -> Tensor:
         """Return what is added to the scores of all layers; a row has `lengths_R` keys, int64."""
-        is_masked = key_positions_S.reshape(1, 1, 1, -1) >= lengths_R.reshape(-1, 1, 1, 1)
+        lengths_R111 = lengths_R.astype(ms.int32).reshape(-1, 1, 1, 1)  # key positions are int32, and there are more
+        is_masked = key_positions_S.reshape(1, 1, 1, -1) >= lengths_R111
         return additive_mask(is_masked, *self.heads)
 
 

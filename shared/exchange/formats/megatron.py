@@ -16,7 +16,6 @@ Here every document is one sequence.
 
 from __future__ import annotations
 
-import os
 import struct
 from array import array
 from pathlib import Path
@@ -50,10 +49,8 @@ class MegatronWriter:
         self._lengths.append(len(elements))
 
     def close(self, *, is_complete: bool) -> None:
-        """Close the data and, if all documents were added, write the index; both are durable."""
-        with self._file:
-            self._file.flush()
-            os.fsync(self._file.fileno())
+        """Close the data and, if all documents were added, write the index."""
+        self._file.close()
         if is_complete:
             self._write_index()
 
@@ -70,5 +67,3 @@ class MegatronWriter:
                 offset = int(ends[-1])
             for begin in range(0, count + 1, _ROWS_PER_BLOCK):
                 file.write(np.arange(begin, min(begin + _ROWS_PER_BLOCK, count + 1), dtype="<i8").tobytes())
-            file.flush()
-            os.fsync(file.fileno())

@@ -200,3 +200,23 @@ def test_damage_may_be_skipped_and_is_listed(options: SequenceExportOptions, tmp
     assert result.damaged == 1
     assert lines == [{"reason": "row 0: damaged"}]
     assert set(contents(tmp_path / "out")) == FILES
+
+
+def test_an_export_without_damaged_samples_is_written_again(
+    options: SequenceExportOptions, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The damage may have been repaired since."""
+    options = replace(options, skip_damaged=True)
+    with monkeypatch.context() as patch:
+        open_intact = job._open_mixture
+
+        def open_damaged(*arguments: Any) -> Mixture:
+            mixture = open_intact(*arguments)
+            damage(mixture)
+            return mixture
+
+        patch.setattr(job, "_open_mixture", open_damaged)
+        assert export_sequences(options).damaged == 1
+    again = export_sequences(options)
+    assert (again.is_new, again.damaged) == (True, 0)
+    assert not export_sequences(options).is_new

@@ -24,7 +24,7 @@ def test_a_value_comes_back_with_the_peak_memory() -> None:
 def test_a_crash_is_named_by_its_signal_and_what_was_printed_is_kept() -> None:
     outcome = call_isolated(doctor_checks.crashing, *ARGUMENTS, limit_s=240)
     assert isinstance(outcome, Broken)
-    assert outcome.problem == "the process died (SIGSEGV)"
+    assert outcome.problem == "the process died (signal 11: Segmentation fault)"
     assert "an operator failed" in outcome.log
 
 
@@ -43,6 +43,8 @@ def test_a_process_that_hangs_is_killed() -> None:
     assert call.process.exitcode == -9
 
 
-@pytest.mark.parametrize(("code", "text"), [(-11, "SIGSEGV"), (3, "exit code 3"), (None, "it does not end")])
+@pytest.mark.parametrize(
+    ("code", "text"), [(-11, "signal 11: Segmentation fault"), (3, "exit code 3"), (None, "it does not end")]
+)
 def test_exit_codes_as_text(code: int | None, text: str) -> None:
     assert describe_exit(code) == text

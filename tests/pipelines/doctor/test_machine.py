@@ -34,7 +34,7 @@ def test_versions_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     finding = machine.check_versions(HERE, "")
     assert finding.verdict is Verdict.PASSED
     assert {"python", "mindspore", "mindone", "numpy", "package", "cann", "driver", "npu-smi"} <= set(finding.facts)
-    monkeypatch.setattr(machine, "mindspore_version", lambda: "")
+    monkeypatch.setattr(machine, "_package_version", lambda package: "missing")
     assert machine.check_versions(HERE, "").next_step == "install mindspore 2.7.1 or later"
 
 

@@ -51,7 +51,7 @@ def test_a_crash_and_a_hang_are_one_failed_check_each() -> None:
 
     _, *results = results_of(check(crashing), check(hanging), check(passing), call=call)
     assert [one.finding.verdict for one in results] == [Verdict.FAILED, Verdict.FAILED, Verdict.PASSED]
-    assert results[0].finding.reason == "the process died (SIGSEGV)"
+    assert results[0].finding.reason == "the process died (signal 11: Segmentation fault)"
     assert "an operator failed" in results[0].log
     assert "hung and was killed" in results[1].finding.reason
     assert all("--kernels plain" in one.finding.next_step for one in results[:2])
