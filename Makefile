@@ -13,7 +13,7 @@ INSTALLED := $(VENV)/installed-$(MINDSPORE)
 
 MINUTES ?= 60
 
-.PHONY: demo test lint bench fuzz clean
+.PHONY: demo test lint bench bench-quick fuzz clean
 
 demo: $(INSTALLED)
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/emu3 run demo
@@ -28,14 +28,10 @@ lint: $(INSTALLED)-for-tests
 	$(BIN)/lint-imports
 
 bench: $(INSTALLED)-for-benchmarks
-	$(BIN)/python -m tests.benchmarks.bench_vision
-	$(BIN)/python -m tests.benchmarks.bench_jobs --count 512 --side 256
-	$(BIN)/python -m tests.benchmarks.bench_language
-	$(BIN)/python -m tests.benchmarks.bench_sft
-	$(BIN)/python -m tests.benchmarks.bench_planning --inputs 10000000
-	$(BIN)/python -m tests.benchmarks.bench_engine --rows 50000
-	$(BIN)/python -m tests.benchmarks.bench_formats
-	$(BIN)/python -m tests.benchmarks.bench_video
+	$(BIN)/python -m tests.benchmarks.run --json docs/benchmarks.json --page docs/benchmarks.md
+
+bench-quick: $(INSTALLED)-for-benchmarks
+	$(BIN)/python -m tests.benchmarks.run --quick
 
 fuzz: $(INSTALLED)-for-tests
 	OPENBLAS_NUM_THREADS=1 $(BIN)/python -m tests.fuzz --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))

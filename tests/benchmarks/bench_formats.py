@@ -29,6 +29,7 @@ from shared.dataset.settings import DatasetSettings
 from shared.exchange.export import export
 from shared.exchange.formats.torch_files import load_torch
 from shared.exchange.options import ExportOptions
+from tests.benchmarks.row import Row
 
 RANDOM_READS = 500
 
@@ -134,19 +135,45 @@ def rate(codes: Iterator[np.ndarray], side: int) -> float:
     return count / (time.perf_counter() - began)
 
 
-def bench(root: Path, rows: int, side: int) -> Iterator[str]:
-    """Yield the lines of the table."""
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """A format's bytes per sample, and samples read per second."""
+
+    name: str
+    size_bytes: float
+    in_order: float
+    at_random: float | None
+
+
+def rows(quick: bool) -> list[Row]:
+    """Compare our format with the others."""
+    with tempfile.TemporaryDirectory() as root:
+        ours, *others = bench(Path(root), 500 if quick else 2000, 32)
+    name, found = "codes of 32×32", []
+    for other in others:
+        ratio = other.size_bytes / ours.size_bytes
+        found.append(Row(f"store {name}", ours.size_bytes, "bytes/sample", other.name, other.size_bytes, ratio))
+    for other in others:
+        ratio = ours.in_order / other.in_order
+        found.append(Row(f"read {name} in order", ours.in_order, "rows/s", other.name, other.in_order, ratio))
+    for other in others:
+        if ours.at_random and other.at_random:
+            ratio = ours.at_random / other.at_random
+            found.append(Row(f"read {name} at random", ours.at_random, "rows/s", other.name, other.at_random, ratio))
+    return found
+
+
+def bench(root: Path, rows: int, side: int) -> Iterator[Speed]:
+    """Yield the speed of every format, ours first."""
     dataset = write_codes(root / "codes", rows, side)
     for how in ("webdataset", "parquet", "pth"):
         export(ExportOptions(str(dataset.root), str(root / how), how))
     readers = [arrow_reader(dataset), webdataset_reader(root / "webdataset"), parquet_reader(root / "parquet")]
     sampled = np.random.default_rng(0).integers(0, rows, min(rows, RANDOM_READS)).tolist()
-    yield f"{rows} samples of {side}×{side} codes"
-    yield f"{'':24} {'bytes/sample':>14} {'in order/s':>12} {'random/s':>12}"
     for reader in [*readers, *file_a_sample_readers(root / "pth")]:
         in_order = max(rate(reader.in_order(), side) for _ in range(2))
-        at_random = f"{max(rate(reader.at(sampled), side) for _ in range(2)):12.0f}" if reader.at else f"{'—':>12}"
-        yield f"{reader.name:24} {reader.size_bytes / rows:14.0f} {in_order:12.0f} {at_random}"
+        at_random = max(rate(reader.at(sampled), side) for _ in range(2)) if reader.at else None
+        yield Speed(reader.name, reader.size_bytes / rows, in_order, at_random)
 
 
 def main() -> None:
@@ -155,8 +182,11 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=32, help="codes per side")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as root:
-        for line in bench(Path(root), options.rows, options.side):
-            print(line)
+        print(f"{options.rows} samples of {options.side}×{options.side} codes")
+        print(f"{'':24} {'bytes/sample':>14} {'in order/s':>12} {'random/s':>12}")
+        for speed in bench(Path(root), options.rows, options.side):
+            at_random = f"{speed.at_random:12.0f}" if speed.at_random else f"{'—':>12}"
+            print(f"{speed.name:24} {speed.size_bytes:14.0f} {speed.in_order:12.0f} {at_random}")
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from shared.dataset.plan import PlannedInput, Unit
 from shared.dataset.plan_writer import freeze_plan
 from shared.dataset.rows import CodeRecord
 from shared.maintenance.summary import summarize
+from tests.benchmarks.row import Row
 from vq_stage import VisionTokenizer
 from vq_stage.encode.input_reader import InputReader, ReadTask
 from vq_stage.encode.job import encode
@@ -38,7 +39,12 @@ def write_photos(folder: Path, count: int, side: int) -> None:
         image.save(folder / f"photo-{index:04d}.jpg", quality=90)
 
 
-def bench_encode_job(count: int, side: int) -> None:
+def rows(quick: bool) -> list[Row]:
+    """Compare the encode job with the model alone, for fewer photos if `quick`."""
+    return [bench_encode_job(64 if quick else 512, 256)]
+
+
+def bench_encode_job(count: int, side: int) -> Row:
     """Print images per second of the job (reading, resizing, quality, committing), and of the model alone."""
     with tempfile.TemporaryDirectory() as root:
         pictures, dataset = Path(root) / "pictures", Path(root) / "dataset"
@@ -68,6 +74,8 @@ def bench_encode_job(count: int, side: int) -> None:
         )
         summary = summarize(opened)
         click.echo(f"on disk: {summary.bytes_per_code} bytes per code for pictures of {side}²")
+        name = f"encode job, photos of {side}², small tokenizer"
+        return Row(name, job_rate, "images/s", "the model alone", model_rate, job_rate / model_rate)
 
 
 def bench_many_units(units: int) -> None:

@@ -40,7 +40,9 @@ from lm_stage.model.weights import parameter_shapes
 from shared.tokens.grid_formats import IMAGE, grid_length
 from shared.tokens.layout import TokenLayout
 from shared.tokens.visual_tokens import VISUAL, body_template
+from tests.benchmarks.row import OURS, Row, compared
 
+PEER = "transformers"
 TEXT_TOKENS, CODES, PROMPT_TOKENS, GUIDANCE = 1000, 8192, 24, 3.0
 LAYOUT = TokenLayout(
     pad=0, bos=1, eos=2, img=3, boi=4, eoi=5, eol=6, eof=7, first_visual_token=TEXT_TOKENS, codebook_size=CODES
@@ -135,11 +137,16 @@ def take_turns(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, 
 
 def print_table(title: str, tokens: dict[str, int], seconds: dict[str, list[float]]) -> None:
     """Print the tokens of finished images per second; the last column is our rate over the peer's."""
-    ours = [tokens["emu3-relay"] / value for value in seconds["emu3-relay"]]
+    ours = [tokens[OURS] / value for value in seconds[OURS]]
     for name, values in seconds.items():
         rates = [tokens[name] / value for value in values]
         ratio = statistics.median(mine / theirs for mine, theirs in zip(ours, rates))
         click.echo(f"{title:<22} {name:<26} {statistics.median(rates):9.1f} tokens/s  {ratio:6.2f}×")
+
+
+def rows(quick: bool) -> list[Row]:
+    """Compare logits and guided generation, of smaller images if `quick`."""
+    return measure(12, 16, 60, 1) if quick else measure(24, 16, 150, 3)
 
 
 @click.command()
@@ -149,6 +156,11 @@ def print_table(title: str, tokens: dict[str, int], seconds: dict[str, list[floa
 @click.option("--rounds", type=int, default=2)
 def main(grid: int, batch: int, peer_tokens: int, rounds: int) -> None:
     """Measure tokens per second of guided generation, prefill, and the time of a step against the weights it reads."""
+    measure(grid, batch, peer_tokens, rounds, with_steps=True)
+
+
+def measure(grid: int, batch: int, peer_tokens: int, rounds: int, with_steps: bool = False) -> list[Row]:
+    """Print everything, and return what has a peer."""
     length = PROMPT_TOKENS + grid_length(1, grid, grid, IMAGE)
     with tempfile.TemporaryDirectory() as folder:
         parameters = write_random_model(Path(folder), max(length, 1024))
@@ -158,14 +170,14 @@ def main(grid: int, batch: int, peer_tokens: int, rounds: int) -> None:
         f" {grid}×{grid} codes, {rounds} rounds, medians"
     )
     random = np.random.default_rng(0)
-    compare_prefill(ours, peer, random.integers(0, TEXT_TOKENS, 512).astype(np.int32), rounds)
+    found = compare_prefill(ours, peer, random.integers(0, TEXT_TOKENS, 512).astype(np.int32), rounds)
     prompts_BL = random.integers(8, TEXT_TOKENS, (batch, PROMPT_TOKENS)).astype(np.int32)
     prompts_BL[:, -1] = LAYOUT.img
     negative_L = np.array([LAYOUT.bos, LAYOUT.boi, 9, LAYOUT.img], np.int32)
-    rates = {}
+    by_count: dict[int, Row] = {}
     for count in dict.fromkeys((1, batch)):
         generator = warmed_generator(ours, count, length, prompts_BL, negative_L)
-        rates[count] = compare_generation(
+        by_count[count] = compare_generation(
             generator,
             peer,
             prompts_BL[:count],
@@ -176,16 +188,30 @@ def main(grid: int, batch: int, peer_tokens: int, rounds: int) -> None:
             rounds,
         )
     if batch > 1:
-        click.echo(f"{batch} prompts in a batch, over the peer's one by one: {rates[batch][0] / rates[1][1]:.2f}×")
-    print_steps(ours, length, prompts_BL, negative_L, grid, parameters)
+        one_by_one, mine = by_count[1].peer_value or 0.0, by_count[batch].ours
+        by_count[0] = Row(
+            f"generate {batch} in a batch of {grid}×{grid} codes",
+            mine,
+            "tokens/s",
+            f"{PEER}, one by one",
+            one_by_one,
+            mine / one_by_one,
+            goal=6.0,
+        )
+        click.echo(f"{batch} prompts in a batch, over the peer's one by one: {mine / one_by_one:.2f}×")
+    if with_steps:
+        print_steps(ours, length, prompts_BL, negative_L, grid, parameters)
+    return [*found, *by_count.values()]
 
 
-def compare_prefill(ours: LanguageModel, peer: TorchPeer, ids_L: np.ndarray, rounds: int) -> None:
+def compare_prefill(ours: LanguageModel, peer: TorchPeer, ids_L: np.ndarray, rounds: int) -> list[Row]:
     difference = float(np.abs(ours.logits(ids_L) - peer.logits(ids_L)).max())
     click.echo(f"logits of {len(ids_L)} tokens differ by at most {difference:.1e}")
-    runs = {"emu3-relay": lambda: ours.logits(ids_L), "transformers": lambda: peer.logits(ids_L)}
+    runs = {OURS: lambda: ours.logits(ids_L), PEER: lambda: peer.logits(ids_L)}
     seconds = take_turns(runs, max(rounds, 3))
-    print_table("logits of a sequence", dict.fromkeys(runs, len(ids_L)), seconds)
+    amounts = dict.fromkeys(runs, len(ids_L))
+    print_table("logits of a sequence", amounts, seconds)
+    return compared(f"logits of {len(ids_L)} tokens", "tokens/s", amounts, seconds, {PEER: 1.0})
 
 
 def warmed_generator(
@@ -208,20 +234,18 @@ def compare_generation(
     tokens: int,
     peer_tokens: int,
     rounds: int,
-) -> tuple[float, float]:
-    """Return the median tokens/s of ours and of the peer, whose first tokens are its fastest."""
+) -> Row:
+    """Compare the tokens of images; the peer's first ones are its fastest."""
     count = len(prompts_BL)
     written = tokens if count == 1 else min(peer_tokens, tokens)
     runs: dict[str, Callable[[], object]] = {
-        "emu3-relay": lambda: run_generator(generator, prompts_BL, negative_L, grid, grid),
-        "transformers": lambda: peer.generate(prompts_BL, negative_L, written),
+        OURS: lambda: run_generator(generator, prompts_BL, negative_L, grid, grid),
+        PEER: lambda: peer.generate(prompts_BL, negative_L, written),
     }
-    seconds = take_turns(runs, rounds)
-    print_table(f"{count} guided prompts", {"emu3-relay": count * tokens, "transformers": count * written}, seconds)
-    return (
-        statistics.median(count * tokens / value for value in seconds["emu3-relay"]),
-        statistics.median(count * written / value for value in seconds["transformers"]),
-    )
+    seconds, amounts = take_turns(runs, rounds), {OURS: count * tokens, PEER: count * written}
+    print_table(f"{count} guided prompts", amounts, seconds)
+    name = f"generate {'one guided image' if count == 1 else f'{count} in a batch'} of {grid}×{grid} codes"
+    return compared(name, "tokens/s", amounts, seconds, {PEER: 1.5 if count == 1 else 1.2})[0]
 
 
 def print_steps(

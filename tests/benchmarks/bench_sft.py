@@ -48,6 +48,7 @@ from shared.dataset.plan import PlannedInput, Unit
 from shared.dataset.plan_writer import freeze_plan
 from shared.dataset.rows import CodeRecord
 from shared.device import setup_device
+from tests.benchmarks.row import Row
 from vq_stage.encode.options import EncodeOptions
 from vq_stage.media.resizing import Preprocessing
 
@@ -55,6 +56,8 @@ SIZES = ((8, 8), (8, 12), (12, 12), (6, 16), (10, 14))  # codes
 # Areas in the proportion of upstream's preparation: 720² pixels to generate, 480·320 to ask about.
 GENERATED, QUESTIONED = ((15, 15), (13, 17), (17, 13), (18, 12)), ((8, 8), (7, 9), (9, 7), (6, 11))
 MAX_LENGTH = 10240 / 8193  # tokens of a row in upstream's scripts, over the tokens of an image of 720² pixels
+LEAST_PADDING = "to the longest sample"
+GOALS = {("images", LEAST_PADDING): 1.15, ("mixture", LEAST_PADDING): 1.5}
 WARM_UP = 8  # steps that are not counted: MindSpore compiles two shapes and tunes its threads
 WORDS = [
     "a",
@@ -184,6 +187,11 @@ def _serve(connection: Connection, directory: Path, pad: int) -> None:
         connection.send((loss, time.perf_counter() - start_s))
 
 
+def rows(quick: bool) -> list[Row]:
+    """Compare training steps and readers, in fewer rounds if `quick`."""
+    return measure(5 if quick else 16, 384, 6, 256, 6)
+
+
 @click.command()
 @click.option("--rounds", type=int, default=16)
 @click.option("--seq-length", type=int, default=384)
@@ -191,6 +199,11 @@ def _serve(connection: Connection, directory: Path, pad: int) -> None:
 @click.option("--hidden", type=int, default=256)
 @click.option("--layers", type=int, default=6)
 def main(rounds: int, seq_length: int, micro_batch_size: int, hidden: int, layers: int) -> None:
+    measure(rounds, seq_length, micro_batch_size, hidden, layers)
+
+
+def measure(rounds: int, seq_length: int, micro_batch_size: int, hidden: int, layers: int) -> list[Row]:
+    """Print everything, and return what has a peer."""
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
         codes = write_codes(folder / "codes", 2000, SIZES)
@@ -214,12 +227,12 @@ def main(rounds: int, seq_length: int, micro_batch_size: int, hidden: int, layer
             MixtureEntry(write_texts(folder / "texts.jsonl", 1000), "text"),
         ]
         mixed = Mixture(entries, builder, seq_length)
-        compare_steps("images", images, SIZES, start, rounds, micro_batch_size)
-        compare_steps("mixture", mixed, GENERATED, start, rounds, micro_batch_size)
-        compare_readers(images, folder)  # at the end: it imports PyTorch
+        found = compare_steps("images", images, SIZES, start, rounds, micro_batch_size)
+        found += compare_steps("mixture", mixed, GENERATED, start, rounds, micro_batch_size)
+        return [*found, compare_readers(images, folder)]  # at the end: it imports PyTorch
 
 
-def compare_readers(mixture: Mixture, folder: Path) -> None:
+def compare_readers(mixture: Mixture, folder: Path) -> Row:
     """Compare samples per second from shards and from one .pth file for each sample."""
     import torch
 
@@ -244,6 +257,7 @@ def compare_readers(mixture: Mixture, folder: Path) -> None:
     theirs = count / (time.perf_counter() - start_s)
     click.echo(f"reader: {ours:,.0f} sequences/s from shards, {theirs:,.0f} from a file each: {ours / theirs:.1f}×")
     click.echo(f"  codes alone, memory-mapped, with checksums verified: {mapped:,.0f} rows/s")
+    return Row("read training sequences", ours, "sequences/s", "one .pth file per sample", theirs, ours / theirs)
 
 
 def compare_steps(
@@ -253,7 +267,7 @@ def compare_steps(
     start: ModelDirectory,
     rounds: int,
     micro_batch_size: int,
-) -> None:
+) -> list[Row]:
     """Time the steps of both sides; `sizes` are the grids of the generated images."""
     setup_device("cpu")
     decoder = Decoder(start.config)
@@ -264,7 +278,7 @@ def compare_steps(
     longest_image = max(h * (w + 1) + 3 for h, w in sizes)
     padded = {
         "as upstream": max(mixture.max_segment_length, round(longest_image * MAX_LENGTH)),
-        "to the longest sample": mixture.max_segment_length,
+        LEAST_PADDING: mixture.max_segment_length,
     }
     stream = RowStream(mixture, 0, 0.0)
     taken: list[Round] = []
@@ -280,8 +294,9 @@ def compare_steps(
         peer_s = {padding: seconds for padding, (_, seconds) in theirs.items()}
         taken.append(Round(batch.useful_tokens, len(sequences), own_s, peer_s))
     peer.end()
-    print_rates(taken[WARM_UP:], padded, batch.token_ids_BL.size)
+    found = print_rates(name, taken[WARM_UP:], padded, batch.token_ids_BL.size)
     print_parts(ours, Evaluation(BatchLoss(decoder, *lengths)), batch)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,17 +309,20 @@ class Round:
     peer_s: dict[str, float]
 
 
-def print_rates(rounds: list[Round], padded: dict[str, int], positions: int) -> None:
-    """Print the median rates; `positions` are those of one of our batches, `padded` the peer's row lengths."""
+def print_rates(name: str, rounds: list[Round], padded: dict[str, int], positions: int) -> list[Row]:
+    """Print and return median rates; `positions` are those of one of our batches, `padded` the peer's row lengths."""
     useful = sum(one.useful for one in rounds)
-    rate = statistics.median(one.useful / one.own_s for one in rounds)
-    click.echo(f"  ours: {rate:,.0f} useful tokens/s, {useful / len(rounds) / positions:.0%} of all")
+    ours, found = statistics.median(one.useful / one.own_s for one in rounds), []
+    click.echo(f"  ours: {ours:,.0f} useful tokens/s, {useful / len(rounds) / positions:.0%} of all")
     for padding, length in padded.items():
         rate = statistics.median(one.useful / one.peer_s[padding] for one in rounds)
         ratio = statistics.median(one.peer_s[padding] / one.own_s for one in rounds)
         share = useful / length / sum(one.samples for one in rounds)
         click.echo(f"  peer, padded {padding} ({length}): {rate:,.0f} useful tokens/s, {share:.0%} of all")
         click.echo(f"  ours over peer: {ratio:.2f}×")
+        task, peer = f"SFT of {name}", f"transformers, padded {padding}"
+        found.append(Row(task, ours, "useful tokens/s", peer, rate, ratio, GOALS.get((name, padding))))
+    return found
 
 
 def _sequences(chunk: list[list[PackedSample]], mixture: Mixture) -> list[TrainingSequence]:

@@ -24,11 +24,20 @@ from safetensors.numpy import save_file
 from transformers import Emu3VQVAE, Emu3VQVAEConfig
 
 from shared.device import setup_device
+from tests.benchmarks.row import OURS, Row, compared
 from vq_stage import VisionTokenizer
 from vq_stage.model.config import VQConfig
 from vq_stage.model.kernels import select
 from vq_stage.model.network import VQModel
 from vq_stage.training.initialization import initialize
+
+TRANSFORMERS, ONE_FRAME = "transformers", "PyTorch, one frame"
+GOALS = {
+    ("encode", 256): {ONE_FRAME: 1.0},
+    ("decode", 256): {TRANSFORMERS: 4.8, ONE_FRAME: 1.25},
+    ("encode", 64): {ONE_FRAME: 1.0},
+    ("decode", 64): {ONE_FRAME: 1.0},
+}
 
 
 def write_random_tokenizer(directory: Path, width: int) -> None:
@@ -114,13 +123,24 @@ def take_turns(runs: dict[str, Callable[[], object]], rounds: int) -> dict[str, 
 
 
 def print_table(title: str, seconds: dict[str, list[float]]) -> None:
-    ours = seconds["emu3-relay"]
+    ours = seconds[OURS]
     for name, values in seconds.items():
         ratios = [theirs / mine for theirs, mine in zip(values, ours)]
         median = statistics.median(values)
         click.echo(
             f"{title:<26} {name:<20} {median:8.3f} s {1 / median:8.2f} images/s  {statistics.median(ratios):6.2f}×"
         )
+
+
+def rows(quick: bool) -> list[Row]:
+    """Compare both widths, the small one only if `quick`."""
+    return [row for width in ((64,) if quick else (256, 64)) for row in compare(width, picture(256), 3)]
+
+
+def picture(size: int) -> np.ndarray:
+    """Return a picture of coloured blocks, uint8 (1, size, size, 3)."""
+    pixels = np.random.default_rng(0).integers(0, 256, (1, size // 8, size // 8, 3), dtype=np.uint8)
+    return pixels.repeat(8, axis=1).repeat(8, axis=2)
 
 
 @click.command()
@@ -132,13 +152,11 @@ def print_table(title: str, seconds: dict[str, list[float]]) -> None:
 def main(widths: tuple[int, ...], size: int, rounds: int) -> None:
     """Print images per second, one image at a time; the last column is the peer's time divided by ours."""
     click.echo(f"{os.cpu_count()} cores, torch {torch.__version__}, {size}×{size}, {rounds} rounds, medians")
-    pixels = np.random.default_rng(0).integers(0, 256, (1, size // 8, size // 8, 3), dtype=np.uint8)
-    pixels = pixels.repeat(8, axis=1).repeat(8, axis=2)
     for width in widths:
-        compare(width, pixels, rounds)
+        compare(width, picture(size), rounds)
 
 
-def compare(width: int, pixels: np.ndarray, rounds: int) -> None:
+def compare(width: int, pixels: np.ndarray, rounds: int) -> list[Row]:
     """Check that both compute the same, then time them in turns."""
     with tempfile.TemporaryDirectory() as folder:
         write_random_tokenizer(Path(folder), width)
@@ -148,17 +166,22 @@ def compare(width: int, pixels: np.ndarray, rounds: int) -> None:
     difference = np.abs(ours.decode_images(codes).astype(int) - peer.decode(codes)).max()
     click.echo(f"width {width}: {equal:.2%} of the codes equal the peer's, pixels differ by at most {difference}")
     encode = {
-        "emu3-relay": lambda: ours.encode_images(pixels),
-        "transformers": lambda: peer.encode(pixels),
-        "PyTorch, one frame": lambda: peer.encode_one_frame(pixels),
+        OURS: lambda: ours.encode_images(pixels),
+        TRANSFORMERS: lambda: peer.encode(pixels),
+        ONE_FRAME: lambda: peer.encode_one_frame(pixels),
     }
     decode = {
-        "emu3-relay": lambda: ours.decode_images(codes),
-        "transformers": lambda: peer.decode(codes),
-        "PyTorch, one frame": lambda: peer.decode_one_frame(codes),
+        OURS: lambda: ours.decode_images(codes),
+        TRANSFORMERS: lambda: peer.decode(codes),
+        ONE_FRAME: lambda: peer.decode_one_frame(codes),
     }
-    print_table(f"encode, base width {width}", take_turns(encode, rounds))
-    print_table(f"decode, base width {width}", take_turns(decode, rounds))
+    found: list[Row] = []
+    for task, runs in (("encode", encode), ("decode", decode)):
+        seconds = take_turns(runs, rounds)
+        print_table(f"{task}, base width {width}", seconds)
+        name = f"{task} an image of {pixels.shape[1]}², base width {width}"
+        found += compared(name, "images/s", dict.fromkeys(runs, 1), seconds, GOALS.get((task, width)))
+    return found
 
 
 if __name__ == "__main__":

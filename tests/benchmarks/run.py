@@ -1,0 +1,91 @@
+"""All benchmarks, one after the other: `python -m tests.benchmarks.run [--quick] [--only NAME] [--json FILE]`.
+
+Each module has a function `rows(quick)`, which runs in a fresh process: importing PyTorch alone slows MindSpore down.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from multiprocessing import get_context
+from pathlib import Path
+
+import click
+
+from tests.benchmarks.machine import Machine, this_machine
+from tests.benchmarks.row import Row
+from tests.benchmarks.table import replace_part, table
+
+MODULES = ("vision", "language", "sft", "jobs", "formats")
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The rows of all modules, in the order of the table, and the machine they were taken on."""
+
+    machine: Machine
+    is_quick: bool
+    elapsed_s: dict[str, float]
+    sections: dict[str, list[Row]]
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str) -> Report:
+        values = json.loads(text)
+        values["machine"] = Machine(**values["machine"])
+        values["sections"] = {name: [Row(**row) for row in rows] for name, rows in values["sections"].items()}
+        return cls(**values)
+
+    def page(self) -> str:
+        """Return the part of docs/benchmarks.md that is generated."""
+        return f"{self.machine.sentence()}\n\n{table(self.sections)}"
+
+
+def module_rows(name: str, quick: bool) -> list[Row]:
+    """Run one module in this process."""
+    return list(import_module(f"tests.benchmarks.bench_{name}").rows(quick))
+
+
+def run_all(names: Sequence[str], quick: bool) -> Report:
+    """Run modules, each in a fresh process. One that fails is reported and left out."""
+    load, sections, elapsed_s = os.getloadavg()[0], {}, {}
+    for name in names:
+        began = time.monotonic()
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            try:
+                sections[name] = pool.submit(module_rows, name, quick).result()
+            except Exception as error:
+                click.echo(f"bench_{name} failed: {error!r}", err=True)
+                continue
+        elapsed_s[name] = round(time.monotonic() - began, 1)
+        click.echo(f"bench_{name}: {elapsed_s[name]:.0f} s", err=True)
+    return Report(this_machine(load), quick, elapsed_s, sections)
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="Smaller sizes and fewer rounds, in about five minutes.")
+@click.option("--only", "names", multiple=True, type=click.Choice(MODULES), help="Run only this module; repeatable.")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the rows and the machine here.")
+@click.option("--page", type=click.Path(path_type=Path), help="Replace the table between the markers of this page.")
+def main(quick: bool, names: tuple[str, ...], json_file: Path | None, page: Path | None) -> None:
+    """Print one table: our figures, the peers', the goals, and whether they are met."""
+    names = names or MODULES
+    report = run_all(names, quick)
+    click.echo(f"\n{report.page()}")
+    if json_file:
+        json_file.write_text(report.to_json(), encoding="utf-8")
+    if page:
+        replace_part(page, report.page())
+    sys.exit(len(report.sections) < len(names))
+
+
+if __name__ == "__main__":
+    main()

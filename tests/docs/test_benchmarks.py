@@ -1,0 +1,89 @@
+"""The table of benchmarks: rows, verdicts, the report as JSON, and the part of a page that is generated."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from tests.benchmarks import run
+from tests.benchmarks.machine import this_machine
+from tests.benchmarks.row import OURS, Row, compared
+from tests.benchmarks.run import Report, run_all
+from tests.benchmarks.table import BEGIN, END, number, table, with_part
+
+BENCHMARKS = Path(run.__file__).parent
+SPEED = Row("encode", 20.0, "images/s", "transformers", 5.0, 4.0, goal=4.8)
+MEMORY = Row("memory", 0.8, "GiB", goal=1.0, is_limit=True)
+
+
+@pytest.mark.parametrize(
+    ("row", "is_met"),
+    [
+        (SPEED, False),
+        (Row("decode", 20.0, "images/s", "transformers", 4.0, 5.0, goal=4.8), True),
+        (Row("decode", 20.0, "images/s", "transformers", 4.0, 5.0), None),
+        (MEMORY, True),
+        (Row("memory", 1.2, "GiB", goal=1.0, is_limit=True), False),
+        (Row("rows", 21_000.0, "rows/s", goal=20_000.0), True),
+        (Row("rows", 19_000.0, "rows/s", goal=20_000.0), False),
+    ],
+)
+def test_verdicts(row: Row, is_met: bool | None) -> None:
+    assert row.is_met is is_met
+
+
+def test_ratios_are_medians_of_the_rounds() -> None:
+    seconds = {OURS: [1.0, 2.0, 10.0], "peer": [2.0, 8.0, 15.0]}
+    (row,) = compared("task", "tokens/s", {OURS: 10, "peer": 10}, seconds, {"peer": 1.5})
+    assert (row.ours, row.peer_value, row.ratio, row.goal) == (5.0, 1.25, 2.0, 1.5)
+
+
+def test_numbers_have_three_digits() -> None:
+    assert [number(value) for value in (20123.4, 345.6, 34.56, 3.456, 0.3456)] == [
+        "20 123",
+        "346",
+        "34.6",
+        "3.46",
+        "0.346",
+    ]
+
+
+def test_the_table_has_a_line_for_every_row() -> None:
+    lines = table({"vision": [SPEED], "planning": [MEMORY]}).split("\n")
+    assert [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines[2:]] == [
+        ["encode", "20.0 images/s", "transformers", "5.00 images/s", "4.00×", "≥ 4.80×", "missed"],
+        ["memory", "0.800 GiB", "", "", "", "≤ 1.00 GiB", "met"],
+    ]
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_only_the_part_between_the_markers_is_replaced() -> None:
+    text = with_part(f"before\n{BEGIN}\nold\n{END}\nafter\n", "new")
+    assert text == f"before\n{BEGIN}\n\nnew\n\n{END}\nafter\n"
+    with pytest.raises(ValueError, match="expected"):
+        with_part("a page without markers", "new")
+
+
+def test_a_report_survives_json() -> None:
+    report = Report(this_machine(0.5), False, {"vision": 3.0}, {"vision": [SPEED, MEMORY]})
+    assert Report.from_json(report.to_json()) == report
+    assert f"{report.machine.cores} cores" in report.page()
+
+
+def test_a_module_that_fails_is_reported_and_the_others_run(capsys: pytest.CaptureFixture[str]) -> None:
+    report = run_all(["of_no_such_module"], quick=True)
+    assert report.sections == {}
+    assert "bench_of_no_such_module failed: ModuleNotFoundError" in capsys.readouterr().err
+
+
+def test_every_module_with_rows_is_run() -> None:
+    """Read, not imported: some import PyTorch, which tests do not need."""
+    trees = {path.stem.removeprefix("bench_"): ast.parse(path.read_bytes()) for path in BENCHMARKS.glob("bench_*.py")}
+    with_rows = {
+        name
+        for name, tree in trees.items()
+        if any(isinstance(node, ast.FunctionDef) and node.name == "rows" for node in tree.body)
+    }
+    assert set(run.MODULES) == with_rows
