@@ -77,7 +77,7 @@ class LanguageModel:
         Raises CheckpointError if the directory has none, or one of another layout.
         """
         tokenizer = load_text_tokenizer(self.directory)
-        if tokenizer.layout != self.layout:
+        if not tokenizer.layout.agrees_with(self.layout):
             raise CheckpointError(f"{self.directory}: the text tokenizer has a different token layout than the model")
         return tokenizer
 

@@ -49,7 +49,7 @@ class VisualRequest:
 
     @property
     def kind(self) -> str:
-        return "image" if self.grid_format == IMAGE else "video"
+        return "video" if self.grid_format.is_video else "image"
 
     @property
     def length(self) -> int:

@@ -108,7 +108,7 @@ class ModelDirectory:
         chosen = _layout_from_file(Path(layout)) if layout else read_layout(path)
         chosen.check_vocabulary(config.vocab_size, str(path))
         check_weights(path, config)
-        if tokenizer.layout != chosen:
+        if not tokenizer.layout.agrees_with(chosen):
             raise CheckpointError(
                 f"{path}: config.json and the text tokenizer have different token layouts:\n"
                 f"  {chosen.to_dict()}\n  {tokenizer.layout.to_dict()}"

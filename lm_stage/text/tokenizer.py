@@ -63,7 +63,7 @@ class TiktokenTokenizer:
         import tiktoken
 
         special = {surface: len(ranks) + i for i, surface in enumerate((*CONTROL_SURFACES, *vision_surfaces))}
-        self.layout = TokenLayout.from_surfaces(special, where)
+        self.layout = TokenLayout.from_surfaces(special, where, with_optional=True)
         self.vocab_size = len(ranks) + len(special)
         self.fingerprint = fingerprint
         self._text_ids = len(ranks)
@@ -126,7 +126,7 @@ class HuggingFaceTokenizer:
             raise CheckpointError(
                 f"{where}: expected a tokenizer.json with a model and added tokens: {error!r:.200}"
             ) from error
-        self.layout = TokenLayout.from_surfaces(ids, where)
+        self.layout = TokenLayout.from_surfaces(ids, where, with_optional=True)
         self.vocab_size = max(ids.values()) + 1
         self.fingerprint = fingerprint
         self._skipped = set(added.values()) | set(self.layout.control_ids.values())

@@ -23,6 +23,15 @@ SURFACES = {
     "eoi": "<|image end|>",
     "first_visual_token": "<|visual token 000000|>",
 }
+# The same for roles that only Emu3.5 gives to tokens, which Emu3's vocabulary has too and leaves unused.
+OPTIONAL_SURFACES = {
+    "bss": "<|extra_100|>",
+    "ess": "<|extra_101|>",
+    "bog": "<|extra_60|>",
+    "eog": "<|extra_61|>",
+    "boc": "<|extra_50|>",
+    "eoc": "<|extra_51|>",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +39,8 @@ class TokenLayout:
     """Ids of the control tokens, and the range of the visual tokens.
 
     `eol` ends a row of codes and `eof` a frame; `boi` and `eoi` enclose an image, and `img` separates its size from
-    its codes. Raises CheckpointError if two roles share an id.
+    its codes. Optional, None if a model does not use them: `bss` and `ess` enclose an answer, `bog` and `eog` its
+    global reasoning, `boc` and `eoc` the reasoning about an image. Raises CheckpointError if two roles share an id.
     """
 
     pad: int
@@ -43,6 +53,12 @@ class TokenLayout:
     eof: int
     first_visual_token: int
     codebook_size: int
+    bss: int | None = None
+    ess: int | None = None
+    bog: int | None = None
+    eog: int | None = None
+    boc: int | None = None
+    eoc: int | None = None
 
     def __post_init__(self) -> None:
         control = self.control_ids
@@ -56,8 +72,9 @@ class TokenLayout:
 
     @property
     def control_ids(self) -> dict[str, int]:
-        """The id of each control token by role."""
-        return {name: getattr(self, name) for name in SURFACES if name != "first_visual_token"}
+        """The id of each control token by role, without the roles that the model does not use."""
+        ids = {name: getattr(self, name) for name in (*SURFACES, *OPTIONAL_SURFACES) if name != "first_visual_token"}
+        return {name: token for name, token in ids.items() if token is not None}
 
     @property
     def end_of_visual(self) -> int:
@@ -76,12 +93,21 @@ class TokenLayout:
                 " use the text tokenizer and layout that belong to this model"
             )
 
+    def agrees_with(self, other: TokenLayout) -> bool:
+        """Whether no role has different ids in the two layouts; optional roles may be missing in either."""
+        roles = self.to_dict().keys() & other.to_dict().keys()
+        return all(getattr(self, role) == getattr(other, role) for role in roles)
+
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], where: str = "layout") -> TokenLayout:
-        """Build from the fields by name. Raises CheckpointError if one is missing, unknown or not an integer."""
+        """Build from the fields by name; optional ones may be missing.
+
+        Raises CheckpointError if another one is missing, or one is unknown or not an integer.
+        """
         if not isinstance(values, Mapping) or not all(isinstance(value, int) for value in values.values()):
             raise CheckpointError(f"{where}: token layout: expected integers by name, got {values!r:.100}")
-        missing, extra = sorted(set(cls.__slots__) - set(values)), sorted(set(values) - set(cls.__slots__))
+        fields = set(cls.__slots__)
+        missing, extra = sorted(fields - set(OPTIONAL_SURFACES) - set(values)), sorted(set(values) - fields)
         if missing or extra:
             raise CheckpointError(
                 f"{where}: token layout: missing {missing or 'nothing'}, unknown {extra or 'nothing'}"
@@ -89,9 +115,10 @@ class TokenLayout:
         return cls(**values)
 
     @classmethod
-    def from_surfaces(cls, ids: Mapping[str, int], where: str) -> TokenLayout:
+    def from_surfaces(cls, ids: Mapping[str, int], where: str, with_optional: bool = False) -> TokenLayout:
         """Build from a vocabulary, by the published surface forms of its control and visual tokens.
 
+        `with_optional`: also give the optional roles to the tokens that the vocabulary has for them.
         Raises CheckpointError if a control token is missing or the visual tokens are not consecutive.
         """
         if missing := [surface for surface in SURFACES.values() if surface not in ids]:
@@ -103,7 +130,9 @@ class TokenLayout:
         visual = sum(surface.startswith("<|visual token ") for surface in ids)
         if visual != count:
             raise CheckpointError(f"{where}: {visual} visual tokens, but only the first {count} have consecutive ids")
-        return cls(**{name: ids[surface] for name, surface in SURFACES.items()}, codebook_size=count)
+        surfaces = SURFACES | OPTIONAL_SURFACES if with_optional else SURFACES
+        return cls(**{name: ids[one] for name, one in surfaces.items() if one in ids}, codebook_size=count)
 
     def to_dict(self) -> dict[str, int]:
-        return asdict(self)
+        """Return the fields by name, without the roles that the model does not use."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
