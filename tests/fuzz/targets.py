@@ -45,7 +45,7 @@ from vq_stage.video.open_video import open_video
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 EXAMPLES = Path(__file__).parents[2] / "pipelines" / "examples"
-Make, Read = Callable[[Path], None], Callable[[Path, Path], None]
+Make, Read = Callable[[Path], object], Callable[[Path, Path], object]
 
 
 @dataclass(frozen=True)
@@ -279,20 +279,20 @@ TARGETS: dict[str, Target] = {
     "safetensors": Target(_make_safetensors, _read_safetensors),
     "vq-config": Target(
         _copy(GOLDEN / "baai_vq_small", "config.json", "model.safetensors"),
-        lambda folder, file: print(codec_fingerprint(folder)),
+        lambda folder, file: codec_fingerprint(folder),
         ("config.json",),
     ),
     "lm-config": Target(
         _copy(GOLDEN / "written_by_0.1" / "model", "config.json", "tokenizer.json", "model.safetensors"),
-        lambda folder, file: print(ModelDirectory.open(folder)),
+        lambda folder, file: ModelDirectory.open(folder),
         (".json",),
     ),
-    "yaml": Target(_make_pipelines, lambda folder, file: print(load_pipeline(str(file), {}, None, commands))),
+    "yaml": Target(_make_pipelines, lambda folder, file: load_pipeline(str(file), {}, None, commands)),
     "prompts": Target(_make_prompts, _read_prompts),
-    "dataset": Target(lambda folder: print(handmade.make(folder)), _read_dataset),
+    "dataset": Target(handmade.make, _read_dataset),
     "sealed": Target(_make_sealed, _read_dataset),
     "sequences": Target(
-        lambda folder: print(write_dataset(folder / "d", sequence_rows(), SEQUENCE_SETTINGS)),
+        lambda folder: write_dataset(folder / "d", sequence_rows(), SEQUENCE_SETTINGS),
         lambda folder, file: _read_dataset(folder / "d", file),
     ),
 }
