@@ -1,4 +1,7 @@
-"""Data written by version 0.1 can still be read, verified and resumed; see golden/PROVENANCE.md."""
+"""Data written by version 0.1 can still be read, verified and resumed; see golden/PROVENANCE.md.
+
+Sampled sequences are the exception: their noise was another, so what is missing of them is not generated.
+"""
 
 from __future__ import annotations
 
@@ -76,8 +79,17 @@ def test_sft_refuses_to_resume_a_run_with_different_options(old: Path) -> None:
     assert "steps: recorded 6, given 7" in resume_sft(old, steps=7, exit_code=2)
 
 
-def test_generated_sequences_are_resumed_and_decoded(old: Path, tmp_path: Path) -> None:
+def test_finished_sequences_are_kept_and_decoded(old: Path, tmp_path: Path) -> None:
     emu3("generate", old / "prompts.txt", old / "seqs", "--model", old / "model")
     assert verified_digest(old / "seqs") == EXPECTED["digests"]["seqs"]
     emu3("decode", old / "seqs", tmp_path / "pictures")
     assert len(list((tmp_path / "pictures").glob("*.png"))) == 2
+
+
+def test_unfinished_sequences_are_refused_with_advice(old: Path) -> None:
+    for name in ("manifest.json", "parts/part-000000.json"):
+        (old / "seqs" / name).unlink()
+    before = (old / "seqs" / "plan.arrow").read_bytes()
+    done = emu3("generate", old / "prompts.txt", old / "seqs", "--model", old / "model", exit_code=2)
+    assert "an earlier version, which sampled with other random numbers; finish it with that version" in done.stderr
+    assert (old / "seqs" / "plan.arrow").read_bytes() == before

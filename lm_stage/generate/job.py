@@ -22,7 +22,7 @@ from lm_stage.generate.prompt_renderer import PromptRenderer
 from lm_stage.generate.prompts import Prompt, PromptDefaults
 from lm_stage.generate.worker import GenerateWorker
 from lm_stage.inference.coded_images import open_coded_images
-from lm_stage.inference.options import SamplingOptions
+from lm_stage.inference.recorded_sampling import sampling_to_json
 from lm_stage.model.model_directory import ModelDirectory
 from shared.dataset.dataset import Dataset
 from shared.dataset.paths import check_output
@@ -40,13 +40,13 @@ from shared.tokens.grid_formats import UNIVLA, GridFormat
 class GenerationSettings:
     """Settings of a generated dataset; a job that resumes must have the same.
 
-    `model` contains the fingerprints of the model directory. `images` is the SHA-256 of the plan of the dataset of
-    images, or None. `video_format` is set if there were videos to generate at first. Version 0.1 recorded the
-    SHA-256 of the prompt file; now prompts are compared one by one.
+    `model` contains the fingerprints of the model directory. `sampling` is the JSON form of the options. `images` is
+    the SHA-256 of the plan of the dataset of images, or None. `video_format` is set if there were videos to generate
+    at first. Version 0.1 recorded the SHA-256 of the prompt file; now prompts are compared one by one.
     """
 
     model: Mapping[str, Any]
-    sampling: SamplingOptions
+    sampling: Mapping[str, Any]
     guidance_scale: float
     suffix: str
     defaults: PromptDefaults
@@ -130,7 +130,7 @@ def _settings(
         codec = replace(codec, fingerprint=codec.fingerprint or images.dataset.plan().settings.codec.fingerprint)
     generation = GenerationSettings(
         model=model.recorded(),
-        sampling=options.sampling,
+        sampling=sampling_to_json(options.sampling, recorded.get("sampling")),
         guidance_scale=options.guidance_scale,
         suffix=options.suffix,
         defaults=options.defaults(),

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from lm_stage.generate.journal import DIED
 from lm_stage.generate.planner import PromptPlanner, planned_prompt
 from lm_stage.generate.prompts import Prompt
+from lm_stage.inference.recorded_sampling import check_noise
 from shared.dataset.change import Change
 from shared.dataset.dataset import Dataset
 from shared.dataset.plan import Plan
@@ -54,7 +55,8 @@ def up_to_date_plan(
 ) -> tuple[Plan, PromptCounts]:
     """Return the plan of a dataset, created or extended if necessary, and the counts of the prompts.
 
-    Raises ConfigMismatchError if the dataset was created with other settings, or a prompt has changed since.
+    Raises ConfigMismatchError if the dataset was created with other settings, or a prompt has changed since, or what is
+    missing cannot be generated with the noise of what is there.
     """
     while True:
         plan = dataset.plan() if dataset.plan_path.is_file() else None
@@ -67,6 +69,8 @@ def up_to_date_plan(
             for prompt in tqdm(prompts, "plan", unit="prompt", disable=None):
                 update.add(prompt)
             update.check_unchanged(dataset)
+            if settings.generation and (writer.inputs or (plan is not None and dataset.missing_units(plan))):
+                check_noise(settings.generation["sampling"], dataset.root)
             if plan is not None and not writer.inputs:
                 update.counts.unlisted = len(set(known) - {prompt.key for prompt in prompts})
                 return plan, update.counts

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +15,7 @@ from lm_stage.generate.options import GenerateOptions
 from lm_stage.generate.planner import longest_prompt, max_body_length, planned_prompt
 from lm_stage.generate.prompt_renderer import PromptRenderer
 from lm_stage.inference.coded_images import open_coded_images
+from lm_stage.inference.recorded_sampling import sampling_to_json
 from lm_stage.model.model_directory import ModelDirectory
 from shared.dataset.commit import UnitResult
 from shared.dataset.dataset import Dataset
@@ -193,7 +193,7 @@ class GenerateWorker:
             negative_prompt=prompt.negative_prompt if self.renderer.is_guided else None,
             seed=prompt.seed,
             guidance_scale=self.options.guidance_scale,
-            sampling_json=canonical_json(asdict(self.options.sampling)),
+            sampling_json=canonical_json(sampling_to_json(self.options.sampling)),
         )
 
     def _commit_complete(self) -> Iterator[TaskResult]:

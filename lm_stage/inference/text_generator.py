@@ -15,7 +15,7 @@ import numpy as np
 
 from lm_stage.inference.continuous_batch import ContinuousBatch
 from lm_stage.inference.options import SamplingOptions
-from lm_stage.inference.sampling import check_finite, sample, uniforms
+from lm_stage.inference.sampling import check_finite, noise_key, position_keys, sample
 from shared.tokens.layout import TokenLayout
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class TextSequence:
     """An answer in progress. `finish_reason` is `eos` or `length` once it is complete."""
 
     request: TextRequest
-    uniforms: np.ndarray
+    noise_key: int
     token_ids: list[int] = field(default_factory=list)
     finish_reason: str | None = None
 
@@ -63,15 +63,14 @@ class TextGenerator(ContinuousBatch[TextRequest, TextSequence]):
         self.model.prefill(index, request.prompt_ids[:-1])
         self.token_ids_R[index] = request.prompt_ids[-1]
         self.positions_R[index] = len(request.prompt_ids) - 1
-        sequence = TextSequence(request, uniforms(request.seed, request.key, request.max_new_tokens))
+        sequence = TextSequence(request, noise_key(request.seed, request.key))
         self.sequences[index] = sequence
         return sequence
 
     def step(self) -> list[TextSequence]:
-        logits_BK = self.model.decode_step(self.token_ids_R, self.positions_R)
+        tokens_B = self._sample(self.model.decode_step(self.token_ids_R, self.positions_R))
         finished = []
-        for index, sequence in self._running():
-            token = self._sample(sequence, logits_BK[index].copy())
+        for (index, sequence), token in zip(self._running(), tokens_B):
             sequence.token_ids.append(token)
             self.token_ids_R[index] = token
             self.positions_R[index] += 1
@@ -81,8 +80,15 @@ class TextGenerator(ContinuousBatch[TextRequest, TextSequence]):
                 self.sequences[index] = None
         return finished
 
-    def _sample(self, sequence: TextSequence, logits_K: np.ndarray) -> int:
-        offset = len(sequence.token_ids)
-        check_finite(logits_K, sequence.request.key, f"token {offset} of the answer")
-        logits_K[self.masked_ids] = -np.inf
-        return int(sample(logits_K[None], sequence.uniforms[offset : offset + 1], self.sampling)[0])
+    def _sample(self, logits_RK: np.ndarray) -> list[int]:
+        """Return the next token of every running sequence."""
+        running = self._running()
+        logits_BK = logits_RK[[index for index, _ in running]]
+        check_finite(
+            logits_BK, lambda i: f"{running[i][1].request.key}, token {len(running[i][1].token_ids)} of the answer"
+        )
+        logits_BK[:, self.masked_ids] = -np.inf
+        noise_keys_B = np.array([sequence.noise_key for _, sequence in running], np.uint64)
+        positions_B = np.array([len(sequence.token_ids) for _, sequence in running])
+        chosen: list[int] = sample(logits_BK, position_keys(noise_keys_B, positions_B), self.sampling).tolist()
+        return chosen

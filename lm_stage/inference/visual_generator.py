@@ -17,7 +17,7 @@ import numpy as np
 
 from lm_stage.inference.continuous_batch import ContinuousBatch
 from lm_stage.inference.options import SamplingOptions
-from lm_stage.inference.sampling import check_finite, sample, uniforms
+from lm_stage.inference.sampling import check_finite, noise_key, position_keys, sample
 from shared.tokens.grid_formats import IMAGE, GridFormat, grid_length
 from shared.tokens.layout import TokenLayout
 from shared.tokens.visual_tokens import VISUAL, body_template
@@ -64,7 +64,7 @@ class VisualSequence:
 
     request: VisualRequest
     template: np.ndarray
-    uniforms: np.ndarray
+    noise_key: int
     codes: list[int]
     offset: int
     last_token: int
@@ -73,6 +73,10 @@ class VisualSequence:
     def is_done(self) -> bool:
         request = self.request
         return len(request.prefix_codes) + len(self.codes) == request.frames * request.height * request.width
+
+    @property
+    def place(self) -> str:
+        return f"{self.request.key}, offset {self.offset} of the {self.request.kind}"
 
     def append(self, token: int) -> None:
         self.last_token = token
@@ -111,9 +115,9 @@ class VisualGenerator(ContinuousBatch[VisualRequest, VisualSequence]):
             token_ids = [*prompt_ids, *body]
             self.model.prefill(row, token_ids[:-1])
             self.positions_R[row] = len(token_ids) - 1
-        numbers = uniforms(request.seed, request.key, len(template))
         last_token = body[-1] if body else self.layout.img
-        sequence = VisualSequence(request, template, numbers, codes, len(body), last_token)
+        key = noise_key(request.seed, request.key)
+        sequence = VisualSequence(request, template, key, codes, len(body), last_token)
         self.sequences[index] = sequence
         return sequence
 
@@ -154,15 +158,16 @@ class VisualGenerator(ContinuousBatch[VisualRequest, VisualSequence]):
         for index, sequence in self._running():
             if (control_token := int(sequence.template[sequence.offset])) != VISUAL:
                 sequence.append(control_token)
-                continue
-            request = sequence.request
-            check_finite(logits_BK[index], request.key, f"offset {sequence.offset} of the {request.kind}")
-            sampled.append((index, sequence))
+            else:
+                sampled.append((index, sequence))
         if not sampled:
             return
-        numbers = np.array([sequence.uniforms[sequence.offset] for _, sequence in sampled])
-        choices = sample(logits_BK[[index for index, _ in sampled]], numbers, self.sampling)
-        for (_, sequence), choice in zip(sampled, choices):
+        logits_BK = logits_BK[[index for index, _ in sampled]]
+        check_finite(logits_BK, lambda i: sampled[i][1].place)
+        noise_keys_B = np.array([sequence.noise_key for _, sequence in sampled], np.uint64)
+        positions_B = np.array([sequence.offset for _, sequence in sampled])
+        choices_B = sample(logits_BK, position_keys(noise_keys_B, positions_B), self.sampling)
+        for (_, sequence), choice in zip(sampled, choices_B):
             replayed, position = sequence.request.codes, len(sequence.codes)
             code = int(replayed[position] if position < len(replayed) else choice)
             sequence.codes.append(code)

@@ -16,7 +16,6 @@ from glob import escape
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from lm_stage.inference.options import SamplingOptions
 from lm_stage.understand.questions import Question
 from shared.errors import ConfigMismatchError, DatasetError, UsageError
 from shared.storage.atomic import write_file
@@ -33,6 +32,7 @@ class AnswerSettings:
     """Settings of an answer file; a job that resumes must have the same.
 
     `model` contains the fingerprints of the model directory. `images` is the SHA-256 of the dataset's plan, or None.
+    `sampling` is the JSON form of the options.
     `video_format` is set only if videos are asked about. Version 0.1 recorded the SHA-256 of the file of questions; now
     questions are compared one by one.
     """
@@ -42,7 +42,7 @@ class AnswerSettings:
     question: str | None
     template: str
     max_new_tokens: int
-    sampling: SamplingOptions
+    sampling: Mapping[str, Any]
     seed: int
     video_format: GridFormat | None = None
     questions_sha256: str | None = None

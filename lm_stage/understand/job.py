@@ -18,6 +18,7 @@ from typing import Any
 from tqdm import tqdm
 
 from lm_stage.inference.coded_images import open_coded_images
+from lm_stage.inference.recorded_sampling import check_noise, sampling_to_json
 from lm_stage.model.model_directory import ModelDirectory
 from lm_stage.understand.answer_file import Answer, AnswerFile, AnswerSettings, recorded_settings
 from lm_stage.understand.options import UnderstandOptions
@@ -66,6 +67,8 @@ def understand(options: UnderstandOptions) -> UnderstandResult:
     held = f"{path}: another job is writing these answers; use another file"
     with stop_on_signals() as stop, only_process(lock, held), closing(AnswerFile(path, settings)) as file:
         plan = plan_questions(questions, renderer, file.answers)
+        if plan.units:
+            check_noise(settings.sampling, path)
         for refusal in plan.refusals:
             file.add(refusal)
         _answer(options, plan, file, questions, stop)
@@ -193,7 +196,7 @@ def _settings(
         question=options.question,
         template=options.template,
         max_new_tokens=options.max_new_tokens,
-        sampling=options.sampling,
+        sampling=sampling_to_json(options.sampling, recorded.get("sampling")),
         seed=options.seed,
         video_format=options.recorded_video_format(has_videos, recorded),
         questions_sha256=recorded.get("questions_sha256"),

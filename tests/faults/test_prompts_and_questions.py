@@ -90,16 +90,33 @@ def test_a_changed_prompt_is_refused_and_nothing_changes(tmp_path: Path) -> None
     assert file_digests(tmp_path / "seqs" / "parts") == before
 
 
-def test_a_dataset_of_version_0_1_gets_new_prompts(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("without_mindspore")
+def test_a_dataset_of_version_0_1_gets_no_new_prompts(tmp_path: Path) -> None:
+    """Its rows were sampled with other noise."""
     for name in ("seqs", "model"):
         shutil.copytree(OLD / name, tmp_path / name)
-    prompts, before = tmp_path / "prompts.txt", rows(tmp_path / "seqs")
+    prompts, before = tmp_path / "prompts.txt", file_digests(tmp_path / "seqs" / "parts")
+    command = ("generate", prompts, tmp_path / "seqs", "--model", tmp_path / "model", "--allow-numerics-change")
     prompts.write_text((OLD / "prompts.txt").read_text().rstrip() + "\na pear\n")
-    printed = run("generate", prompts, tmp_path / "seqs", "--model", tmp_path / "model", "--allow-numerics-change")
-    assert "1 images generated" in printed[-1]
-    after = rows(tmp_path / "seqs")
-    assert {key: after[key] for key in before} == before
-    assert len(after) == len(before) + 1
+    assert "finish it with that version, or write a new one" in run(*command, exit_code=2)[-1]
+    assert file_digests(tmp_path / "seqs" / "parts") == before
+    assert Dataset.open(tmp_path / "seqs").plan().additions == 0
+    shutil.copy(OLD / "prompts.txt", prompts)
+    assert "0 images generated, 0 refused" in run(*command)[-1]
+
+
+@pytest.mark.usefixtures("without_mindspore")
+def test_sampled_answers_of_an_earlier_version_get_no_new_ones(small_lm: Path, tmp_path: Path) -> None:
+    """The settings of that version are what this one records, without the scheme of the noise."""
+    questions, answers = write_entries(tmp_path / "q.jsonl", [{"question": ""}]), tmp_path / "answers.jsonl"
+    command = ("understand", "-", answers, "--questions", questions, "--model", small_lm, "--sample")
+    run(*command, exit_code=1)
+    recorded = json.loads((settings := tmp_path / "answers.jsonl.settings.json").read_text())
+    assert recorded["sampling"].pop("noise") == "gumbel"
+    settings.write_text(json.dumps({name: value for name, value in recorded.items() if name != "check"}))
+    assert "1 already present" not in run(*command, exit_code=1)[-1]
+    write_entries(questions, [{"question": "what?"}])
+    assert "finish it with that version, or write a new one" in run(*command, exit_code=2)[-1]
 
 
 def test_units_of_other_jobs_are_left_to_them(small_lm: Path, tmp_path: Path) -> None:

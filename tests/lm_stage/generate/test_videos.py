@@ -156,7 +156,7 @@ def settings_of(entries: Sequence[dict[str, Any]], model: Path, folder: Path, **
 
 
 def test_settings_of_images_are_those_of_version_0_1(small_lm: Path, tmp_path: Path) -> None:
-    """The expected settings predate videos: with an additional key, datasets of that time could not be resumed."""
+    """With an additional key, datasets of that time could not be resumed; `noise` is left out for them."""
     settings = settings_of([{"prompt": ""}], small_lm, tmp_path, video_template="rows", **SIZE)
     for name in ("model", "text", "layout"):
         assert settings.pop(name)
@@ -165,7 +165,7 @@ def test_settings_of_images_are_those_of_version_0_1(small_lm: Path, tmp_path: P
         "defaults": {**defaults, **SIZE},
         "guidance_scale": 3.0,
         "images": None,
-        "sampling": {"greedy": False, "temperature": 1.0, "top_k": 2048, "top_p": 1.0},
+        "sampling": {"greedy": False, "noise": "gumbel", "temperature": 1.0, "top_k": 2048, "top_p": 1.0},
         "suffix": "",
         "template": "text-to-image",
     }

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from lm_stage.inference.options import SamplingOptions
+from lm_stage.inference.recorded_sampling import sampling_to_json
 from lm_stage.understand.answer_file import Answer, AnswerFile, AnswerSettings, recorded_settings
 from shared.errors import ConfigMismatchError, DatasetError, RelayError, UsageError
 from shared.tokens.grid_formats import UNIVLA
@@ -21,7 +22,7 @@ SETTINGS = AnswerSettings(
     question="why?",
     template="chat",
     max_new_tokens=5,
-    sampling=SamplingOptions(greedy=True),
+    sampling=sampling_to_json(SamplingOptions(greedy=True)),
     seed=3,
 )
 ANSWERS = [Answer("b", "why?", ("one",), "because", "eos", 4), Answer("a", "", (), error="bad_entry: line 2")]
