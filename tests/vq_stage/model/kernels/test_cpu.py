@@ -72,6 +72,20 @@ def test_upsample2x_conv_equals_doubling_then_convolving() -> None:
     np.testing.assert_allclose(found, expected, atol=2e-5)
 
 
+def test_gradients_of_upsample2x_conv_equal_those_of_doubling_then_convolving() -> None:
+    inputs = tuple(Tensor(draw(*shape)) for shape in ((2, 8, 5, 7), (8, 8, 3, 3), (8,)))
+    probe = Tensor(draw(2, 8, 10, 14))
+
+    def expected_loss(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return (conv2d(upsample_nearest(x, 2), weight, bias, pad=1) * probe).sum()
+
+    def found_loss(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return (upsample2x_conv(x, weight, bias) * probe).sum()
+
+    for expected, found in zip(ms.grad(expected_loss, (0, 1, 2))(*inputs), ms.grad(found_loss, (0, 1, 2))(*inputs)):
+        np.testing.assert_allclose(found.asnumpy(), expected.asnumpy(), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(("taps", "stride", "frames"), [(4, 2, 4), (3, 1, 3), (3, 1, 1)])
 def test_causal_conv3d_equals_the_sum_over_taps(taps: int, stride: int, frames: int) -> None:
     weight, bias, x = draw(4, 4, taps, 3, 3), draw(4), draw(2, frames, 4, 5, 6)
