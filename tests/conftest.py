@@ -28,6 +28,12 @@ def golden_lm() -> Path:
 
 
 @pytest.fixture(scope="session")
+def golden_emu35() -> Path:
+    """A decoder with norms of queries and keys; see golden/PROVENANCE.md."""
+    return GOLDEN / "emu35_lm_small"
+
+
+@pytest.fixture(scope="session")
 def golden_vq_expected(golden_vq: Path) -> dict[str, np.ndarray]:
     with np.load(golden_vq / "expected.npz") as file:
         expected = {name: file[name] for name in file.files}

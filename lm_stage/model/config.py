@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lm_stage.model.config_keys import EMU3_TYPES, rope_theta, unsupported_keys
+from lm_stage.model.config_keys import EMU3_TYPES, rope_theta, stated_qk_norm, unsupported_keys
 from lm_stage.text.tokenizer import JSON_FILE, VISION_FILE, load_text_tokenizer
 from shared.errors import CheckpointError
 from shared.storage.paths import local_directory
+from shared.storage.safetensors_reader import read_checkpoint
 from shared.storage.small_files import read_json_object, read_small_file
 from shared.tokens.layout import SURFACES, TokenLayout
 
@@ -28,13 +29,17 @@ LIMITS = {
     "num_key_value_heads": 4096,
     "max_position_embeddings": 1 << 28,
 }
+MAX_HEAD_DIM = 1 << 14
 FLOAT32_MAX = 3.4e38
+QK_NORM = "self_attn.q_norm.weight"  # the end of the names of the norms of queries
 
 
 @dataclass(frozen=True, slots=True)
 class DecoderConfig:
     """The shape of a decoder; the defaults are those of the published Emu3-Gen model.
 
+    `head_dim` 0 stands for hidden_size / num_attention_heads and is replaced by that. With `qk_norm`, queries and keys
+    have an RMSNorm over each head before the rotation.
     Raises CheckpointError for a shape that cannot be built.
     """
 
@@ -48,10 +53,13 @@ class DecoderConfig:
     rope_theta: float = 1_000_000.0
     rms_norm_eps: float = 1e-5
     tie_word_embeddings: bool = False
+    head_dim: int = 0
+    qk_norm: bool = False
 
     def __post_init__(self) -> None:
         if problems := [*self._wrong_values(), *self._wrong_heads()]:
             raise CheckpointError(f"decoder config: {'; '.join(problems)}")
+        object.__setattr__(self, "head_dim", self.head_dim or self.hidden_size // self.num_attention_heads)
 
     def _wrong_values(self) -> Iterator[str]:
         for name, most in LIMITS.items():
@@ -62,22 +70,21 @@ class DecoderConfig:
             value = getattr(self, name)
             if not isinstance(value, int | float) or isinstance(value, bool) or not 0 < value <= FLOAT32_MAX:
                 yield f"{name} {value!r:.60}: expected a number above 0"
-        if not isinstance(self.tie_word_embeddings, bool):
-            yield f"tie_word_embeddings {self.tie_word_embeddings!r:.60}: expected true or false"
+        for name in ("tie_word_embeddings", "qk_norm"):
+            if not isinstance(getattr(self, name), bool):
+                yield f"{name} {getattr(self, name)!r:.60}: expected true or false"
+        if type(self.head_dim) is not int or not 0 <= self.head_dim <= MAX_HEAD_DIM or self.head_dim % 2:
+            yield f"head_dim {self.head_dim!r:.60}: expected an even integer up to {MAX_HEAD_DIM}"
 
     def _wrong_heads(self) -> Iterator[str]:
         """Yield problems with sizes that do not divide each other; none if they are not positive integers."""
         sizes = (self.hidden_size, self.num_attention_heads, self.num_key_value_heads)
         if not all(isinstance(size, int) and size >= 1 for size in sizes):
             return
-        if self.hidden_size % self.num_attention_heads or self.head_dim % 2:
-            yield f"hidden_size {self.hidden_size}: expected an even multiple of num_attention_heads"
+        if not self.head_dim and self.hidden_size % (2 * self.num_attention_heads):
+            yield f"hidden_size {self.hidden_size}: expected an even multiple of num_attention_heads, or head_dim"
         if self.num_attention_heads % self.num_key_value_heads:
             yield f"num_attention_heads {self.num_attention_heads}: expected a multiple of num_key_value_heads"
-
-    @property
-    def head_dim(self) -> int:
-        return self.hidden_size // self.num_attention_heads
 
     @classmethod
     def from_dict(cls, raw: Mapping[str, Any], where: str = "config") -> DecoderConfig:
@@ -88,8 +95,9 @@ class DecoderConfig:
         text = _text_config(raw, where)
         theta, problems = rope_theta(text)
         problems += unsupported_keys(text)
-        values = {name: text.get(name) for name in cls.__slots__} | {"rope_theta": theta}
-        optional = {"tie_word_embeddings"}
+        _, qk_norm = stated_qk_norm(text)
+        values = {name: text.get(name) for name in cls.__slots__} | {"rope_theta": theta, "qk_norm": qk_norm}
+        optional = {"tie_word_embeddings", "head_dim", "qk_norm"}
         if text.get("model_type") in (None, *EMU3_TYPES):  # others have other defaults
             optional |= {"rope_theta", "rms_norm_eps"}
         if missing := [name for name, value in values.items() if value is None and name not in optional]:
@@ -99,28 +107,47 @@ class DecoderConfig:
             config = cls(**{name: value for name, value in values.items() if value is not None})
         except CheckpointError as error:
             raise CheckpointError(f"{where}: {error}") from error
-        if (head_dim := text.get("head_dim")) not in (None, config.head_dim):
-            problems.append(f"head_dim {head_dim!r:.60}: expected hidden_size / num_attention_heads, {config.head_dim}")
         if problems:
-            raise CheckpointError(f"{where}: not what the Emu3 decoder computes: {'; '.join(problems[:8])}")
+            raise CheckpointError(f"{where}: not what the decoder computes: {'; '.join(problems[:8])}")
         return config
 
     @classmethod
     def from_directory(cls, directory: str | Path) -> DecoderConfig:
-        return cls.from_dict(read_config(directory), str(Path(directory) / "config.json"))
+        """Read the config of a checkpoint, whose weights tell whether queries and keys are normalized.
+
+        Raises CheckpointError also if the weights are missing or contradict what the config states about that.
+        """
+        raw, where = read_config(directory), str(Path(directory) / "config.json")
+        config, norms = cls.from_dict(raw, where), qk_norms(read_checkpoint(directory))
+        key, stated = stated_qk_norm(text := _text_config(raw, where))
+        if stated not in (None, bool(norms)):
+            raise CheckpointError(
+                f"{where}: {key} {text[key]!r:.60} means {'norms' if stated else 'no norms'} of queries and keys, but"
+                f" the weights have {norms[0] if norms else f'no {QK_NORM}'}; use the config.json that belongs to them"
+            )
+        return replace(config, qk_norm=bool(norms))
 
     def to_dict(self) -> dict[str, Any]:
-        """Return BAAI's keys, complete enough for transformers' `Emu3ForCausalLM` to load."""
+        """Return BAAI's keys, complete enough for the class of transformers that computes the same to load."""
+        shape = asdict(self)
+        class_name = "Qwen3ForCausalLM" if shape.pop("qk_norm") else "Emu3ForCausalLM"
+        if not self.qk_norm and self.head_dim * self.num_attention_heads == self.hidden_size:
+            del shape["head_dim"]
         return {
-            "model_type": "Emu3",
-            "architectures": ["Emu3ForCausalLM"],
-            **asdict(self),
+            "model_type": "qwen3" if self.qk_norm else "Emu3",
+            "architectures": [class_name],
+            **shape,
             "hidden_act": "silu",
             "attention_bias": False,
             "mlp_bias": False,
             "rope_scaling": None,
             "attention_dropout": 0.0,
         }
+
+
+def qk_norms(names: Iterable[str]) -> list[str]:
+    """Return those names of weights that are norms of queries."""
+    return [name for name in names if name.endswith(QK_NORM)]
 
 
 def _text_config(raw: Mapping[str, Any], where: str) -> Mapping[str, Any]:

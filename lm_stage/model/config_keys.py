@@ -1,4 +1,4 @@
-"""The keys of a `config.json` that must have certain values, because the Emu3 decoder computes nothing else.
+"""The keys of a `config.json` that must have certain values, because the decoder computes nothing else.
 
 Sources: the configuration classes of transformers 4.57 and 5, and BAAI's `configuration_emu3.py`.
 """
@@ -10,13 +10,18 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 EMU3_TYPES = ("Emu3", "emu3", "emu3_text_model")
-MODEL_TYPES = (*EMU3_TYPES, "llama", "mistral")  # families that compute the same, with other defaults
+# Families that compute the same, with other defaults, and whether they normalize queries and keys. A config of Emu3's
+# types does not state that.
+HAS_QK_NORM = {"llama": False, "mistral": False, "qwen3": True}
+MODEL_TYPES = (*EMU3_TYPES, *HAS_QK_NORM)
+QK_NORM_KEYS = ("qk_norm", "use_qk_norm")
 
 # Key -> the values with which the decoder computes what the model means; null and absent keys are always accepted.
 MUST_EQUAL: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("hidden_act", "hidden_activation", "activation_function"), ("silu", "swish")),
     **dict.fromkeys(("attention_bias", "mlp_bias", "bias", "use_bias", "qkv_bias", "lm_head_bias"), (False,)),
-    **dict.fromkeys(("use_qk_norm", "qk_norm", "qk_layernorm", "use_qk_layernorm", "parallel_attn"), (False,)),
+    **dict.fromkeys(QK_NORM_KEYS, (False, True)),
+    **dict.fromkeys(("qk_layernorm", "use_qk_layernorm", "parallel_attn"), (False,)),
     **dict.fromkeys(("use_parallel_residual", "alibi", "use_alibi", "use_mrope", "scale_embedding"), (False,)),
     **dict.fromkeys(("use_sliding_window", "rope_interleaved", "attention_sink", "attn_output_gate"), (False,)),
     **dict.fromkeys(("is_encoder_decoder", "add_cross_attention", "cross_attention"), (False,)),
@@ -67,6 +72,15 @@ def unsupported_keys(raw: Mapping[str, Any]) -> Iterator[str]:
         elif value and _SUGGESTS_COMPUTATION.search(key) and not key.startswith(_IRRELEVANT_PREFIXES):
             yield f"{key} {value!r:.60}: not known; it may change the results"
     yield from (problem for check in _CHECKS for problem in check(raw))
+
+
+def stated_qk_norm(raw: Mapping[str, Any]) -> tuple[str, bool | None]:
+    """Return whether queries and keys are normalized, None if no key states it, and the key that does."""
+    for key in QK_NORM_KEYS:
+        if isinstance(raw.get(key), bool):
+            return key, raw[key]
+    kind = raw.get("model_type")
+    return "model_type", HAS_QK_NORM.get(kind) if isinstance(kind, str) else None
 
 
 def _problem(key: str, value: Any, allowed: tuple[Any, ...]) -> str:

@@ -1,4 +1,4 @@
-"""The decoder of Emu3: RMSNorm, rotary positions, grouped-query attention, SwiGLU; Hugging Face parameter names.
+"""The decoder of Emu3 and Emu3.5: RMSNorm, rotary positions, grouped-query attention, SwiGLU; Hugging Face names.
 
 Read top-down: decoder → backbone → block → attention and feed-forward. This file says what is computed; how, on each
 device, is in kernels/. Callers choose the attention of all blocks: over whole sequences (here), over packed samples
@@ -18,7 +18,7 @@ from mindspore import Parameter, Tensor, nn
 
 from lm_stage.model.config import DecoderConfig
 from lm_stage.model.kernels import Heads, Kernels, cpu
-from lm_stage.model.layers import Embedding, Linear, RMSNorm
+from lm_stage.model.layers import Embedding, HeadNorm, Linear, RMSNorm
 
 Rotary = tuple[tuple[Tensor, ...], tuple[Tensor, ...]]  # tables for queries and for keys
 Mask: TypeAlias = "Tensor | tuple[Tensor | None, ...]"  # of an attention, computed once for all blocks
@@ -100,7 +100,11 @@ class Block(nn.Cell):
 
 
 class SelfAttention(nn.Cell):
-    """Grouped-query attention (arXiv:2305.13245) with rotary positions (arXiv:2104.09864)."""
+    """Grouped-query attention (arXiv:2305.13245) with rotary positions (arXiv:2104.09864).
+
+    Models that have the weights for it normalize each head of queries and keys before the rotation, as in Qwen3
+    (arXiv:2505.09388).
+    """
 
     def __init__(self, config: DecoderConfig, dtype: ms.Type, kernels: Kernels):
         super().__init__()
@@ -109,11 +113,14 @@ class SelfAttention(nn.Cell):
         self.k_proj = Linear(config.hidden_size, self.G * self.D, dtype, kernels)
         self.v_proj = Linear(config.hidden_size, self.G * self.D, dtype, kernels)
         self.o_proj = Linear(self.N * self.D, config.hidden_size, dtype, kernels)
+        eps, has_norms = config.rms_norm_eps, config.qk_norm
+        self.q_norm = HeadNorm(self.D, eps, dtype, kernels) if has_norms else nn.Identity()
+        self.k_norm = HeadNorm(self.D, eps, dtype, kernels) if has_norms else nn.Identity()
         self.split_heads, self.rotate = kernels.split_heads, kernels.rotate
 
     def construct(self, x_BLC: Tensor, rotary: Rotary, attention: nn.Cell, mask: Mask) -> Tensor:
-        queries = self.rotate(self.split_heads(self.q_proj(x_BLC), self.N), rotary[0])
-        keys = self.rotate(self.split_heads(self.k_proj(x_BLC), self.G), rotary[1])
+        queries = self.rotate(self.split_heads(self.q_norm(self.q_proj(x_BLC)), self.N), rotary[0])
+        keys = self.rotate(self.split_heads(self.k_norm(self.k_proj(x_BLC)), self.G), rotary[1])
         values = self.split_heads(self.v_proj(x_BLC), self.G)
         return self.o_proj(attention(queries, keys, values, mask))
 

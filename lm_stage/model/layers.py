@@ -1,6 +1,7 @@
 """The layers of the decoder that have weights, under Hugging Face's names; kernels compute them.
 
-Shape suffixes: B batch, L sequence, C input size, V vocabulary, M = B·L, R rank of an adapter.
+Shape suffixes: B batch, L sequence, C input size, V vocabulary, M = B·L, R rank of an adapter,
+D head size, H = L·heads.
 """
 
 from __future__ import annotations
@@ -22,6 +23,15 @@ class RMSNorm(nn.Cell):
 
     def construct(self, x_BLC: Tensor) -> Tensor:
         return self.rms_norm(x_BLC, self.weight.astype(x_BLC.dtype))
+
+
+class HeadNorm(RMSNorm):
+    """The same over each head of a projection (B, L, heads·D); all heads have one weight (D,)."""
+
+    def construct(self, x_BLC: Tensor) -> Tensor:
+        B, L, C = x_BLC.shape
+        x_BHD = x_BLC.reshape(B, -1, self.weight.shape[0])
+        return self.rms_norm(x_BHD, self.weight.astype(x_BLC.dtype)).reshape(B, L, C)
 
 
 class Linear(nn.Cell):

@@ -56,7 +56,7 @@ def to_mindformers(model: str | Path, out: str | Path) -> Path:
     Raises CheckpointError if the weights do not fit the config, UsageError if `out` is not empty.
     """
     path, target = model_path(model), _new_directory(out)
-    config, tensors = DecoderConfig.from_directory(path), read_weights(path)
+    config, tensors = _llama_config(path), read_weights(path)
     check_tensors(str(path), tensors, parameter_shapes(config))
     renamed = {mindformers_name(name): stored_tensor(tensors[name]) for name in parameter_shapes(config)}
     with replaced_directory(target) as folder:
@@ -72,7 +72,7 @@ def from_mindformers(weights: str | Path, model: str | Path, out: str | Path) ->
     Raises CheckpointError if a weight is missing, unknown or of another shape, UsageError if `out` is not empty.
     """
     path, target = model_path(model), _new_directory(out)
-    shapes = parameter_shapes(DecoderConfig.from_directory(path))
+    shapes = parameter_shapes(_llama_config(path))
     stored = read_files(sorted(Path(weights).glob("*.safetensors")))
     if not stored:
         raise CheckpointError(f"{weights}: expected a folder with the .safetensors files of MindFormers")
@@ -87,6 +87,14 @@ def from_mindformers(weights: str | Path, model: str | Path, out: str | Path) ->
     config = read_small_file(path / "config.json", error=CheckpointError)
     write_model_directory(target, {"config.json": config, MODEL_FILE: tensors, **copied_files(path)})
     return target
+
+
+def _llama_config(path: Path) -> DecoderConfig:
+    """Return the config of a model. Raises CheckpointError for one that `LlamaForCausalLM` does not compute."""
+    config = DecoderConfig.from_directory(path)
+    if config.qk_norm:
+        raise CheckpointError(f"{path}: has norms of queries and keys, which MindFormers' `LlamaForCausalLM` lacks")
+    return config
 
 
 def _new_directory(location: str | Path) -> Path:

@@ -17,6 +17,7 @@ from mindspore import Tensor
 
 from lm_stage.model.config import DecoderConfig
 from lm_stage.model.weights import load_weights
+from shared.errors import CheckpointError
 from shared.mindone import importing_mindone
 
 if TYPE_CHECKING:
@@ -102,7 +103,12 @@ class MindoneCache:
 
 
 def build_emu3(config: DecoderConfig) -> Emu3ForCausalLM:
-    """Return mindone's model in inference mode, its weights not set. Raises DeviceError if mindone is not installed."""
+    """Return mindone's model in inference mode, its weights not set.
+
+    Raises DeviceError if mindone is not installed, CheckpointError for a model that its Emu3 does not compute.
+    """
+    if config.qk_norm:
+        raise CheckpointError("mindone's Emu3 has no norms of queries and keys, this model has; use --backend native")
     with importing_mindone():
         from mindone.transformers.models.emu3.modeling_emu3 import Emu3ForCausalLM
         from mindspore.nn.utils import no_init_parameters  # deprecated since MindSpore 2.9

@@ -64,6 +64,8 @@ def decoder_config(options: NewModelOptions, vocab_size: int) -> DecoderConfig:
         max_position_embeddings=options.positions,
         rope_theta=ROPE_THETA,
         tie_word_embeddings=options.tied,
+        head_dim=options.head_dim or 0,
+        qk_norm=options.qk_norm,
     )
 
 

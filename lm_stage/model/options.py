@@ -14,7 +14,10 @@ SAVE_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}  # by the
 
 @dataclass(frozen=True, slots=True)
 class NewModelOptions:
-    """The shape of the model; the codebook is that of the dataset."""
+    """The shape of the model; the codebook is that of the dataset.
+
+    `head_dim` is hidden_size / heads if it is not given.
+    """
 
     dataset: str
     out: str
@@ -24,6 +27,8 @@ class NewModelOptions:
     layers: int = 6
     heads: int = 8
     kv_heads: int = 4
+    head_dim: int | None = None
+    qk_norm: bool = False
     positions: int = 1024
     tied: bool = True
     seed: int = 0
@@ -35,8 +40,13 @@ class NewModelOptions:
             for name, low in {**least, "text_ids": 256, "seed": 0}.items()
             if getattr(self, name) < low
         ]
-        if not problems and self.hidden_size % (2 * self.heads):
-            problems.append(f"--hidden-size: expected an even multiple of --heads {self.heads}, got {self.hidden_size}")
+        if self.head_dim is not None and (self.head_dim < 2 or self.head_dim % 2):
+            problems.append(f"--head-dim: expected an even number from 2 up, got {self.head_dim}")
+        if not problems and not self.head_dim and self.hidden_size % (2 * self.heads):
+            problems.append(
+                f"--hidden-size: expected an even multiple of --heads {self.heads}, got {self.hidden_size}; or give"
+                " --head-dim"
+            )
         if not problems and self.heads % self.kv_heads:
             problems.append(f"--heads: expected a multiple of --kv-heads {self.kv_heads}, got {self.heads}")
         if not problems and self._parameters() > MAX_PARAMETERS:
@@ -48,5 +58,6 @@ class NewModelOptions:
 
     def _parameters(self) -> int:
         """Return about how many weights the layers have."""
-        attention = 2 * self.hidden_size**2 * (1 + self.kv_heads / self.heads)
-        return int(self.layers * (attention + 3 * self.hidden_size * self.intermediate_size))
+        head_dim = self.head_dim or self.hidden_size // self.heads
+        attention = 2 * self.hidden_size * head_dim * (self.heads + self.kv_heads)
+        return self.layers * (attention + 3 * self.hidden_size * self.intermediate_size)

@@ -4,7 +4,8 @@
 |---|---|
 | `auto_map` (BAAI)                | keeps it, with the Python files that it names                                  |
 | `text_config` (Hugging Face)     | keeps its class, its vision tokenizer's weights and its names of the weights   |
-| a family such as llama           | keeps its class                                                                |
+| a family such as llama or qwen3  | keeps its class                                                                |
+| norms of queries and keys        | keeps its config, which transformers' `Qwen3ForCausalLM` loads                 |
 | anything else                    | is an `Emu3ForCausalLM`                                                        |
 """
 
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from lm_stage.model.checksums import Files
-from lm_stage.model.config import DecoderConfig
+from lm_stage.model.config import DecoderConfig, qk_norms
 from lm_stage.model.config_keys import EMU3_TYPES
 from lm_stage.model.options import SAVE_DTYPES
 from lm_stage.model.safetensors_writer import SavedTensor, TensorFile, stored_tensor
@@ -52,7 +53,7 @@ def saved_model_files(
     files of a new one.
     """
     copied = copied_files(text) if isinstance(text, Path) else dict(text)
-    config = saved_config(config, layout, dtype, set(copied))
+    config = saved_config(config, layout, dtype, set(copied), has_qk_norm=bool(qk_norms(weights)))
     tensors = {name: replace(tensor, dtype=SAVE_DTYPES[dtype]) for name, tensor in weights.items()}
     if isinstance(text, Path) and keeps_class_of_base(config):
         tensors = _under_names_of(text, tensors)
@@ -62,7 +63,11 @@ def saved_model_files(
 
 
 def saved_config(
-    base: Mapping[str, Any], layout: TokenLayout, dtype: str, python_files: set[str] | None = None
+    base: Mapping[str, Any],
+    layout: TokenLayout,
+    dtype: str,
+    python_files: set[str] | None = None,
+    has_qk_norm: bool = False,
 ) -> dict[str, Any]:
     """Return the `config.json` of a saved model from that of its base."""
     config = {key: value for key, value in base.items() if key != "dtype"} | {"torch_dtype": dtype}
@@ -72,6 +77,8 @@ def saved_config(
     if keeps_class_of_base(config):
         text = {key: value for key, value in config["text_config"].items() if key not in ("dtype", "torch_dtype")}
         return {**config, "text_config": {**text, **_token_ids(text, layout)}}
+    if has_qk_norm:  # `Emu3ForCausalLM` would ignore them; `Qwen3ForCausalLM` has another default of `head_dim`
+        return {"head_dim": DecoderConfig.from_dict(config).head_dim, **config, **_token_ids(config, layout)}
     if config.get("model_type") not in (None, *EMU3_TYPES):
         return {**config, **_token_ids(config, layout)}
     return _causal_config(config, layout)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lm_stage.model.config import DecoderConfig, read_config
+from lm_stage.model.config import DecoderConfig
+from shared.errors import CheckpointError
 from shared.storage.digests import digest_of
 from shared.storage.safetensors_reader import StoredTensor, check_tensors, read_checkpoint, rename_tensors
 
@@ -55,14 +57,16 @@ def _without_padding(tensor: StoredTensor, rows: int) -> StoredTensor:
 
 def parameter_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
     """Return the shapes of a decoder's tensors by name, in the order in which they are used."""
-    C, F = config.hidden_size, config.intermediate_size
-    kv = config.num_key_value_heads * config.head_dim
+    C, F, D = config.hidden_size, config.intermediate_size, config.head_dim
+    queries, keys = config.num_attention_heads * D, config.num_key_value_heads * D
+    norms = {"self_attn.q_norm.weight": (D,), "self_attn.k_norm.weight": (D,)} if config.qk_norm else {}
     layer = {
         "input_layernorm.weight": (C,),
-        "self_attn.q_proj.weight": (C, C),
-        "self_attn.k_proj.weight": (kv, C),
-        "self_attn.v_proj.weight": (kv, C),
-        "self_attn.o_proj.weight": (C, C),
+        "self_attn.q_proj.weight": (queries, C),
+        "self_attn.k_proj.weight": (keys, C),
+        "self_attn.v_proj.weight": (keys, C),
+        **norms,
+        "self_attn.o_proj.weight": (C, queries),
         "post_attention_layernorm.weight": (C,),
         "mlp.gate_proj.weight": (F, C),
         "mlp.up_proj.weight": (F, C),
@@ -79,7 +83,22 @@ def parameter_shapes(config: DecoderConfig) -> dict[str, tuple[int, ...]]:
 
 def check_weights(directory: str | Path, config: DecoderConfig) -> None:
     """Raise CheckpointError, naming the tensors, if some are missing, unknown or of another shape."""
-    check_tensors(str(directory), read_weights(directory), parameter_shapes(config))
+    tensors = read_weights(directory)
+    _check_head_dim(str(directory), tensors, config)
+    check_tensors(str(directory), tensors, parameter_shapes(config))
+
+
+def _check_head_dim(where: str, tensors: Mapping[str, StoredTensor], config: DecoderConfig) -> None:
+    """Raise CheckpointError if queries have heads of another size than the config says."""
+    name, heads, width = "model.layers.0.self_attn.q_proj.weight", config.num_attention_heads, config.hidden_size
+    shape = tensors[name].shape if name in tensors else ()
+    if len(shape) != 2 or shape[1] != width or shape[0] % heads or shape[0] == heads * config.head_dim:
+        return
+    raise CheckpointError(
+        f"{where}: config.json: head_dim {config.head_dim} (where it is missing, hidden_size / num_attention_heads ="
+        f" {width} / {heads}), but {name} of shape {shape} has {heads} heads of {shape[0] // heads}; use the"
+        f" config.json that belongs to these weights, or state head_dim {shape[0] // heads} in it"
+    )
 
 
 def load_weights(decoder: nn.Cell, directory: str | Path) -> None:
@@ -99,4 +118,4 @@ def load_weights(decoder: nn.Cell, directory: str | Path) -> None:
 def model_fingerprint(directory: str | Path) -> str:
     """Return a SHA-256 over the config and every tensor's name, shape, dtype and bytes."""
     described = {name: [t.dtype, list(t.shape), t.sha256()] for name, t in sorted(read_weights(directory).items())}
-    return digest_of({"config": DecoderConfig.from_dict(read_config(directory)).to_dict(), "tensors": described})
+    return digest_of({"config": DecoderConfig.from_directory(directory).to_dict(), "tensors": described})

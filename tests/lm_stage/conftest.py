@@ -12,3 +12,8 @@ from tests.support.golden_language import GoldenLanguageModel
 @pytest.fixture(scope="session")
 def golden(golden_lm: Path) -> GoldenLanguageModel:
     return GoldenLanguageModel.load(golden_lm)
+
+
+@pytest.fixture(scope="session")
+def emu35(golden_emu35: Path) -> GoldenLanguageModel:
+    return GoldenLanguageModel.load(golden_emu35)

@@ -1,4 +1,4 @@
-"""The golden decoder with random weights, and what upstream computed from it; see golden/PROVENANCE.md."""
+"""The golden decoders with random weights, and what upstream computed from them; see golden/PROVENANCE.md."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ import numpy as np
 
 from lm_stage import LanguageModel, SamplingOptions
 from lm_stage.inference.visual_generator import VisualRequest
+from shared.tokens.grid_formats import EMU35_IMAGE, IMAGE, GridFormat
 
 TOP_50 = SamplingOptions(top_k=50)
 
 
 @dataclass(frozen=True)
 class GoldenLanguageModel:
-    """`prompts` and `negative` are token ids; `arrays` holds logits_i and tokens_i of prompt i."""
+    """`prompts` and `negative` are token ids up to IMG; `arrays` holds logits_i and tokens_i of prompt i."""
 
     model: LanguageModel
     prompts: list[list[int]]
@@ -26,6 +27,7 @@ class GoldenLanguageModel:
     width: int
     guidance_scale: float
     arrays: dict[str, np.ndarray]
+    grid_format: GridFormat
 
     @classmethod
     def load(cls, directory: Path) -> GoldenLanguageModel:
@@ -34,12 +36,16 @@ class GoldenLanguageModel:
             arrays = {name: file[name] for name in file.files}
         assert arrays["tokens_0"].size, "the golden corpus is empty"
         model = LanguageModel.from_pretrained(directory, layout=expected["layout"])
-        fields = {name: expected[name] for name in ("prompts", "negative", "height", "width", "guidance_scale")}
-        return cls(model, arrays=arrays, **fields)
+        sizes = {name: expected[name] for name in ("height", "width", "guidance_scale")}
+        if "size_and_img" not in expected:
+            return cls(model, expected["prompts"], expected["negative"], arrays=arrays, grid_format=IMAGE, **sizes)
+        prompts = [[*ids, *expected["size_and_img"]] for ids in (*expected["prompts"], expected["unconditional"])]
+        return cls(model, prompts[:-1], prompts[-1], arrays=arrays, grid_format=EMU35_IMAGE, **sizes)
 
     def request(self, **changes: Any) -> VisualRequest:
         """Return a request for an image of 3 × 4 codes for the first prompt."""
-        settings = {"key": "key", "prompt_ids": self.prompts[0], "negative_ids": self.negative}
+        settings: dict[str, Any] = {"key": "key", "prompt_ids": self.prompts[0], "negative_ids": self.negative}
+        settings["grid_format"] = self.grid_format
         return VisualRequest(**{**settings, "height": 3, "width": 4, "seed": 0, **changes})
 
     def generate(

@@ -18,6 +18,7 @@ from lm_stage.training.optimizer import AdamW, AdamWHyperparameters
 from lm_stage.training.step import BatchLoss, TrainStep
 from lm_stage.training.zero import ZeroAdamW
 from shared.device import setup_device
+from tests.support.golden_language import GoldenLanguageModel
 
 TOLERANCE = 1e-3  # relative; measured: losses and norms 5e-6, the ten-step trajectory 2.3e-4
 ADAMW = AdamWHyperparameters(beta1=0.9, beta2=0.95, eps=1e-6, weight_decay=0.1)
@@ -48,6 +49,23 @@ def train_step(directory: Path, length: int, kernels: Kernels = cpu) -> TrainSte
     """Return a step that updates the parameters themselves."""
     decoder = golden_decoder(directory, kernels=kernels)
     return TrainStep(BatchLoss(decoder, length, length), AdamW(decoder.trainable_params(), ADAMW), 1.0)
+
+
+def loss_and_gradients(step: TrainStep, batch: TrainingBatch) -> tuple[float, dict[str, np.ndarray]]:
+    """Return the mean loss of a batch, and its gradients by the name of the weight; the step accumulates nothing."""
+    scale = ms.Tensor(1 / batch.total_weight, ms.float32)
+    loss = step._accumulate(scale, *step.batch_loss.tensors_of(batch, batch.target_bucket))
+    gradients = zip(step.optimizer.names, step.optimizer.gradients)
+    arrays = {name.removeprefix("decoder."): gradient.asnumpy().copy() for name, gradient in gradients}
+    step.optimizer.clear()
+    return float(loss) / batch.total_weight, arrays
+
+
+def first_sequence(golden: GoldenLanguageModel) -> TrainingBatch:
+    """Return a row with the first golden sequence, supervised after its prompt."""
+    prompt = golden.prompts[0]
+    token_ids = np.array([*prompt, *golden.arrays["tokens_0"]], np.int32)
+    return batch_of([[(token_ids, len(prompt))]], len(token_ids))
 
 
 def zero_step(directory: Path, length: int, dtype: Any, compute_dtype: Any = ms.float32) -> TrainStep:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
 
 
-def write_language_model(directory: Path, codebook_size: int = 2048, positions: int = 400, **config: int) -> Path:
+def write_language_model(directory: Path, codebook_size: int = 2048, positions: int = 400, **config: Any) -> Path:
     """Write a checkpoint directory in the published form, with weights from a fixed seed."""
     from lm_stage.model.config import DecoderConfig
     from lm_stage.model.weights import parameter_shapes

@@ -10,8 +10,8 @@ import pytest
 from lm_stage import SamplingOptions
 from lm_stage.inference.visual_generator import VisualGenerator, VisualRequest
 from shared.errors import JobStoppedError
-from shared.tokens.grid_formats import IMAGE, ROWS, UNIVLA
-from shared.tokens.visual_tokens import grid_tokens
+from shared.tokens.grid_formats import EMU35_IMAGE, IMAGE, ROWS, UNIVLA
+from shared.tokens.visual_tokens import grid_codes, grid_tokens
 from tests.support.golden_language import TOP_50, GoldenLanguageModel
 
 GREEDY = SamplingOptions(greedy=True)
@@ -28,6 +28,15 @@ def test_greedy_images_with_guidance_are_those_of_upstream(golden: GoldenLanguag
     for sample, codes_THW in enumerate(golden.generate(golden.prompts, GREEDY, golden.guidance_scale, **size)):
         tokens = [*grid_tokens(codes_THW, layout, IMAGE), layout.eos]
         np.testing.assert_array_equal(tokens, golden.arrays[f"tokens_{sample}"])
+
+
+def test_greedy_images_of_emu35_are_those_of_upstream(emu35: GoldenLanguageModel) -> None:
+    """Guided codes in Emu3.5's grammar, and the way back from upstream's tokens."""
+    size, layout = {"height": emu35.height, "width": emu35.width}, emu35.model.layout
+    for sample, codes_THW in enumerate(emu35.generate(emu35.prompts, GREEDY, emu35.guidance_scale, **size)):
+        tokens = emu35.arrays[f"tokens_{sample}"]
+        np.testing.assert_array_equal(grid_tokens(codes_THW, layout, EMU35_IMAGE), tokens)
+        np.testing.assert_array_equal(grid_codes(tokens, 1, *size.values(), layout, EMU35_IMAGE), codes_THW)
 
 
 def test_images_do_not_depend_on_the_batch(golden: GoldenLanguageModel) -> None:

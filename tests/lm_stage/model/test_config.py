@@ -55,7 +55,11 @@ REFUSED = [
     ({"attention_bias": True}, "attention_bias True: expected False"),
     ({"mlp_bias": True}, "mlp_bias"),
     ({"hidden_act": "gelu"}, "hidden_act 'gelu'"),
-    ({"head_dim": 16}, "head_dim 16: expected hidden_size / num_attention_heads, 32"),
+    ({"head_dim": 15}, "head_dim 15: expected an even integer up to 16384"),
+    ({"head_dim": "128"}, "head_dim '128': expected an even integer"),
+    ({"head_dim": -32}, "head_dim -32: expected an even integer"),
+    ({"qk_norm": "yes"}, "qk_norm 'yes': expected False or True"),
+    ({"qk_layernorm": True}, "qk_layernorm True: expected False"),
     ({"sliding_window": 128}, "sliding_window 128"),
     ({"layer_types": ["sliding_attention"] * 3}, "layer_types"),
     ({"logits_scaling": 8.0}, "logits_scaling 8.0: expected 1"),
@@ -74,7 +78,7 @@ REFUSED = [
     ({"hidden_size": -128}, "hidden_size -128"),
     ({"hidden_size": True}, "hidden_size True"),
     ({"vocab_size": 10**18}, "vocab_size 1000000000000000000"),
-    ({"num_attention_heads": 3}, "expected an even multiple of num_attention_heads"),
+    ({"num_attention_heads": 3}, "expected an even multiple of num_attention_heads, or head_dim"),
     ({"num_key_value_heads": 3}, "expected a multiple of num_key_value_heads"),
     ({"rope_theta": "x"}, "rope_theta 'x': expected a number above 0"),
     ({"rope_theta": math.nan}, "rope_theta nan"),
@@ -110,6 +114,28 @@ def test_what_the_decoder_does_not_compute_is_refused(
 )
 def test_keys_that_change_nothing_are_accepted(changes: dict[str, Any], raw: dict[str, Any]) -> None:
     assert DecoderConfig.from_dict({**raw, **changes}) == DecoderConfig.from_dict(raw)
+
+
+@pytest.mark.parametrize(
+    ("changes", "stated"),
+    [
+        ({}, False),
+        ({"model_type": "qwen3"}, True),
+        ({"model_type": "llama"}, False),
+        ({"qk_norm": True}, True),
+        ({"model_type": "qwen3", "use_qk_norm": False}, False),
+    ],
+)
+def test_norms_of_queries_and_keys_are_stated(changes: dict[str, Any], stated: bool, raw: dict[str, Any]) -> None:
+    assert DecoderConfig.from_dict({**raw, **changes}).qk_norm is stated
+    assert DecoderConfig.from_dict({"text_config": {**raw, **changes}}).qk_norm is stated
+
+
+def test_heads_have_their_own_size(raw: dict[str, Any]) -> None:
+    config = DecoderConfig.from_dict({**raw, "num_attention_heads": 6, "num_key_value_heads": 3, "head_dim": 20})
+    assert (config.head_dim, config.to_dict()["head_dim"]) == (20, 20)
+    assert DecoderConfig.from_dict(config.to_dict()) == config
+    assert "head_dim" not in DecoderConfig.from_dict(raw).to_dict(), "fingerprints of models are computed from it"
 
 
 @pytest.mark.parametrize(

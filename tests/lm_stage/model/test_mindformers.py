@@ -49,6 +49,12 @@ def test_the_weights_stay_and_only_names_change(golden_lm: Path, tmp_path: Path)
     assert {name: value.shape for name, value in loaded.items()} == {name: one.shape for name, one in found.items()}
 
 
+def test_norms_of_queries_and_keys_are_refused(golden_emu35: Path, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="norms of queries and keys, which MindFormers"):
+        to_mindformers(golden_emu35, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize("kind", ["small", "published", "conditional"])
 def test_there_and_back(small_lm: Path, tmp_path: Path, kind: str) -> None:
     bases = {"small": lambda model, _: model, "published": published_base, "conditional": conditional_base}

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 from lm_stage import LanguageModel
 from lm_stage.model.config import DecoderConfig
 from lm_stage.model.mindone import build_emu3
-from shared.errors import DeviceError
+from shared.errors import CheckpointError, DeviceError
 from shared.tokens.grid_formats import IMAGE
 from shared.tokens.layout import TokenLayout
 from shared.tokens.visual_tokens import grid_tokens
@@ -142,6 +142,12 @@ def no_mindone(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_cpu_is_refused_with_the_reason_before_mindone_is_imported(golden_lm: Path, layout: TokenLayout) -> None:
     with pytest.raises(DeviceError, match=r"mint.*not registered on CPU.*--backend native"):
         LanguageModel.from_pretrained(golden_lm, device="cpu", layout=layout, backend="mindone")
+
+
+@pytest.mark.usefixtures("no_mindone")
+def test_norms_of_queries_and_keys_are_refused(golden_emu35: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"mindone's Emu3 has no norms.*--backend native"):
+        build_emu3(DecoderConfig.from_directory(golden_emu35))
 
 
 @pytest.mark.usefixtures("no_mindone")

@@ -19,6 +19,7 @@ from lm_stage.model.weights import model_fingerprint, read_weights
 from shared.errors import CheckpointError
 from shared.storage.checked_json import dump_checked_json
 from tests.support.model_bases import VISION_TENSOR, conditional_base, published_base, save_again
+from tests.support.models import write_language_model
 
 IDS = [3, 9, 20, 33, 7]
 Saved = Callable[..., Path]
@@ -133,6 +134,45 @@ def test_logits_in_transformers(base: str, small_lm: Path, saved: Saved, tmp_pat
     cls = transformers.AutoModelForCausalLM if base == "own" else transformers.AutoModelForImageTextToText
     with torch.no_grad():
         logits = cls.from_pretrained(model).eval()(input_ids=torch.tensor([IDS])).logits[0].numpy()
+    np.testing.assert_allclose(logits, LanguageModel.from_pretrained(model).logits(IDS), atol=1e-4)
+
+
+@pytest.mark.parametrize(("model_type", "class_name"), [("qwen3", "Qwen3ForCausalLM"), ("Emu3", "Emu3ForCausalLM")])
+def test_a_base_with_norms_of_queries_and_keys_loads_as_qwen3(
+    model_type: str, class_name: str, saved: Saved, tmp_path: Path
+) -> None:
+    """Its config stays as it is. Emu3.5's has Emu3's class, whose implementation in transformers has no norms."""
+    transformers = pytest.importorskip("transformers")
+    base = write_language_model(tmp_path / "base", head_dim=16, qk_norm=True)
+    described = {**read_config(base), "model_type": model_type, "architectures": [class_name]}
+    (base / "config.json").write_text(json.dumps(described))
+    model = saved(base)
+    config, layout = read_config(model), read_layout(base)
+    assert [config[key] for key in ("model_type", "architectures", "head_dim")] == [model_type, [class_name], 16]
+    assert DecoderConfig.from_directory(model) == DecoderConfig.from_directory(base)
+    assert set(load_file(model / "model.safetensors")) == set(load_file(base / "model.safetensors"))
+    loaded = transformers.Qwen3Config.from_pretrained(model)
+    assert (loaded.head_dim, loaded.hidden_size, special_ids(loaded)) == (16, 32, [layout.pad, layout.bos, layout.eos])
+    if model_type == "qwen3":
+        assert type(transformers.AutoConfig.from_pretrained(model)) is transformers.Qwen3Config
+
+
+def test_the_size_of_heads_is_stated_where_qwen3_has_another_default(saved: Saved, tmp_path: Path) -> None:
+    base = write_language_model(tmp_path / "base", qk_norm=True)
+    described = {key: value for key, value in read_config(base).items() if key != "head_dim"}
+    (base / "config.json").write_text(json.dumps(described))
+    assert read_config(saved(base))["head_dim"] == 8
+
+
+def test_logits_with_norms_in_transformers(saved: Saved, tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch", reason="transformers computes with torch, which the tests do not require")
+    import transformers
+
+    model = saved(write_language_model(tmp_path / "base", head_dim=16, qk_norm=True), "bfloat16")
+    with torch.no_grad():
+        qwen3 = transformers.AutoModelForCausalLM.from_pretrained(model, torch_dtype=torch.float32).eval()
+        logits = qwen3(input_ids=torch.tensor([IDS])).logits[0].numpy()
+    assert type(qwen3).__name__ == "Qwen3ForCausalLM"
     np.testing.assert_allclose(logits, LanguageModel.from_pretrained(model).logits(IDS), atol=1e-4)
 
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+from math import prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
 from lm_stage import LanguageModel
-from lm_stage.model.weights import hugging_face_name, model_fingerprint
+from lm_stage.model.config import DecoderConfig
+from lm_stage.model.weights import check_weights, hugging_face_name, model_fingerprint, parameter_shapes
 from shared.errors import CheckpointError
 
 
@@ -54,6 +57,55 @@ def test_sharded_and_renamed_checkpoints_load_alike(directory: Path) -> None:
     (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     np.testing.assert_array_equal(logits(directory), expected)
     assert model_fingerprint(directory) == fingerprint
+
+
+def test_published_sizes_of_emu35() -> None:
+    """By shapes only: 34.1 billion parameters. The sizes are second hand."""
+    heads = {"num_attention_heads": 64, "num_key_value_heads": 8, "head_dim": 128, "qk_norm": True}
+    sizes = {"vocab_size": 282_926, "hidden_size": 5120, "intermediate_size": 25_600, "num_hidden_layers": 64}
+    shapes = parameter_shapes(DecoderConfig(**sizes, **heads, max_position_embeddings=32_768))
+    assert len(shapes) == 64 * 11 + 3
+    assert shapes["model.layers.63.self_attn.q_proj.weight"] == (8192, 5120)
+    assert shapes["model.layers.63.self_attn.k_proj.weight"] == (1024, 5120)
+    assert shapes["model.layers.63.self_attn.o_proj.weight"] == (5120, 8192)
+    assert shapes["model.layers.63.self_attn.q_norm.weight"] == (128,)
+    assert round(sum(map(prod, shapes.values())) / 1e9, 1) == 34.1
+
+
+NORM = "model.layers.0.self_attn.q_norm.weight"
+CONTRADICTIONS: list[tuple[dict[str, Any], bool, str]] = [
+    (
+        {"head_dim": None},
+        True,
+        r"head_dim 24 \(where it is missing, .*96 / 4\), but .*q_proj.*\(128, 96\).*4 heads of 32",
+    ),
+    ({"head_dim": 64}, True, r"head_dim 64 .*state head_dim 32"),
+    ({"model_type": "llama"}, True, f"config.json: model_type 'llama' means no norms .* weights have {NORM}"),
+    ({"qk_norm": False}, True, f"config.json: qk_norm False means no norms .* weights have {NORM}"),
+    ({"model_type": "qwen3"}, False, "config.json: model_type 'qwen3' means norms .* have no self_attn.q_norm.weight"),
+]
+
+
+@pytest.mark.parametrize(("changes", "has_norms", "message"), CONTRADICTIONS)
+def test_configs_that_contradict_the_weights_are_refused(
+    changes: dict[str, Any], has_norms: bool, message: str, golden_emu35: Path, tmp_path: Path
+) -> None:
+    tensors = load_file(golden_emu35 / "model.safetensors")
+    kept = {name: tensor for name, tensor in tensors.items() if has_norms or "_norm." not in name}
+    save_file(kept, tmp_path / "model.safetensors")
+    config = json.loads((golden_emu35 / "config.json").read_text()) | changes
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=message):
+        check_weights(tmp_path, DecoderConfig.from_directory(tmp_path))
+
+
+def test_norms_of_some_layers_only_are_refused(golden_emu35: Path, tmp_path: Path) -> None:
+    tensors = load_file(golden_emu35 / "model.safetensors")
+    del tensors["model.layers.1.self_attn.k_norm.weight"]
+    save_file(tensors, tmp_path / "model.safetensors")
+    shutil.copy(golden_emu35 / "config.json", tmp_path)
+    with pytest.raises(CheckpointError, match=r"missing model\.layers\.1\.self_attn\.k_norm\.weight"):
+        check_weights(tmp_path, DecoderConfig.from_directory(tmp_path))
 
 
 def test_half_precision_weights_load(directory: Path) -> None:

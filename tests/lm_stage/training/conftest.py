@@ -24,6 +24,11 @@ def sequences(golden_lm: Path, expected: dict[str, Any]) -> list[np.ndarray]:
         return [np.concatenate((p, file[f"tokens_{i}"])).astype(np.int32) for i, p in enumerate(expected["prompts"])]
 
 
+@pytest.fixture(scope="module")
+def emu35_training(golden_emu35: Path) -> dict[str, Any]:
+    return json.loads((golden_emu35 / "training.json").read_text())
+
+
 @pytest.fixture
 def batch(sequences: list[np.ndarray], expected: dict[str, Any]) -> TrainingBatch:
     """The first golden sequence: one row of 70 tokens."""

@@ -13,7 +13,8 @@ import pytest
 from lm_stage.data.batch import TrainingBatch
 from lm_stage.training.step import BatchLoss, Evaluation, Outcome
 from shared.tokens.layout import TokenLayout
-from tests.support.golden_training import TOLERANCE, batch_of, train_step
+from tests.support.golden_language import GoldenLanguageModel
+from tests.support.golden_training import TOLERANCE, batch_of, first_sequence, loss_and_gradients, train_step
 
 
 def test_losses_and_gradient_norms_are_golden(golden_lm: Path, expected: dict[str, Any], batch: TrainingBatch) -> None:
@@ -33,6 +34,35 @@ def test_losses_and_gradient_norms_are_golden(golden_lm: Path, expected: dict[st
         for name, gradient in zip(step.optimizer.names, step.optimizer.gradients)
     }
     assert norms == pytest.approx(expected["grad_norms"], rel=TOLERANCE)
+
+
+def test_losses_and_gradients_with_norms_of_queries_and_keys_are_golden(
+    golden_emu35: Path, emu35: GoldenLanguageModel, emu35_training: dict[str, Any]
+) -> None:
+    batch = first_sequence(emu35)
+    step = train_step(golden_emu35, batch.token_ids_BL.size)
+    loss, gradients = loss_and_gradients(step, batch)
+    assert loss == pytest.approx(emu35_training["loss_after_prompt"], rel=TOLERANCE)
+    norms = {name: float(np.linalg.norm(gradient)) for name, gradient in gradients.items()}
+    assert norms == pytest.approx(emu35_training["grad_norms"], rel=TOLERANCE)
+    losses = [step.run([batch], number + 1, 1e-3).loss for number in range(10)]
+    assert losses == pytest.approx(emu35_training["train"]["losses"], rel=TOLERANCE)
+
+
+def test_gradients_are_those_of_qwen3(golden_emu35: Path, emu35: GoldenLanguageModel) -> None:
+    torch = pytest.importorskip("torch", reason="transformers computes with torch, which the tests do not require")
+    import transformers
+
+    batch = first_sequence(emu35)
+    model = transformers.Qwen3ForCausalLM.from_pretrained(golden_emu35, attn_implementation="eager")
+    token_ids_BL = torch.tensor(batch.token_ids_BL, dtype=torch.int64)
+    supervised = torch.arange(token_ids_BL.shape[1]) >= len(emu35.prompts[0])
+    logits_LV = model(token_ids_BL).logits[0, :-1]
+    torch.nn.functional.cross_entropy(logits_LV[supervised[1:]], token_ids_BL[0, supervised]).backward()
+    _, gradients = loss_and_gradients(train_step(golden_emu35, batch.token_ids_BL.size), batch)
+    for name, parameter in model.named_parameters():
+        np.testing.assert_allclose(gradients.pop(name), parameter.grad.numpy(), atol=1e-5, rtol=1e-3, err_msg=name)
+    assert not gradients
 
 
 def test_packed_padded_and_accumulated_samples_give_what_each_gives_alone(

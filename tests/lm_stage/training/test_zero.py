@@ -18,7 +18,8 @@ from lm_stage.training.distributed import ProcessGroup
 from lm_stage.training.step import Outcome, TrainStep
 from lm_stage.training.zero import ZeroAdamW
 from shared.device import setup_device
-from tests.support.golden_training import ADAMW, TOLERANCE, zero_step
+from tests.support.golden_language import GoldenLanguageModel
+from tests.support.golden_training import ADAMW, TOLERANCE, first_sequence, zero_step
 
 
 def whole_weights(step: TrainStep) -> dict[str, np.ndarray]:
@@ -29,6 +30,20 @@ def test_zero_takes_the_golden_steps(golden_lm: Path, expected: dict[str, Any], 
     step = zero_step(golden_lm, 70, ms.float32)
     losses = [step.run([batch], number + 1, 1e-3).loss for number in range(10)]
     assert losses == pytest.approx(expected["train"]["losses"], rel=TOLERANCE)
+
+
+def test_norms_of_queries_and_keys_are_sliced_and_not_decayed(
+    golden_emu35: Path, emu35: GoldenLanguageModel, emu35_training: dict[str, Any]
+) -> None:
+    batch = first_sequence(emu35)
+    step = zero_step(golden_emu35, batch.token_ids_BL.size, ms.float32)
+    optimizer = step.optimizer
+    decayed = {name.removeprefix("decoder."): one for name, one in zip(optimizer.names, optimizer.has_decay)}
+    assert {name for name in decayed if not decayed[name]} == {name for name in decayed if "norm" in name}
+    held = {name.removeprefix("decoder."): one.size for name, one in zip(optimizer.names, optimizer.weights)}
+    assert held["model.layers.2.self_attn.q_norm.weight"] == held["model.layers.0.self_attn.k_norm.weight"] == 32
+    losses = [step.run([batch], number + 1, 1e-3).loss for number in range(10)]
+    assert losses == pytest.approx(emu35_training["train"]["losses"], rel=TOLERANCE)
 
 
 def test_zero_keeps_small_steps_that_half_precision_loses(golden_lm: Path, batch: TrainingBatch) -> None:

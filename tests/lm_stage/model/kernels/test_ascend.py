@@ -21,9 +21,10 @@ from lm_stage.model.kernels import Heads, Kernels, ascend, cpu, select
 from lm_stage.model.kernels.ascend_attention import FusedPackedAttention, PlainAttention
 from shared.device import Device
 from shared.errors import UsageError
+from shared.tokens.visual_tokens import grid_tokens
 from tests.support.ascend_operators import substitute
 from tests.support.golden_language import GoldenLanguageModel
-from tests.support.golden_training import TOLERANCE, batch_of, train_step
+from tests.support.golden_training import TOLERANCE, batch_of, first_sequence, loss_and_gradients, train_step
 
 LOGITS_TOLERANCE = 1e-3  # measured: 2.3e-5
 HEADS = Heads(4, 2, 32)
@@ -50,6 +51,22 @@ def test_logits_and_greedy_images_are_those_of_upstream(operators: None, golden_
         tokens = golden.arrays[f"tokens_{sample}"]
         is_visual = (tokens >= first) & (tokens < golden.model.layout.end_of_visual)
         np.testing.assert_array_equal(codes_THW.reshape(-1) + first, tokens[is_visual])
+
+
+def test_norms_of_queries_and_keys_are_those_of_qwen3(operators: None, golden_emu35: Path) -> None:
+    golden = GoldenLanguageModel.load(golden_emu35)
+    logits = golden.model.logits([*golden.prompts[0], *golden.arrays["tokens_0"]])
+    np.testing.assert_allclose(logits, golden.arrays["logits_0"], atol=LOGITS_TOLERANCE, rtol=0)
+    size = {"height": golden.height, "width": golden.width}
+    codes_BTHW = golden.generate(golden.prompts, SamplingOptions(greedy=True), golden.guidance_scale, **size)
+    for sample, codes_THW in enumerate(codes_BTHW):
+        body = grid_tokens(codes_THW, golden.model.layout, golden.grid_format)
+        np.testing.assert_array_equal(body, golden.arrays[f"tokens_{sample}"])
+    batch, training = first_sequence(golden), json.loads((golden_emu35 / "training.json").read_text())
+    loss, gradients = loss_and_gradients(train_step(golden_emu35, batch.token_ids_BL.size, ascend), batch)
+    assert loss == pytest.approx(training["loss_after_prompt"], rel=TOLERANCE)
+    norms = {name: float(np.linalg.norm(gradient)) for name, gradient in gradients.items()}
+    assert norms == pytest.approx(training["grad_norms"], rel=TOLERANCE)
 
 
 @pytest.fixture(scope="module")

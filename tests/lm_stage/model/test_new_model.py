@@ -1,0 +1,44 @@
+"""Models of `emu3 init-lm`: their shape, and the shapes that are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lm_stage.model.model_directory import ModelDirectory
+from lm_stage.model.new_model import create_model
+from lm_stage.model.options import NewModelOptions
+from shared.errors import UsageError
+from tests.support.captioned_codes import write_codes
+
+SMALL: dict[str, Any] = {
+    "text_ids": 280,
+    "hidden_size": 30,
+    "intermediate_size": 40,
+    "layers": 2,
+    "heads": 4,
+    "kv_heads": 2,
+}
+NORMS: dict[str, Any] = {"head_dim": 16, "qk_norm": True}
+
+
+def test_a_model_with_norms_of_queries_and_keys(tmp_path: Path) -> None:
+    options = NewModelOptions(str(write_codes(tmp_path / "codes")), str(tmp_path / "model"), **SMALL, **NORMS)
+    config = ModelDirectory.open(create_model(options)).config
+    assert (config.hidden_size, config.num_attention_heads, config.head_dim, config.qk_norm) == (30, 4, 16, True)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"head_dim": 3}, "--head-dim: expected an even number from 2 up, got 3"),
+        ({"head_dim": 0}, "--head-dim: expected an even number from 2 up, got 0"),
+        ({}, "--hidden-size: expected an even multiple of --heads 4, got 30; or give --head-dim"),
+        ({"head_dim": 1 << 30}, "parameters, expected at most 4e"),
+    ],
+)
+def test_shapes_that_cannot_be_built_are_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        NewModelOptions("codes", "model", **SMALL, **changes)
