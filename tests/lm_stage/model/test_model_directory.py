@@ -87,3 +87,18 @@ def test_a_vocabulary_that_does_not_fit_is_refused(small_lm: Path, tmp_path: Pat
     (model / "config.json").write_text(json.dumps({**config, "vocab_size": config["vocab_size"] + 8}))
     with pytest.raises(CheckpointError, match="weights do not match"):
         ModelDirectory.open(model)
+
+
+def test_optional_roles_may_be_missing_in_the_vocabulary_but_not_differ(small_lm: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(small_lm, tmp_path / "model"))
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "token_layout": {**config["token_layout"], "bss": 5}}))
+    opened = ModelDirectory.open(model)
+    assert (opened.layout.bss, opened.text_tokenizer.layout.bss) == (5, None)
+    described = json.loads((model / "tokenizer.json").read_text(encoding="utf-8"))
+    described["added_tokens"].append({**described["added_tokens"][0], "id": 6, "content": "<|extra_100|>"})
+    (model / "tokenizer.json").write_text(json.dumps(described), encoding="utf-8")
+    with pytest.raises(CheckpointError, match="different token layouts"):
+        ModelDirectory.open(model)
+    (model / "config.json").write_text(json.dumps(config))
+    assert ModelDirectory.open(model).layout.bss is None, "the config decides which roles the model uses"
