@@ -16,11 +16,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from shared.storage.safetensors_reader import StoredTensor
+from shared.storage.safetensors_reader import NUMPY_DTYPES, StoredTensor
 
-_NUMPY_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "U64": "<u8", "I64": "<i8", "I32": "<i4"}
-_NUMPY_DTYPES |= {"U8": "|u1"}
-_FORMAT_DTYPES = {np.dtype(numpy): name for name, numpy in _NUMPY_DTYPES.items() if name != "BF16"}
+_FORMAT_DTYPES = {np.dtype(numpy): name for name, numpy in NUMPY_DTYPES.items() if name != "BF16"}
 _ALIGNMENT = 8
 _PIECE = 1 << 18  # values that are converted and written at once
 
@@ -40,7 +38,7 @@ class SavedTensor:
 
     @property
     def item_bytes(self) -> int:
-        return np.dtype(_NUMPY_DTYPES[self.dtype]).itemsize
+        return np.dtype(NUMPY_DTYPES[self.dtype]).itemsize
 
     @property
     def size_bytes(self) -> int:
@@ -65,15 +63,15 @@ def array_tensor(values: np.ndarray) -> SavedTensor:
 def stored_tensor(stored: StoredTensor) -> SavedTensor:
     """Return a tensor of another file, to be copied byte by byte."""
     return SavedTensor(
-        stored.dtype, stored.shape, lambda: np.frombuffer(stored.data, np.dtype(_NUMPY_DTYPES[stored.dtype]))
+        stored.dtype, stored.shape, lambda: np.frombuffer(stored.data, np.dtype(NUMPY_DTYPES[stored.dtype]))
     )
 
 
 def _converted(values: np.ndarray, dtype: str) -> np.ndarray:
     """Convert float32 values to a type of the format, rounding to the nearest, ties to even."""
-    if values.dtype == np.dtype(_NUMPY_DTYPES[dtype]):
+    if values.dtype == np.dtype(NUMPY_DTYPES[dtype]):
         return values
-    return _bfloat16_bits(values) if dtype == "BF16" else values.astype(_NUMPY_DTYPES[dtype])
+    return _bfloat16_bits(values) if dtype == "BF16" else values.astype(NUMPY_DTYPES[dtype])
 
 
 def _bfloat16_bits(values: np.ndarray) -> np.ndarray:

@@ -23,7 +23,9 @@ from shared.errors import CheckpointError
 from shared.storage.paths import is_file_name, local_directory
 from shared.storage.small_files import parse_json_object, read_json_object
 
-_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "I64": "<i8", "I32": "<i4", "U8": "|u1"}
+# numpy's type for each type of the format; those of bfloat16 are its bits.
+NUMPY_DTYPES = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "<u2", "U64": "<u8", "I64": "<i8", "I32": "<i4"}
+NUMPY_DTYPES |= {"U8": "|u1"}
 _MAX_HEADER_BYTES = 10_000_000  # of about 100 000 tensors
 _MAX_INDEX_BYTES = 10_000_000
 _MAX_RANK, _MAX_SIDE = 16, 1 << 40
@@ -44,7 +46,7 @@ class StoredTensor:
 
     def float32(self) -> np.ndarray:
         """Return the values as float32 in `shape`; bfloat16 and float16 are widened exactly."""
-        raw = np.frombuffer(self.data, dtype=_DTYPES[self.dtype]).reshape(self.shape)
+        raw = np.frombuffer(self.data, dtype=NUMPY_DTYPES[self.dtype]).reshape(self.shape)
         if self.dtype == "BF16":
             bits = raw.astype(np.uint32)
             bits <<= 16
@@ -133,8 +135,8 @@ def _checked_span(where: str, entry: object, body_bytes: int) -> tuple[int, int]
     """Return the first byte of a tensor and the byte after its last. Raises CheckpointError if its entry is wrong."""
     values = entry if isinstance(entry, dict) else {}
     dtype, shape, offsets = values.get("dtype"), values.get("shape"), values.get("data_offsets")
-    if not isinstance(dtype, str) or dtype not in _DTYPES:
-        raise CheckpointError(f"{where}: dtype {dtype!r:.40}, expected one of {', '.join(_DTYPES)}")
+    if not isinstance(dtype, str) or dtype not in NUMPY_DTYPES:
+        raise CheckpointError(f"{where}: dtype {dtype!r:.40}, expected one of {', '.join(NUMPY_DTYPES)}")
     if not _are_counts(shape) or len(shape) > _MAX_RANK or max(shape, default=0) > _MAX_SIDE:
         raise CheckpointError(f"{where}: shape {shape!r:.80}, expected a list of sizes")
     if not _are_counts(offsets) or len(offsets) != 2:
@@ -142,7 +144,7 @@ def _checked_span(where: str, entry: object, body_bytes: int) -> tuple[int, int]
             f"{where}: data_offsets {offsets!r:.80}, expected the first byte and the byte after the last"
         )
     begin, end = offsets
-    expected = math.prod(shape) * np.dtype(_DTYPES[dtype]).itemsize
+    expected = math.prod(shape) * np.dtype(NUMPY_DTYPES[dtype]).itemsize
     if end - begin != expected or end > body_bytes:
         raise CheckpointError(
             f"{where}: expected {expected} bytes of {dtype} {shape!r:.80}, got bytes {begin} to {end} of {body_bytes};"
