@@ -91,27 +91,33 @@ class TrainingBatch:
 def build_batch(
     rows: Sequence[Sequence[PackedSample]], mixture: Mixture, on_damaged: Callable[[str], None] | None = None
 ) -> TrainingBatch:
-    """Build the arrays of some rows.
-
-    A damaged sample is skipped and reported to `on_damaged`; without that callback it raises DatasetError.
-    """
+    """Build the arrays of some rows; for damaged samples see `row_sequences`."""
     keys = tuple(mixture.sample_sets[sample.sample_set].keys[sample.index] for row in rows for sample in row)
     batch = TrainingBatch.empty(len(rows), mixture.seq_length, mixture.builder.layout.pad, keys)
     for number, row in enumerate(rows):
         begin = 0
-        for segment, sample in enumerate(row):
-            try:
-                sequence = build_sequence(sample, mixture)
-            except DatasetError as error:
-                if on_damaged is None:
-                    raise
-                on_damaged(str(error))
-                continue
+        for segment, sequence in enumerate(row_sequences(row, mixture, on_damaged)):
             begin = batch.write(number, begin, segment, sequence)
     return batch
 
 
-def build_sequence(sample: PackedSample, mixture: Mixture) -> TrainingSequence:
+def row_sequences(
+    row: Sequence[PackedSample], mixture: Mixture, on_damaged: Callable[[str], None] | None
+) -> Iterator[TrainingSequence]:
+    """Build the samples of a row.
+
+    A damaged sample is left out and reported to `on_damaged`; without that callback it raises DatasetError.
+    """
+    for sample in row:
+        try:
+            yield _build_sequence(sample, mixture)
+        except DatasetError as error:
+            if on_damaged is None:
+                raise
+            on_damaged(str(error))
+
+
+def _build_sequence(sample: PackedSample, mixture: Mixture) -> TrainingSequence:
     """Build a sample. Raises DatasetError, naming its dataset and key, if it is damaged or cannot be read."""
     samples = mixture.sample_sets[sample.sample_set]
     try:

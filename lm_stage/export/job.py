@@ -14,17 +14,17 @@ from typing import Any, Protocol
 import numpy as np
 from tqdm import tqdm
 
+from lm_stage.data.batch import row_sequences
+from lm_stage.data.job_arguments import open_mixture, open_model, output_directory
 from lm_stage.data.mixture import Mixture, common_codec
-from lm_stage.data.sequences import SequenceBuilder, TrainingSequence
+from lm_stage.data.sequences import TrainingSequence
 from lm_stage.data.skipped import LEFT_OUT, SkippedSamples
 from lm_stage.export.manifest import MANIFEST_NAME, SequenceManifest, described_files
 from lm_stage.export.megatron import MegatronFiles
 from lm_stage.export.mindrecord import MindRecordFile
 from lm_stage.export.options import SequenceExportOptions, SequenceExportResult
-from lm_stage.export.rows import most_samples_in_a_row, planned_rows, planned_samples, row_sequences
+from lm_stage.export.rows import most_samples_in_a_row, planned_rows, planned_samples
 from lm_stage.model.model_directory import ModelDirectory
-from lm_stage.text.renderer import SequenceRenderer
-from lm_stage.text.templates import video_format_named
 from shared.errors import ConfigMismatchError, DatasetError, Interrupted, UsageError
 from shared.jobs.signals import StopFlag, stop_on_signals
 from shared.storage.atomic import remove_stale_directories, replaced_directory, write_file
@@ -54,9 +54,8 @@ def export_sequences(options: SequenceExportOptions) -> SequenceExportResult:
     it may be skipped; Interrupted after a signal, which leaves nothing.
     """
     out = _checked_output(options.out)
-    model = ModelDirectory.open(options.model)
-    _check_positions(options, model)
-    mixture = _open_mixture(options, model)
+    model = open_model(options)
+    mixture = open_mixture(options, options.entries, model)
     settings = _settings(options, model, mixture)
     remove_stale_directories(out)
     if found := _finished(out, settings):
@@ -68,31 +67,11 @@ def export_sequences(options: SequenceExportOptions) -> SequenceExportResult:
 
 
 def _checked_output(location: str) -> Path:
-    """Return the folder to write. Raises UsageError if it is remote or holds anything but an export of sequences."""
-    out = Path(location)
-    if "://" in location:
-        raise UsageError(f"{location}: expected a local directory for OUT, got a URL")
-    if ",task=" in location or ",weight=" in location:
-        raise UsageError(f"{location}: expected DATASETS, then the directory OUT; this is a dataset")
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"{location}: expected a directory for OUT, got a file")
+    """Return the folder to write. Raises UsageError if it holds anything but an export of sequences."""
+    out = output_directory(location, "OUT")
     if names_in(out) and not (out / MANIFEST_NAME).is_file():
         raise UsageError(f"{location}: contains files but no {MANIFEST_NAME} of an export; choose another OUT")
     return out
-
-
-def _check_positions(options: SequenceExportOptions, model: ModelDirectory) -> None:
-    positions = model.config.max_position_embeddings
-    if options.seq_length > positions:
-        raise UsageError(
-            f"--seq-length: expected at most the {positions} positions of the model, got {options.seq_length}"
-        )
-
-
-def _open_mixture(options: SequenceExportOptions, model: ModelDirectory) -> Mixture:
-    video_format = video_format_named(options.video_template)
-    builder = SequenceBuilder(SequenceRenderer(model.text_tokenizer, model.layout, video_format), options.weights)
-    return Mixture(options.entries, builder, options.seq_length, options.skip_damaged)
 
 
 def _settings(options: SequenceExportOptions, model: ModelDirectory, mixture: Mixture) -> dict[str, Any]:
@@ -158,7 +137,7 @@ def _add_rows(
             for row in planned_rows(mixture, options):
                 if stop.is_set():
                     raise Interrupted(f"stopped by {stop.signal_name}: {options.out} was not written; start again")
-                sequences = row_sequences(row, mixture, on_damaged)
+                sequences = list(row_sequences(row, mixture, on_damaged))
                 files.add(sequences)
                 samples += len(sequences)
                 supervised += sum(int(np.count_nonzero(sequence.weights)) for sequence in sequences)

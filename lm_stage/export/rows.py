@@ -1,17 +1,15 @@
-"""The rows that `emu3 sft` trains on with the same mixture and seed, epoch after epoch, as sequences."""
+"""The rows that `emu3 sft` trains on with the same mixture and seed, epoch after epoch."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from tqdm import tqdm
 
-from lm_stage.data.batch import Row, build_sequence
+from lm_stage.data.batch import Row
 from lm_stage.data.mixture import Mixture
-from lm_stage.data.sequences import TrainingSequence
 from lm_stage.data.shuffle import RowStream, epoch_size
 from lm_stage.export.options import SequenceExportOptions
-from shared.errors import DatasetError
 
 
 def planned_rows(mixture: Mixture, options: SequenceExportOptions) -> Iterator[Row]:
@@ -37,19 +35,3 @@ def most_samples_in_a_row(mixture: Mixture, options: SequenceExportOptions) -> i
             most = max(most, len(row))
             bar.update(len(row))
     return most
-
-
-def row_sequences(row: Row, mixture: Mixture, on_damaged: Callable[[str], None] | None) -> list[TrainingSequence]:
-    """Build the samples of a row.
-
-    A damaged sample is left out and reported to `on_damaged`; without that callback it raises DatasetError.
-    """
-    sequences = []
-    for sample in row:
-        try:
-            sequences.append(build_sequence(sample, mixture))
-        except DatasetError as error:
-            if on_damaged is None:
-                raise
-            on_damaged(str(error))
-    return sequences

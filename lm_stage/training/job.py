@@ -15,14 +15,12 @@ from typing import Any
 
 from tqdm import tqdm
 
+from lm_stage.data.job_arguments import open_mixture, open_model
 from lm_stage.data.mixture import Mixture, common_codec
-from lm_stage.data.sequences import SequenceBuilder
 from lm_stage.model.checksums import take_part
 from lm_stage.model.config import read_config
 from lm_stage.model.model_directory import ModelDirectory
 from lm_stage.model.saved_model import keeps_class_of_base
-from lm_stage.text.renderer import SequenceRenderer
-from lm_stage.text.templates import video_format_named
 from lm_stage.training.checkpoints import Checkpoints
 from lm_stage.training.distributed import ProcessGroup, join_process_group
 from lm_stage.training.loop import OnCheckpoint, TrainLoop
@@ -31,7 +29,7 @@ from lm_stage.training.options import SftOptions, SftResult
 from lm_stage.training.progress import Progress
 from lm_stage.training.run_directory import check_resumable, checked_run, write_options, write_result
 from shared.device import Device, setup_device
-from shared.errors import CheckpointError, UsageError
+from shared.errors import CheckpointError
 from shared.jobs.file_locks import run_lock
 from shared.jobs.signals import stop_on_signals
 
@@ -83,24 +81,15 @@ def set_up_training(options: SftOptions) -> Device:
 
 def _open_start(options: SftOptions) -> ModelDirectory:
     """Open the model to start from. Raises UsageError if the options do not fit it."""
-    start = ModelDirectory.open(options.model)
-    positions = start.config.max_position_embeddings
-    if options.seq_length > positions:
-        raise UsageError(
-            f"--seq-length: expected at most the {positions} positions of the model, got {options.seq_length}"
-        )
+    start = open_model(options)
     check_parameter_names(options, start.config)
     return start
 
 
 def _open_mixtures(options: SftOptions, start: ModelDirectory) -> tuple[Mixture, Mixture | None]:
     """Open the samples to train on, and the held-out ones if there are any."""
-    video_format = video_format_named(options.video_template)
-    builder = SequenceBuilder(SequenceRenderer(start.text_tokenizer, start.layout, video_format), options.weights)
-    mixture = Mixture(options.entries, builder, options.seq_length, options.skip_damaged)
-    if not options.held_out:
-        return mixture, None
-    return mixture, Mixture(options.held_out_entries, builder, options.seq_length, options.skip_damaged)
+    mixture = open_mixture(options, options.entries, start)
+    return mixture, open_mixture(options, options.held_out_entries, start) if options.held_out else None
 
 
 def _recorded(

@@ -13,6 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from lm_stage.data.job_arguments import output_directory
 from lm_stage.model.checksums import Files, has_files_of, is_as_written, write_with_checksums
 from shared.errors import CheckpointError, ConfigMismatchError, UsageError
 from shared.storage.atomic import directory_beside, put_in_place, write_file
@@ -32,13 +33,7 @@ _LORA_OPTIONS = ("lora_alpha", "lora_targets")  # without a rank they have no ef
 
 def checked_run(location: str) -> Path:
     """Return the directory of a run. Raises UsageError if it is something else, whose files a run would replace."""
-    run = Path(location)
-    if "://" in location:
-        raise UsageError(f"{location}: expected a local directory for RUN, got a URL")
-    if (run / "plan.arrow").exists() or ",task=" in location or ",weight=" in location:
-        raise UsageError(f"{location}: expected DATASETS, then the directory of the RUN; this is a dataset")
-    if run.exists() and not run.is_dir():
-        raise UsageError(f"{location}: expected a directory for RUN, got a file")
+    run = output_directory(location, "RUN")
     if not is_started(run) and (found := [name for name in RESULTS if _has_content(run / name)]):
         raise UsageError(f"{location}: contains {', '.join(found)} but no {OPTIONS_FILE}; choose another RUN")
     return run
@@ -92,12 +87,13 @@ def _read_options(path: Path) -> dict[str, Any]:
 
 def check_resumable(run: Path, options: Mapping[str, Any]) -> None:
     """Raises ConfigMismatchError, with the differences, if a run was started with different options."""
-    before = recorded_options(run)
-    if before is not None:
-        before = {**{name: value for name, value in _ADDED_OPTIONS.items() if name in options}, **before}
-    if before is not None and not before.get("lora_rank"):
+    recorded = recorded_options(run)
+    if recorded is None:
+        return
+    before = {**{name: value for name, value in _ADDED_OPTIONS.items() if name in options}, **recorded}
+    if not before.get("lora_rank"):
         before |= {name: options[name] for name in _LORA_OPTIONS if name in options}
-    if before is not None and (diff := settings_diff(before, options)):
+    if diff := settings_diff(before, options):
         raise ConfigMismatchError(
             f"{run} was started with different settings:\n  " + "\n  ".join(diff) + "\nuse those, or another RUN"
         )

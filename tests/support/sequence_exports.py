@@ -5,13 +5,12 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from lm_stage.data import job_arguments
 from lm_stage.data.batch import TrainingBatch, build_batch
 from lm_stage.data.mixture import Mixture
-from lm_stage.data.sequences import SequenceBuilder, TrainingSequence
+from lm_stage.data.sequences import TrainingSequence
 from lm_stage.data.shuffle import RowStream, epoch_size
 from lm_stage.export.options import SequenceExportOptions
-from lm_stage.model.model_directory import ModelDirectory
-from lm_stage.text.renderer import SequenceRenderer
 
 SMALL = Path(__file__).parents[1] / "golden" / "written_by_0.1"
 CODES, MODEL = SMALL / "codes", SMALL / "model"
@@ -28,9 +27,7 @@ def mixture_options(out: Path, lines: Path) -> SequenceExportOptions:
 
 def open_mixture(options: SequenceExportOptions) -> Mixture:
     """Open the mixture as a training run does."""
-    model = ModelDirectory.open(options.model)
-    builder = SequenceBuilder(SequenceRenderer(model.text_tokenizer, model.layout), options.weights)
-    return Mixture(options.entries, builder, options.seq_length)
+    return job_arguments.open_mixture(options, options.entries, job_arguments.open_model(options))
 
 
 def trained_rows(

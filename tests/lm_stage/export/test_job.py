@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lm_stage.data import batch
 from lm_stage.data.mixture import Mixture
 from lm_stage.data.sequences import TrainingSequence
-from lm_stage.export import job, rows
+from lm_stage.export import job
 from lm_stage.export.job import export_sequences
 from lm_stage.export.manifest import MANIFEST_NAME
 from lm_stage.export.options import SequenceExportOptions
@@ -100,6 +101,7 @@ def make_folder(out: Path) -> None:
         (make_folder, {}, UsageError, "contains files but no manifest.json"),
         (None, {"out": "s3://bucket/out"}, UsageError, "expected a local directory for OUT"),
         (None, {"out": "codes,task=text"}, UsageError, "this is a dataset"),
+        (None, {"out": str(CODES)}, UsageError, "expected DATASETS, then the directory OUT; this is a dataset"),
         (None, {"seq_length": 129}, UsageError, "at most the 128 positions of the model, got 129"),
         (None, {"seq_length": 20}, UsageError, "no sample fits a row of 20 tokens"),
         (None, {"model": "nowhere"}, CheckpointError, "nowhere"),
@@ -126,7 +128,7 @@ def test_bad_input_is_refused_before_anything_is_written(
 def test_a_failed_export_leaves_nothing(
     options: SequenceExportOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    calls, build = [], rows.build_sequence
+    calls, build = [], batch._build_sequence
 
     def fail_later(*arguments: Any) -> TrainingSequence:
         calls.append(arguments)
@@ -134,7 +136,7 @@ def test_a_failed_export_leaves_nothing(
             raise OSError(28, "No space left on device")
         return build(*arguments)
 
-    monkeypatch.setattr(rows, "build_sequence", fail_later)
+    monkeypatch.setattr(batch, "_build_sequence", fail_later)
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(OSError, match="No space left"):
         export_sequences(replace(options, format=name))
@@ -176,14 +178,14 @@ def damage(mixture: Mixture) -> None:
 
 @pytest.fixture
 def with_damage(monkeypatch: pytest.MonkeyPatch) -> None:
-    open_intact = job._open_mixture
+    open_intact = job.open_mixture
 
     def open_damaged(*arguments: Any) -> Mixture:
         mixture = open_intact(*arguments)
         damage(mixture)
         return mixture
 
-    monkeypatch.setattr(job, "_open_mixture", open_damaged)
+    monkeypatch.setattr(job, "open_mixture", open_damaged)
 
 
 @pytest.mark.usefixtures("with_damage")
@@ -208,14 +210,14 @@ def test_an_export_without_damaged_samples_is_written_again(
     """The damage may have been repaired since."""
     options = replace(options, skip_damaged=True)
     with monkeypatch.context() as patch:
-        open_intact = job._open_mixture
+        open_intact = job.open_mixture
 
         def open_damaged(*arguments: Any) -> Mixture:
             mixture = open_intact(*arguments)
             damage(mixture)
             return mixture
 
-        patch.setattr(job, "_open_mixture", open_damaged)
+        patch.setattr(job, "open_mixture", open_damaged)
         assert export_sequences(options).damaged == 1
     again = export_sequences(options)
     assert (again.is_new, again.damaged) == (True, 0)
