@@ -40,11 +40,15 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What a check runs on: `device` is auto, cpu or ascend; `dtypes` are the number types that it offers."""
+    """What a check runs on: `device` is auto, cpu or ascend; `dtypes` are the number types that it offers.
+
+    The process of a check is killed after `limit_s`.
+    """
 
     device: str
     kernels: str = "auto"
     dtypes: tuple[str, ...] = ("float32",)
+    limit_s: float = 600.0
 
 
 OnDevice: TypeAlias = Callable[[Setting, str], Finding]

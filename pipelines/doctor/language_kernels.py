@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from pipelines.doctor.kernel_case import Case, Computation, Inputs, Kernels, Sizes
+from pipelines.doctor.training import SAMPLE_LENGTHS, random_batch
 
 CACHE_ROWS, CACHE_LENGTH = 4, 256
-PACKED_ROWS, PACKED_LENGTH, PACKED_SAMPLES = 2, 128, (70, 50)
 
 
 def _heads(sizes: Sizes) -> Any:
@@ -78,28 +78,19 @@ def attention(kernels: Kernels, inputs: Inputs, sizes: Sizes) -> Computation:
 def packed_attention(kernels: Kernels, inputs: Inputs, sizes: Sizes) -> Computation:
     import mindspore as ms
 
-    B, L = PACKED_ROWS, PACKED_LENGTH
-    attend = kernels.PackedAttention(_heads(sizes), L, max(PACKED_SAMPLES), inputs.dtype)
+    batch = random_batch(sizes.vocabulary)
+    B, L = batch.segments_BL.shape
+    attend = kernels.PackedAttention(_heads(sizes), L, max(SAMPLE_LENGTHS), inputs.dtype)
     ids_BL = np.arange(B * L, dtype=np.int32).reshape(B, L)
-    ids, _, packing = (ms.Tensor(array) for array in attend.inputs(ids_BL, *_packed(B, L)))
+    packed = attend.inputs(ids_BL, batch.positions_BL, batch.segments_BL)
+    ids, _, packing = (ms.Tensor(array) for array in packed)
 
     def attended(q_BLC: Any, k_BLC: Any, v_BLC: Any) -> Any:
         rows = (ms.ops.gather(x.reshape(B * L, -1), ids, 0) for x in (q_BLC, k_BLC, v_BLC))
         y = attend(*_split(kernels, sizes, *rows), attend.mask(packing))
-        return y.reshape(-1, y.shape[-1])[: B * L].reshape(B, L, -1)[:, : sum(PACKED_SAMPLES)]
+        return y.reshape(-1, y.shape[-1])[: B * L].reshape(B, L, -1)[:, : sum(SAMPLE_LENGTHS)]
 
     return Computation(attended, _projections(inputs, sizes, B, L), (0, 1, 2))
-
-
-def _packed(rows: int, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return positions and segments (B, L) of two samples in each row, followed by padding."""
-    positions, segments = np.zeros((rows, length), np.int32), np.full((rows, length), -1, np.int32)
-    begin = 0
-    for segment, size in enumerate(PACKED_SAMPLES):
-        positions[:, begin : begin + size] = np.arange(size)
-        segments[:, begin : begin + size] = segment
-        begin += size
-    return positions, segments
 
 
 def cached_attention(kernels: Kernels, inputs: Inputs, sizes: Sizes) -> Computation:

@@ -12,7 +12,7 @@ from pipelines.doctor.devices import DeviceFacts, judge_device, probe_device
 from pipelines.doctor.isolated import Broken, Returned, call_isolated
 from pipelines.doctor.options import DoctorOptions
 
-DEVICE, LIMIT_S = "device", 600.0
+DEVICE = "device"
 LOG_LINES = 30
 Call = Callable[..., "Returned | Broken"]
 Planned = tuple[Check, str, Setting]
@@ -23,13 +23,15 @@ class Doctor:
 
     def __init__(self, options: DoctorOptions, table: CheckTable, call: Call = call_isolated):
         self.options, self.call = options, call
-        self.limit_s = options.time_limit_s or LIMIT_S
+        self.setting = Setting(options.device, options.kernels)
+        if options.time_limit_s:
+            self.setting = replace(self.setting, limit_s=options.time_limit_s)
         self.table = table.select(options.only)
         self.device: DeviceFacts | None = None
 
     def run(self, on_start: Callable[[str, int], None]) -> Iterator[Result]:
         """Yield a result for each check; `on_start` receives its name and how many are left, this one included."""
-        setting = Setting(self.options.device, self.options.kernels)
+        setting = self.setting
         for number, check in enumerate(self.table.machine):
             on_start(check.name, len(self.table.machine) - number + 1 + len(self.table.device))
             yield _run_here(check, setting)
@@ -42,7 +44,7 @@ class Doctor:
 
     def _probe(self, setting: Setting) -> Result:
         began = time.monotonic()
-        outcome = self.call(probe_device, setting.device, setting.kernels, limit_s=self.limit_s)
+        outcome = self.call(probe_device, setting.device, setting.kernels, limit_s=setting.limit_s)
         if isinstance(outcome, Returned):
             self.device = outcome.value
         return Result(DEVICE, "", judge_device(outcome), time.monotonic() - began, _log(outcome))
@@ -59,7 +61,7 @@ class Doctor:
         if check.needs_npu and self.device.kind == "CPU":
             return Result(check.name, "", Finding(Verdict.SKIPPED, check.needs_npu), 0.0)
         began = time.monotonic()
-        outcome = self.call(check.run, setting, dtype, limit_s=self.limit_s)
+        outcome = self.call(check.run, setting, dtype, limit_s=setting.limit_s)
         return Result(check.name, dtype, _finding(outcome), time.monotonic() - began, _log(outcome))
 
 

@@ -35,6 +35,15 @@ class CallHere:
         return Returned(self.value, 0, 0)
 
 
+def test_a_reference_takes_at_most_half_of_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else the check would be killed before it can say that the reference hangs."""
+    limits: list[float] = []
+    monkeypatch.setattr(kernel_checks, "IsolatedCall", CallHere)
+    monkeypatch.setattr(CallHere, "outcome", lambda self, limit_s: limits.append(limit_s) or Broken("no result"))
+    KernelCheck("language", language_kernels.linear, SMALL).run(Setting("cpu", limit_s=50.0), "")
+    assert limits == [25.0]
+
+
 @pytest.mark.parametrize(("stage", "case"), [("vision", vision_kernels.lookup), ("language", language_kernels.linear)])
 def test_the_kernels_for_cpu_agree_with_themselves(monkeypatch: pytest.MonkeyPatch, stage: str, case: Case) -> None:
     monkeypatch.setattr(kernel_checks, "IsolatedCall", CallHere)
