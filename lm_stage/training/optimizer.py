@@ -39,8 +39,6 @@ class AdamW(nn.Cell):
     `weights` are the float32 tensors that a step updates: the parameters themselves, unless a subclass creates others.
     """
 
-    splits_state = False  # whether each process holds a part of every tensor
-
     def __init__(
         self,
         parameters: Sequence[Parameter],
@@ -49,7 +47,6 @@ class AdamW(nn.Cell):
     ):
         super().__init__()
         self.group = group or ProcessGroup()
-        self.is_split = self.splits_state and self.group.size > 1
         self.all_reduce: Any = ops.AllReduce() if self.group.size > 1 else None
         self.names = [p.name for p in parameters]
         self.parameters_ = ParameterTuple(parameters)
@@ -59,6 +56,11 @@ class AdamW(nn.Cell):
         self.has_decay = tuple(len(p.shape) > 1 for p in parameters)
         self.hyperparameters = hyperparameters
         self.update = ops.AdamWeightDecay()
+
+    @property
+    def is_split(self) -> bool:
+        """Whether each process holds a part of every tensor."""
+        return False
 
     def _create_weights(self) -> ParameterTuple:
         return self.parameters_
@@ -143,11 +145,11 @@ class AdamW(nn.Cell):
         c1, c2 = 1 - adam.beta1**number, 1 - adam.beta2**number
         rate = learning_rate * math.sqrt(c2) / c1
         decay = adam.weight_decay * c1 / math.sqrt(c2)
-        values = (rate, adam.eps * math.sqrt(c2), decay, scale)
+        values = (rate, adam.eps * math.sqrt(c2), decay, scale, 0.0)
         self._apply(*(Tensor(value, ms.float32) for value in values))
 
     @ms.jit(jit_level="O0")
-    def _apply(self, rate: Tensor, eps: Tensor, decay: Tensor, scale: Tensor) -> Tensor:
+    def _apply(self, rate: Tensor, eps: Tensor, decay: Tensor, scale: Tensor, zero: Tensor) -> Tensor:
         done = 0.0
         for index in range(len(self.has_decay)):
             gradient = self.gradients[index]
@@ -162,15 +164,19 @@ class AdamW(nn.Cell):
                 decay if self.has_decay[index] else 0.0,
                 gradient * scale,
             )
-            done = ops.depend(ops.assign(gradient, ops.zeros_like(gradient)), updated)
+            done = ops.depend(ops.assign(gradient, ops.broadcast_to(zero, gradient.shape)), updated)
         return done
 
-    @ms.jit(jit_level="O0")
-    def clear(self) -> Tensor:
+    def clear(self) -> None:
         """Set the accumulated gradients to zero."""
+        self._clear(Tensor(0.0, ms.float32))
+
+    @ms.jit(jit_level="O0")
+    def _clear(self, zero: Tensor) -> Tensor:
+        # `zero` is an input because zeros that depend on nothing become constants, as large as the gradients.
         done = 0.0
         for gradient in self.gradients:
-            done = ops.assign(gradient, ops.zeros_like(gradient))
+            done = ops.assign(gradient, ops.broadcast_to(zero, gradient.shape))
         return done
 
 

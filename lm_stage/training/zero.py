@@ -28,7 +28,9 @@ class ZeroAdamW(AdamW):
     `load_weights` must be called before the first step. All processes must call its methods together.
     """
 
-    splits_state = True
+    @property
+    def is_split(self) -> bool:
+        return self.group.size > 1
 
     def _create_weights(self) -> ParameterTuple:
         self.sum_slices = SumSlices(self.group)
@@ -64,8 +66,8 @@ class ZeroAdamW(AdamW):
         """Set the parameters from the slices of all processes, which are rounded before they are sent."""
         done = 0.0
         for index, p in enumerate(self.parameters_):
-            whole = self.gather(self.weights[index].astype(p.dtype))
-            done = ops.assign(p, whole[: p.size].reshape(p.shape))
+            whole = _without_padding(self.gather(self.weights[index].astype(p.dtype)), p.size)
+            done = ops.assign(p, whole.reshape(p.shape))
         return done
 
     def _read_whole(self, p: Parameter, own: Parameter) -> np.ndarray:
@@ -101,6 +103,11 @@ class SumSlices(nn.Cell):
             return self.sum(x)
         size = x.shape[0] // self.group.size
         return self.slice(self.sum(x), (self.group.rank * size,), (size,))
+
+
+def _without_padding(whole: Tensor, size: int) -> Tensor:
+    """Return the first `size` elements; a slice of all of them would be a kernel of its own."""
+    return whole if whole.shape[0] == size else whole[:size]
 
 
 def _flat_padded(x: Tensor, size: int) -> Tensor:

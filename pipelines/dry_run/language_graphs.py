@@ -77,6 +77,10 @@ class Training:
         """Return the call that applies the accumulated gradients."""
         return _update(self.step(sizes, device).optimizer)
 
+    def skip(self, sizes: GraphSizes, device: Device) -> Call:
+        """Return the call that discards the accumulated gradients."""
+        return self.step(sizes, device).optimizer.clear
+
 
 def whole_step(cards: int, sizes: GraphSizes, device: Device) -> Call:
     """Return the call of a whole step of `emu3 sft --recompute`, with `--zero` on more than one card."""
@@ -126,4 +130,5 @@ LANGUAGE_GRAPHS = (
     Graph("training step, ZeRO", ZERO.gradient, DTYPES, ZERO.cards),
     Graph("optimizer step", Training().update, ("float32",)),  # the state is float32 in training of any type
     Graph("optimizer step, ZeRO", ZERO.update, DTYPES, ZERO.cards),
+    Graph("skipped step", Training().skip, ("float32",)),
 )

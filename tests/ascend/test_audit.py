@@ -11,8 +11,23 @@ from pathlib import Path
 import pytest
 
 from tests.support.acl_operators import unlisted, unused
-from tests.support.audit_table import PAGE, UPDATE_COMMAND, acl_by_graph, audit, small_compilations, with_tables
+from tests.support.audit_table import (
+    PAGE,
+    PUBLISHED_LAYERS,
+    UPDATE_COMMAND,
+    acl_by_graph,
+    audit,
+    small_compilations,
+    with_tables,
+)
 from tests.support.compile_graphs import Compilation
+from tests.support.large_constants import (
+    PUBLISHED_BYTES,
+    SMALL_BYTES,
+    large_constants,
+    unlisted_constants,
+    unused_entries,
+)
 from tests.support.operator_table import VERSION, Usage
 
 pytestmark = pytest.mark.skipif(
@@ -36,6 +51,13 @@ def test_operators_of_the_older_kind_are_listed_with_a_reason(usages: dict[Compi
     found = acl_by_graph(usages)
     assert unlisted(found) == {}
     assert unused(found) == set()
+
+
+def test_large_constants_are_listed_with_a_reason(usages: dict[Compilation, Usage]) -> None:
+    """Zeros of a gradient's shape, for example, would take the memory of the gradients a second time."""
+    found = large_constants(usages, SMALL_BYTES)
+    assert unlisted_constants(found) == set()
+    assert unused_entries(found) == set()
 
 
 def test_recomputed_layers_are_computed_twice(usages: dict[Compilation, Usage]) -> None:
@@ -64,9 +86,11 @@ def test_published_models_have_kernels(tmp_path: Path) -> None:
     from pipelines.dry_run.graph_table import all_graphs
 
     whole = [
-        Compilation(graph.name, PUBLISHED_DTYPE if PUBLISHED_DTYPE in graph.dtypes else "float32", "ascend", 32, True)
+        Compilation(graph.name, dtype, "ascend", PUBLISHED_LAYERS, is_full_size=True)
         for graph in all_graphs().values()
+        for dtype in (PUBLISHED_DTYPE if PUBLISHED_DTYPE in graph.dtypes else "float32",)
     ]
     usages = audit(whole, tmp_path)
+    assert large_constants(usages, PUBLISHED_BYTES) == set()
     assert {one: usage.problems for one, usage in usages.items() if usage.problems} == {}
     assert unlisted(acl_by_graph(usages)) == {}

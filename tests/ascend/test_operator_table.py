@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.compile_graphs import Compilation, compile_graphs
-from tests.support.graph_ir import Node, read_nodes
+from tests.support.graph_ir import Constant, Node, read_nodes
 from tests.support.operator_table import kernel_kind, problems_of, usage_of
 
 HEADER = "# Total subgraphs: {}\n"
@@ -55,8 +55,11 @@ def test_launches_are_kernels_only() -> None:
     assert (usage.aclnn, dict(usage.acl)) == (2, {"Assign": 1})
 
 
-def test_nodes_are_read_with_the_types_of_their_tensors() -> None:
-    assert read_nodes(HEADER.format(1) + CONSTANT) == [Node("MatMul", ("float32", "float32", None))]
+def test_nodes_are_read_with_the_types_of_their_tensors_and_their_constants() -> None:
+    weight = Constant("float32", (2, 1))
+    assert read_nodes(HEADER.format(1) + CONSTANT) == [Node("MatMul", ("float32", "float32", None), (weight,))]
+    assert weight.size_bytes == 8
+    assert Constant("bool", (2, 3)).size_bytes == 6
 
 
 @pytest.mark.parametrize(

@@ -16,15 +16,16 @@ from lm_stage.model.config import DecoderConfig
 from lm_stage.model.weights import parameter_shapes
 from lm_stage.training.options import DEFAULT_LORA_TARGETS
 from lm_stage.training.step import LOSS_CHUNK
+from pipelines.dry_run.graphs import published_sizes
 
 GIBIBYTE = 1 << 30
 HALF, SINGLE = 2, 4  # bytes of bfloat16 and float32
 USABLE_GIB = 58  # of a card of 64 GB, as MindSpore documents it
 COLLECTIVE_BYTES = 2 * 200 << 20  # of HCCL, with its documented default of HCCL_BUFFSIZE
 CARDS = (1, 4, 8, 16)
-ROW_TOKENS = 9216  # an image of 720×720 pixels with its caption
-IMAGE_POSITIONS = 8256  # of such an image in the KV cache, with a short prompt
-VISUAL_TOKENS = 32768
+SIZES = published_sizes()  # rows hold an image of 720×720 pixels with its caption, the KV cache one with a short prompt
+ROW_TOKENS, IMAGE_POSITIONS = SIZES.seq_length, SIZES.cache_length
+VISUAL_TOKENS = SIZES.visual_tokens[1] - SIZES.visual_tokens[0]
 BATCH_SIZES = (1, 4, 8, 16, 20, 40)
 
 
@@ -155,7 +156,7 @@ def _shown(gib: float) -> str:
 
 def page() -> str:
     """Return both tables; what does not fit on a card of 64 GB is in parentheses."""
-    config = DecoderConfig()
+    config = SIZES.decoder
     return "\n".join([*training_table(config), "", *generation_table(config)])
 
 

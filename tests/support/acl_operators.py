@@ -23,12 +23,11 @@ ACL_OPERATORS = (
     Allowed("AddN", ("training step", "train-vq"), "sums of gradients, which differentiation inserts; no aclnn kernel"),
     Allowed("AssignAdd", ("training step",), "into the accumulated gradient, once a micro-batch and parameter"),
     Allowed("AssignAdd", ("train-vq",), "the number of the step, once a step"),
-    Allowed("Assign", ("optimizer step",), "to an accumulated gradient or a parameter, once a step and parameter"),
+    Allowed("Assign", ("optimizer step", "skipped step"), "to a gradient or a parameter, once a step and parameter"),
     Allowed("Assign", ("train-vq",), "the powers of Adam's constants, once a step"),
     Allowed("Adam", ("train-vq",), "once a step and parameter; the aclnn kernel is AdamW's"),
     Allowed("Gather", ("train-vq",), "the learning rate of the step"),
     Allowed("StridedSlice", ("logits", "prefill", "training step", "train-vq", "decode"), "a few, none in a layer"),
-    Allowed("StridedSlice", ("optimizer step, ZeRO",), "the padding of gathered parameters, once a step"),
     Allowed("Slice", ("training step",), "plain attention, in float32 only: the fused one does not take it"),
     Allowed("StridedSliceGrad", ("train-vq",), "the gradient of those slices"),
 )

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
+from pipelines.dry_run.graphs import published_sizes
 from tests.support.command import REPOSITORY
 from tests.support.compile_graphs import Compilation, compile_graphs
 from tests.support.operator_table import Usage, usage_of
@@ -16,7 +17,7 @@ PAGE = REPOSITORY / "docs" / "ascend.md"
 BEGIN, END = "<!-- audit: {} -->", "<!-- end of audit -->"
 UPDATE_COMMAND = "python -m tests.support.audit_table"
 PER_LAYER = ("decode step", "training step")
-PUBLISHED_LAYERS = 32
+PUBLISHED_LAYERS = published_sizes().decoder.num_hidden_layers
 
 
 def small_compilations() -> list[Compilation]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from tests.support.graph_ir import Node
+from tests.support.graph_ir import Constant, Node
 
 VERSION = "2.8.0"
 TABLE = Path(__file__).parents[1] / "ascend" / f"operators_{VERSION}.json"
@@ -48,27 +48,30 @@ def operator_table() -> dict[str, dict[str, object]]:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """The launches of a graph by primitive, and by the kind of their kernel; and what has no kernel."""
+    """The launches of a graph by primitive, and by the kind of their kernel; its constants; and what has no kernel."""
 
     launches: Counter[str]
     aclnn: int
     acl: Counter[str]
+    constants: Counter[Constant]
     problems: tuple[str, ...]
 
 
 def usage_of(nodes: Iterable[Node]) -> Usage:
-    """Count the launches of a graph.
+    """Count the launches and the constants of a graph.
 
     A launch is a node that becomes a kernel on the device: not one that orders or groups others, not a reshape, which
     moves no data, and not one that the backend removes.
     """
+    nodes = list(nodes)
     launched = [node for node in nodes if node.primitive not in NO_LAUNCH]
     launches = Counter(node.primitive for node in launched)
     kinds = {name: kernel_kind(name) for name in launches}
     acl = Counter({name: count for name, count in launches.items() if kinds[name] == "acl"})
     aclnn = sum(count for name, count in launches.items() if kinds[name] == "aclnn")
     problems = {problem for node in launched for problem in problems_of(node)}
-    return Usage(launches, aclnn, acl, tuple(sorted(problems)))
+    constants = Counter(constant for node in nodes for constant in node.constants)
+    return Usage(launches, aclnn, acl, constants, tuple(sorted(problems)))
 
 
 def kernel_kind(primitive: str) -> str | None:

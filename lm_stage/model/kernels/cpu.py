@@ -10,6 +10,7 @@ from __future__ import annotations
 import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
+from mindspore.ops.auto_generate import SigmoidGrad
 
 from lm_stage.model.kernels import Heads
 from lm_stage.model.kernels.cpu_attention import Attention, PackedAttention, StepAttention
@@ -109,7 +110,7 @@ class _SwiGLU(nn.Cell):
 
     def __init__(self) -> None:
         super().__init__()
-        self.sigmoid, self.ones_like, self.lerp = ops.Sigmoid(), ops.OnesLike(), ops.Lerp()
+        self.sigmoid, self.sigmoid_grad = ops.Sigmoid(), SigmoidGrad()
 
     def construct(self, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the product, and the sigmoid and the activated gate for the gradient."""
@@ -118,9 +119,9 @@ class _SwiGLU(nn.Cell):
         return activated * up, sigmoid, activated
 
     def bprop(self, gate: Tensor, up: Tensor, out: tuple, dout: tuple) -> tuple[Tensor, Tensor]:
-        """The slope of silu a = g·s is s + a·(1 − s), a point between a and 1."""
+        """The slope of a = g·s is s + g·s′."""
         _, sigmoid, activated = out
-        slope = self.lerp(activated, self.ones_like(activated), sigmoid)
+        slope = sigmoid + self.sigmoid_grad(sigmoid, gate)
         return dout[0] * up * slope, dout[0] * activated
 
 
