@@ -11,7 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from lm_stage.model.config import DecoderConfig
 from pipelines.doctor.tolerances import relative_error
+from vq_stage.model.config import VQConfig
 
 MAX_NUMBERS = 200_000  # of one result that are compared; larger ones are thinned out
 Kernels = Any  # a module of kernels of either stage
@@ -19,22 +21,37 @@ Kernels = Any  # a module of kernels of either stage
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """The width of the models, and how much of it is computed: by default that of the published models."""
+    """The width of the models, and how much is computed: a vocabulary, tokens, and a picture by its side."""
 
-    hidden: int = 4096
-    heads: int = 32
-    kv_heads: int = 8
-    head_size: int = 128
-    intermediate: int = 14336
-    vocabulary: int = 8192
-    length: int = 64
-    channels: int = 256
-    attention_channels: int = 1024
-    codebook: int = 32768
-    side: int = 32
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    intermediate: int
+    vocabulary: int
+    length: int
+    channels: int
+    attention_channels: int
+    codebook: int
+    side: int
 
 
-PUBLISHED_SIZES = Sizes()
+def published_widths() -> Sizes:
+    """Return the width of the published models, with little to compute."""
+    decoder, tokenizer = DecoderConfig(), VQConfig()
+    return Sizes(
+        hidden=decoder.hidden_size,
+        heads=decoder.num_attention_heads,
+        kv_heads=decoder.num_key_value_heads,
+        head_size=decoder.head_dim,
+        intermediate=decoder.intermediate_size,
+        vocabulary=8192,
+        length=64,
+        channels=tokenizer.base_channels,
+        attention_channels=tokenizer.base_channels * tokenizer.channel_multiplier[-1],
+        codebook=tokenizer.codebook_size,
+        side=32,
+    )
 
 
 class Inputs:

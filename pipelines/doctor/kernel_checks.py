@@ -10,7 +10,7 @@ import numpy as np
 from pipelines.doctor import language_kernels, vision_kernels
 from pipelines.doctor.check import PLAIN_KERNELS, Check, Finding, Setting, Verdict
 from pipelines.doctor.isolated import Broken, IsolatedCall
-from pipelines.doctor.kernel_case import PUBLISHED_SIZES, Case, Inputs, Kernels, Sizes, case_error
+from pipelines.doctor.kernel_case import Case, Inputs, Kernels, Sizes, case_error, published_widths
 from pipelines.doctor.tolerances import TOLERANCES
 
 NEEDS_NPU = "on a CPU the kernels are those that they are compared with"
@@ -23,7 +23,7 @@ class KernelCheck:
 
     stage: str
     case: Case
-    sizes: Sizes = PUBLISHED_SIZES
+    sizes: Sizes
 
     def run(self, setting: Setting, dtype: str) -> Finding:
         """Compute the case in each number type of the setting. `dtype` is not used."""
@@ -73,7 +73,13 @@ def kernels_of(stage: str, device: Any) -> Kernels:
 
 
 KERNEL_CHECKS = tuple(
-    Check(f"{stage}-kernel-{name}", "kernels", KernelCheck(stage, case).run, takes_all_dtypes=True, needs_npu=NEEDS_NPU)
+    Check(
+        f"{stage}-kernel-{name}",
+        "kernels",
+        KernelCheck(stage, case, published_widths()).run,
+        takes_all_dtypes=True,
+        needs_npu=NEEDS_NPU,
+    )
     for stage, cases in (("vision", vision_kernels.CASES), ("language", language_kernels.CASES))
     for name, case in cases.items()
 )
