@@ -30,6 +30,18 @@ def group_norm(kernels: Kernels, inputs: Inputs, sizes: Sizes) -> Computation:
     return Computation(kernels.GroupNorm(GROUPS, 1e-6), tensors, (0, 1, 2))
 
 
+def spatial_norm(kernels: Kernels, inputs: Inputs, sizes: Sizes) -> Computation:
+    cell, C = kernels.SpatialNorm(GROUPS, 1e-6), sizes.channels
+
+    def normalized(x_BCHW: Any, latents_BCHW: Any, *affines: Any) -> Any:
+        return cell(x_BCHW, latents_BCHW, affines[:2], affines[2:4], affines[4:])
+
+    latents_BCHW = inputs.full(1, LATENT_CHANNELS, sizes.side, sizes.side)
+    norm = inputs.full(C), inputs.full(C)
+    convolutions = [inputs.half(C, *rest) for rest in ((LATENT_CHANNELS, 1, 1), ()) * 2]
+    return Computation(normalized, (_image(inputs, sizes), latents_BCHW, *norm, *convolutions), tuple(range(8)))
+
+
 def conv2d(kernels: Kernels, inputs: Inputs, sizes: Sizes) -> Computation:
     def convolved(x_BCHW: Any, weight: Any, bias_C: Any) -> Any:
         return kernels.conv2d(x_BCHW, weight, bias_C, pad=1)
@@ -95,6 +107,7 @@ def _convolution(inputs: Inputs, sizes: Sizes, *taps: int) -> tuple[Any, Any, An
 
 CASES: dict[str, Case] = {
     "group-norm": group_norm,
+    "spatial-norm": spatial_norm,
     "conv2d": conv2d,
     "conv2d-stride-2": conv2d_stride_2,
     "causal-conv3d": causal_conv3d,

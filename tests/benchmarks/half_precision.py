@@ -54,7 +54,15 @@ def rounded_kernels(dtype: ms.Type) -> Kernels:
         weights_BLL = rounded(ms.ops.softmax(scores_BLL, -1))
         return rounded(ms.ops.bmm(rounded(v_BCL), weights_BLL.transpose(0, 2, 1)))
 
-    halves = (conv2d, causal_conv3d, upsample2x_conv, channel_linear, attention)
+    class SpatialNorm(ms.nn.Cell):
+        def __init__(self, groups, eps):
+            super().__init__()
+            self.group_norm = cpu.GroupNorm(groups, eps)
+
+        def construct(self, x_BCHW, quantized_BCHW, norm, scale, shift):
+            return self.group_norm(x_BCHW, *norm) * conv2d(quantized_BCHW, *scale) + conv2d(quantized_BCHW, *shift)
+
+    halves = (SpatialNorm, conv2d, causal_conv3d, upsample2x_conv, channel_linear, attention)
     return SimpleNamespace(**{**vars(cpu), **{function.__name__: function for function in halves}})
 
 

@@ -80,12 +80,24 @@ class SpatialNorm(nn.Cell):
 
     def __init__(self, kernels: Kernels, channels: int, quantized_channels: int):
         super().__init__()
-        self.norm_layer = GroupNorm(kernels, channels)
+        self.norm_layer = NormWeights(channels)
         self.conv_y = Conv2d(kernels, quantized_channels, channels, 1)
         self.conv_b = Conv2d(kernels, quantized_channels, channels, 1)
+        self.spatial_norm = kernels.SpatialNorm(NORM_GROUPS, GROUP_NORM_EPS)
 
     def construct(self, x_BCHW: Tensor, quantized_BCHW: Tensor) -> Tensor:
-        return self.norm_layer(x_BCHW) * self.conv_y(quantized_BCHW) + self.conv_b(quantized_BCHW)
+        norm = self.norm_layer.weight, self.norm_layer.bias
+        scale, shift = (self.conv_y.weight, self.conv_y.bias), (self.conv_b.weight, self.conv_b.bias)
+        return self.spatial_norm(x_BCHW, quantized_BCHW, norm, scale, shift)
+
+
+class NormWeights(nn.Cell):
+    """Holds `norm_layer.weight` and `norm_layer.bias`."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.weight = parameter(channels, fill=1.0)
+        self.bias = parameter(channels)
 
 
 def make_norm(kernels: Kernels, channels: int, quantized_channels: int | None) -> nn.Cell:

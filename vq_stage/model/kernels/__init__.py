@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from shared.device import Device
 
 Padding = int | tuple[int, int, int, int]
+Affine = tuple["Tensor", "Tensor"]  # weight and bias
 
 
 class Kernels(Protocol):
@@ -24,6 +25,14 @@ class Kernels(Protocol):
 
     def GroupNorm(self, groups: int, eps: float) -> nn.Cell:
         """Return a cell that normalizes groups of channels: (x_BCHW, weight_C, bias_C) to y_BCHW."""
+        ...
+
+    def SpatialNorm(self, groups: int, eps: float) -> nn.Cell:
+        """Return a cell that normalizes groups of channels, then scales and shifts every position by its latents.
+
+        It takes (x_BCHW, quantized_BCHW, norm, scale, shift); `norm` are the weight_C and bias_C of the normalization,
+        the others weights (C, c_in, 1, 1) and biases of 1×1 convolutions of the latents. It returns y_BCHW.
+        """
         ...
 
     def conv2d(self, x_BCHW: Tensor, weight: Tensor, bias_C: Tensor, stride: int = 1, pad: Padding = 0) -> Tensor:

@@ -11,7 +11,7 @@ import mindspore as ms
 from mindspore import Tensor, mint, nn, ops
 from mindspore.mint.nn import functional
 
-from vq_stage.model.kernels import Padding, cpu
+from vq_stage.model.kernels import Affine, Padding, cpu
 
 # Every operator of these two has an aclnn kernel. The fused operators of attention are documented for heads of up to
 # 512 channels, and the published model has one of 1 024.
@@ -29,6 +29,18 @@ class GroupNorm(nn.Cell):
 
     def construct(self, x_BCHW: Tensor, weight_C: Tensor, bias_C: Tensor) -> Tensor:
         return functional.group_norm(x_BCHW, self.groups, weight_C, bias_C, self.eps)
+
+
+class SpatialNorm(nn.Cell):
+    """`GroupNorm` and two convolutions of the latents."""
+
+    def __init__(self, groups: int, eps: float):
+        super().__init__()
+        self.group_norm = GroupNorm(groups, eps)
+
+    def construct(self, x_BCHW: Tensor, quantized_BCHW: Tensor, norm: Affine, scale: Affine, shift: Affine) -> Tensor:
+        scale_BCHW = conv2d(quantized_BCHW, scale[0], scale[1])
+        return self.group_norm(x_BCHW, norm[0], norm[1]) * scale_BCHW + conv2d(quantized_BCHW, shift[0], shift[1])
 
 
 def conv2d(x_BCHW: Tensor, weight: Tensor, bias_C: Tensor, stride: int = 1, pad: Padding = 0) -> Tensor:

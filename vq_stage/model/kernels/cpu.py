@@ -1,6 +1,7 @@
 """The forms that run fast on CPU. All operators used exist on Ascend too, where `--kernels plain` selects these forms.
 
-Shape suffixes: B batch, T frames, C channels, H W grid, L positions, G groups, N latents, K codebook entries.
+Shape suffixes: B batch, T frames, C channels, H W grid, L positions, G groups, N latents, K codebook entries
+or, in `SpatialNorm`, channels of the latents and a constant.
 `Kernels` says what each function computes; each gives the textbook result up to rounding, gradients included.
 """
 
@@ -10,7 +11,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from vq_stage.model.kernels import Padding
+from vq_stage.model.kernels import Affine, Padding
 
 _TAP_SUMS = np.array([[0, 0, 1, 1], [0, 1, 1, 0], [1, 1, 0, 0]], np.float32)  # of w₀, w₁ and w₂ in one direction
 
@@ -156,6 +157,45 @@ class GroupNorm(nn.Cell):
     def group_means(self, value_BC: Tensor, B: int, C: int) -> Tensor:
         """Return the mean over the channels of each group, repeated to shape (B, C)."""
         return self.repeat_to_channels(self.mean(value_BC.reshape(B * self.groups, -1), 1), B, C)
+
+
+class SpatialNorm(nn.Cell):
+    """x·scale + shift at every position, where both are linear in [latents, 1] and contain the normalization.
+
+    This takes two products of few channels and two elementwise passes instead of a normalization, two products with
+    biases and two passes. They are in float32, because the reciprocal deviation is part of their weights.
+    """
+
+    def __init__(self, groups: int, eps: float):
+        super().__init__()
+        self.group_norm = GroupNorm(groups, eps)
+
+    def construct(self, x_BCHW: Tensor, quantized_BCHW: Tensor, norm: Affine, scale: Affine, shift: Affine) -> Tensor:
+        B, C, H, W = x_BCHW.shape
+        mean_BC, rstd_BC = self.group_norm.statistics(x_BCHW)
+        factor_BC = rstd_BC * norm[0]
+        offset_BC = norm[1] - mean_BC * factor_BC
+        scale_1CK = _with_bias(scale)
+        scale_BCK = factor_BC.reshape(B, C, 1) * scale_1CK
+        shift_BCK = offset_BC.reshape(B, C, 1) * scale_1CK + _with_bias(shift)
+        latents_BKHW = ops.concat((quantized_BCHW, ops.ones((B, 1, H, W), quantized_BCHW.dtype)), 1)
+        return x_BCHW * _mix_channels(scale_BCK, latents_BKHW) + _mix_channels(shift_BCK, latents_BKHW)
+
+
+def _mix_channels(weight_BCK: Tensor, x_BKHW: Tensor) -> Tensor:
+    """Multiply the channels of every position by the matrix of its sample; for one sample a convolution is faster."""
+    B, C, K = weight_BCK.shape
+    _, _, H, W = x_BKHW.shape
+    if B == 1:
+        return ops.Conv2D(C, 1)(x_BKHW, weight_BCK.reshape(C, K, 1, 1))
+    return ops.BatchMatMul()(weight_BCK, x_BKHW.reshape(B, K, H * W)).reshape(B, C, H, W)
+
+
+def _with_bias(affine: Affine) -> Tensor:
+    """Return the weight (C, c_in, 1, 1) and the bias of a 1×1 convolution as one matrix (1, C, c_in + 1)."""
+    weight, bias_C = affine
+    C = weight.shape[0]
+    return ops.concat((weight.reshape(1, C, -1), bias_C.reshape(1, C, 1)), 2).astype(ms.float32)
 
 
 def _channel_affine(x_BCHW: Tensor, scale_BC: Tensor, shift_BC: Tensor) -> Tensor:

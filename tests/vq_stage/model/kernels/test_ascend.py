@@ -39,7 +39,7 @@ def draw(*shape: int) -> Tensor:
 
 
 def test_both_modules_define_all_kernels() -> None:
-    assert len(NAMES) == 10
+    assert len(NAMES) == 11
     for module in (cpu, ascend):
         assert [name for name in NAMES if not callable(getattr(module, name, None))] == []
     assert select(DEVICE) is cpu
@@ -56,6 +56,8 @@ CASES["upsample_nearest"] = lambda kernels: kernels.upsample_nearest(X, 2)
 CASES["upsample2x_conv"] = lambda kernels: kernels.upsample2x_conv(X, WEIGHT, BIAS)
 CASES["channel_linear"] = lambda kernels: kernels.channel_linear(X.reshape(2, 8, 60), WEIGHT[:, :, 0, 0], BIAS)
 CASES["group norm"] = lambda kernels: kernels.GroupNorm(4, 1e-6)(X, BIAS, BIAS)
+LATENTS, NORM, SCALE = draw(2, 4, 6, 10), (draw(8), BIAS), (draw(8, 4, 1, 1), BIAS)
+CASES["spatial norm"] = lambda kernels: kernels.SpatialNorm(4, 1e-6)(X, LATENTS, NORM, SCALE, SCALE)
 CASES["mean_squared_error"] = lambda kernels: kernels.mean_squared_error(X, X * X)
 FRAMES, KERNEL_4, KERNEL_3 = draw(2, 4, 8, 5, 6), draw(8, 8, 4, 3, 3), draw(8, 8, 3, 1, 1)
 CASES["causal_conv3d, stride 2"] = lambda kernels: kernels.causal_conv3d(FRAMES, KERNEL_4, BIAS, 2)

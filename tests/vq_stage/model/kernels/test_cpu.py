@@ -10,6 +10,7 @@ from mindspore import Tensor
 from shared.device import setup_device
 from vq_stage.model.kernels.cpu import (
     GroupNorm,
+    SpatialNorm,
     causal_conv3d,
     conv2d,
     nearest_codes,
@@ -57,6 +58,18 @@ def test_group_norm_gradient_equals_finite_differences() -> None:
                 moved[argument_index][index] += step
                 values.append((group_norm(*moved, groups=4) * probe).sum())
             np.testing.assert_allclose(gradient.asnumpy()[index], (values[0] - values[1]) / 2e-4, rtol=2e-3, atol=2e-4)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_spatial_norm_scales_and_shifts_a_group_norm(batch: int) -> None:
+    x, latents = draw(batch, 16, 5, 7), draw(batch, 4, 5, 7)
+    weight, bias, scale, scale_bias, shift, shift_bias = (draw(16, *rest) for rest in ((), (), (4,), (), (4,), ()))
+    scale_BCHW = np.einsum("ck,bkhw->bchw", scale, latents) + scale_bias[:, None, None]
+    shift_BCHW = np.einsum("ck,bkhw->bchw", shift, latents) + shift_bias[:, None, None]
+    affines = [(weight, bias), (scale.reshape(16, 4, 1, 1), scale_bias), (shift.reshape(16, 4, 1, 1), shift_bias)]
+    tensors = [(Tensor(matrix), Tensor(offset)) for matrix, offset in affines]
+    y = SpatialNorm(8, EPS)(Tensor(x), Tensor(latents), *tensors).asnumpy()
+    np.testing.assert_allclose(y, group_norm(x, weight, bias, 8) * scale_BCHW + shift_BCHW, atol=3e-5)
 
 
 def test_upsample_nearest_repeats_pixels() -> None:
