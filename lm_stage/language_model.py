@@ -12,7 +12,8 @@ import numpy as np
 from lm_stage.inference.options import InferenceOptions, SamplingOptions
 from lm_stage.inference.requests import ImageRequest, VideoRequest
 from lm_stage.inference.text_generator import TextGenerator
-from lm_stage.inference.visual_generator import VisualGenerator, VisualRequest
+from lm_stage.inference.visual_generator import VisualGenerator
+from lm_stage.inference.visual_sequence import VisualRequest
 from lm_stage.model.backend import Backend, load_backend
 from lm_stage.model.config import DecoderConfig, read_layout
 from lm_stage.model.model_directory import ModelDirectory, model_path
@@ -136,7 +137,9 @@ class LanguageModel:
             )
             for index, (prompt, prefix) in enumerate(zip(request.prompts, prefixes))
         ]
-        return self.generate_codes(requests, request.sampling, request.guidance_scale, request.batch_size)
+        return self.generate_codes(
+            requests, request.sampling, request.guidance_scale, request.batch_size, request.window
+        )
 
     def _prefixes(self, request: VideoRequest) -> list[Sequence[int]]:
         """Return the flat codes of each prefix, empty without one."""
@@ -155,6 +158,7 @@ class LanguageModel:
         sampling: SamplingOptions,
         guidance_scale: float = 1.0,
         batch_size: int = 16,
+        window: int = 1,
     ) -> list[np.ndarray]:
         """Generate from prompts of token ids; return uint16 codes (T, H, W), in the order of the requests.
 
@@ -170,12 +174,17 @@ class LanguageModel:
                 if not token_ids or token_ids[-1] != self.layout.img:
                     raise UsageError(f"prompt {request.key}: expected token ids that end with IMG ({self.layout.img})")
         length = max(request.length for request in requests)
-        generator = self.visual_generator(min(batch_size, len(requests)), length, sampling, guidance_scale)
+        generator = self.visual_generator(min(batch_size, len(requests)), length, sampling, guidance_scale, window)
         codes = {sequence.request.key: sequence.codes_THW() for sequence in generator.run(requests)}
         return [codes[request.key] for request in requests]
 
     def visual_generator(
-        self, batch_size: int, length: int, sampling: SamplingOptions, guidance_scale: float = 1.0
+        self,
+        batch_size: int,
+        length: int,
+        sampling: SamplingOptions,
+        guidance_scale: float = 1.0,
+        window: int = 1,
     ) -> VisualGenerator:
         """Return a generator of `batch_size` images or videos at a time, of at most `length` tokens with the prompt.
 
@@ -184,7 +193,7 @@ class LanguageModel:
         self._check_length(length)
         rows = batch_size if guidance_scale == 1.0 else 2 * batch_size
         model = self.backend.cached(rows, length, self.layout.first_visual_token, self.layout.end_of_visual)
-        return VisualGenerator(model, self.layout, sampling, guidance_scale)
+        return VisualGenerator(model, self.layout, sampling, guidance_scale, window)
 
     def text_generator(self, batch_size: int, length: int, sampling: SamplingOptions) -> TextGenerator:
         """Return a generator of `batch_size` answers at a time, of at most `length` tokens with the question.

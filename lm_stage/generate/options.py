@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lm_stage.generate.prompts import PromptDefaults
-from lm_stage.inference.options import InferenceOptions
+from lm_stage.inference.options import InferenceOptions, check_window
 from lm_stage.model.config import read_config
 from shared.errors import CheckpointError, UsageError
 
@@ -24,6 +24,7 @@ class GenerateOptions(InferenceOptions):
     that does not contain it. `unit_rows` images are committed together, and every `journal_rows` rows of codes are
     journaled. `resume` is how journaled codes enter the KV cache: `replay` decodes them step by step and continues with
     the codes of an unbroken run; `prefill` is faster, but rounding can change a choice between close candidates.
+    `window` tokens of each sequence go through one forward.
     """
 
     prompts: str
@@ -42,11 +43,13 @@ class GenerateOptions(InferenceOptions):
     unit_rows: int = 64
     journal_rows: int = 4
     resume: str = "replay"
+    window: int = 1
     allow_numerics_change: bool = False
 
     def __post_init__(self) -> None:
         InferenceOptions.__post_init__(self)
         self.check_positive("unit_rows", "journal_rows")
+        check_window(self.window, self.backend)
         if self.resume not in RESUME_MODES:
             raise UsageError(f"--resume {self.resume}: expected one of {', '.join(RESUME_MODES)}")
         if not 0 <= self.guidance_scale <= MAX_GUIDANCE_SCALE:

@@ -28,7 +28,8 @@ from shared.jobs.units import check_numerics
 from shared.storage.digests import canonical_json
 
 if TYPE_CHECKING:
-    from lm_stage.inference.visual_generator import VisualGenerator, VisualRequest, VisualSequence
+    from lm_stage.inference.visual_generator import VisualGenerator
+    from lm_stage.inference.visual_sequence import VisualRequest, VisualSequence
     from lm_stage.language_model import LanguageModel
 
 
@@ -66,6 +67,8 @@ class GenerateWorker:
         device = setup_device(options.device, options.dtype, "bfloat16", options.kernels)
         # "slots" is the batch size: commit records and journals use that name.
         self.numerics = {**device.numerics(), "backend": options.backend, "slots": options.batch_size}
+        if options.window > 1:  # which rounds differently, as another batch size does
+            self.numerics["window"] = options.window
         if not options.allow_numerics_change:
             check_numerics(self.dataset, self.numerics)
 
@@ -79,7 +82,9 @@ class GenerateWorker:
         """Return a generator whose KV cache is long enough for all prompts of one size."""
         options = self.options
         length = longest_prompt(self.plan, size) + max_body_length(size, options.video_format)
-        return self.model.visual_generator(options.batch_size, length, options.sampling, options.guidance_scale)
+        return self.model.visual_generator(
+            options.batch_size, length, options.sampling, options.guidance_scale, options.window
+        )
 
     def _generate(self, generator: VisualGenerator, feed: TaskFeed[Size], size: Size) -> Iterator[TaskResult]:
         """Generate until no prompt of this size is left, or the stop flag is set; then journal what is incomplete."""
@@ -105,18 +110,21 @@ class GenerateWorker:
                 progress.journal.close()
 
     def _step(self, generator: VisualGenerator) -> None:
-        """Decode one token of every running sequence, then journal finished sequences and those that are due."""
-        tokens = Counter(sequence.request.key for sequence in generator.running)
+        """Decode tokens of every running sequence, then journal finished sequences and those that are due."""
+        running = generator.running
+        tokens = Counter({sequence.request.key: -sequence.offset for sequence in running})
         finished = generator.step()
         self._journal([*finished, *filter(self._is_due, generator.running)])
-        for sequence in finished:
-            tokens[sequence.request.key] += len(sequence.template) - sequence.offset  # the forced tokens at the end
+        for sequence in running:  # a finished one has its last control tokens too
+            tokens[sequence.request.key] += len(sequence.template) if sequence.is_done else sequence.offset
         self._report(tokens)
         for sequence in finished:
             self._record(sequence.request.key, sequence.codes_THW())
 
     def _is_due(self, sequence: VisualSequence) -> bool:
-        return len(sequence.codes) % (self.options.journal_rows * sequence.request.width) == 0
+        progress, item = self.running[sequence.request.key]
+        journaled = len(progress.journal.codes.get(item.src_index, ()))
+        return sequence.code_count - journaled >= self.options.journal_rows * sequence.request.width
 
     def _report(self, tokens: Mapping[str, int]) -> None:
         """Report the tokens that were added to running sequences, summed by unit."""
@@ -156,7 +164,7 @@ class GenerateWorker:
                 yield request
 
     def _request(self, progress: UnitProgress, item: PlannedInput) -> VisualRequest:
-        from lm_stage.inference.visual_generator import VisualRequest
+        from lm_stage.inference.visual_sequence import VisualRequest
 
         prompt = planned_prompt(progress.unit, item)
         return VisualRequest(

@@ -17,6 +17,7 @@ from shared.tokens.grid_formats import UNIVLA, GridFormat
 INPUT_PATHS = ("model", "layout", "dataset", "images", "questions")
 MIN_TEMPERATURE = 1e-6  # logits divided by less overflow
 MAX_SEED = 2**63 - 1
+MAX_WINDOW = 1024  # tokens of a row that one forward decodes; its logits are all in memory
 Options = TypeVar("Options", bound="InferenceOptions")
 
 
@@ -42,6 +43,14 @@ class SamplingOptions:
             raise UsageError(f"--top-k {self.top_k}: expected at least 0 (0: no limit)")
         if not 0 < self.top_p <= 1:
             raise UsageError(f"--top-p {self.top_p}: expected a number in (0, 1]")
+
+
+def check_window(window: int, backend: str = "native") -> None:
+    """Raise UsageError for a window that is out of range, or that the backend does not have."""
+    if not 1 <= window <= MAX_WINDOW:
+        raise UsageError(f"--window {window}: expected an integer from 1 to {MAX_WINDOW}")
+    if window > 1 and backend != "native":
+        raise UsageError(f"--window {window} with --backend {backend}: it decodes one token at a time; omit --window")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lm_stage.inference.options import SamplingOptions
+from lm_stage.inference.options import SamplingOptions, check_window
 from shared.errors import UsageError
 from shared.tokens.grid_formats import UNIVLA, GridFormat
 
@@ -17,7 +17,8 @@ class ImageRequest:
     """Images of `height` × `width` codes, one for each prompt; one code covers 8 × 8 pixels.
 
     A `guidance_scale` of 1 turns guidance off. The noise of prompt i is keyed by (`seed`, i), so neither the batch
-    size nor the other prompts change an image. Raises UsageError for values out of range.
+    size nor the other prompts change an image. With a `window` above 1, a forward covers so many tokens of each image
+    (see `emu3 generate --window`). Raises UsageError for values out of range.
     """
 
     prompts: Sequence[str]
@@ -28,6 +29,7 @@ class ImageRequest:
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     seed: int = 0
     batch_size: int = 16
+    window: int = 1
 
     def __post_init__(self) -> None:
         if isinstance(self.prompts, str):
@@ -35,6 +37,7 @@ class ImageRequest:
         for name in ("height", "width", "batch_size"):
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} {getattr(self, name)}: expected at least 1")
+        check_window(self.window)
         if not 0 <= self.guidance_scale < float("inf"):
             raise UsageError(f"guidance_scale {self.guidance_scale}: expected a number from 0; 1 is no guidance")
 

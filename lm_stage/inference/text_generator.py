@@ -68,7 +68,7 @@ class TextGenerator(ContinuousBatch[TextRequest, TextSequence]):
         return sequence
 
     def step(self) -> list[TextSequence]:
-        tokens_B = self._sample(self.model.decode_step(self.token_ids_R, self.positions_R))
+        tokens_B = self._sample(self.model.decode_step(self.token_ids_R[:, None], self.positions_R[:, None])[:, 0])
         finished = []
         for (index, sequence), token in zip(self._running(), tokens_B):
             sequence.token_ids.append(token)

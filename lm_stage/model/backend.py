@@ -34,8 +34,12 @@ class CachedModel(Protocol):
     def prefill(self, row: int, token_ids: Sequence[int]) -> None:
         """Fill a row with a sequence from position 0 on; its previous content is discarded."""
 
-    def decode_step(self, token_ids_R: np.ndarray, positions_R: np.ndarray) -> np.ndarray:
-        """Append one token per row at its position; return float32 logits (R, K) of the tokens that follow."""
+    def decode_step(self, token_ids_RL: np.ndarray, positions_RL: np.ndarray) -> np.ndarray:
+        """Append L tokens to each row at successive positions; return float32 logits (R, L, K) of what follows each.
+
+        A later step may write to the same positions again: it sees nothing of what was at or after them. Positions
+        beyond the end of the cache are allowed for tokens whose logits are not used.
+        """
 
 
 class Backend(Protocol):

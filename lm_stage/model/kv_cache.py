@@ -1,10 +1,10 @@
-"""The decoder with a static KV cache: `prefill` of a prompt, `decode_step` of one token for each row.
+"""The decoder with a static KV cache: `prefill` of a prompt, `decode_step` of one or several tokens for each row.
 
 A row is one sequence. Every row has its own position, so rows start and end independently; the mask hides what an
-earlier sequence left after a row's position until it is overwritten. All shapes are static: each function is compiled
-once for a cache.
+earlier sequence, or a draft that turned out wrong, left after a row's position until it is overwritten. All shapes are
+static: each function is compiled once for a cache, and for each number of tokens in a step.
 
-Shape suffixes: B batch, R rows, L new tokens, S cache length, C hidden size, K output range.
+Shape suffixes: B batch, R rows, L new tokens, S cache length, C hidden size, K output range, M = R·L.
 """
 
 from __future__ import annotations
@@ -76,10 +76,18 @@ class CachedDecoder(nn.Cell):
             self._prefill_chunk(Tensor(ids), Tensor(positions[None], ms.int32), Tensor([row], ms.int32))
             start += size
 
-    def decode_step(self, token_ids_R: np.ndarray, positions_R: np.ndarray) -> np.ndarray:
-        """Append one token for each row at its position; return float32 logits (R, K) of the tokens that follow."""
-        lengths_R = Tensor(positions_R + 1, ms.int64)
-        return self._decode_step(Tensor(token_ids_R, ms.int32), Tensor(positions_R, ms.int32), lengths_R).asnumpy()
+    def decode_step(self, token_ids_RL: np.ndarray, positions_RL: np.ndarray) -> np.ndarray:
+        """Write the next L tokens of each row, whatever was at their positions; see `CachedModel`."""
+        R, L = token_ids_RL.shape
+        # What is beyond the end of the cache goes to the last position, which no sequence uncovers.
+        positions_RL = np.minimum(positions_RL, self.length - 1)
+        tensors = Tensor(token_ids_RL, ms.int32), Tensor(positions_RL, ms.int32)
+        if L == 1:
+            logits_MK = self._decode_step(*tensors, Tensor(positions_RL[:, 0] + 1, ms.int64))
+        else:
+            logits_MK = self._decode_window(*tensors)
+        logits_RLK: np.ndarray = logits_MK.asnumpy().reshape(R, L, -1)
+        return logits_RLK
 
     @ms.jit(jit_level="O0")
     def _prefill_chunk(self, token_ids_BL: Tensor, positions_BL: Tensor, row_B: Tensor) -> Tensor:
@@ -88,14 +96,23 @@ class CachedDecoder(nn.Cell):
         return self._forward(token_ids_BL, positions_BL, self.prefill_attentions, where)  # only writes the cache
 
     @ms.jit(jit_level="O0")
-    def _decode_step(self, token_ids_R: Tensor, positions_R: Tensor, lengths_R: Tensor) -> Tensor:
-        token_ids_RL, positions_RL = token_ids_R.reshape(-1, 1), positions_R.reshape(-1, 1)
+    def _decode_step(self, token_ids_RL: Tensor, positions_RL: Tensor, lengths_R: Tensor) -> Tensor:
         mask = self.step_attentions[0].attention.mask(lengths_R, self.key_positions_S)
+        return self._logits(token_ids_RL, positions_RL, self.step_attentions, mask)
+
+    @ms.jit(jit_level="O0")
+    def _decode_window(self, token_ids_RL: Tensor, positions_RL: Tensor) -> Tensor:
+        mask = self.prefill_attentions[0].attention.mask(positions_RL, self.key_positions_S)
+        return self._logits(token_ids_RL, positions_RL, self.prefill_attentions, mask)
+
+    def _logits(self, token_ids_RL: Tensor, positions_RL: Tensor, attentions: nn.CellList, mask: Tensor) -> Tensor:
+        """Return the float32 logits (R·L, K) of new tokens of all rows."""
+        R, L = token_ids_RL.shape
         where = self.cache_index(positions_RL, None), None, mask
-        x_RLC = self._forward(token_ids_RL, positions_RL, self.step_attentions, where)
-        hidden_RC = self.decoder.model.norm(x_RLC).reshape(self.rows, -1)
+        x_RLC = self._forward(token_ids_RL, positions_RL, attentions, where)
+        hidden_MC = self.decoder.model.norm(x_RLC).reshape(R * L, -1)
         head = self.decoder.head_weight if self.head is None else self.head
-        return self.linear(hidden_RC, head).astype(ms.float32)
+        return self.linear(hidden_MC, head).astype(ms.float32)
 
     def _forward(
         self, token_ids_BL: Tensor, positions_BL: Tensor, attentions: nn.CellList, where: tuple[Tensor | None, ...]

@@ -17,7 +17,7 @@ from mindspore import Tensor
 
 from lm_stage.model.config import DecoderConfig
 from lm_stage.model.weights import load_weights
-from shared.errors import CheckpointError
+from shared.errors import CheckpointError, UsageError
 from shared.mindone import importing_mindone
 
 if TYPE_CHECKING:
@@ -79,21 +79,23 @@ class MindoneCache:
         if len(token_ids):
             self._append(cache, token_ids)
 
-    def decode_step(self, token_ids_R: np.ndarray, positions_R: np.ndarray) -> np.ndarray:
-        """Write one token per row at its position; return float32 logits (R, K) of the next tokens.
+    def decode_step(self, token_ids_RL: np.ndarray, positions_RL: np.ndarray) -> np.ndarray:
+        """Write one token per row (L = 1) at its position; return float32 logits (R, 1, K) of the next tokens.
 
         A row that was never filled is skipped, and its logits are 0. Raises ValueError for a position beyond the end
-        of a row's tokens.
+        of a row's tokens, UsageError for more tokens than one.
         """
-        logits_RK = np.zeros((self.rows, self.end_id - self.first_id), np.float32)
+        if token_ids_RL.shape[1] != 1:
+            raise UsageError(f"window {token_ids_RL.shape[1]}: the backend mindone decodes one token at a time")
+        logits_RLK = np.zeros((*token_ids_RL.shape, self.end_id - self.first_id), np.float32)
         for row, cache in enumerate(self.caches):
             if cache is not None:
-                position, length = int(positions_R[row]), cache.get_seq_length()
+                position, length = int(positions_RL[row, 0]), cache.get_seq_length()
                 if position > length:
                     raise ValueError(f"row {row}: expected a position up to {length}, got {position}")
                 cache.crop(position)  # mindone only appends, so tokens from the position on must be removed
-                logits_RK[row] = self._append(cache, token_ids_R[row : row + 1])
-        return logits_RK
+                logits_RLK[row] = self._append(cache, token_ids_RL[row])
+        return logits_RLK
 
     def _append(self, cache: DynamicCache, token_ids_L: Sequence[int] | np.ndarray) -> np.ndarray:
         """Run tokens at the end of a row; return float32 logits (K,) of the token after the last."""

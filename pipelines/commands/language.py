@@ -214,6 +214,11 @@ def _adjust_generation(parameters: Parameters) -> Parameters:
 @unit_rows_option
 @click.option("--journal-rows", type=int, help="Rows of codes per entry of the journal.")
 @click.option(
+    "--window",
+    type=int,
+    help="Tokens of each sequence per forward pass. More than 1 gives the same codes in fewer, larger passes.",
+)
+@click.option(
     "--resume",
     type=click.Choice(["replay", "prefill"]),
     help="How a partial image is resumed: replay gives the codes of an uninterrupted run, prefill is faster.",

@@ -6,6 +6,7 @@ Shape suffixes: B batch, L sequence, R rows of the KV cache.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import mindspore as ms
 import numpy as np
@@ -26,6 +27,7 @@ from pipelines.dry_run.graphs import Call, Graph, GraphSizes
 from shared.device import DTYPES, Device
 
 LORA_RANK = 16
+WINDOW = 16
 PLAIN = SftOptions(("dataset",), "run")
 
 
@@ -46,10 +48,10 @@ def _prefill(sizes: GraphSizes, device: Device) -> Call:
     return lambda: model.prefill(0, [0] * PREFILL_CHUNKS[0])
 
 
-def _decode_step(sizes: GraphSizes, device: Device) -> Call:
+def _decode_step(sizes: GraphSizes, device: Device, window: int = 1) -> Call:
     model = _backend(sizes, device).cached(sizes.rows, sizes.cache_length, *sizes.visual_tokens)
-    zeros_R = np.zeros(sizes.rows, np.int32)
-    return lambda: model.decode_step(zeros_R, zeros_R)
+    zeros_RL = np.zeros((sizes.rows, window), np.int32)
+    return lambda: model.decode_step(zeros_RL, zeros_RL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +126,7 @@ LANGUAGE_GRAPHS = (
     Graph("logits", _logits, DTYPES),
     Graph("prefill", _prefill, DTYPES),
     Graph("decode step", _decode_step, DTYPES),
+    Graph("decode step, window", partial(_decode_step, window=WINDOW), DTYPES),
     Graph("training step", Training().gradient, DTYPES),
     Graph("training step, recompute", Training(replace(PLAIN, recompute=True)).gradient, DTYPES),
     Graph("training step, LoRA", Training(replace(PLAIN, lora_rank=LORA_RANK)).gradient, DTYPES),

@@ -34,7 +34,8 @@ from transformers import (
 
 from lm_stage import LanguageModel
 from lm_stage.inference.options import SamplingOptions
-from lm_stage.inference.visual_generator import VisualGenerator, VisualRequest
+from lm_stage.inference.visual_generator import VisualGenerator
+from lm_stage.inference.visual_sequence import VisualRequest
 from lm_stage.model.config import DecoderConfig
 from lm_stage.model.weights import parameter_shapes
 from shared.tokens.grid_formats import IMAGE, grid_length

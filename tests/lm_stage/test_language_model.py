@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lm_stage import ImageRequest, LanguageModel, SamplingOptions, VideoRequest
-from lm_stage.inference.visual_generator import VisualRequest
+from lm_stage.inference.visual_sequence import VisualRequest
 from lm_stage.text.renderer import SequenceRenderer
 from shared.errors import CheckpointError, ShapeError, UsageError
 from shared.tokens.grid_formats import IMAGE

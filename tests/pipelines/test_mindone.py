@@ -147,6 +147,7 @@ def test_a_cpu_is_refused_before_anything_is_written(command: str, inputs: Path,
     [
         *((command, "--dtype", "bfloat16") for command in ("encode", "decode")),
         *((command, "--kernels", "plain") for command in ("encode", "decode", "generate", "understand")),
+        ("generate", "--window", "2"),
     ],
 )
 def test_what_mindone_cannot_do_is_refused(command: str, option: str, value: str, inputs: Path, tmp_path: Path) -> None:

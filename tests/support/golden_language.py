@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from lm_stage import LanguageModel, SamplingOptions
-from lm_stage.inference.visual_generator import VisualRequest
+from lm_stage.inference.visual_sequence import VisualRequest
 from shared.tokens.grid_formats import EMU35_IMAGE, IMAGE, GridFormat
 
 TOP_50 = SamplingOptions(top_k=50)
@@ -54,8 +54,9 @@ class GoldenLanguageModel:
         sampling: SamplingOptions = TOP_50,
         guidance_scale: float = 3.0,
         batch_size: int = 16,
+        window: int = 1,
         **changes: Any,
     ) -> np.ndarray:
         """Return the codes (B, T, H, W) of prompts of token ids."""
         requests = [self.request(key=str(index), prompt_ids=ids, **changes) for index, ids in enumerate(prompts)]
-        return np.array(self.model.generate_codes(requests, sampling, guidance_scale, batch_size))
+        return np.array(self.model.generate_codes(requests, sampling, guidance_scale, batch_size, window))

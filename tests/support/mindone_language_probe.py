@@ -19,9 +19,9 @@ from mindspore import Tensor
 
 from lm_stage import LanguageModel
 from lm_stage.inference.options import SamplingOptions
-from lm_stage.inference.visual_generator import VisualRequest
+from lm_stage.inference.visual_sequence import VisualRequest
 from lm_stage.model.config import DecoderConfig
-from lm_stage.model.mindone import MindoneBackend
+from lm_stage.model.mindone import MindoneBackend, MindoneCache
 from shared.device import setup_device
 from shared.tokens.layout import TokenLayout
 from tests.support.mindone_kernels import refusal_of, substitute_kernels
@@ -44,13 +44,18 @@ def load(checkpoint: Path) -> MindoneBackend:
     return MindoneBackend.from_pretrained(checkpoint, DecoderConfig.from_directory(checkpoint), "float32")
 
 
+def step(cache: MindoneCache, token_ids: list[int], positions: list[int]) -> np.ndarray:
+    """Return the logits (rows, K) of one step."""
+    return cache.decode_step(np.array(token_ids)[:, None], np.array(positions)[:, None])[:, 0]
+
+
 def cached_steps(model: LanguageModel, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Return the logits over the visual tokens (steps, rows, K) at STEPS."""
     cache = model.backend.cached(3, 100, model.layout.first_visual_token, model.layout.end_of_visual)
     cache.prefill(0, second[:30].tolist())  # an earlier occupant
     for row, sequence in enumerate((first, second)):
         cache.prefill(row, sequence[: STEPS[0, row]].tolist())
-    return np.stack([cache.decode_step(np.array([first[a], second[b], 0]), np.array([a, b, c])) for a, b, c in STEPS])
+    return np.stack([step(cache, [first[a], second[b], 0], [a, b, c]) for a, b, c in STEPS])
 
 
 def gap_refusal(backend: MindoneBackend) -> str:
@@ -58,7 +63,7 @@ def gap_refusal(backend: MindoneBackend) -> str:
     cache = backend.cached(1, 100, 0, 4)
     cache.prefill(0, [1, 2, 3])
     try:
-        cache.decode_step(np.array([4]), np.array([4]))
+        step(cache, [4], [4])
     except ValueError as error:
         return str(error)
     return ""

@@ -76,15 +76,16 @@ class StandInCache:
     def prefill(self, row: int, token_ids: Sequence[int]) -> None:
         self.tokens[row] = list(token_ids)
 
-    def decode_step(self, token_ids_R: np.ndarray, positions_R: np.ndarray) -> np.ndarray:
+    def decode_step(self, token_ids_RL: np.ndarray, positions_RL: np.ndarray) -> np.ndarray:
         sys.audit(TOKEN_WRITTEN)
-        logits = np.zeros((self.rows, self.outputs), np.float32)
-        for row, (token, position) in enumerate(zip(token_ids_R, positions_R)):
+        logits_RLK = np.zeros((*token_ids_RL.shape, self.outputs), np.float32)
+        for (row, column), token in np.ndenumerate(token_ids_RL):
+            position = positions_RL[row, column]
             assert position <= len(self.tokens[row]), "a position was skipped"
             self.tokens[row][position:] = [int(token)]
             seed = zlib.crc32(repr(self.tokens[row]).encode())
-            logits[row] = np.random.default_rng(seed).normal(size=self.outputs)
-        return logits
+            logits_RLK[row, column] = np.random.default_rng(seed).normal(size=self.outputs)
+        return logits_RLK
 
 
 class StandInLanguageModel:
@@ -98,10 +99,10 @@ class StandInLanguageModel:
         return cls(model.layout)
 
     def visual_generator(
-        self, batch_size: int, length: int, sampling: SamplingOptions, guidance_scale: float
+        self, batch_size: int, length: int, sampling: SamplingOptions, guidance_scale: float, window: int
     ) -> VisualGenerator:
         cache = StandInCache(batch_size if guidance_scale == 1 else 2 * batch_size, self.layout.codebook_size)
-        return VisualGenerator(cache, self.layout, sampling, guidance_scale)
+        return VisualGenerator(cache, self.layout, sampling, guidance_scale, window)
 
     def text_generator(self, batch_size: int, length: int, sampling: SamplingOptions) -> TextGenerator:
         return TextGenerator(StandInCache(batch_size, self.layout.first_visual_token), self.layout, sampling)

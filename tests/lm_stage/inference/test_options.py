@@ -11,6 +11,7 @@ import pytest
 
 from lm_stage.generate.options import GenerateOptions
 from lm_stage.inference.options import InferenceOptions, SamplingOptions
+from lm_stage.inference.requests import ImageRequest
 from lm_stage.understand.options import UnderstandOptions
 from shared.errors import UsageError
 
@@ -69,6 +70,14 @@ def test_sampling_that_cannot_work_is_refused(changes: dict[str, Any]) -> None:
 def test_guidance_that_cannot_work_is_refused(guidance_scale: float) -> None:
     with pytest.raises(UsageError, match="--guidance-scale"):
         GenerateOptions("prompts.txt", "tokens", guidance_scale=guidance_scale)
+
+
+@pytest.mark.parametrize("window", [0, -1, 1025])
+def test_a_window_out_of_range_is_refused(window: int) -> None:
+    with pytest.raises(UsageError, match=f"--window {window}: expected an integer from 1 to 1024"):
+        GenerateOptions("prompts.txt", "tokens", window=window)
+    with pytest.raises(UsageError, match=f"--window {window}"):
+        ImageRequest(prompts=[], height=2, width=2, window=window)
 
 
 def test_options_load_no_library() -> None:

@@ -28,11 +28,11 @@ class CountingModel:
     def prefill(self, row: int, token_ids: Sequence[int]) -> None:
         self.prefilled[row] = list(token_ids)
 
-    def decode_step(self, token_ids_R: np.ndarray, positions_R: np.ndarray) -> np.ndarray:
-        logits = np.zeros((self.rows, LAYOUT.first_visual_token), np.float32)
-        logits[:, [10, 11, *range(13, 18)]] = 9
-        for row, token in enumerate(token_ids_R):
-            logits[row, LAYOUT.eos if token == 9 else token + 1] = 5
+    def decode_step(self, token_ids_RL: np.ndarray, positions_RL: np.ndarray) -> np.ndarray:
+        logits = np.zeros((self.rows, 1, LAYOUT.first_visual_token), np.float32)
+        logits[..., [10, 11, *range(13, 18)]] = 9
+        for row, token in enumerate(token_ids_RL[:, 0]):
+            logits[row, 0, LAYOUT.eos if token == 9 else token + 1] = 5
         return logits
 
 
@@ -65,6 +65,6 @@ def test_logits_that_are_not_finite_stop_the_job_with_key_and_token(monkeypatch:
     generator = TextGenerator(model, LAYOUT, GREEDY)
     generator.add(TextRequest("the key", [11, 0], 9, 0))
     generator.step()
-    monkeypatch.setattr(model, "decode_step", lambda *_: np.full((1, LAYOUT.first_visual_token), np.nan, np.float32))
+    monkeypatch.setattr(model, "decode_step", lambda *_: np.full((1, 1, LAYOUT.first_visual_token), np.nan, np.float32))
     with pytest.raises(JobStoppedError, match=r"the key.*token 1 of the answer"):
         generator.step()

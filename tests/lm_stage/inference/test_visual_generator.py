@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from lm_stage import SamplingOptions
-from lm_stage.inference.visual_generator import VisualGenerator, VisualRequest
+from lm_stage.inference.visual_generator import VisualGenerator
+from lm_stage.inference.visual_sequence import VisualRequest
 from shared.errors import JobStoppedError
 from shared.tokens.grid_formats import EMU35_IMAGE, IMAGE, ROWS, UNIVLA
 from shared.tokens.visual_tokens import grid_codes, grid_tokens
@@ -99,7 +100,7 @@ def test_logits_that_are_not_finite_stop_the_job_with_key_and_offset(
     generator = golden.model.visual_generator(1, 60, SamplingOptions(), 1.0)
     generator.add(golden.request(key="the key", negative_ids=None))
     generator.step()
-    broken = np.full((1, golden.model.layout.codebook_size), np.nan, np.float32)
+    broken = np.full((1, 1, golden.model.layout.codebook_size), np.nan, np.float32)
     monkeypatch.setattr(generator.model, "decode_step", lambda tokens, positions: broken)
     with pytest.raises(JobStoppedError, match=r"the key.*offset 1"):
         generator.step()

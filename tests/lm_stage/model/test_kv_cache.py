@@ -29,16 +29,33 @@ def test_decode_steps_equal_the_forward_over_the_whole_sequence(golden: GoldenLa
     whole, cache = visual_logits(golden, ids), cached(golden, 2, 100)
     cache.prefill(1, list(ids[:70]))
     for position in range(70, 90):
-        step = cache.decode_step(np.array([0, ids[position]]), np.array([0, position]))
-        np.testing.assert_allclose(step[1], whole[position], atol=TOLERANCE, rtol=0)
+        step = cache.decode_step(np.array([[0], [ids[position]]]), np.array([[0], [position]]))
+        np.testing.assert_allclose(step[1, 0], whole[position], atol=TOLERANCE, rtol=0)
+
+
+@pytest.mark.parametrize("window", [7, 64])
+def test_windows_equal_the_forward_over_the_whole_sequence(golden: GoldenLanguageModel, window: int) -> None:
+    """Each row has its own position. Wrong tokens after it are overwritten; the last windows go beyond the cache."""
+    random = np.random.default_rng(0)
+    ids = random.integers(0, golden.model.config.vocab_size, 90)
+    whole, cache = visual_logits(golden, ids), cached(golden, 2, 90)
+    starts = np.array([[70], [66]])
+    for row, start in enumerate(starts[:, 0]):
+        cache.prefill(row, list(ids[:start]))
+    for begin in range(0, 20, 2):
+        positions = starts + begin + np.arange(window)
+        tokens = np.where(np.arange(window) < 2, ids[np.minimum(positions, 89)], random.integers(0, 300, (2, window)))
+        step = cache.decode_step(tokens, positions)
+        for row, start in enumerate(starts[:, 0] + begin):
+            np.testing.assert_allclose(step[row, :2], whole[start : start + 2], atol=TOLERANCE, rtol=0)
 
 
 def test_a_long_prefill_runs_in_chunks(golden: GoldenLanguageModel) -> None:
     ids = np.random.default_rng(1).integers(0, golden.model.config.vocab_size, 700)
     cache = cached(golden, 1, 701)
     cache.prefill(0, list(ids[:-1]))
-    step = cache.decode_step(ids[-1:], np.array([699]))
-    np.testing.assert_allclose(step[0], visual_logits(golden, ids)[-1], atol=TOLERANCE, rtol=0)
+    step = cache.decode_step(ids[None, -1:], np.array([[699]]))
+    np.testing.assert_allclose(step[0, 0], visual_logits(golden, ids)[-1], atol=TOLERANCE, rtol=0)
 
 
 def test_a_prefill_discards_the_previous_sequence_of_a_row(golden: GoldenLanguageModel) -> None:
@@ -47,8 +64,8 @@ def test_a_prefill_discards_the_previous_sequence_of_a_row(golden: GoldenLanguag
     cache.prefill(0, random.integers(0, 300, 99).tolist())
     ids = random.integers(0, 300, 12)
     cache.prefill(0, ids[:-1].tolist())
-    step = cache.decode_step(ids[-1:], np.array([11]))
-    np.testing.assert_allclose(step[0], visual_logits(golden, ids)[-1], atol=TOLERANCE, rtol=0)
+    step = cache.decode_step(ids[None, -1:], np.array([[11]]))
+    np.testing.assert_allclose(step[0, 0], visual_logits(golden, ids)[-1], atol=TOLERANCE, rtol=0)
 
 
 def test_a_sequence_longer_than_the_cache_is_refused(golden: GoldenLanguageModel) -> None:
@@ -67,7 +84,7 @@ def test_the_memory_of_a_dropped_cache_is_freed(golden: GoldenLanguageModel) -> 
     size_bytes = 2 * 4 * config.num_hidden_layers * rows * config.num_key_value_heads * length * config.head_dim
     used = []
     for index in range(4):
-        cached(golden, rows, length - 64 * index).decode_step(np.zeros(rows), np.zeros(rows))
+        cached(golden, rows, length - 64 * index).decode_step(np.zeros((rows, 1)), np.zeros((rows, 1)))
         used.append(resident_bytes())
     assert size_bytes > 1 << 26
     assert used[3] - used[1] < size_bytes  # twice as much if dropped caches stayed
