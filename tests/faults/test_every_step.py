@@ -69,6 +69,7 @@ def test_generate_disturbed_at_every_step(
     disturbance: str, allowed: set[int], prompts: Path, small_lm: Path, tmp_path: Path
 ) -> None:
     options = ("--unit-rows", "2", "--batch-size", "2", "--journal-rows", "1", "--height", "16", "--width", "24")
+    options += ("--window", "2")
     lines = steps(disturbance, tmp_path / "work", None, "generate", prompts, "{}", "--model", small_lm, *options)
     assert sum(name.endswith(".arrow") for name in lines[-1]["after"]) == 4, "plan, two units, refused input"
     assert problems(lines, allowed) == []

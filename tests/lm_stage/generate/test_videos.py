@@ -13,7 +13,8 @@ import pytest
 
 from lm_stage.generate.job import generate
 from lm_stage.generate.options import GenerateOptions
-from lm_stage.inference.visual_generator import VisualGenerator, VisualSequence
+from lm_stage.inference.visual_generator import VisualGenerator
+from lm_stage.inference.visual_sequence import VisualSequence
 from lm_stage.understand.job import understand
 from lm_stage.understand.options import UnderstandOptions
 from shared.dataset.dataset import Dataset
