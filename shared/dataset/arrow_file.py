@@ -31,6 +31,7 @@ class ArrowFile:
         try:
             self._content = read_buffer(path)
             self._reader = pa.ipc.open_file(self._content)
+            self._is_valid = bytearray(self._reader.num_record_batches)
             has_expected_columns = is_expected(self._reader.schema)
         except (OSError, pa.ArrowException, ValueError) as error:  # ValueError: a name that is not UTF-8
             raise DatasetError(f"{path}: cannot be read: {error}; {advice}") from error
@@ -51,13 +52,17 @@ class ArrowFile:
         return hashlib.sha256(self._content).hexdigest()
 
     def batch(self, index: int) -> pa.RecordBatch:
+        """Return a record batch, which is validated when it is read for the first time."""
         try:
             batch = self._reader.get_batch(index)
+            if self._is_valid[index]:
+                return batch
             batch.validate(full=True)  # Arrow trusts offsets: a damaged file would be read out of bounds
         except (OSError, pa.ArrowException, ValueError, MemoryError) as error:
             raise DatasetError(f"{self.path}: batch {index} cannot be read: {error}; {self._advice}") from error
         if _has_forbidden_null(batch):
             raise DatasetError(f"{self.path}: batch {index}: null in a column that has none; {self._advice}")
+        self._is_valid[index] = True
         return batch
 
     def batches(self) -> Iterator[pa.RecordBatch]:

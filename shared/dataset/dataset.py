@@ -33,6 +33,7 @@ class Dataset(DatasetPaths):
         super().__init__(root)
         self.events = EventLog(self.events_path)
         self._plan: Plan | None = None
+        self._checked_units: set[int] = set()
         self._shard_reader: ShardReader | None = None
         self._manifest_identity: tuple[object, ...] | None = None
 
@@ -124,11 +125,14 @@ class Dataset(DatasetPaths):
     def check(self) -> None:
         """Raise DatasetError if a commit record or the manifest is damaged or belongs to another dataset.
 
-        A job calls this before it starts. In an object store, records are checked only when they are read.
+        A job calls this before it starts. In an object store, records are checked only when they are read. A second
+        call checks the records that are new.
         """
         self.shard_reader  # noqa: B018  reads the manifest
-        for _ in self.commit_records() if is_local(self.root) else ():
-            pass
+        for unit in self.committed_units() if is_local(self.root) else ():
+            if unit not in self._checked_units:
+                self.record(unit)
+                self._checked_units.add(unit)
 
     def commit_records(self) -> Iterator[CommitRecord]:
         return (self.record(unit) for unit in self.committed_units())

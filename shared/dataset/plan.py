@@ -185,7 +185,8 @@ class Plan:
 
     def next_index(self) -> int:
         """Return the first unused `src_index`."""
-        return 1 + max((index for unit in range(len(self)) for index in self.src_indices(unit)), default=-1)
+        indices = (self._batch(unit)["inputs"].values.field("src_index") for unit in range(len(self)))
+        return 1 + max((int(column.to_numpy().max()) for column in indices if len(column)), default=-1)
 
     @property
     def retried(self) -> dict[str, int]:
@@ -251,7 +252,7 @@ class Plan:
         for unit in range(len(self)):
             inputs = self._batch(unit)["inputs"].values
             known = inputs.type.get_field_index(name) >= 0  # early plans lack some columns
-            yield from inputs.field(name).to_pylist() if known else [None] * len(inputs)
+            yield from _values(inputs.field(name)) if known else [None] * len(inputs)
 
 
 def addition_path(path: Path, number: int) -> Path:
@@ -262,10 +263,19 @@ def addition_path(path: Path, number: int) -> Path:
 def _planned_inputs(inputs: pa.StructArray) -> tuple[PlannedInput, ...]:
     """Convert column by column, which is four times as fast as row by row."""
     names = [field.name for field in inputs.type]
-    columns = {RENAMED_COLUMNS.get(name, name): inputs.field(name).to_pylist() for name in names}
+    columns = {RENAMED_COLUMNS.get(name, name): _values(inputs.field(name)) for name in names}
     if "locator" in columns:
         columns["locator"] = [locator and tuple(locator) for locator in columns["locator"]]
     return tuple(PlannedInput(**dict(zip(columns, values))) for values in zip(*columns.values()))
+
+
+def _values(column: pa.Array) -> list[Any]:
+    """Return the values of a column in a fifth of the time of `to_pylist`."""
+    if column.null_count == len(column):
+        return [None] * len(column)
+    if pa.types.is_string(column.type) or (pa.types.is_integer(column.type) and not column.null_count):
+        return column.to_numpy(zero_copy_only=False).tolist()
+    return column.to_pylist()
 
 
 def _unit_size(batch: pa.RecordBatch) -> UnitSize:

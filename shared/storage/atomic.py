@@ -9,11 +9,13 @@ import secrets
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from shared.storage.paths import is_local, make_directory, names_in
 
+_BLOCK_BYTES = 1 << 20
 _TEMPORARY_NAME = re.compile(r".+\.(\d+)-[0-9a-f]{8}\.tmp")
 
 
@@ -72,7 +74,19 @@ def create_file(path: Path, data: bytes) -> bool:
     """Create a file. Returns False, and changes nothing, if it exists already."""
     if not is_local(path):
         return _create_object(path, data)
-    temporary = _write_temporary(path, data)
+    return _link(_write_temporary(path, data), path)
+
+
+def create_copy(path: Path, source: Path) -> bool:
+    """Create a file with the content of a local one, which is not read into memory if both are local."""
+    if not is_local(path):
+        return _create_object(path, source.read_bytes())
+    with source.open("rb") as file:
+        return _link(_write_temporary(path, iter(partial(file.read, _BLOCK_BYTES), b"")), path)
+
+
+def _link(temporary: Path, path: Path) -> bool:
+    """Give a durable temporary file its name, unless it is taken; return whether it was not."""
     try:
         os.link(temporary, path)
     except FileExistsError:
@@ -160,11 +174,11 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
-def _write_temporary(path: Path, data: bytes) -> Path:
+def _write_temporary(path: Path, data: bytes | Iterator[bytes]) -> Path:
     temporary = temporary_path(path)
     try:
         with temporary.open("xb") as file:
-            file.write(data)
+            file.writelines(data if isinstance(data, Iterator) else [data])
             file.flush()
             os.fsync(file.fileno())
     except BaseException:

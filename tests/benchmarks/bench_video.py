@@ -14,8 +14,9 @@ import numpy as np
 from PIL import Image
 
 from shared.codec import EMU3
+from shared.dataset.known_keys import KnownKeys
 from shared.dataset.plan import Plan
-from shared.dataset.plan_writer import KnownKeys, PlanWriter
+from shared.dataset.plan_writer import PlanWriter
 from shared.dataset.settings import DatasetSettings
 from shared.jobs.signals import StopFlag
 from vq_stage.encode.input_reader import InputReader, ReadTask

@@ -10,19 +10,18 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from importlib import import_module
-from multiprocessing import get_context
 from pathlib import Path
 
 import click
 
+from tests.benchmarks.fresh_process import in_fresh_process
 from tests.benchmarks.machine import Machine, this_machine
 from tests.benchmarks.row import Row
 from tests.benchmarks.table import replace_part, table
 
-MODULES = ("vision", "language", "sft", "jobs", "formats")
+MODULES = ("vision", "language", "sft", "jobs", "engine", "resume", "planning", "formats")
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +58,11 @@ def run_all(names: Sequence[str], quick: bool) -> Report:
     load, sections, elapsed_s = os.getloadavg()[0], {}, {}
     for name in names:
         began = time.monotonic()
-        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
-            try:
-                sections[name] = pool.submit(module_rows, name, quick).result()
-            except Exception as error:
-                click.echo(f"bench_{name} failed: {error!r}", err=True)
-                continue
+        try:
+            sections[name] = in_fresh_process(module_rows, name, quick)
+        except Exception as error:
+            click.echo(f"bench_{name} failed: {error!r}", err=True)
+            continue
         elapsed_s[name] = round(time.monotonic() - began, 1)
         click.echo(f"bench_{name}: {elapsed_s[name]:.0f} s", err=True)
     return Report(this_machine(load), quick, elapsed_s, sections)

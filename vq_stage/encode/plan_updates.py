@@ -15,8 +15,9 @@ from functools import cached_property
 from tqdm import tqdm
 
 from shared.dataset.dataset import Dataset
+from shared.dataset.known_keys import KnownKeys
 from shared.dataset.plan import Plan, PlannedInput, Unit
-from shared.dataset.plan_writer import KnownKeys, PlanWriter
+from shared.dataset.plan_writer import PlanWriter
 from shared.dataset.quarantine import Refusal
 from shared.dataset.quarantine_reasons import DUPLICATE_KEY
 from shared.dataset.settings import DatasetSettings
@@ -75,6 +76,8 @@ def _add_new_items(dataset: Dataset, plan: Plan, planner: Planner, stop: StopFla
 def _new_items(source: MediaSource, known: KnownItems, changes: TextChanges, stop: StopFlag) -> Iterator[MediaItem]:
     """Yield the items that are not planned; compare the texts of the others if they are read anyway, or requested."""
     if not changes.is_update and not isinstance(source, ListSource):
+        if isinstance(source, FolderSource):
+            source = replace(source, planned_keys=known.keys)
         yield from source.items(until_stopped(stop, known.has))
         return
     for item in source.items(until_stopped(stop)):

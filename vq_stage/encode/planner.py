@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 
 from tqdm import tqdm
 
+from shared.dataset.known_keys import KnownKeys
 from shared.dataset.plan import REFUSED, PlannedInput, Size
-from shared.dataset.plan_writer import KnownKeys, PlanWriter
+from shared.dataset.plan_writer import PlanWriter
 from shared.dataset.quarantine_reasons import DUPLICATE_CONTENT, DUPLICATE_KEY, READ_TIMEOUT
 from shared.errors import JobStoppedError, RefusedInput, UsageError
 from shared.jobs.prefetch import TimeLimit, prefetch_map

@@ -6,7 +6,7 @@ from tqdm import tqdm
 
 from shared.dataset.change import Change
 from shared.dataset.dataset import Dataset
-from shared.dataset.plan_writer import KnownKeys
+from shared.dataset.known_keys import KnownKeys
 from shared.errors import RefusedInput
 from shared.jobs.prefetch import prefetch_map
 from vq_stage.encode.options import EncodeOptions

@@ -12,8 +12,8 @@ from functools import cached_property
 
 from tqdm import tqdm
 
+from shared.dataset.known_keys import KnownKeys
 from shared.dataset.plan import Plan
-from shared.dataset.plan_writer import KnownKeys
 from shared.dataset.quarantine_reasons import DUPLICATE_KEY
 from shared.dataset.texts import RowTexts, TextUpdates
 from shared.storage.temporary_database import naming_the_disk, temporary_database

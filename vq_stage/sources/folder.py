@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import compress, islice
 
+from shared.dataset.known_keys import KnownKeys
 from shared.errors import RefusedInput, UsageError
 from shared.jobs.prefetch import prefetch_map
 from shared.storage.paths import is_local
@@ -44,9 +45,11 @@ class FolderSource(MediaSource):
 
     Captions come from `picture.txt` beside `picture.png`, or from the fields `file_name` and `text` of a metadata file
     in its folder, in one above it, or in one beside these. A folder of images named `*.frames` is one video.
+    Items whose keys are among `planned_keys` are planned; most of them are left out before they are built.
     """
 
     chosen: frozenset[str] | None = field(default=None, repr=False)
+    planned_keys: KnownKeys | None = field(default=None, repr=False, compare=False)
 
     def _items(self, is_planned: Callable[[MediaItem], bool]) -> Iterator[MediaItem]:
         with naming_the_disk(), closing(Captions()) as captions:
@@ -88,6 +91,7 @@ class FolderListing:
         self.report = source.report
         self.captions = captions
         self.is_planned = is_planned
+        self._planned_keys = source.planned_keys
         self._walk = FolderWalk(source.root, source.report, source.chosen)
         self._reports_others = source.chosen is None
         self._missing = set(source.chosen or ())
@@ -126,17 +130,26 @@ class FolderListing:
         media = [name for name in folder.names if self._is_media(prefix, name)]
         self._find_metadata(folder, parent, media)
         keys = dict(zip(media, unique_keys([name.rstrip("/") for name in media])))
-        caption_files = CaptionFiles(folder.names)
+        planned, caption_files = self._planned(prefix, keys), CaptionFiles(folder.names)
         for name in folder.names:
             if name in keys:
-                uri = prefix + name.rstrip("/")
-                item = MediaItem(prefix + keys[name], uri, kind=kind_of(name))
                 caption_file = caption_files.use(name.rstrip("/"))
-                yield self._listed(item, prefix + caption_file if caption_file else None)
+                if name in planned:
+                    continue
+                item = MediaItem(prefix + keys[name], prefix + name.rstrip("/"), kind=kind_of(name))
+                if (listed := self._listed(item, prefix + caption_file if caption_file else None)) is not None:
+                    yield listed
             elif name.endswith("/") and self._walk.is_chosen(prefix + name):
                 yield self._entries(prefix + name, folder)  # type: ignore[misc]
         if self._reports_others:
             self._report_others(prefix, folder.names, keys, caption_files)
+
+    def _planned(self, prefix: str, keys: Mapping[str, str]) -> set[str]:
+        """Return names in a folder whose keys are planned; for one of them, `is_planned` may stop the listing."""
+        if self._planned_keys is None:
+            return set()
+        are_planned = self._planned_keys.has_each([prefix + key for key in keys.values()])
+        return set(list(compress(keys, are_planned))[1:])
 
     def _find_metadata(self, folder: Folder, parent: Folder | None, media: Collection[str]) -> None:
         """Find the metadata files in a folder and in its folders: their rows may be about the folders beside them."""
@@ -159,10 +172,11 @@ class FolderListing:
             if not (name in media or name.endswith("/") or name in METADATA_FILES or name in captions.names):
                 self.report.skip_file(prefix + name)
 
-    def _listed(self, item: MediaItem, caption_path: str | None) -> ListedItem:
+    def _listed(self, item: MediaItem, caption_path: str | None) -> ListedItem | None:
+        """Return an item with its caption, or with the path of its caption file; None if it is planned."""
         if self.is_planned(item):
             self._is_complete = False
-            return item, None
+            return None
         while self._unread_metadata:
             self._read_metadata(self._unread_metadata.pop(0))
         captioned = self.captions.add_to(item)
@@ -193,6 +207,8 @@ class CaptionFiles:
 
     def use(self, name: str) -> str | None:
         """Return the caption file of an image or video."""
+        if not self._by_stem:
+            return None
         found = [stem for stem in (_composed(stem_of(name)), _composed(name)) if stem in self._by_stem]
         self._used.update(found[:1])
         return self._by_stem[found[0]] if found else None
@@ -211,11 +227,13 @@ def unique_keys(names: list[str]) -> list[str]:
 
     If an image and a video share a name, the image gets the key without the suffix.
     """
-    all_names = set(names)
-    stems = [(stem_of(name), kind_of(name)) for name in names]
-    counts = Counter(stems)
+    all_names, stems = set(names), list(map(stem_of, names))
+    if len(set(stems)) == len(stems) and all_names.isdisjoint(stems):
+        return stems
+    kinds = list(map(kind_of, names))
+    counts = Counter(zip(stems, kinds))
     keys = []
-    for name, (stem, kind) in zip(names, stems):
+    for name, stem, kind in zip(names, stems, kinds):
         count = counts[stem, "image"] + (counts[stem, "video"] if kind == "video" else 0)
         keys.append(stem if count == 1 and stem not in all_names else name)
     return keys

@@ -149,7 +149,7 @@ class FolderWalk:
         with os.scandir(folder) as entries:
             for entry in entries:
                 is_folder = _is_folder(entry)
-                if is_folder or is_media(entry.name) or not _is_broken_link(entry):
+                if is_folder or not entry.is_symlink() or is_media(entry.name) or not _is_broken_link(entry):
                     yield f"{entry.name}/" if is_folder else entry.name
                 else:
                     self.report.skip(BROKEN_LINKS, prefix + entry.name)
@@ -194,8 +194,9 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _is_broken_link(entry: os.DirEntry[str]) -> bool:
+    """Whether a link leads nowhere."""
     try:
-        return entry.is_symlink() and not os.path.exists(entry.path)
+        return not os.path.exists(entry.path)
     except OSError:
         return True
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.dataset.conversations import media_parts
-from shared.dataset.plan_writer import KnownKeys
+from shared.dataset.known_keys import KnownKeys
 from shared.errors import RefusedInput
 from shared.storage.json_values import JsonValue, limited_lines, parsed_line
 from shared.storage.paths import as_path, is_local

@@ -96,10 +96,15 @@ class MediaSource(ABC):
         with its refusal. Raises UsageError if the source has no items at all, planned or not, or a list cannot be read.
         """
 
-        def is_left_out(item: MediaItem) -> bool:
-            return is_planned(checked_text(item))
-
         is_empty = True
+
+        def is_left_out(item: MediaItem) -> bool:
+            nonlocal is_empty
+            if is_planned(checked_text(item)):
+                is_empty = False
+                return True
+            return False
+
         self.report.clear()
         for item in map(checked_text, self._items(is_left_out)):
             is_empty = False
@@ -112,7 +117,7 @@ class MediaSource(ABC):
 
     @abstractmethod
     def _items(self, is_planned: Callable[[MediaItem], bool]) -> Iterator[MediaItem]:
-        """List all items; those that are planned may lack everything but key, uri and kind."""
+        """List all items; those that are planned may be left out, or lack everything but key, uri and kind."""
 
     @abstractmethod
     def _empty_message(self) -> str | None:

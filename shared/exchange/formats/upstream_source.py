@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from shared.dataset.known_keys import KnownKeys
 from shared.dataset.plan import REFUSED, PlannedInput, Size, Unit
-from shared.dataset.plan_writer import KnownKeys
 from shared.dataset.quarantine import Refusal
 from shared.dataset.rows import CodeRecord
 from shared.dataset.settings import DatasetSettings

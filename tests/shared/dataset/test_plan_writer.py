@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from shared.codec import EMU3
 from shared.dataset.plan import Plan, PlannedInput, Size, Unit
-from shared.dataset.plan_writer import KnownKeys, PlanWriter
+from shared.dataset.plan_writer import PlanWriter
 from shared.dataset.settings import DatasetSettings
 
 SIZES: list[Size] = [(1, 16, 24), (1, 24, 16), (16, 16, 24), (4, 64, 96), (0, 0, 0)]
@@ -119,13 +119,3 @@ def test_a_full_temporary_disk_is_an_error_that_names_it(tmp_path: Path) -> None
         with pytest.raises(OSError, match=r"full; set TMPDIR"):
             writer.freeze(tmp_path / "plan.arrow", SETTINGS)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_keys_are_new_once() -> None:
-    older = KnownKeys(["a"])
-    keys = KnownKeys(before=older)
-    assert not keys.is_new("a")
-    assert keys.is_new("b")
-    assert not keys.is_new("b")
-    assert keys.has("b")
-    assert not older.has("b"), "the earlier set does not change"

@@ -9,9 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from shared.storage.atomic import create_file, remove_directory, remove_stale_directories, write_file
+from shared.storage.atomic import create_copy, create_file, remove_directory, remove_stale_directories, write_file
 from shared.storage.paths import as_path
 from tests.support.directories import write_directory
+
+
+def test_create_copy_never_overwrites(tmp_path: Path) -> None:
+    source, path = tmp_path / "source", tmp_path / "copy"
+    source.write_bytes(b"0123456789" * 300_000)
+    assert create_copy(path, source)
+    assert path.read_bytes() == source.read_bytes()
+    assert not create_copy(path, path)
+    assert {entry.name for entry in tmp_path.iterdir()} == {"source", "copy"}
 
 
 def test_create_file_never_overwrites(tmp_path: Path) -> None:

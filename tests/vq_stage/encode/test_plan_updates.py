@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from shared.dataset.dataset import Dataset
+from shared.dataset.known_keys import KnownKeys
 from shared.dataset.plan import Plan, PlannedInput
-from shared.dataset.plan_writer import KnownKeys, PlanWriter
+from shared.dataset.plan_writer import PlanWriter
 from shared.dataset.rows import CodeRecord
 from shared.errors import ConfigMismatchError, DatasetError, UsageError
 from shared.jobs.signals import StopFlag

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from shared.codec import EMU3
+from shared.dataset.known_keys import KnownKeys
 from shared.dataset.plan import Plan
-from shared.dataset.plan_writer import KnownKeys, PlanWriter
+from shared.dataset.plan_writer import PlanWriter
 from shared.dataset.settings import DatasetSettings
 from shared.errors import Interrupted, JobStoppedError
 from shared.jobs.signals import StopFlag

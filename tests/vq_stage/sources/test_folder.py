@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shared.dataset.known_keys import KnownKeys
 from shared.errors import RefusedInput, UsageError
 from shared.storage.paths import as_path
 from tests.support.bad_pictures import encoded, picture
@@ -282,6 +283,20 @@ def test_captions_of_planned_items_are_not_opened(
     new = [item for item in LISTED if item.key in ("clip", "walk")]
     assert list(source.items(is_planned=lambda item: item.key not in ("clip", "walk"))) == new
     assert sorted(opened) == ["clip.txt", "metadata.jsonl"]
+
+
+def test_items_with_planned_keys_are_left_out_before_they_are_built(tmp_path: Path) -> None:
+    """Only one of each folder is asked for, which is how a stop is noticed; captions and reports are as before."""
+    fill(tmp_path, {**TREE, "lost.txt": b"nothing beside it"})
+    keys = KnownKeys(["a b", "b", "walk", "a/z"])
+    asked: list[str] = []
+    source = FolderSource(tmp_path, planned_keys=keys)
+    items = list(source.items(lambda item: asked.append(item.key) or keys.has(item.key)))
+    assert items == [item for item in LISTED if not keys.has(item.key)]
+    assert len({"a b", "b", "walk"} & set(asked)) == 1
+    every, known = FolderSource(tmp_path), FolderSource(tmp_path, planned_keys=KnownKeys(item.key for item in LISTED))
+    assert (len(list(every)), list(known.items(lambda item: True))) == (len(LISTED), [])
+    assert known.report.skipped.keys() == every.report.skipped.keys() != set()
 
 
 def test_an_empty_source_is_an_error_unless_all_its_items_are_planned(tmp_path: Path) -> None:

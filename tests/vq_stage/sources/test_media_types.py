@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+import os
 
-from vq_stage.sources.media_types import is_media, is_system_name, kind_of
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vq_stage.sources.media_types import is_media, is_system_name, kind_of, split_suffix
 
 
 @pytest.mark.parametrize(
@@ -28,3 +32,8 @@ def test_ordinary_names(path: str) -> None:
 def test_suffixes_in_any_case(name: str) -> None:
     assert is_media(name)
     assert kind_of(name) == ("video" if "4" in name else "image")
+
+
+@given(st.text("a./", max_size=12))
+def test_suffixes_are_split_like_those_of_the_standard_library(path: str) -> None:
+    assert split_suffix(path) == os.path.splitext(path)
