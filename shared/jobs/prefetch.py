@@ -11,7 +11,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar, overload
@@ -109,25 +108,47 @@ class _Queue:
 
 
 class _Item:
-    """An item and the future of its result."""
+    """An item and, once it `is_done`, the result or the error of the function; half the cost of a `Future`.
+
+    Every flag is set by one thread only: the worker sets `is_done` before it looks for `waiter`, and the consumer sets
+    `waiter` before it looks at `is_done`.
+    """
+
+    __slots__ = ("error", "is_cancelled", "is_done", "result", "value", "waiter")
 
     def __init__(self, value: Any):
         self.value = value
-        self.future: Future[Any] = Future()
+        self.result: Any = None
+        self.error: BaseException | None = None
+        self.is_done = self.is_cancelled = False
+        self.waiter: threading.Event | None = None
+
+    def finish(self, function: Callable[[Any], Any]) -> None:
+        """Apply the function; called by a worker."""
+        try:
+            self.result = function(self.value)
+        except BaseException as error:
+            self.error = error
+        self.is_done = True
+        if self.waiter is not None:
+            self.waiter.set()
 
     def is_done_within(self, timeout_s: float, stop: StopFlag | None) -> bool:
         """Wait for the result. Raises Interrupted if `stop` is set and it does not come soon.
 
         Only time spent in this loop counts: a process that was suspended has not waited.
         """
+        if self.is_done:
+            return True
+        self.waiter = threading.Event()
         waited_s = stopped_s = 0.0
-        while not self.future.done():
+        while not self.is_done:
             if stop is not None and stopped_s >= STOP_S:
                 stop.raise_if_set("finished work is kept")
             if waited_s >= timeout_s:
                 return False
             began_s = time.monotonic()
-            wait([self.future], POLL_S)
+            self.waiter.wait(POLL_S)
             polled_s = min(time.monotonic() - began_s, 2 * POLL_S)
             waited_s += polled_s
             stopped_s += polled_s if stop is not None and stop.is_set() else 0.0
@@ -151,14 +172,8 @@ class _DaemonThreads:
 
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
-            if not item.future.set_running_or_notify_cancel():
-                continue
-            try:
-                result = self._function(item.value)
-            except BaseException as error:
-                item.future.set_exception(error)
-            else:
-                item.future.set_result(result)
+            if not item.is_cancelled:
+                item.finish(self._function)
             del item  # a thread that waits must not keep the last result alive
 
     def submit(self, value: Any) -> _Item:
@@ -169,14 +184,16 @@ class _DaemonThreads:
     def result(self, item: _Item, stop: StopFlag | None, limit: TimeLimit[Any, Any] | None) -> Any:
         """Wait for the result of an item, or give the item up."""
         if item.is_done_within(limit.seconds if limit else math.inf, stop):
-            return item.future.result()
+            if item.error is not None:
+                raise item.error
+            return item.result
         assert limit is not None, "without it there is no limit"
         self._replace_blocked(item)
         return limit.give_up(item.value)
 
     def _replace_blocked(self, item: _Item) -> None:
         """Start a thread in place of the one that an item blocks. Raises JobStoppedError if too many are blocked."""
-        self._blocked = [*(blocked for blocked in self._blocked if not blocked.future.done()), item]
+        self._blocked = [*(blocked for blocked in self._blocked if not blocked.is_done), item]
         if len(self._blocked) >= MAX_BLOCKED:
             raise JobStoppedError(
                 f"{len(self._blocked)} reads do not return: the disk, mount or store of the source does not respond;"
@@ -190,7 +207,7 @@ class _DaemonThreads:
         A daemon thread that is still running while the interpreter and its libraries shut down can crash the process.
         """
         for item in pending:
-            item.future.cancel()
+            item.is_cancelled = True
         for _ in self._threads:
             self._queue.put(None)
         deadline_s = time.monotonic() + CLOSE_S

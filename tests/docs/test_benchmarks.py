@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,7 @@ from tests.benchmarks.run import Report, run_all
 from tests.benchmarks.table import BEGIN, END, number, table, with_part
 
 BENCHMARKS = Path(run.__file__).parent
+ROOT = BENCHMARKS.parents[1]
 SPEED = Row("encode", 20.0, "images/s", "transformers", 5.0, 4.0, goal=4.8)
 MEMORY = Row("memory", 0.8, "GiB", goal=1.0, is_limit=True)
 
@@ -70,6 +73,30 @@ def test_a_report_survives_json() -> None:
     report = Report(this_machine(0.5), False, {"vision": 3.0}, {"vision": [SPEED, MEMORY]})
     assert Report.from_json(report.to_json()) == report
     assert f"{report.machine.cores} cores" in report.page()
+
+
+def unknown_ratios(text: str, rows: Iterable[Row]) -> list[str]:
+    """Return the ratios in a text, such as 4.0×, that no row has when it is rounded to as many digits."""
+    ratios = [row.ratio for row in rows if row.ratio is not None]
+    figures = re.findall(r"\d+\.\d+(?=×)", text)
+    digits = {figure: len(figure.partition(".")[2]) for figure in figures}
+    return [figure for figure in figures if figure not in {f"{ratio:.{digits[figure]}f}" for ratio in ratios}]
+
+
+def test_ratios_that_no_benchmark_measured_are_found() -> None:
+    text = "It encodes 4.0× as fast, images of 256×256 even 4.1× as fast."
+    assert unknown_ratios(text, [SPEED, MEMORY]) == ["4.1"]
+
+
+def test_the_documents_show_the_figures_of_the_committed_report() -> None:
+    file = ROOT / "docs" / "benchmarks.json"
+    if not file.is_file():
+        pytest.skip("the output of `make bench` has not been committed yet")
+    report = Report.from_json(file.read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    assert with_part(page, report.page()) == page, "run `make bench`, which writes both"
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert unknown_ratios(readme, [row for rows in report.sections.values() for row in rows]) == []
 
 
 def test_a_module_that_fails_is_reported_and_the_others_run(capsys: pytest.CaptureFixture[str]) -> None:
