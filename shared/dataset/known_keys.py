@@ -80,11 +80,13 @@ class KnownKeys:
         return True
 
     def _grow(self) -> None:
-        """Double the table."""
-        used = np.flatnonzero(self._checks)
-        words, checks = self._words[used], self._checks[used]
-        self._allocate(2 * (self._mask + 1))
-        self._insert(words, checks)
+        """Double the table; the hashes move in blocks, so that there are never more than both tables in memory."""
+        words, checks = self._words, self._checks
+        self._allocate(2 * len(words))
+        for start in range(0, len(words), _KEYS_AT_ONCE):
+            block = slice(start, start + _KEYS_AT_ONCE)
+            used = checks[block] != 0
+            self._insert(words[block][used], checks[block][used])
 
     def _add_all(self, keys: Sequence[str]) -> None:
         while self._count + len(keys) > _MAX_LOAD * (self._mask + 1):
