@@ -23,7 +23,7 @@ from shared.jobs.prefetch import prefetch_map
 from shared.jobs.signals import StopFlag
 
 PADDING = -1  # segment of positions without a sample
-BUCKETS = 8  # shapes to compile for: the logits of a batch cover 1/8, 2/8, … of its positions
+BUCKETS = 8  # shapes to compile for, those that occur: the logits of a batch cover 1/8, 2/8, … of its positions
 MICRO_BATCHES_AHEAD = 4  # built before the device needs them
 Row = list[PackedSample]
 T = TypeVar("T")
