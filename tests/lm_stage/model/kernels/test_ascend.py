@@ -45,12 +45,14 @@ def test_logits_and_greedy_images_are_those_of_upstream(operators: None, golden_
     np.testing.assert_allclose(logits, golden.arrays["logits_0"], atol=LOGITS_TOLERANCE, rtol=0)
     size = {"height": golden.height, "width": golden.width}
     first = golden.model.layout.first_visual_token
-    for sample, codes_THW in enumerate(
-        golden.generate(golden.prompts, SamplingOptions(greedy=True), golden.guidance_scale, **size)
-    ):
-        tokens = golden.arrays[f"tokens_{sample}"]
-        is_visual = (tokens >= first) & (tokens < golden.model.layout.end_of_visual)
-        np.testing.assert_array_equal(codes_THW.reshape(-1) + first, tokens[is_visual])
+    for window in (1, 7):
+        images = golden.generate(
+            golden.prompts, SamplingOptions(greedy=True), golden.guidance_scale, window=window, **size
+        )
+        for sample, codes_THW in enumerate(images):
+            tokens = golden.arrays[f"tokens_{sample}"]
+            is_visual = (tokens >= first) & (tokens < golden.model.layout.end_of_visual)
+            np.testing.assert_array_equal(codes_THW.reshape(-1) + first, tokens[is_visual])
 
 
 def test_norms_of_queries_and_keys_are_those_of_qwen3(operators: None, golden_emu35: Path) -> None:
