@@ -131,8 +131,7 @@ class TorchPeer:
         self.torch = torch
         torch.set_num_threads(os.cpu_count() or 1)
         raw = DecoderConfig.from_directory(directory).to_dict()
-        names = DecoderConfig.__slots__
-        settings = {name: raw[name] for name in names}
+        settings = {name: value for name, value in raw.items() if name in DecoderConfig.__slots__}
         self.model = Emu3ForCausalLM(Emu3TextConfig(**settings, pad_token_id=pad, attention_dropout=0.0))
         weights = load_file(directory / "model.safetensors")
         self.model.load_state_dict(weights, strict="lm_head.weight" in weights)
