@@ -6,7 +6,6 @@ The length of every sample is known before a row is built; its sequence is built
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -112,7 +111,7 @@ class Mixture:
 
     def fingerprints(self) -> list[dict[str, Any]]:
         """Describe, for the record of a run, everything that determines the samples and their order."""
-        template = {"video_template": asdict(self.builder.renderer.video_format)}
+        template = {"video_template": self.builder.renderer.video_format.to_json()}
         return [
             {
                 "task": entry.task,

@@ -57,8 +57,9 @@ class GenerationSettings:
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form; its names are those of version 0.1."""
         values = {**asdict(self), "template": "text-to-image", "defaults": self.defaults.to_json()}
-        model = values.pop("model")
-        optional = {"video_template": values.pop("video_format"), "prompts_sha256": values.pop("prompts_sha256")}
+        model, _ = values.pop("model"), values.pop("video_format")
+        video_format = self.video_format.to_json() if self.video_format else None
+        optional = {"video_template": video_format, "prompts_sha256": values.pop("prompts_sha256")}
         return {**model, **values, **{name: value for name, value in optional.items() if value}}
 
 

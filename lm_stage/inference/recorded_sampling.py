@@ -17,8 +17,8 @@ NOISE_SCHEME = "gumbel"
 
 
 def sampling_to_json(options: SamplingOptions, recorded: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return the JSON form of sampling; for `recorded` sampling without a scheme, in the form that compares with it."""
-    has_scheme = not options.greedy and (not recorded or "noise" in recorded)
+    """Return the JSON form of sampling, with a scheme where `recorded` sampling has one, so that they compare."""
+    has_scheme = "noise" in recorded if recorded else not options.greedy
     return {**asdict(options), **({"noise": NOISE_SCHEME} if has_scheme else {})}
 
 

@@ -11,7 +11,6 @@ from lm_stage.model.config_keys import EMU3_TYPES, rope_theta, stated_qk_norm, u
 from lm_stage.text.tokenizer import JSON_FILE, VISION_FILE, load_text_tokenizer
 from shared.errors import CheckpointError
 from shared.storage.paths import local_directory
-from shared.storage.safetensors_reader import read_checkpoint
 from shared.storage.small_files import read_json_object, read_small_file
 from shared.tokens.layout import SURFACES, TokenLayout
 
@@ -117,6 +116,8 @@ class DecoderConfig:
 
         Raises CheckpointError also if the weights are missing or contradict what the config states about that.
         """
+        from shared.storage.safetensors_reader import read_checkpoint  # which imports numpy
+
         raw, where = read_config(directory), str(Path(directory) / "config.json")
         config, norms = cls.from_dict(raw, where), qk_norms(read_checkpoint(directory))
         key, stated = stated_qk_norm(text := _text_config(raw, where))

@@ -50,8 +50,9 @@ class AnswerSettings:
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form; its names are those of version 0.1."""
         values = asdict(self)
-        model = values.pop("model")
-        optional = {"video_template": values.pop("video_format"), "questions_sha256": values.pop("questions_sha256")}
+        model, _ = values.pop("model"), values.pop("video_format")
+        video_format = self.video_format.to_json() if self.video_format else None
+        optional = {"video_template": video_format, "questions_sha256": values.pop("questions_sha256")}
         return {**model, **values, **{name: value for name, value in optional.items() if value}}
 
 

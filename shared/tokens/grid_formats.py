@@ -41,6 +41,10 @@ class GridFormat:
     def is_video(self) -> bool:
         return "T" in self.size
 
+    def to_json(self) -> dict[str, str | bool]:
+        """Return what settings record of a format of videos, in the form of version 0.1: all of these have EOF."""
+        return {"name": self.name, "size": self.size, "has_eol": self.row_ends is not RowEnds.NONE}
+
     def size_text(self, frames: int, height: int, width: int) -> str:
         return self.size.replace("T", str(frames)).replace("H", str(height)).replace("W", str(width))
 

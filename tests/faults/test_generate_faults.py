@@ -367,7 +367,7 @@ def test_weights_that_are_nan_stop_the_job(generated: Path, small_lm: Path, tmp_
     tensors["model.embed_tokens.weight"][layout["first_visual_token"] + second] = np.nan
     save_file(tensors, model / "model.safetensors")
     printed = run("generate", entries, dataset, "--model", model, *GENERATE, exit_code=1)
-    assert "k2: logits are not finite at offset 2 of the image" in printed
+    assert "k2, offset 2 of the image: logits are not finite" in printed
     assert "weights" in printed
     assert Dataset(dataset).committed_units() == []
     assert journaled_codes(dataset) == {0: 2}

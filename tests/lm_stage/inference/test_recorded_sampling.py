@@ -16,6 +16,9 @@ def test_the_scheme_is_recorded_where_noise_is_used() -> None:
     assert sampling_to_json(SamplingOptions(), {**OPTIONS, "noise": "other"}) == {**OPTIONS, "noise": "gumbel"}
     assert sampling_to_json(SamplingOptions(greedy=True)) == {**OPTIONS, "greedy": True}
     assert sampling_to_json(SamplingOptions(), OPTIONS) == OPTIONS
+    greedy, noise = {**OPTIONS, "greedy": True}, {"noise": "gumbel"}
+    assert sampling_to_json(SamplingOptions(), greedy) == OPTIONS
+    assert sampling_to_json(SamplingOptions(greedy=True), {**OPTIONS, **noise}) == {**greedy, **noise}
 
 
 def test_what_an_earlier_version_sampled_is_not_continued() -> None:
