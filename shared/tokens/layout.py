@@ -100,10 +100,12 @@ class TokenLayout:
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], where: str = "layout") -> TokenLayout:
-        """Build from the fields by name; optional ones may be missing.
+        """Build from the fields by name; optional ones may be missing or None.
 
         Raises CheckpointError if another one is missing, or one is unknown or not an integer.
         """
+        if isinstance(values, Mapping):
+            values = {name: one for name, one in values.items() if one is not None or name not in OPTIONAL_SURFACES}
         if not isinstance(values, Mapping) or not all(isinstance(value, int) for value in values.values()):
             raise CheckpointError(f"{where}: token layout: expected integers by name, got {values!r:.100}")
         fields = set(cls.__slots__)
