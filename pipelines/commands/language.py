@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 @click.option("--layers", type=int, help="Number of decoder layers.")
 @click.option("--heads", type=int, help="Number of attention heads.")
 @click.option("--kv-heads", type=int, help="Number of key and value heads.")
-@click.option("--head-dim", type=int, help="Size of a head; default: --hidden-size divided by --heads.")
+@click.option("--head-dim", type=int, help="Size of a head, if it is not --hidden-size divided by --heads.")
 @click.option("--qk-norm", is_flag=True, help="Normalize each head of queries and keys, as Emu3.5 does.")
 @click.option("--positions", type=int, help="Maximum sequence length in tokens.")
 @click.option("--tied/--untied", help="Whether the output head shares the weights of the embedding.")
