@@ -46,6 +46,11 @@ class ContinuousBatch(ABC, Generic[Request, Running]):
         """Return the running sequences with their indices."""
         return [(index, sequence) for index, sequence in enumerate(self.sequences) if sequence is not None]
 
+    def _remove(self, index: int) -> None:
+        """Free the rows of a sequence; at position 0, they keep no cache long."""
+        self.sequences[index] = None
+        self.positions_R[index :: self.batch_size] = 0
+
     @abstractmethod
     def add(self, request: Request) -> Running:
         """Prefill the prompt of a request and start its sequence. The batch must not be full."""

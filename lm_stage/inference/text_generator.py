@@ -77,7 +77,7 @@ class TextGenerator(ContinuousBatch[TextRequest, TextSequence]):
             if token == self.eos or len(sequence.token_ids) == sequence.request.max_new_tokens:
                 sequence.finish_reason = "eos" if token == self.eos else "length"
                 finished.append(sequence)
-                self.sequences[index] = None
+                self._remove(index)
         return finished
 
     def _sample(self, logits_RK: np.ndarray) -> list[int]:

@@ -73,7 +73,7 @@ class VisualGenerator(ContinuousBatch[VisualRequest, VisualSequence]):
             self.positions_R[index :: self.batch_size] += sequence.offset - begin
             if sequence.is_done:
                 finished.append(sequence)
-                self.sequences[index] = None
+                self._remove(index)
         return finished
 
     def _sample(self, logits_RLK: np.ndarray) -> list[np.ndarray]:

@@ -13,17 +13,18 @@ from typing import Protocol
 
 import mindspore as ms
 import numpy as np
-from mindspore import Tensor
+from mindspore import Parameter, Tensor
 
 from lm_stage.model.config import DecoderConfig
-from lm_stage.model.decoder import Decoder, rotary_tables
+from lm_stage.model.decoder import Decoder, heads_of, rotary_tables
+from lm_stage.model.growing_cache import GrowingCachedDecoder
 from lm_stage.model.kernels import select
 from lm_stage.model.kv_cache import CachedDecoder
 from lm_stage.model.weights import check_weights, load_weights
 from shared.device import Device
 from shared.mindone import check_backend
 
-LENGTH_STEP = 64  # sequences are padded at the end to a multiple of it, so that few lengths are compiled
+LENGTH_STEP = 64  # sequences and caches are padded to a multiple of it, so that few lengths are compiled
 
 
 class CachedModel(Protocol):
@@ -63,7 +64,7 @@ class NativeBackend:
     def __init__(self, decoder: Decoder):
         self.decoder = decoder
         self.config = decoder.config
-        self._last_cached: weakref.ref[CachedDecoder] | None = None
+        self._last_cached: weakref.ref[CachedModel] | None = None
 
     @classmethod
     def from_pretrained(cls, directory: str | Path, config: DecoderConfig, device: Device) -> NativeBackend:
@@ -81,12 +82,21 @@ class NativeBackend:
         positions = Tensor(np.arange(length)[None], ms.int32)
         return self.decoder(Tensor(padded[None]), positions, cos, sin).asnumpy()[0, : len(token_ids_L)]
 
-    def cached(self, rows: int, length: int, first_id: int, end_id: int) -> CachedDecoder:
+    def cached(self, rows: int, length: int, first_id: int, end_id: int) -> CachedModel:
         """Return the decoder with a new cache; the memory of the last one is freed if nothing refers to it."""
         self._free_dropped_cache()
-        cached = CachedDecoder(self.decoder, rows, length, first_id, end_id)
+        decoder, length = self.decoder, -(-(length + 1) // LENGTH_STEP) * LENGTH_STEP
+        lengths = decoder.kernels.cache_lengths(rows, heads_of(self.config), length, decoder.compute_dtype)
+        first = CachedDecoder(decoder, rows, lengths[0], self._partial_head(first_id, end_id))
+        cached: CachedModel = GrowingCachedDecoder(first, lengths) if len(lengths) > 1 else first
         self._last_cached = weakref.ref(cached)
         return cached
+
+    def _partial_head(self, first_id: int, end_id: int) -> Parameter | None:
+        """Return a copy of the output head for some token ids; None for all."""
+        if (first_id, end_id) == (0, self.config.vocab_size):
+            return None
+        return Parameter(self.decoder.head_weight[first_id:end_id].copy())
 
     def _free_dropped_cache(self) -> None:
         """Free compiled graphs: MindSpore keeps them, with the caches they write to, after their cell is gone.

@@ -18,7 +18,6 @@ from mindspore import Parameter, Tensor, nn
 from lm_stage.model.decoder import Decoder, heads_of, rotary_tables
 
 PREFILL_CHUNKS = (64, 512)  # tokens: two compiled shapes serve all prompts
-LENGTH_STEP = 64  # cache lengths are multiples of it, so that few sizes are compiled
 
 
 class CachedAttention(nn.Cell):
@@ -38,27 +37,34 @@ class CachedAttention(nn.Cell):
 class CachedDecoder(nn.Cell):
     """A decoder with a cache of `rows` sequences of up to `length` tokens.
 
-    Its output head covers only the token ids from `first_id` up to, but not including, `end_id`; it is a copy of that
-    part of the head.
+    The last position is spare: no sequence ends there. `head` is the part of the output head that is computed; None:
+    all of it.
     """
 
-    def __init__(self, decoder: Decoder, rows: int, length: int, first_id: int = 0, end_id: int | None = None):
+    def __init__(self, decoder: Decoder, rows: int, length: int, head: Parameter | None = None):
         super().__init__()
         config, kernels, dtype = decoder.config, decoder.kernels, decoder.compute_dtype
         heads = heads_of(config)
-        self.decoder = decoder
-        self.rows, self.length = rows, -(-(length + 1) // LENGTH_STEP) * LENGTH_STEP
-        is_whole = (first_id, end_id) in ((0, None), (0, config.vocab_size))
-        self.head = None if is_whole else Parameter(decoder.head_weight[first_id:end_id].copy())
-        caches = [kernels.LayerCache(rows, heads, self.length, dtype) for _ in range(config.num_hidden_layers)]
+        self.decoder, self.head = decoder, head
+        self.rows, self.length = rows, length
+        self.caches = [kernels.LayerCache(rows, heads, length, dtype) for _ in range(config.num_hidden_layers)]
         whole, step = kernels.Attention(heads, dtype), kernels.StepAttention(heads, dtype)
-        self.prefill_attentions = nn.CellList([CachedAttention(cache, whole) for cache in caches])
-        self.step_attentions = nn.CellList([CachedAttention(cache, step) for cache in caches])
-        self.cache_index = kernels.CacheIndex(rows, heads, self.length)
+        self.prefill_attentions = nn.CellList([CachedAttention(cache, whole) for cache in self.caches])
+        self.step_attentions = nn.CellList([CachedAttention(cache, step) for cache in self.caches])
+        self.cache_index = kernels.CacheIndex(rows, heads, length)
         self.look_up, self.linear = kernels.look_up, kernels.linear
-        cos, sin = rotary_tables(config, self.length)
+        cos, sin = rotary_tables(config, length)
         self.cos_SD, self.sin_SD = Tensor(cos, dtype=dtype), Tensor(sin, dtype=dtype)
-        self.key_positions_S = Tensor(np.arange(self.length), ms.int32)
+        self.key_positions_S = Tensor(np.arange(length), ms.int32)
+
+    def resized(self, length: int) -> CachedDecoder:
+        """Return the same decoder with an empty cache of another length."""
+        return CachedDecoder(self.decoder, self.rows, length, self.head)
+
+    def copy_cache(self, other: CachedDecoder) -> None:
+        """Copy what the cache of another length holds, as far as there is room for it."""
+        for cache, other_cache in zip(self.caches, other.caches):
+            cache.copy_from(other_cache)
 
     def prefill(self, row: int, token_ids: Sequence[int]) -> None:
         """Fill a row with a sequence from position 0 on; its previous content is discarded."""

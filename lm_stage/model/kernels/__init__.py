@@ -100,6 +100,12 @@ class Kernels(Protocol):
         It returns all keys and values of the rows.
         """
 
+    def cache_lengths(self, rows: int, heads: Heads, length: int, dtype: ms.Type) -> tuple[int, ...]:
+        """Return the lengths, in ascending order, between which a KV cache moves as its longest sequence grows.
+
+        The last is `length`. With several, `LayerCache` has `copy_from(other)`, which copies what there is room for.
+        """
+
 
 def select(device: Device) -> Kernels:
     """Return the module of kernels that models on this device are built with."""

@@ -13,7 +13,7 @@ from mindspore import Tensor, nn, ops
 
 from lm_stage.model.kernels import Heads
 from lm_stage.model.kernels.ascend_attention import Attention, PackedAttention, StepAttention
-from lm_stage.model.kernels.ascend_cache import CacheIndex, LayerCache
+from lm_stage.model.kernels.ascend_cache import CacheIndex, LayerCache, cache_lengths
 from lm_stage.model.kernels.ascend_loss import CrossEntropy, look_up, split, sum_rows
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "RMSNorm",
     "RotaryTables",
     "StepAttention",
+    "cache_lengths",
     "linear",
     "look_up",
     "rotate",

@@ -14,7 +14,7 @@ from mindspore.ops.auto_generate import SigmoidGrad
 
 from lm_stage.model.kernels import Heads
 from lm_stage.model.kernels.cpu_attention import Attention, PackedAttention, StepAttention
-from lm_stage.model.kernels.cpu_cache import CacheIndex, LayerCache
+from lm_stage.model.kernels.cpu_cache import CacheIndex, LayerCache, cache_lengths
 from lm_stage.model.kernels.cpu_loss import CrossEntropy, split, sum_rows
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "RMSNorm",
     "RotaryTables",
     "StepAttention",
+    "cache_lengths",
     "linear",
     "look_up",
     "rotate",

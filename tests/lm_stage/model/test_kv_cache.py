@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import groupby
 from pathlib import Path
 
 import mindspore as ms
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from lm_stage.model.backend import CachedModel
+from lm_stage.model.growing_cache import GrowingCachedDecoder
 from tests.support.golden_language import GoldenLanguageModel
 
 TOLERANCE = 1e-3  # of logits; measured 2.4e-5
@@ -66,6 +68,27 @@ def test_a_prefill_discards_the_previous_sequence_of_a_row(golden: GoldenLanguag
     cache.prefill(0, ids[:-1].tolist())
     step = cache.decode_step(ids[None, -1:], np.array([[11]]))
     np.testing.assert_allclose(step[0, 0], visual_logits(golden, ids)[-1], atol=TOLERANCE, rtol=0)
+
+
+def test_a_growing_cache_gives_the_bits_of_one_of_its_whole_length(golden: GoldenLanguageModel) -> None:
+    """One row grows out of two lengths, by steps and by windows; when it ends, the cache shrinks to the other row."""
+    growing = cached(golden, 2, 1023)
+    assert isinstance(growing, GrowingCachedDecoder)
+    whole = growing.current.resized(1024)
+    ids = np.random.default_rng(3).integers(0, golden.model.config.vocab_size, (2, 600))
+    for model in (growing, whole):
+        model.prefill(0, ids[0, :240].tolist())
+        model.prefill(1, ids[1, :20].tolist())
+    begins, lengths = np.array([240, 20]), []
+    for step, window in enumerate([1] * 20 + [16] * 17 + [1] * 3):
+        if step == 37:
+            begins[0] = 0
+        positions = begins[:, None] + np.arange(window)
+        tokens = np.take_along_axis(ids, positions, axis=1)
+        np.testing.assert_array_equal(growing.decode_step(tokens, positions), whole.decode_step(tokens, positions))
+        lengths.append(growing.current.length)
+        begins += window
+    assert [length for length, _ in groupby(lengths)] == [256, 512, 1024, 512]
 
 
 def test_a_sequence_longer_than_the_cache_is_refused(golden: GoldenLanguageModel) -> None:
