@@ -19,6 +19,7 @@ from lm_stage.model.config import DecoderConfig, read_layout
 from lm_stage.model.model_directory import ModelDirectory, model_path
 from lm_stage.text.renderer import SequenceRenderer
 from lm_stage.text.tokenizer import TextTokenizer, load_text_tokenizer
+from shared.codec import code_dtype
 from shared.device import Device, setup_device
 from shared.errors import CheckpointError, ShapeError, UsageError
 from shared.mindone import check_backend
@@ -82,6 +83,10 @@ class LanguageModel:
             raise CheckpointError(f"{self.directory}: the text tokenizer has a different token layout than the model")
         return tokenizer
 
+    @property
+    def _code_dtype(self) -> str:
+        return code_dtype(self.layout.codebook_size)
+
     def encode_text(self, text: str) -> list[int]:
         """Return the token ids of a text; the surface forms of control tokens are encoded as text."""
         return self.text_tokenizer.encode(text)
@@ -99,15 +104,16 @@ class LanguageModel:
         return self.backend.logits(ids)
 
     def generate_images(self, request: ImageRequest) -> np.ndarray:
-        """Generate an image for each prompt; return uint16 codes (B, H, W) for `VisionTokenizer.decode_images`.
+        """Generate an image for each prompt; return codes (B, H, W) for `VisionTokenizer.decode_images`.
 
         Raises UsageError if a prompt and its image need more positions than the model has.
         """
         codes = self._generate(request, IMAGE, [()] * len(request.prompts), frames=1)
-        return np.array([codes_THW[0] for codes_THW in codes], np.uint16).reshape(-1, request.height, request.width)
+        images = [codes_THW[0] for codes_THW in codes]
+        return np.array(images, self._code_dtype).reshape(-1, request.height, request.width)
 
     def generate_videos(self, request: VideoRequest) -> np.ndarray:
-        """Generate a video for each prompt; return uint16 codes (B, T, H, W).
+        """Generate a video for each prompt; return codes (B, T, H, W).
 
         `VisionTokenizer.decode_video` takes the codes of one of them.
 
@@ -115,7 +121,7 @@ class LanguageModel:
         this size for each prompt.
         """
         codes = self._generate(request, request.grid_format, self._prefixes(request), request.frames)
-        return np.array(codes, np.uint16).reshape(-1, request.frames, request.height, request.width)
+        return np.array(codes, self._code_dtype).reshape(-1, request.frames, request.height, request.width)
 
     def _generate(
         self, request: ImageRequest, grid_format: GridFormat, prefixes: Sequence[Sequence[int]], frames: int
@@ -160,7 +166,7 @@ class LanguageModel:
         batch_size: int = 16,
         window: int = 1,
     ) -> list[np.ndarray]:
-        """Generate from prompts of token ids; return uint16 codes (T, H, W), in the order of the requests.
+        """Generate from prompts of token ids; return codes (T, H, W), in the order of the requests.
 
         Keys must be unique. Raises UsageError if a prompt does not end with IMG or needs more positions than the
         model has, or if guidance lacks a negative prompt.

@@ -1,19 +1,25 @@
 """The codec: the properties of a vision tokenizer that datasets and the language model depend on.
 
-This is the only place that states how many pixels and frames one code covers.
+This is the only place that states how many pixels and frames one code covers, and how codes are stored.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 from shared.errors import DatasetError, UsageError
 
 SPATIAL_FACTOR = 8  # pixels per code along each side of an image, in every published Emu3 vision tokenizer
-TEMPORAL_FACTOR = 4  # frames per code in a video
-MAX_CODEBOOK_SIZE = 1 << 16  # codes are stored as uint16
+TEMPORAL_FACTOR = 4  # frames per code in a video, in the same tokenizers
+MAX_CODEBOOK_SIZE = 1 << 24  # larger than that of any tokenizer
+CODE_DTYPES = {"uint16": 1 << 16, "uint32": MAX_CODEBOOK_SIZE}  # code type -> the largest codebook that it serves
+
+
+def code_dtype(codebook_size: int) -> str:
+    """Return the code type, "uint16" or "uint32", in which codes of a codebook are stored."""
+    return next(name for name, largest in CODE_DTYPES.items() if codebook_size <= largest)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,8 +27,8 @@ class Codec:
     """The codec that a dataset's codes belong to; the default factors are Emu3's.
 
     `fingerprint` is 64 hex digits over weights and config, or None if unknown. `spatial_factor` is in pixels per
-    code and side, `temporal_factor` in frames per code. Raises UsageError, naming the field, for a value that no
-    codec has.
+    code and side, `temporal_factor` in frames per code: 1 if the tokenizer encodes images only. Raises UsageError,
+    naming the field, for a value that no codec has.
     """
 
     fingerprint: str | None
@@ -34,9 +40,7 @@ class Codec:
         if not isinstance(self.fingerprint, str | None):
             raise UsageError(f"codec.fingerprint: expected hex digits or null, got {self.fingerprint!r}")
         if not 1 <= _integer("codebook_size", self.codebook_size) <= MAX_CODEBOOK_SIZE:
-            raise UsageError(
-                f"codec.codebook_size: expected 1 to {MAX_CODEBOOK_SIZE} (codes are uint16), got {self.codebook_size}"
-            )
+            raise UsageError(f"codec.codebook_size: expected 1 to {MAX_CODEBOOK_SIZE}, got {self.codebook_size}")
         for name in ("spatial_factor", "temporal_factor"):
             if _integer(name, getattr(self, name)) < 1:
                 raise UsageError(f"codec.{name}: expected at least 1, got {getattr(self, name)}")
@@ -45,6 +49,27 @@ class Codec:
     def short_fingerprint(self) -> str:
         """The first 12 digits of the fingerprint, for messages."""
         return self.fingerprint[:12] if self.fingerprint else "unknown"
+
+    @property
+    def code_dtype(self) -> str:
+        """The type in which the codes are stored: "uint16" for up to 65 536 entries, else "uint32"."""
+        return code_dtype(self.codebook_size)
+
+    @property
+    def supports_video(self) -> bool:
+        """Whether a code can cover several frames; if not, only images are encoded."""
+        return self.temporal_factor > 1
+
+    def is_compatible(self, other: Codec) -> bool:
+        """Whether codes of the two may be mixed; an unknown fingerprint may be any."""
+        known = {self.fingerprint, other.fingerprint} - {None}
+        return self.codebook_size == other.codebook_size and len(known) < 2
+
+    @classmethod
+    def published(cls, codebook_size: int, fingerprint: str | None = None) -> Codec:
+        """Return the published codec with a codebook of this size; for any other size, one with Emu3's factors."""
+        known = next((one for one in (EMU3, EMU35) if one.codebook_size == codebook_size), EMU3)
+        return replace(known, fingerprint=fingerprint, codebook_size=codebook_size)
 
     @classmethod
     def from_json(cls, values: object, where: str) -> Codec:
@@ -71,3 +96,4 @@ def _integer(name: str, value: object) -> int:
 
 
 EMU3 = Codec(None, 32768)
+EMU35 = Codec(None, 131072, spatial_factor=16, temporal_factor=1)

@@ -1,4 +1,4 @@
-"""The vision tokenizer as callers use it: uint8 pixels to uint16 codes, and back.
+"""The vision tokenizer as callers use it: uint8 pixels to codes, and back.
 
 Shape suffixes: B batch, T frames or clips, C channels, H W pixels, h w codes.
 """
@@ -12,7 +12,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
-from shared.codec import TEMPORAL_FACTOR
+from shared.codec import TEMPORAL_FACTOR, code_dtype
 from shared.device import Device, setup_device
 from shared.errors import ShapeError
 from shared.mindone import check_vision_backend
@@ -82,7 +82,7 @@ class VisionTokenizer:
         return self.config.spatial_factor
 
     def encode_images(self, pixels_BHWC: np.ndarray) -> np.ndarray:
-        """Encode uint8 RGB images (B, H, W, 3) in [0, 255] to uint16 codes (B, H/8, W/8), without resizing.
+        """Encode uint8 RGB images (B, H, W, 3) in [0, 255] to codes (B, H/8, W/8), without resizing.
 
         Raises ShapeError if the array is not uint8 RGB or a side is not a positive multiple of 8.
         """
@@ -90,7 +90,7 @@ class VisionTokenizer:
         return self._encode(pixels[:, None])[:, 0]
 
     def encode_video(self, frames_THWC: np.ndarray, batch_size: int = 1) -> np.ndarray:
-        """Encode uint8 RGB frames (T, H, W, 3) in [0, 255] to uint16 codes (T/4, H/8, W/8), without resizing.
+        """Encode uint8 RGB frames (T, H, W, 3) in [0, 255] to codes (T/4, H/8, W/8), without resizing.
 
         Every 4 frames are a clip of their own, independent of the others. `batch_size` clips are encoded at once; the
         last batch is padded with copies, so that each size is compiled once.
@@ -124,7 +124,7 @@ class VisionTokenizer:
 
     def _encode(self, pixels_BTHWC: np.ndarray) -> np.ndarray:
         pixels = Tensor(to_model_range(pixels_BTHWC), dtype=self._dtype)
-        return self.model.encode_pixels(pixels).asnumpy().astype(np.uint16)
+        return self.model.encode_pixels(pixels).asnumpy().astype(code_dtype(self.config.codebook_size))
 
     def _decode(self, codes_BTHW: np.ndarray, is_image: bool) -> np.ndarray:
         pixels = self.model.decode_codes(Tensor(codes_BTHW.astype(np.int32)), is_image)

@@ -130,8 +130,7 @@ def common_codec(model: Codec, mixtures: list[Mixture]) -> Codec:
         found = samples.codec
         if found is None:
             continue
-        is_same = not expected.fingerprint or not found.fingerprint or found.fingerprint == expected.fingerprint
-        if found.codebook_size != expected.codebook_size or not is_same:
+        if not found.is_compatible(expected):
             raise ConfigMismatchError(
                 f"{entry.path}: {found.codebook_size} codes of tokenizer {found.short_fingerprint}; expected"
                 f" {expected.codebook_size} codes of {expected.short_fingerprint}; encode with one tokenizer"

@@ -82,7 +82,7 @@ def _settings(options: SequenceExportOptions, model: ModelDirectory, mixture: Mi
         "vocabulary_size": model.config.vocab_size,
         "token_ids": model.layout.to_dict(),
         "text_tokenizer": model.text_tokenizer.fingerprint,
-        "codec": common_codec(model.codec(), [mixture]).fingerprint,
+        "codec": common_codec(model.codec, [mixture]).fingerprint,
     }
 
 

@@ -89,10 +89,11 @@ def generate(options: GenerateOptions) -> GenerateResult:
     """
     start_s = time.monotonic()
     model = ModelDirectory.open(options.model, options.layout, options.codec)
-    dataset, defaults = Dataset(options.dataset), options.defaults()
+    dataset, defaults = Dataset(options.dataset), options.defaults(model.codec)
     check_output(dataset.root)
     images = open_coded_images(options.images, model)
-    planner = PromptPlanner(PromptRenderer.for_job(options, model, images), model.config.max_position_embeddings)
+    renderer = PromptRenderer.for_job(options, model, images)
+    planner = PromptPlanner(renderer, model.config.max_position_embeddings, model.codec)
     plan = dataset.plan() if dataset.plan_path.is_file() else None
     if plan is None:  # earlier versions accepted sizes that no prompt used
         planner.check_size(defaults)
@@ -126,7 +127,7 @@ def _settings(
     has_videos = any(prompt.frames for prompt in prompts)
     if plan and not has_videos and options.video_format != UNIVLA:
         has_videos = any(prompt.frames for prompt in planned_prompts(plan))  # some may not be listed any more
-    codec = model.codec()
+    codec = model.codec
     if images is not None:
         codec = replace(codec, fingerprint=codec.fingerprint or images.dataset.plan().settings.codec.fingerprint)
     generation = GenerationSettings(
@@ -134,7 +135,7 @@ def _settings(
         sampling=sampling_to_json(options.sampling, recorded.get("sampling")),
         guidance_scale=options.guidance_scale,
         suffix=options.suffix,
-        defaults=options.defaults(),
+        defaults=options.defaults(model.codec),
         images=images.dataset.plan().sha256 if images else None,
         video_format=options.recorded_video_format(has_videos, recorded),
         prompts_sha256=recorded.get("prompts_sha256"),

@@ -1,8 +1,9 @@
 """The progress of a unit, and its journal: the codes so far, from which a killed job continues inside an image.
 
 Every line is the CRC-32 of its text in hexadecimal, a space, and the text: canonical JSON. The first line identifies
-the plan and the numerics that the codes belong to; each further line appends codes (base64 of little-endian uint16) to
-one image or video. Reading ends at the first line that is incomplete or damaged; the rest is dropped.
+the plan and the numerics that the codes belong to; each further line appends codes (base64 of little-endian integers of
+the codec's code type) to one image or video. Reading ends at the first line that is incomplete or damaged; the rest is
+dropped.
 """
 
 from __future__ import annotations
@@ -34,9 +35,10 @@ DIED = "the worker died each time it reached this prompt"
 class Journal:
     """The journal at `path`; `codes` holds the codes by `src_index`."""
 
-    def __init__(self, path: Path, identity: Mapping[str, Any]):
+    def __init__(self, path: Path, identity: Mapping[str, Any], code_dtype: str):
         """Open the journal, or create it if there is none or the existing one has another identity."""
         self.path = path
+        self._code_type = np.dtype(code_dtype).newbyteorder("<")
         self.codes: dict[int, list[int]] = {}
         make_directory(path.parent)
         content = path.read_bytes() if path.is_file() else b""
@@ -52,7 +54,7 @@ class Journal:
         """Append what `codes`, all codes of an image so far, has beyond those in the journal."""
         begin = len(self.codes.get(src_index, ()))
         if begin < len(codes):
-            new = np.asarray(codes[begin:], "<u2").tobytes()
+            new = np.asarray(codes[begin:], self._code_type).tobytes()
             entry = {"src_index": src_index, "begin": begin, "codes": base64.b64encode(new).decode()}
             self._apply(entry)
             self._append(entry)
@@ -88,7 +90,7 @@ class Journal:
     def _apply(self, entry: Mapping[str, Any]) -> None:
         codes = self.codes.setdefault(entry["src_index"], [])
         if entry["begin"] == len(codes):
-            codes += np.frombuffer(base64.b64decode(entry["codes"]), "<u2").tolist()
+            codes += np.frombuffer(base64.b64decode(entry["codes"]), self._code_type).tolist()
 
     def _append(self, entry: Mapping[str, Any]) -> None:
         text = canonical_json(entry)

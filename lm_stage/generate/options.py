@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from lm_stage.generate.prompts import PromptDefaults
 from lm_stage.inference.options import InferenceOptions, check_window
 from lm_stage.model.config import read_config
+from shared.codec import Codec
 from shared.errors import CheckpointError, UsageError
 
 PUBLISHED_AREA = 720 * 720  # pixels of the images that Emu3-Gen was trained on
@@ -19,9 +20,9 @@ class GenerateOptions(InferenceOptions):
     """What to generate from which prompts, and where to write it.
 
     `images` is the dataset of the images and videos that prompts refer to. `area`, `height` and `width` are in pixels,
-    `ratio` is width:height. `frames` asks for videos of this many frames of codes, each of four video frames; 0 asks
-    for images. `codec` is the fingerprint of the vision tokenizer whose codes the model generates, for a checkpoint
-    that does not contain it. `unit_rows` images are committed together, and every `journal_rows` rows of codes are
+    `ratio` is width:height. `frames` asks for videos of this many frames of codes, for Emu3 each of four video frames;
+    0 asks for images. `codec` is that of the vision tokenizer whose codes the model generates, for a checkpoint that
+    does not record it. `unit_rows` images are committed together, and every `journal_rows` rows of codes are
     journaled. `resume` is how journaled codes enter the KV cache: `replay` decodes them step by step and continues with
     the codes of an unbroken run; `prefill` is faster, but rounding can change a choice between close candidates.
     `window` tokens of each sequence go through one forward.
@@ -39,7 +40,7 @@ class GenerateOptions(InferenceOptions):
     negative_prompt: str = ""
     guidance_scale: float = 3.0
     samples: int = 1
-    codec: str | None = None
+    codec: Codec | None = None
     unit_rows: int = 64
     journal_rows: int = 4
     resume: str = "replay"
@@ -58,8 +59,8 @@ class GenerateOptions(InferenceOptions):
                 " guidance"
             )
 
-    def defaults(self) -> PromptDefaults:
-        """Return the settings of prompts that do not have their own; the default area is the model's.
+    def defaults(self, codec: Codec) -> PromptDefaults:
+        """Return the settings of prompts that do not have their own; `codec` and the default area are the model's.
 
         Raises UsageError for settings that describe no image, CheckpointError for a bad area in `config.json`.
         """
@@ -76,4 +77,5 @@ class GenerateOptions(InferenceOptions):
             samples=self.samples,
             is_size_given=bool(self.area or self.height or self.ratio != "1:1"),
             frames=self.frames,
+            codec=codec,
         )

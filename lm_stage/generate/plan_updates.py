@@ -175,7 +175,7 @@ def known_prompts(dataset: Dataset, plan: Plan) -> dict[str, KnownPrompt]:
             reasons = {refusal.src_index: refusal.reason for refusal in dataset.refusals(record)}
         for item in unit.inputs:
             refused = reasons.get(item.src_index, item.refused_reason)
-            prompt = planned_prompt(unit, item)
+            prompt = planned_prompt(unit, item, plan.settings.codec)
             if item.refused_reason:
                 prompt = replace(prompt, refusal=(item.refused_reason, item.refused_detail or ""))
             if refused is None or item.key not in known or known[item.key].refused:

@@ -9,7 +9,7 @@ from typing import Any
 
 from lm_stage.generate.prompt_renderer import PromptRenderer
 from lm_stage.generate.prompts import Prompt, PromptDefaults, grid_size
-from shared.codec import SPATIAL_FACTOR
+from shared.codec import Codec
 from shared.dataset.plan import REFUSED, Plan, PlannedInput, Size, Unit
 from shared.errors import RefusedInput, UsageError
 from shared.storage.digests import canonical_json
@@ -19,13 +19,14 @@ from shared.tokens.grid_formats import IMAGE, GridFormat, grid_length
 class PromptPlanner:
     """Checks prompts and counts their tokens, for a model with `max_positions` positions."""
 
-    def __init__(self, renderer: PromptRenderer, max_positions: int):
+    def __init__(self, renderer: PromptRenderer, max_positions: int, codec: Codec):
         self.renderer = renderer
         self.max_positions = max_positions
+        self.codec = codec
 
     def check_size(self, defaults: PromptDefaults) -> None:
         """Raise UsageError if the size given for all prompts takes more positions than the model has."""
-        height, width = grid_size(defaults.ratio, defaults.area, defaults.height, defaults.width)
+        height, width = grid_size(self.codec, defaults.ratio, defaults.area, defaults.height, defaults.width)
         prompt = Prompt("", "", "", height=height, width=width, frames=defaults.frames)
         if defaults.is_size_given and (tokens := self.renderer.body_length(prompt)) > self.max_positions:
             frames = f"{defaults.frames} frames of " if defaults.frames else ""
@@ -53,7 +54,8 @@ class PromptPlanner:
                 reason, detail = refusal.reason, refusal.detail
         extra_json = canonical_json({**_extra(prompt), "prompt_tokens": tokens})
         planned = PlannedInput(src_index, prompt.key, prompt.uri, prompt.text, reason, detail, extra_json)
-        size = (prompt.frames or 1, prompt.height * SPATIAL_FACTOR, prompt.width * SPATIAL_FACTOR)
+        factor = self.codec.spatial_factor
+        size = (prompt.frames or 1, prompt.height * factor, prompt.width * factor)
         return REFUSED if reason else size, planned
 
     def _tokens(self, prompt: Prompt) -> int:
@@ -79,7 +81,8 @@ def _extra(prompt: Prompt) -> dict[str, Any]:
     return {**extra, "video": {"begins_with": prompt.video, "fps": prompt.fps}} if prompt.frames else extra
 
 
-def planned_prompt(unit: Unit, item: PlannedInput) -> Prompt:
+def planned_prompt(unit: Unit, item: PlannedInput, codec: Codec) -> Prompt:
+    """Return the prompt that an input of a plan was made from; `codec` is the dataset's."""
     extra = json.loads(item.extra_json or "{}")
     video = extra.get("video")
     return Prompt(
@@ -87,8 +90,8 @@ def planned_prompt(unit: Unit, item: PlannedInput) -> Prompt:
         uri=item.uri,
         text=item.text or "",
         negative_prompt=extra["negative_prompt"],
-        height=unit.height // SPATIAL_FACTOR,
-        width=unit.width // SPATIAL_FACTOR,
+        height=unit.height // codec.spatial_factor,
+        width=unit.width // codec.spatial_factor,
         seed=extra["seed"],
         images=tuple(extra["images"]),
         frames=unit.frames if video else 0,
@@ -100,7 +103,7 @@ def planned_prompt(unit: Unit, item: PlannedInput) -> Prompt:
 def planned_prompts(plan: Plan) -> Iterator[Prompt]:
     """Yield all prompts of a plan; those that were refused while planning have no size."""
     for unit in map(plan.unit, range(len(plan))):
-        yield from (planned_prompt(unit, item) for item in unit.inputs)
+        yield from (planned_prompt(unit, item, plan.settings.codec) for item in unit.inputs)
 
 
 def longest_prompt(plan: Plan, size: Size) -> int:
@@ -113,20 +116,21 @@ def longest_prompt(plan: Plan, size: Size) -> int:
     )
 
 
-def max_body_length(size: Size, video_format: GridFormat) -> int:
-    """Return the tokens of the longest body in a unit of this size.
+def max_body_length(size: Size, video_format: GridFormat, codec: Codec) -> int:
+    """Return the tokens of the longest body in a unit of this size (frames of codes; pixels).
 
     A unit with one frame can contain images and videos; the body of an image is at least as long.
     """
     frames, height, width = size
     grid_format = IMAGE if frames == 1 else video_format
-    return grid_length(frames, height // SPATIAL_FACTOR, width // SPATIAL_FACTOR, grid_format)
+    return grid_length(frames, height // codec.spatial_factor, width // codec.spatial_factor, grid_format)
 
 
 def token_counts(plan: Plan, missing: Sequence[int], video_format: GridFormat) -> tuple[int, int]:
     """Return the tokens of all images and videos of the plan, and of those in units that are committed."""
+    codec = plan.settings.codec
     counts = [
-        size.inputs * max_body_length((size.frames, size.height, size.width), video_format) if size.height else 0
+        size.inputs * max_body_length((size.frames, size.height, size.width), video_format, codec) if size.height else 0
         for size in plan.sizes()
     ]
     return sum(counts), sum(counts) - sum(counts[unit] for unit in missing)

@@ -9,7 +9,6 @@ from typing import Any
 
 from lm_stage.generate.prompts import Prompt, PromptDefaults, parse_prompt, parse_samples
 from lm_stage.text.entry_files import entry_fields, json_entries, parse_key, text_entries
-from shared.codec import SPATIAL_FACTOR
 from shared.dataset.dataset import Dataset
 from shared.dataset.quarantine_reasons import DUPLICATE_KEY
 from shared.dataset.readers import KeyReader
@@ -75,12 +74,12 @@ def _file_entries(path: Path) -> Iterator[PromptEntry]:
 
 def _dataset_entries(dataset: Dataset, defaults: PromptDefaults) -> Iterator[PromptEntry]:
     """Yield the captions, with the size of their rows unless the defaults have a size of their own."""
-    index = KeyReader(dataset)
+    index, factor = KeyReader(dataset), dataset.plan().settings.codec.spatial_factor
     for key in index:
         row = index.row(key)
         fields: dict[str, Any] = {"prompt": row.text}
         if not defaults.is_size_given:
-            fields |= {name: size * SPATIAL_FACTOR for name, size in zip(("height", "width"), row.codes_THW.shape[1:])}
+            fields |= {name: size * factor for name, size in zip(("height", "width"), row.codes_THW.shape[1:])}
         if row.kind == "video":
             fields |= {"frames": defaults.frames or len(row.codes_THW), "fps": row.fps}
         yield PromptEntry(key, f"{dataset.root.name}#{key}", JsonValue(0, "", fields), row.text or "")

@@ -65,7 +65,7 @@ class PromptRenderer:
     def prefix_codes(self, prompt: Prompt) -> np.ndarray:
         """Return the codes (T, H, W) of the clip that a video continues; T is 0 if there is none."""
         if prompt.video is None:
-            return np.zeros((0, prompt.height, prompt.width), np.uint16)
+            return np.zeros((0, prompt.height, prompt.width), np.int32)
         return checked_codes(self._clip(prompt.video).codes_THW, 3, self.sequences.layout)
 
     def with_clip_settings(self, prompt: Prompt) -> Prompt:

@@ -12,20 +12,21 @@ from typing import Any
 
 from lm_stage.inference.options import MAX_SEED
 from lm_stage.text.entry_files import parse_keys, parse_text
-from shared.codec import SPATIAL_FACTOR
+from shared.codec import EMU3, Codec
 from shared.errors import RefusedInput, UsageError
 
 MAX_SAMPLES = 10_000  # of one prompt
 MAX_FRAMES = 65535  # frames of codes; a plan stores them as uint16
+IMAGES_ONLY = "the model's vision tokenizer encodes images only; ask for the frames as images"
 
 
 @dataclass(frozen=True, slots=True)
 class PromptDefaults:
     """Settings of prompts that do not have their own.
 
-    `area`, `height` and `width` are in pixels, `ratio` is width:height. `frames` counts frames of codes, each of four
-    video frames; 0 asks for images. `is_size_given` is false if the size is only the model's default, which gives way
-    to the size of a dataset's row.
+    `area`, `height` and `width` are in pixels, `ratio` is width:height. `frames` counts frames of codes, for Emu3 each
+    of four video frames; 0 asks for images. `is_size_given` is false if the size is only the model's default, which
+    gives way to the size of a dataset's row. `codec` is the model's.
     """
 
     area: int
@@ -37,20 +38,24 @@ class PromptDefaults:
     samples: int = 1
     is_size_given: bool = False
     frames: int = 0
+    codec: Codec = EMU3
 
     def __post_init__(self) -> None:
         if not 0 <= self.frames <= MAX_FRAMES:
             raise UsageError(f"--frames {self.frames}: expected 0 (images) to {MAX_FRAMES} frames of codes")
+        if self.frames and not self.codec.supports_video:
+            raise UsageError(f"--frames {self.frames}: expected 0 (images): {IMAGES_ONLY}")
         if not 1 <= self.samples <= MAX_SAMPLES:
             raise UsageError(f"--samples {self.samples}: expected 1 to {MAX_SAMPLES}")
         try:
-            grid_size(self.ratio, self.area, self.height, self.width)
+            grid_size(self.codec, self.ratio, self.area, self.height, self.width)
         except RefusedInput as refusal:
             raise UsageError(f"image size: {refusal.detail}") from refusal
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as a plan records them; `frames` only for videos, as in plans of version 0.1."""
         values = asdict(self)
+        del values["codec"]  # which the plan records itself
         if not self.frames:
             del values["frames"]
         return values
@@ -127,7 +132,8 @@ def _size(fields: Mapping[str, Any], defaults: PromptDefaults) -> tuple[int, int
     width = _integer(fields, "width", defaults.width)
     if {"ratio", "area"} & set(fields) and not {"height", "width"} & set(fields):
         height = width = None
-    return grid_size(fields.get("ratio", defaults.ratio), defaults.area if area is None else area, height, width)
+    ratio, area = fields.get("ratio", defaults.ratio), defaults.area if area is None else area
+    return grid_size(defaults.codec, ratio, area, height, width)
 
 
 def _seed(fields: Mapping[str, Any], defaults: PromptDefaults) -> int:
@@ -141,6 +147,8 @@ def _frames(fields: Mapping[str, Any], defaults: PromptDefaults) -> int:
     frames = _integer(fields, "frames", defaults.frames) or 0
     if not 0 <= frames <= MAX_FRAMES:
         raise RefusedInput("bad_frames", f"`frames`: expected 0 (an image) to {MAX_FRAMES}, got {frames}")
+    if frames and not defaults.codec.supports_video:
+        raise RefusedInput("bad_frames", f"`frames`: expected 0 (an image), got {frames}: {IMAGES_ONLY}")
     return frames
 
 
@@ -173,10 +181,12 @@ def _integer(fields: Mapping[str, Any], name: str, default: int | None) -> int |
     return value
 
 
-MAX_SIDE = 65535 // SPATIAL_FACTOR  # in codes; a plan stores sides in pixels as uint16
+MAX_SIDE = 65535  # in pixels; a plan stores sides as uint16
 
 
-def grid_size(ratio: str, area: int, height: int | None = None, width: int | None = None) -> tuple[int, int]:
+def grid_size(
+    codec: Codec, ratio: str, area: int, height: int | None = None, width: int | None = None
+) -> tuple[int, int]:
     """Return (height, width) in codes; `height` and `width` in pixels take precedence over `ratio` and `area`.
 
     `ratio` is width:height and `area` is in pixels. Raises RefusedInput (`bad_ratio`, `bad_size`) if they do not
@@ -184,28 +194,29 @@ def grid_size(ratio: str, area: int, height: int | None = None, width: int | Non
     """
     if (height is None) != (width is None):
         raise RefusedInput("bad_size", "height and width: expected both or neither")
-    size = _from_ratio(ratio, area) if height is None or width is None else _from_pixels(height, width)
-    if max(size) > MAX_SIDE:
-        raise RefusedInput("bad_size", f"{size[0]}×{size[1]} codes: expected at most {MAX_SIDE} per side")
+    factor = codec.spatial_factor
+    size = _from_ratio(ratio, area, factor) if height is None or width is None else _from_pixels(height, width, factor)
+    if max(size) > MAX_SIDE // factor:
+        raise RefusedInput("bad_size", f"{size[0]}×{size[1]} codes: expected at most {MAX_SIDE // factor} per side")
     return size
 
 
-def _from_pixels(height: int, width: int) -> tuple[int, int]:
-    if min(height, width) < SPATIAL_FACTOR or height % SPATIAL_FACTOR or width % SPATIAL_FACTOR:
-        raise RefusedInput("bad_size", f"{height}×{width} pixels: expected multiples of {SPATIAL_FACTOR}")
-    return height // SPATIAL_FACTOR, width // SPATIAL_FACTOR
+def _from_pixels(height: int, width: int, factor: int) -> tuple[int, int]:
+    if min(height, width) < factor or height % factor or width % factor:
+        raise RefusedInput("bad_size", f"{height}×{width} pixels: expected multiples of {factor}")
+    return height // factor, width // factor
 
 
-def _from_ratio(ratio: str, area: int) -> tuple[int, int]:
+def _from_ratio(ratio: str, area: int, factor: int) -> tuple[int, int]:
     """Scale the ratio to the area and round to codes.
 
     Source: upstream's Emu3 processor, with Python's rounding of halves to even.
     """
     ratio_width, ratio_height = _parsed_ratio(ratio)
-    if area < SPATIAL_FACTOR**2:
-        raise RefusedInput("bad_size", f"area {area}: expected at least {SPATIAL_FACTOR**2} pixels")
+    if area < factor**2:
+        raise RefusedInput("bad_size", f"area {area}: expected at least {factor**2} pixels")
     try:
-        scale = math.sqrt(area / (ratio_width * ratio_height)) / SPATIAL_FACTOR
+        scale = math.sqrt(area / (ratio_width * ratio_height)) / factor
         height, width = round(ratio_height * scale), round(ratio_width * scale)
     except (ZeroDivisionError, OverflowError):
         raise RefusedInput(

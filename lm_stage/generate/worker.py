@@ -43,6 +43,7 @@ class GenerateWorker:
         self.renderer = PromptRenderer.for_job(options, self.directory, images)
         self.dataset = Dataset.open(options.dataset)
         self.plan = self.dataset.plan()
+        self.codec = self.plan.settings.codec
         self.sizes: list[Size] = [(size.frames, size.height, size.width) for size in self.plan.sizes()]
         self.numerics: dict[str, Any] = {}
         self.open_units: dict[int, UnitProgress] = {}
@@ -81,7 +82,7 @@ class GenerateWorker:
     def _generator(self, size: Size) -> VisualGenerator:
         """Return a generator whose KV cache is long enough for all prompts of one size."""
         options = self.options
-        length = longest_prompt(self.plan, size) + max_body_length(size, options.video_format)
+        length = longest_prompt(self.plan, size) + max_body_length(size, options.video_format, self.codec)
         return self.model.visual_generator(
             options.batch_size, length, options.sampling, options.guidance_scale, options.window
         )
@@ -147,7 +148,7 @@ class GenerateWorker:
 
     def _open(self, task: Task) -> UnitProgress:
         identity = {"plan_sha256": self.plan.sha256_of(task.unit), "numerics": self.numerics}
-        journal = Journal(self.dataset.journal_path(task.unit), identity)
+        journal = Journal(self.dataset.journal_path(task.unit), identity, self.codec.code_dtype)
         self.open_units[task.unit] = UnitProgress(task, self.plan.unit(task.unit), journal)
         return self.open_units[task.unit]
 
@@ -159,14 +160,14 @@ class GenerateWorker:
             codes = [*request.prefix_codes, *request.codes]
             if len(codes) == request.frames * request.height * request.width:
                 shape_THW = request.frames, request.height, request.width
-                self._record(item.key, np.array(codes, np.uint16).reshape(shape_THW))
+                self._record(item.key, np.array(codes, self.codec.code_dtype).reshape(shape_THW))
             else:
                 yield request
 
     def _request(self, progress: UnitProgress, item: PlannedInput) -> VisualRequest:
         from lm_stage.inference.visual_sequence import VisualRequest
 
-        prompt = planned_prompt(progress.unit, item)
+        prompt = planned_prompt(progress.unit, item, self.codec)
         return VisualRequest(
             key=item.key,
             prompt_ids=self.renderer.prompt_ids(prompt),
@@ -184,7 +185,7 @@ class GenerateWorker:
     def _record(self, key: str, codes_THW: np.ndarray) -> None:
         """Turn the codes of a finished image or video into a record of its unit."""
         progress, item = self.running.pop(key)
-        prompt = planned_prompt(progress.unit, item)
+        prompt = planned_prompt(progress.unit, item, self.codec)
         planned = canonical_json({"key": item.key, "text": item.text, "extra": item.extra_json})
         progress.records[item.src_index] = SequenceRecord(
             key=item.key,

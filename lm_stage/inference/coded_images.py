@@ -17,9 +17,8 @@ def open_coded_images(path: str | None, model: ModelDirectory) -> KeyReader | No
     if path is None:
         return None
     index = KeyReader(Dataset.open(path))
-    found, expected = index.dataset.plan().settings.codec, model.codec()
-    known_fingerprints = {found.fingerprint, expected.fingerprint} - {None}
-    if found.codebook_size != expected.codebook_size or len(known_fingerprints) > 1:
+    found, expected = index.dataset.plan().settings.codec, model.codec
+    if not found.is_compatible(expected):
         raise ConfigMismatchError(
             f"{path}: {_described(found)}, but {model.path} was trained on {_described(expected)}; encode the images"
             " with the model's tokenizer"

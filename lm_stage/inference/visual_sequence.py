@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lm_stage.inference.sampling import noise_key
+from shared.codec import code_dtype
 from shared.tokens.grid_formats import IMAGE, GridFormat, grid_length
 from shared.tokens.layout import TokenLayout
 from shared.tokens.visual_tokens import VISUAL, body_template
@@ -59,6 +60,7 @@ class VisualSequence:
         self.request, self.window = request, window
         self.noise_key = noise_key(request.seed, request.key)
         self.first_visual_token = layout.first_visual_token
+        self.code_dtype = code_dtype(layout.codebook_size)
         self.template = body_template(request.frames, request.height, request.width, layout, request.grid_format)
         self.code_offsets = np.flatnonzero(self.template == VISUAL)
         self.tokens = np.concatenate([[layout.img], self.template, np.full(window, layout.eoi)]).astype(np.int32)
@@ -90,10 +92,10 @@ class VisualSequence:
         return codes
 
     def codes_THW(self) -> np.ndarray:
-        """Return the uint16 codes of a finished image or video, including the given ones."""
+        """Return the codes of a finished image or video, including the given ones."""
         request = self.request
         codes = self.tokens[self.code_offsets + 1] - self.first_visual_token
-        return codes.astype(np.uint16).reshape(request.frames, request.height, request.width)
+        return codes.astype(self.code_dtype).reshape(request.frames, request.height, request.width)
 
     def place(self, offset: int) -> str:
         return f"{self.request.key}, offset {offset} of the {self.request.kind}"

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from lm_stage.model.checksums import CHECKSUMS_FILE, check_files
-from lm_stage.model.config import DecoderConfig, read_config, read_layout
+from lm_stage.model.codec import read_codec
+from lm_stage.model.config import DecoderConfig, read_layout
 from lm_stage.model.weights import check_weights, model_fingerprint
 from lm_stage.text.tokenizer import TextTokenizer, load_text_tokenizer
 from shared.codec import Codec
@@ -87,20 +88,24 @@ def _is_lfs_pointer(path: Path) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class ModelDirectory:
-    """A checkpoint directory with a text tokenizer; needs no MindSpore."""
+    """A checkpoint directory with a text tokenizer; needs no MindSpore.
+
+    `codec` is the one whose codes the model reads and writes; its fingerprint is None if unknown.
+    """
 
     path: Path
     config: DecoderConfig
     layout: TokenLayout
     text_tokenizer: TextTokenizer
-    codec_fingerprint: str | None
+    codec: Codec
 
     @classmethod
-    def open(cls, directory: str | Path, layout: str | None = None, codec: str | None = None) -> ModelDirectory:
+    def open(cls, directory: str | Path, layout: str | None = None, codec: Codec | None = None) -> ModelDirectory:
         """Read a directory and check that config, weights, token layout and vocabulary match.
 
-        `layout` is a JSON file with the ids by name, for a checkpoint that does not contain them; `codec` is the
-        fingerprint of its vision tokenizer. Raises CheckpointError if anything is missing or does not match.
+        `layout` is a JSON file with the ids by name, for a checkpoint that does not contain them; `codec` is that of
+        the vision tokenizer, for one that does not record it. Raises CheckpointError if anything is missing or does
+        not match.
         """
         path = model_path(directory)
         config = DecoderConfig.from_directory(path)
@@ -113,11 +118,7 @@ class ModelDirectory:
                 f"{path}: config.json and the text tokenizer have different token layouts:\n"
                 f"  {chosen.to_dict()}\n  {tokenizer.layout.to_dict()}"
             )
-        return cls(path, config, chosen, tokenizer, _codec_fingerprint(path, codec))
-
-    def codec(self) -> Codec:
-        """Return the codec whose codes the model reads and writes; its fingerprint is None if unknown."""
-        return Codec(self.codec_fingerprint, self.layout.codebook_size)
+        return cls(path, config, chosen, tokenizer, read_codec(path, chosen, codec))
 
     def recorded(self) -> dict[str, Any]:
         """Return what a dataset records about the model."""
@@ -126,19 +127,6 @@ class ModelDirectory:
             "text": self.text_tokenizer.fingerprint,
             "layout": self.layout.to_dict(),
         }
-
-
-def _codec_fingerprint(path: Path, given: str | None) -> str | None:
-    """Return the recorded fingerprint, or `given` if there is none. Raises CheckpointError if they differ."""
-    recorded = read_config(path).get("codec_fingerprint")
-    if not isinstance(recorded, str | None):
-        raise CheckpointError(f"{path}: config.json: codec_fingerprint {recorded!r}: expected hex digits")
-    if given and recorded and given != recorded:
-        raise CheckpointError(
-            f"{path}: generates codes of vision tokenizer {recorded[:12]}, got {given[:12]}; use the tokenizer that"
-            " the model was trained with"
-        )
-    return recorded or given
 
 
 def _layout_from_file(path: Path) -> TokenLayout:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from lm_stage.model.checksums import write_model_directory
+from lm_stage.model.codec import codec_keys
 from lm_stage.model.config import DecoderConfig
 from lm_stage.model.options import NewModelOptions
 from lm_stage.model.safetensors_writer import array_tensor
@@ -42,7 +43,7 @@ def create_model(options: NewModelOptions) -> Path:
     config = {
         **shape.to_dict(),
         "token_layout": vocabulary.layout.to_dict(),
-        "codec_fingerprint": codec.fingerprint,
+        **codec_keys(codec),
         "image_area": height * width * codec.spatial_factor**2,
     }
     weights = {name: array_tensor(values) for name, values in random_weights(shape, options.seed).items()}

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from lm_stage.data.job_arguments import open_mixture, open_model
 from lm_stage.data.mixture import Mixture, common_codec
 from lm_stage.model.checksums import take_part
+from lm_stage.model.codec import codec_keys
 from lm_stage.model.config import read_config
 from lm_stage.model.model_directory import ModelDirectory
 from lm_stage.model.saved_model import keeps_class_of_base
@@ -48,14 +49,14 @@ def sft(options: SftOptions, on_checkpoint: OnCheckpoint | None = None) -> SftRe
     run = checked_run(options.run)
     start = _open_start(options)
     mixture, held_out = _open_mixtures(options, start)
-    codec = common_codec(start.codec(), [one for one in (mixture, held_out) if one])
+    codec = common_codec(start.codec, [one for one in (mixture, held_out) if one])
     device = set_up_training(options)
     group = join_process_group(device.has_reduce_scatter)
     recorded = _recorded(options, start, mixture, device, group)
     config = {
         **read_config(options.model),
         "token_layout": start.layout.to_dict(),
-        "codec_fingerprint": codec.fingerprint,
+        **codec_keys(codec),
     }
     with stop_on_signals() as stop, run_lock(run) if group.is_first else nullcontext():
         check_resumable(run, recorded)

@@ -109,10 +109,8 @@ def import_(options: ImportOptions, codebook_size: int | None, vision_tokenizer:
 def _codec(codebook_size: int | None, vision_tokenizer: str | None) -> Codec | None:
     """The codec of .pth files, if it was given."""
     from shared.codec import Codec
-    from vq_stage.model.config import VQConfig
-    from vq_stage.model.weights import codec_fingerprint
+    from vq_stage.model.codec import read_codec
 
     if vision_tokenizer:
-        size = VQConfig.from_directory(vision_tokenizer).codebook_size
-        return Codec(codec_fingerprint(vision_tokenizer), size)
-    return Codec(None, codebook_size) if codebook_size else None
+        return read_codec(vision_tokenizer)
+    return Codec.published(codebook_size) if codebook_size else None

@@ -29,6 +29,7 @@ from pipelines.commands.options import (
 from shared.errors import NothingDoneError
 
 if TYPE_CHECKING:
+    from shared.codec import Codec
     from lm_stage.generate.options import GenerateOptions
     from lm_stage.model.options import NewModelOptions
     from lm_stage.training.options import SftOptions
@@ -193,7 +194,7 @@ def _adjust_generation(parameters: Parameters) -> Parameters:
 @click.option("--area", type=int, show_default="that of the model, else 720²", help="Pixels per image.")
 @click.option("--height", type=int, help="Height in pixels; with --width, in place of --ratio and --area.")
 @click.option("--width", type=int, help="Width in pixels; with --height.")
-@click.option("--frames", type=int, help="Frames of codes per video, each of 4 video frames; 0 generates images.")
+@click.option("--frames", type=int, help="Frames of codes per video, 4 video frames each for Emu3; 0 generates images.")
 @video_template_option
 @click.option(
     "--prompting",
@@ -293,8 +294,8 @@ def understand(options: UnderstandOptions) -> None:
         raise NothingDoneError(f"{options.answers}: every question was refused{reasons}")
 
 
-def _codec(vision_tokenizer: str | None) -> str | None:
-    """The fingerprint of a vision tokenizer."""
-    from vq_stage.model.weights import codec_fingerprint
+def _codec(vision_tokenizer: str | None) -> Codec | None:
+    """The codec of a vision tokenizer."""
+    from vq_stage.model.codec import read_codec
 
-    return codec_fingerprint(vision_tokenizer) if vision_tokenizer else None
+    return read_codec(vision_tokenizer) if vision_tokenizer else None

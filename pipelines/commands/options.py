@@ -175,18 +175,24 @@ source_options = option_group(
     click.option(
         "--resize",
         "rule",
-        type=click.Choice(["processor", "area", "none"]),
-        help="Resize rule: as the Emu3 image processor does, to a fixed area, or not at all.",
+        type=click.Choice(["processor", "area", "emu3.5", "none"]),
+        help="Resize rule: as the Emu3 image processor does, to a fixed area, as Emu3.5 does, or not at all.",
     ),
     click.option(
-        "--area", type=int, show_default="720²", help="Target number of pixels per image, with --resize area."
+        "--area",
+        type=int,
+        show_default="720² for area, 1024² for emu3.5",
+        help="Target number of pixels per image, with --resize area or emu3.5.",
     ),
     click.option(
         "--round-to",
         type=int,
+        show_default="the pixels per code, 8 for Emu3",
         help="Round both sides to multiples of this many pixels; 64 keeps the number of sizes small.",
     ),
-    click.option("--clip-frames", "frames", type=int, help="Frames per video clip, a multiple of 4."),
+    click.option(
+        "--clip-frames", "frames", type=int, help="Frames per video clip, a multiple of the frames per code, 4 for Emu3."
+    ),
     click.option("--fps", type=float, show_default="8", help="Frames per second to sample from videos."),
     click.option("--stride", type=int, help="Take every Nth frame of videos, in place of --fps."),
     click.option("--start-s", type=float, help="Seconds to skip at the start of videos."),

@@ -76,6 +76,7 @@ def encode(options: EncodeOptions) -> None:
 
 @options_command("vq_stage.encode.options:EncodeOptions", adjust=lambda parameters: {"dataset": "", **parameters})
 @click.argument("source")
+@vision_tokenizer_option
 @source_options
 @click.option("--megapixels-per-s", type=float, help="Encoding speed of one device in megapixels per second.")
 @click.option("--measured-in", metavar="DATASET", help="Take the encoding speed from the log of this dataset.")
@@ -89,9 +90,10 @@ def plan(options: EncodeOptions, megapixels_per_s: float | None, measured_in: st
     from shared.dataset.dataset import Dataset
     from vq_stage.encode.estimate import forecast, measured_megapixels_per_s
     from vq_stage.encode.planner import Planner
+    from vq_stage.model.codec import read_factors
 
     rate = megapixels_per_s or (measured_megapixels_per_s(Dataset.open(measured_in)) if measured_in else None)
-    planner = Planner(options)
+    planner = Planner(options, read_factors(options.vision_tokenizer))
     found = forecast(planner)
     for line in planner.source.report.lines():
         say(line)

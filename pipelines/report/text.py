@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from shared.codec import Codec
 from shared.maintenance.summary import Summary
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ def summary_text(summary: Summary) -> str:
         f" ({summary.quality_samples} samples)",
         "quarantine": counts_text(summary.quarantined),
         "speed": _number(summary.images_per_s, "images/s"),
-        "codec": summary.settings.codec.short_fingerprint,
+        "codec": _codec_text(summary.settings.codec),
     }
     if preprocessing := summary.settings.preprocessing:
         lines["resize"] = ", ".join(f"{name} {value}" for name, value in preprocessing.items())
@@ -40,6 +41,12 @@ def summary_text(summary: Summary) -> str:
         lines["sampling"] = ", ".join(f"{name} {value}" for name, value in generation["sampling"].items())
         lines["guidance"] = str(generation["guidance_scale"])
     return _table(lines)
+
+
+def _codec_text(codec: Codec) -> str:
+    frames = f", {codec.temporal_factor} frames in videos" if codec.supports_video else ", images only"
+    covered = f"{codec.spatial_factor} × {codec.spatial_factor} pixels{frames}"
+    return f"{codec.short_fingerprint}, a code ({codec.code_dtype}) covers {covered}"
 
 
 def forecast_text(forecast: Forecast, megapixels_per_s: float | None, seq_length: int) -> str:

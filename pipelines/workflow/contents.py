@@ -94,8 +94,9 @@ def compare(step: Step) -> Change:
         if isinstance(step.options, EncodeOptions):
             return compare_source(step.options)
         if isinstance(step.options, GenerateOptions):
-            prompts = list_prompts(step.options.prompts, step.options.defaults())
-            return compare_prompts(Dataset.open(step.options.dataset), prompts)
+            dataset = Dataset.open(step.options.dataset)
+            defaults = step.options.defaults(dataset.plan().settings.codec)
+            return compare_prompts(dataset, list_prompts(step.options.prompts, defaults))
     except RelayError:
         return Change.CHANGED
     return Change.NONE

@@ -9,7 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from shared.dataset.rows import SCHEMAS, CodeRecord, to_record_batches
+from shared.dataset.rows import ALL_COLUMNS, CodeRecord, check_code_dtype, columns_of, to_record_batches
+from shared.dataset.settings import DatasetSettings
 from shared.errors import DatasetError
 from shared.storage.digests import canonical_json
 from shared.storage.paths import is_local
@@ -71,7 +72,7 @@ class ArrowFile:
 
 def open_rows(path: Path, advice: str = "run `emu3 verify`") -> ArrowFile:
     """Open a part or a shard. Raises DatasetError if it cannot be read or does not have the columns of rows."""
-    return ArrowFile(path, lambda schema: any(map(schema.equals, SCHEMAS.values())), advice)
+    return ArrowFile(path, lambda schema: any(map(schema.equals, ALL_COLUMNS)), advice)
 
 
 def _has_forbidden_null(batch: pa.RecordBatch) -> bool:
@@ -91,14 +92,22 @@ def read_buffer(path: Path) -> pa.Buffer:
     return pa.py_buffer(path.read_bytes())
 
 
-def row_schema(row_format: str, metadata: Mapping[str, Any]) -> pa.Schema:
-    """Return the schema of a row format with `metadata` as its schema metadata."""
-    return SCHEMAS[row_format].with_metadata({METADATA_KEY: canonical_json(metadata).encode()})
+def row_schema(settings: DatasetSettings, metadata: Mapping[str, Any] | None = None) -> pa.Schema:
+    """Return the schema of a dataset's rows; its metadata are the dataset's fingerprints unless others are given."""
+    metadata = settings.fingerprints() if metadata is None else metadata
+    columns = columns_of(settings.format, settings.codec.code_dtype)
+    return columns.with_metadata({METADATA_KEY: canonical_json(metadata).encode()})
 
 
-def dump_rows(records: Sequence[CodeRecord], row_format: str, metadata: Mapping[str, Any]) -> pa.Buffer:
-    """Return rows as an Arrow file; equal rows give equal bytes."""
-    return dump_batches(to_record_batches(records), row_schema(row_format, metadata))
+def dump_rows(
+    records: Sequence[CodeRecord], settings: DatasetSettings, metadata: Mapping[str, Any] | None = None
+) -> pa.Buffer:
+    """Return rows of a dataset as an Arrow file; equal rows give equal bytes.
+
+    Raises ShapeError for codes of another type than those of the dataset's codec.
+    """
+    check_code_dtype(records, settings.codec)
+    return dump_batches(to_record_batches(records), row_schema(settings, metadata))
 
 
 def dump_batches(batches: Iterable[pa.RecordBatch], schema: pa.Schema) -> pa.Buffer:

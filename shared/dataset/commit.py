@@ -156,7 +156,7 @@ def commit_unit(paths: DatasetPaths, plan: Plan, result: UnitResult) -> CommitRe
 
 def _write_part(paths: DatasetPaths, plan: Plan, result: UnitResult) -> tuple[str, str, int]:
     """Return the name, SHA-256 and size in bytes of the part."""
-    content = dump_rows(result.records, plan.settings.format, plan.settings.fingerprints())
+    content = dump_rows(result.records, plan.settings)
     name, sha256 = write_hashed_file(paths.parts, f"part-{result.unit:06d}", content, "arrow")
     stored = open_rows(paths.parts / name)
     rows = sum(batch.num_rows for batch in stored.batches())

@@ -29,7 +29,7 @@ def save_partial(paths: DatasetPaths, plan: Plan, result: UnitResult) -> None:
     path = paths.partial_path(result.unit)
     make_directory(path.parent)
     metadata = {"plan_sha256": plan.sha256, "numerics": result.numerics, "quality": result.quality}
-    content = dump_rows(result.records, plan.settings.format, metadata).to_pybytes()
+    content = dump_rows(result.records, plan.settings, metadata).to_pybytes()
     write_file(path, hashlib.sha256(content).digest() + content)
 
 

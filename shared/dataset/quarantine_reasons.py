@@ -13,6 +13,7 @@ WORKER_DIED = "worker_died"
 READ_TIMEOUT = "read_timeout"
 DUPLICATE_KEY = "duplicate_key"
 DUPLICATE_CONTENT = "duplicate_content"
+IMAGES_ONLY = "images_only"
 
 # Refused while listing a source, or its entries, captions and containers.
 LISTING_REASONS: Mapping[str, str] = {
@@ -37,13 +38,14 @@ MEDIA_REASONS: Mapping[str, str] = {
     "not_an_image": "No supported image format matches the content.",
     "not_a_video": "No supported video or animation format matches the content.",
     "no_video": "The file is a media container without a video stream.",
+    IMAGES_ONLY: "The vision tokenizer encodes images only; save the frames of the video as images and encode those.",
     "animated": "The file is an animation where a still image is required.",
     "unsupported_mode": "The pixel format or the timestamps cannot be interpreted, such as floating-point pixels.",
     "too_large": "More pixels than the limits against decompression bombs (178 956 970 in an image), or over 512 MiB.",
     "too_small": "One side is shorter than 8 pixels.",
-    "too_short": "The video is too short for one clip of 4 frames.",
+    "too_short": "The video is too short for one clip of as many frames as a code covers (4 for Emu3).",
     "aspect_ratio": "The long side is more than 5 times the short side.",
-    "bad_size": "The size cannot be encoded or generated, such as sides that are not multiples of 8.",
+    "bad_size": "The size cannot be encoded or generated, such as sides that are not multiples of a code's.",
 }
 ENCODE_REASONS: Mapping[str, str] = {**LISTING_REASONS, **FILE_REASONS, **MEDIA_REASONS}
 # Refused by `emu3 generate` and `emu3 understand`, beside those above.

@@ -7,70 +7,79 @@ from __future__ import annotations
 
 import hashlib
 import math
-import sys
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from operator import attrgetter
 from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
 
-from shared.dataset.settings import CODES_FORMAT, SEQUENCE_FORMAT
+from shared.codec import CODE_DTYPES, Codec
+from shared.dataset.settings import CODES_FORMAT, ROW_FORMATS, SEQUENCE_FORMAT
 from shared.errors import ShapeError
 from shared.storage.digests import canonical_json
 
 KINDS = ("image", "video")
 SHAPE = ("t", "h", "w")
 MAX_ROWS_PER_BATCH = 256
+_CODE_TYPES = tuple(map(np.dtype, CODE_DTYPES))
 
-SCHEMA = pa.schema(
-    [
-        pa.field("key", pa.string(), nullable=False),
-        pa.field("src_index", pa.int64(), nullable=False),
-        pa.field("kind", pa.string(), nullable=False),
-        pa.field("t", pa.uint16(), nullable=False),
-        pa.field("h", pa.uint16(), nullable=False),
-        pa.field("w", pa.uint16(), nullable=False),
-        pa.field("codes", pa.large_list(pa.field("item", pa.uint16(), nullable=False)), nullable=False),
-        pa.field("codes_crc32", pa.uint32(), nullable=False),
-        pa.field("text", pa.string()),
-        pa.field("src_uri", pa.string(), nullable=False),
-        pa.field("src_sha256", pa.binary(), nullable=False),
-        pa.field("src_h", pa.uint32(), nullable=False),
-        pa.field("src_w", pa.uint32(), nullable=False),
-        pa.field("fps", pa.float32()),
-        pa.field("frame_start", pa.int64()),
-        pa.field("frame_stride", pa.int32()),
-        pa.field("extra_json", pa.string()),
-    ]
-)
-SEQUENCE_SCHEMA = pa.schema(
-    [
-        *SCHEMA,
-        pa.field("prompt", pa.string(), nullable=False),
-        pa.field("negative_prompt", pa.string()),
-        pa.field("seed", pa.int64(), nullable=False),
-        pa.field("guidance_scale", pa.float64(), nullable=False),
-        pa.field("sampling_json", pa.string(), nullable=False),
-        pa.field("finish_reason", pa.string(), nullable=False),
-        pa.field("valid", pa.bool_(), nullable=False),
-        pa.field("error", pa.string()),
-        pa.field("tokens", pa.large_list(pa.field("item", pa.uint32(), nullable=False))),
-    ]
-)
-SCHEMAS = {CODES_FORMAT: SCHEMA, SEQUENCE_FORMAT: SEQUENCE_SCHEMA}
+_BEFORE_CODES = [
+    pa.field("key", pa.string(), nullable=False),
+    pa.field("src_index", pa.int64(), nullable=False),
+    pa.field("kind", pa.string(), nullable=False),
+    pa.field("t", pa.uint16(), nullable=False),
+    pa.field("h", pa.uint16(), nullable=False),
+    pa.field("w", pa.uint16(), nullable=False),
+]
+_AFTER_CODES = [
+    pa.field("codes_crc32", pa.uint32(), nullable=False),
+    pa.field("text", pa.string()),
+    pa.field("src_uri", pa.string(), nullable=False),
+    pa.field("src_sha256", pa.binary(), nullable=False),
+    pa.field("src_h", pa.uint32(), nullable=False),
+    pa.field("src_w", pa.uint32(), nullable=False),
+    pa.field("fps", pa.float32()),
+    pa.field("frame_start", pa.int64()),
+    pa.field("frame_stride", pa.int32()),
+    pa.field("extra_json", pa.string()),
+]
+_OF_SEQUENCES = [
+    pa.field("prompt", pa.string(), nullable=False),
+    pa.field("negative_prompt", pa.string()),
+    pa.field("seed", pa.int64(), nullable=False),
+    pa.field("guidance_scale", pa.float64(), nullable=False),
+    pa.field("sampling_json", pa.string(), nullable=False),
+    pa.field("finish_reason", pa.string(), nullable=False),
+    pa.field("valid", pa.bool_(), nullable=False),
+    pa.field("error", pa.string()),
+    pa.field("tokens", pa.large_list(pa.field("item", pa.uint32(), nullable=False))),
+]
+
+
+@cache
+def columns_of(row_format: str, code_dtype: str) -> pa.Schema:
+    """Return the columns of a row format whose codes have a type of `CODE_DTYPES`."""
+    items = pa.field("item", pa.type_for_alias(code_dtype), nullable=False)
+    columns = [*_BEFORE_CODES, pa.field("codes", pa.large_list(items), nullable=False), *_AFTER_CODES]
+    return pa.schema(columns + (_OF_SEQUENCES if row_format == SEQUENCE_FORMAT else []))
+
+
+ALL_COLUMNS = tuple(columns_of(row_format, dtype) for row_format in ROW_FORMATS for dtype in CODE_DTYPES)
 
 
 @dataclass(frozen=True, slots=True)
 class CodeRecord:
-    """One row. `codes_THW` is uint16 of shape (t, h, w); `src_h` and `src_w` are the size of the upright source.
+    """One row. `codes_THW` is uint16 or uint32 of shape (t, h, w), as the codec says (see `check_code_dtype`).
 
-    Raises ShapeError on construction for any other array or an unknown kind.
+    `src_h` and `src_w` are the size of the upright source. Raises ShapeError on construction for any other array or an
+    unknown kind.
     """
 
-    schema: ClassVar[pa.Schema] = SCHEMA
+    format: ClassVar[str] = CODES_FORMAT
 
     key: str
     src_index: int
@@ -88,8 +97,9 @@ class CodeRecord:
 
     def __post_init__(self) -> None:
         codes = self.codes_THW
-        if codes.ndim != 3 or codes.dtype != np.uint16 or (self.has_grid and not codes.size):
-            raise ShapeError(f"{self.key}: codes: expected uint16 (t, h, w), got {codes.dtype} {codes.shape}")
+        if codes.ndim != 3 or codes.dtype not in _CODE_TYPES or (self.has_grid and not codes.size):
+            expected = " or ".join(CODE_DTYPES)
+            raise ShapeError(f"{self.key}: codes: expected {expected} (t, h, w), got {codes.dtype} {codes.shape}")
         if self.kind not in KINDS:
             raise ShapeError(f"{self.key}: kind {self.kind!r}: expected one of {', '.join(KINDS)}")
 
@@ -99,19 +109,25 @@ class CodeRecord:
         return True
 
     @property
+    def code_dtype(self) -> str:
+        return self.codes_THW.dtype.name
+
+    @property
+    def columns(self) -> pa.Schema:
+        return columns_of(self.format, self.code_dtype)
+
+    @property
     def codes_bytes(self) -> bytes:
-        """The codes as little-endian uint16 in C order."""
-        return np.ascontiguousarray(self.codes_THW, dtype="<u2").tobytes()
+        """The codes as little-endian integers of their type, in C order."""
+        return as_stored(self.codes_THW).tobytes()
 
     @property
     def codes_crc32(self) -> int:
-        codes = self.codes_THW
-        is_as_stored = codes.flags.c_contiguous and sys.byteorder == "little"
-        return zlib.crc32((codes if is_as_stored else np.ascontiguousarray(codes, dtype="<u2")).data)
+        return zlib.crc32(as_stored(self.codes_THW).data)
 
     def digest(self) -> bytes:
         """Return the SHA-256 of all columns, 32 bytes; it is the same in every file format."""
-        names = (name for name in self.schema.names if name not in (*SHAPE, "codes", "codes_crc32"))
+        names = (name for name in self.columns.names if name not in (*SHAPE, "codes", "codes_crc32"))
         values = {name: getattr(self, name) for name in names} | dict(zip(SHAPE, self.codes_THW.shape))
         values["src_sha256"] = self.src_sha256.hex()
         return hashlib.sha256(canonical_json(values).encode() + b"\0" + self.codes_bytes).digest()
@@ -125,7 +141,7 @@ class SequenceRecord(CodeRecord):
     token ids and the grid is empty.
     """
 
-    schema: ClassVar[pa.Schema] = SEQUENCE_SCHEMA
+    format: ClassVar[str] = SEQUENCE_FORMAT
 
     prompt: str = ""
     negative_prompt: str | None = None
@@ -142,10 +158,25 @@ class SequenceRecord(CodeRecord):
         return self.valid
 
 
+def as_stored(codes: np.ndarray) -> np.ndarray:
+    """Return codes as they are stored: little-endian and contiguous; a copy only if they are not so already."""
+    return np.ascontiguousarray(codes, codes.dtype.newbyteorder("<"))
+
+
+def check_code_dtype(records: Iterable[CodeRecord], codec: Codec) -> None:
+    """Raise ShapeError, naming the row, if codes do not have the type in which a dataset of this codec stores them."""
+    for record in records:
+        if record.code_dtype != codec.code_dtype:
+            raise ShapeError(
+                f"{record.key}: codes are {record.code_dtype}, expected {codec.code_dtype}: the dataset is of a codec"
+                f" with {codec.codebook_size} entries; use the codec that made the codes"
+            )
+
+
 def to_record_batches(records: Sequence[CodeRecord]) -> Iterator[pa.RecordBatch]:
-    """Yield Arrow batches of at most 256 rows, in the order of `records`."""
+    """Yield Arrow batches of at most 256 rows, in the order of `records`, whose codes have one type."""
     for start in range(0, len(records), MAX_ROWS_PER_BATCH):
-        rows, schema = records[start : start + MAX_ROWS_PER_BATCH], records[0].schema
+        rows, schema = records[start : start + MAX_ROWS_PER_BATCH], records[0].columns
         yield pa.RecordBatch.from_arrays([_column(rows, field) for field in schema], schema=schema)
 
 
@@ -184,7 +215,7 @@ def damaged_keys(batch: pa.RecordBatch) -> list[str]:
     keys, checksums, *sizes_THW = (batch.column(name).to_pylist() for name in ("key", "codes_crc32", *SHAPE))
     for index, (key, checksum, *size_THW) in enumerate(zip(keys, checksums, *sizes_THW)):
         row = values[offsets[index] : offsets[index + 1]]
-        if zlib.crc32(row.astype("<u2").tobytes()) != checksum or row.size != math.prod(size_THW):
+        if zlib.crc32(as_stored(row).data) != checksum or row.size != math.prod(size_THW):
             damaged.append(str(key))
     return damaged
 

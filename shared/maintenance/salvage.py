@@ -160,8 +160,8 @@ def _restore_part(dataset: Dataset, plan: Plan, record: CommitRecord) -> bool:
     """Write the part of a sealed unit again. Returns False if the shard does not give the same bytes."""
     if not dataset.is_in_shard(record):
         return False
-    rows = _intact_rows(dataset.shard_reader.batches(record.unit))
-    content = dump_rows(rows, plan.settings.format, plan.settings.fingerprints())
+    rows = _intact_rows(dataset.shard_reader.batches(record.unit), plan)
+    content = dump_rows(rows, plan.settings)
     if hashlib.sha256(content).hexdigest() != record.part_sha256:
         return False
     path = dataset.parts / record.part
@@ -189,7 +189,7 @@ def _keep_rows(
 ) -> int:
     """Keep the intact rows of a unit for the job that computes the others; return their number."""
     planned = {(item.src_index, item.key): item.text for item in plan.unit(unit).inputs}
-    rows = [row for row in _intact_rows(batches) if _is_planned(row, planned)]
+    rows = [row for row in _intact_rows(batches, plan) if _is_planned(row, planned)]
     if rows:
         keys = {row.key for row in rows}
         kept_quality = [sample for sample in quality if sample["key"] in keys]
@@ -203,13 +203,18 @@ def _is_planned(row: CodeRecord, planned: Mapping[tuple[int, str], str | None]) 
     return identity in planned and planned[identity] in (None, row.text)
 
 
-def _intact_rows(batches: Iterable[pa.RecordBatch]) -> list[CodeRecord]:
-    """Return the rows whose codes match their checksums, up to the first batch that cannot be read."""
+def _intact_rows(batches: Iterable[pa.RecordBatch], plan: Plan) -> list[CodeRecord]:
+    """Return the rows whose codes match their checksums, up to the first batch that cannot be read.
+
+    Codes of another type than those of the plan's codec do not belong to the dataset.
+    """
     rows: list[CodeRecord] = []
+    code_dtype = plan.settings.codec.code_dtype
     try:
         for batch in batches:
             damaged = set(damaged_keys(batch))
-            rows += [row for row in _readable_rows(batch) if row.key not in damaged]
+            intact = (row for row in _readable_rows(batch) if row.key not in damaged)
+            rows += [row for row in intact if row.code_dtype == code_dtype]
     except (DatasetError, pa.ArrowException, LookupError, TypeError, AttributeError):
         pass  # the damage is reported by the caller
     return rows

@@ -129,7 +129,7 @@ def _write_shard(dataset: Dataset, settings: DatasetSettings, number: int, group
         first = len(batches)
         batches += dataset.batches(record)
         units.append((record.unit, first, len(batches) - first))
-    content = dump_batches(batches, row_schema(settings.format, settings.fingerprints()))
+    content = dump_batches(batches, row_schema(settings))
     name, sha256 = write_hashed_file(dataset.shards, f"codes-{number:05d}", content, "arrow")
     shard = Shard(name, len(content), sha256, sum(record.rows for record in group), tuple(units))
     reader = ShardReader(dataset.shards, [shard])

@@ -79,7 +79,7 @@ class _UnitFinder:
     def __init__(self, plan: Plan, records: Mapping[int, CommitRecord], shards: Iterable[Path]):
         self.records = records
         self._plan = plan
-        self._schema = row_schema(plan.settings.format, plan.settings.fingerprints())
+        self._schema = row_schema(plan.settings)
         self._units_of: dict[int, list[int]] = {row: [] for path in shards for row in _first_rows(path)}
         for unit in sorted(records):
             for src_index in self._units_of.keys() & plan.src_indices(unit):

@@ -112,7 +112,8 @@ def _code_counts(dataset: Dataset, records: Sequence[CommitRecord], codebook_siz
     counts_K = np.zeros(codebook_size, np.int64)
     for record in records:
         for batch in dataset.batches(record):
-            counts_K += np.bincount(batch.column("codes").values.to_numpy(), minlength=codebook_size)[:codebook_size]
+            codes = batch.column("codes").values.to_numpy()
+            counts_K += np.bincount(codes[codes < codebook_size], minlength=codebook_size)  # others are damaged
     return counts_K
 
 

@@ -10,7 +10,7 @@ from shared.dataset.dataset import Dataset
 from shared.dataset.key_index import index_problem
 from shared.dataset.paths import unit_and_suffix
 from shared.dataset.plan import Plan
-from shared.dataset.rows import SCHEMAS, DatasetDigest, damaged_keys, from_record_batch
+from shared.dataset.rows import DatasetDigest, columns_of, damaged_keys, from_record_batch
 from shared.dataset.shards import ShardReader
 from shared.dataset.texts import TextUpdates
 from shared.errors import DatasetError
@@ -135,16 +135,16 @@ def _unit_problems(dataset: Dataset, plan: Plan | None, record: CommitRecord) ->
 
 
 def _row_problems(dataset: Dataset, plan: Plan | None, record: CommitRecord) -> Iterator[str]:
-    rows = 0
+    rows, settings = 0, plan.settings if plan else None
     for batch in dataset.batches(record):
         rows += batch.num_rows
-        if plan and not batch.schema.equals(SCHEMAS[plan.settings.format]):
-            yield f"{record.part}: the columns are not those of {plan.settings.format}"
+        if settings and not batch.schema.equals(columns_of(settings.format, settings.codec.code_dtype)):
+            yield f"{record.part}: the columns are not those of {settings.format}, codes {settings.codec.code_dtype}"
         for key in damaged_keys(batch):
             yield f"{record.part}: row {key!r}: codes do not match their checksum"
         codes = batch.column("codes").values.to_numpy()
-        if plan and codes.size and int(codes.max()) >= plan.settings.codec.codebook_size:
-            yield f"{record.part}: code {codes.max()} is outside the codebook of {plan.settings.codec.codebook_size}"
+        if settings and codes.size and int(codes.max()) >= settings.codec.codebook_size:
+            yield f"{record.part}: code {codes.max()} is outside the codebook of {settings.codec.codebook_size}"
     if rows != record.rows or (plan and rows + record.refused != len(plan.src_indices(record.unit))):
         yield f"{record.part}: {rows} rows and {record.refused} quarantined do not add up to the planned inputs"
     if (dataset.parts / record.part).is_file() and dataset.is_in_shard(record):

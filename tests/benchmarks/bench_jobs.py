@@ -14,6 +14,7 @@ import click
 import numpy as np
 from PIL import Image
 
+from shared.codec import EMU3
 from shared.dataset.commit import UnitResult
 from shared.dataset.dataset import Dataset
 from shared.dataset.plan import PlannedInput, Unit
@@ -56,7 +57,7 @@ def bench_encode_job(count: int, side: int) -> Row:
         batch = max(1, options.batch_pixels // side**2)
         source = open_source(str(pictures))
         unit = Unit(0, side, side, tuple(PlannedInput(i, item.key, item.uri) for i, item in enumerate(source)))
-        reader = InputReader(source, area, ClipSampling())
+        reader = InputReader(source, EMU3, area, ClipSampling())
         pixels = np.stack([reader.prepare(ReadTask(unit, planned)).pixels for planned in unit.inputs[:batch]])
         tokenizer.encode_images(pixels)
         started = time.perf_counter()

@@ -49,11 +49,11 @@ def main(side: int) -> None:
         (folder / "noise.mp4").write_bytes(encode_video_file(moving_noise(), FPS, "mp4", 80))
         source, area, sampling = open_source(folder), Preprocessing("area", side * side), ClipSampling()
         with PlanWriter(256) as writer:
-            planner = Planner(EncodeOptions(str(folder), "", preprocessing=area, reader_threads=1), source)
+            planner = Planner(EncodeOptions(str(folder), "", preprocessing=area, reader_threads=1), EMU3, source)
             planner.plan_items(writer, source, KnownKeys(), 0, StopFlag())
             writer.freeze(Path(root) / "plan.arrow", DatasetSettings(EMU3))
         unit = Plan(Path(root) / "plan.arrow").unit(0)
-        reader = InputReader(source, area, sampling)
+        reader = InputReader(source, EMU3, area, sampling)
         started = time.perf_counter()
         clips = [reader.prepare(ReadTask(unit, planned)).pixels for planned in unit.inputs]
         read_rate = len(clips) * unit.frames / (time.perf_counter() - started)

@@ -11,6 +11,7 @@ import struct
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +58,9 @@ def batches(root: Path, record: dict[str, Any]) -> Iterator[pa.RecordBatch]:
                 yield from (reader.get_batch(index) for index in range(first, first + count))
 
 
-def row_digest(row: dict[str, Any]) -> bytes:
+def row_digest(row: dict[str, Any], codebook_size: int) -> bytes:
     codes = row.pop("codes")
-    packed = struct.pack(f"<{len(codes)}H", *codes)
+    packed = struct.pack(f"<{len(codes)}{'H' if codebook_size <= 65536 else 'I'}", *codes)
     assert zlib.crc32(packed) == row.pop("codes_crc32")
     assert len(codes) == row["t"] * row["h"] * row["w"]
     row["src_sha256"] = row["src_sha256"].hex()
@@ -87,7 +88,8 @@ def dataset_digest(root: Path) -> str:
         for batch in batches(root, record):
             assert batch.num_rows <= 256
             for row in batch.to_pylist():
-                total = (total + int.from_bytes(row_digest(row), "big")) % 2**256
+                digest = row_digest(row, settings["codec"]["codebook_size"])
+                total = (total + int.from_bytes(digest, "big")) % 2**256
                 rows += 1
     assert rows + refused == planned
     header = canonical({"fingerprints": fingerprints(settings), "rows": rows})
@@ -114,8 +116,10 @@ def row_of_key(root: Path, key: str) -> dict[str, Any]:
 
 # ---- the end of the independent reader ----
 
-SAMPLES = {
+WIDE_SETTINGS = replace(small_datasets.CODES_SETTINGS, codec=small_datasets.WIDE_CODEC)
+SAMPLES: dict[str, Any] = {
     "codes": (small_datasets.code_rows, small_datasets.CODES_SETTINGS),
+    "codes of 32 bits": (partial(small_datasets.code_rows, small_datasets.WIDE_CODEC), WIDE_SETTINGS),
     "imported": (small_datasets.code_rows, replace(small_datasets.CODES_SETTINGS, imported={"from": "upstream list"})),
     "sequences": (small_datasets.sequence_rows, small_datasets.SEQUENCE_SETTINGS),
 }
@@ -132,7 +136,7 @@ def test_the_reader_computes_the_digest_that_verify_prints(sample: str, tmp_path
     assert not list((root / "parts").glob("*.arrow"))
     assert dataset_digest(root) == digest
     for row in rows():
-        assert row_digest(row_of_key(root, row.key)) == row.digest()
+        assert row_digest(row_of_key(root, row.key), settings.codec.codebook_size) == row.digest()
 
 
 def test_the_reader_reads_refused_inputs(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from tests.support import handmade
 from tests.support.command import ENCODE, INTERRUPTED, MODEL, SMALL_UNITS
 from tests.support.disturbed_runs import compared, problems, steps
 from tests.support.pictures import save_picture
+from tests.support.small_datasets import WIDE_CODEC, code_rows, write_dataset
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +48,19 @@ def test_encode_disturbed_at_every_step_of_one_unit(
     """One unit of two batches: the rows saved in `partial/` leave no trace."""
     lines = steps(disturbance, tmp_path / "work", None, "encode", five_inputs, "{}", *ENCODE, "--unit-rows", "64")
     assert problems(lines, allowed) == []
+
+
+def test_codes_of_32_bits_killed_at_every_step(five_inputs: Path, tmp_path: Path) -> None:
+    """Encoding, then decoding, with a codec of 131 072 entries and 16 × 16 pixels per code."""
+    wide, size = {"EMU3_TESTS_WIDE_CODEC": "1"}, ("--resize", "area", "--area", "1024")
+    lines = steps("kill", tmp_path / "work", None, "encode", five_inputs, "{}", *ENCODE, *SMALL_UNITS, *size, **wide)
+    assert sum(name.endswith(".arrow") for name in lines[-1]["after"]) == 4, "plan, two units, refused input"
+    assert problems(lines, {-9}) == []
+    settings = replace(handmade.settings(), codec=WIDE_CODEC)
+    dataset = write_dataset(tmp_path / "codes", code_rows(WIDE_CODEC)[:3], settings).root
+    lines = steps("kill", tmp_path / "decoding", None, "decode", dataset, "{}", *MODEL, **wide)
+    assert sum(name.endswith(".png") for name in lines[-1]["after"]) == 3
+    assert problems(lines, {-9}) == []
 
 
 @pytest.mark.parametrize(("disturbance", "allowed"), DISTURBANCES)

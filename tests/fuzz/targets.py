@@ -23,6 +23,7 @@ from lm_stage.model.model_directory import ModelDirectory
 from lm_stage.understand.questions import list_questions
 from pipelines.cli import main as commands
 from pipelines.workflow.pipeline import load_pipeline
+from shared.codec import EMU3
 from shared.dataset.dataset import Dataset
 from shared.dataset.readers import KeyReader, RowReader
 from shared.errors import RelayError
@@ -140,7 +141,7 @@ def _read_video(folder: Path, file: Path) -> None:
 def _read_clips(file: Path, sampling: ClipSampling) -> None:
     with file.open("rb") as opened:
         video = open_video(opened)
-        clips = cut_clips(video.info, sampling)
+        clips = cut_clips(video.info, sampling, EMU3)
         for clip in (clips[0], clips[len(clips) // 2], clips[-1]):
             read_clip(video, clip, sampling, lambda image: np.asarray(image.resize((32, 32))))
 
@@ -198,7 +199,8 @@ def _make_lists(folder: Path) -> None:
 
 def _plan_source(folder: Path, file: Path) -> None:
     source = file.parent if file.name.startswith("metadata.") else file
-    forecast(Planner(EncodeOptions(str(source), str(folder / "dataset"), sampling=ClipSampling(frames=4))))
+    options = EncodeOptions(str(source), str(folder / "dataset"), sampling=ClipSampling(frames=4))
+    forecast(Planner(options, EMU3))
 
 
 def _make_safetensors(folder: Path) -> None:

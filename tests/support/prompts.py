@@ -12,6 +12,7 @@ import numpy as np
 from lm_stage.generate.planner import PromptPlanner
 from lm_stage.generate.prompt_renderer import PromptRenderer
 from lm_stage.generate.prompts import Prompt
+from shared.codec import Codec, EMU3
 from shared.dataset.plan import Unit
 from shared.dataset.plan_writer import PlanWriter
 
@@ -25,9 +26,11 @@ def write_entries(path: Path, entries: Sequence[Any]) -> Path:
     return path
 
 
-def plan_prompts(prompts: Sequence[Prompt], renderer: PromptRenderer, positions: int, unit_rows: int) -> list[Unit]:
+def plan_prompts(
+    prompts: Sequence[Prompt], renderer: PromptRenderer, positions: int, unit_rows: int, codec: Codec = EMU3
+) -> list[Unit]:
     """Return the units of a new plan."""
-    planner = PromptPlanner(renderer, positions)
+    planner = PromptPlanner(renderer, positions, codec)
     with PlanWriter(unit_rows) as writer:
         for index, prompt in enumerate(prompts):
             writer.add(*planner.planned(planner.resolved(prompt), index))

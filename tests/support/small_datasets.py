@@ -20,6 +20,7 @@ from shared.maintenance.verify import verify_dataset
 
 CODEBOOK_SIZE = 32768
 CODEC = Codec("ab" * 32, CODEBOOK_SIZE)
+WIDE_CODEC = Codec("cd" * 32, 131_072, spatial_factor=16, temporal_factor=1)  # codes of 32 bits, of images only
 CODES_SETTINGS = DatasetSettings(CODEC, unit_rows=3, preprocessing={"resize": "none"})
 SEQUENCE_SETTINGS = DatasetSettings(CODEC, format=SEQUENCE_FORMAT, generation={"seed": 1})
 ODD_KEYS = [
@@ -38,34 +39,34 @@ ODD_KEYS = [
 ]
 
 
-def codes_THW(seed: int, t: int = 1, h: int = 4, w: int = 6) -> np.ndarray:
-    return np.random.default_rng(seed).integers(0, CODEBOOK_SIZE, (t, h, w), dtype=np.uint16)
+def codes_THW(seed: int, t: int = 1, h: int = 4, w: int = 6, codec: Codec = CODEC) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, codec.codebook_size, (t, h, w), dtype=codec.code_dtype)
 
 
-def image(index: int, key: str, **changes: Any) -> CodeRecord:
-    values = {"text": f"caption {index}", "codes_THW": codes_THW(index), **changes}
+def image(index: int, key: str, codec: Codec = CODEC, **changes: Any) -> CodeRecord:
+    values = {"text": f"caption {index}", "codes_THW": codes_THW(index, codec=codec), **changes}
     return CodeRecord(key, index, "image", src_uri=f"{key}.png", src_sha256=bytes([index % 256] * 32), src_h=32,
                       src_w=48, **values)  # fmt: skip
 
 
-def code_rows() -> list[CodeRecord]:
-    """Return images of two sizes with odd keys and texts, and clips."""
+def code_rows(codec: Codec = CODEC) -> list[CodeRecord]:
+    """Return images of two sizes with odd keys and texts, and clips if the codec has them."""
     texts: list[str | None] = ["exact\r\n bytes\t", None, "", "ünïcödé 🙂"]
-    rows = [image(index, key, text=texts[index % 4], codes_THW=codes_THW(index)) for index, key in enumerate(ODD_KEYS)]
-    rows += [image(20 + index, f"wide-{index}", codes_THW=codes_THW(index, h=2, w=9)) for index in range(4)]
-    for index in range(2):
+    rows = [image(index, key, codec, text=texts[index % 4]) for index, key in enumerate(ODD_KEYS)]
+    rows += [image(20 + index, f"wide-{index}", codes_THW=codes_THW(index, 1, 2, 9, codec)) for index in range(4)]
+    for index in range(2 if codec.supports_video else 0):
         clip: dict[str, Any] = {"fps": 12.5, "frame_start": 2**40, "frame_stride": 3, "extra_json": '{"n":1}'}
         codes = codes_THW(index, t=3)
         rows.append(CodeRecord(f"clip-{index}", 30 + index, "video", codes, None, "v.mp4", bytes(32), 8, 8, **clip))
     return rows
 
 
-def sequence_rows() -> list[SequenceRecord]:
+def sequence_rows(codec: Codec = CODEC) -> list[SequenceRecord]:
     """Return valid sequences with an invalid one among them."""
     rows = []
     for index in range(5):
         is_valid = index != 1
-        codes = codes_THW(index) if is_valid else np.zeros((0, 0, 0), np.uint16)
+        codes = codes_THW(index, codec=codec) if is_valid else np.zeros((0, 0, 0), codec.code_dtype)
         more: dict[str, Any] = {} if is_valid else {"valid": False, "error": "no EOI", "tokens": [1, 2, 2**32 - 1]}
         rows.append(
             SequenceRecord(

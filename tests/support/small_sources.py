@@ -11,12 +11,14 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
+from shared.codec import Codec, EMU3
 from shared.dataset.commit import UnitResult
 from shared.dataset.dataset import Dataset
 from shared.dataset.plan import Plan, PlannedInput, Unit
 from shared.dataset.quarantine import Refusal
 from shared.dataset.rows import CodeRecord
 from shared.errors import RefusedInput
+from vq_stage.encode.estimate import grid
 from vq_stage.encode.options import EncodeOptions
 from vq_stage.encode.planner import Planner
 from vq_stage.media.resizing import Preprocessing
@@ -93,10 +95,10 @@ def gif(frames: int, seed: int = 0) -> bytes:
     return buffer.getvalue()
 
 
-def planner(source: MediaSource, unit_rows: int = 4, **options: Any) -> Planner:
+def planner(source: MediaSource, unit_rows: int = 4, codec: Codec = EMU3, **options: Any) -> Planner:
     """Return a planner that keeps the sizes of images, and cuts videos into clips of 16 frames at 8 per second."""
     values = {"preprocessing": Preprocessing("none"), "max_refused_in_a_row": 100, **options}
-    return Planner(EncodeOptions(str(source.root), "", unit_rows=unit_rows, **values), source)
+    return Planner(EncodeOptions(str(source.root), "", unit_rows=unit_rows, **values), codec, source)
 
 
 def commit_missing(
@@ -120,7 +122,7 @@ def commit_missing(
 
 def _row(unit: Unit, planned: PlannedInput, source: MediaSource | None) -> CodeRecord:
     sha256 = source.sha256(planned.uri, planned.locator) if source else bytes(32)
-    codes_THW = np.zeros((max(1, unit.frames // 4), unit.height // 8, unit.width // 8), np.uint16)
+    codes_THW = np.zeros(grid(unit.size, EMU3), EMU3.code_dtype)
     kind = "video" if unit.frames > 1 else "image"
     return CodeRecord(
         planned.key, planned.src_index, kind, codes_THW, planned.text, planned.uri, sha256, unit.height, unit.width

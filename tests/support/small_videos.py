@@ -13,6 +13,7 @@ import pytest
 from av.video.stream import VideoStream
 from PIL import Image
 
+from shared.codec import EMU3
 from shared.errors import RefusedInput
 from vq_stage.video.clips import ClipSampling, cut_clips, read_clip
 from vq_stage.video.open_video import open_video
@@ -82,7 +83,7 @@ def to_pixels(image: Image.Image) -> np.ndarray:
 
 def sampled_frame_numbers(data: bytes, sampling: ClipSampling) -> list[int]:
     """Return the frame numbers of all clips, each clip read from a newly opened video."""
-    clips = cut_clips(open_video(io.BytesIO(data)).info, sampling)
+    clips = cut_clips(open_video(io.BytesIO(data)).info, sampling, EMU3)
     read = [read_clip(open_video(io.BytesIO(data)), clip, sampling, to_pixels) for clip in clips]
     return [frame_number_of(frame_HWC) for clip_THWC in read for frame_HWC in clip_THWC]
 

@@ -28,42 +28,50 @@ import numpy as np
 
 import lm_stage.generate.worker
 import vq_stage.decode.job
+import vq_stage.encode.options
 import vq_stage.encode.worker
 from lm_stage.inference.options import InferenceOptions, SamplingOptions
 from lm_stage.inference.text_generator import TextGenerator
 from lm_stage.inference.visual_generator import VisualGenerator
 from lm_stage.model.model_directory import ModelDirectory
+from shared.codec import Codec
 from shared.device import Device
 from shared.tokens.layout import TokenLayout
 from tests.support.file_digests import file_digests
 from tests.support.forking import run_forked
+from tests.support.small_datasets import WIDE_CODEC
 
 ADDING, REMOVING = ("os.rename", "os.link", "os.mkdir"), ("os.remove", "os.rmdir")
 TOKEN_WRITTEN = "tests.token_written"
+WIDE = "EMU3_TESTS_WIDE_CODEC"  # in the environment: vision tokenizers have 131 072 codes of 16 × 16 pixels
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
 class StandInTokenizer:
-    """Encodes 8 × 8 pixels to their mean, and decodes by repeating it."""
+    """Encodes the pixels of a code to their mean, from 0 to the largest code, and decodes by repeating it."""
 
-    spatial_factor = 8
+    def __init__(self, codec: Codec):
+        self.codec, self.spatial_factor = codec, codec.spatial_factor
+        self.step = max(1, codec.codebook_size // 256)
 
     @classmethod
-    def from_pretrained(cls, *arguments: object) -> StandInTokenizer:
-        return cls()
+    def from_pretrained(cls, directory: str, *arguments: object) -> StandInTokenizer:
+        return cls(vq_stage.decode.job.read_codec(directory))
 
     def encode_images(self, pixels_BHWC: np.ndarray) -> np.ndarray:
-        B, H, W, _ = pixels_BHWC.shape
-        return pixels_BHWC.reshape(B, H // 8, 8, W // 8, 24).mean(axis=(2, 4)).astype(np.uint16)
+        (B, H, W, _), side = pixels_BHWC.shape, self.spatial_factor
+        means = pixels_BHWC.reshape(B, H // side, side, W // side, 3 * side).mean(axis=(2, 4)).astype(np.uint8)
+        return means.astype(self.codec.code_dtype) * self.step
 
     def encode_video(self, frames_THWC: np.ndarray, batch: int = 1) -> np.ndarray:
-        return self.encode_images(frames_THWC[::4])
+        return self.encode_images(frames_THWC[:: self.codec.temporal_factor])
 
     def decode_video(self, codes_THW: np.ndarray) -> np.ndarray:
-        return self.decode_images(codes_THW.repeat(4, axis=0))
+        return self.decode_images(codes_THW.repeat(self.codec.temporal_factor, axis=0))
 
     def decode_images(self, codes_BHW: np.ndarray) -> np.ndarray:
-        return codes_BHW.astype(np.uint8).repeat(8, axis=1).repeat(8, axis=2)[..., None].repeat(3, axis=3)
+        means, side = (codes_BHW // self.step).astype(np.uint8), self.spatial_factor
+        return means.repeat(side, axis=1).repeat(side, axis=2)[..., None].repeat(3, axis=3)
 
 
 class StandInCache:
@@ -109,7 +117,10 @@ class StandInLanguageModel:
 
 
 def stand_in() -> None:
-    """Replace the models and the device in this process."""
+    """Replace the models and the device in this process, and the codec if the environment asks for a wide one."""
+    if WIDE in os.environ:
+        for module in (vq_stage.encode.options, vq_stage.decode.job):
+            module.read_codec = lambda directory: WIDE_CODEC  # type: ignore[attr-defined]
     for module, name, replacement in (
         ("vq_stage.tokenizer", "VisionTokenizer", StandInTokenizer),
         ("lm_stage.language_model", "LanguageModel", StandInLanguageModel),

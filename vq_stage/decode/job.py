@@ -29,8 +29,7 @@ from vq_stage.decode.output_files import (
     sweep_directory,
 )
 from vq_stage.decode.worker import DecodeWorker
-from vq_stage.model.config import VQConfig
-from vq_stage.model.weights import codec_fingerprint
+from vq_stage.model.codec import read_codec
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,18 +84,16 @@ def check_codec(dataset: Dataset, vision_tokenizer: str | Path) -> None:
     Generated codes have no fingerprint if the language model's checkpoint names none; then the codebook sizes are
     compared.
     """
-    codec = dataset.plan().settings.codec
-    expected, size = codec.fingerprint, VQConfig.from_directory(vision_tokenizer).codebook_size
-    if expected is None and codec.codebook_size != size:
+    expected, found = dataset.plan().settings.codec, read_codec(vision_tokenizer)
+    if expected.fingerprint is None and not expected.is_compatible(found):
         raise ConfigMismatchError(
-            f"{vision_tokenizer}: codebook of {size} entries, expected {codec.codebook_size} for the codes of"
-            f" {dataset.root}; give their tokenizer by --vision-tokenizer"
+            f"{vision_tokenizer}: codebook of {found.codebook_size} entries, expected {expected.codebook_size} for the"
+            f" codes of {dataset.root}; give their tokenizer by --vision-tokenizer"
         )
-    found = codec_fingerprint(vision_tokenizer)
-    if expected is not None and found != expected:
+    if not expected.is_compatible(found):
         raise ConfigMismatchError(
-            f"{vision_tokenizer}: tokenizer {found[:12]}, expected {expected[:12]} for the codes of {dataset.root};"
-            " give that tokenizer by --vision-tokenizer"
+            f"{vision_tokenizer}: tokenizer {found.short_fingerprint}, expected {expected.short_fingerprint} for the"
+            f" codes of {dataset.root}; give that tokenizer by --vision-tokenizer"
         )
 
 

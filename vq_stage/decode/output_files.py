@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from shared.codec import TEMPORAL_FACTOR
+from shared.codec import Codec
 from shared.dataset.dataset import Dataset
 from shared.dataset.rows import CodeRecord
 from shared.errors import ConfigMismatchError, DatasetError, UsageError
@@ -41,18 +41,18 @@ RESERVED = re.compile(
 DEFAULT_FPS = 8.0  # for clips without a rate of their own
 
 
-def output_path(out: Path, row: CodeRecord, formats: MediaFormats) -> Path:
+def output_path(out: Path, row: CodeRecord, formats: MediaFormats, codec: Codec) -> Path:
     """Return the file of a row; for a video as frames, that of the last frame, which is written last."""
     if row.kind != "video":
         return picture_path(out, row.key, formats.image)
     if formats.video != "frames":
         return picture_path(out, row.key, formats.video)
-    return picture_path(out, row.key, "frames") / f"{TEMPORAL_FACTOR * len(row.codes_THW) - 1:06d}.png"
+    return picture_path(out, row.key, "frames") / f"{codec.temporal_factor * len(row.codes_THW) - 1:06d}.png"
 
 
-def write_output(out: Path, row: CodeRecord, pixels: np.ndarray, formats: MediaFormats) -> None:
+def write_output(out: Path, row: CodeRecord, pixels: np.ndarray, formats: MediaFormats, codec: Codec) -> None:
     """Write an image (H, W, 3), or the frames (T, H, W, 3) of a video, uint8."""
-    path = output_path(out, row, formats)
+    path = output_path(out, row, formats, codec)
     make_directory(path.parent)
     if row.kind != "video":
         write_file(path, _image_bytes(pixels, formats))

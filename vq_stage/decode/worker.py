@@ -44,7 +44,8 @@ class DecodeWorker:
         self.options, self.context = options, context
         self.dataset = Dataset.open(options.dataset)
         self.out = as_path(options.out)
-        self.unit_rows = self.dataset.plan().settings.unit_rows or 1
+        settings = self.dataset.plan().settings
+        self.codec, self.unit_rows = settings.codec, settings.unit_rows or 1
         self.tokenizer: VisionTokenizer | None = None
 
     def work(self, tasks: Iterator[Task | None]) -> Iterator[TaskResult]:
@@ -79,7 +80,7 @@ class DecodeWorker:
                 continue
             if error := _error_of(row, task):
                 progress.invalid.append((row.key, error))
-            elif output_path(self.out, row, self.options.formats).is_file():
+            elif output_path(self.out, row, self.options.formats, self.codec).is_file():
                 progress.present += 1
             else:
                 yield row
@@ -101,7 +102,7 @@ class DecodeWorker:
 
     def _write(self, decoded: tuple[CodeRecord, np.ndarray]) -> None:
         row, pixels = decoded
-        write_output(self.out, row, pixels, self.options.formats)
+        write_output(self.out, row, pixels, self.options.formats, self.codec)
 
     def _loaded_tokenizer(self) -> VisionTokenizer:
         if self.tokenizer is None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from shared.codec import EMU3, SPATIAL_FACTOR, TEMPORAL_FACTOR
+from shared.codec import Codec
 from shared.dataset.dataset import Dataset
 from shared.dataset.plan import Plan, Size
 from shared.dataset.plan_writer import PlanWriter
@@ -19,7 +19,6 @@ from shared.jobs.signals import stop_on_signals
 from shared.tokens.grid_formats import IMAGE, UNIVLA, grid_length
 from vq_stage.encode.planner import Planner
 
-BYTES_PER_CODE = 2.0
 BYTES_PER_ROW = 150  # key, path, checksums and so on, besides codes and caption
 TEXT_BYTES_PER_TOKEN = 4.0
 CONTROL_TOKENS = 4  # BOS, BOI, IMG, EOS; the size between BOI and IMG takes one token per character
@@ -63,11 +62,12 @@ def forecast(planner: Planner) -> Forecast:
         path = Path(folder) / "plan.arrow"
         with PlanWriter(planner.options.unit_rows) as writer:
             planner.plan_all(writer, stop)
-            writer.freeze(path, DatasetSettings(EMU3))
+            writer.freeze(path, DatasetSettings(planner.codec))
         return _summary_of(Plan(path))
 
 
 def _summary_of(plan: Plan) -> Forecast:
+    codec = plan.settings.codec
     sizes: Counter[Size] = Counter()
     quarantined: Counter[str] = Counter()
     captions = text_bytes = 0
@@ -81,9 +81,9 @@ def _summary_of(plan: Plan) -> Forecast:
         texts = np.array([len((planned.text or "").encode()) for planned in unit.inputs], np.int64)
         captions += sum(planned.text is not None for planned in unit.inputs)
         text_bytes += int(texts.sum())
-        lengths.append(np.ceil(texts / TEXT_BYTES_PER_TOKEN).astype(np.int64) + sequence_length(unit.size))
+        lengths.append(np.ceil(texts / TEXT_BYTES_PER_TOKEN).astype(np.int64) + sequence_length(unit.size, codec))
     rows = sum(sizes.values())
-    codes = sum(count * int(np.prod(grid(size))) for size, count in sizes.items())
+    codes = sum(count * int(np.prod(grid(size, codec))) for size, count in sizes.items())
     return Forecast(
         inputs=plan.input_count,
         sizes=dict(sizes.most_common()),
@@ -92,20 +92,20 @@ def _summary_of(plan: Plan) -> Forecast:
         units=len(plan),
         codes=codes,
         megapixels=sum(count * int(np.prod(size)) for size, count in sizes.items()) / 1e6,
-        bytes=round(codes * BYTES_PER_CODE) + rows * BYTES_PER_ROW + text_bytes,
+        bytes=codes * np.dtype(codec.code_dtype).itemsize + rows * BYTES_PER_ROW + text_bytes,
         sequence_lengths=np.concatenate(lengths),
     )
 
 
-def grid(size: Size) -> tuple[int, int, int]:
+def grid(size: Size, codec: Codec) -> tuple[int, int, int]:
     """Return the size in codes (t, h, w) of a size in pixels."""
     frames, height, width = size
-    return max(1, frames // TEMPORAL_FACTOR), height // SPATIAL_FACTOR, width // SPATIAL_FACTOR
+    return max(1, frames // codec.temporal_factor), height // codec.spatial_factor, width // codec.spatial_factor
 
 
-def sequence_length(size: Size) -> int:
+def sequence_length(size: Size, codec: Codec) -> int:
     """Return the number of tokens of a text-to-image or text-to-video sequence of this size, without the caption."""
-    t, h, w = grid(size)
+    t, h, w = grid(size, codec)
     if size[0] == 1:
         return CONTROL_TOKENS + len(f"{h}*{w}") + grid_length(1, h, w, IMAGE)
     return CONTROL_TOKENS + len(f"{t}*{h}*{w}") + grid_length(t, h, w, UNIVLA)
@@ -115,6 +115,8 @@ def measured_megapixels_per_s(dataset: Dataset) -> float | None:
     """Return the rate of the jobs that encoded a dataset, from its event log; None if that has no units."""
     seconds = {event["unit"]: event["elapsed_s"] for event in dataset.events.read() if event.get("event") == "unit"}
     done = [record for record in dataset.commit_records() if record.unit in seconds and record.rows]
-    pixels = sum(record.codes * SPATIAL_FACTOR**2 * (TEMPORAL_FACTOR if record.frames > 1 else 1) for record in done)
+    codec = dataset.plan().settings.codec
+    frames = (codec.temporal_factor if record.frames > 1 else 1 for record in done)
+    pixels = sum(record.codes * codec.spatial_factor**2 * count for record, count in zip(done, frames))
     elapsed_s = sum(seconds[record.unit] for record in done)
     return pixels / 1e6 / elapsed_s if elapsed_s else None

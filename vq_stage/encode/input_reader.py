@@ -9,6 +9,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from shared.codec import Codec
 from shared.dataset.plan import PlannedInput, Unit
 from shared.dataset.quarantine import Refusal
 from shared.dataset.quarantine_reasons import READ_TIMEOUT, WORKER_DIED
@@ -69,8 +70,9 @@ class PreparedInput:
 class InputReader:
     """Turns planned inputs into pixels. Thread-safe."""
 
-    def __init__(self, source: MediaSource, preprocessing: Preprocessing, sampling: ClipSampling):
+    def __init__(self, source: MediaSource, codec: Codec, preprocessing: Preprocessing, sampling: ClipSampling):
         self.source = source
+        self.codec = codec
         self.preprocessing = preprocessing
         self.sampling = sampling
         self._videos = OpenVideos(source.video)
@@ -121,7 +123,7 @@ class InputReader:
 
     def _check_size(self, unit: Unit, src_h: int, src_w: int) -> None:
         """Raises RefusedInput `changed` if a source of this size is no longer encoded at the unit's."""
-        if self.preprocessing.target_size(src_h, src_w) != (unit.height, unit.width):
+        if self.preprocessing.target_size(src_h, src_w, self.codec) != (unit.height, unit.width):
             raise RefusedInput(
                 "changed",
                 f"{src_h}×{src_w} pixels, planned to be encoded at {unit.height}×{unit.width}: the file has changed"

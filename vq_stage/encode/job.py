@@ -52,7 +52,8 @@ def encode(options: EncodeOptions, is_repair: bool = False) -> EncodeResult:
     Interrupted after SIGINT or SIGTERM; everything encoded so far is kept.
     """
     began = time.monotonic()
-    settings, planner, dataset = options.recorded(), Planner(options), Dataset(options.dataset)
+    settings, dataset = options.recorded(), Dataset(options.dataset)
+    planner = Planner(options, settings.codec)
     sweep_dataset = partial(sweep, dataset) if options.engine.rank_count == 1 else None
     with stop_on_signals() as stop, job_lock(dataset.root, sweep_dataset):
         units_before = len(dataset.plan()) if dataset.plan_path.is_file() else 0

@@ -5,19 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 
 from shared.codec import Codec
-from shared.dataset.quarantine_reasons import DUPLICATE_CONTENT, DUPLICATE_KEY, ENCODE_REASONS
+from shared.dataset.quarantine_reasons import DUPLICATE_CONTENT, DUPLICATE_KEY, ENCODE_REASONS, IMAGES_ONLY
 from shared.dataset.settings import DatasetSettings
 from shared.errors import UsageError
 from shared.jobs.engines import EngineOptions
 from shared.mindone import check_vision_backend
 from shared.storage.paths import absolute
 from vq_stage.media.resizing import Preprocessing
-from vq_stage.model.config import VQConfig
-from vq_stage.model.weights import EMBEDDED_TOKENIZER, codec_fingerprint
+from vq_stage.model.codec import read_codec
+from vq_stage.model.weights import EMBEDDED_TOKENIZER
 from vq_stage.video.clips import ClipSampling
 
 DUPLICATES = ("keep", "once")
-NOT_RETRIED = (DUPLICATE_KEY, DUPLICATE_CONTENT)  # the source itself has to change first
+NOT_RETRIED = (DUPLICATE_KEY, DUPLICATE_CONTENT, IMAGES_ONLY)  # the source itself has to change first
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,20 +72,23 @@ class EncodeOptions:
             _check_retried(reason)
 
     def recorded(self) -> DatasetSettings:
-        """Return the settings that decide the codes, with the tokenizer's fingerprint; does not import MindSpore."""
-        config = VQConfig.from_directory(self.vision_tokenizer)
-        codec = Codec(
-            codec_fingerprint(self.vision_tokenizer),
-            config.codebook_size,
-            config.spatial_factor,
-            config.temporal_downsample_factor,
-        )
+        """Return the settings that decide the codes, with the tokenizer's codec; does not import MindSpore.
+
+        Raises UsageError as `check` does.
+        """
+        codec = read_codec(self.vision_tokenizer)
+        self.check(codec)
         return DatasetSettings(
             codec,
             unit_rows=self.unit_rows,
-            preprocessing=self.preprocessing.to_json(),
-            clips=self.sampling.to_json(),
+            preprocessing=self.preprocessing.to_json(codec),
+            clips=self.sampling.to_json() if codec.supports_video else None,
         )
+
+    def check(self, codec: Codec) -> None:
+        """Raise UsageError, naming the command-line option, for settings that do not suit the codec."""
+        self.preprocessing.step(codec)
+        self.sampling.check(codec)
 
     def for_workers(self) -> EncodeOptions:
         """Return the options with absolute paths, for processes with another working directory."""

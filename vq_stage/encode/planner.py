@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 
 from tqdm import tqdm
 
+from shared.codec import Codec
 from shared.dataset.known_keys import KnownKeys
 from shared.dataset.plan import REFUSED, PlannedInput, Size
 from shared.dataset.plan_writer import PlanWriter
-from shared.dataset.quarantine_reasons import DUPLICATE_CONTENT, DUPLICATE_KEY, READ_TIMEOUT
+from shared.dataset.quarantine_reasons import DUPLICATE_CONTENT, DUPLICATE_KEY, IMAGES_ONLY, READ_TIMEOUT
 from shared.errors import JobStoppedError, RefusedInput, UsageError
 from shared.jobs.prefetch import TimeLimit, prefetch_map
 from shared.jobs.signals import StopFlag
@@ -36,10 +37,14 @@ class PlannedItem:
 
 
 class Planner:
-    """Plans the items of a source; threads read their headers ahead of the one that writes the plan."""
+    """Plans the items of a source; threads read their headers ahead of the one that writes the plan.
 
-    def __init__(self, options: EncodeOptions, source: MediaSource | None = None):
-        self.options = options
+    Raises UsageError for settings that do not suit the codec.
+    """
+
+    def __init__(self, options: EncodeOptions, codec: Codec, source: MediaSource | None = None):
+        self.options, self.codec = options, codec
+        options.check(codec)
         self.source = source or open_source(options.source, options.image_root, options.key)
 
     def plan_all(self, writer: PlanWriter, stop: StopFlag) -> None:
@@ -95,21 +100,26 @@ class Planner:
             try:
                 with self.source.open(item.uri, item.locator) as file:
                     height, width = read_size(file)
-                yield (1, *self.options.preprocessing.target_size(height, width)), planned
+                yield (1, *self._target_size(height, width)), planned
                 return
             except RefusedInput as refusal:
                 if refusal.reason != "animated":
                     raise
+        if not self.codec.supports_video:
+            raise RefusedInput(IMAGES_ONLY, "this tokenizer encodes images only; save the frames as images")
         with self.source.video(item.uri, item.locator, item.extra_json) as video:
             info = video.info
-        height, width = self.options.preprocessing.target_size(info.height, info.width)
-        clips = cut_clips(info, self.options.sampling)
+        height, width = self._target_size(info.height, info.width)
+        clips = cut_clips(info, self.options.sampling, self.codec)
         for number, clip in enumerate(clips):
             key = clip_key(item.key, number) if len(clips) > 1 else item.key
             yield (
                 (clip.frames, height, width),
                 replace(planned, key=key, frame_start=clip.frame_start, frame_stride=clip.frame_stride, fps=clip.fps),
             )
+
+    def _target_size(self, height: int, width: int) -> tuple[int, int]:
+        return self.options.preprocessing.target_size(height, width, self.codec)
 
 
 class RefusalLimit:

@@ -37,7 +37,7 @@ def repair(options: RepairOptions) -> RepairResult:
     """
     dataset = Dataset.open(options.dataset)
     plan = dataset.plan()
-    if options.source and (plan.settings.preprocessing is None or plan.settings.clips is None):
+    if options.source and plan.settings.preprocessing is None:
         raise UsageError(
             f"{options.dataset}: not created by `emu3 encode`; omit SOURCE, then run the command that created it again"
         )
@@ -59,7 +59,7 @@ def _encode_options(options: RepairOptions, source: str, dataset: Dataset, plan:
         options.dataset,
         options.vision_tokenizer,
         Preprocessing.from_json(plan.settings.preprocessing or {}, where),
-        ClipSampling.from_json(plan.settings.clips or {}, where),
+        ClipSampling.from_json(plan.settings.clips or {}, where),  # a codec of images only has none
         unit_rows=plan.settings.unit_rows or 1,
         batch_pixels=numerics.get("batch_pixels", 512 * 512),
         device=options.device,

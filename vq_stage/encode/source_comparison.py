@@ -10,9 +10,9 @@ from shared.dataset.known_keys import KnownKeys
 from shared.errors import RefusedInput
 from shared.jobs.prefetch import prefetch_map
 from vq_stage.encode.options import EncodeOptions
-from vq_stage.encode.planner import Planner
 from vq_stage.sources.media_source import MediaItem, MediaSource, frame_rate
 from vq_stage.sources.media_types import is_frame_folder
+from vq_stage.sources.open_source import open_source
 
 
 def compare_source(options: EncodeOptions) -> Change:
@@ -21,7 +21,7 @@ def compare_source(options: EncodeOptions) -> Change:
     The times of files are ignored. An input without a row, because it was refused or is not encoded yet, only has to
     exist.
     """
-    source, threads = Planner(options).source, options.reader_threads
+    source = open_source(options.source, options.image_root, options.key)
     encoded = EncodedContents(Dataset.open(options.dataset))
 
     def compared(item: MediaItem) -> tuple[str, Change]:
@@ -31,6 +31,7 @@ def compare_source(options: EncodeOptions) -> Change:
             return item.uri, Change.CHANGED
 
     found, changes = KnownKeys(), set[Change]()
+    threads = options.reader_threads
     items = prefetch_map(compared, source, threads, 64 * threads)
     for uri, change in tqdm(items, "compare", unit="input", disable=None):
         if change is Change.CHANGED:

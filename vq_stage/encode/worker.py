@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from shared.codec import TEMPORAL_FACTOR
 from shared.dataset.commit import UnitResult
 from shared.dataset.dataset import Dataset
 from shared.dataset.partial import load_partial, save_partial
@@ -45,7 +44,9 @@ class EncodeWorker:
         self.options, self.context = options, context
         self.dataset = Dataset.open(options.dataset)
         self.plan = self.dataset.plan()
-        self.reader = InputReader(PlannedSource(as_path(source_root)), options.preprocessing, options.sampling)
+        self.codec = self.plan.settings.codec
+        source = PlannedSource(as_path(source_root))
+        self.reader = InputReader(source, self.codec, options.preprocessing, options.sampling)
         self.refusal_limit = RefusalLimit(options.max_refused_in_a_row, "this unit was not committed")
         self.tokenizer: VisionTokenizer | None = None
         self.numerics: dict[str, Any] = {}
@@ -174,7 +175,7 @@ class EncodeWorker:
         images = self.options.images_per_batch(unit.height, unit.width)
         if unit.frames > 1:
             frames_THWC = np.concatenate(pixels)
-            codes_THW = self.tokenizer.encode_video(frames_THWC, max(1, images // TEMPORAL_FACTOR))
+            codes_THW = self.tokenizer.encode_video(frames_THWC, max(1, images // self.codec.temporal_factor))
             return np.split(codes_THW, len(pixels))
         padding = [pixels[-1]] * (images - len(pixels))
         return list(self.tokenizer.encode_images(np.stack([*pixels, *padding]))[: len(pixels), None])

@@ -14,7 +14,6 @@ from typing import BinaryIO, TypeVar
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from shared.codec import SPATIAL_FACTOR
 from shared.errors import RefusedInput
 from vq_stage.media.metadata import orientation_of, without_metadata
 
@@ -23,7 +22,7 @@ from vq_stage.media.metadata import orientation_of, without_metadata
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", "AVIF", "ICO", "TGA")
 MAX_PIXELS = 178_956_970  # above it Pillow, by default, raises DecompressionBombError
 MAX_FILE_BYTES = 512 << 20  # of one image: files are read whole; 3 bytes for each of MAX_PIXELS
-MIN_SIDE = SPATIAL_FACTOR
+MIN_SIDE = 8  # limit of the published image processor
 MAX_ASPECT_RATIO = 5.0  # limit of the published image processor
 DAMAGE = ("not_an_image", "truncated")
 _STRIP_PIXELS = 1 << 22  # flattened at a time

@@ -1,58 +1,75 @@
 """Resizing rules: at which size an image is encoded.
 
-`processor` is the rule of the published image processor (between 512² and 1024² pixels), `area` that of the published
-data preparation (scale to an area), `none` keeps the size of the file.
+`processor` is the rule of Emu3's published image processor (between 512² and 1024² pixels), `area` that of its data
+preparation (scale to an area), `emu3.5` that of Emu3.5 (scale to an area, with other rounding), `none` keeps the size
+of the file.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from shared.codec import SPATIAL_FACTOR
+from shared.codec import Codec
 from shared.errors import DatasetError, RefusedInput, UsageError
 
 if TYPE_CHECKING:  # this module holds defaults of options, so it loads no library
     import numpy as np
     from PIL import Image
 
-RULES = ("processor", "area", "none")
+RULES = ("processor", "area", "emu3.5", "none")
 MIN_PIXELS, MAX_PIXELS = 512 * 512, 1024 * 1024
-MAX_SIDE = 65528  # in pixels; sizes are stored as uint16
-GENERATION_AREA = 720 * 720  # the published preparation's, for text-to-image training
+MAX_SIDE = 65535  # in pixels; sizes are stored as uint16
+# Rules that scale to an area -> the area of the published preparation, for text-to-image training.
+AREAS = {"area": 720 * 720, "emu3.5": 1024 * 1024}
 
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
     """How images are resized.
 
-    `area` is the number of pixels that rule `area` scales to, by default 720². `round_to` is a multiple of 8 pixels;
-    both sides become multiples of it. Larger values give fewer sizes, and so fewer graphs to compile, at the price of
-    a slightly changed aspect ratio. Raises UsageError, naming the command-line option, for values that cannot work.
+    `area` is the number of pixels that the rules of `AREAS` scale to. Both sides become multiples of
+    `round_to` pixels, which is a multiple of the codec's spatial factor, by default that factor. Larger values give
+    fewer sizes, and so fewer graphs to compile, at the price of a slightly changed aspect ratio. Raises UsageError,
+    naming the command-line option, for values that cannot work.
     """
 
     rule: str = "processor"
     area: int | None = None
-    round_to: int = SPATIAL_FACTOR
+    round_to: int | None = None
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
             raise UsageError(f"--resize {self.rule!r}: expected one of {', '.join(RULES)}")
-        if self.round_to < SPATIAL_FACTOR or self.round_to % SPATIAL_FACTOR:
-            raise UsageError(f"--round-to {self.round_to}: expected a multiple of {SPATIAL_FACTOR}")
-        if self.area is not None and self.rule != "area":
-            raise UsageError("--area needs --resize area; the other rules have no target area")
-        if self.rule == "area" and self.pixels < self.round_to**2:
-            raise UsageError(f"--area {self.pixels}: expected at least {self.round_to**2} pixels")
-        if self.rule == "none" and self.round_to != SPATIAL_FACTOR:
-            raise UsageError("--round-to needs --resize processor or area; --resize none does not change sizes")
+        if self.round_to is not None and self.round_to < 1:
+            raise UsageError(f"--round-to {self.round_to}: expected at least 1 pixel")
+        if self.area is not None and self.rule not in AREAS:
+            raise UsageError(f"--area needs --resize {' or '.join(AREAS)}; the other rules have no target area")
 
     @property
     def pixels(self) -> int:
-        """The number of pixels that rule `area` scales to."""
-        return GENERATION_AREA if self.area is None else self.area
+        """The number of pixels that the rule scales to, 0 if it has no target area."""
+        return AREAS.get(self.rule, 0) if self.area is None else self.area
+
+    def step(self, codec: Codec) -> int:
+        """Return the number of pixels that both sides become multiples of.
+
+        Raises UsageError, naming the command-line option, for settings that do not suit the codec.
+        """
+        factor = codec.spatial_factor
+        step = factor if self.round_to is None else self.round_to
+        if step % factor:
+            raise UsageError(
+                f"--round-to {step}: expected a multiple of {factor}: a code of this tokenizer covers {factor} ×"
+                f" {factor} pixels"
+            )
+        if self.rule in AREAS and self.pixels < step**2:
+            raise UsageError(f"--area {self.pixels}: expected at least {step**2} pixels")
+        if self.rule == "none" and step != factor:
+            raise UsageError("--round-to needs another rule than --resize none, which does not change sizes")
+        return step
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], where: str) -> Preprocessing:
@@ -64,7 +81,7 @@ class Preprocessing:
             settings = cls(**{name: values[name] for name in ("rule", "area", "round_to") if name in values})
         except UsageError as error:
             raise DatasetError(f"{where}: preprocessing: {error}") from error
-        expected = settings.to_json()
+        expected = settings._json()
         for name in sorted({*expected, *values}):
             if values.get(name) != expected.get(name):
                 raise DatasetError(
@@ -72,24 +89,28 @@ class Preprocessing:
                 )
         return settings
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the settings as they are recorded in a dataset's plan."""
-        values = {**asdict(self), "area": self.pixels, "filter": "bicubic", "transparency": "white"}
-        return values if self.rule == "area" else {name: v for name, v in values.items() if name != "area"}
+    def to_json(self, codec: Codec) -> dict[str, Any]:
+        """Return the settings as the plan of a dataset of this codec records them. Raises UsageError as `step` does."""
+        return replace(self, round_to=self.step(codec))._json()
 
-    def target_size(self, height: int, width: int) -> tuple[int, int]:
+    def _json(self) -> dict[str, Any]:
+        values = {**asdict(self), "area": self.pixels, "filter": "bicubic", "transparency": "white"}
+        return values if self.rule in AREAS else {name: v for name, v in values.items() if name != "area"}
+
+    def target_size(self, height: int, width: int, codec: Codec) -> tuple[int, int]:
         """Return the (height, width) to encode at, for a size in pixels. Raises RefusedInput `bad_size`."""
+        step = self.step(codec)
         if self.rule == "none":
-            if height % SPATIAL_FACTOR or width % SPATIAL_FACTOR:
-                raise RefusedInput(
-                    "bad_size", f"{height}×{width}: expected multiples of {SPATIAL_FACTOR} with --resize none"
-                )
+            if height % step or width % step:
+                raise RefusedInput("bad_size", f"{height}×{width}: expected multiples of {step} with --resize none")
             size = height, width
         elif self.rule == "area":
-            size = _area_size(height, width, self.pixels, self.round_to)
+            size = _area_size(height, width, self.pixels, step)
+        elif self.rule == "emu3.5":
+            size = _smart_size(height, width, self.pixels, step)
         else:
-            size = _processor_size(height, width, self.round_to)
-        if min(size) < SPATIAL_FACTOR or max(size) > MAX_SIDE:
+            size = _processor_size(height, width, step)
+        if min(size) < step or max(size) > MAX_SIDE:
             raise RefusedInput("bad_size", f"{height}×{width} would become {size[0]}×{size[1]}")
         return size
 
@@ -106,6 +127,14 @@ class Preprocessing:
 def _area_size(height: int, width: int, area: int, multiple: int) -> tuple[int, int]:
     scale = math.sqrt(area / (height * width))
     return round(height * scale / multiple) * multiple, round(width * scale / multiple) * multiple
+
+
+def _smart_size(height: int, width: int, area: int, multiple: int) -> tuple[int, int]:
+    """Source: Emu3.5, `smart_resize`, which truncates the height first and the width for that height."""
+    ratio = width / height
+    new_height = int((area / ratio) ** 0.5)
+    new_width = int(new_height * ratio)
+    return (new_height + multiple // 2) // multiple * multiple, (new_width + multiple // 2) // multiple * multiple
 
 
 def _processor_size(height: int, width: int, multiple: int) -> tuple[int, int]:

@@ -65,7 +65,7 @@ class VQConfig:
         if self.temporal_downsample_factor != TEMPORAL_FACTOR:
             problems.append(f"temporal_downsample_factor must be {TEMPORAL_FACTOR}")
         if not 1 <= self.codebook_size <= MAX_CODEBOOK_SIZE:
-            problems.append(f"codebook_size must lie in [1, {MAX_CODEBOOK_SIZE}]: codes are stored as uint16")
+            problems.append(f"codebook_size must lie in [1, {MAX_CODEBOOK_SIZE}]")
         if (self.in_channels, self.out_channels) != (3, 3):
             problems.append("in_channels and out_channels must be 3")
         if problems:

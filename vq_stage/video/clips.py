@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from shared.codec import TEMPORAL_FACTOR
+from shared.codec import Codec
 from shared.errors import DatasetError, RefusedInput, UsageError
 from vq_stage.video.video_file import VideoFile, VideoInfo
 
@@ -30,7 +30,7 @@ FRAME_ROUNDING = 1e-6  # in frames: a duration of 2.4999999 s holds as many fram
 
 @dataclass(frozen=True, slots=True)
 class ClipSampling:
-    """How a video is sampled and cut into clips of `frames` frames, a multiple of 4.
+    """How a video is sampled and cut into clips of `frames` frames, a multiple of the codec's temporal factor.
 
     Frames are sampled by time, at `fps` frames per second (default 8), which is right for variable frame rates too;
     if the video has fewer, frames repeat. Or by count, every `stride`-th frame; then `fps` is None.
@@ -52,8 +52,8 @@ class ClipSampling:
             )
         if self.fps is None and self.stride is None:
             object.__setattr__(self, "fps", DEFAULT_FPS)
-        if self.frames < TEMPORAL_FACTOR or self.frames % TEMPORAL_FACTOR:
-            raise UsageError(f"--clip-frames {self.frames}: expected a multiple of {TEMPORAL_FACTOR}")
+        if self.frames < 1:
+            raise UsageError(f"--clip-frames {self.frames}: expected at least 1")
         if self.fps is not None and not 0 < self.fps < math.inf:
             raise UsageError(f"--fps {self.fps:g}: expected a number of frames per second above 0")
         if self.stride is not None and self.stride < 1:
@@ -62,6 +62,16 @@ class ClipSampling:
             raise UsageError(f"--start-s {self.start_s:g}: expected at least 0 seconds")
         if self.duration_s is not None and not 0 < self.duration_s < math.inf:
             raise UsageError(f"--duration-s {self.duration_s:g}: expected more than 0 seconds")
+
+    def check(self, codec: Codec) -> None:
+        """Raise UsageError, naming the command-line options, for settings that do not suit the codec."""
+        if not codec.supports_video and self != ClipSampling():
+            raise UsageError(
+                "--clip-frames, --fps, --stride, --start-s and --duration-s: expected none of them: this tokenizer"
+                " encodes images only; save the frames of videos as images and encode those"
+            )
+        if codec.supports_video and self.frames % codec.temporal_factor:
+            raise UsageError(f"--clip-frames {self.frames}: expected a multiple of {codec.temporal_factor}")
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any], where: str) -> ClipSampling:
@@ -84,7 +94,7 @@ class ClipSampling:
 
 @dataclass(frozen=True, slots=True)
 class Clip:
-    """A run of `frames` frames, a multiple of 4.
+    """A run of `frames` frames, a multiple of the codec's temporal factor.
 
     Sampled by time, `frame_stride` is None and frame i is the one displayed at start_s + (frame_start + i) / fps.
     Sampled by count, frame i is the video's frame frame_start + i * frame_stride, and `fps` is the video's rate
@@ -97,8 +107,8 @@ class Clip:
     frame_stride: int | None
 
 
-def cut_clips(info: VideoInfo, sampling: ClipSampling) -> list[Clip]:
-    """Return consecutive clips; the last one is shortened to a multiple of 4, so up to 3 frames are dropped.
+def cut_clips(info: VideoInfo, sampling: ClipSampling, codec: Codec) -> list[Clip]:
+    """Return consecutive clips; the last one is shortened to a multiple of the codec's temporal factor.
 
     When sampling by count, `start_s` and `duration_s` are converted to frame numbers by the average rate.
     Raises RefusedInput: `too_short` if there is no clip, `unsupported_mode` if the timestamps are implausible.
@@ -113,12 +123,12 @@ def cut_clips(info: VideoInfo, sampling: ClipSampling) -> list[Clip]:
         raise RefusedInput("unsupported_mode", f"{found}, expected at most {MAX_SAMPLED_FRAMES}: damaged timestamps")
     clips = []
     for start in range(0, count, sampling.frames):
-        frames = min(sampling.frames, count - start) // TEMPORAL_FACTOR * TEMPORAL_FACTOR
+        frames = min(sampling.frames, count - start) // codec.temporal_factor * codec.temporal_factor
         if frames:
             clips.append(Clip(first + start * stride, frames, fps, sampling.stride))
     if not clips:
         found = f"{max(count, 0)} frames at {fps:.3g} fps from {sampling.start_s:g} s on, of {info.duration_s:.3f} s"
-        raise RefusedInput("too_short", f"{found}; expected at least {TEMPORAL_FACTOR}")
+        raise RefusedInput("too_short", f"{found}; expected at least {codec.temporal_factor}")
     return clips
 
 

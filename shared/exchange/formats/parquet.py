@@ -12,20 +12,18 @@ import pyarrow.parquet as pq
 
 from shared.dataset.arrow_file import row_schema
 from shared.dataset.rows import (
+    ALL_COLUMNS,
     MAX_ROWS_PER_BATCH,
-    SCHEMA,
-    SCHEMAS,
-    SEQUENCE_SCHEMA,
     CodeRecord,
     damaged_keys,
     from_record_batch,
     to_record_batches,
 )
-from shared.dataset.settings import DatasetSettings
+from shared.dataset.settings import ROW_FORMATS, DatasetSettings
 from shared.errors import DatasetError
 
 _LISTS = ("codes", "tokens")
-# Bytes per code for random 15-bit codes: 2.1, where plain has 2.5, dictionary 2.2, and BYTE_STREAM_SPLIT 1.9, but few
+# Bytes per code for random codes of 15 bits: 2.1, where plain has 2.5, dictionary 2.2, and BYTE_STREAM_SPLIT 1.9, but few
 # readers support the last.
 _ENCODINGS = {f"{name}.list.element": "DELTA_BINARY_PACKED" for name in _LISTS}
 
@@ -37,7 +35,7 @@ class Parquet:
 
     def dump(self, records: Sequence[CodeRecord], settings: DatasetSettings) -> bytes:
         """Return one file of these rows, in their order."""
-        sink, schema = pa.BufferOutputStream(), row_schema(settings.format, settings.fingerprints())
+        sink, schema = pa.BufferOutputStream(), row_schema(settings)
         scalars = [name for name in schema.names if name not in _LISTS]
         encodings = {path: name for path, name in _ENCODINGS.items() if path.partition(".")[0] in schema.names}
         with pq.ParquetWriter(
@@ -63,10 +61,10 @@ class Parquet:
 
 def _schema_of(file: pq.ParquetFile, where: str) -> pa.Schema:
     found = file.schema_arrow
-    for schema in (SCHEMA, SEQUENCE_SCHEMA):
-        if schema.equals(found):
-            return schema
-    raise DatasetError(f"{where}: columns {', '.join(found.names)}: expected those of {' or '.join(SCHEMAS)}")
+    for columns in ALL_COLUMNS:
+        if columns.equals(found):
+            return columns
+    raise DatasetError(f"{where}: columns {', '.join(found.names)}: expected those of {' or '.join(ROW_FORMATS)}")
 
 
 def _rows(table: pa.Table, where: str) -> Iterator[CodeRecord]:

@@ -125,7 +125,7 @@ class UpstreamSource:
         )
 
     def _codes(self, images: Any) -> np.ndarray:
-        """Return uint16 codes (T, H, W). Raises RefusedInput if `images` does not hold codes."""
+        """Return codes (T, H, W) of the codec's type. Raises RefusedInput if `images` does not hold codes."""
         if not isinstance(images, np.ndarray) or images.ndim not in (2, 3) or not images.size:
             shape = images.shape if isinstance(images, np.ndarray) else type(images).__name__
             raise RefusedInput("bad_codes", f"images: expected integers (h, w) or (t, h, w), got {shape}")
@@ -134,7 +134,9 @@ class UpstreamSource:
             raise RefusedInput(
                 "bad_codes", f"images: {low} to {high}, expected 0 to {self.codec.codebook_size - 1}: {images.shape}"
             )
-        return np.ascontiguousarray(images.reshape(-1, *images.shape[-2:]), dtype=np.uint16)
+        if images.ndim == 3 and len(images) > 1 and not self.codec.supports_video:
+            raise RefusedInput("bad_codes", f"images: {len(images)} frames, but the codec encodes images only")
+        return np.ascontiguousarray(images.reshape(-1, *images.shape[-2:]), dtype=self.codec.code_dtype)
 
 
 def _resolve_prefix(path: Path, prefix: str, feature_folder: str) -> Path:

@@ -1,6 +1,6 @@
 """Rows as WebDataset tars.
 
-    <name>.codes.npy    uint16 (T, H, W)
+    <name>.codes.npy    uint16 or uint32 (T, H, W), as in the dataset
     <name>.json         all other columns, the key among them; also `text` as null if the row has no text
     <name>.txt          the text; empty if the row has none, because some readers expect every sample to have the same
                         members
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from shared.dataset.rows import SCHEMA, SEQUENCE_SCHEMA, CodeRecord, SequenceRecord
+from shared.dataset.rows import CodeRecord, SequenceRecord, as_stored, columns_of
 from shared.dataset.settings import DatasetSettings
 from shared.errors import DatasetError
 from shared.exchange.formats.safe_names import safe_name
@@ -66,14 +66,14 @@ def dump_members(record: CodeRecord) -> dict[str, bytes]:
 def _columns(record: CodeRecord) -> dict[str, Any]:
     """Return all columns of a row except codes and text, as JSON values."""
     elsewhere = (*_COLUMNS_OF_OTHER_MEMBERS, "t", "h", "w")
-    values = {name: getattr(record, name) for name in record.schema.names if name not in elsewhere}
+    values = {name: getattr(record, name) for name in record.columns.names if name not in elsewhere}
     t, h, w = record.codes_THW.shape
     return {**values, "t": t, "h": h, "w": w, "src_sha256": record.src_sha256.hex()}
 
 
 def _npy(codes_THW: np.ndarray) -> bytes:
     sink = io.BytesIO()
-    np.lib.format.write_array(sink, np.ascontiguousarray(codes_THW, "<u2"), version=(1, 0), allow_pickle=False)
+    np.lib.format.write_array(sink, as_stored(codes_THW), version=(1, 0), allow_pickle=False)
     return sink.getvalue()
 
 
@@ -98,10 +98,10 @@ def load_members(members: dict[str, bytes], where: str) -> CodeRecord:
 
 
 def _record(columns: dict[str, Any], codes_THW: np.ndarray, text: str | None) -> CodeRecord:
-    is_sequence = "prompt" in columns
-    expected = {*(SEQUENCE_SCHEMA if is_sequence else SCHEMA).names} - {*_COLUMNS_OF_OTHER_MEMBERS}
+    record_class = SequenceRecord if "prompt" in columns else CodeRecord
+    expected = {*columns_of(record_class.format, codes_THW.dtype.name).names} - {*_COLUMNS_OF_OTHER_MEMBERS}
     if set(columns) != expected:
         raise ValueError(f"columns {', '.join(sorted(expected ^ set(columns)))} are missing or unknown")
     values = {name: value for name, value in columns.items() if name not in _DERIVED_COLUMNS}
     values["src_sha256"] = bytes.fromhex(columns["src_sha256"])
-    return (SequenceRecord if is_sequence else CodeRecord)(codes_THW=codes_THW, text=text, **values)
+    return record_class(codes_THW=codes_THW, text=text, **values)

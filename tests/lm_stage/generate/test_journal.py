@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lm_stage.generate.journal import Journal
+from shared.codec import MAX_CODEBOOK_SIZE
 
 IDENTITY = {"plan_sha256": "ab" * 32, "numerics": {"device": "CPU 8 cores", "slots": 4}}
 ADDITIONS = [(7, [0, 65535, 3]), (2, [9]), (7, [0, 65535, 3, 10, 13, 2]), (2, [9, 8, 7])]
@@ -20,8 +22,8 @@ WHOLE = {7: [0, 65535, 3, 10, 13, 2], 2: [9, 8, 7]}
 States = list[tuple[int, dict[int, list[int]]]]
 
 
-def read(path: Path, identity: dict[str, Any] = IDENTITY) -> dict[int, list[int]]:
-    journal = Journal(path, identity)
+def read(path: Path, identity: dict[str, Any] = IDENTITY, code_dtype: str = "uint16") -> dict[int, list[int]]:
+    journal = Journal(path, identity, code_dtype)
     journal.close()
     return journal.codes
 
@@ -34,7 +36,7 @@ def path(tmp_path: Path) -> Path:
 @pytest.fixture
 def states(path: Path) -> States:
     """The size of the journal at `path` and the codes in it, after the header and after each addition."""
-    journal = Journal(path, IDENTITY)
+    journal = Journal(path, IDENTITY, "uint16")
     journal.sync()
     states: States = [(path.stat().st_size, {})]
     for src_index, codes in ADDITIONS:
@@ -48,36 +50,46 @@ def states(path: Path) -> States:
 
 def can_be_completed(path: Path) -> bool:
     """Add all codes, close the journal and return whether it then holds them all."""
-    journal = Journal(path, IDENTITY)
+    journal = Journal(path, IDENTITY, "uint16")
     for src_index, codes in WHOLE.items():
         journal.add(src_index, codes)
     journal.close()
     return read(path) == WHOLE
 
 
-@given(
-    st.lists(st.tuples(st.integers(0, 3) | st.just(2**40), st.lists(st.integers(0, 65535), max_size=5), st.booleans()))
-)
-def test_codes_come_back_however_often_the_journal_is_opened(additions: list[tuple[int, list[int], bool]]) -> None:
+@given(st.data(), st.sampled_from([("uint16", 65_535), ("uint32", MAX_CODEBOOK_SIZE - 1)]))
+def test_codes_come_back_however_often_the_journal_is_opened(data: st.DataObject, codes: tuple[str, int]) -> None:
+    code_dtype, largest = codes
+    new_codes = st.lists(st.integers(0, largest), max_size=5)
+    additions = data.draw(st.lists(st.tuples(st.integers(0, 3) | st.just(2**40), new_codes, st.booleans())))
     with tempfile.TemporaryDirectory() as folder:
-        path, written = Path(folder) / "journal", {}
-        journal = Journal(path, IDENTITY)
+        path, written = Path(folder) / "journal", dict[int, list[int]]()
+        journal = Journal(path, IDENTITY, code_dtype)
         for src_index, new, is_opened_again in additions:
-            codes = written.get(src_index, []) + new
-            journal.add(src_index, codes)
-            if codes:
-                written[src_index] = codes
+            so_far = written.get(src_index, []) + new
+            journal.add(src_index, so_far)
+            if so_far:
+                written[src_index] = so_far
             assert journal.codes == written
             if is_opened_again:
                 journal.close()
-                journal = Journal(path, IDENTITY)
+                journal = Journal(path, IDENTITY, code_dtype)
                 assert journal.codes == written
         journal.close()
-        assert read(path) == written
+        assert read(path, code_dtype=code_dtype) == written
+
+
+def test_codes_are_little_endian_in_the_type_of_the_codec(path: Path) -> None:
+    for code_dtype, stored in (("uint16", b"\x01\0\xff\xff"), ("uint32", b"\x01\0\0\0\xff\xff\0\0")):
+        journal = Journal(path, IDENTITY, code_dtype)
+        journal.add(0, [1, 65_535])
+        journal.close()
+        assert base64.b64encode(stored) in path.read_bytes()
+        path.unlink()
 
 
 def test_only_new_codes_are_written(path: Path) -> None:
-    journal = Journal(path, IDENTITY)
+    journal = Journal(path, IDENTITY, "uint16")
     journal.add(0, list(range(1000)))
     journal.sync()
     size = path.stat().st_size
@@ -92,7 +104,7 @@ def test_only_new_codes_are_written(path: Path) -> None:
 
 
 def test_synced_codes_survive_a_kill(path: Path, tmp_path: Path) -> None:
-    journal = Journal(path, IDENTITY)
+    journal = Journal(path, IDENTITY, "uint16")
     journal.add(3, [1, 2])
     journal.sync()
     as_after_a_kill = tmp_path / "copy"
@@ -157,7 +169,7 @@ def test_a_line_lost_in_the_middle_leaves_no_gap(path: Path, states: States) -> 
 def test_the_journal_of_another_plan_or_numerics_is_replaced(
     path: Path, states: States, identity: dict[str, Any]
 ) -> None:
-    journal = Journal(path, identity)
+    journal = Journal(path, identity, "uint16")
     assert journal.codes == {}
     journal.add(2, [4])
     journal.close()
@@ -170,7 +182,7 @@ def test_the_order_of_the_identity_does_not_matter(path: Path, states: States) -
 
 
 def test_a_removed_journal_is_gone(path: Path) -> None:
-    journal = Journal(path, IDENTITY)
+    journal = Journal(path, IDENTITY, "uint16")
     journal.add(0, [1])
     journal.remove()
     assert list(path.parent.iterdir()) == []

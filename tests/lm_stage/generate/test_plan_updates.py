@@ -13,6 +13,7 @@ from lm_stage.generate.planner import PromptPlanner
 from lm_stage.generate.prompt_renderer import PromptRenderer
 from lm_stage.generate.prompts import Prompt
 from lm_stage.text.renderer import SequenceRenderer
+from shared.codec import EMU3
 from shared.dataset.change import Change
 from shared.dataset.commit import UnitResult
 from shared.dataset.dataset import Dataset
@@ -39,7 +40,7 @@ def refused(key: str, number: int = 1) -> Prompt:
 
 
 def update(dataset: Dataset, sequences: SequenceRenderer, prompts: Sequence[Prompt]) -> tuple[Plan, PromptCounts]:
-    planner = PromptPlanner(PromptRenderer(sequences, "", False, None), max_positions=400)
+    planner = PromptPlanner(PromptRenderer(sequences, "", False, None), 400, EMU3)
     return up_to_date_plan(dataset, prompts, planner, handmade.settings(), unit_rows=8)
 
 

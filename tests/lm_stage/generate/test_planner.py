@@ -15,6 +15,7 @@ from lm_stage.generate.planner import longest_prompt, max_body_length, planned_p
 from lm_stage.generate.prompt_renderer import PromptRenderer
 from lm_stage.generate.prompts import Prompt
 from lm_stage.text.renderer import SequenceRenderer
+from shared.codec import EMU3
 from shared.dataset.dataset import Dataset
 from shared.dataset.plan import Plan, Unit
 from shared.dataset.plan_writer import freeze_plan
@@ -68,7 +69,7 @@ def test_units_hold_every_prompt_once_by_size(
         for item in unit.inputs:
             prompt = prompts[item.src_index]
             assert (item.refused_reason and (item.refused_reason, item.refused_detail)) == prompt.refusal
-            assert planned_prompt(unit, item) == replace(prompt, refusal=None)
+            assert planned_prompt(unit, item, EMU3) == replace(prompt, refusal=None)
 
 
 def test_longest_prompt_and_tokens_of_a_plan(sequences: SequenceRenderer, tmp_path: Path) -> None:
@@ -143,15 +144,15 @@ def test_videos_have_units_and_tokens_of_their_own(sequences: SequenceRenderer, 
     units = plan(prompts, sequences)
     assert [unit.size for unit in units] == [(4, 16, 24), (3, 16, 24), (1, 16, 24)]
     assert [item.key for unit in units for item in unit.inputs] == ["four", "v", "i", "one"]
-    planned = [planned_prompt(unit, item) for unit in units for item in unit.inputs]
+    planned = [planned_prompt(unit, item, EMU3) for unit in units for item in unit.inputs]
     with_fps = [replace(prompt, fps=prompt.fps or 8.0) if prompt.frames else prompt for prompt in prompts]
     assert planned == [with_fps[index] for index in (3, 1, 0, 2)]
     freeze_plan(tmp_path / "plan.arrow", units, handmade.settings(), len(prompts))
     frozen = Plan(tmp_path / "plan.arrow")
     assert longest_prompt(frozen, (3, 16, 24)) == 2 + 8  # BOS BOI t * h * w IMG
-    assert max_body_length((3, 16, 24), UNIVLA) == 3 * 7 + 1
-    assert max_body_length((3, 16, 24), ROWS) == 3 * 9 + 1
-    assert max_body_length((1, 16, 24), UNIVLA) == 10, "that of an image, which is longer"
+    assert max_body_length((3, 16, 24), UNIVLA, EMU3) == 3 * 7 + 1
+    assert max_body_length((3, 16, 24), ROWS, EMU3) == 3 * 9 + 1
+    assert max_body_length((1, 16, 24), UNIVLA, EMU3) == 10, "that of an image, which is longer"
     assert token_counts(frozen, [0], UNIVLA) == (29 + 22 + 2 * 10, 22 + 2 * 10)
 
 

@@ -11,6 +11,7 @@ from lm_stage.generate.planner import planned_prompt
 from lm_stage.generate.prompt_renderer import PromptRenderer
 from lm_stage.generate.prompts import Prompt
 from lm_stage.text.renderer import CodeGrid, SequenceRenderer
+from shared.codec import EMU3
 from shared.dataset.dataset import Dataset
 from shared.dataset.readers import KeyReader
 from shared.tokens.grid_formats import IMAGE, ROWS
@@ -35,7 +36,7 @@ def test_images_of_prompts_come_from_their_dataset(coded_images: Dataset, sequen
     parts = ["like ", CodeGrid.image(index.image("three")), " but ", CodeGrid.image(index.image("one"))]
     assert renderer.prompt_ids(prompt) == sequences.generation_prompt(parts, IMAGE, 1, 2, 3).tolist()
     [unit] = plan_prompts([prompt], renderer, 400, 1)
-    assert planned_prompt(unit, unit.inputs[0]) == prompt
+    assert planned_prompt(unit, unit.inputs[0], EMU3) == prompt
 
 
 def test_a_video_is_rendered_in_its_format(sequences: SequenceRenderer) -> None:
@@ -55,7 +56,7 @@ def test_a_video_has_size_and_fps_of_the_clip_it_continues(clips: Dataset, seque
     prompts = [continued, video(video="clip", key="w", fps=5.0), video(video="still", key="s", height=0, width=0)]
     [unit] = plan_prompts(prompts, renderer, 400, 8)
     assert unit.size == (3, 16, 24)
-    planned = [planned_prompt(unit, item) for item in unit.inputs]
+    planned = [planned_prompt(unit, item, EMU3) for item in unit.inputs]
     assert [prompt.fps for prompt in planned] == [24.0, 5.0, 8.0]
     assert [prompt.video for prompt in planned] == ["clip", "clip", "still"]
     np.testing.assert_array_equal(renderer.prefix_codes(planned[0]), CLIP)

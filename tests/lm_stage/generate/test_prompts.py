@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from lm_stage.generate.prompt_files import list_prompts
 from lm_stage.generate.prompts import Prompt, PromptDefaults, grid_size
+from shared.codec import EMU3, EMU35
 from shared.errors import RefusedInput, UsageError
 from tests.support.prompts import write_entries
 
@@ -139,21 +140,41 @@ def test_bad_defaults_stop_the_run(changes: dict[str, Any]) -> None:
     ],
 )
 def test_ratio_and_area_give_the_grid_of_upstream(ratio: str, area: int, size: tuple[int, int]) -> None:
-    assert grid_size(ratio, area) == size
+    assert grid_size(EMU3, ratio, area) == size
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(64 * 64, 2048 * 2048))
 def test_the_grid_is_the_nearest_to_ratio_and_area(across: int, down: int, area: int) -> None:
-    height, width = grid_size(f"{across}:{down}", area)
+    height, width = grid_size(EMU3, f"{across}:{down}", area)
     side = math.sqrt(area / (across * down))
     assert abs(height * 8 - down * side) < 4.001
     assert abs(width * 8 - across * side) < 4.001
-    assert grid_size(f"{down}:{across}", area) == (width, height)
+    assert grid_size(EMU3, f"{down}:{across}", area) == (width, height)
+
+
+def test_a_code_of_16_pixels_gives_half_as_many_rows() -> None:
+    assert grid_size(EMU35, "1:1", 1024 * 1024) == (64, 64)
+    assert grid_size(EMU35, "4:3", 1024 * 1024) == (55, 74)  # 55.4 × 73.9
+    assert grid_size(EMU35, "1:1", 0, 512, 768) == (32, 48)
+    with pytest.raises(RefusedInput, match="multiples of 16"):
+        grid_size(EMU35, "1:1", 0, 512, 760)
+    with pytest.raises(RefusedInput, match="at most 4095 per side"):
+        grid_size(EMU35, "1:1", 0, 16, 65_536)
+
+
+def test_videos_of_a_codec_of_images_only_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"--frames 2: .* encodes images only"):
+        PromptDefaults(32 * 32, frames=2, codec=EMU35)
+    path = write_entries(tmp_path / "prompts.jsonl", [{"prompt": "a"}, {"prompt": "b", "frames": 2}])
+    still, video = list_prompts(path, PromptDefaults(32 * 32, codec=EMU35))
+    assert (still.height, still.width, still.refusal) == (2, 2, None)
+    assert video.refusal is not None
+    assert video.refusal[0] == "bad_frames"
 
 
 def test_height_and_width_win_over_ratio_and_area() -> None:
-    assert grid_size("16:9", 720 * 720, 64, 48) == (8, 6)
-    assert grid_size("16:9", 720 * 720, 8, 8) == (1, 1)
+    assert grid_size(EMU3, "16:9", 720 * 720, 64, 48) == (8, 6)
+    assert grid_size(EMU3, "16:9", 720 * 720, 8, 8) == (1, 1)
 
 
 @pytest.mark.parametrize(
@@ -178,7 +199,7 @@ def test_height_and_width_win_over_ratio_and_area() -> None:
 )
 def test_ratios_that_give_no_image_are_refused(ratio: str) -> None:
     with pytest.raises(RefusedInput) as refused:
-        grid_size(ratio, 720 * 720)
+        grid_size(EMU3, ratio, 720 * 720)
     assert refused.value.reason == "bad_ratio"
     assert repr(ratio) in refused.value.detail
 
@@ -188,21 +209,21 @@ def test_ratios_that_give_no_image_are_refused(ratio: str) -> None:
 )
 def test_sizes_that_give_no_image_are_refused(height: int | None, width: int | None) -> None:
     with pytest.raises(RefusedInput, match="bad_size"):
-        grid_size("1:1", 720 * 720, height, width)
+        grid_size(EMU3, "1:1", 720 * 720, height, width)
 
 
 @pytest.mark.parametrize("area", [63, 0, -64])
 def test_areas_below_one_code_are_refused(area: int) -> None:
     with pytest.raises(RefusedInput, match=f"bad_size: area {area}"):
-        grid_size("1:1", area)
+        grid_size(EMU3, "1:1", area)
 
 
 def test_areas_beyond_any_image_are_refused() -> None:
     with pytest.raises(RefusedInput, match="125000×125000 codes"):
-        grid_size("1:1", 10**12)
+        grid_size(EMU3, "1:1", 10**12)
 
 
 @pytest.mark.parametrize(("ratio", "area"), [("1e-200:1e-200", 518400), ("1e308:1e-308", 518400), ("1:1", 10**400)])
 def test_numbers_beyond_arithmetic_are_refused(ratio: str, area: int) -> None:
     with pytest.raises(RefusedInput, match="bad_ratio"):
-        grid_size(ratio, area)
+        grid_size(EMU3, ratio, area)

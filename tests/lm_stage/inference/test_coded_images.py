@@ -17,12 +17,11 @@ def test_codes_of_another_tokenizer_are_refused(small_lm: Path, tmp_path: Path) 
     codes = handmade.make(tmp_path / "codes")
     codec = codes.plan().settings.codec
     model = ModelDirectory.open(small_lm)
-    layout = replace(model.layout, codebook_size=codec.codebook_size)
-    for matching in (codec.fingerprint, None):
-        images = open_coded_images(str(codes.root), replace(model, layout=layout, codec_fingerprint=matching))
+    for matching in (codec, replace(codec, fingerprint=None)):
+        images = open_coded_images(str(codes.root), replace(model, codec=matching))
         assert images is not None
         assert list(images) == ["one", "two", "three"]
-    for other in (replace(model, codec_fingerprint=None), replace(model, layout=layout, codec_fingerprint="0" * 64)):
+    for other in (replace(model.codec, fingerprint=None), replace(codec, fingerprint="0" * 64)):
         with pytest.raises(ConfigMismatchError, match="encode the images with the model's tokenizer"):
-            open_coded_images(str(codes.root), other)
+            open_coded_images(str(codes.root), replace(model, codec=other))
     assert open_coded_images(None, model) is None

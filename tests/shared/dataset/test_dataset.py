@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from shared.dataset.readers import RowReader
-from shared.dataset.rows import SEQUENCE_SCHEMA
+from shared.dataset.rows import columns_of
 from shared.dataset.settings import SEQUENCE_FORMAT
 from shared.maintenance.verify import verify_dataset
 from shared.storage.paths import is_local
@@ -22,7 +22,7 @@ def test_rows_of_a_committed_part_are_those_given(tmp_path: Path) -> None:
     assert (record.rows, record.captions, record.height, record.width) == (3, 3, 2, 3)
     assert dataset.manifest().settings.format == SEQUENCE_FORMAT
     batch = next(dataset.batches(record))
-    assert batch.schema.equals(SEQUENCE_SCHEMA)
+    assert batch.schema.equals(columns_of(SEQUENCE_FORMAT, "uint16"))
 
 
 def test_a_part_may_begin_with_or_be_all_broken_sequences(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from shared.dataset.rows import (
-    SEQUENCE_SCHEMA,
     CodeRecord,
     SequenceRecord,
     damaged_keys,
@@ -56,7 +55,7 @@ invalid_rows = st.builds(
 @given(st.lists(valid_rows | invalid_rows, min_size=1, max_size=5))
 def test_sequences_survive_arrow(rows: list[SequenceRecord]) -> None:
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, SEQUENCE_SCHEMA) as writer:
+    with pa.ipc.new_file(sink, rows[0].columns) as writer:
         for batch in to_record_batches(rows):
             writer.write_batch(batch)
     reader = pa.ipc.open_file(sink.getvalue())
@@ -92,10 +91,10 @@ def test_changed_codes_are_named_beside_empty_grids() -> None:
     batch = next(to_record_batches(rows))
     values = batch.column("codes").values.to_numpy().copy()
     values[6] ^= 1
-    field = SEQUENCE_SCHEMA.field("codes")
+    field = batch.schema.field("codes")
     codes = pa.LargeListArray.from_arrays(batch.column("codes").offsets, pa.array(values), type=field.type)
-    columns = [codes if name == "codes" else batch.column(name) for name in SEQUENCE_SCHEMA.names]
-    assert damaged_keys(pa.RecordBatch.from_arrays(columns, schema=SEQUENCE_SCHEMA)) == ["bad"]
+    columns = [codes if name == "codes" else batch.column(name) for name in batch.schema.names]
+    assert damaged_keys(pa.RecordBatch.from_arrays(columns, schema=batch.schema)) == ["bad"]
 
 
 CHANGES: dict[str, Any] = {

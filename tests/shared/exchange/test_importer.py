@@ -31,7 +31,7 @@ from tests.support.small_datasets import (
 
 
 @pytest.mark.parametrize("how", ["webdataset", "parquet"])
-@pytest.mark.parametrize("kind", ["codes", "sequences"])
+@pytest.mark.parametrize("kind", ["codes", "sequences", "wide_codes", "wide_sequences"])
 def test_an_export_comes_back_as_it_was(tmp_path: Path, request: pytest.FixtureRequest, how: str, kind: str) -> None:
     dataset = request.getfixturevalue(kind)
     result = run_export(dataset, tmp_path / "out", how)

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.report.text import forecast_text
+from shared.codec import EMU3, EMU35
 from shared.dataset.dataset import Dataset
 from shared.errors import JobStoppedError
 from tests.support import handmade
@@ -40,10 +41,19 @@ def test_sequences_are_as_long_as_their_tokens() -> None:
     """BOS, BOI, IMG and EOS; one token per character of the size; rows with EOL; EOF per frame; EOI."""
     image = 4 + len("2*3") + 2 * (3 + 1) + 1 + 1
     film = 4 + len("4*2*3") + 4 * (2 * 3 + 1) + 1
-    assert sequence_length((1, 16, 24)) == image == 17
-    assert sequence_length((16, 16, 24)) == film == 38
+    assert sequence_length((1, 16, 24), EMU3) == image == 17
+    assert sequence_length((16, 16, 24), EMU3) == film == 38
     lengths = forecast(planner(mixed())).sequence_lengths
     assert sorted(lengths.tolist()) == [17, 17 + 2, 38], "eight bytes of caption count as two tokens"
+
+
+def test_codes_of_32_bits_take_four_bytes_and_videos_are_refused() -> None:
+    source = memory_source(a=png(0, 32, 48), b=png(1, 16, 24))
+    source.add("film.mp4", movie(16))
+    found = forecast(planner(source, codec=EMU35))
+    assert found.sizes == {(1, 32, 48): 1}
+    assert found.quarantined == {"bad_size": 1, "images_only": 1}
+    assert (found.codes, found.bytes) == (6, 6 * 4 + 150)
 
 
 def test_clips_of_two_lengths_share_a_graph_that_images_do_not_use() -> None:

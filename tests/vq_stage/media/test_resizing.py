@@ -10,6 +10,7 @@ from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from shared.codec import EMU3, EMU35
 from shared.errors import DatasetError, RefusedInput, UsageError
 from vq_stage.media.resizing import Preprocessing
 
@@ -39,14 +40,14 @@ def is_allowed(height: int, width: int) -> bool:
 @example(8, 40)
 def test_processor_rule_is_the_published_one(height: int, width: int) -> None:
     assume(is_allowed(height, width))
-    assert Preprocessing("processor").target_size(height, width) == smart_resize(height, width)
+    assert Preprocessing("processor").target_size(height, width, EMU3) == smart_resize(height, width)
 
 
 @settings(max_examples=200, deadline=None)
 @given(sides, sides, st.sampled_from([8, 16, 32, 64]))
 def test_processor_rule_with_coarser_steps(height: int, width: int, round_to: int) -> None:
     assume(is_allowed(height, width))
-    assert Preprocessing("processor", round_to=round_to).target_size(height, width) == smart_resize(
+    assert Preprocessing("processor", round_to=round_to).target_size(height, width, EMU3) == smart_resize(
         height, width, round_to
     )
 
@@ -67,7 +68,7 @@ def test_resized_pixels_are_the_published_ones(height: int, width: int) -> None:
     values = np.asarray(processor.preprocess(image, return_tensors="np")["pixel_values"])
     published = np.rint((values.reshape(values.shape[-3:]) * 0.5 + 0.5) * 255).astype(np.uint8).transpose(1, 2, 0)
     rule = Preprocessing("processor")
-    resized = rule.resize(image, *rule.target_size(height, width))
+    resized = rule.resize(image, *rule.target_size(height, width, EMU3))
     assert resized.dtype == np.uint8
     np.testing.assert_array_equal(resized, published)
 
@@ -89,7 +90,25 @@ def test_resized_pixels_are_the_published_ones(height: int, width: int) -> None:
     ],
 )
 def test_area_rule_by_hand(source: tuple[int, int], area: int, round_to: int, expected: tuple[int, int]) -> None:
-    assert Preprocessing("area", area, round_to).target_size(*source) == expected
+    assert Preprocessing("area", area, round_to).target_size(*source, EMU3) == expected
+
+
+@pytest.mark.parametrize(
+    ("source", "area", "round_to", "expected"),
+    [
+        ((1024, 1024), None, None, (1024, 1024)),
+        ((32, 32), None, None, (1024, 1024)),
+        # 5:3 of 1024² is 793 × 1321: 49.6 and 82.6 sixteenths
+        ((600, 1000), None, None, (800, 1328)),
+        # 3:4 of 518 400 is 831 × 623 (831.4 × 623.5): 51.9 and 38.9 sixteenths
+        ((800, 600), 518_400, None, (832, 624)),
+        ((600, 1000), None, 64, (768, 1344)),
+    ],
+)
+def test_emu35_rule_by_hand(
+    source: tuple[int, int], area: int | None, round_to: int | None, expected: tuple[int, int]
+) -> None:
+    assert Preprocessing("emu3.5", area, round_to).target_size(*source, EMU35) == expected
 
 
 def exact_area_size(height: int, width: int, area: int) -> tuple[float, float]:
@@ -104,9 +123,9 @@ def test_area_rule_keeps_steps_area_and_shape(height: int, width: int, area: int
     rule, exact_HW = Preprocessing("area", area, round_to), exact_area_size(height, width, area)
     if round(min(exact_HW) / round_to) == 0:
         with pytest.raises(RefusedInput, match="bad_size"):
-            rule.target_size(height, width)
+            rule.target_size(height, width, EMU3)
         return
-    size = rule.target_size(height, width)
+    size = rule.target_size(height, width, EMU3)
     assert all(side >= round_to and side % round_to == 0 for side in size)
     for side, exact in zip(size, exact_HW):
         assert abs(side - exact) <= round_to / 2 + 1e-6
@@ -114,20 +133,20 @@ def test_area_rule_keeps_steps_area_and_shape(height: int, width: int, area: int
 
 def test_a_rotated_image_has_the_rotated_size() -> None:
     for rule in (Preprocessing("processor"), Preprocessing("area", 512 * 512)):
-        assert rule.target_size(300, 700) == rule.target_size(700, 300)[::-1]
+        assert rule.target_size(300, 700, EMU3) == rule.target_size(700, 300, EMU3)[::-1]
 
 
 def test_none_keeps_the_size() -> None:
     rule = Preprocessing("none")
     image = noise(16, 24, seed=1)
-    assert rule.target_size(16, 24) == (16, 24)
+    assert rule.target_size(16, 24, EMU3) == (16, 24)
     np.testing.assert_array_equal(rule.resize(image, 16, 24), np.asarray(image))
 
 
 @pytest.mark.parametrize(("height", "width"), [(12, 16), (16, 12), (17, 24), (65_536, 65_536)])
 def test_none_refuses_sides_that_are_not_multiples_of_8(height: int, width: int) -> None:
     with pytest.raises(RefusedInput) as refused:
-        Preprocessing("none").target_size(height, width)
+        Preprocessing("none").target_size(height, width, EMU3)
     assert refused.value.reason == "bad_size"
     assert str(height) in refused.value.detail
 
@@ -142,13 +161,39 @@ def test_none_refuses_sides_that_are_not_multiples_of_8(height: int, width: int)
         ({"rule": "area", "area": 63}, "--area"),
         ({"rule": "area", "area": 1000, "round_to": 64}, "--area"),
         ({"rule": "none", "round_to": 16}, "--round-to"),
-        ({"rule": "processor", "area": 4096}, "--area needs --resize area"),
-        ({"rule": "none", "area": 4096}, "--area needs --resize area"),
+        ({"rule": "processor", "area": 4096}, "--area needs --resize area or emu3.5"),
+        ({"rule": "none", "area": 4096}, "--area needs --resize area or emu3.5"),
     ],
 )
 def test_bad_settings_name_the_option(settings: dict[str, object], option: str) -> None:
     with pytest.raises(UsageError, match=option):
-        Preprocessing(**settings)  # type: ignore[arg-type]
+        Preprocessing(**settings).step(EMU3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("settings", [{"round_to": 8}, {"round_to": 24}, {"rule": "area", "area": 255}])
+def test_settings_that_do_not_suit_the_codec_are_refused(settings: dict[str, Any]) -> None:
+    Preprocessing(**settings).step(EMU3)
+    with pytest.raises(UsageError, match=r"--(round-to|area)"):
+        Preprocessing(**settings).step(EMU35)
+
+
+@settings(max_examples=100, deadline=None)
+@given(sides, sides, st.sampled_from([None, 32, 64]))
+def test_a_code_of_16_pixels_gives_multiples_of_16(height: int, width: int, round_to: int | None) -> None:
+    assume(is_allowed(height, width))
+    assert Preprocessing(round_to=round_to).target_size(height, width, EMU35) == smart_resize(
+        height, width, round_to or 16
+    )
+    step = round_to or 16
+    assert all(side % step == 0 for side in Preprocessing("area", 1 << 20, round_to).target_size(height, width, EMU35))
+    if height % 16 or width % 16:
+        with pytest.raises(RefusedInput, match="multiples of 16"):
+            Preprocessing("none").target_size(height, width, EMU35)
+
+
+def test_the_default_step_is_recorded_as_a_number() -> None:
+    assert Preprocessing().to_json(EMU3)["round_to"] == 8
+    assert Preprocessing().to_json(EMU35)["round_to"] == 16
 
 
 def test_recorded_settings_differ_between_rules() -> None:
@@ -157,18 +202,19 @@ def test_recorded_settings_differ_between_rules() -> None:
         Preprocessing("processor", round_to=16),
         Preprocessing("area"),
         Preprocessing("area", 512 * 512),
+        Preprocessing("emu3.5", 512 * 512),
         Preprocessing("none"),
     ]
-    assert len({str(rule.to_json()) for rule in recorded}) == len(recorded)
-    assert Preprocessing("area").to_json() == Preprocessing("area", 720 * 720).to_json()
+    assert len({str(rule.to_json(EMU3)) for rule in recorded}) == len(recorded)
+    assert Preprocessing("area").to_json(EMU3) == Preprocessing("area", 720 * 720).to_json(EMU3)
 
 
 @pytest.mark.parametrize(
     "rule", [Preprocessing(), Preprocessing("area", round_to=16), Preprocessing("area", 4096), Preprocessing("none")]
 )
 def test_recorded_settings_are_read_back(rule: Preprocessing) -> None:
-    restored = Preprocessing.from_json(rule.to_json(), "plan")
-    assert restored.to_json() == rule.to_json()
+    restored = Preprocessing.from_json(rule.to_json(EMU3), "plan")
+    assert restored.to_json(EMU3) == rule.to_json(EMU3)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +228,7 @@ def test_recorded_settings_are_read_back(rule: Preprocessing) -> None:
 )
 def test_recorded_settings_that_cannot_be_read_name_the_field(changes: dict[str, Any], named: str) -> None:
     with pytest.raises(DatasetError, match=f"^plan: {named}"):
-        Preprocessing.from_json({**Preprocessing().to_json(), **changes}, "plan")
+        Preprocessing.from_json({**Preprocessing().to_json(EMU3), **changes}, "plan")
 
 
 def test_a_missing_recorded_setting_is_named() -> None:

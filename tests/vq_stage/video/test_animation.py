@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from shared.codec import EMU3
 from tests.support.small_videos import (
     HEIGHT,
     WIDTH,
@@ -56,7 +57,7 @@ def test_a_frame_of_0_ms_lasts_100_ms() -> None:
 def test_a_still_image_is_too_short() -> None:
     file = io.BytesIO()
     gray_pictures(1)[0].save(file, "PNG")
-    assert refusal_reason(lambda: cut_clips(open_video(file).info, ClipSampling())) == "too_short"
+    assert refusal_reason(lambda: cut_clips(open_video(file).info, ClipSampling(), EMU3)) == "too_short"
 
 
 def test_a_defect_while_reading_is_logged_with_its_traceback(
@@ -92,7 +93,7 @@ def test_planning_decodes_no_frame_and_clips_decode_each_frame_once(kind: str, m
 
     videos, sampling = OpenVideos(open_one), ClipSampling(frames=4, fps=10)
     with videos.open() as video:
-        clips = cut_clips(video.info, sampling)
+        clips = cut_clips(video.info, sampling, EMU3)
     assert (len(clips), loaded) == (10, [0])
     for clip in clips:
         with videos.open() as video:
@@ -109,7 +110,7 @@ def test_frames_behind_damage_are_refused_without_decoding_again(monkeypatch: py
     at = data.rindex(b"fdAT", 0, len(data) * 2 // 3) + 12
     data[at : at + 8] = b"\xff" * 8
     video, sampling = open_video(io.BytesIO(bytes(data))), ClipSampling(frames=4, fps=10)
-    clips = cut_clips(video.info, sampling)
+    clips = cut_clips(video.info, sampling, EMU3)
     assert len(clips) == 3
     assert frame_number_of(read_clip(video, clips[0], sampling, to_pixels)[3]) == 3
     assert refusal_reason(lambda: read_clip(video, clips[2], sampling, to_pixels)) == "truncated"

@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from shared.codec import Codec, EMU3, EMU35
 from shared.errors import DatasetError, UsageError
 from tests.support.small_videos import (
     FRAMES,
@@ -60,10 +61,10 @@ def test_sampling_by_count_takes_every_nth_frame(kind: str) -> None:
 def test_a_clip_equals_its_slice_of_the_video(kind: str) -> None:
     data, whole = VIDEOS[kind](), ClipSampling(frames=60, fps=24)
     video = open_video(io.BytesIO(data))
-    (only,) = cut_clips(video.info, whole)
+    (only,) = cut_clips(video.info, whole, EMU3)
     pixels_THWC = read_clip(video, only, whole, to_pixels)
     short = replace(whole, frames=12)
-    for clip in reversed(cut_clips(video.info, short)):
+    for clip in reversed(cut_clips(video.info, short, EMU3)):
         part_THWC = read_clip(video, clip, short, to_pixels)
         assert np.array_equal(part_THWC, pixels_THWC[clip.frame_start : clip.frame_start + clip.frames])
 
@@ -89,7 +90,7 @@ def test_reading_one_clip_of_a_long_video_needs_memory_for_the_clip_only() -> No
     data = encode("mp4", pictures=[gray_picture(n % 70) for n in range(frames)], options={"preset": "ultrafast"})
     sampling = ClipSampling(frames=16, fps=24)
     video = open_video(io.BytesIO(data))
-    clips = cut_clips(video.info, sampling)
+    clips = cut_clips(video.info, sampling, EMU3)
     assert len(clips) == frames // 16
     resized = []
 
@@ -125,7 +126,7 @@ def test_clips_cover_without_overlap_in_multiples_of_4(
     info = VideoInfo(HEIGHT, WIDTH, native_fps, length_s, max(1, round(length_s * native_fps)))
     sampling = ClipSampling(frames, rate[0], rate[1], start_s, duration_s)
     end_s = min(length_s, start_s + (duration_s or math.inf))
-    found, refusal = attempt(lambda: cut_clips(info, sampling))
+    found, refusal = attempt(lambda: cut_clips(info, sampling, EMU3))
     clips = found or []
     assert refusal in (None, "too_short")
     assert bool(clips) == (refusal is None)
@@ -147,13 +148,12 @@ def test_clips_cover_without_overlap_in_multiples_of_4(
 
 def test_a_frame_of_weeks_is_refused_as_a_damaged_timestamp() -> None:
     info = VideoInfo(HEIGHT, WIDTH, 24.0, 1e9, FRAMES)
-    assert refusal_reason(lambda: cut_clips(info, ClipSampling())) == "unsupported_mode"
+    assert refusal_reason(lambda: cut_clips(info, ClipSampling(), EMU3)) == "unsupported_mode"
 
 
 @pytest.mark.parametrize(
     ("options", "named"),
     [
-        ({"frames": 6}, "--clip-frames 6"),
         ({"frames": 0}, "--clip-frames 0"),
         ({"fps": 8.0, "stride": 2}, "--stride 2"),
         ({"fps": 0.0}, "--fps 0"),
@@ -166,6 +166,18 @@ def test_a_frame_of_weeks_is_refused_as_a_damaged_timestamp() -> None:
 def test_settings_that_cannot_work_are_named(options: dict[str, Any], named: str) -> None:
     with pytest.raises(UsageError, match=named):
         ClipSampling(**options)
+
+
+def test_clips_have_a_multiple_of_the_frames_per_code() -> None:
+    ClipSampling(frames=6).check(Codec(None, 512, temporal_factor=2))
+    with pytest.raises(UsageError, match="--clip-frames 6: expected a multiple of 4"):
+        ClipSampling(frames=6).check(EMU3)
+
+
+def test_a_codec_of_images_only_has_no_sampling() -> None:
+    ClipSampling().check(EMU35)
+    with pytest.raises(UsageError, match=r"--fps, --stride.* encodes images only; save the frames"):
+        ClipSampling(fps=4).check(EMU35)
 
 
 def test_a_stride_replaces_the_rate_and_both_are_recorded() -> None:
@@ -205,8 +217,8 @@ def test_recorded_settings_that_cannot_be_read_name_the_field(changes: dict[str,
 )
 def test_endless_timestamps_are_refused(frames: int, duration_s: float, sampling: ClipSampling) -> None:
     info = VideoInfo(48, 64, frames / duration_s, duration_s, frames)
-    assert refusal_reason(lambda: cut_clips(info, sampling)) == "unsupported_mode"
+    assert refusal_reason(lambda: cut_clips(info, sampling, EMU3)) == "unsupported_mode"
 
 
 def test_a_day_of_video_is_accepted() -> None:
-    assert len(cut_clips(VideoInfo(48, 64, 24.0, 86_400.0, 2_073_600), ClipSampling(stride=1))) == 129_600
+    assert len(cut_clips(VideoInfo(48, 64, 24.0, 86_400.0, 2_073_600), ClipSampling(stride=1), EMU3)) == 129_600

@@ -11,6 +11,7 @@ from pathlib import Path
 import av
 import pytest
 
+from shared.codec import EMU3
 from tests.support.small_videos import (
     FRAMES,
     HEIGHT,
@@ -82,7 +83,7 @@ def test_frames_before_the_cut_are_still_read() -> None:
     data = index_first_mp4()
     video, sampling = open_video(io.BytesIO(data[:-200])), ClipSampling(frames=8, stride=1)
     assert video.info.frame_count == FRAMES, "the header is complete"
-    first, *_, last = cut_clips(video.info, sampling)
+    first, *_, last = cut_clips(video.info, sampling, EMU3)
     assert [frame_number_of(frame) for frame in read_clip(video, first, sampling, to_pixels)] == list(range(8))
     assert refusal_reason(lambda: read_clip(video, last, sampling, to_pixels)) == "truncated"
 
@@ -95,7 +96,7 @@ def test_a_cut_between_packets_skips_no_frame() -> None:
     sampling = ClipSampling(frames=4, fps=24)
     for end in ends:
         video = open_video(io.BytesIO(data[:end]))
-        for clip in cut_clips(video.info, sampling)[3:9]:
+        for clip in cut_clips(video.info, sampling, EMU3)[3:9]:
             clip_THWC, refusal = attempt(partial(read_clip, video, clip, sampling, to_pixels))
             assert refusal == (None if clip_THWC is not None else "truncated")
             if clip_THWC is not None:

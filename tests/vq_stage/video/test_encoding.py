@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from shared.codec import EMU3
 from shared.errors import ShapeError, UsageError
 from vq_stage.video.clips import ClipSampling, cut_clips, read_clip
 from vq_stage.video.encoding import VIDEO_FORMATS, encode_video_file, frame_files
@@ -28,7 +29,7 @@ def moving() -> np.ndarray:
 
 def read_back(data: bytes, fps: float) -> np.ndarray:
     video, sampling = open_video(io.BytesIO(data)), ClipSampling(frames=12, fps=fps)
-    (clip,) = cut_clips(video.info, sampling)
+    (clip,) = cut_clips(video.info, sampling, EMU3)
     return read_clip(video, clip, sampling, np.asarray)
 
 

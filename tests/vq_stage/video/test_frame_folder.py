@@ -8,6 +8,7 @@ from typing import BinaryIO
 
 from PIL import Image
 
+from shared.codec import EMU3
 from tests.support.small_videos import (
     HEIGHT,
     WIDTH,
@@ -38,7 +39,7 @@ def test_a_folder_of_numbered_images_is_a_video(tmp_path: Path) -> None:
         (ClipSampling(frames=4, fps=4), [0, 2, 4, 6]),
         (ClipSampling(frames=4, stride=3), [0, 3, 6, 9]),
     ]:
-        clips = cut_clips(video.info, sampling)
+        clips = cut_clips(video.info, sampling, EMU3)
         found = [frame_number_of(frame) for clip in clips for frame in read_clip(video, clip, sampling, to_pixels)]
         assert found == expected
 

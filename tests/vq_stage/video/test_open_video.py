@@ -16,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from shared.codec import EMU3
 from shared.errors import RefusedInput
 from tests.support.small_videos import (
     FRAMES,
@@ -93,7 +94,7 @@ def test_bad_files_are_refused_with_a_reason(name: str, capfd: pytest.CaptureFix
 def test_a_cut_file_gives_right_frames_or_a_refusal(kind: str, tenths: int) -> None:
     data = index_first_mp4() if kind == "index first" else VIDEOS[kind]()
     video_bytes, sampling = data[: len(data) * tenths // 10], ClipSampling(frames=4, stride=1)
-    clips, refusal = attempt(lambda: cut_clips(open_video(io.BytesIO(video_bytes)).info, sampling))
+    clips, refusal = attempt(lambda: cut_clips(open_video(io.BytesIO(video_bytes)).info, sampling, EMU3))
     assert refusal in (None, "truncated", "too_short")
     for clip in clips or []:
         clip_THWC, refusal = attempt(partial(read_clip, open_video(io.BytesIO(video_bytes)), clip, sampling, to_pixels))
@@ -120,7 +121,7 @@ def test_flipped_bits_never_raise_anything_but_a_refusal(data: st.DataObject) ->
 
     def read() -> int:
         video = open_video(io.BytesIO(bytes(damaged)))
-        clips = cut_clips(video.info, sampling)[:4]
+        clips = cut_clips(video.info, sampling, EMU3)[:4]
         for clip in clips:
             clip_THWC = read_clip(video, clip, sampling, lambda image: np.asarray(image.resize((8, 8))))
             assert clip_THWC.shape == (4, 8, 8, 3)

@@ -10,6 +10,7 @@ import av
 import numpy as np
 import pytest
 
+from shared.codec import EMU3
 from tests.support.small_videos import (
     FPS,
     HEIGHT,
@@ -33,7 +34,7 @@ def test_rotation_is_applied_to_size_and_pixels(degrees: int, expected: str) -> 
     video, sampling = open_video(io.BytesIO(data)), ClipSampling(frames=4, stride=1)
     size = (WIDTH, HEIGHT) if degrees % 180 else (HEIGHT, WIDTH)
     assert (video.info.height, video.info.width) == size
-    frame_HW = read_clip(video, cut_clips(video.info, sampling)[0], sampling, to_pixels)[0, :, :, 0]
+    frame_HW = read_clip(video, cut_clips(video.info, sampling, EMU3)[0], sampling, to_pixels)[0, :, :, 0]
     assert frame_HW.shape == size
     edges = {"top": frame_HW[2], "bottom": frame_HW[-3], "left": frame_HW[:, 2], "right": frame_HW[:, -3]}
     assert max(edges, key=lambda edge: float(np.median(edges[edge]))) == expected
