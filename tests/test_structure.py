@@ -17,6 +17,7 @@ INTEGRATION: dict[str, str] = {
     "lm_stage/model/kernels/test_ascend_operators.py": "the substitutes of Ascend's operators in tests/support",
     "pipelines/test_flags.py": "all messages and documents against the whole command line",
     "pipelines/test_mindone.py": "the jobs of both stages with the other implementation of their models",
+    "shared/test_code_types.py": "datasets of either code type, through every job that needs no model",
     "shared/dataset/test_dataset_digest.py": "the digest of a dataset, which rows and settings decide",
     "shared/dataset/test_sequence_records.py": "datasets of generated sequences, through all files of the folder",
     "vq_stage/sources/test_s3.py": "every kind of source in a bucket",

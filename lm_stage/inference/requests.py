@@ -14,7 +14,7 @@ from shared.tokens.grid_formats import UNIVLA, GridFormat
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImageRequest:
-    """Images of `height` × `width` codes, one for each prompt; one code covers 8 × 8 pixels.
+    """Images of `height` × `width` codes, one for each prompt; for Emu3 one code covers 8 × 8 pixels.
 
     A `guidance_scale` of 1 turns guidance off. The noise of prompt i is keyed by (`seed`, i), so neither the batch
     size nor the other prompts change an image. With a `window` above 1, a forward covers so many tokens of each image
@@ -44,7 +44,7 @@ class ImageRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VideoRequest(ImageRequest):
-    """Videos of `frames` × `height` × `width` codes, one for each prompt; one frame of codes covers 4 frames.
+    """Videos of `frames` × `height` × `width` codes, one for each prompt; one frame of codes covers 4 frames for Emu3.
 
     `prefix_codes_BTHW` are the codes of the clips, one for each prompt, that the videos continue.
     """
