@@ -29,11 +29,11 @@ from pipelines.commands.options import (
 from shared.errors import NothingDoneError
 
 if TYPE_CHECKING:
-    from shared.codec import Codec
     from lm_stage.generate.options import GenerateOptions
     from lm_stage.model.options import NewModelOptions
     from lm_stage.training.options import SftOptions
     from lm_stage.understand.options import UnderstandOptions
+    from shared.codec import Codec
 
 
 @options_command("lm_stage.model.options:NewModelOptions", "init-lm")
@@ -234,8 +234,10 @@ def generate(options: GenerateOptions, vision_tokenizer: str | None) -> None:
     """
     from lm_stage.generate.job import generate as run
     from pipelines.report.text import counts_text
+    from vq_stage.model.codec import read_codec
 
-    result, dataset = run(replace(options, codec=_codec(vision_tokenizer))), options.dataset
+    codec = read_codec(vision_tokenizer) if vision_tokenizer else None
+    result, dataset = run(replace(options, codec=codec)), options.dataset
     prompts, refused = result.prompts, result.quarantined
     for reason, first in prompts.first_refusals.items():
         say(f"{reason}: {first}")
@@ -292,10 +294,3 @@ def understand(options: UnderstandOptions) -> None:
     say(f"{options.answers}: {counts}{reasons}")
     if refused and not result.answered and not result.resumed:
         raise NothingDoneError(f"{options.answers}: every question was refused{reasons}")
-
-
-def _codec(vision_tokenizer: str | None) -> Codec | None:
-    """The codec of a vision tokenizer."""
-    from vq_stage.model.codec import read_codec
-
-    return read_codec(vision_tokenizer) if vision_tokenizer else None

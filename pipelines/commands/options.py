@@ -191,7 +191,10 @@ source_options = option_group(
         help="Round both sides to multiples of this many pixels; 64 keeps the number of sizes small.",
     ),
     click.option(
-        "--clip-frames", "frames", type=int, help="Frames per video clip, a multiple of the frames per code, 4 for Emu3."
+        "--clip-frames",
+        "frames",
+        type=int,
+        help="Frames per video clip, a multiple of the frames per code, 4 for Emu3.",
     ),
     click.option("--fps", type=float, show_default="8", help="Frames per second to sample from videos."),
     click.option("--stride", type=int, help="Take every Nth frame of videos, in place of --fps."),

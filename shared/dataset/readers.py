@@ -48,7 +48,7 @@ class RowReader:
         return np.concatenate([part.shapes_THW for part in self._parts] or [np.zeros((0, 3))]).astype(np.int64)
 
     def codes_THW(self, row: int) -> np.ndarray:
-        """Return the codes of a row, a view of the file. Raises DatasetError, naming part and key, if they are damaged."""
+        """Return the codes of a row, a view of the file. Raises DatasetError, naming part and key, if damaged."""
         part, index = self._find(row)
         return part.codes_THW(index)
 

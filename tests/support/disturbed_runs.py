@@ -13,9 +13,7 @@ from tests.support.command import REPOSITORY, environment
 NOT_COMPARED = ("events.jsonl", ".lock")  # a log that contains times; an empty lock file
 
 
-def steps(
-    disturbance: str, work: Path, root: Path | None, *arguments: object, **changes: str
-) -> list[dict[str, Any]]:
+def steps(disturbance: str, work: Path, root: Path | None, *arguments: object, **changes: str) -> list[dict[str, Any]]:
     """Run `step_by_step`, with changes to its environment.
 
     Returns its line for every step, of which the last one is undisturbed.
@@ -23,7 +21,12 @@ def steps(
     work.mkdir()
     command = [sys.executable, "-m", "tests.support.step_by_step", disturbance, work, root or "-", *arguments]
     done = subprocess.run(
-        [str(word) for word in command], cwd=REPOSITORY, env=environment(**changes), capture_output=True, text=True, timeout=240
+        [str(word) for word in command],
+        cwd=REPOSITORY,
+        env=environment(**changes),
+        capture_output=True,
+        text=True,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     lines = [json.loads(line) for line in done.stdout.splitlines()]

@@ -12,7 +12,7 @@ import numpy as np
 from lm_stage.generate.planner import PromptPlanner
 from lm_stage.generate.prompt_renderer import PromptRenderer
 from lm_stage.generate.prompts import Prompt
-from shared.codec import Codec, EMU3
+from shared.codec import EMU3, Codec
 from shared.dataset.plan import Unit
 from shared.dataset.plan_writer import PlanWriter
 

@@ -23,7 +23,7 @@ from shared.dataset.settings import ROW_FORMATS, DatasetSettings
 from shared.errors import DatasetError
 
 _LISTS = ("codes", "tokens")
-# Bytes per code for random codes of 15 bits: 2.1, where plain has 2.5, dictionary 2.2, and BYTE_STREAM_SPLIT 1.9, but few
+# Bytes per code for random 15-bit codes: 2.1, where plain has 2.5, dictionary 2.2, and BYTE_STREAM_SPLIT 1.9, but few
 # readers support the last.
 _ENCODINGS = {f"{name}.list.element": "DELTA_BINARY_PACKED" for name in _LISTS}
 

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from shared.codec import Codec, EMU3, EMU35
+from shared.codec import EMU3, EMU35, Codec
 from shared.errors import DatasetError, UsageError
 from tests.support.small_videos import (
     FRAMES,
