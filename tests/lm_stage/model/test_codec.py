@@ -12,7 +12,7 @@ import pytest
 from lm_stage.model.codec import codec_keys, read_codec
 from shared.codec import EMU3, EMU35, Codec
 from shared.errors import CheckpointError
-from tests.support.token_layouts import SMALL as LAYOUT
+from tests.support.token_layouts import REAL as LAYOUT
 
 
 def write(folder: Path, **config: Any) -> Path:
