@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,15 @@ from lm_stage.inference.visual_sequence import VisualRequest
 from lm_stage.model.backend import Backend, load_backend
 from lm_stage.model.config import DecoderConfig, read_layout
 from lm_stage.model.model_directory import ModelDirectory, model_path
+from lm_stage.model.prompting_choice import choose_prompting
+from lm_stage.text.prompting import AUTO, PLAIN, Prompting, check_prompting
 from lm_stage.text.renderer import SequenceRenderer
-from lm_stage.text.tokenizer import TextTokenizer, load_text_tokenizer
+from lm_stage.text.tokenizer import JSON_FILE, RANKS_FILE, TextTokenizer, load_text_tokenizer
 from shared.codec import code_dtype
 from shared.device import Device, setup_device
 from shared.errors import CheckpointError, ShapeError, UsageError
 from shared.mindone import check_backend
-from shared.tokens.grid_formats import IMAGE, GridFormat
+from shared.tokens.grid_formats import GridFormat
 from shared.tokens.layout import TokenLayout
 from shared.tokens.visual_tokens import checked_codes
 
@@ -31,12 +33,15 @@ from shared.tokens.visual_tokens import checked_codes
 class LanguageModel:
     """A decoder with its token layout and text tokenizer. Build it with `from_pretrained`."""
 
-    def __init__(self, backend: Backend, layout: TokenLayout, device: Device, directory: Path):
+    def __init__(
+        self, backend: Backend, layout: TokenLayout, device: Device, directory: Path, prompting: Prompting = PLAIN
+    ):
         self.backend = backend
         self.config = backend.config
         self.layout = layout
         self.device = device
         self.directory = directory
+        self.prompting = prompting
 
     @classmethod
     def from_pretrained(
@@ -47,11 +52,13 @@ class LanguageModel:
         layout: Mapping[str, Any] | TokenLayout | None = None,
         backend: str = "native",
         kernels: str = "auto",
+        prompting: str = AUTO,
     ) -> LanguageModel:
         """Load a local directory with `config.json` and safetensors, in BAAI's or Hugging Face's naming.
 
         The token layout comes from the checkpoint unless `layout` gives its ids by name. dtype defaults to bfloat16
-        on Ascend and float32 on CPU; `kernels` is auto, or plain for the CPU's kernels on any device.
+        on Ascend and float32 on CPU; `kernels` is auto, or plain for the CPU's kernels on any device. `prompting` is
+        auto for that of the model, plain, emu3 or emu35.
         Raises CheckpointError if weights, config and layout do not match each other, DeviceError if the device is not
         available.
         """
@@ -61,16 +68,20 @@ class LanguageModel:
             layout = read_layout(directory)
         elif not isinstance(layout, TokenLayout):
             layout = TokenLayout.from_mapping(layout)
+        check_prompting(prompting)
+        vocabulary = partial(_vocabulary_layout, directory)
+        prompts, layout = choose_prompting(prompting, layout, config.qk_norm, vocabulary, directory)
         layout.check_vocabulary(config.vocab_size, str(directory))
         chosen = setup_device(device, dtype, "bfloat16", kernels)
         check_backend(backend, chosen.kind, kernels)
-        return cls(load_backend(backend, directory, config, chosen), layout, chosen, directory)
+        return cls(load_backend(backend, directory, config, chosen), layout, chosen, directory, prompts)
 
     @classmethod
     def for_job(cls, model: ModelDirectory, options: InferenceOptions) -> LanguageModel:
         """Load the weights of a directory that a worker has opened, which verified its checksums."""
         device = setup_device(options.device, options.dtype, "bfloat16", options.kernels)
-        return cls(load_backend(options.backend, model.path, model.config, device), model.layout, device, model.path)
+        backend = load_backend(options.backend, model.path, model.config, device)
+        return cls(backend, model.layout, device, model.path, model.prompting)
 
     @cached_property
     def text_tokenizer(self) -> TextTokenizer:
@@ -108,7 +119,8 @@ class LanguageModel:
 
         Raises UsageError if a prompt and its image need more positions than the model has.
         """
-        codes = self._generate(request, IMAGE, [()] * len(request.prompts), frames=1)
+        grid_format = self.prompting.image_format
+        codes = self._generate(request, grid_format, [()] * len(request.prompts), frames=1)
         images = [codes_THW[0] for codes_THW in codes]
         return np.array(images, self._code_dtype).reshape(-1, request.height, request.width)
 
@@ -126,9 +138,11 @@ class LanguageModel:
     def _generate(
         self, request: ImageRequest, grid_format: GridFormat, prefixes: Sequence[Sequence[int]], frames: int
     ) -> list[np.ndarray]:
-        renderer = SequenceRenderer(self.text_tokenizer, self.layout)
+        prompting = self.prompting
+        renderer = SequenceRenderer(self.text_tokenizer, self.layout, prompting=prompting)
         size = (frames, request.height, request.width)
-        negative_ids = renderer.generation_prompt([request.negative_prompt], grid_format, *size).tolist()
+        negative = [request.negative_prompt]
+        negative_ids = renderer.generation_prompt(negative, grid_format, *size, prompting.unconditional).tolist()
         requests = [
             VisualRequest(
                 key=str(index),
@@ -143,9 +157,8 @@ class LanguageModel:
             )
             for index, (prompt, prefix) in enumerate(zip(request.prompts, prefixes))
         ]
-        return self.generate_codes(
-            requests, request.sampling, request.guidance_scale, request.batch_size, request.window
-        )
+        guidance_scale = prompting.draw_guidance if request.guidance_scale is None else request.guidance_scale
+        return self.generate_codes(requests, request.sampling, guidance_scale, request.batch_size, request.window)
 
     def _prefixes(self, request: VideoRequest) -> list[Sequence[int]]:
         """Return the flat codes of each prefix, empty without one."""
@@ -199,6 +212,7 @@ class LanguageModel:
         self._check_length(length)
         rows = batch_size if guidance_scale == 1.0 else 2 * batch_size
         model = self.backend.cached(rows, length, self.layout.first_visual_token, self.layout.end_of_visual)
+        sampling = sampling.resolved(self.prompting.codes)
         return VisualGenerator(model, self.layout, sampling, guidance_scale, window)
 
     def text_generator(self, batch_size: int, length: int, sampling: SamplingOptions) -> TextGenerator:
@@ -208,7 +222,7 @@ class LanguageModel:
         """
         self._check_length(length)
         model = self.backend.cached(batch_size, length, 0, self.layout.first_visual_token)
-        return TextGenerator(model, self.layout, sampling)
+        return TextGenerator(model, self.layout, sampling.resolved(self.prompting.text), self.prompting.answer_end[0])
 
     def _check_length(self, length: int) -> None:
         positions = self.config.max_position_embeddings
@@ -217,3 +231,9 @@ class LanguageModel:
                 f"the sequence takes {length} tokens, the model has {positions} positions; shorten the prompt or"
                 " request a smaller image"
             )
+
+
+def _vocabulary_layout(directory: Path) -> TokenLayout | None:
+    """Return the layout of a text vocabulary; None if the directory has none, which token ids alone do not need."""
+    has_one = any((directory / name).is_file() for name in (RANKS_FILE, JSON_FILE))
+    return load_text_tokenizer(directory).layout if has_one else None

@@ -13,6 +13,7 @@ MIRRORED = ("shared", "vq_stage", "lm_stage", "pipelines")
 
 # Test files of no single source file, each with the reason.
 INTEGRATION: dict[str, str] = {
+    "lm_stage/generate/test_emu35.py": "drawings and edits of Emu3.5, from the prompt file to the codes",
     "lm_stage/generate/test_videos.py": "prompts for videos, from the plan to the decoded frames",
     "lm_stage/model/kernels/test_ascend_operators.py": "the substitutes of Ascend's operators in tests/support",
     "pipelines/test_flags.py": "all messages and documents against the whole command line",

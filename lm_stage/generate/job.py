@@ -42,7 +42,8 @@ class GenerationSettings:
 
     `model` contains the fingerprints of the model directory. `sampling` is the JSON form of the options. `images` is
     the SHA-256 of the plan of the dataset of images, or None. `video_format` is set if there were videos to generate
-    at first. Version 0.1 recorded the SHA-256 of the prompt file; now prompts are compared one by one.
+    at first. `template` names the prompting. Version 0.1 recorded the SHA-256 of the prompt file; now prompts are
+    compared one by one.
     """
 
     model: Mapping[str, Any]
@@ -52,11 +53,12 @@ class GenerationSettings:
     defaults: PromptDefaults
     images: str | None
     video_format: GridFormat | None = None
+    template: str = "text-to-image"
     prompts_sha256: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON form; its names are those of version 0.1."""
-        values = {**asdict(self), "template": "text-to-image", "defaults": self.defaults.to_json()}
+        values = {**asdict(self), "defaults": self.defaults.to_json()}
         model, _ = values.pop("model"), values.pop("video_format")
         video_format = self.video_format.to_json() if self.video_format else None
         optional = {"video_template": video_format, "prompts_sha256": values.pop("prompts_sha256")}
@@ -88,8 +90,8 @@ def generate(options: GenerateOptions) -> GenerateResult:
     Interrupted after SIGINT or SIGTERM, with all codes so far in the journal.
     """
     start_s = time.monotonic()
-    model = ModelDirectory.open(options.model, options.layout, options.codec)
-    dataset, defaults = Dataset(options.dataset), options.defaults(model.codec)
+    model = ModelDirectory.open(options.model, options.layout, options.codec, options.prompting)
+    dataset, defaults = Dataset(options.dataset), options.defaults(model.codec, model.prompting)
     check_output(dataset.root)
     images = open_coded_images(options.images, model)
     renderer = PromptRenderer.for_job(options, model, images)
@@ -105,7 +107,7 @@ def generate(options: GenerateOptions) -> GenerateResult:
     ):
         plan, counts = up_to_date_plan(dataset, prompts, planner, settings, options.unit_rows)
         missing = PlanUnits.of(dataset, plan)
-        tokens, tokens_done = token_counts(plan, missing.missing, options.video_format)
+        tokens, tokens_done = token_counts(plan, missing.missing, renderer.sequences)
         missing = replace(missing, progress_total=tokens, progress_done=tokens_done)
         bar = tqdm(unit="token", desc="generate", disable=None)
         totals = run_units(missing, partial(GenerateWorker, options.for_workers()), options.engine, stop, bar)
@@ -130,14 +132,16 @@ def _settings(
     codec = model.codec
     if images is not None:
         codec = replace(codec, fingerprint=codec.fingerprint or images.dataset.plan().settings.codec.fingerprint)
+    chosen = options.prompt_settings(model.prompting)
     generation = GenerationSettings(
         model=model.recorded(),
-        sampling=sampling_to_json(options.sampling, recorded.get("sampling")),
-        guidance_scale=options.guidance_scale,
-        suffix=options.suffix,
-        defaults=options.defaults(model.codec),
+        sampling=sampling_to_json(chosen.sampling, recorded.get("sampling")),
+        guidance_scale=chosen.guidance_scale,
+        suffix=chosen.suffix,
+        defaults=options.defaults(model.codec, model.prompting),
         images=images.dataset.plan().sha256 if images else None,
         video_format=options.recorded_video_format(has_videos, recorded),
+        template=model.prompting.recorded,
         prompts_sha256=recorded.get("prompts_sha256"),
     )
     return DatasetSettings(codec, options.unit_rows, SEQUENCE_FORMAT, generation=generation.to_json())

@@ -5,14 +5,29 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lm_stage.generate.prompts import PromptDefaults
-from lm_stage.inference.options import InferenceOptions, check_window
+from lm_stage.inference.options import InferenceOptions, SamplingOptions, check_window
 from lm_stage.model.config import read_config
+from lm_stage.model.prompting_choice import directory_prompting
+from lm_stage.text.prompting import Prompting
 from shared.codec import Codec
 from shared.errors import CheckpointError, UsageError
 
-PUBLISHED_AREA = 720 * 720  # pixels of the images that Emu3-Gen was trained on
 MAX_GUIDANCE_SCALE = 1000
 RESUME_MODES = ("replay", "prefill")
+
+
+@dataclass(frozen=True, slots=True)
+class PromptSettings:
+    """Given settings, and what upstream published for a prompting where nothing is given."""
+
+    suffix: str
+    negative_prompt: str
+    guidance_scale: float
+    sampling: SamplingOptions
+
+    @property
+    def is_guided(self) -> bool:
+        return self.guidance_scale != 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +40,8 @@ class GenerateOptions(InferenceOptions):
     does not record it. `unit_rows` images are committed together, and every `journal_rows` rows of codes are
     journaled. `resume` is how journaled codes enter the KV cache: `replay` decodes them step by step and continues with
     the codes of an unbroken run; `prefill` is faster, but rounding can change a choice between close candidates.
-    `window` tokens of each sequence go through one forward.
+    `window` tokens of each sequence go through one forward. `suffix`, `negative_prompt` and `guidance_scale` are those
+    published for the prompting if they are None.
     """
 
     prompts: str
@@ -36,9 +52,9 @@ class GenerateOptions(InferenceOptions):
     height: int | None = None
     width: int | None = None
     frames: int = 0
-    suffix: str = ""
-    negative_prompt: str = ""
-    guidance_scale: float = 3.0
+    suffix: str | None = None
+    negative_prompt: str | None = None
+    guidance_scale: float | None = None
     samples: int = 1
     codec: Codec | None = None
     unit_rows: int = 64
@@ -53,18 +69,30 @@ class GenerateOptions(InferenceOptions):
         check_window(self.window, self.backend)
         if self.resume not in RESUME_MODES:
             raise UsageError(f"--resume {self.resume}: expected one of {', '.join(RESUME_MODES)}")
-        if not 0 <= self.guidance_scale <= MAX_GUIDANCE_SCALE:
+        if self.guidance_scale is not None and not 0 <= self.guidance_scale <= MAX_GUIDANCE_SCALE:
             raise UsageError(
                 f"--guidance-scale {self.guidance_scale}: expected a number from 0 to {MAX_GUIDANCE_SCALE}; 1 means no"
                 " guidance"
             )
 
-    def defaults(self, codec: Codec) -> PromptDefaults:
-        """Return the settings of prompts that do not have their own; `codec` and the default area are the model's.
+    def prompt_settings(self, prompting: Prompting) -> PromptSettings:
+        """Return the settings that depend on the prompting."""
+        guidance = prompting.edit_guidance if self.images else prompting.draw_guidance
+        return PromptSettings(
+            suffix=prompting.suffix if self.suffix is None else self.suffix,
+            negative_prompt=prompting.negative_prompt if self.negative_prompt is None else self.negative_prompt,
+            guidance_scale=guidance if self.guidance_scale is None else self.guidance_scale,
+            sampling=self.sampling.resolved(prompting.codes),
+        )
 
-        Raises UsageError for settings that describe no image, CheckpointError for a bad area in `config.json`.
+    def defaults(self, codec: Codec, prompting: Prompting | None = None) -> PromptDefaults:
+        """Return the settings of prompts that do not have their own; codec and prompting are the model's.
+
+        So is the area, if its config has one. Raises UsageError for settings that describe no image, CheckpointError
+        for a bad area in `config.json`.
         """
-        area = read_config(self.model).get("image_area", PUBLISHED_AREA) if self.area is None else self.area
+        prompting = prompting or directory_prompting(self.model, self.layout, self.prompting)
+        area = read_config(self.model).get("image_area", prompting.area) if self.area is None else self.area
         if not isinstance(area, int):
             raise CheckpointError(f"{self.model}: config.json: image_area {area!r}: expected an integer (pixels)")
         return PromptDefaults(
@@ -72,10 +100,11 @@ class GenerateOptions(InferenceOptions):
             ratio=self.ratio,
             height=self.height,
             width=self.width,
-            negative_prompt=self.negative_prompt,
+            negative_prompt=self.prompt_settings(prompting).negative_prompt,
             seed=self.seed,
             samples=self.samples,
             is_size_given=bool(self.area or self.height or self.ratio != "1:1"),
             frames=self.frames,
             codec=codec,
+            prompting=prompting,
         )

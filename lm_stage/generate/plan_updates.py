@@ -141,8 +141,8 @@ def count_died(dataset: Dataset, units: Iterable[int], prompts: Iterable[Prompt]
 def compare_prompts(dataset: Dataset, prompts: Sequence[Prompt]) -> Change:
     """Compare prompts with those that a dataset was generated from, without a model.
 
-    A prompt that continues a clip takes its size and frame rate from there, so these are not compared; nor are those
-    of a refused prompt.
+    A prompt that continues a clip, or edits an image, takes its size and frame rate from there, so these are not
+    compared; nor are those of a refused prompt.
     """
     known, change = known_prompts(dataset, dataset.plan()), Change.NONE
     for prompt in prompts:
@@ -150,7 +150,7 @@ def compare_prompts(dataset: Dataset, prompts: Sequence[Prompt]) -> Change:
             change = Change.GROWN
             continue
         old = replace(planned.prompt, uri=prompt.uri)
-        if prompt.video or prompt.refusal:
+        if prompt.video or prompt.refusal or not prompt.height:
             old = replace(old, height=prompt.height, width=prompt.width, fps=prompt.fps)
         if prompt != old:
             if not prompt.refusal and not planned.refused:

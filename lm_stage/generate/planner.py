@@ -8,12 +8,13 @@ from dataclasses import replace
 from typing import Any
 
 from lm_stage.generate.prompt_renderer import PromptRenderer
-from lm_stage.generate.prompts import Prompt, PromptDefaults, grid_size
+from lm_stage.generate.prompts import Prompt, PromptDefaults
+from lm_stage.text.renderer import SequenceRenderer
 from shared.codec import Codec
 from shared.dataset.plan import REFUSED, Plan, PlannedInput, Size, Unit
 from shared.errors import RefusedInput, UsageError
 from shared.storage.digests import canonical_json
-from shared.tokens.grid_formats import IMAGE, GridFormat, grid_length
+from shared.tokens.grid_formats import grid_length
 
 
 class PromptPlanner:
@@ -26,7 +27,7 @@ class PromptPlanner:
 
     def check_size(self, defaults: PromptDefaults) -> None:
         """Raise UsageError if the size given for all prompts takes more positions than the model has."""
-        height, width = grid_size(self.codec, defaults.ratio, defaults.area, defaults.height, defaults.width)
+        height, width = defaults.grid_size(defaults.ratio, defaults.area, defaults.height, defaults.width)
         prompt = Prompt("", "", "", height=height, width=width, frames=defaults.frames)
         if defaults.is_size_given and (tokens := self.renderer.body_length(prompt)) > self.max_positions:
             frames = f"{defaults.frames} frames of " if defaults.frames else ""
@@ -36,11 +37,11 @@ class PromptPlanner:
             )
 
     def resolved(self, prompt: Prompt) -> Prompt:
-        """Fill in what a video takes from the clip that it continues; refuse it if they do not match."""
+        """Fill in the size of an edited image, and what a video takes from its clip; refuse what does not match."""
         if prompt.refusal:
             return prompt
         try:
-            return self.renderer.with_clip_settings(prompt)
+            return self.renderer.with_clip_settings(self.renderer.with_image_size(prompt))
         except RefusedInput as refusal:
             return replace(prompt, refusal=(refusal.reason, refusal.detail))
 
@@ -116,21 +117,21 @@ def longest_prompt(plan: Plan, size: Size) -> int:
     )
 
 
-def max_body_length(size: Size, video_format: GridFormat, codec: Codec) -> int:
+def max_body_length(size: Size, sequences: SequenceRenderer, codec: Codec) -> int:
     """Return the tokens of the longest body in a unit of this size (frames of codes; pixels).
 
-    A unit with one frame can contain images and videos; the body of an image is at least as long.
+    A unit with one frame can contain images and videos.
     """
-    frames, height, width = size
-    grid_format = IMAGE if frames == 1 else video_format
-    return grid_length(frames, height // codec.spatial_factor, width // codec.spatial_factor, grid_format)
+    frames, height, width = size[0], size[1] // codec.spatial_factor, size[2] // codec.spatial_factor
+    formats = [sequences.format_of(is_video) for is_video in ((False, True) if frames == 1 else (True,))]
+    return max(grid_length(frames, height, width, one) for one in formats)
 
 
-def token_counts(plan: Plan, missing: Sequence[int], video_format: GridFormat) -> tuple[int, int]:
+def token_counts(plan: Plan, missing: Sequence[int], sequences: SequenceRenderer) -> tuple[int, int]:
     """Return the tokens of all images and videos of the plan, and of those in units that are committed."""
     codec = plan.settings.codec
     counts = [
-        size.inputs * max_body_length((size.frames, size.height, size.width), video_format, codec) if size.height else 0
+        size.inputs * max_body_length((size.frames, size.height, size.width), sequences, codec) if size.height else 0
         for size in plan.sizes()
     ]
     return sum(counts), sum(counts) - sum(counts[unit] for unit in missing)

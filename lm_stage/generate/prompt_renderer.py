@@ -11,10 +11,11 @@ from lm_stage.generate.options import GenerateOptions
 from lm_stage.generate.prompts import Prompt
 from lm_stage.model.model_directory import ModelDirectory
 from lm_stage.text.renderer import CodeGrid, Part, SequenceRenderer, interleave
+from lm_stage.text.templates import ConversationTemplate
 from shared.dataset.readers import KeyReader
 from shared.dataset.rows import CodeRecord
 from shared.errors import RefusedInput
-from shared.tokens.grid_formats import IMAGE, GridFormat, grid_length
+from shared.tokens.grid_formats import GridFormat, grid_length
 from shared.tokens.visual_tokens import checked_codes
 
 DEFAULT_FPS = 8.0  # of videos whose prompt has no frame rate
@@ -31,8 +32,9 @@ class PromptRenderer:
 
     @classmethod
     def for_job(cls, options: GenerateOptions, model: ModelDirectory, images: KeyReader | None) -> PromptRenderer:
-        sequences = SequenceRenderer(model.text_tokenizer, model.layout, options.video_format)
-        return cls(sequences, options.suffix, options.guidance_scale != 1.0, images)
+        sequences = SequenceRenderer(model.text_tokenizer, model.layout, options.video_format, model.prompting)
+        settings = options.prompt_settings(model.prompting)
+        return cls(sequences, settings.suffix, settings.is_guided, images)
 
     def text(self, prompt: Prompt) -> str:
         return prompt.text + self.suffix
@@ -42,21 +44,30 @@ class PromptRenderer:
 
         Raises RefusedInput (`missing_image`, `bad_images`) if the images do not exist or do not match the marks.
         """
-        if prompt.images and self.images is None:
-            raise RefusedInput("missing_image", "the prompt contains images; give their dataset by --images")
-        grids = [CodeGrid.image(self.images.image(key)) for key in prompt.images] if self.images else []
-        return self._render(interleave(self.text(prompt), grids), prompt)
+        prompting = self.sequences.prompting
+        template = prompting.edit if prompt.images else prompting.draw
+        parts = interleave(self.text(prompt), self._images(prompt), template.images_first)
+        return self._render(parts, prompt, template)
 
     def negative_ids(self, prompt: Prompt) -> list[int] | None:
-        """Return the token ids of the negative prompt, or None without guidance."""
-        return self._render([prompt.negative_prompt], prompt) if self.is_guided else None
+        """Return the token ids of the stream that guidance steers away from, or None without guidance."""
+        if not self.is_guided:
+            return None
+        prompting = self.sequences.prompting
+        images = self._images(prompt) if prompting.repeats_images else []
+        return self._render([*images, prompt.negative_prompt], prompt, prompting.unconditional)
 
-    def _render(self, parts: Sequence[Part], prompt: Prompt) -> list[int]:
+    def _images(self, prompt: Prompt) -> list[CodeGrid]:
+        if prompt.images and self.images is None:
+            raise RefusedInput("missing_image", "the prompt contains images; give their dataset by --images")
+        return [CodeGrid.image(self.images.image(key)) for key in prompt.images] if self.images else []
+
+    def _render(self, parts: Sequence[Part], prompt: Prompt, template: ConversationTemplate) -> list[int]:
         size = prompt.frames or 1, prompt.height, prompt.width
-        return self.sequences.generation_prompt(parts, self.grid_format(prompt), *size).tolist()
+        return self.sequences.generation_prompt(parts, self.grid_format(prompt), *size, template).tolist()
 
     def grid_format(self, prompt: Prompt) -> GridFormat:
-        return self.sequences.video_format if prompt.frames else IMAGE
+        return self.sequences.format_of(is_video=prompt.frames > 0)
 
     def body_length(self, prompt: Prompt) -> int:
         """Return the number of tokens after IMG."""
@@ -67,6 +78,13 @@ class PromptRenderer:
         if prompt.video is None:
             return np.zeros((0, prompt.height, prompt.width), np.int32)
         return checked_codes(self._clip(prompt.video).codes_THW, 3, self.sequences.layout)
+
+    def with_image_size(self, prompt: Prompt) -> Prompt:
+        """Give a prompt without a size that of its only image. Raises RefusedInput (`missing_image`)."""
+        if prompt.height or prompt.video is not None:
+            return prompt
+        _, height, width = self._images(prompt)[0].codes_THW.shape
+        return replace(prompt, height=height, width=width)
 
     def with_clip_settings(self, prompt: Prompt) -> Prompt:
         """Fill in the size and the frame rate of a video, from the clip that it continues if there is one.

@@ -12,6 +12,7 @@ from typing import Any
 
 from lm_stage.inference.options import MAX_SEED
 from lm_stage.text.entry_files import parse_keys, parse_text
+from lm_stage.text.prompting import PLAIN, Prompting
 from shared.codec import EMU3, Codec
 from shared.errors import RefusedInput, UsageError
 
@@ -26,7 +27,8 @@ class PromptDefaults:
 
     `area`, `height` and `width` are in pixels, `ratio` is width:height. `frames` counts frames of codes, for Emu3 each
     of four video frames; 0 asks for images. `is_size_given` is false if the size is only the model's default, which
-    gives way to the size of a dataset's row. `codec` is the model's.
+    gives way to the size of a dataset's row, and to that of the only image in a prompt if the prompting says so.
+    `codec` and `prompting` are the model's.
     """
 
     area: int
@@ -39,6 +41,7 @@ class PromptDefaults:
     is_size_given: bool = False
     frames: int = 0
     codec: Codec = EMU3
+    prompting: Prompting = PLAIN
 
     def __post_init__(self) -> None:
         if not 0 <= self.frames <= MAX_FRAMES:
@@ -48,14 +51,21 @@ class PromptDefaults:
         if not 1 <= self.samples <= MAX_SAMPLES:
             raise UsageError(f"--samples {self.samples}: expected 1 to {MAX_SAMPLES}")
         try:
-            grid_size(self.codec, self.ratio, self.area, self.height, self.width)
+            self.grid_size(self.ratio, self.area, self.height, self.width)
         except RefusedInput as refusal:
             raise UsageError(f"image size: {refusal.detail}") from refusal
+
+    def grid_size(self, ratio: str, area: int, height: int | None, width: int | None) -> tuple[int, int]:
+        """Return (height, width) in codes: the published grid of a ratio for its area, else as `grid_size` computes."""
+        published = [size for known, size in self.prompting.sizes if known == ratio and area == self.prompting.area]
+        if published and height is None and width is None:
+            return published[0]
+        return grid_size(self.codec, ratio, area, height, width)
 
     def to_json(self) -> dict[str, Any]:
         """Return the settings as a plan records them; `frames` only for videos, as in plans of version 0.1."""
         values = asdict(self)
-        del values["codec"]  # which the plan records itself
+        del values["codec"], values["prompting"]  # which the plan records itself
         if not self.frames:
             del values["frames"]
         return values
@@ -66,8 +76,8 @@ class Prompt:
     """One image or video to generate, or a refused prompt: `refusal` is then (reason, detail).
 
     `height` and `width` are in codes; `images` are keys of rows in a dataset of codes. `frames` is 0 for an image, else
-    the number of frames of codes in the whole video. `video` is the key of the clip to continue; if no size is given,
-    `height` and `width` are 0 until the planner takes them from that clip.
+    the number of frames of codes in the whole video. `video` is the key of the clip to continue. If no size is given,
+    `height` and `width` are 0 until the planner takes them from that clip, or from the only image in the prompt.
     """
 
     key: str
@@ -124,8 +134,9 @@ def _caption(fields: Mapping[str, Any]) -> str:
 
 
 def _size(fields: Mapping[str, Any], defaults: PromptDefaults) -> tuple[int, int]:
-    """Return height and width in codes; (0, 0) means the size of the clip that a video continues."""
-    if fields.get("video") is not None and not SIZE_FIELDS & set(fields):
+    """Return height and width in codes; (0, 0) means the size of the clip that a video continues, or of an image."""
+    is_edit = defaults.prompting.repeats_images and len(fields.get("images", [])) == 1 and not defaults.is_size_given
+    if (is_edit or fields.get("video") is not None) and not SIZE_FIELDS & set(fields):
         return 0, 0
     area = _integer(fields, "area", defaults.area)
     height = _integer(fields, "height", defaults.height)
@@ -133,7 +144,7 @@ def _size(fields: Mapping[str, Any], defaults: PromptDefaults) -> tuple[int, int
     if {"ratio", "area"} & set(fields) and not {"height", "width"} & set(fields):
         height = width = None
     ratio, area = fields.get("ratio", defaults.ratio), defaults.area if area is None else area
-    return grid_size(defaults.codec, ratio, area, height, width)
+    return defaults.grid_size(ratio, area, height, width)
 
 
 def _seed(fields: Mapping[str, Any], defaults: PromptDefaults) -> int:

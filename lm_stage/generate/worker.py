@@ -38,7 +38,8 @@ class GenerateWorker:
 
     def __init__(self, options: GenerateOptions, context: WorkerContext):
         self.options, self.context = options, context
-        self.directory = ModelDirectory.open(options.model, options.layout, options.codec)
+        self.directory = ModelDirectory.open(options.model, options.layout, options.codec, options.prompting)
+        self.settings = options.prompt_settings(self.directory.prompting)
         images = open_coded_images(options.images, self.directory)
         self.renderer = PromptRenderer.for_job(options, self.directory, images)
         self.dataset = Dataset.open(options.dataset)
@@ -81,10 +82,10 @@ class GenerateWorker:
 
     def _generator(self, size: Size) -> VisualGenerator:
         """Return a generator whose KV cache is long enough for all prompts of one size."""
-        options = self.options
-        length = longest_prompt(self.plan, size) + max_body_length(size, options.video_format, self.codec)
+        options, settings = self.options, self.settings
+        length = longest_prompt(self.plan, size) + max_body_length(size, self.renderer.sequences, self.codec)
         return self.model.visual_generator(
-            options.batch_size, length, options.sampling, options.guidance_scale, options.window
+            options.batch_size, length, settings.sampling, settings.guidance_scale, options.window
         )
 
     def _generate(self, generator: VisualGenerator, feed: TaskFeed[Size], size: Size) -> Iterator[TaskResult]:
@@ -201,8 +202,8 @@ class GenerateWorker:
             prompt=self.renderer.text(prompt),
             negative_prompt=prompt.negative_prompt if self.renderer.is_guided else None,
             seed=prompt.seed,
-            guidance_scale=self.options.guidance_scale,
-            sampling_json=canonical_json(sampling_to_json(self.options.sampling)),
+            guidance_scale=self.settings.guidance_scale,
+            sampling_json=canonical_json(sampling_to_json(self.settings.sampling)),
         )
 
     def _commit_complete(self) -> Iterator[TaskResult]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 from lm_stage.model.options import EMBEDDED_MODEL
+from lm_stage.text.prompting import AUTO, PublishedSampling, check_prompting
 from lm_stage.text.templates import video_format_named
 from shared.errors import UsageError
 from shared.jobs.engines import EngineOptions
@@ -25,12 +26,12 @@ Options = TypeVar("Options", bound="InferenceOptions")
 class SamplingOptions:
     """Temperature, then the `top_k` most likely tokens (0: all), then nucleus sampling by `top_p`; or greedy.
 
-    The defaults are upstream's for images. Raises UsageError for values out of range.
+    None is what upstream published for the prompting of the model. Raises UsageError for values out of range.
     """
 
     temperature: float = 1.0
-    top_k: int = 2048
-    top_p: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
     greedy: bool = False
 
     def __post_init__(self) -> None:
@@ -39,10 +40,15 @@ class SamplingOptions:
                 f"--temperature {self.temperature}: expected a number of at least {MIN_TEMPERATURE}; use --greedy"
                 " instead of 0"
             )
-        if self.top_k < 0:
+        if self.top_k is not None and self.top_k < 0:
             raise UsageError(f"--top-k {self.top_k}: expected at least 0 (0: no limit)")
-        if not 0 < self.top_p <= 1:
+        if self.top_p is not None and not 0 < self.top_p <= 1:
             raise UsageError(f"--top-p {self.top_p}: expected a number in (0, 1]")
+
+    def resolved(self, published: PublishedSampling) -> SamplingOptions:
+        """Fill in what is None."""
+        top_k = published.top_k if self.top_k is None else self.top_k
+        return replace(self, top_k=top_k, top_p=published.top_p if self.top_p is None else self.top_p)
 
 
 def check_window(window: int, backend: str = "native") -> None:
@@ -59,10 +65,12 @@ class InferenceOptions:
 
     `layout` is a JSON file of token ids by name, for a checkpoint that does not have them. `batch_size` is the number
     of sequences generated at the same time. `kernels` is auto, or plain for the CPU's kernels on any device.
+    `prompting` is the name of a prompting, or auto for that of the model.
     """
 
     model: str = str(EMBEDDED_MODEL)
     layout: str | None = None
+    prompting: str = AUTO
     video_template: str = UNIVLA.name
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     seed: int = 0
@@ -79,6 +87,7 @@ class InferenceOptions:
         if not 0 <= self.seed <= MAX_SEED:
             raise UsageError(f"--seed {self.seed}: expected an integer from 0 to {MAX_SEED}")
         video_format_named(self.video_template)
+        check_prompting(self.prompting)
 
     @property
     def video_format(self) -> GridFormat:

@@ -16,16 +16,16 @@ from shared.tokens.grid_formats import UNIVLA, GridFormat
 class ImageRequest:
     """Images of `height` × `width` codes, one for each prompt; for Emu3 one code covers 8 × 8 pixels.
 
-    A `guidance_scale` of 1 turns guidance off. The noise of prompt i is keyed by (`seed`, i), so neither the batch
-    size nor the other prompts change an image. With a `window` above 1, a forward covers so many tokens of each image
-    (see `emu3 generate --window`). Raises UsageError for values out of range.
+    A `guidance_scale` of 1 turns guidance off; None is what upstream published. The noise of prompt i is keyed by
+    (`seed`, i), so neither the batch size nor the other prompts change an image. With a `window` above 1, a forward
+    covers so many tokens of each image (see `emu3 generate --window`). Raises UsageError for values out of range.
     """
 
     prompts: Sequence[str]
     height: int
     width: int
     negative_prompt: str = ""
-    guidance_scale: float = 3.0
+    guidance_scale: float | None = None
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     seed: int = 0
     batch_size: int = 16
@@ -38,7 +38,7 @@ class ImageRequest:
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} {getattr(self, name)}: expected at least 1")
         check_window(self.window)
-        if not 0 <= self.guidance_scale < float("inf"):
+        if self.guidance_scale is not None and not 0 <= self.guidance_scale < float("inf"):
             raise UsageError(f"guidance_scale {self.guidance_scale}: expected a number from 0; 1 is no guidance")
 
 

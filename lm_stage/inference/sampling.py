@@ -37,23 +37,23 @@ def sample(logits_BK: np.ndarray, noise_keys_B: np.ndarray, options: SamplingOpt
 def _thresholds(logits_BK: np.ndarray, options: SamplingOptions) -> np.ndarray:
     """Return the smallest logit (B, float64) that top-k, and then top-p, leave among the candidates.
 
-    Tokens with equal logits are candidates together.
+    Tokens with equal logits are candidates together. A `top_k` or `top_p` of None is no limit.
     """
-    K = logits_BK.shape[1]
-    if 0 < options.top_k < K:
-        logits_BK = np.partition(logits_BK, K - options.top_k, axis=1)[:, K - options.top_k :]
-    if options.top_p == 1:
+    K, top_k, top_p = logits_BK.shape[1], options.top_k or 0, options.top_p or 1.0
+    if 0 < top_k < K:
+        logits_BK = np.partition(logits_BK, K - top_k, axis=1)[:, K - top_k :]
+    if top_p == 1:
         return logits_BK.min(axis=1).astype(np.float64)
     descending_BK = np.sort(logits_BK, axis=1)[:, ::-1].astype(np.float64)
-    return _nucleus_thresholds(descending_BK, options)
+    return _nucleus_thresholds(descending_BK, options.temperature, top_p)
 
 
-def _nucleus_thresholds(descending_BK: np.ndarray, options: SamplingOptions) -> np.ndarray:
+def _nucleus_thresholds(descending_BK: np.ndarray, temperature: float, top_p: float) -> np.ndarray:
     """Return the last logit of the smallest set whose share reaches `top_p` (arXiv:1904.09751)."""
-    weights_BK = np.exp((descending_BK - descending_BK[:, :1]) / options.temperature)
+    weights_BK = np.exp((descending_BK - descending_BK[:, :1]) / temperature)
     cumulative_BK = weights_BK.cumsum(axis=1)
     share_before_BK = (cumulative_BK - weights_BK) / cumulative_BK[:, -1:]
-    last_B = np.maximum((share_before_BK < options.top_p).sum(axis=1), 1) - 1
+    last_B = np.maximum((share_before_BK < top_p).sum(axis=1), 1) - 1
     return descending_BK[np.arange(len(last_B)), last_B]
 
 

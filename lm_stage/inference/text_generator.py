@@ -1,6 +1,7 @@
 """Generates answers token by token, many at once.
 
-Only text can be generated: visual tokens are outside the output head, and control tokens other than EOS are masked.
+Only text can be generated: visual tokens are outside the output head, and control tokens are masked, except EOS and
+the one that begins the end of an answer (ESS in Emu3.5's sequences, which upstream's EOS follows).
 
 Shape suffixes: B sequences, K text and control tokens.
 """
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TextRequest:
-    """One answer to generate, of at most `max_new_tokens` including the EOS that ends it."""
+    """One answer to generate, of at most `max_new_tokens` including the token that ends it."""
 
     key: str
     prompt_ids: Sequence[int]
@@ -46,17 +47,21 @@ class TextSequence:
     finish_reason: str | None = None
 
     def text_ids(self) -> list[int]:
-        """Return the answer without its EOS."""
+        """Return the answer without the token that ends it."""
         return self.token_ids[:-1] if self.finish_reason == "eos" else self.token_ids
 
 
 class TextGenerator(ContinuousBatch[TextRequest, TextSequence]):
-    """Generates answers. The model's logits cover the ids below the visual tokens."""
+    """Generates answers, which EOS or the token of the role `end` ends.
 
-    def __init__(self, model: CachedModel, layout: TokenLayout, sampling: SamplingOptions):
+    The model's logits cover the ids below the visual tokens.
+    """
+
+    def __init__(self, model: CachedModel, layout: TokenLayout, sampling: SamplingOptions, end: str = "eos"):
         super().__init__(model, sampling)
-        self.eos = layout.eos
-        self.masked_ids = [i for i in layout.control_ids.values() if i != layout.eos and i < layout.first_visual_token]
+        self.ends = {layout.eos, getattr(layout, end)}
+        control = sorted(set(layout.control_ids.values()) - self.ends)
+        self.masked_ids = [token for token in control if token < layout.first_visual_token]
 
     def add(self, request: TextRequest) -> TextSequence:
         index = self.sequences.index(None)
@@ -74,8 +79,8 @@ class TextGenerator(ContinuousBatch[TextRequest, TextSequence]):
             sequence.token_ids.append(token)
             self.token_ids_R[index] = token
             self.positions_R[index] += 1
-            if token == self.eos or len(sequence.token_ids) == sequence.request.max_new_tokens:
-                sequence.finish_reason = "eos" if token == self.eos else "length"
+            if token in self.ends or len(sequence.token_ids) == sequence.request.max_new_tokens:
+                sequence.finish_reason = "eos" if token in self.ends else "length"
                 finished.append(sequence)
                 self._remove(index)
         return finished

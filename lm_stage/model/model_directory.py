@@ -13,12 +13,13 @@ from typing import Any
 from lm_stage.model.checksums import CHECKSUMS_FILE, check_files
 from lm_stage.model.codec import read_codec
 from lm_stage.model.config import DecoderConfig, read_layout
+from lm_stage.model.prompting_choice import choose_prompting, layout_from_file
 from lm_stage.model.weights import check_weights, model_fingerprint
+from lm_stage.text.prompting import AUTO, PLAIN, Prompting
 from lm_stage.text.tokenizer import TextTokenizer, load_text_tokenizer
 from shared.codec import Codec
 from shared.errors import CheckpointError
 from shared.storage.paths import local_directory
-from shared.storage.small_files import read_json_object
 from shared.tokens.layout import TokenLayout
 
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
@@ -98,19 +99,22 @@ class ModelDirectory:
     layout: TokenLayout
     text_tokenizer: TextTokenizer
     codec: Codec
+    prompting: Prompting = PLAIN
 
     @classmethod
-    def open(cls, directory: str | Path, layout: str | None = None, codec: Codec | None = None) -> ModelDirectory:
+    def open(
+        cls, directory: str | Path, layout: str | None = None, codec: Codec | None = None, prompting: str = AUTO
+    ) -> ModelDirectory:
         """Read a directory and check that config, weights, token layout and vocabulary match.
 
         `layout` is a JSON file with the ids by name, for a checkpoint that does not contain them; `codec` is that of
-        the vision tokenizer, for one that does not record it. Raises CheckpointError if anything is missing or does
-        not match.
+        the vision tokenizer, for one that does not record it; `prompting` is the name of one, or auto for that of the
+        model. Raises CheckpointError if anything is missing or does not match.
         """
         path = model_path(directory)
         config = DecoderConfig.from_directory(path)
         tokenizer = load_text_tokenizer(path)
-        chosen = _layout_from_file(Path(layout)) if layout else read_layout(path)
+        chosen = layout_from_file(Path(layout)) if layout else read_layout(path)
         chosen.check_vocabulary(config.vocab_size, str(path))
         check_weights(path, config)
         if not tokenizer.layout.agrees_with(chosen):
@@ -118,7 +122,8 @@ class ModelDirectory:
                 f"{path}: config.json and the text tokenizer have different token layouts:\n"
                 f"  {chosen.to_dict()}\n  {tokenizer.layout.to_dict()}"
             )
-        return cls(path, config, chosen, tokenizer, read_codec(path, chosen, codec))
+        prompts, chosen = choose_prompting(prompting, chosen, config.qk_norm, lambda: tokenizer.layout, path)
+        return cls(path, config, chosen, tokenizer, read_codec(path, chosen, codec), prompts)
 
     def recorded(self) -> dict[str, Any]:
         """Return what a dataset records about the model."""
@@ -127,7 +132,3 @@ class ModelDirectory:
             "text": self.text_tokenizer.fingerprint,
             "layout": self.layout.to_dict(),
         }
-
-
-def _layout_from_file(path: Path) -> TokenLayout:
-    return TokenLayout.from_mapping(read_json_object(path, error=CheckpointError), str(path))

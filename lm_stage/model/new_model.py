@@ -14,7 +14,8 @@ from lm_stage.model.options import NewModelOptions
 from lm_stage.model.safetensors_writer import array_tensor
 from lm_stage.model.saved_model import saved_model_files
 from lm_stage.model.weights import parameter_shapes
-from lm_stage.text.templates import CHAT, DEFAULT_QUESTION
+from lm_stage.text.prompting import PROMPTINGS
+from lm_stage.text.templates import DEFAULT_QUESTION
 from lm_stage.text.tokenizer import JSON_FILE
 from lm_stage.text.training import TrainedVocabulary, train_text_tokenizer
 from shared.dataset.dataset import Dataset
@@ -74,8 +75,10 @@ def _train_vocabulary(options: NewModelOptions, rows: RowReader, codebook_size: 
     captions = [text for text in rows.column("text") if text]
     if not captions:
         raise UsageError(f"{options.dataset}: has no captions to train a vocabulary on")
-    texts = captions + [CHAT.question_text(DEFAULT_QUESTION)] * TEMPLATE_REPEATS
-    return train_text_tokenizer(texts, options.text_ids, codebook_size)
+    prompting = PROMPTINGS[options.prompting]
+    templates = [one for one in (prompting.draw, prompting.edit) if one.system]  # those that have words
+    prompts = [prompting.chat.question_text(DEFAULT_QUESTION), *(one.question_text("") for one in templates)]
+    return train_text_tokenizer(captions + prompts * TEMPLATE_REPEATS, options.text_ids, codebook_size, prompting.roles)
 
 
 def random_weights(config: DecoderConfig, seed: int) -> dict[str, np.ndarray]:

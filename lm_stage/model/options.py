@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from lm_stage.text.prompting import PROMPTINGS
 from shared.errors import UsageError
 
 MAX_PARAMETERS = 4_000_000_000  # of a new model, which is made in memory
@@ -16,7 +17,8 @@ SAVE_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}  # by the
 class NewModelOptions:
     """The shape of the model; the codebook is that of the dataset.
 
-    `head_dim` is hidden_size / heads if it is not given.
+    `head_dim` is hidden_size / heads if it is not given. `prompting` is that of the family whose sequences the model
+    is for: with emu35 the vocabulary has Emu3.5's control tokens.
     """
 
     dataset: str
@@ -30,6 +32,7 @@ class NewModelOptions:
     head_dim: int | None = None
     qk_norm: bool = False
     positions: int = 1024
+    prompting: str = "emu3"
     tied: bool = True
     seed: int = 0
 
@@ -53,6 +56,8 @@ class NewModelOptions:
             problems.append(
                 f"this model has {self._parameters():.1e} parameters, expected at most {MAX_PARAMETERS:.0e}"
             )
+        if self.prompting not in PROMPTINGS:
+            problems.append(f"--prompting: expected one of {', '.join(PROMPTINGS)}, got {self.prompting!r}")
         if problems:
             raise UsageError("; ".join(problems))
 

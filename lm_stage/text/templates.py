@@ -1,11 +1,11 @@
-"""Prompt templates as data: the fixed text around what a user writes, as Emu3 was trained on it.
+"""Prompt templates as data: the fixed text around what a user writes.
 
-| text to image  | BOS caption BOI H*W IMG                                      then the body and EOS    |
-| text to video  | BOS caption BOI T*H*W IMG                                    then the body and EOS    |
+| bare           | BOS caption                                                  Emu3's texts to images   |
 | chat           | BOS You are a helpful assistant. USER: … . ASSISTANT:        then the answer and EOS  |
 | stage1         | BOS image text                                               captioning in stage one  |
 
-`renderer.py` turns them into token ids, for training and for inference. The bodies are in `shared/tokens/`.
+`prompting.py` says which of them a model family uses, and `renderer.py` turns them into token ids, for training and for
+inference. The bodies of images and videos are in `shared/tokens/`.
 """
 
 from __future__ import annotations
@@ -15,19 +15,10 @@ from dataclasses import dataclass
 from shared.errors import UsageError
 from shared.tokens.grid_formats import VIDEO_FORMATS, GridFormat
 
-# What comes before the body of an image or a video. `caption`, `header` and `size` are filled in; the other names are
-# roles of control tokens. An image within a question has the same header.
+# What comes before the body of an image or a video. `size` is filled in; the others are roles of control tokens.
 GRID_HEADER = ("boi", "size", "img")
-GENERATION_PROMPT = ("bos", "caption", "header")
 
 DEFAULT_QUESTION, DEFAULT_VIDEO_QUESTION = "Please describe the image.", "Please describe the video."
-
-# What upstream appends to every text-to-image prompt, and its negative prompt.
-EMU3_SUFFIX = " masterpiece, film grained, best quality."
-EMU3_NEGATIVE_PROMPT = (
-    "lowres, bad anatomy, bad hands, text, error, missing fingers, extra digit, fewer digits, cropped, worst quality,"
-    " low quality, normal quality, jpeg artifacts, signature, watermark, username, blurry."
-)
 
 
 def default_question(is_video: bool) -> str:
@@ -39,13 +30,15 @@ def default_question(is_video: bool) -> str:
 class ConversationTemplate:
     """The system prompt, the text before every question, and the text between a question and its answer.
 
-    Upstream published a single turn with this system prompt; that later turns repeat `question_prefix` is our choice.
+    Images go before the question if it does not say where, or after it without `images_first`. Upstream published a
+    single turn with each system prompt; that later turns repeat `question_prefix` is our choice.
     """
 
     name: str
     system: str
     question_prefix: str
     question_suffix: str
+    images_first: bool = True
 
     def opening(self, system: str | None = None) -> str:
         """Return the text before the first question, optionally with another system prompt."""
@@ -60,9 +53,9 @@ class ConversationTemplate:
         return before + question + self.question_suffix
 
 
+BARE = ConversationTemplate("bare", "", "", "")
 CHAT = ConversationTemplate("chat", "You are a helpful assistant.", " USER: ", ". ASSISTANT:")
 STAGE1 = ConversationTemplate("stage1", "", "", "")
-CONVERSATION_TEMPLATES = {template.name: template for template in (CHAT, STAGE1)}
 
 
 def video_format_named(name: str) -> GridFormat:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lm_stage.text.tokenizer import SPLIT_PATTERN
-from shared.tokens.layout import SURFACES, TokenLayout
+from shared.tokens.layout import OPTIONAL_SURFACES, SURFACES, TokenLayout
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -25,19 +25,23 @@ class TrainedVocabulary:
     vocab_size: int
 
 
-def train_text_tokenizer(texts: Iterable[str], text_ids: int, codebook_size: int) -> TrainedVocabulary:
+def train_text_tokenizer(
+    texts: Iterable[str], text_ids: int, codebook_size: int, roles: Sequence[str] = ()
+) -> TrainedVocabulary:
     """Train a byte-level BPE vocabulary: at most `text_ids` text ids, then the control and visual tokens.
 
-    Every byte has a token, so every text can be encoded; every digit is a token of its own, as in Emu3.
+    `roles` are optional roles of control tokens that the vocabulary has too. Every byte has a token, so every text can
+    be encoded; every digit is a token of its own, as in Emu3.
     """
     tokenizer = _train_bpe(texts, text_ids)
     first = tokenizer.get_vocab_size()
-    surfaces = [SURFACES[role] for role in CONTROL_ROLES]
+    surfaces = [(SURFACES | OPTIONAL_SURFACES)[role] for role in (*CONTROL_ROLES, *roles)]
     surfaces += [f"<|visual token {code:06d}|>" for code in range(codebook_size)]
     described = json.loads(tokenizer.to_str())
     flags = {"special": True, "normalized": False, "single_word": False, "lstrip": False, "rstrip": False}
     described["added_tokens"] = [{"id": first + i, "content": surface, **flags} for i, surface in enumerate(surfaces)]
-    layout = TokenLayout.from_surfaces({surface: first + i for i, surface in enumerate(surfaces)}, "trained vocabulary")
+    ids = {surface: first + i for i, surface in enumerate(surfaces)}
+    layout = TokenLayout.from_surfaces(ids, "trained vocabulary", with_optional=True)
     return TrainedVocabulary(json.dumps(described, ensure_ascii=False), layout, first + len(surfaces))
 
 

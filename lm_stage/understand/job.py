@@ -50,7 +50,7 @@ def understand(options: UnderstandOptions) -> UnderstandResult:
     Raises ConfigMismatchError, before the model loads, if the answers were created with different settings;
     Interrupted after SIGINT or SIGTERM, with every finished answer on disk.
     """
-    model = ModelDirectory.open(options.model, options.layout)
+    model = ModelDirectory.open(options.model, options.layout, prompting=options.prompting)
     images = open_coded_images(options.dataset, model)
     report = partial(tqdm.write, file=sys.stderr)
     path = _output_path(options.answers)
@@ -194,9 +194,9 @@ def _settings(
         model=model.recorded(),
         images=images.dataset.plan().sha256 if images else None,
         question=options.question,
-        template=options.template,
+        template=model.prompting.conversation(options.template).name,
         max_new_tokens=options.max_new_tokens,
-        sampling=sampling_to_json(options.sampling, recorded.get("sampling")),
+        sampling=sampling_to_json(options.sampling.resolved(model.prompting.text), recorded.get("sampling")),
         seed=options.seed,
         video_format=options.recorded_video_format(has_videos, recorded),
         questions_sha256=recorded.get("questions_sha256"),

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from lm_stage.inference.options import InferenceOptions, SamplingOptions
-from lm_stage.text.templates import CONVERSATION_TEMPLATES, ConversationTemplate
 from shared.errors import UsageError
+
+TEMPLATES = ("chat", "stage1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +29,8 @@ class UnderstandOptions(InferenceOptions):
     def __post_init__(self) -> None:
         InferenceOptions.__post_init__(self)
         self.check_positive("max_new_tokens")
-        if self.template not in CONVERSATION_TEMPLATES:
-            raise UsageError(f"--template {self.template!r}: expected one of {', '.join(CONVERSATION_TEMPLATES)}")
+        if self.template not in TEMPLATES:
+            raise UsageError(f"--template {self.template!r}: expected one of {', '.join(TEMPLATES)}")
         if self.dataset is None and self.questions is None:
             raise UsageError("expected a DATASET of images, or --questions FILE.jsonl with questions about text only")
         if self.question is not None and self.questions is not None:
@@ -39,7 +40,3 @@ class UnderstandOptions(InferenceOptions):
                 f"--world-size {self.engine.rank_count}: all answers go into one file; give each rank its own questions"
                 " and file"
             )
-
-    @property
-    def conversation_template(self) -> ConversationTemplate:
-        return CONVERSATION_TEMPLATES[self.template]

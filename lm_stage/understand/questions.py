@@ -113,7 +113,8 @@ class QuestionRenderer:
         self.images = images
         self.options = options
         self.max_positions = model.config.max_position_embeddings
-        self.sequences = SequenceRenderer(model.text_tokenizer, model.layout, options.video_format)
+        self.template = model.prompting.conversation(options.template)
+        self.sequences = SequenceRenderer(model.text_tokenizer, model.layout, options.video_format, model.prompting)
 
     def request(self, question: Question) -> TextRequest:
         """Render a question, leaving room for as many new tokens as the options and the model allow.
@@ -122,8 +123,9 @@ class QuestionRenderer:
         """
         if question.refusal:
             raise RefusedInput(*question.refusal)
-        parts = interleave(question.text, [self._grid(key) for key in question.images])
-        prompt_ids = self.sequences.question_prompt(parts, self.options.conversation_template).tolist()
+        grids = [self._grid(key) for key in question.images]
+        parts = interleave(question.text, grids, self.template.images_first)
+        prompt_ids = self.sequences.question_prompt(parts, self.template).tolist()
         room = self.max_positions - len(prompt_ids)
         if room < 1:
             raise RefusedInput("too_long", f"{len(prompt_ids)} tokens, the model has {self.max_positions} positions")

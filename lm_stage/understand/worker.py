@@ -23,7 +23,7 @@ class UnderstandWorker:
         from lm_stage.language_model import LanguageModel
 
         self.options, self.questions, self.context = options, questions, context
-        self.directory = ModelDirectory.open(options.model, options.layout)
+        self.directory = ModelDirectory.open(options.model, options.layout, prompting=options.prompting)
         images = open_coded_images(options.dataset, self.directory)
         self.renderer = QuestionRenderer(self.directory, images, options)
         self.requests: dict[int, TextRequest] = {}

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from lm_stage.model.options import NewModelOptions
     from lm_stage.training.options import SftOptions
     from lm_stage.understand.options import UnderstandOptions
+    from shared.codec import Codec
 
 
 @options_command("lm_stage.model.options:NewModelOptions", "init-lm")
@@ -47,6 +48,11 @@ if TYPE_CHECKING:
 @click.option("--head-dim", type=int, help="Size of a head, if it is not --hidden-size divided by --heads.")
 @click.option("--qk-norm", is_flag=True, help="Normalize each head of queries and keys, as Emu3.5 does.")
 @click.option("--positions", type=int, help="Maximum sequence length in tokens.")
+@click.option(
+    "--prompting",
+    type=click.Choice(["emu3", "emu35"]),
+    help="Family whose sequences the model is for; emu35 adds the control tokens of Emu3.5 to the vocabulary.",
+)
 @click.option("--tied/--untied", help="Whether the output head shares the weights of the embedding.")
 @seed_option
 def init_lm(options: NewModelOptions) -> None:
@@ -152,7 +158,8 @@ def sft(options: SftOptions, sample_prompts: str | None, vision_tokenizer: str |
 
     The same command resumes an interrupted run. A dataset is PATH[,task=image|video|understand|text][,weight=W]:
     caption to image (the default) or to video, image or video to caption or answer, or text alone (also a .jsonl file
-    of {text} or {question, answer}).
+    of {text} or {question, answer}). FILE.jsonl,task=document,images=DATASET has prompts and answers that mix text and
+    images: {text, images, answer, answer_images, task}.
     """
     from lm_stage.training.job import sft as run
 
@@ -172,38 +179,26 @@ def sft(options: SftOptions, sample_prompts: str | None, vision_tokenizer: str |
         )
 
 
-def _adjust_generation(parameters: Parameters) -> Parameters:
-    """`--prompting emu3` fills in the published suffix and negative prompt, where none is given."""
-    from lm_stage.text.templates import EMU3_NEGATIVE_PROMPT, EMU3_SUFFIX
-
-    parameters = choose_engine(parameters)
-    if parameters["prompting"] == "emu3":
-        published = {"suffix": EMU3_SUFFIX, "negative_prompt": EMU3_NEGATIVE_PROMPT}
-        parameters = {**parameters, **{name: text for name, text in published.items() if parameters[name] is None}}
-    return {name: value for name, value in parameters.items() if name != "prompting"}
-
-
-@options_command("lm_stage.generate.options:GenerateOptions", adjust=_adjust_generation)
+@options_command("lm_stage.generate.options:GenerateOptions", adjust=choose_engine)
 @click.argument("prompts")
 @click.argument("dataset")
 @language_model_options
 @engine_options
 @click.option("--greedy", is_flag=True, help="Always take the most likely token.")
 @click.option("--ratio", help="Aspect ratio of images, width:height.")
-@click.option("--area", type=int, show_default="that of the model, else 720²", help="Pixels per image.")
+@click.option("--area", type=int, show_default="that of the model, else as published", help="Pixels per image.")
 @click.option("--height", type=int, help="Height in pixels; with --width, in place of --ratio and --area.")
 @click.option("--width", type=int, help="Width in pixels; with --height.")
 @click.option("--frames", type=int, help="Frames of codes per video, 4 video frames each for Emu3; 0 generates images.")
 @video_template_option
+@click.option("--suffix", show_default="that of --prompting", help="Text appended to every prompt.")
+@click.option("--negative-prompt", show_default="that of --prompting", help="Text that guidance steers away from.")
 @click.option(
-    "--prompting",
-    type=click.Choice(["plain", "emu3"]),
-    default="plain",
-    help="emu3 adds the suffix and the negative prompt that Emu3 published, unless others are given.",
+    "--guidance-scale",
+    type=float,
+    show_default="3; with --prompting emu35, 5 without --images",
+    help="Strength of classifier-free guidance; 1 disables it.",
 )
-@click.option("--suffix", help="Text appended to every prompt.")
-@click.option("--negative-prompt", help="Text that guidance steers away from.")
-@click.option("--guidance-scale", type=float, help="Strength of classifier-free guidance; 1 disables it.")
 @click.option("--samples", type=int, help="Number of images per prompt.")
 @click.option("--images", metavar="DATASET", help="Codes dataset with the images that prompts refer to.")
 @click.option(

@@ -103,15 +103,31 @@ vision_tokenizer_options = option_group(
     backend_option,
 )
 
+prompting_option = click.option(
+    "--prompting",
+    type=click.Choice(["auto", "plain", "emu3", "emu35"]),
+    help="Templates and published settings: those of the model (auto), of Emu3 without (plain) or with its suffix and"
+    " negative prompt (emu3), or of Emu3.5 (emu35).",
+)
+
 language_model_options = option_group(
     model_option,
     click.option(
         "--layout", metavar="FILE.json", help="Token ids by name, for a checkpoint that does not include them."
     ),
+    prompting_option,
     click.option("--temperature", type=float, help="Sampling temperature; logits are divided by it."),
-    click.option("--top-k", type=int, help="Sample from the k most likely tokens; 0 samples from all."),
     click.option(
-        "--top-p", type=float, help="Sample from the smallest set of tokens with at least this total probability."
+        "--top-k",
+        type=int,
+        show_default="that of --prompting",
+        help="Sample from the k most likely tokens; 0 samples from all.",
+    ),
+    click.option(
+        "--top-p",
+        type=float,
+        show_default="that of --prompting",
+        help="Sample from the smallest set of tokens with at least this total probability.",
     ),
     seed_option,
     click.option("--batch-size", type=int, help="Number of sequences generated at the same time."),

@@ -6,7 +6,7 @@ A visual token is a code plus `first_visual_token`; all other ids are text.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from shared.errors import CheckpointError
@@ -97,6 +97,11 @@ class TokenLayout:
         """Whether no role has different ids in the two layouts; optional roles may be missing in either."""
         roles = self.to_dict().keys() & other.to_dict().keys()
         return all(getattr(self, role) == getattr(other, role) for role in roles)
+
+    def with_optional_roles(self, other: TokenLayout) -> TokenLayout:
+        """Return the layout with those optional roles that only the other one has."""
+        missing = {name: getattr(other, name) for name in OPTIONAL_SURFACES if getattr(self, name) is None}
+        return replace(self, **missing)
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any], where: str = "layout") -> TokenLayout:

@@ -20,7 +20,7 @@ from shared.dataset.dataset import Dataset
 from shared.dataset.plan import Plan, Unit
 from shared.dataset.plan_writer import freeze_plan
 from shared.dataset.readers import KeyReader
-from shared.tokens.grid_formats import ROWS, UNIVLA
+from shared.tokens.grid_formats import ROWS
 from tests.support import handmade
 from tests.support.prompts import plan_prompts
 
@@ -89,9 +89,9 @@ def test_longest_prompt_and_tokens_of_a_plan(sequences: SequenceRenderer, tmp_pa
     around = 6  # BOS BOI h * w IMG
     assert longest_prompt(frozen, (1, 16, 24)) == 6 + around
     assert longest_prompt(frozen, (1, 8, 8)) == 30 + around
-    assert token_counts(frozen, [0, 1, 2, 3], UNIVLA) == (3 * 10 + 4, 0)
-    assert token_counts(frozen, [1], UNIVLA) == (3 * 10 + 4, 2 * 10 + 4)
-    assert token_counts(frozen, [], UNIVLA) == (3 * 10 + 4, 3 * 10 + 4)
+    assert token_counts(frozen, [0, 1, 2, 3], sequences) == (3 * 10 + 4, 0)
+    assert token_counts(frozen, [1], sequences) == (3 * 10 + 4, 2 * 10 + 4)
+    assert token_counts(frozen, [], sequences) == (3 * 10 + 4, 3 * 10 + 4)
 
 
 def test_a_prompt_that_does_not_fit_is_refused_with_numbers(sequences: SequenceRenderer) -> None:
@@ -150,10 +150,11 @@ def test_videos_have_units_and_tokens_of_their_own(sequences: SequenceRenderer, 
     freeze_plan(tmp_path / "plan.arrow", units, handmade.settings(), len(prompts))
     frozen = Plan(tmp_path / "plan.arrow")
     assert longest_prompt(frozen, (3, 16, 24)) == 2 + 8  # BOS BOI t * h * w IMG
-    assert max_body_length((3, 16, 24), UNIVLA, EMU3) == 3 * 7 + 1
-    assert max_body_length((3, 16, 24), ROWS, EMU3) == 3 * 9 + 1
-    assert max_body_length((1, 16, 24), UNIVLA, EMU3) == 10, "that of an image, which is longer"
-    assert token_counts(frozen, [0], UNIVLA) == (29 + 22 + 2 * 10, 22 + 2 * 10)
+    with_rows = SequenceRenderer(sequences.text_tokenizer, sequences.layout, ROWS)
+    assert max_body_length((3, 16, 24), sequences, EMU3) == 3 * 7 + 1
+    assert max_body_length((3, 16, 24), with_rows, EMU3) == 3 * 9 + 1
+    assert max_body_length((1, 16, 24), sequences, EMU3) == 10, "that of an image, which is longer"
+    assert token_counts(frozen, [0], sequences) == (29 + 22 + 2 * 10, 22 + 2 * 10)
 
 
 def test_a_video_that_does_not_fit_is_refused_with_numbers(sequences: SequenceRenderer) -> None:

@@ -14,11 +14,13 @@ from hypothesis import strategies as st
 
 from lm_stage.generate.prompt_files import list_prompts
 from lm_stage.generate.prompts import Prompt, PromptDefaults, grid_size
+from lm_stage.text import prompting
 from shared.codec import EMU3, EMU35
 from shared.errors import RefusedInput, UsageError
 from tests.support.prompts import write_entries
 
 DEFAULTS = PromptDefaults(area=32 * 32)
+DRAWINGS = PromptDefaults(area=prompting.EMU35.area, codec=EMU35, prompting=prompting.EMU35)
 
 
 def reasons(prompts: Sequence[Prompt]) -> list[str | None]:
@@ -227,3 +229,25 @@ def test_areas_beyond_any_image_are_refused() -> None:
 def test_numbers_beyond_arithmetic_are_refused(ratio: str, area: int) -> None:
     with pytest.raises(RefusedInput, match="bad_ratio"):
         grid_size(EMU3, ratio, area)
+
+
+@pytest.mark.parametrize(
+    ("fields", "size"),
+    [
+        ({}, (64, 64)),
+        ({"ratio": "4:3"}, (55, 73)),
+        ({"ratio": "9:16"}, (85, 47)),
+        ({"ratio": "5:4"}, (57, 72)),
+        ({"ratio": "4:3", "area": 512 * 512}, (28, 37)),
+        ({"height": 160, "width": 320}, (10, 20)),
+        ({"images": ["one"]}, (0, 0)),
+        ({"images": ["one"], "ratio": "1:1"}, (64, 64)),
+        ({"images": ["one", "two"]}, (64, 64)),
+    ],
+)
+def test_drawings_of_emu35_have_published_grids_and_edits_the_size_of_their_image(
+    tmp_path: Path, fields: dict[str, Any], size: tuple[int, int]
+) -> None:
+    path = write_entries(tmp_path / "p.jsonl", [{"prompt": "x", **fields}])
+    [prompt] = list_prompts(path, DRAWINGS)
+    assert (prompt.height, prompt.width) == size

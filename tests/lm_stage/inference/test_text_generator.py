@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -48,6 +49,31 @@ def test_answers_end_with_eos_or_at_their_limit() -> None:
         "c": ([9], "eos"),
     }
     assert model.prefilled == {0: [11], 1: [11]}
+
+
+def test_the_token_that_begins_the_end_of_an_answer_ends_it() -> None:
+    """Of ESS and EOS, which end answers of Emu3.5, the first one suffices; without that role, ESS is masked."""
+    with_ess = replace(LAYOUT, ess=10, pad=9)
+    for end, answer in (("ess", [7, 8]), ("eos", [7, 8, 0, 1])):
+        model = EndingModel(rows=1, end=10, after=8)
+        generator = TextGenerator(model, with_ess, GREEDY, end)
+        [sequence] = generator.run([TextRequest("a", [11, 6], 4, 0)])
+        assert (sequence.text_ids(), sequence.finish_reason) == (answer, "eos" if end == "ess" else "length")
+
+
+class EndingModel(CountingModel):
+    """Prefers the token after the last one, and one token after another; the second choice is 0."""
+
+    def __init__(self, rows: int, end: int, after: int):
+        super().__init__(rows)
+        self.end, self.after = end, after
+
+    def decode_step(self, token_ids_RL: np.ndarray, positions_RL: np.ndarray) -> np.ndarray:
+        logits = np.zeros((self.rows, 1, LAYOUT.first_visual_token), np.float32)
+        for row, token in enumerate(token_ids_RL[:, 0]):
+            logits[row, 0, 0] = 1
+            logits[row, 0, self.end if token == self.after else token + 1] = 5
+        return logits
 
 
 def test_a_full_batch_accepts_no_request_until_a_sequence_ends() -> None:

@@ -10,7 +10,9 @@ import pytest
 from lm_stage.model.model_directory import ModelDirectory
 from lm_stage.model.new_model import create_model
 from lm_stage.model.options import NewModelOptions
+from lm_stage.text.prompting import EMU35
 from shared.errors import UsageError
+from shared.tokens.layout import OPTIONAL_SURFACES
 from tests.support.captioned_codes import write_codes
 
 SMALL: dict[str, Any] = {
@@ -30,9 +32,18 @@ def test_a_model_with_norms_of_queries_and_keys(tmp_path: Path) -> None:
     assert (config.hidden_size, config.num_attention_heads, config.head_dim, config.qk_norm) == (30, 4, 16, True)
 
 
+def test_a_model_for_sequences_of_emu35_has_its_control_tokens(tmp_path: Path) -> None:
+    codes = str(write_codes(tmp_path / "codes"))
+    options = NewModelOptions(codes, str(tmp_path / "model"), **SMALL, **NORMS, prompting="emu35")
+    model = ModelDirectory.open(create_model(options))
+    assert (model.prompting, model.layout) == (EMU35, model.text_tokenizer.layout)
+    assert set(OPTIONAL_SURFACES) <= set(model.layout.control_ids)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"head_dim": 16, "prompting": "emu4"}, "--prompting: expected one of plain, emu3, emu35, got 'emu4'"),
         ({"head_dim": 3}, "--head-dim: expected an even number from 2 up, got 3"),
         ({"head_dim": 0}, "--head-dim: expected an even number from 2 up, got 0"),
         ({}, "--hidden-size: expected an even multiple of --heads 4, got 30; or give --head-dim"),

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lm_stage.text.prompting import PLAIN
 from lm_stage.text.renderer import IMAGE_MARK, CodeGrid, Part, SequenceRenderer, interleave
-from lm_stage.text.templates import CONVERSATION_TEMPLATES
 from shared.errors import RefusedInput, ShapeError
 from shared.tokens.grid_formats import IMAGE, ROWS
 from shared.tokens.layout import SURFACES
@@ -50,7 +50,7 @@ def video_prompt(renderer: SequenceRenderer, caption: list[Part], frames: int, h
 
 
 def question_prompt(renderer: SequenceRenderer, question: list[Part], template: str = "chat") -> list[int]:
-    return renderer.question_prompt(question, CONVERSATION_TEMPLATES[template]).tolist()
+    return renderer.question_prompt(question, PLAIN.conversation(template)).tolist()
 
 
 def not_text(renderer: SequenceRenderer, ids: list[int]) -> list[int]:

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from lm_stage.inference.options import SamplingOptions
-from lm_stage.text.templates import EMU3_NEGATIVE_PROMPT
+from lm_stage.text.prompting import EMU3, PROMPTINGS
 from lm_stage.understand.options import UnderstandOptions
 from pipelines.cli import main
 from pipelines.commands.build import OptionsCommand, fill, options_command, parameter_defaults
@@ -132,4 +132,5 @@ def test_answers_are_greedy_unless_sampling_is_asked_for() -> None:
 def test_emu3_prompting_fills_in_what_is_not_given() -> None:
     command = main.commands["generate"]
     options = command.make_context("generate", ["--prompting", "emu3", "--suffix", "", "x", "y"]).params["options"]
-    assert (options.suffix, options.negative_prompt) == ("", EMU3_NEGATIVE_PROMPT)
+    settings = options.prompt_settings(PROMPTINGS[options.prompting])
+    assert (settings.suffix, settings.negative_prompt) == ("", EMU3.negative_prompt)
