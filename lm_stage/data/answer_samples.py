@@ -9,7 +9,7 @@ import numpy as np
 
 from lm_stage.data.dataset_samples import DatasetSamples, is_text, row_texts
 from lm_stage.data.sequences import EncodedTexts, SequenceBuilder, TrainingSequence
-from lm_stage.text.templates import CHAT, default_question
+from lm_stage.text.templates import default_question
 from shared.dataset.conversations import Conversation, Turn, without_media_marks
 from shared.dataset.rows import KINDS
 from shared.errors import RefusedInput, UsageError
@@ -94,15 +94,17 @@ class AnswerSamples(AnsweredRows):
     def __init__(self, path: Path, builder: SequenceBuilder, keeps_damaged: bool):
         super().__init__(path, builder, keeps_damaged)
         turns = [(number, turn) for one in self.conversations for number, turn in enumerate(one.turns)]
-        questions = (CHAT.question_text(turn.question, number, follows_grid=True) for number, turn in turns)
-        openings = (CHAT.opening(one.system) for one in self.conversations)
+        chat = builder.prompting.chat
+        questions = (chat.question_text(turn.question, number, follows_grid=True) for number, turn in turns)
+        openings = (chat.opening(one.system) for one in self.conversations)
         self.openings = EncodedTexts(openings, len(self.conversations), builder.encode, path.name)
         self.questions = EncodedTexts(questions, len(turns), builder.encode, path.name)
         self.answers = EncodedTexts((turn.answer for _, turn in turns), len(turns), builder.encode, path.name)
         self._first_turn = np.concatenate(([0], np.cumsum([len(one.turns) for one in self.conversations], dtype=int)))
-        tokens_before_turn = np.concatenate(([0], np.cumsum(self.questions.lengths + self.answers.lengths + 1)))
-        spoken = np.diff(tokens_before_turn[self._first_turn])
-        self.lengths = 1 + self.openings.lengths + self.grid_lengths() + spoken
+        spoken = self.questions.lengths + self.answers.lengths + builder.tokens_around - 1  # without BOS
+        tokens_before_turn = np.concatenate(([0], np.cumsum(spoken)))
+        turns_lengths = np.diff(tokens_before_turn[self._first_turn])
+        self.lengths = 1 + self.openings.lengths + self.grid_lengths() + turns_lengths
         self.captionless_lengths = self.lengths
 
     def sequence(self, index: int, drop_caption: bool) -> TrainingSequence:

@@ -108,10 +108,13 @@ class CaptionSamples(DatasetSamples):
         self.select(np.repeat(np.arange(len(texts_of_rows)), list(map(len, texts_of_rows))))
         self.unusable: dict[str, str] = {}
         self.without_text: Sequence[str] = [key for key, text in zip(self.keys, captions) if not text]
-        self.captions = EncodedTexts(captions, len(self.keys), builder.encode, path.name)
-        self.captionless_lengths = self.grid_lengths() + 2  # BOS and EOS
-        self.lengths = self.captionless_lengths + self.captions.lengths
+        draw, unconditional = builder.prompting.draw, builder.prompting.unconditional
+        prompts = (draw.question_text(text) if text else unconditional.question_text("") for text in captions)
+        self.prompts = EncodedTexts(prompts, len(self.keys), builder.encode, path.name)
+        lengths = self.grid_lengths() + builder.tokens_around
+        self.captionless_lengths = lengths + len(builder.unconditional_ids)
+        self.lengths = lengths + self.prompts.lengths
 
     def sequence(self, index: int, drop_caption: bool) -> TrainingSequence:
-        caption_ids = self.captions.empty() if drop_caption else self.captions[index]
-        return self.builder.captioned(caption_ids, self.grid(index))
+        prompt_ids = self.builder.unconditional_ids if drop_caption else self.prompts[index]
+        return self.builder.captioned(prompt_ids, self.grid(index))

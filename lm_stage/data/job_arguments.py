@@ -28,7 +28,8 @@ def open_model(options: SequenceOptions) -> ModelDirectory:
 def open_mixture(options: SequenceOptions, entries: Sequence[MixtureEntry], model: ModelDirectory) -> Mixture:
     """Open the samples of some entries."""
     video_format = video_format_named(options.video_template)
-    builder = SequenceBuilder(SequenceRenderer(model.text_tokenizer, model.layout, video_format), options.weights)
+    renderer = SequenceRenderer(model.text_tokenizer, model.layout, video_format, model.prompting)
+    builder = SequenceBuilder(renderer, options.weights)
     return Mixture(entries, builder, options.seq_length, options.skip_damaged)
 
 

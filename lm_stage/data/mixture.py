@@ -12,9 +12,11 @@ import numpy as np
 
 from lm_stage.data.answer_samples import AnswerSamples, AnswerTexts
 from lm_stage.data.dataset_samples import CaptionSamples
+from lm_stage.data.document_samples import DocumentSamples
 from lm_stage.data.options import MixtureEntry
 from lm_stage.data.sequences import SequenceBuilder, TrainingSequence
 from lm_stage.data.text_samples import TextSamples
+from lm_stage.text.prompting import PLAIN
 from shared.codec import Codec
 from shared.errors import ConfigMismatchError, UsageError
 from shared.storage.paths import as_path
@@ -39,18 +41,23 @@ class SampleSet(Protocol):
         """Build one sample. Raises DatasetError if the data on disk is damaged."""
 
 
-def open_samples(path: str, task: str, builder: SequenceBuilder, keeps_damaged: bool = False) -> SampleSet:
-    """Open the samples of a dataset, or of a .jsonl file of texts, for a task.
+def open_samples(entry: MixtureEntry, builder: SequenceBuilder, keeps_damaged: bool = False) -> SampleSet:
+    """Open the samples of a dataset, or of a .jsonl file of texts or documents, for a task.
 
     With `keeps_damaged`, a part that can be read but does not match its checksum is accepted; reading one of its
     samples then raises DatasetError. Raises UsageError or DatasetError, naming the path, for anything but a complete
     dataset with samples for this task.
     """
-    location = as_path(path)
+    path, task, location = entry.path, entry.task, as_path(entry.path)
+    is_lines = location.suffix.lower() == ".jsonl" and location.is_file()
     samples: SampleSet
-    if location.suffix.lower() == ".jsonl" and location.is_file():
-        if task != "text":
-            raise UsageError(f"{path}: task {task}: expected task=text for a .jsonl file")
+    if is_lines and task not in ("text", "document"):
+        raise UsageError(f"{path}: task {task}: expected task=text or task=document for a .jsonl file")
+    if task == "document" and not is_lines:
+        raise UsageError(f"{path}: task {task}: expected a .jsonl file of documents")
+    if entry.images is not None:
+        samples = DocumentSamples(location, as_path(entry.images), builder, keeps_damaged)
+    elif is_lines:
         samples = TextSamples(location, builder)
     elif task == "understand":
         samples = AnswerSamples(location, builder, keeps_damaged)
@@ -82,7 +89,7 @@ class Mixture:
         self, entries: Sequence[MixtureEntry], builder: SequenceBuilder, seq_length: int, keeps_damaged: bool = False
     ):
         self.entries = list(entries)
-        self.sample_sets = [open_samples(one.path, one.task, builder, keeps_damaged) for one in entries]
+        self.sample_sets = [open_samples(one, builder, keeps_damaged) for one in entries]
         self.builder = builder
         self.seq_length = seq_length
         self.sample_indices: list[np.ndarray] = []
@@ -112,12 +119,15 @@ class Mixture:
     def fingerprints(self) -> list[dict[str, Any]]:
         """Describe, for the record of a run, everything that determines the samples and their order."""
         template = {"video_template": self.builder.renderer.video_format.to_json()}
+        name = self.builder.prompting.recorded
+        prompting = {} if name == PLAIN.recorded else {"prompting": name}
         return [
             {
                 "task": entry.task,
                 "weight": entry.weight,
                 "content": samples.fingerprint,
                 **(template if samples.has_videos else {}),
+                **prompting,
             }
             for entry, samples in self.pairs()
         ]

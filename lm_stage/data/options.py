@@ -11,7 +11,9 @@ from lm_stage.model.options import EMBEDDED_MODEL
 from shared.errors import UsageError
 from shared.tokens.grid_formats import VIDEO_FORMATS
 
-TASKS = ("image", "video", "understand", "text")
+ROW_TASKS = ("image", "video", "understand", "text")  # whose samples come from the rows of a dataset
+TASKS = (*ROW_TASKS, "document")
+ENTRY_FORM = f"PATH[,task={'|'.join(TASKS)}][,weight=NUMBER][,images=DATASET]"
 LOSSES = ("after_prompt", "visual", "text")
 Options = TypeVar("Options")
 # Name of the option, the value expected, and a test of the options.
@@ -30,33 +32,37 @@ SEQUENCE_CHECKS: tuple[Check[Any], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class MixtureEntry:
-    """One dataset of a mixture, given as `PATH[,task=image|video|understand|text][,weight=W]`.
+    """One dataset of a mixture, given as `PATH[,task=TASK][,weight=W][,images=DATASET]`.
 
-    Every epoch contains each sample `weight` times: 0.5 takes half of them, 2 takes each twice.
+    Every epoch contains each sample `weight` times: 0.5 takes half of them, 2 takes each twice. `images` is the
+    dataset of the images in documents.
     """
 
     path: str
     task: str = "image"
     weight: float = 1.0
+    images: str | None = None
 
     @property
     def is_generation(self) -> bool:
-        """Whether the image or video is the answer rather than part of the question."""
-        return self.task in ("image", "video")
+        """Whether images or videos are in the answer rather than in the question."""
+        return self.task in ("image", "video", "document")
 
     @classmethod
     def parse(cls, text: str) -> MixtureEntry:
         """Raises UsageError if the text has another form."""
         path, *settings = text.split(",")
         fields: dict[str, Any] = dict(setting.partition("=")[::2] for setting in settings)
-        if not path or set(fields) - {"task", "weight"}:
-            raise UsageError(f"dataset {text!r}: expected PATH[,task={'|'.join(TASKS)}][,weight=NUMBER]")
+        if not path or set(fields) - {"task", "weight", "images"}:
+            raise UsageError(f"dataset {text!r}: expected {ENTRY_FORM}")
         try:
             entry = cls(path, **{**fields, "weight": float(fields.get("weight", 1))})
         except ValueError:
             raise UsageError(f"dataset {text!r}: weight: expected a number, got {fields['weight']!r}") from None
         if entry.task not in TASKS or not 0 < entry.weight < math.inf:
             raise UsageError(f"dataset {text!r}: expected a task of {', '.join(TASKS)} and a weight above 0")
+        if (entry.task == "document") != bool(entry.images):
+            raise UsageError(f"dataset {text!r}: expected images=DATASET with task=document, and with no other task")
         return entry
 
 
@@ -118,7 +124,7 @@ def mixture_problems(entries: Sequence[MixtureEntry], weights: LossWeights) -> l
     problems = [] if entries else ["DATASETS: expected at least one, got none"]
     for entry in entries:
         weight, kind = (weights.of_visual, "codes") if entry.is_generation else (weights.of_other, "text")
-        if not weight:
+        if not weight and not (entry.task == "document" and weights.of_other):
             problems.append(
                 f"{entry.path}: task {entry.task} has no {kind} to learn with --loss {weights.over} --visual-weight"
                 f" {weights.visual}; leave it out or choose another --loss"

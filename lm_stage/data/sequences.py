@@ -6,8 +6,13 @@
 |             | then USER: question . ASSISTANT: answer EOS for every later turn    all answers, each with EOS   |
 | text        | BOS text EOS, or a question and its answer without an image    the text or the answer, and EOS   |
 
+| document    | BOS … USER: text and images ASSISTANT: text and images EOS   the loss covers all of the answer  |
+
+This is Emu3's form. Every family has its own templates and control tokens around answers (`text/prompting.py`): with
+Emu3.5's, an image follows BSS, its size is part of the answer, and ESS comes before EOS.
+
 Prompts are never supervised, and neither are the images and videos within them. The published template has a single
-turn; ending every answer with EOS is our choice, so that a turn ends in training as it does in generation.
+turn; ending every answer as the only one is our choice, so that a turn ends in training as it does in generation.
 """
 
 from __future__ import annotations
@@ -20,7 +25,6 @@ from tqdm import tqdm
 
 from lm_stage.data.options import LossWeights
 from lm_stage.text.renderer import CodeGrid, SequenceRenderer
-from lm_stage.text.templates import CHAT
 from shared.tokens.grid_formats import grid_length
 from shared.tokens.visual_tokens import VISUAL, body_template
 
@@ -53,10 +57,6 @@ class EncodedTexts:
     def __getitem__(self, index: int) -> np.ndarray:
         return self._ids[self._ends[index] : self._ends[index + 1]]
 
-    def empty(self) -> np.ndarray:
-        """Return the token ids of no text."""
-        return self._ids[:0]
-
 
 class SequenceBuilder:
     """Builds training sequences from prompts of one renderer. Texts arrive encoded, because each is used many times."""
@@ -65,8 +65,12 @@ class SequenceBuilder:
         self.renderer = renderer
         self.layout = renderer.layout
         self.loss = loss
-        self.chat_opening = self.encode(CHAT.opening())
-        self._bos, self._eos = np.array([self.layout.bos], np.int32), np.array([self.layout.eos], np.int32)
+        self.prompting = renderer.prompting
+        self.chat_opening = self.encode(self.prompting.chat.opening())
+        self.unconditional_ids = self.encode(self.prompting.unconditional.question_text(""))
+        self._bos, self._eos = renderer.tokens(("bos",)), renderer.tokens(("eos",))
+        self.answer_begin = renderer.tokens(self.prompting.answer_begin)
+        self.answer_end = renderer.tokens(self.prompting.answer_end)
         self._body_weights: dict[tuple[bool, int, int, int], np.ndarray] = {}
 
     def encode(self, text: str) -> np.ndarray:
@@ -78,14 +82,43 @@ class SequenceBuilder:
         header = self.renderer.header(grid_format, frames, height, width)
         return len(header) + grid_length(frames, height, width, grid_format)
 
-    def captioned(self, caption_ids: np.ndarray, grid: CodeGrid) -> TrainingSequence:
-        """Build a caption and its image or video; an empty caption trains the unconditional model for guidance."""
-        header, body = self.renderer.header_and_body(grid)
-        token_ids = np.concatenate((self._bos, caption_ids, header, body, self._eos))
-        weights = np.zeros(len(token_ids), np.float32)
-        weights[-1 - len(body) : -1] = self._weights_of_body(grid.is_video, *grid.codes_THW.shape)
-        weights[-1] = self.loss.of_other
-        return TrainingSequence(token_ids, weights)
+    @property
+    def tokens_around(self) -> int:
+        """The number of control tokens around a question and its answer, BOS included."""
+        return 1 + len(self.answer_begin) + len(self.answer_end)
+
+    def captioned(self, prompt_ids: np.ndarray, grid: CodeGrid) -> TrainingSequence:
+        """Build a caption and its image or video.
+
+        The caption comes as the token ids of `draw.question_text`; `unconditional_ids` in its place train the
+        unconditional model for guidance.
+        """
+        return self.document([prompt_ids], [grid], supervises_size=self.prompting.writes_size)
+
+    def document(
+        self,
+        prompt: Iterable[np.ndarray | CodeGrid],
+        answer: Iterable[np.ndarray | CodeGrid],
+        supervises_size: bool = True,
+    ) -> TrainingSequence:
+        """Build a prompt and its answer from texts as token ids, images and videos; the loss covers the answer.
+
+        Without `supervises_size`, it does not cover the sizes of images in the answer.
+        """
+        token_ids, weights = [self._bos], []
+        for part in (*prompt, self.answer_begin):
+            token_ids += self.renderer.header_and_body(part) if isinstance(part, CodeGrid) else [part]
+        weights.append(np.zeros(sum(map(len, token_ids)), np.float32))
+        for part in (*answer, self.answer_end):
+            if isinstance(part, CodeGrid):
+                header, body = self.renderer.header_and_body(part)
+                token_ids += [header, body]
+                weights.append(np.full(len(header), self.loss.of_other * supervises_size, np.float32))
+                weights.append(self._weights_of_body(part.is_video, *part.codes_THW.shape))
+            else:
+                token_ids.append(part)
+                weights.append(self._other_weights(len(part)))
+        return TrainingSequence(np.concatenate(token_ids), np.concatenate(weights))
 
     def conversation(
         self,
@@ -95,8 +128,8 @@ class SequenceBuilder:
     ) -> TrainingSequence:
         """Build questions and answers about an image, a video or neither; the loss covers every answer.
 
-        A question comes as the token ids of `ConversationTemplate.question_text`. `opening_ids` replace the published
-        opening before an image or a video.
+        A question comes as the token ids of `chat.question_text`. `opening_ids` replace the published opening before
+        an image or a video.
         """
         token_ids = [self._bos]
         if grid is not None:
@@ -104,8 +137,9 @@ class SequenceBuilder:
             token_ids += [opening_ids, *self.renderer.header_and_body(grid)]
         weights = [np.zeros(sum(map(len, token_ids)), np.float32)]
         for question_ids, answer_ids in turns:
-            token_ids += [question_ids, answer_ids, self._eos]
-            weights += [np.zeros(len(question_ids), np.float32), self._other_weights(len(answer_ids) + 1)]
+            token_ids += [question_ids, self.answer_begin, answer_ids, self.answer_end]
+            weights.append(np.zeros(len(question_ids) + len(self.answer_begin), np.float32))
+            weights.append(self._other_weights(len(answer_ids) + len(self.answer_end)))
         return TrainingSequence(np.concatenate(token_ids), np.concatenate(weights))
 
     def text(self, text_ids: np.ndarray) -> TrainingSequence:

@@ -48,7 +48,7 @@ class SkippedSamples:
                 if samples.unusable:
                     key, reason = next(iter(samples.unusable.items()))
                     count = len(samples.unusable)
-                    yield f"{entry.path}: {count} rows have conversations that cannot be used: {key}: {reason}"
+                    yield f"{entry.path}: {count} samples cannot be used: {key}: {reason}"
                 if too_long:
                     yield f"{entry.path}: {too_long} samples are longer than a row of {mixture.seq_length} tokens"
                 count = len(samples.without_text)

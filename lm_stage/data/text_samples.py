@@ -6,8 +6,9 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from lm_stage.data.sequences import EncodedTexts, SequenceBuilder, TrainingSequence
-from lm_stage.text.templates import CHAT
 from shared.codec import Codec
 from shared.errors import UsageError
 from shared.storage.small_files import parse_json_object, read_small_file
@@ -29,10 +30,12 @@ class TextSamples:
         entries = [_question_and_text(f"{path}: line {number}", line) for number, line in lines]
         self.keys = [f"{path.name}#{number}" for number, _ in lines]
         self.has_question = [question is not None for question, _ in entries]
-        prompts = (None if question is None else CHAT.question_text(question) for question, _ in entries)
+        chat = builder.prompting.chat
+        prompts = (None if question is None else chat.question_text(question) for question, _ in entries)
         self.prompts = EncodedTexts(prompts, len(entries), builder.encode, path.name)
         self.texts = EncodedTexts((text for _, text in entries), len(entries), builder.encode, path.name)
-        self.lengths = self.texts.lengths + 2 + self.prompts.lengths  # with BOS and EOS
+        around = np.where(self.has_question, builder.tokens_around, 2)  # of a text, BOS and EOS
+        self.lengths = self.texts.lengths + self.prompts.lengths + around
         self.captionless_lengths = self.lengths
 
     def sequence(self, index: int, drop_caption: bool) -> TrainingSequence:

@@ -46,7 +46,7 @@ DATASETS = (Kind.CODES, Kind.SEQUENCES)
 ACCEPTED_KINDS: Mapping[str, tuple[Kind, ...]] = {
     "source": (Kind.MEDIA, Kind.FILE, Kind.OTHER),
     "dataset": DATASETS,
-    "datasets": (*DATASETS, Kind.ANSWERS, Kind.FILE),  # files are for task=text
+    "datasets": (*DATASETS, Kind.ANSWERS, Kind.FILE),  # files are for task=text and task=document
     "held_out": (*DATASETS, Kind.ANSWERS, Kind.FILE),
     "images": DATASETS,
     "prompts": (Kind.FILE, *DATASETS),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,17 +124,30 @@ def resolved(path: str | Path) -> Path:
 
 
 def _media_root(option: str, values: Mapping[str, list[str]]) -> str | None:
+    if option != "source":
+        return None
     location = values[option][-1]
-    if option != "source" or "://" in location or suffix_of(location) not in LIST_SUFFIXES:
+    if "://" in location or suffix_of(location) not in LIST_SUFFIXES:
         return None
     return values.get("image_root", [os.path.dirname(location)])[-1]
 
 
 def _inputs(values: Mapping[str, list[str]], written: str | None) -> tuple[Input, ...]:
-    """What a step reads. A dataset of `sft` is given as PATH[,task=…][,weight=…]."""
+    """What a step reads."""
     return tuple(
-        Input(option, text.split(",")[0] if option in ("datasets", "held_out") else text, _media_root(option, values))
+        Input(kind, location, _media_root(kind, values))
         for option in INPUT_PARAMETERS
         if option in values and option != written
         for text in values[option]
+        for kind, location in _locations(option, text)
     )
+
+
+def _locations(option: str, text: str) -> Iterator[tuple[str, str]]:
+    """Yield what a value names. A dataset of `sft` is given as PATH[,task=…][,weight=…][,images=DATASET]."""
+    if option not in ("datasets", "held_out"):
+        yield option, text
+        return
+    path, *settings = text.split(",")
+    yield option, path
+    yield from (("images", one.removeprefix("images=")) for one in settings if one.startswith("images="))

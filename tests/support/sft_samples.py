@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from lm_stage.data.mixture import SampleSet, open_samples
-from lm_stage.data.options import LossWeights
+from lm_stage.data.options import LossWeights, MixtureEntry
 from lm_stage.data.sequences import SequenceBuilder
+from lm_stage.text.prompting import PLAIN, Prompting
 from shared.dataset.commit import UnitResult
 from shared.dataset.dataset import Dataset
 from shared.dataset.plan import PlannedInput, Unit
@@ -25,9 +26,9 @@ CAPTIONS = ("a red apple", "", None, "a green pear, é \u2028 again " * 3, "a re
 LARGE = np.arange(12 * 10, dtype=np.uint16).reshape(1, 12, 10)
 
 
-def small_builder(weights: LossWeights | None = None) -> SequenceBuilder:
+def small_builder(weights: LossWeights | None = None, prompting: Prompting = PLAIN) -> SequenceBuilder:
     """Return a builder whose vocabulary was learned from a few words."""
-    renderer = small_renderer(["a red apple", "a green pear"] * 3, handmade.CODEBOOK_SIZE)
+    renderer = small_renderer(["a red apple", "a green pear"] * 3, handmade.CODEBOOK_SIZE, prompting=prompting)
     return SequenceBuilder(renderer, weights or LossWeights())
 
 
@@ -97,9 +98,9 @@ def extra_row(index: int, text: str | None = "a caption", **values: Any) -> Code
     return image_row(index, text=text, extra_json=json.dumps(values))
 
 
-def opened(path: Path, builder: SequenceBuilder, task: str = "image") -> SampleSet:
+def opened(path: Path, builder: SequenceBuilder, task: str = "image", images: Path | None = None) -> SampleSet:
     """Open the samples of a dataset for a task."""
-    return open_samples(str(path), task, builder)
+    return open_samples(MixtureEntry(str(path), task, images=images and str(images)), builder)
 
 
 def assert_lengths_are_true(samples: SampleSet) -> None:

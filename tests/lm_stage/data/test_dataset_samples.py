@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lm_stage.data.options import TASKS
+from lm_stage.data.options import ROW_TASKS
 from lm_stage.data.sequences import SequenceBuilder
+from lm_stage.text.prompting import EMU35
 from lm_stage.text.renderer import CodeGrid, SequenceRenderer
 from shared.dataset.commit import UnitResult
 from shared.dataset.dataset import Dataset
@@ -22,6 +23,7 @@ from tests.support.sft_samples import (
     image_row,
     mixed_units,
     opened,
+    small_builder,
     video_row,
     write_dataset,
     write_lines,
@@ -38,6 +40,37 @@ def test_sequences_hold_the_images_and_captions_of_the_rows(tmp_path: Path, buil
             built = samples.sequence(index, drop_caption)
             assert built.token_ids.tolist() == expected.token_ids.tolist()
             assert built.weights.tolist() == expected.weights.tolist()
+
+
+def test_captions_in_the_form_of_emu35(tmp_path: Path) -> None:
+    """A drawing after BSS; a row without a caption, or whose caption is dropped, has the unconditional prompt."""
+    units, builder = mixed_units(), small_builder(prompting=EMU35)
+    samples, layout = opened(write_dataset(tmp_path / "codes", units), builder), builder.layout
+    assert_lengths_are_true(samples)
+    for index, given in enumerate([row for rows in units for row in rows]):
+        for drop_caption in (False, True):
+            text = f"You are a helpful assistant for t2i task. USER: {given.text} ASSISTANT: "
+            if drop_caption or not given.text:
+                text = "You are a helpful assistant. USER:  ASSISTANT: "
+            prompt = [layout.bos, *builder.encode(text).tolist(), layout.bss]
+            image = np.concatenate(builder.renderer.header_and_body(CodeGrid(given.codes_THW, is_video=False)))
+            built = samples.sequence(index, drop_caption)
+            assert built.token_ids.tolist() == [*prompt, *image.tolist(), layout.ess, layout.eos]
+            assert built.weights.tolist() == [0.0] * len(prompt) + [1.0] * (len(image) + 2)
+
+
+@pytest.mark.parametrize("task", ["understand", "text"])
+def test_other_tasks_in_the_form_of_emu35(tmp_path: Path, task: str) -> None:
+    builder = small_builder(prompting=EMU35)
+    samples = opened(write_dataset(tmp_path / "codes", mixed_units()), builder, task)
+    assert_lengths_are_true(samples)
+    lines = [{"text": "a red apple"}, {"question": "what?", "answer": "a pear"}]
+    assert_lengths_are_true(opened(write_lines(tmp_path / "t.jsonl", *lines), builder, "text"))
+    if task == "understand":
+        sequence, layout = samples.sequence(0, False), builder.layout
+        answer = [*builder.encode("a red apple").tolist(), layout.ess, layout.eos]
+        assert sequence.token_ids[-len(answer) - 1 :].tolist() == [layout.bss, *answer]
+        assert sequence.weights.tolist() == [0.0] * (len(sequence.weights) - len(answer)) + [1.0] * len(answer)
 
 
 def test_videos_follow_their_captions_in_the_chosen_template(tmp_path: Path, builder: SequenceBuilder) -> None:
@@ -67,7 +100,7 @@ def test_an_unfinished_dataset_is_refused(tmp_path: Path, builder: SequenceBuild
     assert opened(path, builder).keys == ["k0", "k1"]
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", ROW_TASKS)
 def test_a_damaged_part_is_named(task: str, tmp_path: Path, builder: SequenceBuilder) -> None:
     rows = [image_row(0), image_row(1)]
     dataset = Dataset(write_dataset(tmp_path / "codes", [[rows[0]], [rows[1]]]))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lm_stage.data.mixture import Mixture
-from lm_stage.data.options import TASKS, MixtureEntry
+from lm_stage.data.options import ROW_TASKS, MixtureEntry
 from lm_stage.data.sequences import SequenceBuilder
 from shared.dataset.settings import SEQUENCE_FORMAT
 from shared.errors import DatasetError, UsageError
@@ -35,6 +35,7 @@ from tests.support.sft_samples import (
         ("codes,weight=0.5", MixtureEntry("codes", "image", 0.5)),
         ("t.jsonl,weight=2,task=text", MixtureEntry("t.jsonl", "text", 2.0)),
         ("clips,task=video", MixtureEntry("clips", "video", 1.0)),
+        ("d.jsonl,task=document,images=a b", MixtureEntry("d.jsonl", "document", 1.0, "a b")),
     ],
 )
 def test_entries_are_parsed(text: str, entry: MixtureEntry) -> None:
@@ -53,6 +54,9 @@ def test_entries_are_parsed(text: str, entry: MixtureEntry) -> None:
         "codes,task",
         "codes,task=",
         "codes,task=clip",
+        "d.jsonl,task=document",
+        "d.jsonl,task=document,images=",
+        "codes,images=other",
         "codes,path=other",
         "codes,weight",
         "codes,weight=",
@@ -112,7 +116,7 @@ def test_fingerprints_change_with_content_task_and_weight(tmp_path: Path, builde
 
 def test_the_video_template_is_recorded_for_datasets_with_videos(tmp_path: Path, builder: SequenceBuilder) -> None:
     path = write_dataset(tmp_path / "d", [[sequence_row(0), video_row(1, 2)]], format=SEQUENCE_FORMAT)
-    entries = [MixtureEntry(str(path), task) for task in TASKS]
+    entries = [MixtureEntry(str(path), task) for task in ROW_TASKS]
     recorded = [one.get("video_template") for one in Mixture(entries, builder, 100).fingerprints()]
     univla = {"name": "univla", "size": "T*H*W", "has_eol": False}
     assert recorded == [None, univla, univla, None]
@@ -130,7 +134,7 @@ def test_lengths_match_the_sequences(task: str, tmp_path: Path, builder: Sequenc
 KINDS_OF_TASKS = {"image": [2, 4], "video": [1, 5], "understand": [1, 2, 4, 5], "text": [1, 2, 4, 5]}
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", ROW_TASKS)
 def test_rows_are_selected_by_kind_and_failed_sequences_skipped(
     task: str, tmp_path: Path, builder: SequenceBuilder
 ) -> None:
@@ -162,7 +166,7 @@ def test_a_file_of_texts_needs_the_text_task(task: str, tmp_path: Path, builder:
         opened(path, builder, task)
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", ROW_TASKS)
 def test_a_dataset_without_samples_is_refused(task: str, tmp_path: Path, builder: SequenceBuilder) -> None:
     (tmp_path / "empty.jsonl").write_text("\n")
     paths = [
@@ -178,7 +182,7 @@ def test_a_dataset_without_samples_is_refused(task: str, tmp_path: Path, builder
             opened(path, builder, task)
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", ROW_TASKS)
 def test_anything_but_a_dataset_is_refused(task: str, tmp_path: Path, builder: SequenceBuilder) -> None:
     for name in ("nothing", "nothing.jsonl", "."):
         with pytest.raises(DatasetError, match=str(tmp_path)):
