@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from lm_stage.model.options import NewModelOptions
     from lm_stage.training.options import SftOptions
     from lm_stage.understand.options import UnderstandOptions
-    from shared.codec import Codec
 
 
 @options_command("lm_stage.model.options:NewModelOptions", "init-lm")
