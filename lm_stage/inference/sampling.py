@@ -45,10 +45,10 @@ def _thresholds(logits_BK: np.ndarray, options: SamplingOptions) -> np.ndarray:
     if top_p == 1:
         return logits_BK.min(axis=1).astype(np.float64)
     descending_BK = np.sort(logits_BK, axis=1)[:, ::-1].astype(np.float64)
-    return _nucleus_thresholds(descending_BK, options.temperature, top_p)
+    return nucleus_thresholds(descending_BK, options.temperature, top_p)
 
 
-def _nucleus_thresholds(descending_BK: np.ndarray, temperature: float, top_p: float) -> np.ndarray:
+def nucleus_thresholds(descending_BK: np.ndarray, temperature: float, top_p: float) -> np.ndarray:
     """Return the last logit of the smallest set whose share reaches `top_p` (arXiv:1904.09751)."""
     weights_BK = np.exp((descending_BK - descending_BK[:, :1]) / temperature)
     cumulative_BK = weights_BK.cumsum(axis=1)
@@ -84,7 +84,11 @@ def _split_mix(states: np.ndarray, numbers: np.ndarray) -> np.ndarray:
 
 def check_finite(logits_BK: np.ndarray, place: Callable[[int], str]) -> None:
     """Raise JobStoppedError, with the place of the first bad position, if a logit is not finite."""
-    is_finite_B = np.isfinite(logits_BK).all(axis=1)
+    check_all_finite(np.isfinite(logits_BK).all(axis=1), place)
+
+
+def check_all_finite(is_finite_B: np.ndarray, place: Callable[[int], str]) -> None:
+    """Raise JobStoppedError, with the place of the first bad position, unless all are finite."""
     if not is_finite_B.all():
         raise JobStoppedError(
             f"{place(int(is_finite_B.argmin()))}: logits are not finite: check the model's weights and dtype; finished"

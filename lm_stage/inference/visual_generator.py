@@ -9,14 +9,15 @@ Shape suffixes: B sequences, R rows of the KV cache, K codebook, T frames, H W g
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lm_stage.inference.candidates import count_to_select, sample_candidates
 from lm_stage.inference.continuous_batch import ContinuousBatch
 from lm_stage.inference.options import SamplingOptions
-from lm_stage.inference.sampling import check_finite, position_keys, sample
+from lm_stage.inference.sampling import check_all_finite, check_finite, position_keys, sample
 from lm_stage.inference.visual_sequence import VisualRequest, VisualSequence
 from shared.tokens.layout import TokenLayout
 
@@ -44,6 +45,8 @@ class VisualGenerator(ContinuousBatch[VisualRequest, VisualSequence]):
         self.guidance_scale = guidance_scale
         self.window = window
         self.token_ids_RL = np.zeros((model.rows, window), np.int32)
+        count = count_to_select(sampling, layout.codebook_size)
+        self.candidate_step = model.candidate_step(guidance_scale, count) if count else None
 
     def add(self, request: VisualRequest) -> VisualSequence:
         """Start an image or a video, or continue one that already has codes."""
@@ -63,11 +66,8 @@ class VisualGenerator(ContinuousBatch[VisualRequest, VisualSequence]):
     def step(self) -> list[VisualSequence]:
         for index, sequence in self._running():
             self.token_ids_RL[index :: self.batch_size] = sequence.window_tokens()
-        positions_RL = self.positions_R[:, None] + np.arange(self.window)
-        logits_RLK = self.model.decode_step(self.token_ids_RL, positions_RL)
-        sampled = self._sample(logits_RLK)
         finished = []
-        for (index, sequence), tokens in zip(self._running(), sampled):
+        for (index, sequence), tokens in zip(self._running(), self._sampled()):
             begin = sequence.offset
             sequence.accept(tokens)
             self.positions_R[index :: self.batch_size] += sequence.offset - begin
@@ -76,19 +76,37 @@ class VisualGenerator(ContinuousBatch[VisualRequest, VisualSequence]):
                 self._remove(index)
         return finished
 
-    def _sample(self, logits_RLK: np.ndarray) -> list[np.ndarray]:
-        """Return the tokens sampled for each running sequence, where the grammar leaves a choice."""
+    def _sampled(self) -> list[np.ndarray]:
+        """Run one forward; return the tokens sampled for each running sequence, where the grammar leaves a choice."""
         running = self._running()
         sequences = [sequence for _, sequence in running]
         numbers_N, columns_N = np.nonzero([sequence.is_sampled() for sequence in sequences])
         rows_N = np.array([index for index, _ in running])[numbers_N]
         offsets_N = np.array([sequence.offset for sequence in sequences])[numbers_N] + columns_N
-        logits_NK = self._guided(logits_RLK, rows_N, columns_N)
-        check_finite(logits_NK, lambda n: sequences[numbers_N[n]].place(offsets_N[n]))
         noise_keys_N = np.array([sequence.noise_key for sequence in sequences], np.uint64)[numbers_N]
-        codes_N = sample(logits_NK, position_keys(noise_keys_N, offsets_N), self.sampling)
+        keys_N = position_keys(noise_keys_N, offsets_N)
+        codes_N = self._choose(rows_N, columns_N, keys_N, lambda n: sequences[numbers_N[n]].place(offsets_N[n]))
         counts = np.bincount(numbers_N, minlength=len(running))
         return np.split(codes_N + self.layout.first_visual_token, counts.cumsum()[:-1])
+
+    def _choose(
+        self, rows_N: np.ndarray, columns_N: np.ndarray, keys_N: np.ndarray, place: Callable[[int], str]
+    ) -> np.ndarray:
+        """Run one forward; return the codes sampled at some positions, whose `place` is named if they cannot be."""
+        positions_RL = self.positions_R[:, None] + np.arange(self.window)
+        if self.candidate_step is None:
+            logits_RLK = self.model.decode_step(self.token_ids_RL, positions_RL)
+        else:
+            candidates = self.candidate_step(self.token_ids_RL, positions_RL)
+            numbers_N = rows_N * self.window + columns_N
+            check_all_finite(candidates.is_finite_P[numbers_N], place)
+            selected = candidates.logits_Pk[numbers_N], candidates.tokens_Pk[numbers_N]
+            if (codes_N := sample_candidates(*selected, keys_N, self.sampling)) is not None:
+                return codes_N
+            logits_RLK = candidates.all_logits()
+        logits_NK = self._guided(logits_RLK, rows_N, columns_N)
+        check_finite(logits_NK, place)
+        return sample(logits_NK, keys_N, self.sampling)
 
     def _guided(self, logits_RLK: np.ndarray, rows_N: np.ndarray, columns_N: np.ndarray) -> np.ndarray:
         """Return some of the logits, after classifier-free guidance (arXiv:2207.12598).

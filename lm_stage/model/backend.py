@@ -15,6 +15,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor
 
+from lm_stage.model.candidates import CandidateStep
 from lm_stage.model.config import DecoderConfig
 from lm_stage.model.decoder import Decoder, heads_of, rotary_tables
 from lm_stage.model.growing_cache import GrowingCachedDecoder
@@ -41,6 +42,9 @@ class CachedModel(Protocol):
         A later step may write to the same positions again: it sees nothing of what was at or after them. Positions
         beyond the end of the cache are allowed for tokens whose logits are not used.
         """
+
+    def candidate_step(self, guidance_scale: float, count: int) -> CandidateStep | None:
+        """Return `decode_step` followed by a selection of the `count` most likely tokens; None: the host selects."""
 
 
 class Backend(Protocol):

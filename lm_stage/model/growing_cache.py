@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from mindspore import Tensor
 
+from lm_stage.model.candidates import CandidateStep
 from lm_stage.model.kv_cache import CachedDecoder
 
 
@@ -29,9 +31,18 @@ class GrowingCachedDecoder:
 
     def decode_step(self, token_ids_RL: np.ndarray, positions_RL: np.ndarray) -> np.ndarray:
         """Write the next L tokens of each row; see `CachedModel`."""
+        logits_RLK: np.ndarray = self.step(token_ids_RL, positions_RL).asnumpy().reshape(*token_ids_RL.shape, -1)
+        return logits_RLK
+
+    def candidate_step(self, guidance_scale: float, count: int) -> CandidateStep | None:
+        """Return a step whose logits stay on the device, unless that is the host; see `CachedModel`."""
+        return CandidateStep.of(self, self.current.decoder.kernels.Candidates(guidance_scale, count))
+
+    def step(self, token_ids_RL: np.ndarray, positions_RL: np.ndarray) -> Tensor:
+        """Return the float32 logits (R·L, K) of new tokens, on the device."""
         self._ends_R = positions_RL.max(axis=1) + 1
         self._move()
-        return self.current.decode_step(token_ids_RL, positions_RL)
+        return self.current.step(token_ids_RL, positions_RL)
 
     def _move(self) -> None:
         """Move all rows to the shortest cache that holds them and has its last position to spare."""

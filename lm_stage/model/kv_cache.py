@@ -15,6 +15,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 
+from lm_stage.model.candidates import CandidateStep
 from lm_stage.model.decoder import Decoder, heads_of, rotary_tables
 
 PREFILL_CHUNKS = (64, 512)  # tokens: two compiled shapes serve all prompts
@@ -84,16 +85,21 @@ class CachedDecoder(nn.Cell):
 
     def decode_step(self, token_ids_RL: np.ndarray, positions_RL: np.ndarray) -> np.ndarray:
         """Write the next L tokens of each row, whatever was at their positions; see `CachedModel`."""
-        R, L = token_ids_RL.shape
+        logits_RLK: np.ndarray = self.step(token_ids_RL, positions_RL).asnumpy().reshape(*token_ids_RL.shape, -1)
+        return logits_RLK
+
+    def candidate_step(self, guidance_scale: float, count: int) -> CandidateStep | None:
+        """Return a step whose logits stay on the device, unless that is the host; see `CachedModel`."""
+        return CandidateStep.of(self, self.decoder.kernels.Candidates(guidance_scale, count))
+
+    def step(self, token_ids_RL: np.ndarray, positions_RL: np.ndarray) -> Tensor:
+        """Return the float32 logits (R·L, K) of new tokens, on the device."""
         # What is beyond the end of the cache goes to the last position, which no sequence uncovers.
         positions_RL = np.minimum(positions_RL, self.length - 1)
         tensors = Tensor(token_ids_RL, ms.int32), Tensor(positions_RL, ms.int32)
-        if L == 1:
-            logits_MK = self._decode_step(*tensors, Tensor(positions_RL[:, 0] + 1, ms.int64))
-        else:
-            logits_MK = self._decode_window(*tensors)
-        logits_RLK: np.ndarray = logits_MK.asnumpy().reshape(R, L, -1)
-        return logits_RLK
+        if token_ids_RL.shape[1] == 1:
+            return self._decode_step(*tensors, Tensor(positions_RL[:, 0] + 1, ms.int64))
+        return self._decode_window(*tensors)
 
     @ms.jit(jit_level="O0")
     def _prefill_chunk(self, token_ids_BL: Tensor, positions_BL: Tensor, row_B: Tensor) -> Tensor:

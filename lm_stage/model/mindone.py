@@ -97,6 +97,9 @@ class MindoneCache:
                 logits_RLK[row] = self._append(cache, token_ids_RL[row])
         return logits_RLK
 
+    def candidate_step(self, guidance_scale: float, count: int) -> None:
+        """Return None: the host selects."""
+
     def _append(self, cache: DynamicCache, token_ids_L: Sequence[int] | np.ndarray) -> np.ndarray:
         """Run tokens at the end of a row; return float32 logits (K,) of the token after the last."""
         ids = Tensor(np.asarray(token_ids_L, np.int32)[None])

@@ -13,6 +13,7 @@ import numpy as np
 from mindspore import Tensor
 
 from lm_stage.data.batch import BUCKETS, TrainingBatch
+from lm_stage.inference.candidates import SPARE
 from lm_stage.model.backend import NativeBackend
 from lm_stage.model.decoder import Decoder
 from lm_stage.model.kernels import select
@@ -28,6 +29,7 @@ from shared.device import DTYPES, Device
 
 LORA_RANK = 16
 WINDOW = 16
+GUIDANCE_SCALE, CANDIDATES = 3.0, 2048 + SPARE
 PLAIN = SftOptions(("dataset",), "run")
 
 
@@ -52,6 +54,14 @@ def _decode_step(sizes: GraphSizes, device: Device, window: int = 1) -> Call:
     model = _backend(sizes, device).cached(sizes.rows, sizes.cache_length, *sizes.visual_tokens)
     zeros_RL = np.zeros((sizes.rows, window), np.int32)
     return lambda: model.decode_step(zeros_RL, zeros_RL)
+
+
+def _candidates(sizes: GraphSizes, device: Device) -> Call:
+    """Return the selection from the logits of a guided step; nothing with kernels that leave it to the host."""
+    first, end = sizes.visual_tokens
+    candidates = select(device).Candidates(GUIDANCE_SCALE, min(CANDIDATES, (end - first) // 2))
+    logits_RK = Tensor(np.zeros((sizes.rows, end - first), np.float32))
+    return lambda: candidates and candidates(logits_RK)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +137,7 @@ LANGUAGE_GRAPHS = (
     Graph("prefill", _prefill, DTYPES),
     Graph("decode step", _decode_step, DTYPES),
     Graph("decode step, window", partial(_decode_step, window=WINDOW), DTYPES),
+    Graph("candidates", _candidates, ("float32",)),  # as logits are in any type
     Graph("training step", Training().gradient, DTYPES),
     Graph("training step, recompute", Training(replace(PLAIN, recompute=True)).gradient, DTYPES),
     Graph("training step, LoRA", Training(replace(PLAIN, lora_rank=LORA_RANK)).gradient, DTYPES),

@@ -20,6 +20,7 @@ from shared.jobs.file_locks import job_lock, try_lock
 from tests.support.command import INTERRUPTED, REPOSITORY
 from tests.support.file_digests import file_digests
 from tests.support.prompts import write_entries
+from tests.support.step_by_step import stand_in_language_model
 
 SIZE = ("--height", 16, "--width", 24, "--guidance-scale", 1)
 BAD = [{"key": "a", "prompt": "x", "seed": "1"}, {"key": "b", "prompt": " "}, {"key": "c", "prompt": "x", "sede": 1}]
@@ -42,11 +43,18 @@ def without_mindspore(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mindspore", None)
 
 
+@pytest.fixture
+def without_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for the model makes commands quick."""
+    stand_in_language_model(monkeypatch)
+
+
 def rows(dataset: Path) -> dict[str, bytes]:
     opened = Dataset.open(dataset)
     return {row.key: row.codes_THW.tobytes() for record in opened.commit_records() for row in opened.rows(record)}
 
 
+@pytest.mark.usefixtures("without_model")
 def test_a_dataset_follows_its_prompts(small_lm: Path, tmp_path: Path) -> None:
     prompts, dataset = tmp_path / "prompts.jsonl", tmp_path / "dataset"
     command = ("generate", prompts, dataset, "--model", small_lm, *SIZE)
@@ -119,6 +127,7 @@ def test_sampled_answers_of_an_earlier_version_get_no_new_ones(small_lm: Path, t
     assert "finish it with that version, or write a new one" in run(*command, exit_code=2)[-1]
 
 
+@pytest.mark.usefixtures("without_model")
 def test_units_of_other_jobs_are_left_to_them(small_lm: Path, tmp_path: Path) -> None:
     prompts, dataset = write_entries(tmp_path / "prompts.json", GOOD), tmp_path / "dataset"
     command = ("generate", prompts, dataset, "--model", small_lm, *SIZE, "--unit-rows", 2)
@@ -224,6 +233,7 @@ def answers(path: Path) -> dict[str, dict[str, Any]]:
     return {answer["key"]: answer for answer in map(json.loads, path.read_text().splitlines())}
 
 
+@pytest.mark.usefixtures("without_model")
 def test_answers_follow_the_questions(small_lm: Path, tmp_path: Path) -> None:
     questions, out = tmp_path / "questions.jsonl", tmp_path / "answers.jsonl"
     command = ("understand", "-", out, "--questions", questions, "--model", small_lm, "--max-new-tokens", 4)

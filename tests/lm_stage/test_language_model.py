@@ -14,6 +14,7 @@ from lm_stage.text.renderer import SequenceRenderer
 from shared.errors import CheckpointError, ShapeError, UsageError
 from shared.tokens.grid_formats import IMAGE
 from tests.support.golden_language import GoldenLanguageModel
+from tests.support.shared_caches import SharedCaches
 from vq_stage import VisionTokenizer
 from vq_stage.model.weights import EMBEDDED_TOKENIZER
 
@@ -38,7 +39,9 @@ def test_bad_calls_are_refused(golden: GoldenLanguageModel, golden_lm: Path) -> 
 @pytest.fixture(scope="module")
 def text_model(small_lm: Path) -> LanguageModel:
     """A model with a text tokenizer."""
-    return LanguageModel.from_pretrained(small_lm)
+    model = LanguageModel.from_pretrained(small_lm)
+    model.backend = SharedCaches(model.backend)
+    return model
 
 
 def test_texts_become_images_of_the_vision_tokenizer(text_model: LanguageModel) -> None:

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from mindspore import Tensor, ops
 
-from lm_stage.model.kernels import ascend_attention, ascend_cache, ascend_loss
+from lm_stage.model.kernels import ascend_attention, ascend_cache, ascend_candidates, ascend_loss
 
 MASK_SIZE, NO_LIMIT = 2048, 2147483647
 _softmax, _product, _product_bt = ops.Softmax(-1), ops.BatchMatMul(), ops.BatchMatMul(transpose_b=True)
-_scatter_update = ops.ScatterUpdate()
+_scatter_update, _top_k = ops.ScatterUpdate(), ops.TopK(sorted=True)
 _add_elements = ops.TensorScatterElements(axis=1, reduction="add")
 
 
@@ -33,6 +33,7 @@ def substitute(patch: pytest.MonkeyPatch, *, fuses_float32: bool = True) -> None
     patch.setattr(ascend_loss, "scatter_add", scatter_add)
     patch.setattr(ascend_loss, "split_tensor", split_tensor)
     patch.setattr(ascend_cache, "index_copy", index_copy)
+    patch.setattr(ascend_candidates, "top_k", top_k)
     if fuses_float32:
         patch.setattr(ascend_attention, "FUSED_DTYPES", (ms.float16, ms.bfloat16, ms.float32))
 
@@ -171,6 +172,14 @@ def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
 def split_tensor(input: Tensor, split_size: int, dim: int) -> tuple[Tensor, ...]:
     """Parts of `split_size` along an axis; the last may be smaller."""
     return ops.split(input, split_size, dim)
+
+
+def top_k(input: Tensor, k: int, dim: int, largest: bool, sorted: bool) -> tuple[Tensor, Tensor]:
+    """The k largest values of the last axis in descending order, and their indices, int64; ties in any order."""
+    if (dim, largest, sorted) != (-1, True, True):
+        raise ValueError("top_k: expected the largest values of the last axis, sorted")
+    values, indices = _top_k(input, k)
+    return values, indices.astype(ms.int64)
 
 
 def index_copy(input: Any, dim: int, index: Tensor, tensor: Tensor) -> Tensor:

@@ -9,6 +9,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from click.testing import CliRunner
+
+from pipelines.cli import main
 from shared.dataset.dataset import Dataset
 
 REPOSITORY = Path(__file__).parents[2]
@@ -59,6 +62,18 @@ def emu3(*arguments: object, exit_code: int = 0, **changes: str) -> subprocess.C
     assert done.returncode == exit_code, f"exit {done.returncode}, expected {exit_code}:\n{done.stderr[-3000:]}"
     assert "Traceback" not in done.stderr, done.stderr[-3000:]
     return done
+
+
+def emu3_here(*arguments: object, exit_code: int = 0) -> str:
+    """Run `emu3 …` in this process, which must exit with `exit_code`; return what it printed.
+
+    MindSpore is imported once for all tests that call this.
+    """
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == exit_code, result.output
+    return result.output
 
 
 def encode(pictures: Path, dataset: Path, *options: str, exit_code: int = 0) -> subprocess.CompletedProcess[str]:

@@ -13,13 +13,15 @@ from tests.support.command import REPOSITORY, environment
 NOT_COMPARED = ("events.jsonl", ".lock")  # a log that contains times; an empty lock file
 
 
-def steps(disturbance: str, work: Path, root: Path | None, *arguments: object, **changes: str) -> list[dict[str, Any]]:
+def steps(
+    disturbance: str, work: Path, root: Path | None, *arguments: object, every: int = 1, **changes: str
+) -> list[dict[str, Any]]:
     """Run `step_by_step`, with changes to its environment.
 
-    Returns its line for every step, of which the last one is undisturbed.
+    Returns its line for every step that it disturbs, of which the last one is undisturbed.
     """
     work.mkdir()
-    command = [sys.executable, "-m", "tests.support.step_by_step", disturbance, work, root or "-", *arguments]
+    command = [sys.executable, "-m", "tests.support.step_by_step", disturbance, every, work, root or "-", *arguments]
     done = subprocess.run(
         [str(word) for word in command],
         cwd=REPOSITORY,
@@ -30,7 +32,7 @@ def steps(disturbance: str, work: Path, root: Path | None, *arguments: object, *
     )
     assert done.returncode == 0, done.stderr[-3000:]
     lines = [json.loads(line) for line in done.stdout.splitlines()]
-    assert len(lines) > 5, "hardly anything was written: does the audit hook work?"
+    assert every * len(lines) > 5, "hardly anything was written: does the audit hook work?"
     return lines
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from lm_stage import LanguageModel, SamplingOptions
 from lm_stage.inference.visual_sequence import VisualRequest
 from shared.tokens.grid_formats import EMU35_IMAGE, IMAGE, GridFormat
+from tests.support.shared_caches import SharedCaches
 
 TOP_50 = SamplingOptions(top_k=50)
 
@@ -36,6 +37,7 @@ class GoldenLanguageModel:
             arrays = {name: file[name] for name in file.files}
         assert arrays["tokens_0"].size, "the golden corpus is empty"
         model = LanguageModel.from_pretrained(directory, layout=expected["layout"])
+        model.backend = SharedCaches(model.backend)
         sizes = {name: expected[name] for name in ("height", "width", "guidance_scale")}
         if "size_and_img" not in expected:
             return cls(model, expected["prompts"], expected["negative"], arrays=arrays, grid_format=IMAGE, **sizes)

@@ -7,6 +7,7 @@ from typing import Any
 
 import mindspore as ms
 import numpy as np
+from mindspore import ops
 
 from lm_stage.data.batch import TrainingBatch
 from lm_stage.data.sequences import TrainingSequence
@@ -49,6 +50,16 @@ def train_step(directory: Path, length: int, kernels: Kernels = cpu) -> TrainSte
     """Return a step that updates the parameters themselves."""
     decoder = golden_decoder(directory, kernels=kernels)
     return TrainStep(BatchLoss(decoder, length, length), AdamW(decoder.trainable_params(), ADAMW), 1.0)
+
+
+def restart(step: TrainStep, directory: Path) -> TrainStep:
+    """Give a step the weights of a checkpoint again, and an optimizer without history; its graphs stay compiled."""
+    tensors, optimizer = read_weights(directory), step.optimizer
+    for name, p in zip(optimizer.names, optimizer.parameters_):
+        ops.assign(p, ms.Tensor(tensors[name.removeprefix("decoder.")].float32()))
+    for state in (*optimizer.m, *optimizer.v, *optimizer.gradients):
+        ops.assign(state, ops.zeros_like(state))
+    return step
 
 
 def loss_and_gradients(step: TrainStep, batch: TrainingBatch) -> tuple[float, dict[str, np.ndarray]]:

@@ -1,28 +1,35 @@
-"""`emu3` with an encoder that needs no model, pictures that kill their worker, and leases that expire soon.
+"""`emu3` without models, with pictures that kill their worker, and leases that expire soon.
 
-    python -m tests.support.stand_in encode SOURCE DATASET …
+    python -m tests.support.stand_in (encode|decode|generate) …
 
-Workers wait at the gate (see `tests.support.gate`) before every batch, if the environment names one.
+Workers wait at the gate (see `tests.support.gate`), if the environment names one: before every batch to encode, every
+size to decode, and every unit to generate.
 """
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, cast
 
 import numpy as np
 
+import lm_stage.generate.job
 import shared.jobs.units
 import shared.jobs.worker_pool
+import vq_stage.decode.job
 import vq_stage.encode.job
+from lm_stage.generate.journal import UnitProgress
+from lm_stage.generate.worker import GenerateWorker
 from pipelines.cli import main
 from shared.dataset.plan import UnitSize
 from shared.jobs.claims import Leases
-from shared.jobs.job import WorkerContext
+from shared.jobs.job import Task, WorkerContext
 from shared.jobs.signals import StopFlag
+from tests.support import step_by_step
 from tests.support.gate import pass_gate
+from vq_stage.decode.worker import DecodeWorker
 from vq_stage.encode.input_reader import PreparedInput, ReadTask
 from vq_stage.encode.options import EncodeOptions
 from vq_stage.encode.worker import EncodeWorker
@@ -69,12 +76,37 @@ class StandInWorker(EncodeWorker):
         return self.prepare(task)
 
 
+class StandInDecodeWorker(DecodeWorker):
+    """Reads datasets and writes files as the real worker does."""
+
+    def _loaded_tokenizer(self) -> Any:
+        pass_gate(self.context.stop)
+        return step_by_step.StandInTokenizer()
+
+
+class StandInGenerateWorker(GenerateWorker):
+    """Generates, journals and commits as the real worker does."""
+
+    def _set_up_device(self) -> None:
+        self.numerics = {"device": "none"}
+
+    @cached_property
+    def model(self) -> Any:
+        return step_by_step.StandInLanguageModel(self.directory.layout)
+
+    def _open(self, task: Task) -> UnitProgress:
+        pass_gate(self.context.stop)
+        return super()._open(task)
+
+
 def run() -> None:
-    """Run the command line with the stand-in worker."""
+    """Run the command line with the stand-in workers."""
     from tests.support import stand_in  # other processes can import it by this name, unlike `__main__`
 
     for module, name, value in (
         (vq_stage.encode.job, "EncodeWorker", stand_in.StandInWorker),
+        (vq_stage.decode.job, "DecodeWorker", stand_in.StandInDecodeWorker),
+        (lm_stage.generate.job, "GenerateWorker", stand_in.StandInGenerateWorker),
         (shared.jobs.units, "Leases", partial(Leases, duration_s=LEASE_S, settle_s=SETTLE_S)),
         (shared.jobs.worker_pool, "RETRY_HELD_ELSEWHERE_S", RETRY_S),
     ):

@@ -1,8 +1,9 @@
 """Runs a command repeatedly and disturbs each run one change to the disk later; prints one JSON line per step.
 
-    python -m tests.support.step_by_step (kill|fail|SIGTERM|SIGINT) WORKDIR ROOT emu3-arguments…
+    python -m tests.support.step_by_step (kill|fail|SIGTERM|SIGINT) EVERY WORKDIR ROOT emu3-arguments…
 
-In the arguments, `{}` is replaced by a new folder in WORKDIR, which is a copy of ROOT unless ROOT is `-`. Stand-ins
+Every EVERYth change is disturbed, from the first on. In the arguments, `{}` is replaced by a new folder in WORKDIR,
+which is a copy of ROOT unless ROOT is `-`. Stand-ins
 that do not need MindSpore replace the models, so that every step can be tried; each generated token counts as a change
 too. `fail` makes the change fail with ENOSPC. Each line has the exit codes of the disturbed run and of the same command
 run again, and the files of the folder after each of them.
@@ -22,7 +23,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -40,6 +41,9 @@ from shared.tokens.layout import TokenLayout
 from tests.support.file_digests import file_digests
 from tests.support.forking import run_forked
 from tests.support.small_datasets import WIDE_CODEC
+
+if TYPE_CHECKING:
+    import pytest
 
 ADDING, REMOVING = ("os.rename", "os.link", "os.mkdir"), ("os.remove", "os.rmdir")
 TOKEN_WRITTEN = "tests.token_written"
@@ -95,6 +99,9 @@ class StandInCache:
             logits_RLK[row, column] = np.random.default_rng(seed).normal(size=self.outputs)
         return logits_RLK
 
+    def candidate_step(self, guidance_scale: float, count: int) -> None:
+        return None
+
 
 class StandInLanguageModel:
     """Runs the real generators over the logits of `StandInCache`."""
@@ -131,6 +138,22 @@ def stand_in() -> None:
         job.setup_device = lambda *arguments, **options: Device("CPU", "float32", "none")  # type: ignore[attr-defined]
 
 
+def stand_in_tokenizer(patch: pytest.MonkeyPatch) -> None:
+    """Replace the vision tokenizer, and the device to encode on, as long as the patch lasts."""
+    module = types.ModuleType("vq_stage.tokenizer")
+    module.VisionTokenizer = StandInTokenizer  # type: ignore[attr-defined]
+    patch.setitem(sys.modules, module.__name__, module)
+    patch.setattr(vq_stage.encode.worker, "setup_device", lambda *_, **__: Device("CPU", "float32", "none"))
+
+
+def stand_in_language_model(patch: pytest.MonkeyPatch) -> None:
+    """Replace the language model and its device as long as the patch lasts."""
+    module = types.ModuleType("lm_stage.language_model")
+    module.LanguageModel = StandInLanguageModel  # type: ignore[attr-defined]
+    patch.setitem(sys.modules, module.__name__, module)
+    patch.setattr(lm_stage.generate.worker, "setup_device", lambda *_, **__: Device("CPU", "float32", "none"))
+
+
 def disturb_at(step: int, folder: Path, disturb: Callable[[], None], changes: Sequence[str]) -> None:
     """Call `disturb` right before change number `step` that this process makes below the folder."""
     inside, steps = f"{folder}{os.sep}", itertools.count()
@@ -156,14 +179,14 @@ def disturbance(name: str) -> Callable[[], None]:
     return lambda: os.kill(os.getpid(), number)
 
 
-def run_steps(name: str, work: Path, root: str, arguments: Sequence[str]) -> None:
+def run_steps(name: str, every: int, work: Path, root: str, arguments: Sequence[str]) -> None:
     disturb = disturbance(name)
     changes = ADDING if name == "fail" else ADDING + REMOVING  # a full disk does not prevent deleting
 
     def prepare(step: int, folder: Path) -> None:
         disturb_at(step, folder, disturb, changes)
 
-    for step in itertools.count():
+    for step in itertools.count(0, every):
         folder = work / f"step-{step}"
         shutil.copytree(root, folder) if root != "-" else folder.mkdir()
         filled = [argument.replace("{}", str(folder)) for argument in arguments]
@@ -179,4 +202,4 @@ def run_steps(name: str, work: Path, root: str, arguments: Sequence[str]) -> Non
 
 if __name__ == "__main__":
     stand_in()
-    run_steps(sys.argv[1], Path(sys.argv[2]), sys.argv[3], sys.argv[4:])
+    run_steps(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4], sys.argv[5:])

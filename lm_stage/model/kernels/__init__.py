@@ -106,6 +106,13 @@ class Kernels(Protocol):
         The last is `length`. With several, `LayerCache` has `copy_from(other)`, which copies what there is room for.
         """
 
+    def Candidates(self, guidance_scale: float, count: int) -> Any:
+        """Return a cell logits (M, K) → the `count` largest of each sequence after guidance, and their indices.
+
+        They are (P, count), in descending order, the indices int32. It also returns which rows (P,) are finite. With
+        guidance P = M/2: the first half of the rows is guided by the second. None: the host selects.
+        """
+
 
 def select(device: Device) -> Kernels:
     """Return the module of kernels that models on this device are built with."""

@@ -14,11 +14,13 @@ from mindspore import Tensor, nn, ops
 from lm_stage.model.kernels import Heads
 from lm_stage.model.kernels.ascend_attention import Attention, PackedAttention, StepAttention
 from lm_stage.model.kernels.ascend_cache import CacheIndex, LayerCache, cache_lengths
+from lm_stage.model.kernels.ascend_candidates import Candidates
 from lm_stage.model.kernels.ascend_loss import CrossEntropy, look_up, split, sum_rows
 
 __all__ = [
     "Attention",
     "CacheIndex",
+    "Candidates",
     "CrossEntropy",
     "LayerCache",
     "PackedAttention",

@@ -20,6 +20,7 @@ from lm_stage.model.kernels.cpu_loss import CrossEntropy, split, sum_rows
 __all__ = [
     "Attention",
     "CacheIndex",
+    "Candidates",
     "CrossEntropy",
     "LayerCache",
     "PackedAttention",
@@ -132,6 +133,10 @@ _swiglu = _SwiGLU()
 def swiglu(gate: Tensor, up: Tensor) -> Tensor:
     """silu(gate) · up (arXiv:2002.05202)."""
     return _swiglu(gate, up)[0]
+
+
+def Candidates(guidance_scale: float, count: int) -> None:
+    """Nothing: the host has all logits, and selects faster."""
 
 
 def split_heads(x_BLC: Tensor, heads: int) -> Tensor:

@@ -1,9 +1,12 @@
-"""Videos from prompts to rows: generated, continued, crashed and resumed, asked about; images as before."""
+"""Videos from prompts to rows: generated, continued, crashed and resumed, asked about; images as before.
+
+A stand-in for the model makes them quick; the tests of the visual generator continue videos of a real one.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from shared.dataset.readers import KeyReader
 from shared.dataset.rows import SequenceRecord
 from shared.errors import ConfigMismatchError, UsageError
 from tests.support.file_digests import file_digests
+from tests.support.step_by_step import stand_in_language_model
 
 SIZE = {"height": 16, "width": 24}  # pixels: 2 × 3 codes
 LONG = {"key": "long", "prompt": "a red apple", "frames": 5, "video": "clip"}
@@ -43,6 +47,13 @@ def options(prompts: str, dataset: Path, model: Path, **others: Any) -> Generate
 
 def parts(dataset: Path) -> list[bytes]:
     return [path.read_bytes() for path in sorted((dataset / "parts").glob("*.arrow"))]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _stand_in() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        stand_in_language_model(patch)
+        yield
 
 
 @pytest.fixture(scope="module")

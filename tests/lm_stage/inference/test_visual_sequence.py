@@ -122,7 +122,7 @@ def test_drafts_are_final_up_to_the_first_wrong_one() -> None:
     assert (sequence.offset, sequence.codes) == (6, [2, 7, 8, 6, 1])
 
 
-@pytest.mark.parametrize(("guidance", "windows"), [(1.0, (7,)), (3.0, WINDOWS[1:])])
+@pytest.mark.parametrize(("guidance", "windows"), [(1.0, (7,)), (3.0, (2, 16))])
 def test_windows_of_the_model_give_the_same_codes(
     golden: GoldenLanguageModel, guidance: float, windows: Sequence[int]
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import mindspore as ms
 import numpy as np
 import pytest
 
-from lm_stage.model.backend import CachedModel
+from lm_stage.model.backend import CachedModel, NativeBackend
+from lm_stage.model.decoder import Decoder
 from lm_stage.model.growing_cache import GrowingCachedDecoder
+from lm_stage.model.kernels import cpu
 from tests.support.golden_language import GoldenLanguageModel
 
 TOLERANCE = 1e-3  # of logits; measured 2.4e-5
@@ -19,6 +22,11 @@ TOLERANCE = 1e-3  # of logits; measured 2.4e-5
 def cached(golden: GoldenLanguageModel, rows: int, length: int) -> CachedModel:
     layout = golden.model.layout
     return golden.model.backend.cached(rows, length, layout.first_visual_token, layout.end_of_visual)
+
+
+def new_cache(golden: GoldenLanguageModel, rows: int, length: int) -> CachedModel:
+    layout = golden.model.layout
+    return golden.model.backend.new.cached(rows, length, layout.first_visual_token, layout.end_of_visual)
 
 
 def visual_logits(golden: GoldenLanguageModel, ids: np.ndarray) -> np.ndarray:
@@ -102,12 +110,14 @@ def resident_bytes() -> int:
 
 def test_the_memory_of_a_dropped_cache_is_freed(golden: GoldenLanguageModel) -> None:
     """As in a worker that generates images of one size after those of another."""
-    config = golden.model.config
-    rows, length = 16, 4096
-    size_bytes = 2 * 4 * config.num_hidden_layers * rows * config.num_key_value_heads * length * config.head_dim
+    config = replace(golden.model.config, num_hidden_layers=1)
+    backend = NativeBackend(Decoder(config, ms.float32, cpu))
+    rows, length = 48, 4096
+    size_bytes = 2 * 4 * rows * config.num_key_value_heads * length * config.head_dim
     used = []
     for index in range(4):
-        cached(golden, rows, length - 64 * index).decode_step(np.zeros((rows, 1)), np.zeros((rows, 1)))
+        end = length - 64 * index
+        backend.cached(rows, end, 0, 64).decode_step(np.zeros((rows, 1)), np.full((rows, 1), end - 1))
         used.append(resident_bytes())
     assert size_bytes > 1 << 26
     assert used[3] - used[1] < size_bytes  # twice as much if dropped caches stayed
@@ -118,7 +128,7 @@ def test_a_cache_is_not_created_on_the_host(golden: GoldenLanguageModel, monkeyp
         raise AssertionError(f"{tensor.shape} was copied to the host")
 
     monkeypatch.setattr(ms.Tensor, "asnumpy", refuse)
-    model = cached(golden, 1, 100)
+    model = new_cache(golden, 1, 100)
     cells = [cell for _, cell in model.cells_and_names() if type(cell).__name__ == "LayerCache"]
     assert len(cells) == golden.model.config.num_hidden_layers
     assert not any(parameter.has_init for cell in cells for parameter in cell.get_parameters())
@@ -126,7 +136,7 @@ def test_a_cache_is_not_created_on_the_host(golden: GoldenLanguageModel, monkeyp
 
 def test_the_head_is_a_copy_and_not_a_view(golden: GoldenLanguageModel) -> None:
     layout, decoder = golden.model.layout, golden.model.backend.decoder
-    head, before = cached(golden, 1, 100).head, decoder.head_weight.asnumpy().copy()
+    head, before = new_cache(golden, 1, 100).head, decoder.head_weight.asnumpy().copy()
     decoder.head_weight.set_data(ms.Tensor(np.zeros_like(before)))
     np.testing.assert_array_equal(head.asnumpy(), before[layout.first_visual_token : layout.end_of_visual])
     decoder.head_weight.set_data(ms.Tensor(before))

@@ -11,11 +11,11 @@ import pytest
 
 from lm_stage.data.batch import TrainingBatch
 from lm_stage.training.optimizer import AdamW
-from tests.support.golden_training import ADAMW, TOLERANCE, golden_decoder, train_step
+from lm_stage.training.step import TrainStep
+from tests.support.golden_training import ADAMW, TOLERANCE, golden_decoder
 
 
-def test_ten_steps_of_adamw_are_golden(golden_lm: Path, expected: dict[str, Any], batch: TrainingBatch) -> None:
-    step = train_step(golden_lm, 70)
+def test_ten_steps_of_adamw_are_golden(step: TrainStep, expected: dict[str, Any], batch: TrainingBatch) -> None:
     results = [step.run([batch], number + 1, 1e-3) for number in range(10)]
     assert [result.loss for result in results] == pytest.approx(expected["train"]["losses"], rel=TOLERANCE)
     norms = expected["train"]["grad_norms_before_clip"]
@@ -28,9 +28,9 @@ def test_its_state_is_not_created_on_the_host(golden_lm: Path, monkeypatch: pyte
     assert len(AdamW(parameters, ADAMW).m) == len(parameters)
 
 
-def test_norms_do_not_decay_and_matrices_do(golden_lm: Path) -> None:
+def test_norms_do_not_decay_and_matrices_do(step: TrainStep) -> None:
     """With zero gradients, only weight decay changes the weights."""
-    optimizer = train_step(golden_lm, 70).optimizer
+    optimizer = step.optimizer
     before = {name: p.asnumpy().copy() for name, p in zip(optimizer.names, optimizer.parameters_)}
     optimizer.step(1, 0.01, 1.0)
     for name, p in zip(optimizer.names, optimizer.parameters_):

@@ -11,14 +11,20 @@ import numpy as np
 import pytest
 
 from lm_stage.data.batch import TrainingBatch
-from lm_stage.training.step import BatchLoss, Evaluation, Outcome
+from lm_stage.training.step import BatchLoss, Evaluation, Outcome, TrainStep
 from shared.tokens.layout import TokenLayout
 from tests.support.golden_language import GoldenLanguageModel
-from tests.support.golden_training import TOLERANCE, batch_of, first_sequence, loss_and_gradients, train_step
+from tests.support.golden_training import (
+    TOLERANCE,
+    batch_of,
+    first_sequence,
+    loss_and_gradients,
+    restart,
+    train_step,
+)
 
 
-def test_losses_and_gradient_norms_are_golden(golden_lm: Path, expected: dict[str, Any], batch: TrainingBatch) -> None:
-    step = train_step(golden_lm, 70)
+def test_losses_and_gradient_norms_are_golden(step: TrainStep, expected: dict[str, Any], batch: TrainingBatch) -> None:
     evaluation = Evaluation(BatchLoss(step.batch_loss.decoder, 70, 70))
     assert evaluation.mean_loss([batch]) == pytest.approx(expected["loss_after_prompt"], rel=TOLERANCE)
     layout = TokenLayout.from_mapping(expected["layout"])
@@ -71,27 +77,27 @@ def test_packed_padded_and_accumulated_samples_give_what_each_gives_alone(
     """One row of two samples, and a row of one with padding, against a batch a sample."""
     samples = list(zip(sequences, map(len, expected["prompts"])))
     length = len(sequences[0]) + len(sequences[1]) + 5
-    packed, alone = train_step(golden_lm, length), train_step(golden_lm, length)
-    together = packed.run([batch_of([[samples[0], samples[1]], [samples[2]]], length)], 1, 1e-3)
-    one_by_one = alone.run([batch_of([[sample], []], length) for sample in samples], 1, 1e-3)
+    step = train_step(golden_lm, length)
+    together = step.run([batch_of([[samples[0], samples[1]], [samples[2]]], length)], 1, 1e-3)
+    restart(step, golden_lm)
+    one_by_one = step.run([batch_of([[sample], []], length) for sample in samples], 1, 1e-3)
     assert together.loss == pytest.approx(one_by_one.loss, rel=1e-6)
     assert together.gradient_norm == pytest.approx(one_by_one.gradient_norm, rel=1e-5)
 
 
 def test_logits_of_unsupervised_positions_change_nothing(
-    golden_lm: Path, monkeypatch: pytest.MonkeyPatch, batch: TrainingBatch
+    golden_lm: Path, step: TrainStep, monkeypatch: pytest.MonkeyPatch, batch: TrainingBatch
 ) -> None:
     batch.weights_BL[:, batch.weights_BL.size // 4 :] = 0
     batch.weights_BL[:, 3] = 0.5
     assert batch.target_bucket < 4
-    few = train_step(golden_lm, 70).run([batch], 1, 1e-3)
+    few = step.run([batch], 1, 1e-3)
     monkeypatch.setattr(TrainingBatch, "target_bucket", 8)
-    whole = train_step(golden_lm, 70).run([batch], 1, 1e-3)
+    whole = restart(step, golden_lm).run([batch], 1, 1e-3)
     assert (few.loss, few.gradient_norm) == pytest.approx((whole.loss, whole.gradient_norm), rel=1e-6)
 
 
-def test_a_step_without_supervised_tokens_changes_nothing(golden_lm: Path, batch: TrainingBatch) -> None:
-    step = train_step(golden_lm, 70)
+def test_a_step_without_supervised_tokens_changes_nothing(step: TrainStep, batch: TrainingBatch) -> None:
     step.run([batch], 1, 1e-3)
     before = [p.asnumpy().copy() for p in step.optimizer.parameters_]
     assert step.run([replace(batch, weights_BL=0 * batch.weights_BL)], 2, 1e-3).outcome is Outcome.EMPTY
@@ -99,9 +105,8 @@ def test_a_step_without_supervised_tokens_changes_nothing(golden_lm: Path, batch
 
 
 def test_a_loss_that_is_not_finite_changes_nothing(
-    golden_lm: Path, expected: dict[str, Any], batch: TrainingBatch
+    step: TrainStep, expected: dict[str, Any], batch: TrainingBatch
 ) -> None:
-    step = train_step(golden_lm, 70)
     before = [p.asnumpy().copy() for p in step.optimizer.parameters_]
     poisoned = replace(batch, weights_BL=np.full_like(batch.weights_BL, np.inf))
     assert step.run([poisoned], 1, 1e-3).outcome is Outcome.BAD
@@ -109,9 +114,9 @@ def test_a_loss_that_is_not_finite_changes_nothing(
     assert step.run([batch], 1, 1e-3).loss == pytest.approx(expected["loss_after_prompt"], rel=TOLERANCE)
 
 
-def test_recomputed_layers_give_the_same_step(golden_lm: Path, batch: TrainingBatch) -> None:
-    kept, recomputed = train_step(golden_lm, 70), train_step(golden_lm, 70)
+def test_recomputed_layers_give_the_same_step(golden_lm: Path, step: TrainStep, batch: TrainingBatch) -> None:
+    recomputed = train_step(golden_lm, 70)
     for block in recomputed.batch_loss.decoder.model.layers:
         block.recompute()
-    results = [[step.run([batch], number + 1, 1e-3) for number in range(3)] for step in (kept, recomputed)]
+    results = [[one.run([batch], number + 1, 1e-3) for number in range(3)] for one in (step, recomputed)]
     assert results[0] == results[1]

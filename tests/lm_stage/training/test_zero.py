@@ -26,6 +26,7 @@ def whole_weights(step: TrainStep) -> dict[str, np.ndarray]:
     return {name: tensor.read().copy() for name, tensor in step.optimizer.whole_weights().items()}
 
 
+@pytest.mark.slow  # the model of the next test takes golden steps too, and has all kinds of parameters
 def test_zero_takes_the_golden_steps(golden_lm: Path, expected: dict[str, Any], batch: TrainingBatch) -> None:
     step = zero_step(golden_lm, 70, ms.float32)
     losses = [step.run([batch], number + 1, 1e-3).loss for number in range(10)]
