@@ -41,6 +41,20 @@ def golden_vq_expected(golden_vq: Path) -> dict[str, np.ndarray]:
     return expected
 
 
+@pytest.fixture(scope="session")
+def golden_ibq() -> Path:
+    """A tokenizer in Emu3.5's published form with random weights; see golden/PROVENANCE.md."""
+    return GOLDEN / "emu35_vq_small"
+
+
+@pytest.fixture(scope="session")
+def golden_ibq_expected(golden_ibq: Path) -> dict[str, np.ndarray]:
+    with np.load(golden_ibq / "expected.npz") as file:
+        expected = {name: file[name] for name in file.files}
+    assert expected["codes"].size, "the golden corpus is empty"
+    return expected
+
+
 @pytest.fixture
 def picture_folder(tmp_path: Path) -> Path:
     """A folder of twelve 16×24 pictures with captions."""

@@ -21,6 +21,7 @@ INTEGRATION: dict[str, str] = {
     "shared/test_code_types.py": "datasets of either code type, through every job that needs no model",
     "shared/dataset/test_dataset_digest.py": "the digest of a dataset, which rows and settings decide",
     "shared/dataset/test_sequence_records.py": "datasets of generated sequences, through all files of the folder",
+    "vq_stage/test_ibq_jobs.py": "the jobs of the vision stage with a tokenizer of images only",
     "vq_stage/sources/test_s3.py": "every kind of source in a bucket",
 }
 

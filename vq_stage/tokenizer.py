@@ -1,4 +1,4 @@
-"""The vision tokenizer as callers use it: uint8 pixels to codes, and back.
+"""The vision tokenizer as callers use it: uint8 pixels to integer codes, and back.
 
 Shape suffixes: B batch, T frames or clips, C channels, H W pixels, h w codes.
 """
@@ -12,13 +12,12 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
-from shared.codec import TEMPORAL_FACTOR, code_dtype
 from shared.device import Device, setup_device
-from shared.errors import ShapeError
+from shared.errors import ShapeError, UsageError
 from shared.mindone import check_vision_backend
 from vq_stage.model.config import VQConfig
+from vq_stage.model.families import TokenizerConfig, build_network, read_config
 from vq_stage.model.kernels import select
-from vq_stage.model.network import VQModel
 from vq_stage.model.weights import check_dimensions, load_weights, read_weights
 
 
@@ -26,24 +25,25 @@ class Backend(Protocol):
     """A model behind the tokenizer; pixels are float in [-1, 1]."""
 
     def encode_pixels(self, pixels_BTCHW: Tensor) -> Tensor:
-        """Return integer codes (B, 1, h, w) of images (T = 1) or 4-frame clips."""
+        """Return integer codes (B, 1, h, w) of images (T = 1), or of clips if the tokenizer supports video."""
         ...
 
     def decode_codes(self, codes_BTHW: Tensor, is_image: bool) -> Tensor:
-        """Return unclipped pixels of int32 codes: (B, 1, 3, H, W) for images, (B, 4·T, 3, H, W) for clips."""
+        """Return unclipped pixels of int32 codes: (B, 1, 3, H, W) for images, more frames for clips."""
         ...
 
 
 class VisionTokenizer:
     """Converts images and video clips into grids of codes, and codes into pixels. Build it with `from_pretrained`.
 
-    One code covers 8×8 pixels of an image, or of 4 frames of a video. Codes are integers in [0, K), where K is
-    `config.codebook_size`.
+    One code covers a square of `spatial_factor` pixels, in a video of `temporal_factor` frames: 8 and 4 for Emu3's
+    tokenizer. Emu3.5's, with 16, encodes images only. Codes are integers in [0, K), where K is `config.codebook_size`.
     """
 
-    def __init__(self, model: Backend, config: VQConfig, device: Device):
+    def __init__(self, model: Backend, config: TokenizerConfig, device: Device):
         self.model = model
         self.config = config
+        self.codec = config.codec
         self.device = device
         self._dtype = getattr(ms, device.dtype)
 
@@ -58,77 +58,95 @@ class VisionTokenizer:
     ) -> VisionTokenizer:
         """Load a local directory with `config.json` and safetensors, of BAAI's or Hugging Face's naming.
 
+        The config selects the network: that of Emu3 or of Emu3.5.
+
         `device` is auto, cpu or ascend; `dtype` float32 (default), float16 or bfloat16, the last two on Ascend only;
         `backend` native or mindone; `kernels` auto, or plain for the CPU's kernels on any device.
         Raises CheckpointError if a file is missing or weights and config do not fit, DeviceError if the device or
-        backend is not available, UsageError for another backend.
+        backend is not available, UsageError for another backend or one that has no such network.
         """
-        config = VQConfig.from_directory(directory)
+        config = read_config(directory)
         check_dimensions(directory, config, read_weights(directory))
         chosen = setup_device(device, dtype, kernels=kernels)
         check_vision_backend(backend, chosen.kind, chosen.dtype, kernels)
         if backend == "native":
-            model = VQModel(config, select(chosen)).compute_in(getattr(ms, chosen.dtype))
+            model = build_network(config, select(chosen)).compute_in(getattr(ms, chosen.dtype))
             load_weights(model, directory)
             model.set_train(False)
             return cls(model, config, chosen)
+        if not isinstance(config, VQConfig):
+            raise UsageError(f"{directory}: --backend {backend} has no network of this family; use --backend native")
         from vq_stage.model.mindone import MindoneBackend
 
         return cls(MindoneBackend.from_pretrained(directory, config), config, chosen)
 
     @property
     def spatial_factor(self) -> int:
-        """Pixels per code along each side: 8 for every published tokenizer."""
-        return self.config.spatial_factor
+        """Pixels per code along each side."""
+        return self.codec.spatial_factor
+
+    @property
+    def temporal_factor(self) -> int:
+        """Frames per code; 1 if the tokenizer encodes images only."""
+        return self.codec.temporal_factor
 
     def encode_images(self, pixels_BHWC: np.ndarray) -> np.ndarray:
-        """Encode uint8 RGB images (B, H, W, 3) in [0, 255] to codes (B, H/8, W/8), without resizing.
+        """Encode uint8 RGB images (B, H, W, 3) in [0, 255] to codes (B, h, w) of `codec.code_dtype`, without resizing.
 
-        Raises ShapeError if the array is not uint8 RGB or a side is not a positive multiple of 8.
+        Raises ShapeError if the array is not uint8 RGB or a side is not a positive multiple of `spatial_factor`.
         """
         pixels = self._check_pixels(pixels_BHWC, "B, H, W, 3")
         return self._encode(pixels[:, None])[:, 0]
 
     def encode_video(self, frames_THWC: np.ndarray, batch_size: int = 1) -> np.ndarray:
-        """Encode uint8 RGB frames (T, H, W, 3) in [0, 255] to codes (T/4, H/8, W/8), without resizing.
+        """Encode uint8 RGB frames (T, H, W, 3) in [0, 255] to codes (t, h, w) of `codec.code_dtype`, without resizing.
 
-        Every 4 frames are a clip of their own, independent of the others. `batch_size` clips are encoded at once; the
-        last batch is padded with copies, so that each size is compiled once.
-        Raises ShapeError if the array is not uint8 RGB, T is not a positive multiple of 4, or a side is not a positive
-        multiple of 8.
+        Every `temporal_factor` frames are a clip of their own, independent of the others. `batch_size` clips are
+        encoded at once; the last batch is padded with copies, so that each size is compiled once.
+        Raises UsageError if the tokenizer encodes images only, ShapeError if the array is not uint8 RGB, T is not a
+        positive multiple of `temporal_factor`, or a side is not a positive multiple of `spatial_factor`.
         """
-        frames = self._check_pixels(frames_THWC, "T, H, W, 3")
-        if len(frames) == 0 or len(frames) % TEMPORAL_FACTOR:
+        self._check_video()
+        frames, factor = self._check_pixels(frames_THWC, "T, H, W, 3"), self.temporal_factor
+        if len(frames) == 0 or len(frames) % factor:
             raise ShapeError(
-                f"frames: expected a positive multiple of {TEMPORAL_FACTOR}, got {len(frames)}; drop or repeat frames"
+                f"frames: expected a positive multiple of {factor}, got {len(frames)}; drop or repeat frames"
             )
-        clips = frames.reshape(-1, TEMPORAL_FACTOR, *frames.shape[1:])
+        clips = frames.reshape(-1, factor, *frames.shape[1:])
         padded = np.concatenate([clips, np.repeat(clips[-1:], -len(clips) % batch_size, axis=0)])
         batches = [padded[start : start + batch_size] for start in range(0, len(padded), batch_size)]
         return np.concatenate([self._encode(batch)[:, 0] for batch in batches])[: len(clips)]
 
     def decode_images(self, codes_BHW: np.ndarray) -> np.ndarray:
-        """Decode integer codes (B, h, w) in [0, K) to uint8 RGB images (B, 8h, 8w, 3).
+        """Decode integer codes (B, h, w) in [0, K) to uint8 RGB images (B, H, W, 3).
 
         Raises ShapeError for another number of dimensions, another dtype or a code outside the range.
         """
         return self._decode(self._check_codes(codes_BHW, "B, h, w")[:, None], is_image=True)[:, 0]
 
     def decode_video(self, codes_THW: np.ndarray) -> np.ndarray:
-        """Decode integer codes (T, h, w) in [0, K) of T independent clips to uint8 RGB frames (4·T, 8h, 8w, 3).
+        """Decode integer codes (t, h, w) in [0, K) of t independent clips to uint8 RGB frames (T, H, W, 3).
 
-        Raises ShapeError as `decode_images` does.
+        Raises ShapeError as `decode_images` does, UsageError if the tokenizer has codes of images only.
         """
+        self._check_video()
         codes = self._check_codes(codes_THW, "T, h, w")
         return np.concatenate([self._decode(clip[None, None], is_image=False)[0] for clip in codes])
 
     def _encode(self, pixels_BTHWC: np.ndarray) -> np.ndarray:
         pixels = Tensor(to_model_range(pixels_BTHWC), dtype=self._dtype)
-        return self.model.encode_pixels(pixels).asnumpy().astype(code_dtype(self.config.codebook_size))
+        return self.model.encode_pixels(pixels).asnumpy().astype(self.codec.code_dtype)
 
     def _decode(self, codes_BTHW: np.ndarray, is_image: bool) -> np.ndarray:
         pixels = self.model.decode_codes(Tensor(codes_BTHW.astype(np.int32)), is_image)
         return to_uint8(pixels.astype(ms.float32).asnumpy().transpose(0, 1, 3, 4, 2))
+
+    def _check_video(self) -> None:
+        if not self.codec.supports_video:
+            raise UsageError(
+                "this tokenizer encodes images only: encode the frames of a video as images, or use a tokenizer that"
+                " encodes video"
+            )
 
     def _check_pixels(self, pixels: np.ndarray, shape: str) -> np.ndarray:
         pixels = np.asarray(pixels)

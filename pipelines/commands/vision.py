@@ -169,11 +169,16 @@ def repair(options: RepairOptions) -> None:
 @click.option("--steps", type=int, help="Number of training steps.")
 @click.option("--crop", type=int, help="Side of a training crop in pixels.")
 @click.option("--batch", type=int, help="Batch size: number of crops per step.")
-@click.option("--clip-share", type=float, help="Share of steps that train on 4-frame clips, made by panning.")
+@click.option(
+    "--clip-share",
+    type=float,
+    show_default="0.2, or 0 for a tokenizer of images only",
+    help="Share of steps that train on 4-frame clips, made by panning.",
+)
 @click.option("--learning-rate", type=float, help="Learning rate after the warm-up.")
 @click.option("--warmup", type=int, help="Steps of linear learning-rate warm-up.")
 @click.option("--commitment", type=float, help="Weight of the commitment loss.")
-@click.option("--codebook-decay", type=float, help="Decay of the moving averages that update the codebook.")
+@click.option("--codebook-decay", type=float, help="Decay of the moving averages of the codebook's use.")
 @click.option("--quantize-from", type=int, help="Step from which quantized latents are blended in.")
 @click.option("--quantize-fully-from", type=int, help="Step from which all latents are quantized.")
 @seed_option

@@ -92,6 +92,11 @@ def nearest_codes(kernels: Kernels, inputs: Inputs, sizes: Sizes) -> Computation
     return Computation(kernels.nearest_codes, (latents_BTCHW, inputs.full(sizes.codebook, LATENT_CHANNELS)))
 
 
+def argmax_codes(kernels: Kernels, inputs: Inputs, sizes: Sizes) -> Computation:
+    latents_BTCHW = inputs.full(1, 1, LATENT_CHANNELS, sizes.side, sizes.side)
+    return Computation(kernels.argmax_codes, (latents_BTCHW, inputs.full(sizes.codebook, LATENT_CHANNELS)))
+
+
 def lookup(kernels: Kernels, inputs: Inputs, sizes: Sizes) -> Computation:
     codes_BTHW = inputs.ids(sizes.codebook, 1, 1, sizes.side, sizes.side)
     return Computation(kernels.lookup, (codes_BTHW, inputs.full(sizes.codebook, LATENT_CHANNELS)), (1,))
@@ -116,6 +121,7 @@ CASES: dict[str, Case] = {
     "channel-linear": channel_linear,
     "attention": attention,
     "nearest-codes": nearest_codes,
+    "argmax-codes": argmax_codes,
     "lookup": lookup,
     "mean-squared-error": mean_squared_error,
 }

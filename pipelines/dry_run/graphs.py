@@ -14,6 +14,7 @@ from shared.device import Device
 if TYPE_CHECKING:
     from lm_stage.model.config import DecoderConfig
     from vq_stage.model.config import VQConfig
+    from vq_stage.model.ibq_config import IbqConfig
 
 Call = Callable[[], object]
 
@@ -22,12 +23,13 @@ Call = Callable[[], object]
 class GraphSizes:
     """The sizes that graphs are built for: models, and what one call of a graph processes.
 
-    `side` is that of pictures in pixels, `pictures` their number. `rows` and `cache_length` are those of the KV cache,
+    `tokenizer` is Emu3's, `image_tokenizer` Emu3.5's. `side` is that of pictures in pixels, `pictures` their number. `rows` and `cache_length` are those of the KV cache,
     `seq_length` is that of one training row. `visual_tokens` are the first token id of a code, and the end of them.
     """
 
     decoder: DecoderConfig
     tokenizer: VQConfig
+    image_tokenizer: IbqConfig
     side: int
     pictures: int
     rows: int
@@ -53,10 +55,12 @@ def published_sizes() -> GraphSizes:
     """Return the sizes of the published models: pictures of 720², 16 of them with guidance at once."""
     from lm_stage.model.config import DecoderConfig
     from vq_stage.model.config import VQConfig
+    from vq_stage.model.ibq_config import IbqConfig
 
     return GraphSizes(
         decoder=DecoderConfig(),
         tokenizer=VQConfig(),
+        image_tokenizer=IbqConfig(),
         side=720,
         pictures=1,
         rows=32,

@@ -21,7 +21,7 @@ from shared.device import Device, setup_device
 from vq_stage import VisionTokenizer
 from vq_stage.encode.quality import psnr_db
 from vq_stage.media.image_decoding import decode_rgb
-from vq_stage.model.config import VQConfig
+from vq_stage.model.families import read_config
 from vq_stage.model.kernels import Kernels, cpu
 from vq_stage.model.network import VQModel
 from vq_stage.model.weights import EMBEDDED_TOKENIZER, load_weights
@@ -78,7 +78,7 @@ def encoded_and_decoded(
     kernels: Kernels, directory: Path, device: Device, pictures: np.ndarray, codes: np.ndarray | None
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the codes, the pixels that these decode to, and the pixels of `codes`, if given."""
-    config = VQConfig.from_directory(directory)
+    config = read_config(directory)
     model = VQModel(config, kernels).set_train(False)
     load_weights(model, directory)
     tokenizer = VisionTokenizer(model, config, device)

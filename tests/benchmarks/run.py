@@ -21,7 +21,7 @@ from tests.benchmarks.machine import Machine, this_machine
 from tests.benchmarks.row import Row
 from tests.benchmarks.table import replace_part, table
 
-MODULES = ("vision", "language", "sft", "jobs", "engine", "resume", "planning", "formats")
+MODULES = ("vision", "ibq", "language", "sft", "jobs", "engine", "resume", "planning", "formats")
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """The documented behavior of the operators that the vision tokenizer uses on Ascend, in operators that CPU has.
 
-The functions have the names and arguments of `mindspore.mint.nn.functional`, whose docstrings are the source;
-`vq_stage.model.kernels.ascend` looks its operators up there. Each is differentiable, so gradients can be compared too.
+Most functions have the names and arguments of `mindspore.mint.nn.functional`, whose docstrings are the source;
+`vq_stage.model.kernels.ascend` looks its operators up there. `split_tensor` takes the place of one in the module itself. Each is differentiable, so gradients can be compared too.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ def substitute_operators(patch: pytest.MonkeyPatch) -> None:
     from tests.support import ascend_vision_operators
 
     patch.setattr(ascend, "functional", ascend_vision_operators)
+    patch.setattr(ascend, "split_tensor", split_tensor)
 
 
 def conv2d(input: Tensor, weight: Tensor, bias: Tensor, stride: int = 1, padding: int = 0) -> Tensor:
@@ -74,6 +75,11 @@ def interpolate(input: Tensor, size: tuple, mode: str) -> Tensor:
 def embedding(input: Tensor, weight: Tensor) -> Tensor:
     """Return the rows of `weight` with the indices `input`: (*input.shape, columns)."""
     return ops.gather(weight, input, 0)
+
+
+def split_tensor(input: Tensor, split_size: int, dim: int) -> tuple[Tensor, ...]:
+    """Return parts of `split_size` along an axis; the last may be smaller."""
+    return ops.split(input, split_size, dim)
 
 
 def mse_loss(input: Tensor, target: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import numpy as np
 
 from shared.device import setup_device
 from tests.support.mindone_kernels import refusal_of, substitute_kernels
-from vq_stage.model.config import VQConfig
+from vq_stage.model.families import read_config
 from vq_stage.model.mindone import MindoneBackend
 from vq_stage.tokenizer import VisionTokenizer
 
@@ -23,7 +23,7 @@ def main(checkpoint: Path, damaged: Path, inputs: Path, outputs: Path) -> None:
     """Encode and decode the inputs."""
     device = setup_device("cpu")
     substitute_kernels()
-    config = VQConfig.from_directory(checkpoint)
+    config = read_config(checkpoint)
     tokenizer = VisionTokenizer(MindoneBackend.from_pretrained(checkpoint, config), config, device)
     with np.load(inputs) as file:
         image_codes = tokenizer.encode_images(file["images"])

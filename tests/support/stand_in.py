@@ -33,7 +33,7 @@ from vq_stage.decode.worker import DecodeWorker
 from vq_stage.encode.input_reader import PreparedInput, ReadTask
 from vq_stage.encode.options import EncodeOptions
 from vq_stage.encode.worker import EncodeWorker
-from vq_stage.model.config import VQConfig
+from vq_stage.model.families import read_config
 
 KILLER = "killer"  # prefix of the keys of pictures that end the process that reads them
 BLOCKER = "blocker"  # prefix of the keys of pictures whose reading never ends, as on a mount that does not answer
@@ -64,7 +64,7 @@ class StandInWorker(EncodeWorker):
         cast(Any, self.reader).prepare = self._prepare
 
     def _load_tokenizer(self, canary_size: UnitSize) -> None:
-        config = VQConfig.from_directory(self.options.vision_tokenizer)
+        config = read_config(self.options.vision_tokenizer)
         cast(Any, self).tokenizer = StandInTokenizer(config.codebook_size, self.context.stop)
         self.numerics = {"device": "none"}
 

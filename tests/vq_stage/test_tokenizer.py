@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from shared.errors import DeviceError, ShapeError
+from shared.errors import DeviceError, ShapeError, UsageError
 from vq_stage import VisionTokenizer
 from vq_stage.tokenizer import to_uint8
 
@@ -83,3 +83,22 @@ def test_impossible_devices_are_refused(golden_vq: Path) -> None:
         VisionTokenizer.from_pretrained(golden_vq, device="ascend")
     with pytest.raises(DeviceError, match="expected float32"):
         VisionTokenizer.from_pretrained(golden_vq, device="cpu", dtype="float16")
+
+
+def test_an_image_tokenizer_refuses_videos_and_other_sides(golden_ibq: Path) -> None:
+    tokenizer = VisionTokenizer.from_pretrained(golden_ibq)
+    assert (tokenizer.spatial_factor, tokenizer.temporal_factor) == (4, 1)
+    with pytest.raises(UsageError, match="encode the frames of a video as images"):
+        tokenizer.encode_video(np.zeros((4, 16, 16, 3), np.uint8))
+    with pytest.raises(UsageError, match="images only"):
+        tokenizer.decode_video(np.zeros((1, 4, 4), np.uint32))
+    with pytest.raises(ShapeError, match="multiples of 4, got 18×16"):
+        tokenizer.encode_images(np.zeros((1, 18, 16, 3), np.uint8))
+    with pytest.raises(ShapeError, match=r"\[0, 70000\), got 0 to 70000"):
+        tokenizer.decode_images(np.array([[[0, 70000]]]))
+
+
+def test_a_backend_without_the_network_is_refused(golden_ibq: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vq_stage.tokenizer.check_vision_backend", lambda *_: None)  # it refuses a CPU
+    with pytest.raises(UsageError, match="--backend mindone has no network of this family"):
+        VisionTokenizer.from_pretrained(golden_ibq, backend="mindone")

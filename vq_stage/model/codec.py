@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from shared.codec import Codec
-from vq_stage.model.config import VQConfig
+from vq_stage.model.families import read_config
 from vq_stage.model.weights import codec_fingerprint
 
 
@@ -17,5 +17,4 @@ def read_codec(directory: str | Path) -> Codec:
 
 def read_factors(directory: str | Path) -> Codec:
     """Return the codec without its fingerprint, for which the weights would be read. Raises CheckpointError."""
-    config = VQConfig.from_directory(directory)
-    return Codec(None, config.codebook_size, config.spatial_factor, config.temporal_downsample_factor)
+    return read_config(directory).codec

@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from vq_stage.model.config import NORM_GROUPS
+from vq_stage.model.spatial_config import NORM_GROUPS
 from vq_stage.model.kernels import Kernels, Padding
 
 GROUP_NORM_EPS = 1e-6

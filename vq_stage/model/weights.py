@@ -1,15 +1,16 @@
-"""Vision tokenizer weights: reading either published naming, and the codec fingerprint."""
+"""Vision tokenizer weights: reading any published naming, and the codec fingerprint."""
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shared.errors import CheckpointError
 from shared.storage.digests import digest_of
-from vq_stage.model.config import VQConfig
+from vq_stage.model.families import read_config
+from vq_stage.model.spatial_config import SpatialConfig
+from vq_stage.model.tensor_names import hugging_face_name
 
 if TYPE_CHECKING:
     from mindspore import nn
@@ -18,39 +19,33 @@ if TYPE_CHECKING:
 
 EMBEDDED_TOKENIZER = Path(__file__).parents[1] / "embedded" / "emu3-tiny"
 
-# BAAI `Emu3VisionVQ` names on the left; applied in order. Hugging Face names pass through unchanged.
-_RENAMES = [
-    (r"^(?:model\.)?vqmodel\.", ""),
-    (r"^encoder\.down\.", "encoder.down_block.down."),
-    (r"^decoder\.up\.", "decoder.up_block.up."),
-    (r"\.mid\.attn_1\.norm\.", ".middle_block.attn_norm."),
-    (r"\.mid\.", ".middle_block."),
-    (r"\.attn\.(\d+)\.norm\.", r".attn_norms.\1."),
-    (r"\.(attn\.\d+|attn_1)\.(q|k|v)\.", r".\1.\2_proj."),
-    (r"\.(attn\.\d+|attn_1)\.proj_out\.", r".\1.out_proj."),
-]
 _COUNTER = ".num_batches_tracked"  # of batch norms; not used in inference
-
-
-def hugging_face_name(name: str) -> str:
-    """Return the Hugging Face name of a tensor of either naming, without the `vqmodel.` prefix."""
-    for pattern, replacement in _RENAMES:
-        name = re.sub(pattern, replacement, name)
-    return name
+# Checkpoints of SEED-Voken's training also hold its discriminator and losses, and averages of all weights.
+_LOSSES, _AVERAGES = "loss.", "model_ema."
 
 
 def read_weights(directory: str | Path) -> dict[str, StoredTensor]:
     """Return the tensors of a tokenizer checkpoint under Hugging Face names, without batch counters.
 
+    Of a checkpoint of SEED-Voken's training these are the averaged weights, as in its own validation.
     Raises CheckpointError if a file is missing or damaged.
     """
     from shared.storage.safetensors_reader import read_checkpoint, rename_tensors
 
-    tensors = rename_tensors(read_checkpoint(directory), hugging_face_name)
+    tensors = rename_tensors(_inference_tensors(read_checkpoint(directory)), hugging_face_name)
     return {name: tensor for name, tensor in tensors.items() if not name.endswith(_COUNTER)}
 
 
-def check_dimensions(directory: str | Path, config: VQConfig, tensors: Mapping[str, StoredTensor]) -> None:
+def _inference_tensors(stored: Mapping[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """Return the weights of the network, each replaced by its average if there is one.
+
+    The average of `a.b.weight` is named `model_ema.abweight`.
+    """
+    weights = {name: tensor for name, tensor in stored.items() if not name.startswith((_LOSSES, _AVERAGES))}
+    return {name: stored.get(_AVERAGES + name.replace(".", ""), tensor) for name, tensor in weights.items()}
+
+
+def check_dimensions(directory: str | Path, config: SpatialConfig, tensors: Mapping[str, StoredTensor]) -> None:
     """Compare the dimensions that decide how large the network is with the weights, before it is built.
 
     Raises CheckpointError.
@@ -73,7 +68,7 @@ def check_dimensions(directory: str | Path, config: VQConfig, tensors: Mapping[s
 
 
 def load_weights(model: nn.Cell, directory: str | Path) -> None:
-    """Copy a checkpoint into VQModel, or mindone's model, whose parameters have the same names.
+    """Copy a checkpoint into one of our networks, or into mindone's, whose parameters have the same names.
 
     Raises CheckpointError naming tensors that are missing, unexpected or of another shape.
     """
@@ -93,7 +88,7 @@ def codec_fingerprint(directory: str | Path) -> str:
 
     It is the same for the same weights under either naming. Does not import MindSpore. Raises CheckpointError.
     """
-    config, tensors = VQConfig.from_directory(directory), read_weights(directory)
+    config, tensors = read_config(directory), read_weights(directory)
     check_dimensions(directory, config, tensors)
     described = {name: [t.dtype, [n for n in t.shape if n != 1], t.sha256()] for name, t in sorted(tensors.items())}
     return digest_of({"config": config.to_dict(), "tensors": described})

@@ -21,7 +21,8 @@ from shared.errors import CheckpointError, ConfigMismatchError
 from shared.storage.atomic import write_file
 from shared.storage.digests import settings_diff
 from shared.storage.small_files import read_json_object
-from vq_stage.training.codebook import CodebookEMA
+from vq_stage.model.families import family_of
+from vq_stage.training.methods import Codebook
 from vq_stage.training.options import TrainVQOptions
 from vq_stage.training.step import TrainStep
 
@@ -43,7 +44,7 @@ def check_resumable(out: Path, options: TrainVQOptions) -> None:
             )
 
 
-def save_checkpoint(out: Path, options: TrainVQOptions, step: int, cell: TrainStep, codebook: CodebookEMA) -> None:
+def save_checkpoint(out: Path, options: TrainVQOptions, step: int, cell: TrainStep, codebook: Codebook) -> None:
     """Write the checkpoint after `step` steps: the tokenizer, its weights as `save_dtype`, and the state.
 
     The state comes last: a run that is killed before it is written repeats the steps and writes the tokenizer again.
@@ -54,13 +55,14 @@ def save_checkpoint(out: Path, options: TrainVQOptions, step: int, cell: TrainSt
     state |= {f"codebook.{name}": value for name, value in codebook.state().items()}
     write_file(out / "config.json", (json.dumps(cell.model.config.to_dict(), indent=2) + "\n").encode())
     write_file(out / OPTIONS_FILE, (json.dumps(options.to_json(), indent=2) + "\n").encode())
-    stored = {name: value.astype(options.save_dtype) for name, value in weights.items()}
+    stored = dict(family_of(cell.model.config).saved(name, value) for name, value in weights.items())
+    stored = {name: value.astype(options.save_dtype) for name, value in stored.items()}
     write_file(out / "model.safetensors", save(stored, metadata={"format": "pt"}))
     state["step"] = np.array([step])
     write_file(out / STATE_FILE, save(state, metadata={CHECKSUM: _checksum(state)}))
 
 
-def load_checkpoint(out: Path, cell: TrainStep, codebook: CodebookEMA) -> int:
+def load_checkpoint(out: Path, cell: TrainStep, codebook: Codebook) -> int:
     """Restore weights, moments and codebook averages; return the number of finished steps, 0 without a checkpoint.
 
     Raises CheckpointError if the state is damaged or of another network.

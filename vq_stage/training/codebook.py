@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from mindspore import Tensor, ops
 
-from vq_stage.model.network import Quantizer
+from vq_stage.model.autoencoder import Quantizer
 
 RESTART_EVERY_STEPS = 25
 DEAD_CODE_RATIO = 0.05  # a code used less than this share of the mean use is restarted

@@ -73,7 +73,7 @@ def training_batches(pictures: TrainingPictures, options: TrainVQOptions, first_
 
     def samples_of(step: int) -> list[tuple[int, int, int]]:
         frames, samples = 1, options.batch
-        if np.random.default_rng((seed, step)).random() < options.clip_share:
+        if np.random.default_rng((seed, step)).random() < (options.clip_share or 0.0):
             frames, samples = TEMPORAL_FACTOR, max(1, options.batch // TEMPORAL_FACTOR)
         return [(step, index, frames) for index in range(samples)]
 

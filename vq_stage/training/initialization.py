@@ -1,6 +1,6 @@
 """Initial weights of a network that already passes colors through.
 
-Residual branches end in zeros; the convolutions between them average, blur or copy. What remains is linear: the
+For the family of Emu3. Residual branches end in zeros; the convolutions between them average, blur or copy. What remains is linear: the
 encoder computes the mean color of 8×8 pixels and one luma gradient, the decoder returns that color. Training starts
 from a blocky picture instead of noise and spends its steps on detail.
 
@@ -16,7 +16,8 @@ import math
 import numpy as np
 from mindspore import Parameter, Tensor
 
-from vq_stage.model.config import NORM_GROUPS
+from vq_stage.model.spatial_config import NORM_GROUPS
+from vq_stage.model.ibq import IbqModel
 from vq_stage.model.network import VQModel
 
 CONSTANT = 4.0
@@ -36,16 +37,37 @@ Random = np.random.Generator
 
 def initialize(model: VQModel, seed: int) -> None:
     """Set every weight: random by fan-in, then to pass colors through, if groups are wide enough for pairs."""
-    random = np.random.default_rng(seed)
-    parameters = dict(model.parameters_and_names())
-    for p in parameters.values():
-        if p.ndim >= 2:
-            _set(p, _fan_in_uniform(p, random))
+    random, parameters = np.random.default_rng(seed), dict(model.parameters_and_names())
+    _initialize_randomly(parameters, random)
     _initialize_temporal_layers(parameters, random)
-    if model.config.level_channels(-1) // NORM_GROUPS >= MIN_GROUP_CHANNELS:
+    if _has_wide_groups(model):
         _initialize_spatial_layers(parameters, random)
         _initialize_encoder_ends(parameters, random)
         _initialize_decoder_ends(parameters, random)
+
+
+def initialize_ibq(model: IbqModel, seed: int) -> None:
+    """Set every weight: random by fan-in, then to pass features through; the codebook is normally distributed.
+
+    Without modulated norms, the decoder has no place where colors could enter as pairs.
+    """
+    random, parameters = np.random.default_rng(seed), dict(model.parameters_and_names())
+    _initialize_randomly(parameters, random)
+    _initialize_spatial_layers(parameters, random)
+    if _has_wide_groups(model):
+        _initialize_encoder_ends(parameters, random)
+    codebook = model.quantize.embedding.weight
+    _set(codebook, random.normal(size=codebook.shape))
+
+
+def _has_wide_groups(model: VQModel | IbqModel) -> bool:
+    return model.config.level_channels(-1) // NORM_GROUPS >= MIN_GROUP_CHANNELS
+
+
+def _initialize_randomly(parameters: Parameters, random: Random) -> None:
+    for p in parameters.values():
+        if p.ndim >= 2:
+            _set(p, _fan_in_uniform(p, random))
 
 
 def _initialize_temporal_layers(parameters: Parameters, random: Random) -> None:

@@ -16,16 +16,14 @@ from shared.jobs.file_locks import run_lock
 from shared.jobs.signals import stop_on_signals
 from shared.training.log import TrainLog
 from vq_stage.media.image_grid import save_rows
-from vq_stage.model.config import VQConfig
+from vq_stage.model.families import TokenizerConfig, build_network, read_config, read_config_file
 from vq_stage.model.kernels import Kernels, select
-from vq_stage.model.network import VQModel
 from vq_stage.model.weights import check_dimensions, load_weights, read_weights
 from vq_stage.sources.open_source import open_source
 from vq_stage.tokenizer import to_model_range, to_uint8
 from vq_stage.training.checkpoint import check_resumable, load_checkpoint, save_checkpoint
-from vq_stage.training.codebook import CodebookEMA
 from vq_stage.training.data import TrainingPictures, training_batches
-from vq_stage.training.initialization import initialize
+from vq_stage.training.methods import Codebook, method_of
 from vq_stage.training.options import TrainVQOptions
 from vq_stage.training.step import TrainStep, quantized_share
 
@@ -38,9 +36,8 @@ def train_vq(options: TrainVQOptions) -> Path:
     ConfigMismatchError if the folder holds a run with other settings, UsageError if no picture can be decoded, or if
     another process trains in the folder.
     """
-    config = (
-        VQConfig.from_directory(options.init_from) if options.init_from else VQConfig.from_file(options.config or "")
-    )
+    config = read_config(options.init_from) if options.init_from else read_config_file(options.config or "")
+    options = options.fitted(config.codec)
     out, source = Path(options.out), open_source(options.source)
     with run_lock(out):
         check_resumable(out, options)
@@ -48,7 +45,7 @@ def train_vq(options: TrainVQOptions) -> Path:
     return out
 
 
-def _train(config: VQConfig, pictures: TrainingPictures, options: TrainVQOptions, out: Path) -> None:
+def _train(config: TokenizerConfig, pictures: TrainingPictures, options: TrainVQOptions, out: Path) -> None:
     device = setup_device(options.device, kernels=options.kernels)
     cell, codebook = _build(config, options, select(device))
     first_step = load_checkpoint(out, cell, codebook)
@@ -71,24 +68,25 @@ def _train(config: VQConfig, pictures: TrainingPictures, options: TrainVQOptions
             stop.raise_if_set(f"checkpoint of step {done} written to {out}")
 
 
-def _build(config: VQConfig, options: TrainVQOptions, kernels: Kernels) -> tuple[TrainStep, CodebookEMA]:
+def _build(config: TokenizerConfig, options: TrainVQOptions, kernels: Kernels) -> tuple[TrainStep, Codebook]:
     """Build the model with its initial weights, the compiled step and the codebook averages."""
+    method = method_of(config)
     if options.init_from is not None:
         check_dimensions(options.init_from, config, read_weights(options.init_from))
-    model = VQModel(config, kernels)
+    model = build_network(config, kernels)
     if options.init_from is not None:
         load_weights(model, options.init_from)
     else:
-        initialize(model, options.seed)
+        method.initialize(model, options.seed)
     model.set_train(True)
-    codebook = CodebookEMA(model.quantize, options.codebook_decay, options.seed)
+    codebook = method.codebook(model.quantize, options.codebook_decay, options.seed)
     if options.init_from is not None:
         codebook.initialize_from_codebook()
-    return TrainStep(model, options), codebook
+    return method.step(model, options), codebook
 
 
 def _run_step(
-    cell: TrainStep, codebook: CodebookEMA, pixels_BTHWC: np.ndarray, step: int, options: TrainVQOptions
+    cell: TrainStep, codebook: Codebook, pixels_BTHWC: np.ndarray, step: int, options: TrainVQOptions
 ) -> tuple[float, float, float, np.ndarray]:
     """Update weights and codebook with one batch of uint8 pixels.
 

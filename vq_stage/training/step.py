@@ -1,30 +1,34 @@
 """One training step: losses, gradients and Adam, compiled; and the schedules over steps.
 
-Loss: van den Oord et al. 2017 (VQ-VAE), with the codebook loss replaced by moving averages (appendix A.1), see
-`codebook.py`. The batch statistics of the temporal layers stay frozen.
+How latents are quantized, and what that adds to the loss, differs between families: see `methods.py`.
 """
 
 from __future__ import annotations
 
 import mindspore as ms
-from mindspore import Tensor, nn, ops
+from mindspore import Tensor, nn
 
 from shared.training.schedule import CosineSchedule
-from vq_stage.model.network import VQModel
+from vq_stage.model.autoencoder import Autoencoder
 from vq_stage.training.options import TrainVQOptions
 
 MIN_LR_RATIO = 0.01
+CODEBOOK = "quantize."  # the beginning of the names of its parameters
 
 
 class TrainStep(nn.Cell):
-    """Forward pass, gradients and Adam in one graph. The codebook is updated by CodebookEMA instead."""
+    """Forward pass, gradients and Adam in one graph."""
 
-    def __init__(self, model: VQModel, options: TrainVQOptions):
+    trains_codebook = False  # whether Adam updates the codebook too
+
+    def __init__(self, model: Autoencoder, options: TrainVQOptions):
         super().__init__()
         self.model = model
         self.commitment = options.commitment
         trained = [
-            p for name, p in model.parameters_and_names() if p.requires_grad and not name.startswith("quantize.")
+            p
+            for name, p in model.parameters_and_names()
+            if p.requires_grad and (self.trains_codebook or not name.startswith(CODEBOOK))
         ]
         self.weights = ms.ParameterTuple(trained)
         self.adam = nn.Adam(self.weights, learning_rate_schedule(options), beta1=0.9, beta2=0.99)
@@ -44,14 +48,14 @@ class TrainStep(nn.Cell):
         all latent dimensions does not collapse onto a few codes.
         """
         latents = self.model.encode_latents(pixels_BTCHW)
-        codes = self.model.quantize.nearest_codes(ops.stop_gradient(latents))
-        quantized = ops.stop_gradient(self.model.quantize.lookup(codes))
-        straight_through = latents + quantized_share * ops.stop_gradient(quantized - latents)
-        reconstruction = self.model.decode_quantized(straight_through, pixels_BTCHW.shape[1] == 1)
-        mean_squared_error = self.model.kernels.mean_squared_error
-        error = mean_squared_error(reconstruction, pixels_BTCHW)
-        loss = error + quantized_share * self.commitment * mean_squared_error(latents, quantized)
-        return loss, error, latents, codes, reconstruction
+        blended, codes, quantization_loss = self.quantize(latents, quantized_share)
+        reconstruction = self.model.decode_quantized(blended, pixels_BTCHW.shape[1] == 1)
+        error = self.model.kernels.mean_squared_error(reconstruction, pixels_BTCHW)
+        return error + quantization_loss, error, latents, codes, reconstruction
+
+    def quantize(self, latents_BTCHW: Tensor, share: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the blended latents that are decoded, the codes, and the weighted loss of the quantization."""
+        raise NotImplementedError
 
 
 def learning_rate_schedule(options: TrainVQOptions) -> list[float]:

@@ -15,7 +15,7 @@ from safetensors.numpy import load_file, save_file
 
 from shared.errors import DeviceError
 from tests.support.mindone_kernels import run_probe
-from vq_stage.model.config import VQConfig
+from vq_stage.model.families import read_config
 from vq_stage.model.mindone import build_emu3_vqvae
 from vq_stage.tokenizer import VisionTokenizer, to_uint8
 
@@ -87,4 +87,4 @@ def test_cpu_is_refused_with_the_reason_before_mindone_is_imported(
 def test_missing_mindone_is_a_device_error(golden_vq: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, MINDONE_MODULE, None)
     with pytest.raises(DeviceError, match=r"pip check.*--backend native"):
-        build_emu3_vqvae(VQConfig.from_directory(golden_vq))
+        build_emu3_vqvae(read_config(golden_vq))

@@ -10,6 +10,7 @@ from mindspore import Tensor
 
 from shared.device import setup_device
 from vq_stage.model.config import VQConfig
+from vq_stage.model.families import read_config
 from vq_stage.model.kernels import ascend, cpu
 from vq_stage.model.network import Quantizer, VQModel
 from vq_stage.model.weights import load_weights
@@ -31,7 +32,7 @@ def test_lookup_returns_the_entries_of_the_nearest_codes() -> None:
 
 def test_half_precision_is_for_convolutions_and_products_only(golden_vq: Path) -> None:
     """Norms, batch statistics and the codebook stay float32; a checkpoint is loaded into the types of the model."""
-    model = VQModel(VQConfig.from_directory(golden_vq), ascend).compute_in(ms.bfloat16)
+    model = VQModel(read_config(golden_vq), ascend).compute_in(ms.bfloat16)
     load_weights(model, golden_vq)
     in_float32 = {name for name, p in model.parameters_and_names() if p.dtype == ms.float32}
     assert {p.dtype for _, p in model.parameters_and_names()} == {ms.float32, ms.bfloat16}

@@ -15,8 +15,9 @@ from safetensors.numpy import load_file, save_file
 from shared.errors import CheckpointError
 from shared.storage.safetensors_reader import read_checkpoint
 from vq_stage import VisionTokenizer
-from vq_stage.model.config import VQConfig
-from vq_stage.model.weights import codec_fingerprint, hugging_face_name, read_weights
+from vq_stage.model.families import read_config
+from vq_stage.model.tensor_names import hugging_face_name
+from vq_stage.model.weights import codec_fingerprint, read_weights
 
 Weights = dict[str, np.ndarray]
 Change = Callable[[Weights], Weights]
@@ -41,7 +42,7 @@ def test_hugging_face_naming_loads_to_the_same_codes(
     golden_vq: Path, golden_vq_expected: dict[str, np.ndarray], tmp_path: Path
 ) -> None:
     directory = rewrite(golden_vq, tmp_path / "hf", as_hugging_face)
-    config = VQConfig.from_directory(golden_vq).to_dict()
+    config = read_config(golden_vq).to_dict()
     (directory / "config.json").write_text(json.dumps(config))
     codes = VisionTokenizer.from_pretrained(directory).encode_images(golden_vq_expected["images"])
     np.testing.assert_array_equal(codes, golden_vq_expected["image_codes"])
@@ -122,3 +123,63 @@ def test_a_config_that_does_not_fit_is_refused_before_the_network_is_built(
     shutil.copy(golden_vq / "model.safetensors", tmp_path)
     with pytest.raises(CheckpointError, match=r"config\.json does not fit the weights"):
         codec_fingerprint(tmp_path)
+
+
+def write_ibq(golden_ibq: Path, out: Path, change: Change) -> Path:
+    """Write a copy of the golden IBQ checkpoint with changed tensors, in one file."""
+    out.mkdir()
+    shutil.copy(golden_ibq / "config.json", out)
+    weights = {name: value for file in golden_ibq.glob("*.safetensors") for name, value in load_file(file).items()}
+    save_file(change(weights), out / "model.safetensors")
+    return out
+
+
+def in_training(weights: Weights) -> Weights:
+    """Return what SEED-Voken's training saves: raw weights, the averages, and the tensors of its losses."""
+    averages = {f"model_ema.{name.replace('.', '')}": value for name, value in weights.items()}
+    raw = {name: value + 1 for name, value in weights.items()}
+    counters = {"model_ema.decay": np.ones(1, np.float32), "model_ema.num_updates": np.ones(1, np.int32)}
+    return {**raw, **averages, **counters, "loss.discriminator.main.0.weight": np.ones((4, 3, 4, 4), np.float32)}
+
+
+@pytest.mark.parametrize("change", [in_training, lambda weights: weights], ids=["training", "published"])
+def test_averages_of_seed_voken_are_the_weights(golden_ibq: Path, tmp_path: Path, change: Change) -> None:
+    directory = write_ibq(golden_ibq, tmp_path / "ibq", change)
+    assert codec_fingerprint(directory) == codec_fingerprint(golden_ibq)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16])
+def test_an_ibq_tokenizer_in_half_precision_loads(
+    golden_ibq: Path, golden_ibq_expected: Weights, tmp_path: Path, dtype: type
+) -> None:
+    """Rounding the weights changes a part of the codes."""
+    change = lambda weights: {name: value.astype(dtype) for name, value in weights.items()}  # noqa: E731
+    tokenizer = VisionTokenizer.from_pretrained(write_ibq(golden_ibq, tmp_path / "half", change))
+    equal = (tokenizer.encode_images(golden_ibq_expected["images"]) == golden_ibq_expected["codes"]).mean()
+    assert equal > (0.95 if dtype is np.float16 else 0.6)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without("decoder.up.2.attn.1.q.weight"), r"missing decoder\.up_block\.up\.2\.attn\.1\.q_proj\.weight"),
+        (replaced("encoder.down.0.attn.0.norm.bias", np.zeros(32, np.float32)), r"extra encoder\.down_block\.down\.0"),
+        (replaced("quant_conv.bias", np.zeros(9, np.float32)), r"quant_conv\.bias: expected shape \(8,\), got \(9,\)"),
+    ],
+)
+def test_ibq_weights_that_do_not_fit_are_named(golden_ibq: Path, tmp_path: Path, change: Change, message: str) -> None:
+    with pytest.raises(CheckpointError, match=message):
+        VisionTokenizer.from_pretrained(write_ibq(golden_ibq, tmp_path / "bad", change))
+
+
+@pytest.mark.parametrize(
+    "change", [{"ch": 1024}, {"ch_mult": [1, 1]}, {"num_res_blocks": 9}, {"codebook_size": 131072}], ids=str
+)
+def test_an_ibq_config_that_does_not_fit_is_refused(
+    golden_ibq: Path, tmp_path: Path, change: dict[str, object]
+) -> None:
+    directory = write_ibq(golden_ibq, tmp_path / "bad", lambda weights: weights)
+    raw = json.loads((golden_ibq / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps({**raw, **change}))
+    with pytest.raises(CheckpointError, match=r"config\.json does not fit the weights"):
+        codec_fingerprint(directory)

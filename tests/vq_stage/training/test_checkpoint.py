@@ -13,6 +13,7 @@ import pytest
 from safetensors.numpy import save
 
 from shared.errors import CheckpointError, ConfigMismatchError
+from tests.support.vision_models import TINY_VQ
 from vq_stage.training import checkpoint
 from vq_stage.training.checkpoint import CHECKSUM, _checksum, _read_state, check_resumable, save_checkpoint
 from vq_stage.training.options import TrainVQOptions
@@ -60,7 +61,7 @@ def test_the_state_is_written_last(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     """A kill after the state of the last step, but before its tokenizer, would leave an older tokenizer for good."""
     written: list[str] = []
     monkeypatch.setattr(checkpoint, "write_file", lambda path, content: written.append(path.name))
-    model: Any = SimpleNamespace(parameters_and_names=list, config=SimpleNamespace(to_dict=dict))
+    model: Any = SimpleNamespace(parameters_and_names=list, config=TINY_VQ)
     cell: Any = SimpleNamespace(model=model, weights=[], adam=SimpleNamespace(get_parameters=list))
     codebook: Any = SimpleNamespace(state=dict)
     save_checkpoint(tmp_path, TrainVQOptions("s", "o", config="c"), 7, cell, codebook)

@@ -12,8 +12,9 @@ from tests.support.vision_models import TINY_VQ
 from vq_stage.model.kernels import cpu
 from vq_stage.model.network import VQModel
 from vq_stage.training.initialization import initialize
+from vq_stage.training.moving_averages import MovingAverageStep
 from vq_stage.training.options import TrainVQOptions
-from vq_stage.training.step import TrainStep, learning_rate_schedule, quantized_share
+from vq_stage.training.step import learning_rate_schedule, quantized_share
 
 
 def test_schedules() -> None:
@@ -36,7 +37,7 @@ def test_gradient_reaches_every_weight() -> None:
     initialize(model, 0)
     for p in model.trainable_params():
         p.set_data(p + Tensor(random.normal(scale=0.05, size=p.shape).astype(np.float32)))
-    step = TrainStep(model, TrainVQOptions("s", "o", config="c", steps=6))
+    step = MovingAverageStep(model, TrainVQOptions("s", "o", config="c", steps=6))
     pixels = Tensor(np.random.default_rng(0).uniform(-1, 1, (2, 4, 3, 32, 32)).astype(np.float32))
     _, gradients = step.gradient(pixels, Tensor(1.0, ms.float32))
     without = [p.name for p, g in zip(step.weights, gradients) if not np.abs(g.asnumpy()).max() > 0]

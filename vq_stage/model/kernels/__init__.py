@@ -66,6 +66,13 @@ class Kernels(Protocol):
         """Return the index of the codebook entry nearest to every latent, int (B, T, H, W); the lowest one for ties."""
         ...
 
+    def argmax_codes(self, latents_BTCHW: Tensor, codebook_KC: Tensor) -> Tensor:
+        """Return the index of the codebook entry with the largest dot product, int (B, T, H, W); the lowest for ties.
+
+        Latents are compared in parts, so that the products with a large codebook fit in memory.
+        """
+        ...
+
     def lookup(self, codes_BTHW: Tensor, codebook_KC: Tensor) -> Tensor:
         """Return the codebook entries (B, T, H, W, C) of codes."""
         ...

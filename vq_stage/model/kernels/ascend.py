@@ -10,11 +10,14 @@ from __future__ import annotations
 import mindspore as ms
 from mindspore import Tensor, mint, nn, ops
 from mindspore.mint.nn import functional
+from mindspore.ops.auto_generate import SplitTensor
 
 from vq_stage.model.kernels import Affine, Padding, cpu
 
+MAX_PRODUCTS = 1 << 28  # of latents and codebook entries at once: 1 GiB
+split_tensor = SplitTensor()
 # Every operator of these two has an aclnn kernel. The fused operators of attention are documented for heads of up to
-# 512 channels, and the published model has one of 1 024.
+# 512 channels, and the published models have one of 1 024.
 attention = cpu.attention
 nearest_codes = cpu.nearest_codes
 
@@ -74,6 +77,14 @@ def channel_linear(x_BCL: Tensor, weight_CC: Tensor, bias_C: Tensor) -> Tensor:
     """`MatMulExt` multiplies every sample by the same weight, without copies of it."""
     y_BCL = mint.matmul(weight_CC, x_BCL.astype(weight_CC.dtype)) + bias_C.reshape(-1, 1)
     return y_BCL.astype(ms.float32)
+
+
+def argmax_codes(latents_BTCHW: Tensor, codebook_KC: Tensor) -> Tensor:
+    """`SplitTensor`, then a product and `ArgMaxWithValue` for each part."""
+    B, T, _, H, W = latents_BTCHW.shape
+    rows = max(1, MAX_PRODUCTS // codebook_KC.shape[0])
+    parts_NC = split_tensor(cpu.latent_rows(latents_BTCHW), rows, 0)
+    return cpu.argmax_of_parts(parts_NC, codebook_KC).reshape(B, T, H, W)
 
 
 def lookup(codes_BTHW: Tensor, codebook_KC: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from mindspore import Tensor, nn, ops
 
 from vq_stage.model.kernels import Affine, Padding
 
+MAX_PRODUCTS = 1 << 25  # of latents and codebook entries at once: 128 MiB
 _TAP_SUMS = np.array([[0, 0, 1, 1], [0, 1, 1, 0], [1, 1, 0, 0]], np.float32)  # of w₀, w₁ and w₂ in one direction
 _ROW_PAIR_TAPS = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float32)  # g from w₀, w₁, w₂
 MIN_ROW_PAIR_CHANNELS = 64  # with fewer, additions take longer than the products that they save
@@ -127,12 +128,32 @@ def nearest_codes(latents_BTCHW: Tensor, codebook_KC: Tensor) -> Tensor:
 
     The textbook form spends most of its time on elementwise passes over the K columns.
     """
-    B, T, C, H, W = latents_BTCHW.shape
-    latents_NC = latents_BTCHW.transpose(0, 1, 3, 4, 2).reshape(-1, C)
+    B, T, _, H, W = latents_BTCHW.shape
+    latents_NC = latent_rows(latents_BTCHW)
     norms_K1 = (codebook_KC * codebook_KC).sum(axis=1, keepdims=True)
     augmented = ops.concat((latents_NC, ops.ones((B * T * H * W, 1), latents_NC.dtype)), 1)
     distances_NK = ops.MatMul(transpose_b=True)(augmented, ops.concat((codebook_KC * -2.0, norms_K1), 1))
     return ops.ArgMinWithValue(axis=1)(distances_NK)[0].reshape(B, T, H, W)
+
+
+def argmax_codes(latents_BTCHW: Tensor, codebook_KC: Tensor) -> Tensor:
+    B, T, _, H, W = latents_BTCHW.shape
+    rows = max(1, MAX_PRODUCTS // codebook_KC.shape[0])
+    return argmax_of_parts(ops.split(latent_rows(latents_BTCHW), rows), codebook_KC).reshape(B, T, H, W)
+
+
+def latent_rows(latents_BTCHW: Tensor) -> Tensor:
+    """Return latents as rows (N, C)."""
+    return latents_BTCHW.transpose(0, 1, 3, 4, 2).reshape(-1, latents_BTCHW.shape[2])
+
+
+def argmax_of_parts(parts_NC: tuple[Tensor, ...], codebook_KC: Tensor) -> Tensor:
+    """Return the index of the largest product of every row of all parts, one part after another."""
+    codes: tuple[Tensor, ...] = ()
+    for part_NC in parts_NC:
+        products_NK = ops.MatMul(transpose_b=True)(part_NC, codebook_KC)
+        codes += (ops.ArgMaxWithValue(axis=1)(products_NK)[0],)
+    return ops.concat(codes, 0)
 
 
 def lookup(codes_BTHW: Tensor, codebook_KC: Tensor) -> Tensor:

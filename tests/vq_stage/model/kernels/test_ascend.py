@@ -16,13 +16,13 @@ from shared.device import Device, setup_device
 from tests.support.ascend_vision_operators import substitute_operators
 from tests.support.vision_models import TINY_VQ
 from vq_stage import VisionTokenizer
-from vq_stage.model.config import VQConfig
+from vq_stage.model.families import read_config
 from vq_stage.model.kernels import Kernels, ascend, cpu, select
 from vq_stage.model.network import VQModel
 from vq_stage.model.weights import load_weights
 from vq_stage.training.initialization import initialize
+from vq_stage.training.moving_averages import MovingAverageStep
 from vq_stage.training.options import TrainVQOptions
-from vq_stage.training.step import TrainStep
 
 DEVICE = setup_device("cpu")
 RANDOM = np.random.default_rng(0)
@@ -39,7 +39,7 @@ def draw(*shape: int) -> Tensor:
 
 
 def test_both_modules_define_all_kernels() -> None:
-    assert len(NAMES) == 11
+    assert len(NAMES) == 12
     for module in (cpu, ascend):
         assert [name for name in NAMES if not callable(getattr(module, name, None))] == []
     assert select(DEVICE) is cpu
@@ -61,6 +61,8 @@ CASES["spatial norm"] = lambda kernels: kernels.SpatialNorm(4, 1e-6)(X, LATENTS,
 CASES["mean_squared_error"] = lambda kernels: kernels.mean_squared_error(X, X * X)
 FRAMES, KERNEL_4, KERNEL_3 = draw(2, 4, 8, 5, 6), draw(8, 8, 4, 3, 3), draw(8, 8, 3, 1, 1)
 CASES["causal_conv3d, stride 2"] = lambda kernels: kernels.causal_conv3d(FRAMES, KERNEL_4, BIAS, 2)
+CODEBOOK = draw(17, 8)
+CASES["argmax_codes"] = lambda kernels: kernels.argmax_codes(FRAMES, CODEBOOK).astype(ms.float32)
 CASES["causal_conv3d, 1×1"] = lambda kernels: kernels.causal_conv3d(FRAMES, KERNEL_3, BIAS)
 
 
@@ -73,7 +75,7 @@ def test_kernels_of_both_devices_are_equal(name: str) -> None:
 
 def test_golden_codes_and_pixels(golden_vq: Path, golden_vq_expected: dict[str, np.ndarray]) -> None:
     expected = golden_vq_expected
-    config = VQConfig.from_directory(golden_vq)
+    config = read_config(golden_vq)
     model = VQModel(config, ascend)
     load_weights(model, golden_vq)
     tokenizer = VisionTokenizer(model.set_train(False), config, DEVICE)
@@ -91,7 +93,7 @@ def test_gradients_of_train_vq() -> None:
         initialize(model, 0)
         for p in model.trainable_params():
             p.set_data(p + Tensor(random.normal(scale=0.05, size=p.shape).astype(np.float32)))
-        step = TrainStep(model, TrainVQOptions("s", "o", config="c", steps=6))
+        step = MovingAverageStep(model, TrainVQOptions("s", "o", config="c", steps=6))
         outputs, gradients = step.gradient(pixels, Tensor(1.0, ms.float32))
         results.append((float(outputs[0].asnumpy()), [gradient.asnumpy() for gradient in gradients]))
     (loss, expected), (found_loss, found) = results

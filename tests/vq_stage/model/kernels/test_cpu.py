@@ -8,10 +8,12 @@ import pytest
 from mindspore import Tensor, ops
 
 from shared.device import setup_device
+from vq_stage.model.kernels import cpu
 from vq_stage.model.kernels.cpu import (
     MIN_ROW_PAIR_CHANNELS,
     GroupNorm,
     SpatialNorm,
+    argmax_codes,
     causal_conv3d,
     conv2d,
     nearest_codes,
@@ -149,3 +151,17 @@ def test_nearest_codes_and_their_ties() -> None:
     latents = np.array([[0.9, 0.1, 0, 0], [0, 1.9, 0, 0], [-0.2, 0, 0, 0], [9, 9, 9, 9], [-0.6, 0, 0, 0]], np.float32)
     codes = nearest_codes(Tensor(latents.T.reshape(1, 1, 4, 1, 5)), Tensor(codebook)).asnumpy()
     assert codes.reshape(-1).tolist() == [1, 3, 0, 4, 5]  # entries 1 and 2 are equal: the lower index wins
+
+
+@pytest.mark.parametrize("max_products", [1, 50, 1 << 25], ids=["one latent", "parts", "whole"])
+def test_argmax_codes_in_parts_of_any_size(monkeypatch: pytest.MonkeyPatch, max_products: int) -> None:
+    monkeypatch.setattr(cpu, "MAX_PRODUCTS", max_products)
+    latents, codebook = draw(2, 1, 5, 3, 4), draw(11, 5)
+    codebook[7] = codebook[2]  # a tie, wherever entry 2 is the largest
+    latents[0, 0, :, 0, 0] = codebook[2]
+    codebook[[n for n in range(11) if n not in (2, 7)]] *= 0.1
+    codes = argmax_codes(Tensor(latents), Tensor(codebook)).asnumpy()
+    expected = np.einsum("btchw,kc->bthwk", latents, codebook).argmax(-1)
+    assert codes.shape == (2, 1, 3, 4)
+    np.testing.assert_array_equal(codes, expected)
+    assert codes[0, 0, 0, 0] == 2

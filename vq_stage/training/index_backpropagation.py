@@ -1,0 +1,84 @@
+"""The training step of the IBQ family: index backpropagation quantization.
+
+The forward pass takes the entry with the largest dot product; the backward pass sees the softmax of all products, so
+every entry of the codebook receives a gradient, not only the chosen one.
+Source: Shi et al. 2024 (arXiv:2412.02692), without its perceptual and adversarial losses.
+Shape suffixes: B batch, T frames, C channels, H W grid, N latents of a batch, K codebook entries.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from mindspore import Tensor, ops
+
+from vq_stage.model.autoencoder import Quantizer
+from vq_stage.training.codebook import DEAD_CODE_RATIO
+from vq_stage.training.step import TrainStep
+
+ENTROPY_WEIGHT = 0.05
+ENTROPY_TEMPERATURE = 0.01
+EPS = 1e-5
+
+
+class IndexBackpropagationStep(TrainStep):
+    """Hard codes forward, soft codes backward; Adam updates the codebook like every other weight."""
+
+    trains_codebook = True
+
+    def quantize(self, latents_BTCHW: Tensor, share: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        B, T, C, H, W = latents_BTCHW.shape
+        codes = ops.stop_gradient(self.model.quantize.nearest_codes(latents_BTCHW))
+        entries_BTCHW = self.model.quantize.lookup(codes)
+        codebook_KC = self.model.quantize.embedding.weight
+        latents_NC = latents_BTCHW.transpose(0, 1, 3, 4, 2).reshape(-1, C)
+        logits_NK = ops.MatMul(transpose_b=True)(latents_NC, codebook_KC)
+        soft_NK = ops.softmax(logits_NK, -1)
+        zeros_NK = soft_NK - ops.stop_gradient(soft_NK)  # with the gradient of the softmax
+        zeros_BTHWC = ops.MatMul()(zeros_NK, codebook_KC).reshape(B, T, H, W, C)
+        quantized_BTCHW = entries_BTCHW + zeros_BTHWC.transpose(0, 1, 4, 2, 3)
+        loss = self.distances(latents_BTCHW, entries_BTCHW, quantized_BTCHW) + ENTROPY_WEIGHT * entropy_loss(logits_NK)
+        return latents_BTCHW + share * (quantized_BTCHW - latents_BTCHW), codes, share * loss
+
+    def distances(self, latents: Tensor, entries: Tensor, quantized: Tensor) -> Tensor:
+        """Return the three quantization losses: of both, of the latents alone, and, weighted, of the entries alone."""
+        mean_squared_error = self.model.kernels.mean_squared_error
+        of_latents = mean_squared_error(latents, ops.stop_gradient(entries))
+        of_entries = mean_squared_error(entries, ops.stop_gradient(latents))
+        return mean_squared_error(quantized, latents) + of_latents + self.commitment * of_entries
+
+
+def entropy_loss(logits_NK: Tensor) -> Tensor:
+    """Return the mean entropy of the codes of a latent, minus that of the codes of all latents.
+
+    It is small when each latent has one code for certain, and the latents together use all codes.
+    """
+    log_probabilities_NK = ops.log_softmax(logits_NK / ENTROPY_TEMPERATURE, -1)
+    probabilities_NK = ops.exp(log_probabilities_NK)
+    mean_K = probabilities_NK.mean(0)
+    of_all = -(mean_K * ops.log(mean_K + EPS)).sum()
+    return -(probabilities_NK * log_probabilities_NK).sum(-1).mean() - of_all
+
+
+class CodeUse:
+    """Counts how often each code is used, by a moving average; the codebook itself is trained by the step."""
+
+    def __init__(self, quantizer: Quantizer, decay: float, seed: int):
+        self.decay = decay
+        self.counts_K = np.ones(quantizer.embedding.weight.shape[0], np.float64)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Return the average for a checkpoint."""
+        return {"counts": self.counts_K}
+
+    def restore(self, state: dict[str, np.ndarray]) -> None:
+        """Continue from the average of a checkpoint."""
+        self.counts_K = state["counts"].copy()
+
+    def initialize_from_codebook(self) -> None:
+        """Do nothing: all codes count as used at the start, in fine-tuning too."""
+
+    def update(self, latents_BTCHW: np.ndarray, codes_BTHW: np.ndarray, step: int) -> float:
+        """Count one batch; return the share of codes in use."""
+        K = len(self.counts_K)
+        self.counts_K = self.decay * self.counts_K + (1 - self.decay) * np.bincount(codes_BTHW.reshape(-1), minlength=K)
+        return float((self.counts_K >= DEAD_CODE_RATIO * codes_BTHW.size / K).mean())

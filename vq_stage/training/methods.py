@@ -1,0 +1,38 @@
+"""How each family of tokenizers is trained: its initial weights, its step, and what follows its codebook."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from vq_stage.model.config import VQConfig
+from vq_stage.model.families import TokenizerConfig
+from vq_stage.model.ibq_config import IbqConfig
+from vq_stage.training.codebook import CodebookEMA
+from vq_stage.training.index_backpropagation import CodeUse, IndexBackpropagationStep
+from vq_stage.training.initialization import initialize, initialize_ibq
+from vq_stage.training.moving_averages import MovingAverageStep
+from vq_stage.training.step import TrainStep
+
+Codebook = CodebookEMA | CodeUse
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """`initialize` sets all weights of a network by a seed; `codebook` takes a quantizer, a decay and a seed."""
+
+    initialize: Callable[[Any, int], None]
+    step: type[TrainStep]
+    codebook: type[Codebook]
+
+
+_METHODS = {
+    VQConfig: Method(initialize, MovingAverageStep, CodebookEMA),
+    IbqConfig: Method(initialize_ibq, IndexBackpropagationStep, CodeUse),
+}
+
+
+def method_of(config: TokenizerConfig) -> Method:
+    """Return how tokenizers with a config of this class are trained."""
+    return _METHODS[type(config)]
