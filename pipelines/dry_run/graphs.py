@@ -23,8 +23,9 @@ Call = Callable[[], object]
 class GraphSizes:
     """The sizes that graphs are built for: models, and what one call of a graph processes.
 
-    `tokenizer` is Emu3's, `image_tokenizer` Emu3.5's. `side` is that of pictures in pixels, `pictures` their number. `rows` and `cache_length` are those of the KV cache,
-    `seq_length` is that of one training row. `visual_tokens` are the first token id of a code, and the end of them.
+    `tokenizer` is Emu3's, `image_tokenizer` Emu3.5's. `side` is that of pictures in pixels, `pictures` their number.
+    `rows` and `cache_length` are those of the KV cache, `seq_length` is that of one training row. `visual_tokens` are
+    the first token id of a code, and the end of them.
     """
 
     decoder: DecoderConfig

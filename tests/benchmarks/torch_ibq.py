@@ -7,6 +7,8 @@ Shape suffixes: B batch, C channels, H W grid, L = H·W positions, K codebook en
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -54,7 +56,11 @@ class Attention(nn.Module):
 class Middle(nn.Module):
     def __init__(self, channels: int):
         super().__init__()
-        self.block_1, self.attn_1, self.block_2 = Block(channels, channels), Attention(channels), Block(channels, channels)
+        self.block_1, self.attn_1, self.block_2 = (
+            Block(channels, channels),
+            Attention(channels),
+            Block(channels, channels),
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.block_2(self.attn_1(self.block_1(x)))
@@ -78,7 +84,7 @@ class Level(nn.Module):
 
     def __init__(self, widths: list[int], has_attention: bool, resampled: str | None):
         super().__init__()
-        self.block = nn.ModuleList([Block(a, b) for a, b in zip(widths, widths[1:])])
+        self.block = nn.ModuleList([Block(a, b) for a, b in pairwise(widths)])
         self.attn = nn.ModuleList([Attention(b) for b in widths[1:]] if has_attention else [])
         if resampled == "down":
             self.downsample = Resampling(widths[-1], 2)
@@ -100,7 +106,7 @@ class Encoder(nn.Module):
         channels = [config.base_channels, *(config.level_channels(level) for level in range(config.levels))]
         self.conv_in = nn.Conv2d(3, channels[0], 3, padding=1)
         self.down = nn.ModuleList()
-        for level, (c_in, c_out) in enumerate(zip(channels, channels[1:])):
+        for level, (c_in, c_out) in enumerate(pairwise(channels)):
             widths = [c_in] + [c_out] * config.num_res_blocks
             is_last = level == config.levels - 1
             self.down.append(Level(widths, level in config.attention_levels, None if is_last else "down"))

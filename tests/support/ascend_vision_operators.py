@@ -1,7 +1,8 @@
 """The documented behavior of the operators that the vision tokenizer uses on Ascend, in operators that CPU has.
 
 Most functions have the names and arguments of `mindspore.mint.nn.functional`, whose docstrings are the source;
-`vq_stage.model.kernels.ascend` looks its operators up there. `split_tensor` takes the place of one in the module itself. Each is differentiable, so gradients can be compared too.
+`vq_stage.model.kernels.ascend` looks its operators up there. `split_tensor` takes the place of one in that module
+itself. Each is differentiable, so gradients can be compared too.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 from vq_stage.model.ibq_config import IbqConfig
 
@@ -56,7 +57,7 @@ def _has_attention(config: IbqConfig, level: int) -> bool:
 
 
 def _level(name: str, widths: list[int], has_attention: bool) -> Shapes:
-    for number, (c_in, c_out) in enumerate(zip(widths, widths[1:])):
+    for number, (c_in, c_out) in enumerate(pairwise(widths)):
         yield from _block(f"{name}.block.{number}", c_in, c_out)
         if has_attention:
             yield from _attention(f"{name}.attn.{number}", c_out)

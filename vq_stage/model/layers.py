@@ -14,8 +14,8 @@ from itertools import pairwise
 import numpy as np
 from mindspore import Parameter, Tensor, nn, ops
 
-from vq_stage.model.spatial_config import NORM_GROUPS
 from vq_stage.model.kernels import Kernels, Padding
+from vq_stage.model.spatial_config import NORM_GROUPS
 
 GROUP_NORM_EPS = 1e-6
 BATCH_NORM_EPS = 1e-5

@@ -1,8 +1,8 @@
 """Initial weights of a network that already passes colors through.
 
-For the family of Emu3. Residual branches end in zeros; the convolutions between them average, blur or copy. What remains is linear: the
-encoder computes the mean color of 8×8 pixels and one luma gradient, the decoder returns that color. Training starts
-from a blocky picture instead of noise and spends its steps on detail.
+For the family of Emu3. Residual branches end in zeros; the convolutions between them average, blur or copy. What
+remains is linear: the encoder computes the mean color of 8×8 pixels and one luma gradient, the decoder returns that
+color. Training starts from a blocky picture instead of noise and spends its steps on detail.
 
 Normalization would remove the colors, so they travel in pairs (x, −x) beside constants (c, −c), which fix the scale of
 their group, and a pair is read as SiLU(x) − SiLU(−x) = x. Temporal layers use SiLU around a point where it is nearly
@@ -16,9 +16,9 @@ import math
 import numpy as np
 from mindspore import Parameter, Tensor
 
-from vq_stage.model.spatial_config import NORM_GROUPS
 from vq_stage.model.ibq import IbqModel
 from vq_stage.model.network import VQModel
+from vq_stage.model.spatial_config import NORM_GROUPS
 
 CONSTANT = 4.0
 NOISE = 0.05  # share of the usual random weights, added everywhere so that equal channels diverge

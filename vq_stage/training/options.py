@@ -22,7 +22,8 @@ class TrainVQOptions:
 
     `config` trains a tokenizer of that config file from random weights, `init_from` fine-tunes that directory.
     `crop` is the side of a training crop in pixels, `batch` the number of crops per step, `clip_share` the share of
-    steps on clips, by default 0.2 for a tokenizer that encodes video and 0 for any other. Quantization is blended in from step `quantize_from` to `quantize_fully_from`.
+    steps on clips, by default 0.2 for a tokenizer that encodes video and 0 for any other. Quantization is blended in
+    from step `quantize_from` to `quantize_fully_from`.
     Raises UsageError, naming the command-line options, for values that cannot work.
     """
 

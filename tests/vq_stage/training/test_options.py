@@ -31,7 +31,7 @@ def test_options_are_fitted_to_the_codec() -> None:
     assert TrainVQOptions("s", "o", config="c").fitted(images).clip_share == 0
     with pytest.raises(UsageError, match="--crop 40: expected a multiple of 16"):
         TrainVQOptions("s", "o", config="c", crop=40).fitted(images)
-    with pytest.raises(UsageError, match="--clip-share 0.1: expected 0, because this tokenizer encodes images only"):
+    with pytest.raises(UsageError, match=r"--clip-share 0\.1: expected 0, because this tokenizer encodes images only"):
         TrainVQOptions("s", "o", config="c", clip_share=0.1).fitted(images)
 
 
