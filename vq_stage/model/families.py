@@ -18,6 +18,7 @@ from shared.storage.paths import local_directory
 from shared.storage.small_files import read_json_object
 from vq_stage.model.config import VQConfig
 from vq_stage.model.ibq_config import IbqConfig
+from vq_stage.model.spatial_config import SpatialConfig
 from vq_stage.model.tensor_names import NamedArray, as_hugging_face, as_taming
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ FAMILIES = (
 )
 
 
-def family_of(config: TokenizerConfig) -> Family:
+def family_of(config: SpatialConfig) -> Family:
     """Return the family of a config."""
     return next(family for family in FAMILIES if family.config is type(config))
 

@@ -30,11 +30,12 @@ class IbqModel(Autoencoder):
 
     def encode_latents(self, pixels_BTCHW: Tensor) -> Tensor:
         """Return the latents (B, 1, C, h, w) of pictures (B, 1, 3, H, W), before quantization."""
-        return _with_frames(self.quant_conv(self.encoder(_without_frames(pixels_BTCHW))))
+        return _with_frames(self.quant_conv(self.encoder.encode_frames(_without_frames(pixels_BTCHW))))
 
     def decode_quantized(self, quantized_BTCHW: Tensor, is_image: bool) -> Tensor:
         """Return unclipped pixels (B, 1, 3, H, W) of quantized latents (B, 1, C, h, w)."""
-        return _with_frames(self.decoder(self.post_quant_conv(_without_frames(quantized_BTCHW))))
+        features_BCHW = self.post_quant_conv(_without_frames(quantized_BTCHW))
+        return _with_frames(self.decoder.decode_frames(features_BCHW))
 
 
 class IndexQuantizer(Quantizer):

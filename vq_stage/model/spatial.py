@@ -25,9 +25,6 @@ class SpatialEncoder(nn.Cell):
         self.norm_out = GroupNorm(kernels, width)
         self.conv_out = Conv2d(kernels, width, config.latent_channels, 3, pad=1)
 
-    def construct(self, frames_BCHW: Tensor) -> Tensor:
-        return self.encode_frames(frames_BCHW)
-
     def encode_frames(self, frames_BCHW: Tensor) -> Tensor:
         x = self.middle_block(self.down_block(self.conv_in(frames_BCHW)))
         return self.conv_out(ops.silu(self.norm_out(x)))
@@ -79,9 +76,6 @@ class SpatialDecoder(nn.Cell):
         self.up_block = UpBlock(config, kernels, quantized_channels)
         self.norm_out = make_norm(kernels, config.level_channels(0), quantized_channels)
         self.conv_out = Conv2d(kernels, config.level_channels(0), config.out_channels, 3, pad=1)
-
-    def construct(self, features_BCHW: Tensor) -> Tensor:
-        return self.decode_frames(features_BCHW)
 
     def decode_frames(self, features_BCHW: Tensor, quantized_BCHW: Tensor | None = None) -> Tensor:
         x = self.middle_block(self.conv_in(features_BCHW), quantized_BCHW)
