@@ -8,11 +8,13 @@ Shape suffixes: B batch, T frames, C channels, H W grid, N latents of a batch, K
 
 from __future__ import annotations
 
+import mindspore as ms
 import numpy as np
 from mindspore import Tensor, ops
 
-from vq_stage.model.autoencoder import Quantizer
+from vq_stage.model.autoencoder import Autoencoder, Quantizer
 from vq_stage.training.codebook import DEAD_CODE_RATIO
+from vq_stage.training.options import TrainVQOptions
 from vq_stage.training.step import TrainStep
 
 ENTROPY_WEIGHT = 0.05
@@ -25,19 +27,26 @@ class IndexBackpropagationStep(TrainStep):
 
     trains_codebook = True
 
+    def __init__(self, model: Autoencoder, options: TrainVQOptions):
+        super().__init__(model, options)
+        self.indices_1K = Tensor(np.arange(model.config.codebook_size, dtype=np.int32).reshape(1, -1))
+
     def quantize(self, latents_BTCHW: Tensor, share: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         B, T, C, H, W = latents_BTCHW.shape
-        codes = ops.stop_gradient(self.model.quantize.nearest_codes(latents_BTCHW))
-        entries_BTCHW = self.model.quantize.lookup(codes)
         codebook_KC = self.model.quantize.embedding.weight
         latents_NC = latents_BTCHW.transpose(0, 1, 3, 4, 2).reshape(-1, C)
         logits_NK = ops.MatMul(transpose_b=True)(latents_NC, codebook_KC)
+        codes_N = ops.ArgMaxWithValue(axis=1)(ops.stop_gradient(logits_NK))[0]
+        hard_NK = ops.equal(codes_N.reshape(-1, 1), self.indices_1K).astype(ms.float32)
+        entries_NC = ops.MatMul()(hard_NK, codebook_KC)
         soft_NK = ops.softmax(logits_NK, -1)
         zeros_NK = soft_NK - ops.stop_gradient(soft_NK)  # with the gradient of the softmax
-        zeros_BTHWC = ops.MatMul()(zeros_NK, codebook_KC).reshape(B, T, H, W, C)
-        quantized_BTCHW = entries_BTCHW + zeros_BTHWC.transpose(0, 1, 4, 2, 3)
+        zeros_NC = ops.MatMul()(zeros_NK, codebook_KC)
+        entries_BTCHW = entries_NC.reshape(B, T, H, W, C).transpose(0, 1, 4, 2, 3)
+        quantized_BTCHW = (entries_NC + zeros_NC).reshape(B, T, H, W, C).transpose(0, 1, 4, 2, 3)
         loss = self.distances(latents_BTCHW, entries_BTCHW, quantized_BTCHW) + ENTROPY_WEIGHT * entropy_loss(logits_NK)
-        return latents_BTCHW + share * (quantized_BTCHW - latents_BTCHW), codes, share * loss
+        blended_BTCHW = latents_BTCHW + share * (quantized_BTCHW - latents_BTCHW)
+        return blended_BTCHW, codes_N.reshape(B, T, H, W), share * loss
 
     def distances(self, latents: Tensor, entries: Tensor, quantized: Tensor) -> Tensor:
         """Return the three quantization losses: of both, of the latents alone, and, weighted, of the entries alone."""
@@ -54,9 +63,10 @@ def entropy_loss(logits_NK: Tensor) -> Tensor:
     """
     log_probabilities_NK = ops.log_softmax(logits_NK / ENTROPY_TEMPERATURE, -1)
     probabilities_NK = ops.exp(log_probabilities_NK)
-    mean_K = probabilities_NK.mean(0)
+    N = logits_NK.shape[0]
+    mean_K = probabilities_NK.sum(0) / N
     of_all = -(mean_K * ops.log(mean_K + EPS)).sum()
-    return -(probabilities_NK * log_probabilities_NK).sum(-1).mean() - of_all
+    return -(probabilities_NK * log_probabilities_NK).sum() / N - of_all
 
 
 class CodeUse:
