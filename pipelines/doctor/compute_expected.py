@@ -28,7 +28,7 @@ def compute() -> dict[str, np.ndarray]:
     tokenizer, model = vision.load("cpu", "float32", "auto"), language.load("cpu", "float32", "auto")
     pixels = pictures()
     codes = tokenizer.encode_images(pixels)
-    tokens = language.greedy_codes(model)
+    tokens = language.greedy_generation(model)()
     token_ids = language.token_ids_with(model, tokens)
     logits = model.logits(token_ids)
     return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,26 +26,36 @@ def load(device: str, dtype: str, kernels: str, backend: str = "native") -> Lang
     return LanguageModel.from_pretrained(EMBEDDED_MODEL, device, dtype, backend=backend, kernels=kernels)
 
 
-def greedy_codes(model: LanguageModel) -> np.ndarray:
-    """Return the codes (1, 8, 8) of the most likely image for a prompt, generated with the KV cache."""
-    from lm_stage.inference.options import SamplingOptions
-    from lm_stage.inference.requests import ImageRequest
+def greedy_generation(model: LanguageModel) -> Callable[[], np.ndarray]:
+    """Return a call that generates the codes (1, 8, 8) of the most likely image for a prompt, with one KV cache.
 
-    sampling = SamplingOptions(greedy=True)
-    request = ImageRequest(prompts=[PROMPT], height=GRID, width=GRID, guidance_scale=1.0, sampling=sampling)
-    return model.generate_images(request)
+    Its first call compiles what all of them run.
+    """
+    from lm_stage.inference.options import SamplingOptions
+    from lm_stage.inference.visual_sequence import VisualRequest
+
+    request = VisualRequest("0", _prompt_ids(model), None, GRID, GRID, seed=0)
+    generator = model.visual_generator(1, request.length, SamplingOptions(greedy=True))
+    return lambda: next(iter(generator.run([request]))).codes_THW()
+
+
+def _prompt_ids(model: LanguageModel) -> list[int]:
+    from lm_stage.text.renderer import SequenceRenderer
+    from shared.tokens.grid_formats import IMAGE
+
+    prompt = SequenceRenderer(model.text_tokenizer, model.layout).generation_prompt([PROMPT], IMAGE, 1, GRID, GRID)
+    ids: list[int] = prompt.tolist()
+    return ids
 
 
 def token_ids_with(model: LanguageModel, codes_BHW: np.ndarray) -> np.ndarray:
     """Return the int32 token ids of the prompt, followed by the body of an image."""
-    from lm_stage.text.renderer import SequenceRenderer
     from shared.tokens.grid_formats import IMAGE
     from shared.tokens.visual_tokens import VISUAL, body_template
 
     body = body_template(1, GRID, GRID, model.layout, IMAGE).copy()
     body[body == VISUAL] = codes_BHW.reshape(-1) + model.layout.first_visual_token
-    prompt = SequenceRenderer(model.text_tokenizer, model.layout).generation_prompt([PROMPT], IMAGE, 1, GRID, GRID)
-    return np.concatenate([prompt, body]).astype(np.int32)
+    return np.concatenate([_prompt_ids(model), body]).astype(np.int32)
 
 
 def margins(model: LanguageModel, logits_LV: np.ndarray, token_ids_L: np.ndarray) -> np.ndarray:
@@ -67,9 +78,10 @@ def check_logits(setting: Setting, dtype: str) -> Finding:
 def check_tokens(setting: Setting, dtype: str) -> Finding:
     """The most likely tokens, generated with the KV cache, and tokens per second."""
     model = load(setting.device, dtype, setting.kernels)
-    codes = greedy_codes(model).reshape(-1)
+    generate = greedy_generation(model)
+    codes = generate().reshape(-1)
     began = time.perf_counter()
-    greedy_codes(model)
+    generate()
     speed = codes.size / (time.perf_counter() - began)
     return judge_tokens(codes, dtype, speed)
 

@@ -34,8 +34,7 @@ def compare_tokens(setting: Setting, dtype: str) -> Finding:
     """Greedy tokens."""
 
     def generate(backend: str) -> Callable[[], np.ndarray]:
-        model = language.load(setting.device, dtype, setting.kernels, backend)
-        return lambda: language.greedy_codes(model)
+        return language.greedy_generation(language.load(setting.device, dtype, setting.kernels, backend))
 
     return compare(generate, dtype)
 

@@ -69,7 +69,10 @@ def test_a_killed_run_takes_its_command_along_and_other_options_start_anew(pictu
     assert (tmp_path / "out/stale/codes-0/codes/plan.arrow").is_file()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGINT, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)],  # one handler, whose signals have their test
+)
 def test_a_signal_to_a_run_alone_stops_its_command(number: signal.Signals, pictures: Path, tmp_path: Path) -> None:
     process = run_of_one_step(pictures, tmp_path)
     wait_until(lambda: committed(tmp_path / "out/codes") >= 1, process)
@@ -81,7 +84,7 @@ def test_a_signal_to_a_run_alone_stops_its_command(number: signal.Signals, pictu
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("interrupts", [1, 2, 3])
+@pytest.mark.parametrize("interrupts", [1, pytest.param(2, marks=pytest.mark.slow), 3])
 def test_ctrl_c_ends_a_job_and_its_workers_however_often_it_is_pressed(
     interrupts: int, pictures: Path, tmp_path: Path
 ) -> None:

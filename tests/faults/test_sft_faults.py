@@ -20,6 +20,7 @@ from lm_stage.data.batch import TrainingBatch, build_batch
 from lm_stage.training.job import sft
 from lm_stage.training.options import SftOptions, SftResult
 from lm_stage.training.run_directory import write_options
+from lm_stage.training.step import Evaluation, Outcome, StepResult, TrainStep
 from shared.dataset.dataset import Dataset
 from shared.device import Device
 from shared.errors import ConfigMismatchError, DatasetError, Interrupted, JobStoppedError, UsageError
@@ -68,6 +69,14 @@ def run_in_process(codes: Path | Sequence[str], run: Path, model: Path, **change
     return sft(SftOptions(datasets, str(run), model=str(model), **{**small, **changes}))
 
 
+@pytest.fixture
+def without_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Batches are read, but nothing is computed from them: a step takes seconds to compile."""
+    result = StepResult(loss=1.0, gradient_norm=1.0, outcome=Outcome.APPLIED, tokens=1, is_stopped=False)
+    monkeypatch.setattr(TrainStep, "run", lambda *_: result)
+    monkeypatch.setattr(Evaluation, "mean_loss", lambda *_: 1.0)
+
+
 def test_a_run_learns_and_writes_what_others_load(unbroken: Path) -> None:
     assert losses(unbroken)[-1] < losses(unbroken)[0] - 0.5
     from lm_stage import LanguageModel
@@ -78,7 +87,10 @@ def test_a_run_learns_and_writes_what_others_load(unbroken: Path) -> None:
     assert len(list((unbroken / "checkpoints").iterdir())) == 2
 
 
-@pytest.mark.parametrize(("step", "number"), [(4, signal.SIGKILL), (8, signal.SIGKILL), (6, signal.SIGTERM)])
+@pytest.mark.parametrize(
+    ("step", "number"),
+    [(8, signal.SIGKILL), (6, signal.SIGTERM), pytest.param(4, signal.SIGKILL, marks=pytest.mark.slow)],
+)
 def test_a_stopped_run_resumes_exactly(
     step: int, number: signal.Signals, codes: Path, small_lm: Path, unbroken: Path, tmp_path: Path
 ) -> None:
@@ -125,11 +137,10 @@ def test_a_run_with_a_blocked_reader_stops_and_resumes_exactly(
     assert (tmp_path / "run/model/model.safetensors").read_bytes() == (whole.model / "model.safetensors").read_bytes()
 
 
+@pytest.mark.usefixtures("without_steps")
 def test_a_model_of_another_class_is_announced(
     codes: Path, small_lm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run_in_process(codes, tmp_path / "causal", small_lm, steps=1)
-    assert "AutoModel" not in capsys.readouterr().err
     model = run_in_process(codes, tmp_path / "run", conditional_base(small_lm, tmp_path / "base"), steps=1).model
     assert f"{model}: is an Emu3ForConditionalGeneration" in capsys.readouterr().err
     assert json.loads((model / "config.json").read_text())["architectures"] == ["Emu3ForConditionalGeneration"]
@@ -142,10 +153,10 @@ def test_other_settings_in_the_same_directory_are_refused_with_the_difference(
     assert "learning_rate: recorded 0.001, given 0.002" in done.stderr
 
 
-def test_a_changed_dataset_is_refused(small_lm: Path, tmp_path: Path) -> None:
-    run_in_process(write_codes(tmp_path / "codes"), tmp_path / "run", small_lm)
-    with pytest.raises(ConfigMismatchError, match="data"):
-        run_in_process(write_codes(tmp_path / "other", rows=40), tmp_path / "run", small_lm)
+def test_a_changed_dataset_is_refused(unbroken: Path, small_lm: Path, tmp_path: Path) -> None:
+    other = write_codes(tmp_path / "other", rows=40)
+    with pytest.raises(ConfigMismatchError, match=r"data.*recorded"):
+        run_in_process(other, unbroken, small_lm, steps=STEPS, learning_rate=1e-3)
 
 
 def test_codes_of_another_tokenizer_are_refused(codes: Path, tmp_path: Path) -> None:
@@ -197,16 +208,17 @@ def test_a_damaged_part_stops_the_run_before_the_first_step(small_lm: Path, tmp_
         run_in_process(codes, tmp_path / "run", small_lm)
 
 
+@pytest.mark.usefixtures("without_steps")
 def test_a_shard_damaged_while_training_is_named_or_skipped(
     small_lm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The part was intact when it was opened; the checksums of its rows are compared whenever they are read."""
-    codes = write_codes(tmp_path / "codes")
+    codes = write_codes(tmp_path / "codes", rows=8)
     key = damage_one_row(codes)
     monkeypatch.setattr(Dataset, "part_problem", lambda self, record: None)
     with pytest.raises(DatasetError, match=key):
-        run_in_process(codes, tmp_path / "run", small_lm, steps=8)
-    result = run_in_process(codes, tmp_path / "run", small_lm, steps=8, skip_damaged=True, held_out=(str(codes),))
+        run_in_process(codes, tmp_path / "run", small_lm, steps=4)
+    result = run_in_process(codes, tmp_path / "run", small_lm, steps=4, skip_damaged=True, held_out=(str(codes),))
     assert result.damaged == 1
     assert key in (tmp_path / "run/left_out.jsonl").read_text()
 
@@ -219,12 +231,13 @@ def test_a_damaged_part_that_cannot_be_read_stops_the_run(small_lm: Path, tmp_pa
         run_in_process(codes, tmp_path / "run", small_lm, skip_damaged=True)
 
 
+@pytest.mark.usefixtures("without_steps")
 def test_a_damaged_part_is_skipped_as_a_whole(small_lm: Path, tmp_path: Path) -> None:
     """Captions have no checksum of their own."""
-    codes = write_codes(tmp_path / "codes")
+    codes = write_codes(tmp_path / "codes", rows=8)
     key = damage_one_row(codes)
     tasks = [str(codes), f"{codes},task=text"]
-    result = run_in_process(tasks, tmp_path / "run", small_lm, steps=9, skip_damaged=True)
+    result = run_in_process(tasks, tmp_path / "run", small_lm, steps=4, skip_damaged=True)
     part = next(record for record in Dataset.open(codes).commit_records() if Dataset.open(codes).part_problem(record))
     listed = (tmp_path / "run/left_out.jsonl").read_text()
     assert result.damaged == part.rows == listed.count("its part is damaged")
@@ -264,24 +277,40 @@ def test_a_path_that_is_not_a_run_is_left_unchanged(run: str, match: str, small_
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_other_files_in_a_run_are_left_unchanged(codes: Path, small_lm: Path, tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run/draft.tmp").write_text("mine")
-    (tmp_path / "run/model.1-ff.tmp").mkdir()
-    run_in_process(codes, tmp_path / "run", small_lm, steps=1)
-    assert (tmp_path / "run/draft.tmp").read_text() == "mine"
-    assert not (tmp_path / "run/model.1-ff.tmp").exists()
+@pytest.fixture(scope="module")
+def frozen(codes: Path, small_lm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with frozen parameters, in a directory with a file of the user and a leftover."""
+    run = tmp_path_factory.mktemp("frozen")
+    (run / "draft.tmp").write_text("mine")
+    (run / "model.1-ff.tmp").mkdir()
+    run_in_process(codes, run, small_lm, freeze=("mlp", "embed_tokens"))
+    return run
 
 
+def test_other_files_in_a_run_are_left_unchanged(frozen: Path) -> None:
+    assert (frozen / "draft.tmp").read_text() == "mine"
+    assert not (frozen / "model.1-ff.tmp").exists()
+
+
+def test_frozen_parameters_stay_and_others_move(frozen: Path, small_lm: Path) -> None:
+    before, after = load_file(small_lm / "model.safetensors"), load_file(frozen / "model/model.safetensors")
+    same = {name for name in before if np.array_equal(before[name], after[name])}
+    assert same == {name for name in before if "mlp" in name or "embed_tokens" in name}
+
+
+@pytest.mark.usefixtures("without_steps")
 def test_samples_that_are_too_long_are_counted_reported_and_listed(
     codes: Path, small_lm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = run_in_process(codes, tmp_path / "run", small_lm, seq_length=30)
-    assert f"{codes}: {result.too_long} samples are longer than a row of 30 tokens" in capsys.readouterr().err
+    printed = capsys.readouterr().err
+    assert f"{codes}: {result.too_long} samples are longer than a row of 30 tokens" in printed
+    assert "AutoModel" not in printed, "the class of the model is the usual one"
     lines = (tmp_path / "run/left_out.jsonl").read_text().splitlines()
     assert 0 < result.too_long == len(lines) < 30
 
 
+@pytest.mark.usefixtures("without_steps")
 def test_rows_without_a_caption_are_reported_and_listed(
     small_lm: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -305,18 +334,11 @@ def test_losses_that_stay_not_finite_stop_the_run_and_name_the_samples(codes: Pa
         run_in_process(codes, tmp_path / "short", model, steps=2, max_bad_steps=5)
 
 
-def test_frozen_parameters_stay_and_others_move(codes: Path, small_lm: Path, tmp_path: Path) -> None:
-    result = run_in_process(codes, tmp_path / "run", small_lm, freeze=("mlp", "embed_tokens"))
-    before, after = load_file(small_lm / "model.safetensors"), load_file(result.model / "model.safetensors")
-    same = {name for name in before if np.array_equal(before[name], after[name])}
-    assert same == {name for name in before if "mlp" in name or "embed_tokens" in name}
-
-
 def test_a_mixture_with_held_out_loss(codes: Path, small_lm: Path, tmp_path: Path) -> None:
     text = tmp_path / "chat.jsonl"
     text.write_text('{"question": "what is red?", "answer": "an apple"}\n{"text": "a green pear"}\n')
     datasets = [str(codes), f"{codes},task=understand,weight=0.5", f"{text},task=text,weight=3"]
-    result = run_in_process(datasets, tmp_path / "run", small_lm, seq_length=160, held_out=(str(codes),))
+    result = run_in_process(datasets, tmp_path / "run", small_lm, steps=1, seq_length=160, held_out=(str(codes),))
     assert result.held_out_loss is not None
     assert np.isfinite(result.held_out_loss)
 
@@ -349,7 +371,15 @@ def test_a_run_of_adapters_resumes_exactly(codes: Path, small_lm: Path, tmp_path
     ).read_bytes() == expected
 
 
-@pytest.mark.parametrize("changes", [{}, {"lora_rank": 2}, {"zero": True}], ids=["weights", "adapters", "zero"])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"zero": True}, id="zero"),
+        # As above without half precision.
+        pytest.param({}, id="weights", marks=pytest.mark.slow),
+        pytest.param({"lora_rank": 2}, id="adapters", marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_in_half_precision_resumes_with_its_loss_scale(
     changes: dict[str, object], codes: Path, small_lm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,9 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -19,6 +21,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from lm_stage.training.checkpoints import STATE_FILE
+from lm_stage.training.job import sft
+from lm_stage.training.options import SftOptions
+from shared.errors import ConfigMismatchError, UsageError
 from tests.support.captioned_codes import write_codes
 from tests.support.command import REPOSITORY, emu3, environment
 
@@ -61,38 +66,62 @@ def losses(run: Path, name: str = "loss") -> list[float]:
     return [entry[name] for entry in entries if name in entry]
 
 
-@pytest.mark.parametrize("zero", [(), ("--zero",)], ids=["replicated", "zero"])
-def test_two_processes_take_the_steps_of_one(small_lm: Path, tmp_path: Path, zero: tuple[str, ...]) -> None:
-    codes = write_codes(tmp_path / "codes")
-    one, two = tmp_path / "one", tmp_path / "two"
-    few = write_codes(tmp_path / "few", rows=2, units=1)  # one batch: the second process has none
+@dataclass(frozen=True)
+class Undisturbed:
+    """Datasets to train on and to hold out, and a run of one process."""
+
+    codes: Path
+    watched: tuple[object, ...]
+    run: Path
+
+
+@pytest.fixture(scope="module")
+def one(small_lm: Path, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    folder = tmp_path_factory.mktemp("one")
+    codes = write_codes(folder / "codes")
+    few = write_codes(folder / "few", rows=2, units=1)  # one batch: a second process has none
     watched = ("--held-out", few, "--evaluate-every", 2)
-    emu3("sft", codes, one, "--model", small_lm, *SETTINGS, "--gradient-accumulation-steps", 2, *watched)
-    msrun(tmp_path / "log", "sft", codes, two, "--model", small_lm, *SETTINGS, *watched, *zero)
-    assert losses(two) == pytest.approx(losses(one), rel=1e-5)
-    held_out = losses(one, "held_out_loss")
+    accumulated = ("--gradient-accumulation-steps", 2)
+    emu3("sft", codes, folder / "run", "--model", small_lm, *SETTINGS, *accumulated, *watched)
+    return Undisturbed(codes, watched, folder / "run")
+
+
+def sft_in_process(codes: Path, run: Path, model: Path, **changes: Any) -> Path:
+    """Train as `emu3 sft` with SETTINGS does."""
+    settings = {"steps": 6, "seq_length": 64, "micro_batch_size": 2, "learning_rate": 1e-3, "save_every": 3}
+    return sft(SftOptions((str(codes),), str(run), model=str(model), **{**settings, **changes})).model
+
+
+@pytest.mark.parametrize("zero", [(), ("--zero",)], ids=["replicated", "zero"])
+def test_two_processes_take_the_steps_of_one(
+    one: Undisturbed, small_lm: Path, tmp_path: Path, zero: tuple[str, ...]
+) -> None:
+    two = tmp_path / "two"
+    msrun(tmp_path / "log", "sft", one.codes, two, "--model", small_lm, *SETTINGS, *one.watched, *zero)
+    assert losses(two) == pytest.approx(losses(one.run), rel=1e-5)
+    held_out = losses(one.run, "held_out_loss")
     assert len(held_out) == 3
-    assert held_out[-1] < held_out[0] < losses(one)[0]  # the held-out data resembles the training data
+    assert held_out[-1] < held_out[0] < losses(one.run)[0]  # the held-out data resembles the training data
     assert losses(two, "held_out_loss") == pytest.approx(held_out, rel=1e-5)
-    ours, theirs = load_file(one / "model/model.safetensors"), load_file(two / "model/model.safetensors")
+    ours, theirs = load_file(one.run / "model/model.safetensors"), load_file(two / "model/model.safetensors")
     assert all(np.allclose(ours[name], theirs[name], atol=1e-5) for name in ours)
     names = sorted(path.name for path in (two / "checkpoints").iterdir())
     assert names == ["step-00000003", "step-00000006"]
-    moments = [load_file(run / "checkpoints" / names[0] / STATE_FILE) for run in (one, two)]
+    moments = [load_file(run / "checkpoints" / names[0] / STATE_FILE) for run in (one.run, two)]
     assert all(np.allclose(moments[0][name], moments[1][name], atol=1e-5) for name in moments[0])
     # The run resumes on another number of processes with the same global batch size.
-    emu3("sft", codes, two, "--model", small_lm, *SETTINGS, "--gradient-accumulation-steps", 2)
-    refused = emu3("sft", codes, two, "--model", small_lm, *SETTINGS, exit_code=2)
-    assert "global_batch_size: recorded 4, given 2" in refused.stderr
+    sft_in_process(one.codes, two, small_lm, gradient_accumulation_steps=2)
+    with pytest.raises(ConfigMismatchError, match="global_batch_size: recorded 4, given 2"):
+        sft_in_process(one.codes, two, small_lm)
 
 
 def test_split_and_recomputed_in_one_process_with_frozen_layers(small_lm: Path, tmp_path: Path) -> None:
     """The steps are the same, frozen weights are written unchanged, and either run resumes as the other."""
     codes = write_codes(tmp_path / "codes")
-    settings = ("--model", small_lm, *SETTINGS, "--freeze", "embed_tokens")
+    frozen: dict[str, Any] = {"freeze": ("embed_tokens",)}
     whole, split = tmp_path / "whole", tmp_path / "split"
-    emu3("sft", codes, whole, *settings)
-    emu3("sft", codes, split, *settings, "--zero", "--recompute")
+    sft_in_process(codes, whole, small_lm, **frozen)
+    sft_in_process(codes, split, small_lm, zero=True, recompute=True, **frozen)
     assert losses(whole) == losses(split)
     assert (whole / "model/model.safetensors").read_bytes() == (split / "model/model.safetensors").read_bytes()
     start, end = load_file(small_lm / "model.safetensors"), load_file(split / "model/model.safetensors")
@@ -100,12 +129,12 @@ def test_split_and_recomputed_in_one_process_with_frozen_layers(small_lm: Path, 
     assert same == {name for name in end if "embed_tokens" in name}
     for run in (whole, split):
         shutil.rmtree(run / "checkpoints/step-00000006")
-    emu3("sft", codes, whole, *settings, "--zero")
-    emu3("sft", codes, split, *settings)
+    sft_in_process(codes, whole, small_lm, zero=True, **frozen)
+    sft_in_process(codes, split, small_lm, **frozen)
     assert losses(whole) == losses(split)
     assert (whole / "model/model.safetensors").read_bytes() == (split / "model/model.safetensors").read_bytes()
-    refused = emu3("sft", codes, tmp_path / "lora", *settings[:-2], "--lora-rank", 4, "--zero", exit_code=2)
-    assert "--lora-rank: expected 0 with --zero" in refused.stderr
+    with pytest.raises(UsageError, match="--lora-rank: expected 0 with --zero"):
+        sft_in_process(codes, tmp_path / "lora", small_lm, lora_rank=4, zero=True)
 
 
 @pytest.mark.slow
