@@ -178,7 +178,11 @@ def repair(options: RepairOptions) -> None:
 @click.option("--learning-rate", type=float, help="Learning rate after the warm-up.")
 @click.option("--warmup", type=int, help="Steps of linear learning-rate warm-up.")
 @click.option("--commitment", type=float, help="Weight of the commitment loss.")
-@click.option("--codebook-decay", type=float, help="Decay of the moving averages of the codebook's use.")
+@click.option(
+    "--codebook-decay",
+    type=float,
+    help="Decay of the moving averages of how codes are used, which update Emu3's codebook.",
+)
 @click.option("--quantize-from", type=int, help="Step from which quantized latents are blended in.")
 @click.option("--quantize-fully-from", type=int, help="Step from which all latents are quantized.")
 @seed_option
