@@ -13,7 +13,7 @@ import pytest
 
 from shared.dataset.dataset import Dataset
 from shared.dataset.readers import KeyReader
-from tests.support.command import emu3, verified_digest
+from tests.support.command import emu3_here, verified_digest
 
 OLD = Path(__file__).parent / "golden" / "written_by_0.1"
 EXPECTED = json.loads((OLD / "expected.json").read_text())
@@ -32,15 +32,15 @@ def test_datasets_keep_their_digest(old: Path, name: str) -> None:
 
 def test_encode_resumes_a_dataset(old: Path) -> None:
     """Nothing is encoded again, and a new picture is added to the old ones."""
-    done = emu3("encode", old / "pics", old / "codes", "--resize", "none", "--unit-rows", "4")
-    assert verified_digest(old / "codes") == EXPECTED["digests"]["codes"], done.stderr
+    printed = emu3_here("encode", old / "pics", old / "codes", "--resize", "none", "--unit-rows", "4")
+    assert verified_digest(old / "codes") == EXPECTED["digests"]["codes"], printed
     shutil.copy(old / "pics" / "picture-00.png", old / "pics" / "picture-99.png")
-    emu3("encode", old / "pics", old / "codes", "--resize", "none", "--unit-rows", "4")
-    assert "6 of 6 units, 13 rows" in emu3("verify", old / "codes").stderr
+    emu3_here("encode", old / "pics", old / "codes", "--resize", "none", "--unit-rows", "4")
+    assert "6 of 6 units, 13 rows" in emu3_here("verify", old / "codes")
 
 
 def test_seal_and_export_agree_with_the_old_shards(old: Path) -> None:
-    emu3("seal", old / "codes")
+    emu3_here("seal", old / "codes")
     shards = {path.name: path.read_bytes() for path in (old / "sealed" / "shards").glob("codes-*")}
     assert {path.name: path.read_bytes() for path in (old / "codes" / "shards").iterdir()} == shards
 
@@ -50,7 +50,7 @@ def test_seal_moves_the_old_index(old: Path) -> None:
     dataset = Dataset(old / "sealed")
     rows = {row.key: row.digest() for record in dataset.commit_records() for row in dataset.rows(record)}
     assert {key: KeyReader(dataset).row(key).digest() for key in KeyReader(dataset)} == rows
-    emu3("seal", old / "sealed")
+    emu3_here("seal", old / "sealed")
     assert [path.name.split("-")[0] for path in dataset.shards.iterdir()] == ["codes"]
     assert len(list(dataset.index.iterdir())) == 1
     reader = KeyReader(Dataset(old / "sealed"))
@@ -62,8 +62,7 @@ def resume_sft(old: Path, steps: int, exit_code: int = 0) -> str:
     """Continue the fine-tuning run at step 3; return what the command printed."""
     options = ["--seq-length", 64, "--micro-batch-size", 2, "--warmup", 1, "--save-every", 3]
     options += ["--learning-rate", 0.001, "--caption-dropout", 0.2, "--steps", steps]
-    done = emu3("sft", old / "codes", old / "run", "--model", old / "model", *options, exit_code=exit_code)
-    return done.stderr
+    return emu3_here("sft", old / "codes", old / "run", "--model", old / "model", *options, exit_code=exit_code)
 
 
 def test_sft_resumes_a_run_with_the_same_losses(old: Path) -> None:
@@ -80,9 +79,9 @@ def test_sft_refuses_to_resume_a_run_with_different_options(old: Path) -> None:
 
 
 def test_finished_sequences_are_kept_and_decoded(old: Path, tmp_path: Path) -> None:
-    emu3("generate", old / "prompts.txt", old / "seqs", "--model", old / "model")
+    emu3_here("generate", old / "prompts.txt", old / "seqs", "--model", old / "model")
     assert verified_digest(old / "seqs") == EXPECTED["digests"]["seqs"]
-    emu3("decode", old / "seqs", tmp_path / "pictures")
+    emu3_here("decode", old / "seqs", tmp_path / "pictures")
     assert len(list((tmp_path / "pictures").glob("*.png"))) == 2
 
 
@@ -90,6 +89,6 @@ def test_unfinished_sequences_are_refused_with_advice(old: Path) -> None:
     for name in ("manifest.json", "parts/part-000000.json"):
         (old / "seqs" / name).unlink()
     before = (old / "seqs" / "plan.arrow").read_bytes()
-    done = emu3("generate", old / "prompts.txt", old / "seqs", "--model", old / "model", exit_code=2)
-    assert "an earlier version, which sampled with other random numbers; finish it with that version" in done.stderr
+    printed = emu3_here("generate", old / "prompts.txt", old / "seqs", "--model", old / "model", exit_code=2)
+    assert "an earlier version, which sampled with other random numbers; finish it with that version" in printed
     assert (old / "seqs" / "plan.arrow").read_bytes() == before

@@ -9,9 +9,7 @@ import io
 import json
 import re
 import signal
-import sys
 import tarfile
-import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,7 +20,6 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-import vq_stage.encode.worker
 from pipelines.cli import main
 from shared.codec import EMU3
 from shared.dataset.dataset import Dataset
@@ -30,23 +27,18 @@ from shared.dataset.plan_writer import freeze_plan
 from shared.dataset.readers import RowReader
 from shared.dataset.rows import CodeRecord
 from shared.dataset.settings import DatasetSettings
-from shared.device import Device
 from shared.storage.paths import as_path
 from tests.support.command import INTERRUPTED, MODEL, leftovers
 from tests.support.flip import flip_bit
 from tests.support.small_sources import gif, movie, png
-from tests.support.step_by_step import StandInTokenizer
+from tests.support.step_by_step import StandInTokenizer, stand_in_tokenizer
 
-DEVICE = Device("CPU", "float32", "none")
 ENCODE = (*MODEL, "--resize", "none", "--unit-rows", "4")
 
 
 @pytest.fixture(autouse=True)
 def _stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = types.ModuleType("vq_stage.tokenizer")
-    module.VisionTokenizer = StandInTokenizer  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "vq_stage.tokenizer", module)
-    monkeypatch.setattr(vq_stage.encode.worker, "setup_device", lambda *arguments, **options: DEVICE)
+    stand_in_tokenizer(monkeypatch)
 
 
 def emu3(*arguments: object, exit_code: int = 0, stdin: bytes | None = None) -> click.testing.Result:

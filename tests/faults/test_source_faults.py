@@ -3,30 +3,21 @@
 from __future__ import annotations
 
 import os
-import sys
-import types
 from pathlib import Path
 
 import click.testing
 import pytest
 
-import vq_stage.encode.worker
 from pipelines.cli import main
 from shared.dataset.dataset import Dataset
-from shared.device import Device
 from tests.support.command import MODEL
 from tests.support.small_folders import fill
-from tests.support.step_by_step import StandInTokenizer
-
-DEVICE = Device("CPU", "float32", "none")
+from tests.support.step_by_step import stand_in_tokenizer
 
 
 @pytest.fixture(autouse=True)
 def _stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = types.ModuleType("vq_stage.tokenizer")
-    module.VisionTokenizer = StandInTokenizer  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "vq_stage.tokenizer", module)
-    monkeypatch.setattr(vq_stage.encode.worker, "setup_device", lambda *arguments, **options: DEVICE)
+    stand_in_tokenizer(monkeypatch)
 
 
 def encode(source: object, dataset: Path, exit_code: int = 0) -> set[str]:
