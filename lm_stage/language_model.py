@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from lm_stage.inference.answer_generator import AnswerGenerator
 from lm_stage.inference.options import InferenceOptions, SamplingOptions
 from lm_stage.inference.requests import ImageRequest, VideoRequest
 from lm_stage.inference.text_generator import TextGenerator
@@ -18,6 +19,7 @@ from lm_stage.model.backend import Backend, load_backend
 from lm_stage.model.config import DecoderConfig, read_layout
 from lm_stage.model.model_directory import ModelDirectory, model_path
 from lm_stage.model.prompting_choice import choose_prompting
+from lm_stage.text.answer_grammar import AnswerGrammar
 from lm_stage.text.prompting import AUTO, PLAIN, Prompting, check_prompting
 from lm_stage.text.renderer import SequenceRenderer
 from lm_stage.text.tokenizer import JSON_FILE, RANKS_FILE, TextTokenizer, load_text_tokenizer
@@ -223,6 +225,26 @@ class LanguageModel:
         self._check_length(length)
         model = self.backend.cached(batch_size, length, 0, self.layout.first_visual_token)
         return TextGenerator(model, self.layout, sampling.resolved(self.prompting.text), self.prompting.answer_end[0])
+
+    def answer_generator(
+        self,
+        batch_size: int,
+        length: int,
+        sampling: SamplingOptions,
+        text_sampling: SamplingOptions,
+        guidance_scale: float = 1.0,
+    ) -> AnswerGenerator:
+        """Return a generator of `batch_size` answers of text and images, of at most `length` tokens with the prompt.
+
+        `sampling` is that of codes. Raises UsageError if the model has fewer positions, CheckpointError if its
+        vocabulary does not write sizes digit by digit.
+        """
+        self._check_length(length)
+        grammar = AnswerGrammar.of(SequenceRenderer(self.text_tokenizer, self.layout, prompting=self.prompting))
+        rows = batch_size if guidance_scale == 1.0 else 2 * batch_size
+        model = self.backend.cached(rows, length, 0, self.config.vocab_size)
+        codes, text = sampling.resolved(self.prompting.codes), text_sampling.resolved(self.prompting.text)
+        return AnswerGenerator(model, grammar, codes, text, guidance_scale)
 
     def _check_length(self, length: int) -> None:
         positions = self.config.max_position_embeddings

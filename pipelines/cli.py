@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from pipelines.commands import dataset, device, doctor, export, language, vision, workflow
+from pipelines.commands import dataset, device, doctor, export, language, language_models, vision, workflow
 from pipelines.commands.options import say
 from shared.errors import Interrupted, RelayError
 from shared.jobs.process_tree import exit_beside_unkillable, exit_with_parent
@@ -47,7 +47,7 @@ def main() -> None:
     """Emu3 in two stages that meet on disk: images and videos to code shards, token sequences to pictures."""
 
 
-for module in (vision, dataset, export, language, workflow, device, doctor):
+for module in (vision, dataset, export, language, language_models, workflow, device, doctor):
     for command in vars(module).values():
         if isinstance(command, click.Command):
             main.add_command(command)

@@ -10,8 +10,8 @@ import numpy as np
 from lm_stage.data.dataset_samples import DatasetSamples, is_text, row_texts
 from lm_stage.data.sequences import EncodedTexts, SequenceBuilder, TrainingSequence
 from lm_stage.text.templates import default_question
+from shared.dataset.columns import KINDS
 from shared.dataset.conversations import Conversation, Turn, without_media_marks
-from shared.dataset.rows import KINDS
 from shared.errors import RefusedInput, UsageError
 from shared.storage.small_files import parse_json_object
 

@@ -1,4 +1,5 @@
-"""The generation job: turns prompts into a dataset of token sequences (`emu3.seq/1`), which `emu3 decode` decodes.
+"""The generation job: turns prompts into a dataset of images and videos (`emu3.seq/1`), or of answers that mix text and
+images (`emu3.answer/1`), which `emu3 decode` decodes.
 
 Data flow of one prompt: prompt file → plan (size, unit) → token ids → sequence of the visual generator → codes,
 journaled every few rows → record → committed part.
@@ -16,7 +17,7 @@ from tqdm import tqdm
 
 from lm_stage.generate.options import GenerateOptions
 from lm_stage.generate.plan_updates import PromptCounts, count_died, up_to_date_plan
-from lm_stage.generate.planner import PromptPlanner, planned_prompts, token_counts
+from lm_stage.generate.planner import PromptPlanner, planned_prompts, progress_counts
 from lm_stage.generate.prompt_files import list_prompts
 from lm_stage.generate.prompt_renderer import PromptRenderer
 from lm_stage.generate.prompts import Prompt, PromptDefaults
@@ -24,11 +25,12 @@ from lm_stage.generate.worker import GenerateWorker
 from lm_stage.inference.coded_images import open_coded_images
 from lm_stage.inference.recorded_sampling import sampling_to_json
 from lm_stage.model.model_directory import ModelDirectory
+from lm_stage.text.prompting import Prompting
 from shared.dataset.dataset import Dataset
 from shared.dataset.paths import check_output
 from shared.dataset.plan import Plan
 from shared.dataset.readers import KeyReader
-from shared.dataset.settings import SEQUENCE_FORMAT, DatasetSettings
+from shared.dataset.settings import ANSWER_FORMAT, SEQUENCE_FORMAT, DatasetSettings
 from shared.jobs.file_locks import job_lock
 from shared.jobs.signals import stop_on_signals
 from shared.jobs.units import PlanUnits, run_units
@@ -42,8 +44,8 @@ class GenerationSettings:
 
     `model` contains the fingerprints of the model directory. `sampling` is the JSON form of the options. `images` is
     the SHA-256 of the plan of the dataset of images, or None. `video_format` is set if there were videos to generate
-    at first. `template` names the prompting. Version 0.1 recorded the SHA-256 of the prompt file; now prompts are
-    compared one by one.
+    at first. `template` names the prompting. `answers` has task, limit and sampling of text, if answers of text and
+    images are generated. Version 0.1 recorded the SHA-256 of the prompt file; now prompts are compared one by one.
     """
 
     model: Mapping[str, Any]
@@ -54,6 +56,7 @@ class GenerationSettings:
     images: str | None
     video_format: GridFormat | None = None
     template: str = "text-to-image"
+    answers: Mapping[str, Any] | None = None
     prompts_sha256: str | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -61,7 +64,8 @@ class GenerationSettings:
         values = {**asdict(self), "defaults": self.defaults.to_json()}
         model, _ = values.pop("model"), values.pop("video_format")
         video_format = self.video_format.to_json() if self.video_format else None
-        optional = {"video_template": video_format, "prompts_sha256": values.pop("prompts_sha256")}
+        optional = {name: values.pop(name) for name in ("answers", "prompts_sha256")}
+        optional["video_template"] = video_format
         return {**model, **values, **{name: value for name, value in optional.items() if value}}
 
 
@@ -95,7 +99,7 @@ def generate(options: GenerateOptions) -> GenerateResult:
     check_output(dataset.root)
     images = open_coded_images(options.images, model)
     renderer = PromptRenderer.for_job(options, model, images)
-    planner = PromptPlanner(renderer, model.config.max_position_embeddings, model.codec)
+    planner = PromptPlanner(renderer, model.config.max_position_embeddings, model.codec, options.max_new_tokens)
     plan = dataset.plan() if dataset.plan_path.is_file() else None
     if plan is None:  # earlier versions accepted sizes that no prompt used
         planner.check_size(defaults)
@@ -107,9 +111,9 @@ def generate(options: GenerateOptions) -> GenerateResult:
     ):
         plan, counts = up_to_date_plan(dataset, prompts, planner, settings, options.unit_rows)
         missing = PlanUnits.of(dataset, plan)
-        tokens, tokens_done = token_counts(plan, missing.missing, renderer.sequences)
+        tokens, tokens_done = progress_counts(plan, missing.missing, renderer)
         missing = replace(missing, progress_total=tokens, progress_done=tokens_done)
-        bar = tqdm(unit="token", desc="generate", disable=None)
+        bar = tqdm(unit="answer" if options.makes_answers else "token", desc="generate", disable=None)
         totals = run_units(missing, partial(GenerateWorker, options.for_workers()), options.engine, stop, bar)
         if not (units_missing := len(dataset.missing_units(plan))):
             dataset.write_manifest(plan)
@@ -142,6 +146,16 @@ def _settings(
         images=images.dataset.plan().sha256 if images else None,
         video_format=options.recorded_video_format(has_videos, recorded),
         template=model.prompting.recorded,
+        answers=_answer_settings(options, model.prompting),
         prompts_sha256=recorded.get("prompts_sha256"),
     )
-    return DatasetSettings(codec, options.unit_rows, SEQUENCE_FORMAT, generation=generation.to_json())
+    row_format = ANSWER_FORMAT if options.makes_answers else SEQUENCE_FORMAT
+    return DatasetSettings(codec, options.unit_rows, row_format, generation=generation.to_json())
+
+
+def _answer_settings(options: GenerateOptions, prompting: Prompting) -> dict[str, Any] | None:
+    """Return what is recorded of answers besides the settings that images have too; None for images."""
+    if not options.makes_answers:
+        return None
+    text = sampling_to_json(options.prompt_settings(prompting).text_sampling)
+    return {"task": options.task, "max_new_tokens": options.max_new_tokens, "text_sampling": text}

@@ -2,18 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from lm_stage.generate.prompts import PromptDefaults
 from lm_stage.inference.options import InferenceOptions, SamplingOptions, check_window
 from lm_stage.model.config import read_config
 from lm_stage.model.prompting_choice import directory_prompting
 from lm_stage.text.prompting import Prompting
+from lm_stage.text.templates import ConversationTemplate
 from shared.codec import Codec
 from shared.errors import CheckpointError, UsageError
 
 MAX_GUIDANCE_SCALE = 1000
+IMAGE_TASK = "image"  # a single image or video, without text
 RESUME_MODES = ("replay", "prefill")
+
+
+@dataclass(frozen=True, slots=True)
+class TextSampling:
+    """How text within answers is sampled; None is what upstream published. Raises UsageError for what cannot work."""
+
+    text_temperature: float = 1.0
+    text_top_k: int | None = None
+    text_top_p: float | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            self.options(greedy=False)
+        except UsageError as error:
+            raise UsageError(str(error).replace("--", "--text-", 1)) from error
+
+    def options(self, greedy: bool) -> SamplingOptions:
+        return SamplingOptions(self.text_temperature, self.text_top_k, self.text_top_p, greedy)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +44,7 @@ class PromptSettings:
     negative_prompt: str
     guidance_scale: float
     sampling: SamplingOptions
+    text_sampling: SamplingOptions
 
     @property
     def is_guided(self) -> bool:
@@ -42,6 +63,9 @@ class GenerateOptions(InferenceOptions):
     the codes of an unbroken run; `prefill` is faster, but rounding can change a choice between close candidates.
     `window` tokens of each sequence go through one forward. `suffix`, `negative_prompt` and `guidance_scale` are those
     published for the prompting if they are None.
+
+    `task` is `image`, or the name of a task whose answers mix text and images; such an answer has at most
+    `max_new_tokens`, by default as many as the model has positions for, and its text is sampled by `text_sampling`.
     """
 
     prompts: str
@@ -52,6 +76,9 @@ class GenerateOptions(InferenceOptions):
     height: int | None = None
     width: int | None = None
     frames: int = 0
+    task: str = IMAGE_TASK
+    max_new_tokens: int | None = None
+    text_sampling: TextSampling = field(default_factory=TextSampling)
     suffix: str | None = None
     negative_prompt: str | None = None
     guidance_scale: float | None = None
@@ -69,20 +96,41 @@ class GenerateOptions(InferenceOptions):
         check_window(self.window, self.backend)
         if self.resume not in RESUME_MODES:
             raise UsageError(f"--resume {self.resume}: expected one of {', '.join(RESUME_MODES)}")
+        self._check_answers()
         if self.guidance_scale is not None and not 0 <= self.guidance_scale <= MAX_GUIDANCE_SCALE:
             raise UsageError(
                 f"--guidance-scale {self.guidance_scale}: expected a number from 0 to {MAX_GUIDANCE_SCALE}; 1 means no"
                 " guidance"
             )
 
+    @property
+    def makes_answers(self) -> bool:
+        return self.task != IMAGE_TASK
+
+    def _check_answers(self) -> None:
+        """Raise UsageError for options that images, or answers, do not have."""
+        if not self.makes_answers and (self.max_new_tokens is not None or self.text_sampling != TextSampling()):
+            raise UsageError("--max-new-tokens and --text-…: expected with --task, because images have no text")
+        if self.max_new_tokens is not None:
+            self.check_positive("max_new_tokens")
+        if self.makes_answers and (self.frames or self.window > 1):
+            raise UsageError(f"--task {self.task}: expected neither --frames nor --window, which answers do not have")
+
+    def template(self, prompting: Prompting) -> ConversationTemplate | None:
+        """Return the template of answers, None for images. Raises UsageError if the prompting has no such task."""
+        return prompting.conversation(self.task, "--task") if self.makes_answers else None
+
     def prompt_settings(self, prompting: Prompting) -> PromptSettings:
         """Return the settings that depend on the prompting."""
-        guidance = prompting.edit_guidance if self.images else prompting.draw_guidance
+        task = self.template(prompting) or (prompting.edit if self.images else prompting.draw)
+        guidance = prompting.draw_guidance if task == prompting.draw else prompting.edit_guidance
+        codes = prompting.interleaved_codes if prompting.is_interleaved(task) else prompting.codes
         return PromptSettings(
             suffix=prompting.suffix if self.suffix is None else self.suffix,
             negative_prompt=prompting.negative_prompt if self.negative_prompt is None else self.negative_prompt,
             guidance_scale=guidance if self.guidance_scale is None else self.guidance_scale,
-            sampling=self.sampling.resolved(prompting.codes),
+            sampling=self.sampling.resolved(codes),
+            text_sampling=self.text_sampling.options(self.sampling.greedy).resolved(prompting.text),
         )
 
     def defaults(self, codec: Codec, prompting: Prompting | None = None) -> PromptDefaults:
@@ -92,7 +140,9 @@ class GenerateOptions(InferenceOptions):
         for a bad area in `config.json`.
         """
         prompting = prompting or directory_prompting(self.model, self.layout, self.prompting)
-        area = read_config(self.model).get("image_area", prompting.area) if self.area is None else self.area
+        task = self.template(prompting)
+        published = prompting.interleaved_area if task and prompting.is_interleaved(task) else prompting.area
+        area = read_config(self.model).get("image_area", published) if self.area is None else self.area
         if not isinstance(area, int):
             raise CheckpointError(f"{self.model}: config.json: image_area {area!r}: expected an integer (pixels)")
         return PromptDefaults(
@@ -107,4 +157,5 @@ class GenerateOptions(InferenceOptions):
             frames=self.frames,
             codec=codec,
             prompting=prompting,
+            is_answer=self.makes_answers,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -11,19 +12,22 @@ from lm_stage.generate.prompt_renderer import PromptRenderer
 from lm_stage.generate.prompts import Prompt, PromptDefaults
 from lm_stage.text.renderer import SequenceRenderer
 from shared.codec import Codec
-from shared.dataset.plan import REFUSED, Plan, PlannedInput, Size, Unit
+from shared.dataset.plan import REFUSED, Plan, PlannedInput, Size, Unit, UnitSize
 from shared.errors import RefusedInput, UsageError
 from shared.storage.digests import canonical_json
 from shared.tokens.grid_formats import grid_length
+
+ANSWER: Size = (1, 1, 1)  # of units of answers, in whose images the model decides
 
 
 class PromptPlanner:
     """Checks prompts and counts their tokens, for a model with `max_positions` positions."""
 
-    def __init__(self, renderer: PromptRenderer, max_positions: int, codec: Codec):
+    def __init__(self, renderer: PromptRenderer, max_positions: int, codec: Codec, max_new_tokens: int | None = None):
         self.renderer = renderer
         self.max_positions = max_positions
         self.codec = codec
+        self.max_new_tokens = max_new_tokens
 
     def check_size(self, defaults: PromptDefaults) -> None:
         """Raise UsageError if the size given for all prompts takes more positions than the model has."""
@@ -53,11 +57,13 @@ class PromptPlanner:
                 tokens = self._tokens(prompt)
             except RefusedInput as refusal:
                 reason, detail = refusal.reason, refusal.detail
-        extra_json = canonical_json({**_extra(prompt), "prompt_tokens": tokens})
+        is_answer = self.renderer.answer is not None
+        size_of_images = {"answer": [prompt.height, prompt.width]} if is_answer else {}
+        extra_json = canonical_json({**_extra(prompt), **size_of_images, "prompt_tokens": tokens})
         planned = PlannedInput(src_index, prompt.key, prompt.uri, prompt.text, reason, detail, extra_json)
         factor = self.codec.spatial_factor
         size = (prompt.frames or 1, prompt.height * factor, prompt.width * factor)
-        return REFUSED if reason else size, planned
+        return REFUSED if reason else ANSWER if is_answer else size, planned
 
     def _tokens(self, prompt: Prompt) -> int:
         """Return the tokens of the longer of prompt and negative prompt.
@@ -65,6 +71,9 @@ class PromptPlanner:
         Raises RefusedInput (`too_long`) if they and the image need more positions than the model has.
         """
         tokens = max(len(self.renderer.prompt_ids(prompt)), len(self.renderer.negative_ids(prompt) or ()))
+        if self.renderer.answer is not None:
+            self._check_answer(tokens)
+            return tokens
         needed = tokens + self.renderer.body_length(prompt)
         if needed > self.max_positions:
             size = f"{prompt.height}×{prompt.width} codes"
@@ -74,6 +83,16 @@ class PromptPlanner:
                 f"prompt ({tokens}) and {target} take {needed} tokens, the model has {self.max_positions} positions",
             )
         return tokens
+
+    def _check_answer(self, tokens: int) -> None:
+        """Raise RefusedInput (`too_long`) if an answer does not fit after a prompt of so many tokens."""
+        answer = self.max_new_tokens or 1
+        if tokens + answer > self.max_positions:
+            raise RefusedInput(
+                "too_long",
+                f"prompt ({tokens}) and answer ({answer}) take {tokens + answer} tokens, the model has"
+                f" {self.max_positions} positions",
+            )
 
 
 def _extra(prompt: Prompt) -> dict[str, Any]:
@@ -86,13 +105,14 @@ def planned_prompt(unit: Unit, item: PlannedInput, codec: Codec) -> Prompt:
     """Return the prompt that an input of a plan was made from; `codec` is the dataset's."""
     extra = json.loads(item.extra_json or "{}")
     video = extra.get("video")
+    height, width = extra.get("answer", (unit.height // codec.spatial_factor, unit.width // codec.spatial_factor))
     return Prompt(
         key=item.key,
         uri=item.uri,
         text=item.text or "",
         negative_prompt=extra["negative_prompt"],
-        height=unit.height // codec.spatial_factor,
-        width=unit.width // codec.spatial_factor,
+        height=height,
+        width=width,
         seed=extra["seed"],
         images=tuple(extra["images"]),
         frames=unit.frames if video else 0,
@@ -127,11 +147,20 @@ def max_body_length(size: Size, sequences: SequenceRenderer, codec: Codec) -> in
     return max(grid_length(frames, height, width, one) for one in formats)
 
 
-def token_counts(plan: Plan, missing: Sequence[int], sequences: SequenceRenderer) -> tuple[int, int]:
-    """Return the tokens of all images and videos of the plan, and of those in units that are committed."""
-    codec = plan.settings.codec
-    counts = [
-        size.inputs * max_body_length((size.frames, size.height, size.width), sequences, codec) if size.height else 0
-        for size in plan.sizes()
-    ]
+def planned_sha256(item: PlannedInput) -> bytes:
+    """Return the SHA-256 of a planned prompt, which stands for the source of its row."""
+    planned = canonical_json({"key": item.key, "text": item.text, "extra": item.extra_json})
+    return hashlib.sha256(planned.encode()).digest()
+
+
+def progress_counts(plan: Plan, missing: Sequence[int], renderer: PromptRenderer) -> tuple[int, int]:
+    """Return the tokens of all images and videos of the plan, or its answers, and of those in committed units."""
+    codec, sequences = plan.settings.codec, renderer.sequences
+
+    def count(size: UnitSize) -> int:
+        if not size.height or renderer.answer is not None:
+            return size.inputs if size.height else 0
+        return size.inputs * max_body_length((size.frames, size.height, size.width), sequences, codec)
+
+    counts = [count(size) for size in plan.sizes()]
     return sum(counts), sum(counts) - sum(counts[unit] for unit in missing)

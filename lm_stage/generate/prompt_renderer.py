@@ -22,30 +22,41 @@ DEFAULT_FPS = 8.0  # of videos whose prompt has no frame rate
 
 
 class PromptRenderer:
-    """Renders prompts, with the suffix of every prompt; `images` holds the images and clips that they refer to."""
+    """Renders prompts, with the suffix of every prompt; `images` holds the images and clips that they refer to.
 
-    def __init__(self, sequences: SequenceRenderer, suffix: str, is_guided: bool, images: KeyReader | None):
+    `answer` is the template if answers of text and images are to be generated, else None.
+    """
+
+    def __init__(
+        self,
+        sequences: SequenceRenderer,
+        suffix: str,
+        is_guided: bool,
+        images: KeyReader | None,
+        answer: ConversationTemplate | None = None,
+    ):
         self.sequences = sequences
         self.suffix = suffix
         self.is_guided = is_guided
         self.images = images
+        self.answer = answer
 
     @classmethod
     def for_job(cls, options: GenerateOptions, model: ModelDirectory, images: KeyReader | None) -> PromptRenderer:
         sequences = SequenceRenderer(model.text_tokenizer, model.layout, options.video_format, model.prompting)
         settings = options.prompt_settings(model.prompting)
-        return cls(sequences, settings.suffix, settings.is_guided, images)
+        return cls(sequences, settings.suffix, settings.is_guided, images, options.template(model.prompting))
 
     def text(self, prompt: Prompt) -> str:
         return prompt.text + self.suffix
 
     def prompt_ids(self, prompt: Prompt) -> list[int]:
-        """Return the token ids up to and including IMG.
+        """Return the token ids up to and including IMG, or all before an answer.
 
         Raises RefusedInput (`missing_image`, `bad_images`) if the images do not exist or do not match the marks.
         """
         prompting = self.sequences.prompting
-        template = prompting.edit if prompt.images else prompting.draw
+        template = self.answer or (prompting.edit if prompt.images else prompting.draw)
         parts = interleave(self.text(prompt), self._images(prompt), template.images_first)
         return self._render(parts, prompt, template)
 
@@ -63,6 +74,8 @@ class PromptRenderer:
         return [CodeGrid.image(self.images.image(key)) for key in prompt.images] if self.images else []
 
     def _render(self, parts: Sequence[Part], prompt: Prompt, template: ConversationTemplate) -> list[int]:
+        if self.answer is not None:
+            return self.sequences.question_prompt(parts, template).tolist()
         size = prompt.frames or 1, prompt.height, prompt.width
         return self.sequences.generation_prompt(parts, self.grid_format(prompt), *size, template).tolist()
 
@@ -81,7 +94,7 @@ class PromptRenderer:
 
     def with_image_size(self, prompt: Prompt) -> Prompt:
         """Give a prompt without a size that of its only image. Raises RefusedInput (`missing_image`)."""
-        if prompt.height or prompt.video is not None:
+        if prompt.height or prompt.video is not None or len(prompt.images) != 1:
             return prompt
         _, height, width = self._images(prompt)[0].codes_THW.shape
         return replace(prompt, height=height, width=width)

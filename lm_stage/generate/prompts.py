@@ -28,7 +28,8 @@ class PromptDefaults:
     `area`, `height` and `width` are in pixels, `ratio` is width:height. `frames` counts frames of codes, for Emu3 each
     of four video frames; 0 asks for images. `is_size_given` is false if the size is only the model's default, which
     gives way to the size of a dataset's row, and to that of the only image in a prompt if the prompting says so.
-    `codec` and `prompting` are the model's.
+    `codec` and `prompting` are the model's. With `is_answer`, prompts ask for answers, whose images have free sizes
+    unless they are given.
     """
 
     area: int
@@ -42,6 +43,7 @@ class PromptDefaults:
     frames: int = 0
     codec: Codec = EMU3
     prompting: Prompting = PLAIN
+    is_answer: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.frames <= MAX_FRAMES:
@@ -66,8 +68,9 @@ class PromptDefaults:
         """Return the settings as a plan records them; `frames` only for videos, as in plans of version 0.1."""
         values = asdict(self)
         del values["codec"], values["prompting"]  # which the plan records itself
-        if not self.frames:
-            del values["frames"]
+        for name in ("frames", "is_answer"):
+            if not values[name]:
+                del values[name]
         return values
 
 
@@ -77,7 +80,8 @@ class Prompt:
 
     `height` and `width` are in codes; `images` are keys of rows in a dataset of codes. `frames` is 0 for an image, else
     the number of frames of codes in the whole video. `video` is the key of the clip to continue. If no size is given,
-    `height` and `width` are 0 until the planner takes them from that clip, or from the only image in the prompt.
+    `height` and `width` are 0 until the planner takes them from that clip, or from the only image in the prompt; for an
+    answer without such an image they stay 0, because the model decides.
     """
 
     key: str
@@ -116,6 +120,8 @@ def parse_prompt(key: str, uri: str, fields: Mapping[str, Any], defaults: Prompt
     negative_prompt = parse_text("negative_prompt", fields.get("negative_prompt", defaults.negative_prompt))
     frames = _frames(fields, defaults)
     video, fps = _continued_clip(fields, frames), _fps(fields, frames)
+    if frames and defaults.is_answer:
+        raise RefusedInput("bad_frames", "`frames`: expected none, because answers have no videos")
     return Prompt(key, uri, text, negative_prompt, height, width, seed, images, None, frames, video, fps)
 
 
@@ -135,8 +141,9 @@ def _caption(fields: Mapping[str, Any]) -> str:
 
 def _size(fields: Mapping[str, Any], defaults: PromptDefaults) -> tuple[int, int]:
     """Return height and width in codes; (0, 0) means the size of the clip that a video continues, or of an image."""
-    is_edit = defaults.prompting.repeats_images and len(fields.get("images", [])) == 1 and not defaults.is_size_given
-    if (is_edit or fields.get("video") is not None) and not SIZE_FIELDS & set(fields):
+    is_edit = defaults.prompting.repeats_images and len(fields.get("images", [])) == 1
+    is_free = (is_edit or defaults.is_answer) and not defaults.is_size_given
+    if (is_free or fields.get("video") is not None) and not SIZE_FIELDS & set(fields):
         return 0, 0
     area = _integer(fields, "area", defaults.area)
     height = _integer(fields, "height", defaults.height)

@@ -2,39 +2,34 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from lm_stage.generate.answers import Answers
+from lm_stage.generate.drawings import Drawings
 from lm_stage.generate.journal import Journal, UnitProgress, unit_refusals
 from lm_stage.generate.options import GenerateOptions
-from lm_stage.generate.planner import longest_prompt, max_body_length, planned_prompt
+from lm_stage.generate.product import Product
 from lm_stage.generate.prompt_renderer import PromptRenderer
 from lm_stage.inference.coded_images import open_coded_images
-from lm_stage.inference.recorded_sampling import sampling_to_json
 from lm_stage.model.model_directory import ModelDirectory
 from shared.dataset.commit import UnitResult
 from shared.dataset.dataset import Dataset
 from shared.dataset.plan import PlannedInput, Size
-from shared.dataset.rows import SequenceRecord
 from shared.device import setup_device
 from shared.jobs.file_locks import job_lock
 from shared.jobs.job import Task, TaskFeed, TaskResult, WorkerContext
 from shared.jobs.units import check_numerics
-from shared.storage.digests import canonical_json
 
 if TYPE_CHECKING:
-    from lm_stage.inference.visual_generator import VisualGenerator
-    from lm_stage.inference.visual_sequence import VisualRequest, VisualSequence
+    from lm_stage.inference.continuous_batch import ContinuousBatch
     from lm_stage.language_model import LanguageModel
 
 
 class GenerateWorker:
-    """Generates the images and videos of one dataset."""
+    """Generates the images and videos, or the answers, of one dataset."""
 
     def __init__(self, options: GenerateOptions, context: WorkerContext):
         self.options, self.context = options, context
@@ -44,8 +39,8 @@ class GenerateWorker:
         self.renderer = PromptRenderer.for_job(options, self.directory, images)
         self.dataset = Dataset.open(options.dataset)
         self.plan = self.dataset.plan()
-        self.codec = self.plan.settings.codec
         self.sizes: list[Size] = [(size.frames, size.height, size.width) for size in self.plan.sizes()]
+        self.product = self._product()
         self.numerics: dict[str, Any] = {}
         self.open_units: dict[int, UnitProgress] = {}
         self.running: dict[str, tuple[UnitProgress, PlannedInput]] = {}
@@ -59,7 +54,7 @@ class GenerateWorker:
             while (size := feed.next_shape()) is not None and not self.context.stop.is_set():
                 _, height, _ = size
                 if height:
-                    yield from self._generate(self._generator(size), feed, size)
+                    yield from self._generate(self.product.generator(self.model, size), feed, size)
                     continue
                 while task := feed.take(size):
                     yield self._commit_refused(task)
@@ -80,23 +75,21 @@ class GenerateWorker:
 
         return LanguageModel.for_job(self.directory, self.options)
 
-    def _generator(self, size: Size) -> VisualGenerator:
-        """Return a generator whose KV cache is long enough for all prompts of one size."""
-        options, settings = self.options, self.settings
-        length = longest_prompt(self.plan, size) + max_body_length(size, self.renderer.sequences, self.codec)
-        return self.model.visual_generator(
-            options.batch_size, length, settings.sampling, settings.guidance_scale, options.window
-        )
+    def _product(self) -> Product[Any, Any, Any]:
+        positions = self.directory.config.max_position_embeddings
+        if self.renderer.answer is None:
+            return Drawings(self.options, self.settings, self.renderer, self.plan)
+        return Answers(self.options, self.settings, self.renderer, self.plan, positions)
 
-    def _generate(self, generator: VisualGenerator, feed: TaskFeed[Size], size: Size) -> Iterator[TaskResult]:
+    def _generate(self, generator: ContinuousBatch[Any, Any], feed: TaskFeed[Size], size: Size) -> Iterator[TaskResult]:
         """Generate until no prompt of this size is left, or the stop flag is set; then journal what is incomplete."""
-        requests: Iterator[VisualRequest] = iter(())
+        requests: Iterator[Any] = iter(())
         try:
             while not self.context.stop.is_set():
                 while not generator.is_full:
                     if (request := next(requests, None)) is not None:
                         sequence = generator.add(request)
-                        self._report({request.key: sequence.offset})
+                        self._report({request.key: self.product.progress(sequence)})
                     elif (task := feed.take(size)) is not None:
                         requests = self._requests(self._open(task))
                     else:
@@ -111,25 +104,24 @@ class GenerateWorker:
             for progress in self.open_units.values():
                 progress.journal.close()
 
-    def _step(self, generator: VisualGenerator) -> None:
+    def _step(self, generator: ContinuousBatch[Any, Any]) -> None:
         """Decode tokens of every running sequence, then journal finished sequences and those that are due."""
-        running = generator.running
-        tokens = Counter({sequence.request.key: -sequence.offset for sequence in running})
+        running, product = generator.running, self.product
+        added = Counter({sequence.request.key: -product.progress(sequence) for sequence in running})
         finished = generator.step()
         self._journal([*finished, *filter(self._is_due, generator.running)])
-        for sequence in running:  # a finished one has its last control tokens too
-            tokens[sequence.request.key] += len(sequence.template) if sequence.is_done else sequence.offset
-        self._report(tokens)
+        for sequence in running:
+            added[sequence.request.key] += product.progress(sequence)
+        self._report(added)
         for sequence in finished:
-            self._record(sequence.request.key, sequence.codes_THW())
+            self._record(sequence.request.key, product.result(sequence))
 
-    def _is_due(self, sequence: VisualSequence) -> bool:
+    def _is_due(self, sequence: Any) -> bool:
         progress, item = self.running[sequence.request.key]
-        journaled = len(progress.journal.codes.get(item.src_index, ()))
-        return sequence.code_count - journaled >= self.options.journal_rows * sequence.request.width
+        return self.product.is_due(sequence, len(progress.journal.codes.get(item.src_index, ())))
 
     def _report(self, tokens: Mapping[str, int]) -> None:
-        """Report the tokens that were added to running sequences, summed by unit."""
+        """Report the progress of running sequences since the last report, summed by unit."""
         by_unit: Counter[int] = Counter()
         for key, count in tokens.items():
             progress, _ = self.running[key]
@@ -137,74 +129,37 @@ class GenerateWorker:
         for unit, count in by_unit.items():
             self.context.report_progress(unit, count)
 
-    def _journal(self, sequences: Iterable[VisualSequence]) -> None:
-        """Append the codes of running sequences to the journals of their units, and sync these."""
+    def _journal(self, sequences: Iterable[Any]) -> None:
+        """Append what is new of running sequences to the journals of their units, and sync these."""
         journals = set()
         for sequence in sequences:
             progress, item = self.running[sequence.request.key]
-            progress.journal.add(item.src_index, sequence.codes)
+            progress.journal.add(item.src_index, self.product.to_journal(sequence))
             journals.add(progress.journal)
         for journal in journals:
             journal.sync()
 
     def _open(self, task: Task) -> UnitProgress:
         identity = {"plan_sha256": self.plan.sha256_of(task.unit), "numerics": self.numerics}
-        journal = Journal(self.dataset.journal_path(task.unit), identity, self.codec.code_dtype)
+        journal = Journal(self.dataset.journal_path(task.unit), identity, self.product.journal_dtype)
         self.open_units[task.unit] = UnitProgress(task, self.plan.unit(task.unit), journal)
         return self.open_units[task.unit]
 
-    def _requests(self, progress: UnitProgress) -> Iterator[VisualRequest]:
+    def _requests(self, progress: UnitProgress) -> Iterator[Any]:
         """Yield a request for every prompt of a unit; one that the journal completes becomes a record at once."""
         for item in progress.inputs:
             self.running[item.key] = progress, item
-            request = self._request(progress, item)
-            codes = [*request.prefix_codes, *request.codes]
-            if len(codes) == request.frames * request.height * request.width:
-                shape_THW = request.frames, request.height, request.width
-                self._record(item.key, np.array(codes, self.codec.code_dtype).reshape(shape_THW))
+            journaled = progress.journal.codes.get(item.src_index, ())
+            request = self.product.request(progress.unit, item, journaled)
+            if (result := self.product.finished(request)) is not None:
+                self._record(item.key, result)
             else:
                 yield request
 
-    def _request(self, progress: UnitProgress, item: PlannedInput) -> VisualRequest:
-        from lm_stage.inference.visual_sequence import VisualRequest
-
-        prompt = planned_prompt(progress.unit, item, self.codec)
-        return VisualRequest(
-            key=item.key,
-            prompt_ids=self.renderer.prompt_ids(prompt),
-            negative_ids=self.renderer.negative_ids(prompt),
-            height=prompt.height,
-            width=prompt.width,
-            seed=prompt.seed,
-            codes=tuple(progress.journal.codes.get(item.src_index, ())),
-            is_replayed=self.options.resume == "replay",
-            frames=progress.unit.frames,
-            grid_format=self.renderer.grid_format(prompt),
-            prefix_codes=self.renderer.prefix_codes(prompt).reshape(-1).tolist(),
-        )
-
-    def _record(self, key: str, codes_THW: np.ndarray) -> None:
-        """Turn the codes of a finished image or video into a record of its unit."""
+    def _record(self, key: str, result: Any) -> None:
+        """Turn what was generated for a prompt into a record of its unit."""
         progress, item = self.running.pop(key)
-        prompt = planned_prompt(progress.unit, item, self.codec)
-        planned = canonical_json({"key": item.key, "text": item.text, "extra": item.extra_json})
-        progress.records[item.src_index] = SequenceRecord(
-            key=item.key,
-            src_index=item.src_index,
-            kind="video" if prompt.frames else "image",
-            codes_THW=codes_THW,
-            text=item.text,
-            src_uri=item.uri,
-            src_sha256=hashlib.sha256(planned.encode()).digest(),
-            src_h=progress.unit.height,
-            src_w=progress.unit.width,
-            fps=prompt.fps,
-            prompt=self.renderer.text(prompt),
-            negative_prompt=prompt.negative_prompt if self.renderer.is_guided else None,
-            seed=prompt.seed,
-            guidance_scale=self.settings.guidance_scale,
-            sampling_json=canonical_json(sampling_to_json(self.settings.sampling)),
-        )
+        progress.records[item.src_index] = self.product.record(progress.unit, item, result)
 
     def _commit_complete(self) -> Iterator[TaskResult]:
         for progress in [progress for progress in self.open_units.values() if progress.is_complete]:

@@ -38,7 +38,8 @@ class Prompting:
     `repeats_images`. `roles` are the optional roles of control tokens that the family uses; `answer_begin` and
     `answer_end` are those around an answer, in their order. With `writes_size`, the size of an image is part of the
     answer in training; otherwise it is part of the prompt.
-    `area` is in pixels; `sizes` are published grids, in codes, by the ratio width:height, for that area.
+    `area` is in pixels; `sizes` are published grids, in codes, by the ratio width:height, for that area. Drawings and
+    edits have settings of their own, which differ from those of interleaved answers.
     """
 
     name: str
@@ -58,8 +59,10 @@ class Prompting:
     draw_guidance: float = 3.0
     edit_guidance: float = 3.0
     codes: PublishedSampling = PublishedSampling(2048)
+    interleaved_codes: PublishedSampling = PublishedSampling(2048)
     text: PublishedSampling = PublishedSampling(2048)
     area: int = 720 * 720
+    interleaved_area: int = 720 * 720
     sizes: tuple[tuple[str, tuple[int, int]], ...] = ()
     recorded: str = "text-to-image"  # in the settings of generated datasets
 
@@ -68,11 +71,15 @@ class Prompting:
         """The templates of all tasks by name."""
         return {"chat": self.chat, **{one.name: one for one in (self.draw, self.edit, *self.other_conversations)}}
 
-    def conversation(self, name: str) -> ConversationTemplate:
+    def is_interleaved(self, task: ConversationTemplate) -> bool:
+        """Whether answers to a task mix text and images, rather than consist of an image above all."""
+        return task not in (self.draw, self.edit)
+
+    def conversation(self, name: str, flag: str = "--template") -> ConversationTemplate:
         """Return the template of this name. Raises UsageError if the family has none."""
         if (found := self.conversations.get(name)) is None:
             expected = ", ".join(self.conversations)
-            raise UsageError(f"--template {name}: expected one of {expected} with --prompting {self.name}")
+            raise UsageError(f"{flag} {name}: expected one of {expected} with --prompting {self.name}")
         return found
 
     def missing_roles(self, layout: TokenLayout) -> list[str]:
@@ -124,8 +131,10 @@ EMU35 = Prompting(
     draw_guidance=5.0,
     edit_guidance=3.0,
     codes=PublishedSampling(5120),
+    interleaved_codes=PublishedSampling(10240),
     text=PublishedSampling(1024, 0.9),
     area=1024 * 1024,
+    interleaved_area=518_400,
     sizes=(
         *_EMU35_GRIDS.items(),
         *((":".join(reversed(ratio.split(":"))), size[::-1]) for ratio, size in _EMU35_GRIDS.items() if ratio != "1:1"),

@@ -30,54 +30,8 @@ from shared.errors import NothingDoneError
 
 if TYPE_CHECKING:
     from lm_stage.generate.options import GenerateOptions
-    from lm_stage.model.options import NewModelOptions
     from lm_stage.training.options import SftOptions
     from lm_stage.understand.options import UnderstandOptions
-
-
-@options_command("lm_stage.model.options:NewModelOptions", "init-lm")
-@click.argument("dataset")
-@click.argument("out")
-@click.option("--text-ids", type=int, help="Maximum number of text tokens, which are learned from the captions.")
-@click.option("--hidden-size", type=int, help="Width of the residual stream.")
-@click.option("--intermediate-size", type=int, help="Width of the feed-forward layers.")
-@click.option("--layers", type=int, help="Number of decoder layers.")
-@click.option("--heads", type=int, help="Number of attention heads.")
-@click.option("--kv-heads", type=int, help="Number of key and value heads.")
-@click.option("--head-dim", type=int, help="Size of a head, if it is not --hidden-size divided by --heads.")
-@click.option("--qk-norm", is_flag=True, help="Normalize each head of queries and keys, as Emu3.5 does.")
-@click.option("--positions", type=int, help="Maximum sequence length in tokens.")
-@click.option(
-    "--prompting",
-    type=click.Choice(["emu3", "emu35"]),
-    help="Family whose sequences the model is for; emu35 adds the control tokens of Emu3.5 to the vocabulary.",
-)
-@click.option("--tied/--untied", help="Whether the output head shares the weights of the embedding.")
-@seed_option
-def init_lm(options: NewModelOptions) -> None:
-    """Create a small language model with random weights in OUT, for the codes and captions of DATASET."""
-    from lm_stage.model.new_model import create_model
-
-    say(f"language model written to {create_model(options)}")
-
-
-@click.command("convert-lm")
-@click.argument("model")
-@click.argument("out")
-@click.option(
-    "--weights",
-    metavar="DIR",
-    help="Folder of MindFormers' complete weights, to convert back; config and text tokenizer are those of MODEL.",
-)
-def convert_lm(model: str, out: str, weights: str | None) -> None:
-    """Write the weights of MODEL to OUT under MindFormers' names, or a model from MindFormers' weights.
-
-    MindFormers has tensor, pipeline and sequence parallelism for training on many machines.
-    """
-    from lm_stage.model.mindformers import from_mindformers, to_mindformers
-
-    written = from_mindformers(weights, model, out) if weights else to_mindformers(model, out)
-    say(f"{'model' if weights else 'weights for MindFormers'} written to {written}")
 
 
 @options_command("lm_stage.training.options:SftOptions")
@@ -190,6 +144,30 @@ def sft(options: SftOptions, sample_prompts: str | None, vision_tokenizer: str |
 @click.option("--width", type=int, help="Width in pixels; with --height.")
 @click.option("--frames", type=int, help="Frames of codes per video, 4 video frames each for Emu3; 0 generates images.")
 @video_template_option
+@click.option(
+    "--task",
+    type=click.Choice(["image", "chat", "t2i", "x2i", "story", "howto", "explore", "vla"]),
+    help="Single images or videos, or a task of Emu3.5 whose answers mix text and images.",
+)
+@click.option(
+    "--max-new-tokens",
+    type=int,
+    show_default="as many as the model has positions for",
+    help="Maximum length of an answer with --task, in tokens.",
+)
+@click.option("--text-temperature", type=float, help="Sampling temperature of text in answers.")
+@click.option(
+    "--text-top-k",
+    type=int,
+    show_default="that of --prompting",
+    help="Sample text in answers from the k most likely tokens.",
+)
+@click.option(
+    "--text-top-p",
+    type=float,
+    show_default="that of --prompting",
+    help="Sample text in answers from the smallest set of tokens with at least this total probability.",
+)
 @click.option("--suffix", show_default="that of --prompting", help="Text appended to every prompt.")
 @click.option("--negative-prompt", show_default="that of --prompting", help="Text that guidance steers away from.")
 @click.option(
@@ -220,6 +198,7 @@ def sft(options: SftOptions, sample_prompts: str | None, vision_tokenizer: str |
 @numerics_option
 def generate(options: GenerateOptions, vision_tokenizer: str | None) -> None:
     """Generate images or videos for PROMPTS into the token shards of DATASET; `emu3 decode` turns them into pictures.
+    With --task, generate answers that mix text and images; `emu3 decode` writes a page for each.
 
     The same command resumes an interrupted run, even within an image. PROMPTS is a .txt file (one prompt per line), a
     .json or .jsonl file of {prompt, key, ratio, height, width, negative_prompt, seed, samples, images, frames, video,
@@ -237,7 +216,8 @@ def generate(options: GenerateOptions, vision_tokenizer: str | None) -> None:
     if prompts.unlisted:
         say(f"{prompts.unlisted} prompts of {dataset} are not listed in {options.prompts} any more; they stay")
     reasons = f": {counts_text(prompts.refused)}" if refused else ""
-    say(f"{dataset}: {result.rows} images generated, {refused} refused in {result.elapsed_s:.1f} s{reasons}")
+    made = f"{result.rows} {'answers' if options.makes_answers else 'images'} generated"
+    say(f"{dataset}: {made}, {refused} refused in {result.elapsed_s:.1f} s{reasons}")
     if result.units_missing:
         raise left_to_others(dataset, result.units_missing)
     if refused == prompts.listed:

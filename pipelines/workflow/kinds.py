@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pipelines.workflow.step import Step, producer_of, resolved
 from shared.dataset.dataset import Dataset
-from shared.dataset.rows import SEQUENCE_FORMAT
+from shared.dataset.settings import ANSWER_FORMAT, SEQUENCE_FORMAT
 from shared.errors import RelayError
 from shared.storage.small_files import read_json_object
 
@@ -114,7 +114,7 @@ def kind_of_path(location: str) -> Kind | None:
 
 def _has_sequences(location: str) -> bool:
     try:
-        return Dataset.open(location).plan().settings.format == SEQUENCE_FORMAT
+        return Dataset.open(location).plan().settings.format in (SEQUENCE_FORMAT, ANSWER_FORMAT)
     except RelayError:
         return False  # the check of codecs reports a dataset that cannot be read
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from shared.dataset.rows import ALL_COLUMNS, CodeRecord, check_code_dtype, columns_of, to_record_batches
+from shared.dataset.columns import ALL_COLUMNS, columns_of
+from shared.dataset.rows import CodeRecord, check_code_dtype, to_record_batches
 from shared.dataset.settings import DatasetSettings
 from shared.errors import DatasetError
 from shared.storage.digests import canonical_json

@@ -1,6 +1,7 @@
 """The rows of a dataset: one image or video each, its codes and its source.
 
-The vision stage writes `emu3.codes/1`; the language stage writes `emu3.seq/1`, which has more columns.
+The vision stage writes `emu3.codes/1`. The language stage writes `emu3.seq/1`, which has more columns, and for answers
+of text and images `emu3.answer/1`, whose rows have any number of images.
 """
 
 from __future__ import annotations
@@ -9,8 +10,7 @@ import hashlib
 import math
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+from dataclasses import asdict, dataclass
 from operator import attrgetter
 from typing import Any, ClassVar
 
@@ -18,57 +18,13 @@ import numpy as np
 import pyarrow as pa
 
 from shared.codec import CODE_DTYPES, Codec
-from shared.dataset.settings import CODES_FORMAT, ROW_FORMATS, SEQUENCE_FORMAT
+from shared.dataset.columns import ANSWER_KIND, KINDS, SHAPE, columns_of
+from shared.dataset.settings import ANSWER_FORMAT, CODES_FORMAT, SEQUENCE_FORMAT
 from shared.errors import ShapeError
 from shared.storage.digests import canonical_json
 
-KINDS = ("image", "video")
-SHAPE = ("t", "h", "w")
 MAX_ROWS_PER_BATCH = 256
 _CODE_TYPES = tuple(map(np.dtype, CODE_DTYPES))
-
-_BEFORE_CODES = [
-    pa.field("key", pa.string(), nullable=False),
-    pa.field("src_index", pa.int64(), nullable=False),
-    pa.field("kind", pa.string(), nullable=False),
-    pa.field("t", pa.uint16(), nullable=False),
-    pa.field("h", pa.uint16(), nullable=False),
-    pa.field("w", pa.uint16(), nullable=False),
-]
-_AFTER_CODES = [
-    pa.field("codes_crc32", pa.uint32(), nullable=False),
-    pa.field("text", pa.string()),
-    pa.field("src_uri", pa.string(), nullable=False),
-    pa.field("src_sha256", pa.binary(), nullable=False),
-    pa.field("src_h", pa.uint32(), nullable=False),
-    pa.field("src_w", pa.uint32(), nullable=False),
-    pa.field("fps", pa.float32()),
-    pa.field("frame_start", pa.int64()),
-    pa.field("frame_stride", pa.int32()),
-    pa.field("extra_json", pa.string()),
-]
-_OF_SEQUENCES = [
-    pa.field("prompt", pa.string(), nullable=False),
-    pa.field("negative_prompt", pa.string()),
-    pa.field("seed", pa.int64(), nullable=False),
-    pa.field("guidance_scale", pa.float64(), nullable=False),
-    pa.field("sampling_json", pa.string(), nullable=False),
-    pa.field("finish_reason", pa.string(), nullable=False),
-    pa.field("valid", pa.bool_(), nullable=False),
-    pa.field("error", pa.string()),
-    pa.field("tokens", pa.large_list(pa.field("item", pa.uint32(), nullable=False))),
-]
-
-
-@cache
-def columns_of(row_format: str, code_dtype: str) -> pa.Schema:
-    """Return the columns of a row format whose codes have a type of `CODE_DTYPES`."""
-    items = pa.field("item", pa.type_for_alias(code_dtype), nullable=False)
-    columns = [*_BEFORE_CODES, pa.field("codes", pa.large_list(items), nullable=False), *_AFTER_CODES]
-    return pa.schema(columns + (_OF_SEQUENCES if row_format == SEQUENCE_FORMAT else []))
-
-
-ALL_COLUMNS = tuple(columns_of(row_format, dtype) for row_format in ROW_FORMATS for dtype in CODE_DTYPES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +56,13 @@ class CodeRecord:
         if codes.ndim != 3 or codes.dtype not in _CODE_TYPES or (self.has_grid and not codes.size):
             expected = " or ".join(CODE_DTYPES)
             raise ShapeError(f"{self.key}: codes: expected {expected} (t, h, w), got {codes.dtype} {codes.shape}")
-        if self.kind not in KINDS:
-            raise ShapeError(f"{self.key}: kind {self.kind!r}: expected one of {', '.join(KINDS)}")
+        if self.kind not in (*KINDS, ANSWER_KIND):
+            raise ShapeError(f"{self.key}: kind {self.kind!r}: expected one of {', '.join((*KINDS, ANSWER_KIND))}")
+
+    @property
+    def grid_THW(self) -> tuple[int, ...]:
+        """The size of the grid."""
+        return self.codes_THW.shape
 
     @property
     def has_grid(self) -> bool:
@@ -125,10 +86,14 @@ class CodeRecord:
     def codes_crc32(self) -> int:
         return zlib.crc32(as_stored(self.codes_THW).data)
 
+    def stored(self, name: str) -> Any:
+        """Return the value of a column other than the codes and their shape."""
+        return getattr(self, name)
+
     def digest(self) -> bytes:
         """Return the SHA-256 of all columns, 32 bytes; it is the same in every file format."""
         names = (name for name in self.columns.names if name not in (*SHAPE, "codes", "codes_crc32"))
-        values = {name: getattr(self, name) for name in names} | dict(zip(SHAPE, self.codes_THW.shape))
+        values = {name: self.stored(name) for name in names} | dict(zip(SHAPE, self.grid_THW))
         values["src_sha256"] = self.src_sha256.hex()
         return hashlib.sha256(canonical_json(values).encode() + b"\0" + self.codes_bytes).digest()
 
@@ -156,6 +121,57 @@ class SequenceRecord(CodeRecord):
     @property
     def has_grid(self) -> bool:
         return self.valid
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerPart:
+    """A part of an answer: text, reasoning, image_reasoning, or an image of `h` × `w` codes."""
+
+    kind: str
+    text: str | None = None
+    h: int = 0
+    w: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerRecord(SequenceRecord):
+    """One answer of text and images: its parts in order, and its whole sequence as `tokens`.
+
+    It has no grid of its own: `codes_THW` (1, 1, n) holds the codes of all its images, one after another.
+    """
+
+    format: ClassVar[str] = ANSWER_FORMAT
+
+    parts: tuple[AnswerPart, ...] = ()
+
+    def __post_init__(self) -> None:
+        CodeRecord.__post_init__(self)  # `super()` fails in a dataclass with slots
+        if self.codes_THW.size != codes_in_parts(map(asdict, self.parts)):
+            raise ShapeError(f"{self.key}: {self.codes_THW.size} codes, expected those of {len(self.parts)} parts")
+
+    @property
+    def grid_THW(self) -> tuple[int, ...]:
+        return 0, 0, 0
+
+    @property
+    def has_grid(self) -> bool:
+        return False
+
+    def stored(self, name: str) -> Any:
+        return [asdict(part) for part in self.parts] if name == "parts" else getattr(self, name)
+
+    def images(self) -> Iterator[np.ndarray]:
+        """Yield the codes (H, W) of each image."""
+        begin, codes = 0, self.codes_THW.reshape(-1)
+        for part in self.parts:
+            if part.h:
+                yield codes[begin : begin + part.h * part.w].reshape(part.h, part.w)
+                begin += part.h * part.w
+
+
+def codes_in_parts(parts: Iterable[Mapping[str, Any]]) -> int:
+    """Return the number of codes in the images of an answer, given its parts as they are stored."""
+    return sum(part["h"] * part["w"] for part in parts)
 
 
 def as_stored(codes: np.ndarray) -> np.ndarray:
@@ -188,7 +204,9 @@ def _column(records: Sequence[CodeRecord], field: pa.Field) -> pa.Array:
         return pa.LargeListArray.from_arrays(offsets, values, type=field.type)
     if field.name in SHAPE:
         axis = SHAPE.index(field.name)
-        return pa.array([record.codes_THW.shape[axis] for record in records], field.type)
+        return pa.array([record.grid_THW[axis] for record in records], field.type)
+    if field.name == "parts":
+        return pa.array([record.stored(field.name) for record in records], field.type)
     return pa.array(list(map(attrgetter(field.name), records)), field.type)
 
 
@@ -197,27 +215,43 @@ def from_record_batch(batch: pa.RecordBatch) -> Iterator[CodeRecord]:
 
     Raises ShapeError if a grid has another number of codes than its size says.
     """
-    record_class = SequenceRecord if "prompt" in batch.schema.names else CodeRecord
+    build = _record_class(batch.schema)
     codes = batch.column("codes")
     offsets, values = codes.offsets.to_numpy(), codes.values.to_numpy()
     others = batch.select([name for name in batch.schema.names if name not in ("codes", "codes_crc32")])
     for index, row in enumerate(others.to_pylist()):
         shape, row_codes = [row.pop(name) for name in SHAPE], values[offsets[index] : offsets[index + 1]]
+        if "parts" in row:
+            parts, shape = row.pop("parts"), [1, 1, row_codes.size]
+            row["parts"] = tuple(AnswerPart(**part) for part in parts)
         if row_codes.size != math.prod(shape):
             raise ShapeError(f"{row['key']}: {row_codes.size} codes, expected {' × '.join(map(str, shape))}")
-        yield record_class(codes_THW=row_codes.reshape(shape), **row)
+        yield build(codes_THW=row_codes.reshape(shape), **row)
+
+
+def _record_class(schema: pa.Schema) -> type[CodeRecord]:
+    if "parts" in schema.names:
+        return AnswerRecord
+    return SequenceRecord if "prompt" in schema.names else CodeRecord
 
 
 def damaged_keys(batch: pa.RecordBatch) -> list[str]:
     """Return the keys of the rows whose codes do not match their checksum or shape."""
     codes, damaged = batch.column("codes"), []
     offsets, values = codes.offsets.to_numpy(), codes.values.to_numpy()
-    keys, checksums, *sizes_THW = (batch.column(name).to_pylist() for name in ("key", "codes_crc32", *SHAPE))
-    for index, (key, checksum, *size_THW) in enumerate(zip(keys, checksums, *sizes_THW)):
+    keys, checksums = (batch.column(name).to_pylist() for name in ("key", "codes_crc32"))
+    for index, (key, checksum, count) in enumerate(zip(keys, checksums, _code_counts(batch))):
         row = values[offsets[index] : offsets[index + 1]]
-        if zlib.crc32(as_stored(row).data) != checksum or row.size != math.prod(size_THW):
+        if zlib.crc32(as_stored(row).data) != checksum or row.size != count:
             damaged.append(str(key))
     return damaged
+
+
+def _code_counts(batch: pa.RecordBatch) -> list[int]:
+    """Return how many codes each row should have."""
+    if "parts" in batch.schema.names:
+        return list(map(codes_in_parts, batch.column("parts").to_pylist()))
+    return [math.prod(size_THW) for size_THW in zip(*(batch.column(name).to_pylist() for name in SHAPE))]
 
 
 class DatasetDigest:

@@ -16,7 +16,8 @@ from shared.errors import DatasetError
 
 CODES_FORMAT = "emu3.codes/1"
 SEQUENCE_FORMAT = "emu3.seq/1"
-ROW_FORMATS = (CODES_FORMAT, SEQUENCE_FORMAT)
+ANSWER_FORMAT = "emu3.answer/1"
+ROW_FORMATS = (CODES_FORMAT, SEQUENCE_FORMAT, ANSWER_FORMAT)
 
 # A group of settings as JSON. Its fields belong to the stage that wrote it, which has a dataclass for them.
 Section = Mapping[str, Any]

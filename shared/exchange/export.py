@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from shared.dataset.dataset import Dataset
+from shared.dataset.settings import ANSWER_FORMAT
 from shared.errors import UsageError
 from shared.exchange.export_run import ExportRun
 from shared.exchange.options import ExportOptions
@@ -40,6 +41,8 @@ def export(options: ExportOptions) -> ExportResult:
     if options.format not in FORMATS:
         raise UsageError(f"--format {options.format}: expected one of {', '.join(FORMATS)}")
     dataset = Dataset.open(options.dataset)
+    if dataset.plan().settings.format == ANSWER_FORMAT:
+        raise UsageError(f"{options.dataset}: holds answers of text and images, which no format can represent")
     run = ExportRun(options, dataset)
     with stop_on_signals() as stop:
         FORMATS[options.format].export(run, stop)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+from shared.dataset.columns import columns_of
 from shared.dataset.commit import CommitRecord
 from shared.dataset.dataset import Dataset
 from shared.dataset.key_index import index_problem
 from shared.dataset.paths import unit_and_suffix
 from shared.dataset.plan import Plan
-from shared.dataset.rows import DatasetDigest, columns_of, damaged_keys, from_record_batch
+from shared.dataset.rows import DatasetDigest, damaged_keys, from_record_batch
 from shared.dataset.shards import ShardReader
 from shared.dataset.texts import TextUpdates
 from shared.errors import DatasetError

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from shared.codec import Codec
+from shared.dataset.columns import ANSWER_KIND
 from shared.dataset.dataset import Dataset
 from shared.dataset.rows import CodeRecord
 from shared.errors import ConfigMismatchError, DatasetError, UsageError
@@ -30,11 +31,12 @@ from vq_stage.video.encoding import encode_video_file, frame_files
 
 RECORD_NAME = ".emu3-decode.json"
 CLAIMS_NAME = ".claims"
+PAGE, PICTURES = "html", "images"  # suffixes of the page and of the folder with the pictures of an answer
 MAX_NAME_BYTES = 200
 MAX_KEY_BYTES = 1000  # a quarter of the longest path of common systems
 UNSAFE = re.compile(r"[\x00-\x1f\\:*?\"<>|~]")
 RESERVED = re.compile(
-    rf"\.({'|'.join((*IMAGE_FORMATS, *VIDEO_FORMATS))})$"
+    rf"\.({'|'.join((*IMAGE_FORMATS, *VIDEO_FORMATS, PAGE, PICTURES))})$"
     rf"|^{re.escape(RECORD_NAME)}|^{re.escape(CLAIMS_NAME)}$|^\.lock$",
     re.IGNORECASE,
 )
@@ -42,7 +44,9 @@ DEFAULT_FPS = 8.0  # for clips without a rate of their own
 
 
 def output_path(out: Path, row: CodeRecord, formats: MediaFormats, codec: Codec) -> Path:
-    """Return the file of a row; for a video as frames, that of the last frame, which is written last."""
+    """Return the file of a row that is written last: the page of an answer, the last frame of a video as frames."""
+    if row.kind == ANSWER_KIND:
+        return picture_path(out, row.key, PAGE)
     if row.kind != "video":
         return picture_path(out, row.key, formats.image)
     if formats.video != "frames":
@@ -55,7 +59,7 @@ def write_output(out: Path, row: CodeRecord, pixels: np.ndarray, formats: MediaF
     path = output_path(out, row, formats, codec)
     make_directory(path.parent)
     if row.kind != "video":
-        write_file(path, _image_bytes(pixels, formats))
+        write_file(path, image_bytes(pixels, formats))
     elif formats.video != "frames":
         write_file(path, encode_video_file(pixels, row.fps or DEFAULT_FPS, formats.video, formats.quality))
     else:
@@ -63,7 +67,8 @@ def write_output(out: Path, row: CodeRecord, pixels: np.ndarray, formats: MediaF
             write_file(path.with_name(name), content)
 
 
-def _image_bytes(pixels_HWC: np.ndarray, formats: MediaFormats) -> bytes:
+def image_bytes(pixels_HWC: np.ndarray, formats: MediaFormats) -> bytes:
+    """Return the file of an image (H, W, 3), uint8."""
     buffer = io.BytesIO()
     quality = {} if formats.image == "png" else {"quality": formats.quality}
     Image.fromarray(pixels_HWC).save(buffer, IMAGE_FORMATS[formats.image], **quality)

@@ -13,17 +13,19 @@ import numpy as np
 
 from shared.dataset.dataset import Dataset
 from shared.dataset.quarantine_reasons import WORKER_DIED
-from shared.dataset.rows import CodeRecord, SequenceRecord
+from shared.dataset.rows import AnswerRecord, CodeRecord, SequenceRecord
 from shared.jobs.file_locks import job_lock
 from shared.jobs.job import Task, TaskResult, WorkerContext
 from shared.jobs.prefetch import prefetch_map
 from shared.storage.paths import as_path
+from vq_stage.decode.answer_pages import write_answer
 from vq_stage.decode.options import DecodeOptions
 from vq_stage.decode.output_files import output_path, write_output
 
 if TYPE_CHECKING:
     from vq_stage.tokenizer import VisionTokenizer
 
+Pixels = np.ndarray | Sequence[np.ndarray]  # of an image or a video; of the images of an answer
 WRITER_THREADS = 2
 WRITE_BEHIND = 64  # decoded images that wait to be written
 
@@ -87,7 +89,7 @@ class DecodeWorker:
                 continue
             self.context.report_progress(task.unit, 1)
 
-    def _decoded(self, rows: Iterable[CodeRecord]) -> Iterator[tuple[CodeRecord, np.ndarray]]:
+    def _decoded(self, rows: Iterable[CodeRecord]) -> Iterator[tuple[CodeRecord, Pixels]]:
         """Yield rows with their pixels until the stop flag is set."""
         for (kind, (_, h, w)), group in groupby(rows, key=lambda row: (row.kind, row.codes_THW.shape)):
             tokenizer = self._loaded_tokenizer()
@@ -100,9 +102,12 @@ class DecodeWorker:
                 if self.context.stop.is_set():
                     return
 
-    def _write(self, decoded: tuple[CodeRecord, np.ndarray]) -> None:
+    def _write(self, decoded: tuple[CodeRecord, Pixels]) -> None:
         row, pixels = decoded
-        write_output(self.out, row, pixels, self.options.formats, self.codec)
+        if isinstance(row, AnswerRecord):
+            write_answer(self.out, row, list(pixels), self.options.formats)
+        else:
+            write_output(self.out, row, np.asarray(pixels), self.options.formats, self.codec)
 
     def _loaded_tokenizer(self) -> VisionTokenizer:
         if self.tokenizer is None:
@@ -116,16 +121,21 @@ class DecodeWorker:
 
 
 def _error_of(row: CodeRecord, task: Task) -> str | None:
-    """Return why a row has no image, None if it has one."""
+    """Return why a row has nothing to show, None if it has an image, a video or an answer."""
     if row.src_index in task.poison:
         return f"{WORKER_DIED}: the worker died each time it reached this row"
-    if not row.has_grid:
+    if not row.has_grid and not isinstance(row, AnswerRecord):
         return (row.error if isinstance(row, SequenceRecord) else None) or "no image"
     return None
 
 
-def _pixels(tokenizer: VisionTokenizer, batch: Sequence[CodeRecord], size: int) -> Iterable[np.ndarray]:
-    """Decode a batch of images, filled up to `size`, to (H, W, 3) each; or one video to its frames (T, H, W, 3)."""
+def _pixels(tokenizer: VisionTokenizer, batch: Sequence[CodeRecord], size: int) -> Iterable[Pixels]:
+    """Decode a batch of images, filled up to `size`, to (H, W, 3) each; or one video to its frames (T, H, W, 3).
+
+    Of an answer, decode the images one by one.
+    """
+    if isinstance(answer := batch[0], AnswerRecord):
+        return [[tokenizer.decode_images(codes_HW[None])[0] for codes_HW in answer.images()]]
     if batch[0].kind == "video":
         return [tokenizer.decode_video(batch[0].codes_THW)]
     codes = np.concatenate([row.codes_THW for row in batch])

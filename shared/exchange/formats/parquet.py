@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from shared.dataset.arrow_file import row_schema
+from shared.dataset.columns import ALL_COLUMNS
 from shared.dataset.rows import (
-    ALL_COLUMNS,
     MAX_ROWS_PER_BATCH,
     CodeRecord,
     damaged_keys,

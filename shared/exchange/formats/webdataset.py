@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from shared.dataset.rows import CodeRecord, SequenceRecord, as_stored, columns_of
+from shared.dataset.columns import columns_of
+from shared.dataset.rows import CodeRecord, SequenceRecord, as_stored
 from shared.dataset.settings import DatasetSettings
 from shared.errors import DatasetError
 from shared.exchange.formats.safe_names import safe_name

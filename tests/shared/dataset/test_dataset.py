@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from shared.dataset.columns import columns_of
 from shared.dataset.readers import RowReader
-from shared.dataset.rows import columns_of
 from shared.dataset.settings import SEQUENCE_FORMAT
 from shared.maintenance.verify import verify_dataset
 from shared.storage.paths import is_local

@@ -8,7 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from shared.dataset.rows import columns_of
+from shared.dataset.columns import columns_of
 from shared.dataset.settings import CODES_FORMAT
 from shared.exchange.export import export
 from shared.exchange.options import ExportOptions
