@@ -9,6 +9,8 @@ import numpy as np
 
 from shared.dataset.dataset import Dataset
 from shared.dataset.rows import CodeRecord
+from shared.dataset.settings import ANSWER_FORMAT
+from shared.errors import UsageError
 from vq_stage.decode.job import check_codec
 from vq_stage.media.image_grid import save_sheet
 from vq_stage.model.weights import EMBEDDED_TOKENIZER
@@ -22,10 +24,12 @@ def draw_contact_sheet(
 ) -> None:
     """Write a PNG of at most `rows` rows; generated sequences that are no image are left out.
 
-    Raises ConfigMismatchError if the tokenizer is not the dataset's.
+    Raises ConfigMismatchError if the tokenizer is not the dataset's, UsageError for answers of text and images.
     """
     opened = Dataset.open(dataset)
     check_codec(opened, vision_tokenizer)
+    if opened.plan().settings.format == ANSWER_FORMAT:
+        raise UsageError(f"{dataset}: holds answers of text and images; `emu3 decode` writes a page for each")
     from vq_stage.tokenizer import VisionTokenizer
 
     tokenizer = VisionTokenizer.from_pretrained(vision_tokenizer, device)

@@ -25,6 +25,9 @@ from shared.dataset.rows import AnswerRecord
 from shared.errors import ConfigMismatchError, Interrupted, UsageError
 from shared.exchange.export import export
 from shared.exchange.options import ExportOptions
+from shared.maintenance.options import SealOptions
+from shared.maintenance.seal import seal
+from shared.maintenance.summary import summarize
 from shared.maintenance.verify import verify_dataset
 from shared.tokens.layout import OPTIONAL_SURFACES
 from tests.support.answers import ChattyCache
@@ -124,6 +127,10 @@ def test_interrupted_answers_are_continued(
     resumed = run("resumed", batch_size=2)
     assert_equal(resumed, unbroken)
     assert verify_dataset(Dataset.open(tmp_path / "resumed")).problems == []
+    assert seal(SealOptions(str(tmp_path / "resumed"))).rows == len(ENTRIES)
+    sealed = Dataset.open(tmp_path / "resumed")
+    assert verify_dataset(sealed).digest == verify_dataset(Dataset.open(tmp_path / "unbroken")).digest
+    assert summarize(sealed).codebook_used > 0
 
 
 def test_pages_show_text_and_pictures_in_their_order(run: Run, tmp_path: Path) -> None:
