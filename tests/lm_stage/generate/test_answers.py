@@ -76,7 +76,7 @@ def run(emu35_lm: Path, tmp_path: Path) -> Run:
     images = write_dataset(tmp_path / "codes", [rows], codec=Codec(None, 2048))
 
     def run(name: str, **changes: Any) -> dict[str, AnswerRecord]:
-        settings: dict[str, Any] = {"task": "story", "images": str(images), "max_new_tokens": 150, **changes}
+        settings: dict[str, Any] = {"task": "story", "images": str(images), "max_new_tokens": 120, **changes}
         generate(GenerateOptions(str(prompts), str(tmp_path / name), model=str(emu35_lm), **settings))
         index = KeyReader(Dataset.open(tmp_path / name))
         return {key: row for key in index if isinstance(row := index.row(key), AnswerRecord)}
@@ -108,7 +108,7 @@ def test_answers_do_not_depend_on_the_batch(run: Run) -> None:
     assert_equal(run("alone", batch_size=1), run("together"))
 
 
-@pytest.mark.parametrize("steps", [1, 40, 90])
+@pytest.mark.parametrize("steps", [1, 60])
 def test_interrupted_answers_are_continued(
     run: Run, tmp_path: Path, steps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -64,6 +64,7 @@ def is_allowed(state: AnswerState, token: int) -> bool:
     return token in state.allowed_ids() or (choice == TEXT and is_text)
 
 
+@settings(deadline=None)
 @given(st.lists(parts, max_size=6).map(without_adjacent_texts), st.sampled_from(["ess", "eos"]))
 def test_answers_that_are_written_are_accepted_and_read_back(answer: list[DecodedPart], end: str) -> None:
     tokens = [*(token for part in answer for token in part_ids(part)), getattr(LAYOUT, end)]
@@ -76,6 +77,7 @@ def test_answers_that_are_written_are_accepted_and_read_back(answer: list[Decode
     assert_same(list(answer_parts(tokens, GRAMMAR, RENDERER.text_tokenizer.decode)), answer)
 
 
+@settings(deadline=None)
 @given(st.data(), st.integers(1, 120), st.sampled_from([None, (2, 3)]), st.booleans())
 def test_whatever_is_allowed_is_read(data: Any, limit: int, size: tuple[int, int] | None, repeats: bool) -> None:
     state = AnswerState(GRAMMAR, limit, size, repeats)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shared.dataset.columns import columns_of
@@ -26,6 +26,7 @@ def answer(parts: list[AnswerPart], dtype: str = "uint16") -> AnswerRecord:
     return AnswerRecord("key", 0, "answer", codes, "text", parts=tuple(parts), tokens=[1, 70000], **common)
 
 
+@settings(deadline=None)
 @given(st.lists(texts | images, max_size=5), st.sampled_from(["uint16", "uint32"]))
 def test_answers_survive_arrow(parts: list[AnswerPart], dtype: str) -> None:
     row = answer(parts, dtype)
