@@ -19,6 +19,7 @@ INTEGRATION: dict[str, str] = {
     "pipelines/test_flags.py": "all messages and documents against the whole command line",
     "pipelines/test_mindone.py": "the jobs of both stages with the other implementation of their models",
     "shared/test_code_types.py": "datasets of either code type, through every job that needs no model",
+    "shared/dataset/test_answer_records.py": "rows of answers, to Arrow and back, and damage to them",
     "shared/dataset/test_dataset_digest.py": "the digest of a dataset, which rows and settings decide",
     "shared/dataset/test_sequence_records.py": "datasets of generated sequences, through all files of the folder",
     "vq_stage/test_ibq_jobs.py": "the jobs of the vision stage with a tokenizer of images only",

@@ -138,7 +138,7 @@ class AnswerGenerator(ContinuousBatch[AnswerRequest, AnswerSequence]):
                 self.positions_R[row] += 1
             if sequence.is_done:
                 finished.append(sequence)
-                self.sequences[index] = None
+                self._remove(index)
         return finished
 
     def _chosen(self, logits_RV: np.ndarray, rows: list[int]) -> dict[int, int]:
