@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lm_stage.generate.planner import longest_prompt, max_body_length, planned_prompt, token_counts
+from lm_stage.generate.planner import longest_prompt, max_body_length, planned_prompt, progress_counts
 from lm_stage.generate.prompt_renderer import PromptRenderer
 from lm_stage.generate.prompts import Prompt
 from lm_stage.text.renderer import SequenceRenderer
@@ -89,9 +89,9 @@ def test_longest_prompt_and_tokens_of_a_plan(sequences: SequenceRenderer, tmp_pa
     around = 6  # BOS BOI h * w IMG
     assert longest_prompt(frozen, (1, 16, 24)) == 6 + around
     assert longest_prompt(frozen, (1, 8, 8)) == 30 + around
-    assert token_counts(frozen, [0, 1, 2, 3], sequences) == (3 * 10 + 4, 0)
-    assert token_counts(frozen, [1], sequences) == (3 * 10 + 4, 2 * 10 + 4)
-    assert token_counts(frozen, [], sequences) == (3 * 10 + 4, 3 * 10 + 4)
+    assert progress_counts(frozen, [0, 1, 2, 3], PromptRenderer(sequences, "", False, None)) == (3 * 10 + 4, 0)
+    assert progress_counts(frozen, [1], PromptRenderer(sequences, "", False, None)) == (3 * 10 + 4, 2 * 10 + 4)
+    assert progress_counts(frozen, [], PromptRenderer(sequences, "", False, None)) == (3 * 10 + 4, 3 * 10 + 4)
 
 
 def test_a_prompt_that_does_not_fit_is_refused_with_numbers(sequences: SequenceRenderer) -> None:
@@ -154,7 +154,7 @@ def test_videos_have_units_and_tokens_of_their_own(sequences: SequenceRenderer, 
     assert max_body_length((3, 16, 24), sequences, EMU3) == 3 * 7 + 1
     assert max_body_length((3, 16, 24), with_rows, EMU3) == 3 * 9 + 1
     assert max_body_length((1, 16, 24), sequences, EMU3) == 10, "that of an image, which is longer"
-    assert token_counts(frozen, [0], sequences) == (29 + 22 + 2 * 10, 22 + 2 * 10)
+    assert progress_counts(frozen, [0], PromptRenderer(sequences, "", False, None)) == (29 + 22 + 2 * 10, 22 + 2 * 10)
 
 
 def test_a_video_that_does_not_fit_is_refused_with_numbers(sequences: SequenceRenderer) -> None:
