@@ -125,8 +125,9 @@ def stand_in_digest(pictures: Path, tmp_path_factory: pytest.TempPathFactory) ->
     return verified_digest(dataset)
 
 
-def test_two_workers_one_of_them_killed(pictures: Path, unbroken_digest: str, tmp_path: Path) -> None:
-    process = start_real(pictures, tmp_path / "dataset", "--workers", 2)
+def test_a_worker_is_killed_and_started_again(pictures: Path, unbroken_digest: str, tmp_path: Path) -> None:
+    """With the model; several workers are killed below, with stand-ins for it."""
+    process = start_real(pictures, tmp_path / "dataset", "--workers", 1)
     kills = kill_workers(process, tmp_path / "dataset", at_units=[1])
     done = succeed(process)
     assert kills == done.stderr.count("died (exit code -9); restarting it") == 1

@@ -30,7 +30,6 @@ from tests.support.command import (
     finish,
     leftovers,
     start,
-    verified_digest,
     wait_until,
 )
 from tests.support.file_digests import file_digests
@@ -158,20 +157,18 @@ def killed(small_lm: Path, prompts: Path, tmp_path_factory: pytest.TempPathFacto
 def test_killed_inside_images_and_run_again(
     killed: Path, generated: Path, small_lm: Path, prompts: Path, tmp_path: Path
 ) -> None:
-    """The job is killed in the first and in the second unit and stopped by SIGTERM in the last, then it finishes."""
+    """The job is killed in the first unit and stopped by SIGTERM in the last, then it finishes."""
     dataset = tmp_path / "dataset"
     shutil.copytree(killed, dataset)
     path = journal(dataset)
     path.write_bytes(path.read_bytes()[:-7])  # a line truncated by the kill
     command = ("generate", prompts, dataset, "--model", small_lm, *GENERATE)
-    stop_when(lambda: has_lines(journal(dataset, 1), 3), signal.SIGKILL, *command)
-    assert Dataset(dataset).committed_units() == [0]
     stopped = stop_when(lambda: has_lines(journal(dataset, 2), 2), signal.SIGTERM, *command)
     assert "stopped by SIGTERM" in stopped.stderr
     assert "resumes" in stopped.stderr
     assert 0 < journaled_codes(dataset, 2)[4] < CODES
-    emu3(*command)
-    assert verified_digest(dataset) == verified_digest(generated)
+    run(*command)
+    assert digest(dataset) == digest(generated)
     assert_rows_once(dataset, len(PROMPTS))
     assert leftovers(dataset) == []
     assert not (dataset / "partial").exists()
@@ -454,8 +451,8 @@ def test_understand_interrupted_resumes(small_lm: Path, tmp_path: Path) -> None:
     kept -= 1
     for name in ("answers.jsonl.lock", "answers.jsonl.123-0123abcd.tmp"):
         out.with_name(name).touch()
-    done = emu3("understand", "-", out, *options)
-    assert f"{len(QUESTIONS) - kept} answered, {kept} already present" in done.stderr
+    printed = run("understand", "-", out, *options)
+    assert f"{len(QUESTIONS) - kept} answered, {kept} already present" in printed
     assert out.read_bytes() == unbroken.read_bytes()
     assert [answer["key"] for answer in answers(out)] == list(QUESTIONS)
     assert len({answer["answer"] for answer in answers(out)}) > 1
