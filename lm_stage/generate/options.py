@@ -30,7 +30,8 @@ class TextSampling:
         try:
             self.options(greedy=False)
         except UsageError as error:
-            raise UsageError(str(error).replace("--", "--text-", 1)) from error
+            flag, rest = str(error).removeprefix("--").split(" ", 1)
+            raise UsageError("--" + f"text-{flag} {rest}") from error
 
     def options(self, greedy: bool) -> SamplingOptions:
         return SamplingOptions(self.text_temperature, self.text_top_k, self.text_top_p, greedy)
@@ -110,7 +111,9 @@ class GenerateOptions(InferenceOptions):
     def _check_answers(self) -> None:
         """Raise UsageError for options that images, or answers, do not have."""
         if not self.makes_answers and (self.max_new_tokens is not None or self.text_sampling != TextSampling()):
-            raise UsageError("--max-new-tokens and --text-…: expected with --task, because images have no text")
+            raise UsageError(
+                "--max-new-tokens, --text-temperature, --text-top-k, --text-top-p: expected with --task only"
+            )
         if self.max_new_tokens is not None:
             self.check_positive("max_new_tokens")
         if self.makes_answers and (self.frames or self.window > 1):

@@ -168,8 +168,8 @@ def test_published_settings_of_answers() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"max_new_tokens": 5}, "--max-new-tokens and --text-"),
-        ({"text_sampling": TextSampling(text_top_k=5)}, "expected with --task"),
+        ({"max_new_tokens": 5}, "--max-new-tokens, --text-temperature"),
+        ({"text_sampling": TextSampling(text_top_k=5)}, "expected with --task only"),
         ({"task": "story", "max_new_tokens": 0}, "--max-new-tokens 0"),
         ({"task": "story", "window": 2}, "neither --frames nor --window"),
         ({"task": "story", "frames": 2}, "neither --frames nor --window"),
