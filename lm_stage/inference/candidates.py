@@ -12,9 +12,8 @@ import numpy as np
 from lm_stage.inference.options import SamplingOptions
 from lm_stage.inference.sampling import gumbel, nucleus_thresholds
 
-SPARE = (
-    512  # selected beyond top-k, because tokens with equal logits, frequent in half precision, are candidates together
-)
+# Selected beyond top-k, because tokens with equal logits, frequent in half precision, are candidates together.
+SPARE = 512
 
 
 def count_to_select(options: SamplingOptions, tokens: int) -> int | None:
