@@ -81,7 +81,7 @@ class StandInDecodeWorker(DecodeWorker):
 
     def _loaded_tokenizer(self) -> Any:
         pass_gate(self.context.stop)
-        return step_by_step.StandInTokenizer()
+        return step_by_step.StandInTokenizer.from_pretrained(self.options.vision_tokenizer)
 
 
 class StandInGenerateWorker(GenerateWorker):
