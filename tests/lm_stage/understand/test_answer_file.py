@@ -22,7 +22,7 @@ SETTINGS = AnswerSettings(
     question="why?",
     template="chat",
     max_new_tokens=5,
-    sampling=sampling_to_json(SamplingOptions(greedy=True)),
+    sampling=sampling_to_json(SamplingOptions(top_k=2048, top_p=1.0, greedy=True)),
     seed=3,
 )
 ANSWERS = [Answer("b", "why?", ("one",), "because", "eos", 4), Answer("a", "", (), error="bad_entry: line 2")]

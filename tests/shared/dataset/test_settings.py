@@ -53,7 +53,7 @@ def test_fingerprints_leave_out_what_does_not_decide_the_codes() -> None:
         ({"units": {"rows": 0}}, "plan: settings.units.rows: expected an integer of at least 1, got 0"),
         ({"units": 3}, "plan: settings.units: expected an object, got 3"),
         ({"clips": []}, "plan: settings.clips: expected an object"),
-        ({"format": "emu3.codes/9"}, "plan: settings.format: expected one of emu3.codes/1, emu3.seq/1, got"),
+        ({"format": "emu3.codes/9"}, "plan: settings.format: expected one of emu3.codes/1, emu3.seq/1, emu3.answer/1"),
         ({"format": []}, "plan: settings.format: expected one of"),
         ({"colour": {}}, "plan: settings.colour: unknown field"),
     ],
