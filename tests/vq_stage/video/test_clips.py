@@ -195,7 +195,7 @@ def test_recorded_settings_are_read_back(sampling: ClipSampling) -> None:
 @pytest.mark.parametrize(
     ("changes", "named"),
     [
-        ({"frames": 5}, "clips: --clip-frames 5"),
+        ({"frames": 0}, "clips: --clip-frames 0"),
         ({"frames": "16"}, "clips.frames: expected int, got '16'"),
         ({"overlap": 4}, "clips.overlap: unknown field"),
     ],
