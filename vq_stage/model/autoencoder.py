@@ -9,6 +9,7 @@ Pixels are in [-1, 1].
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import TypeVar
 
 import mindspore as ms
@@ -46,13 +47,13 @@ class Autoencoder(nn.Cell):
         """Return unclipped pixels of codes (B, T, h, w): (B, 1, 3, H, W) for images, more frames for clips."""
         return self.decode_quantized(self.quantize.lookup(codes_BTHW), is_image)
 
+    @abstractmethod
     def encode_latents(self, pixels_BTCHW: Tensor) -> Tensor:
         """Return the latents (B, 1, C, h, w) of images or clips, before quantization."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decode_quantized(self, quantized_BTCHW: Tensor, is_image: bool) -> Tensor:
         """Return unclipped pixels of quantized latents (B, T, C, h, w)."""
-        raise NotImplementedError
 
 
 class Quantizer(nn.Cell):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -16,7 +17,7 @@ _LISTS = ("channel_multiplier", "attn_resolutions")
 
 
 @dataclass(frozen=True, slots=True)
-class SpatialConfig:
+class SpatialConfig(ABC):
     """Dimensions of the layers that every encoder and decoder has, and of the codebook.
 
     Raises CheckpointError for dimensions that are not supported.
@@ -76,9 +77,9 @@ class SpatialConfig:
     def level_channels(self, level: int) -> int:
         return self.base_channels * self.channel_multiplier[level]
 
+    @abstractmethod
     def to_dict(self) -> dict[str, Any]:
         """Return what `config.json` holds, under the published keys."""
-        raise NotImplementedError
 
 
 def read_fields(raw: Mapping[str, Any], keys: Mapping[str, str], where: str) -> dict[str, Any]:

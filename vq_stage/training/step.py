@@ -5,6 +5,8 @@ How latents are quantized, and what that adds to the loss, differs between famil
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import mindspore as ms
 from mindspore import Tensor, nn
 
@@ -53,9 +55,9 @@ class TrainStep(nn.Cell):
         error = self.model.kernels.mean_squared_error(reconstruction, pixels_BTCHW)
         return error + quantization_loss, error, latents, codes, reconstruction
 
+    @abstractmethod
     def quantize(self, latents_BTCHW: Tensor, share: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the blended latents that are decoded, the codes, and the weighted loss of the quantization."""
-        raise NotImplementedError
 
 
 def learning_rate_schedule(options: TrainVQOptions) -> list[float]:
