@@ -1,7 +1,7 @@
 """Speed of Emu3.5's vision tokenizer compared with its architecture in PyTorch: same weights, one run, one machine.
 
-    make bench                                   # published width and a small one
-    python -m tests.benchmarks.bench_ibq --width 64 --rounds 5
+    python -m tests.benchmarks.run --only ibq            # the published width and a small one
+    python -m tests.benchmarks.run --only ibq --quick    # the small one
 
 The weights are random. The peer is `torch_ibq`, a statement of the published architecture of our own. Peers take turns
 within each round; times are medians, and ratios are computed per round.
@@ -77,20 +77,3 @@ def compare(width: int, pixels: np.ndarray, rounds: int) -> list[Row]:
         name = f"Emu3.5: {task} an image of {pixels.shape[1]}², base width {width}"
         found += compared(name, "images/s", dict.fromkeys(runs, 1), seconds, GOALS.get((task, width)))
     return found
-
-
-@click.command()
-@click.option(
-    "--width", "widths", type=int, multiple=True, default=(64, 256), help="Base width; 256 is the published one."
-)
-@click.option("--size", type=int, default=256, help="Side of the image in pixels.")
-@click.option("--rounds", type=int, default=3, help="Number of timed rounds.")
-def main(widths: tuple[int, ...], size: int, rounds: int) -> None:
-    """Print images per second, one image at a time; the last column is the peer's time divided by ours."""
-    click.echo(f"{os.cpu_count()} cores, torch {torch.__version__}, {size}×{size}, {rounds} rounds, medians")
-    for width in widths:
-        compare(width, picture(size), rounds)
-
-
-if __name__ == "__main__":
-    main()
