@@ -15,7 +15,8 @@ from pathlib import Path
 
 import jinja2
 
-from pipelines.report.media import clip_section, data_url, finished_steps, picture_section
+from pipelines.report.answers import answer_sections
+from pipelines.report.media import clip_sections, data_url, finished_steps, picture_sections
 from pipelines.workflow.pipeline import Pipeline
 from pipelines.workflow.state import StepState
 from shared.dataset.dataset import Dataset
@@ -35,7 +36,7 @@ def write_report(pipeline: Pipeline, steps: Sequence[StepState], path: Path) -> 
         name=pipeline.name,
         machine=f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         versions=f"emu3-relay {version('emu3-relay')}, MindSpore {version('mindspore')}",
-        sections=[section for section in (picture_section(pipeline), clip_section(pipeline)) if section],
+        sections=[*picture_sections(pipeline), *answer_sections(pipeline), *clip_sections(pipeline)],
         curves=[
             {"step": step.name, "data_url": data_url(output / "loss.png")}
             for step, output in finished_steps(pipeline, "sft")

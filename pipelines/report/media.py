@@ -32,9 +32,9 @@ MEDIA_TYPES = {
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A picture or video, and the step that made it."""
+    """A picture or video with what is written below it: the step that made it, or the text before it."""
 
-    step: str
+    label: str
     data_url: str
     alt: str
 
@@ -84,6 +84,11 @@ class Row:
         return self.text or self.key
 
 
+def heading(step: str) -> str:
+    """Return the name of a step as people read it."""
+    return step.replace("_", " ")
+
+
 def finished_steps(pipeline: Pipeline, command: str) -> list[tuple[Step, Path]]:
     """Steps of one command that have an output, with that output."""
     return [
@@ -93,15 +98,25 @@ def finished_steps(pipeline: Pipeline, command: str) -> list[tuple[Step, Path]]:
     ]
 
 
-def picture_section(pipeline: Pipeline) -> Section | None:
-    """A card per key: its caption, the picture of every decode step, and the answers about it."""
+def picture_sections(pipeline: Pipeline) -> Iterator[Section]:
+    """Yield a section for the decode steps that have keys in common, such as a picture before and after training.
+
+    It has a card per key: its caption, the picture of each of these steps, and the answers about it.
+    """
     decodes = finished_steps(pipeline, "decode")
     answers = {step.name: read_answers(output) for step, output in finished_steps(pipeline, "understand")}
-    rows = next((found for step, output in decodes if (found := _decoded_images(step, output))), [])
-    columns = [
-        (step, output) for step, output in decodes if any(_decoded_file(output, row, PICTURE_SUFFIXES) for row in rows)
-    ]
-    rows = [row for row in rows if all(_decoded_file(output, row, PICTURE_SUFFIXES) for _, output in columns)]
+    while decodes:
+        rows = _decoded_images(*decodes[0])
+        columns = [(step, output) for step, output in decodes if any(_picture_file(output, row) for row in rows)]
+        if section := _picture_section(rows, columns, answers):
+            yield section
+        decodes = [one for one in decodes[1:] if one not in columns]
+
+
+def _picture_section(
+    rows: list[Row], columns: list[tuple[Step, Path]], answers: dict[str, dict[str, str]]
+) -> Section | None:
+    rows = [row for row in rows if all(_picture_file(output, row) for _, output in columns)]
     if not rows:
         return None
     shown = rows[:: max(1, -(-len(rows) // MAX_CARDS))]
@@ -112,16 +127,16 @@ def picture_section(pipeline: Pipeline) -> Section | None:
 
 def _picture_card(row: Row, columns: list[tuple[Step, Path]], answers: dict[str, dict[str, str]]) -> Card:
     figures = tuple(
-        Figure(step.name, _compressed(path), row.caption)
+        Figure(heading(step.name), compressed(path), row.caption)
         for step, output in columns
-        if (path := _decoded_file(output, row, PICTURE_SUFFIXES))
+        if (path := _picture_file(output, row))
     )
     found = tuple(Answer(name, texts[row.key]) for name, texts in answers.items() if row.key in texts)
     return Card(row.caption, figures, found)
 
 
-def clip_section(pipeline: Pipeline) -> Section | None:
-    """A card per video: its source, if a browser can play that, beside the decoded one."""
+def clip_sections(pipeline: Pipeline) -> Iterator[Section]:
+    """Yield a section with a card per video: its source, if a browser can play that, beside the decoded one."""
     sources = {str(output): step.location("source") or "" for step, output in finished_steps(pipeline, "encode")}
     cards = []
     for step, output in finished_steps(pipeline, "decode"):
@@ -131,12 +146,13 @@ def clip_section(pipeline: Pipeline) -> Section | None:
             if dataset in sources:
                 files = {"source": as_path(sources[dataset]) / row.src_uri, **files}
             figures = (
-                Figure(name, data_url(path), "a clip")
+                Figure(heading(name), data_url(path), "a clip")
                 for name, path in files.items()
                 if path is not None and _is_playable(path)
             )
             cards.append(Card(row.caption, tuple(figures)))
-    return Section("Clips", "videos, encoded and decoded", 360, tuple(cards)) if cards else None
+    if cards:
+        yield Section("Clips", "videos, encoded and decoded", 360, tuple(cards))
 
 
 def read_rows(location: Path | str) -> Iterator[Row]:
@@ -156,7 +172,11 @@ def read_answers(path: Path) -> dict[str, str]:
 def _decoded_images(step: Step, output: Path) -> list[Row]:
     """Image rows of the dataset of a decode step for which a picture exists."""
     rows = read_rows(step.location("dataset") or "")
-    return [row for row in rows if row.kind == "image" and _decoded_file(output, row, PICTURE_SUFFIXES)]
+    return [row for row in rows if row.kind == "image" and _picture_file(output, row)]
+
+
+def _picture_file(output: Path, row: Row) -> Path | None:
+    return _decoded_file(output, row, PICTURE_SUFFIXES)
 
 
 def _decoded_file(output: Path, row: Row, suffixes: Iterable[str]) -> Path | None:
@@ -173,7 +193,7 @@ def data_url(path: Path) -> str:
     return f"data:{MEDIA_TYPES[path.suffix]};base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 
-def _compressed(path: Path) -> str:
+def compressed(path: Path) -> str:
     """A picture as a WebP data URL."""
     buffer = io.BytesIO()
     with path.open("rb") as file, open_image(file) as image:

@@ -72,7 +72,7 @@ def test_the_page_is_complete_and_needs_no_network(page: Path) -> None:
 def test_captions_and_answers_with_markup_are_escaped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     figure = Figure("before", "data:image/webp;base64,AAAA", CAPTION)
     card = Card(CAPTION, (figure,), (Answer("answers", "<script>alert(1)</script>"),))
-    monkeypatch.setattr(html, "picture_section", lambda pipeline: Section("Pictures", "", 160, (card,)))
+    monkeypatch.setattr(html, "picture_sections", lambda pipeline: [Section("Pictures", "", 160, (card,))])
     write_report(Pipeline("p", tmp_path, ()), [], tmp_path / "report.html")
     text = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert text.count("caption &lt;b&gt;0&lt;/b&gt; &amp; &#34;more&#34;") == 2
