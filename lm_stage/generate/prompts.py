@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lm_stage.inference.options import MAX_SEED
+from lm_stage.model.codec import IMAGES_ONLY
 from lm_stage.text.entry_files import parse_keys, parse_text
 from lm_stage.text.prompting import PLAIN, Prompting
 from shared.codec import EMU3, Codec
@@ -18,7 +19,6 @@ from shared.errors import RefusedInput, UsageError
 
 MAX_SAMPLES = 10_000  # of one prompt
 MAX_FRAMES = 65535  # frames of codes; a plan stores them as uint16
-IMAGES_ONLY = "the model's vision tokenizer encodes images only; ask for the frames as images"
 
 
 @dataclass(frozen=True, slots=True)
