@@ -81,11 +81,20 @@ def encode(options: EncodeOptions) -> None:
 @click.option("--megapixels-per-s", type=float, help="Encoding speed of one device in megapixels per second.")
 @click.option("--measured-in", metavar="DATASET", help="Take the encoding speed from the log of this dataset.")
 @click.option("--seq-length", type=int, default=8192, help="Tokens per packed row during fine-tuning.")
-def plan(options: EncodeOptions, megapixels_per_s: float | None, measured_in: str | None, seq_length: int) -> None:
+@click.option(
+    "--prompting",
+    type=click.Choice(["plain", "emu3", "emu35"]),
+    default="emu3",
+    help="Form of sequences during fine-tuning: that of Emu3 (plain, emu3) or of Emu3.5 (emu35).",
+)
+def plan(
+    options: EncodeOptions, megapixels_per_s: float | None, measured_in: str | None, seq_length: int, prompting: str
+) -> None:
     """Estimate what encoding SOURCE would take, from the headers of its files.
 
     Shows sizes, compiled graphs, device-hours, gigabytes, tokens for fine-tuning, and inputs that would be refused.
     """
+    from lm_stage.text.prompting import PROMPTINGS
     from pipelines.report.text import counts_text, forecast_text
     from shared.dataset.dataset import Dataset
     from vq_stage.encode.estimate import forecast, measured_megapixels_per_s
@@ -94,7 +103,7 @@ def plan(options: EncodeOptions, megapixels_per_s: float | None, measured_in: st
 
     rate = megapixels_per_s or (measured_megapixels_per_s(Dataset.open(measured_in)) if measured_in else None)
     planner = Planner(options, read_factors(options.vision_tokenizer))
-    found = forecast(planner)
+    found = forecast(planner, PROMPTINGS[prompting].drawing_form)
     for line in planner.source.report.lines():
         say(line)
     click.echo(forecast_text(found, rate, seq_length))

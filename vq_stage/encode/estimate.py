@@ -16,12 +16,12 @@ from shared.dataset.plan import Plan, Size
 from shared.dataset.plan_writer import PlanWriter
 from shared.dataset.settings import DatasetSettings
 from shared.jobs.signals import stop_on_signals
-from shared.tokens.grid_formats import IMAGE, UNIVLA, grid_length
+from shared.tokens.sequence_form import SequenceForm
 from vq_stage.encode.planner import Planner
 
 BYTES_PER_ROW = 150  # key, path, checksums and so on, besides codes and caption
 TEXT_BYTES_PER_TOKEN = 4.0
-CONTROL_TOKENS = 4  # BOS, BOI, IMG, EOS; the size between BOI and IMG takes one token per character
+EMU3_FORM = SequenceForm()
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Forecast:
 
     `inputs` counts all inputs, `sizes` those of each size (frames, height, width in pixels), `quarantined` those of
     each reason. `sequence_lengths` are the lengths of SFT sequences in tokens, int64 (rows,): exact except for the
-    caption, which is counted as four bytes per token.
+    caption and the text around it, which are counted as four bytes per token.
     """
 
     inputs: int
@@ -56,18 +56,18 @@ class Forecast:
         return self.megapixels / megapixels_per_s / 3600
 
 
-def forecast(planner: Planner) -> Forecast:
-    """Plan the whole source into a temporary file. Raises what planning raises."""
+def forecast(planner: Planner, form: SequenceForm = EMU3_FORM) -> Forecast:
+    """Plan the whole source into a temporary file; `form` is that of SFT sequences. Raises what planning raises."""
     with tempfile.TemporaryDirectory(prefix="emu3-plan-") as folder, stop_on_signals() as stop:
         path = Path(folder) / "plan.arrow"
         with PlanWriter(planner.options.unit_rows) as writer:
             planner.plan_all(writer, stop)
             writer.freeze(path, DatasetSettings(planner.codec))
-        return _summary_of(Plan(path))
+        return _summary_of(Plan(path), form)
 
 
-def _summary_of(plan: Plan) -> Forecast:
-    codec = plan.settings.codec
+def _summary_of(plan: Plan, form: SequenceForm) -> Forecast:
+    codec, template_bytes = plan.settings.codec, len(form.template.encode())
     sizes: Counter[Size] = Counter()
     quarantined: Counter[str] = Counter()
     captions = text_bytes = 0
@@ -81,7 +81,8 @@ def _summary_of(plan: Plan) -> Forecast:
         texts = np.array([len((planned.text or "").encode()) for planned in unit.inputs], np.int64)
         captions += sum(planned.text is not None for planned in unit.inputs)
         text_bytes += int(texts.sum())
-        lengths.append(np.ceil(texts / TEXT_BYTES_PER_TOKEN).astype(np.int64) + sequence_length(unit.size, codec))
+        text_tokens = np.ceil((template_bytes + texts) / TEXT_BYTES_PER_TOKEN).astype(np.int64)
+        lengths.append(text_tokens + sequence_length(unit.size, codec, form))
     rows = sum(sizes.values())
     codes = sum(count * int(np.prod(grid(size, codec))) for size, count in sizes.items())
     return Forecast(
@@ -103,12 +104,9 @@ def grid(size: Size, codec: Codec) -> tuple[int, int, int]:
     return max(1, frames // codec.temporal_factor), height // codec.spatial_factor, width // codec.spatial_factor
 
 
-def sequence_length(size: Size, codec: Codec) -> int:
-    """Return the number of tokens of a text-to-image or text-to-video sequence of this size, without the caption."""
-    t, h, w = grid(size, codec)
-    if size[0] == 1:
-        return CONTROL_TOKENS + len(f"{h}*{w}") + grid_length(1, h, w, IMAGE)
-    return CONTROL_TOKENS + len(f"{t}*{h}*{w}") + grid_length(t, h, w, UNIVLA)
+def sequence_length(size: Size, codec: Codec, form: SequenceForm = EMU3_FORM) -> int:
+    """Return the tokens of a text-to-image or text-to-video sequence of this size in pixels, without those of text."""
+    return form.length(size[0] > 1, *grid(size, codec))
 
 
 def measured_megapixels_per_s(dataset: Dataset) -> float | None:
