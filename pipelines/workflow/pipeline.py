@@ -1,7 +1,7 @@
 """A pipeline ready to run: its steps in order, checked as a whole before any of them starts.
 
-Commands, options, references, inputs and tokenizers are checked. Whether a model has room for what it is given is
-only found by the step itself.
+Commands, options, references, inputs and tokenizers are checked, and options against the tokenizer of their step.
+Whether a model has room for what it is given is only found by the step itself.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pipelines.workflow.command_line import output_path
 from pipelines.workflow.file import PipelineFile, referenced_names, refuse, substitute
 from pipelines.workflow.kinds import kind_problems
 from pipelines.workflow.step import Step, build_step, producer_of
+from pipelines.workflow.tokenizer_check import tokenizer_problems
 from shared.errors import RefusedInput, UsageError
 from shared.storage.paths import as_path
 from vq_stage.sources.files import refusing_unreadable
@@ -61,6 +62,7 @@ def load_pipeline(location: str, changes: Mapping[str, str], out: str | None, co
         problems.append(f"steps need each other in a cycle: {' → '.join(error.args[1])}")
     problems += [problem for step in steps for problem in _location_problems(step, outputs)]
     problems += kind_problems(steps)
+    problems += tokenizer_problems(steps)
     codecs = CodecCheck(partial(producer_of, outputs=outputs))
     problems += [problem for step in steps for problem in codecs.problems(step)]
     refuse(str(file.path), problems)
