@@ -26,6 +26,7 @@ from lm_stage.training.options import SftOptions
 from shared.errors import ConfigMismatchError, UsageError
 from tests.support.captioned_codes import write_codes
 from tests.support.command import REPOSITORY, emu3, environment
+from tests.support.models import write_language_model
 
 SETTINGS = ("--steps", 6, "--seq-length", 64, "--micro-batch-size", 2, "--learning-rate", "1e-3", "--save-every", 3)
 
@@ -86,6 +87,12 @@ def one(small_lm: Path, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed
     return Undisturbed(codes, watched, folder / "run")
 
 
+@pytest.fixture(scope="module")
+def small_lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A decoder with all kinds of parameters: heads of their own size, and norms of queries and keys."""
+    return write_language_model(tmp_path_factory.mktemp("models") / "normed", head_dim=6, qk_norm=True)
+
+
 def sft_in_process(codes: Path, run: Path, model: Path, **changes: Any) -> Path:
     """Train as `emu3 sft` with SETTINGS does."""
     settings = {"steps": 6, "seq_length": 64, "micro_batch_size": 2, "learning_rate": 1e-3, "save_every": 3}
@@ -104,6 +111,7 @@ def test_two_processes_take_the_steps_of_one(
     assert held_out[-1] < held_out[0] < losses(one.run)[0]  # the held-out data resembles the training data
     assert losses(two, "held_out_loss") == pytest.approx(held_out, rel=1e-5)
     ours, theirs = load_file(one.run / "model/model.safetensors"), load_file(two / "model/model.safetensors")
+    assert sum(name.endswith(("q_norm.weight", "k_norm.weight")) for name in ours) == 4
     assert all(np.allclose(ours[name], theirs[name], atol=1e-5) for name in ours)
     names = sorted(path.name for path in (two / "checkpoints").iterdir())
     assert names == ["step-00000003", "step-00000006"]
