@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipelines.workflow.step import Step, producer_of
 from shared.codec import Codec
-from shared.errors import CheckpointError, UsageError
+from shared.errors import RelayError, UsageError
 from vq_stage.encode.options import EncodeOptions
 from vq_stage.model.codec import read_factors
 from vq_stage.model.families import read_config_file
@@ -24,15 +24,17 @@ def tokenizer_problems(steps: Sequence[Step]) -> Iterator[str]:
     trained: dict[str, Codec] = {}
     for step in steps:
         try:
-            if (codec := _codec_of(step.options, outputs, trained)) is None:
-                continue
+            codec = _codec_of(step.options, outputs, trained)
+        except RelayError:
+            codec = None
+        if codec is None:
+            continue
+        try:
             if isinstance(step.options, TrainVQOptions):
                 trained[step.name] = codec
                 step.options.fitted(codec)
             elif isinstance(step.options, EncodeOptions):
                 step.options.check(codec)
-        except CheckpointError:
-            continue
         except UsageError as error:
             yield f"step {step.name}: {error}"
 

@@ -8,7 +8,6 @@ import pytest
 
 from shared.errors import UsageError
 from tests.support.small_pipelines import load, steps
-from vq_stage.model.weights import EMBEDDED_TOKENIZER
 
 ENCODE = {"run": "encode", "source": "photos"}
 
@@ -53,7 +52,5 @@ def test_a_tokenizer_that_cannot_be_read_is_reported_once(folder: Path) -> None:
     (broken / "config.json").write_text('{"codebook_size": 7}')
     with pytest.raises(UsageError) as refused:
         load(steps(a={**ENCODE, "vision-tokenizer": "broken", "round-to": "12"}))
-    assert str(refused.value).count("broken") >= 1
+    assert str(refused.value).count("config.json") == 1
     assert "--round-to" not in str(refused.value)
-    with pytest.raises(UsageError, match="--round-to 12"):
-        load(steps(a={**ENCODE, "vision-tokenizer": str(EMBEDDED_TOKENIZER), "round-to": "12"}))
