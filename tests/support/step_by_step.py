@@ -31,13 +31,17 @@ import lm_stage.generate.worker
 import vq_stage.decode.job
 import vq_stage.encode.options
 import vq_stage.encode.worker
+from lm_stage.inference.answer_generator import AnswerGenerator
 from lm_stage.inference.options import InferenceOptions, SamplingOptions
 from lm_stage.inference.text_generator import TextGenerator
 from lm_stage.inference.visual_generator import VisualGenerator
 from lm_stage.model.model_directory import ModelDirectory
+from lm_stage.text.answer_grammar import AnswerGrammar
+from lm_stage.text.renderer import SequenceRenderer
 from shared.codec import Codec
 from shared.device import Device
 from shared.tokens.layout import TokenLayout
+from tests.support.answers import ChattyCache
 from tests.support.file_digests import file_digests
 from tests.support.forking import run_forked
 from tests.support.small_datasets import WIDE_CODEC
@@ -103,15 +107,23 @@ class StandInCache:
         return None
 
 
-class StandInLanguageModel:
-    """Runs the real generators over the logits of `StandInCache`."""
+class StandInAnswerCache(ChattyCache):
+    """Counts each forward as a change."""
 
-    def __init__(self, layout: TokenLayout):
-        self.layout = layout
+    def decode_step(self, token_ids_RL: np.ndarray, positions_RL: np.ndarray) -> np.ndarray:
+        sys.audit(TOKEN_WRITTEN)
+        return super().decode_step(token_ids_RL, positions_RL)
+
+
+class StandInLanguageModel:
+    """Runs the real generators over the logits of the stand-in caches; only answers need the directory."""
+
+    def __init__(self, layout: TokenLayout, directory: ModelDirectory | None = None):
+        self.layout, self.directory = layout, directory
 
     @classmethod
     def for_job(cls, model: ModelDirectory, options: InferenceOptions) -> Any:
-        return cls(model.layout)
+        return cls(model.layout, model)
 
     def visual_generator(
         self, batch_size: int, length: int, sampling: SamplingOptions, guidance_scale: float, window: int
@@ -121,6 +133,20 @@ class StandInLanguageModel:
 
     def text_generator(self, batch_size: int, length: int, sampling: SamplingOptions) -> TextGenerator:
         return TextGenerator(StandInCache(batch_size, self.layout.first_visual_token), self.layout, sampling)
+
+    def answer_generator(
+        self,
+        batch_size: int,
+        length: int,
+        sampling: SamplingOptions,
+        text_sampling: SamplingOptions,
+        guidance_scale: float,
+    ) -> AnswerGenerator:
+        assert self.directory is not None
+        tokenizer, prompting = self.directory.text_tokenizer, self.directory.prompting
+        grammar = AnswerGrammar.of(SequenceRenderer(tokenizer, self.layout, prompting=prompting))
+        cache: Any = StandInAnswerCache(batch_size if guidance_scale == 1 else 2 * batch_size, grammar)
+        return AnswerGenerator(cache, grammar, sampling, text_sampling, guidance_scale)
 
 
 def stand_in() -> None:
