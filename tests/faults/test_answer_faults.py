@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -62,9 +63,9 @@ def test_answers_disturbed_at_every_step(
     assert problems(lines, allowed) == []
 
 
-def journaled(dataset: Path) -> int:
-    """Return the number of entries in the journals of a dataset."""
-    return sum(path.read_bytes().count(b"\n") - 1 for path in dataset.rglob("*.journal"))
+def has_journaled(dataset: Path, entries: int) -> bool:
+    """Whether the journals of a dataset have so many entries."""
+    return sum(path.read_bytes().count(b"\n") - 1 for path in dataset.rglob("*.journal")) >= entries
 
 
 def kill(process: subprocess.Popen[str]) -> None:
@@ -79,7 +80,7 @@ def test_a_real_model_killed_inside_answers_and_at_commits(emu35_lm: Path, promp
     command = ("generate", prompts, killed, "--model", emu35_lm, *OPTIONS, *limits)
     for entries in (1, 3):
         process = start(*command)
-        wait_until(lambda: journaled(killed) >= entries, process)
+        wait_until(partial(has_journaled, killed, entries), process)
         kill(process)
     for change in range(3):  # before a part gets its name, before its record, and at the next unit
         kill(PausedCommand(f"{killed}/parts/*", change, tmp_path / "pause", *command).process)

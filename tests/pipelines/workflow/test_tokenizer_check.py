@@ -31,7 +31,7 @@ def test_each_tokenizer_has_its_own_multiples(folder: Path, golden_ibq: Path) ->
     """The golden one has 4 pixels per code and encodes images only."""
     images_only = {**ENCODE, "vision-tokenizer": str(golden_ibq)}
     assert load(steps(a={**images_only, "round-to": "12"}))
-    with pytest.raises(UsageError, match="step a: --clip-frames, .* this tokenizer encodes images only"):
+    with pytest.raises(UsageError, match=r"step a: --clip-frames, .* this tokenizer encodes images only"):
         load(steps(a={**images_only, "clip-frames": "8"}))
 
 
