@@ -9,7 +9,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
@@ -21,7 +21,7 @@ from tests.benchmarks.machine import Machine, this_machine
 from tests.benchmarks.row import Row
 from tests.benchmarks.table import replace_part, table
 
-MODULES = ("vision", "ibq", "language", "sft", "jobs", "engine", "resume", "planning", "formats")
+MODULES = ("vision", "ibq", "language", "window", "sft", "jobs", "engine", "resume", "planning", "formats")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +53,8 @@ def module_rows(name: str, quick: bool) -> list[Row]:
     return list(import_module(f"tests.benchmarks.bench_{name}").rows(quick))
 
 
-def run_all(names: Sequence[str], quick: bool) -> Report:
-    """Run modules, each in a fresh process. One that fails is reported and left out."""
+def reports(names: Sequence[str], quick: bool) -> Iterator[Report]:
+    """Run modules, each in a fresh process, and yield the report after each. One that fails is printed and left out."""
     load, sections, elapsed_s = os.getloadavg()[0], {}, {}
     for name in names:
         began = time.monotonic()
@@ -62,10 +62,10 @@ def run_all(names: Sequence[str], quick: bool) -> Report:
             sections[name] = in_fresh_process(module_rows, name, quick)
         except Exception as error:
             click.echo(f"bench_{name} failed: {error!r}", err=True)
-            continue
-        elapsed_s[name] = round(time.monotonic() - began, 1)
-        click.echo(f"bench_{name}: {elapsed_s[name]:.0f} s", err=True)
-    return Report(this_machine(load), quick, elapsed_s, sections)
+        else:
+            elapsed_s[name] = round(time.monotonic() - began, 1)
+            click.echo(f"bench_{name}: {elapsed_s[name]:.0f} s", err=True)
+        yield Report(this_machine(load), quick, elapsed_s, sections)
 
 
 @click.command()
@@ -74,14 +74,17 @@ def run_all(names: Sequence[str], quick: bool) -> Report:
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Write the rows and the machine here.")
 @click.option("--page", type=click.Path(path_type=Path), help="Replace the table between the markers of this page.")
 def main(quick: bool, names: tuple[str, ...], json_file: Path | None, page: Path | None) -> None:
-    """Print one table: our figures, the peers', the goals, and whether they are met."""
+    """Print one table: our figures, the peers', the goals, and whether they are met.
+
+    The files are written after every module, so that a run that is interrupted keeps its rows.
+    """
     names = names or MODULES
-    report = run_all(names, quick)
+    for report in reports(names, quick):
+        if json_file:
+            json_file.write_text(report.to_json(), encoding="utf-8")
+        if page:
+            replace_part(page, report.page())
     click.echo(f"\n{report.page()}")
-    if json_file:
-        json_file.write_text(report.to_json(), encoding="utf-8")
-    if page:
-        replace_part(page, report.page())
     sys.exit(len(report.sections) < len(names))
 
 
