@@ -67,7 +67,11 @@ class CodebookEMA:
     def _restart(self, codes: np.ndarray, latents_NC: np.ndarray, random: np.random.Generator) -> None:
         """Move codes to randomly chosen latents of this batch plus a little noise, as if used at the mean rate."""
         rate = len(latents_NC) / len(self.counts_K)
-        chosen = latents_NC[random.integers(len(latents_NC), size=len(codes))]
-        chosen = chosen + random.normal(scale=RESTART_NOISE * latents_NC.std(axis=0), size=chosen.shape)
         self.counts_K[codes] = rate
-        self.sums_KC[codes] = rate * chosen
+        self.sums_KC[codes] = rate * near_latents(latents_NC, len(codes), random)
+
+
+def near_latents(latents_NC: np.ndarray, count: int, random: np.random.Generator) -> np.ndarray:
+    """Return `count` entries (count, C): randomly chosen latents plus a little noise."""
+    chosen = latents_NC[random.integers(len(latents_NC), size=count)]
+    return chosen + random.normal(scale=RESTART_NOISE * latents_NC.std(axis=0), size=chosen.shape)

@@ -13,7 +13,7 @@ import numpy as np
 from mindspore import Tensor, ops
 
 from vq_stage.model.autoencoder import Autoencoder, Quantizer
-from vq_stage.training.codebook import DEAD_CODE_RATIO
+from vq_stage.training.codebook import DEAD_CODE_RATIO, near_latents
 from vq_stage.training.options import TrainVQOptions
 from vq_stage.training.step import TrainStep
 
@@ -69,12 +69,15 @@ def entropy_loss(logits_NK: Tensor) -> Tensor:
     return -(probabilities_NK * log_probabilities_NK).sum() / N - of_all
 
 
-class CodeUse:
-    """Counts how often each code is used, by a moving average; the codebook itself is trained by the step."""
+class TrainedCodebook:
+    """The codebook that the step trains: initialized here, with its use counted by a moving average."""
 
     def __init__(self, quantizer: Quantizer, decay: float, seed: int):
+        self.parameter = quantizer.embedding.weight
         self.decay = decay
-        self.counts_K = np.ones(quantizer.embedding.weight.shape[0], np.float64)
+        self.seed = seed
+        self.counts_K = np.ones(self.parameter.shape[0], np.float64)
+        self.is_initialized = False
 
     def state(self) -> dict[str, np.ndarray]:
         """Return the average for a checkpoint."""
@@ -82,13 +85,24 @@ class CodeUse:
 
     def restore(self, state: dict[str, np.ndarray]) -> None:
         """Continue from the average of a checkpoint."""
-        self.counts_K = state["counts"].copy()
+        self.counts_K, self.is_initialized = state["counts"].copy(), True
 
     def initialize_from_codebook(self) -> None:
-        """Do nothing: all codes count as used at the start, in fine-tuning too."""
+        """Keep the codebook as it is, as if every code were in use: for fine-tuning."""
+        self.is_initialized = True
 
     def update(self, latents_BTCHW: np.ndarray, codes_BTHW: np.ndarray, step: int) -> float:
-        """Count one batch; return the share of codes in use."""
+        """Count one batch; return the share of codes in use.
+
+        The first batch initializes a new codebook with latents, all scaled to their mean length: of two entries in the
+        same direction, the longer one would always be chosen.
+        """
         K = len(self.counts_K)
+        if not self.is_initialized:
+            latents_NC = latents_BTCHW.transpose(0, 1, 3, 4, 2).reshape(-1, self.parameter.shape[1])
+            entries_KC = near_latents(latents_NC, K, np.random.default_rng((self.seed, step)))
+            lengths_K1 = np.linalg.norm(entries_KC, axis=1, keepdims=True)
+            ops.assign(self.parameter, Tensor((entries_KC / lengths_K1 * lengths_K1.mean()).astype(np.float32)))
+            self.is_initialized = True
         self.counts_K = self.decay * self.counts_K + (1 - self.decay) * np.bincount(codes_BTHW.reshape(-1), minlength=K)
         return float((self.counts_K >= DEAD_CODE_RATIO * codes_BTHW.size / K).mean())

@@ -1,8 +1,8 @@
 """Initial weights of a network that already passes colors through.
 
-For the family of Emu3. Residual branches end in zeros; the convolutions between them average, blur or copy. What
-remains is linear: the encoder computes the mean color of 8×8 pixels and one luma gradient, the decoder returns that
-color. Training starts from a blocky picture instead of noise and spends its steps on detail.
+Residual branches end in zeros; the convolutions between them average, blur or copy. What remains is linear: the encoder
+computes the mean color of the pixels of a code and one luma gradient, the decoder returns that color. Training starts
+from a blocky picture instead of noise and spends its steps on detail.
 
 Normalization would remove the colors, so they travel in pairs (x, −x) beside constants (c, −c), which fix the scale of
 their group, and a pair is read as SiLU(x) − SiLU(−x) = x. Temporal layers use SiLU around a point where it is nearly
@@ -29,6 +29,8 @@ SILU_SLOPE = SILU_VALUE / SILU_AT * (1 + SILU_AT - SILU_VALUE)
 AVERAGE = np.array([[0.25, 0.25, 0], [0.25, 0.25, 0], [0, 0, 0]])
 BLUR = np.outer([0.25, 0.5, 0.25], [0.25, 0.5, 0.25])
 HORIZONTAL_GRADIENT = np.array([[0.25, -0.25, 0], [0.25, -0.25, 0], [0, 0, 0]])
+CONSTANT_LATENT = 3.0
+COLOR_SCALE = 0.7  # root mean square of the colors of a picture in [-1, 1]
 MIN_GROUP_CHANNELS = 4  # a pair and its constants
 
 Parameters = dict[str, Parameter]
@@ -47,17 +49,17 @@ def initialize(model: VQModel, seed: int) -> None:
 
 
 def initialize_ibq(model: IbqModel, seed: int) -> None:
-    """Set every weight: random by fan-in, then to pass features through; the codebook is normally distributed.
+    """Set every weight: random by fan-in, then to pass colors through, if groups are wide enough for pairs.
 
-    Without modulated norms, the decoder has no place where colors could enter as pairs.
+    Products select codes by direction alone, so the last latent is a constant: beside it, colors differ in direction.
     """
     random, parameters = np.random.default_rng(seed), dict(model.parameters_and_names())
     _initialize_randomly(parameters, random)
     _initialize_spatial_layers(parameters, random)
     if _has_wide_groups(model):
         _initialize_encoder_ends(parameters, random)
-    codebook = model.quantize.embedding.weight
-    _set(codebook, random.normal(size=codebook.shape))
+        _initialize_projections(parameters, random)
+        _initialize_plain_decoder_ends(parameters, random)
 
 
 def _has_wide_groups(model: VQModel | IbqModel) -> bool:
@@ -162,6 +164,36 @@ def _initialize_decoder_ends(parameters: Parameters, random: Random) -> None:
     _set(conv_out, weight_out)
     gain = parameters["decoder.norm_out.norm_layer.weight"]
     _set(gain, np.full(gain.shape, 2 * NOISE))
+
+
+def _initialize_projections(parameters: Parameters, random: Random) -> None:
+    """Copy latents on both sides of the quantizer, except for the last one, which becomes a constant."""
+    for name in ("quant_conv.weight", "post_quant_conv.weight"):
+        p = parameters[name]
+        _set(p, _kernels(np.eye(*p.shape[:2]), np.ones((1, 1))) + NOISE * _fan_in_uniform(p, random))
+    weight, bias = parameters["quant_conv.weight"], parameters["quant_conv.bias"]
+    is_last = np.arange(len(bias)) == len(bias) - 1
+    _set(weight, weight.asnumpy() * ~is_last[:, None, None, None])
+    _set(bias, CONSTANT_LATENT * is_last)
+
+
+def _initialize_plain_decoder_ends(parameters: Parameters, random: Random) -> None:
+    """Bring the colors in as pairs in the first half of the channels, and read them after the last norm.
+
+    That norm divides a pair by its mean over the picture, COLOR_SCALE on average.
+    """
+    conv_in, conv_out = parameters["decoder.conv_in.weight"], parameters["decoder.conv_out.weight"]
+    weight_in, weight_out = _fan_in_uniform(conv_in, random), NOISE * _fan_in_uniform(conv_out, random)
+    pairs, copied = conv_out.shape[1] // 4, min(parameters["quant_conv.weight"].shape[:2]) - 1
+    for i in range(pairs):
+        color, pairs_of_color = i % 3, len(range(i % 3, pairs, 3))
+        latents = range(color, copied, 4)
+        for channel, sign in ((2 * i, 1.0), (2 * i + 1, -1.0)):
+            weight_in[channel] *= NOISE
+            weight_in[channel, latents, 1, 1] += sign / max(len(latents), 1)
+            weight_out[color, channel, 1, 1] += sign * COLOR_SCALE / pairs_of_color
+    _set(conv_in, weight_in)
+    _set(conv_out, weight_out)
 
 
 def _kernels(mix: np.ndarray, kernel: np.ndarray) -> np.ndarray:

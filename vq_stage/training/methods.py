@@ -10,12 +10,12 @@ from vq_stage.model.config import VQConfig
 from vq_stage.model.families import TokenizerConfig
 from vq_stage.model.ibq_config import IbqConfig
 from vq_stage.training.codebook import CodebookEMA
-from vq_stage.training.index_backpropagation import CodeUse, IndexBackpropagationStep
+from vq_stage.training.index_backpropagation import IndexBackpropagationStep, TrainedCodebook
 from vq_stage.training.initialization import initialize, initialize_ibq
 from vq_stage.training.moving_averages import MovingAverageStep
 from vq_stage.training.step import TrainStep
 
-Codebook = CodebookEMA | CodeUse
+Codebook = CodebookEMA | TrainedCodebook
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,7 @@ class Method:
 
 _METHODS = {
     VQConfig: Method(initialize, MovingAverageStep, CodebookEMA),
-    IbqConfig: Method(initialize_ibq, IndexBackpropagationStep, CodeUse),
+    IbqConfig: Method(initialize_ibq, IndexBackpropagationStep, TrainedCodebook),
 }
 
 

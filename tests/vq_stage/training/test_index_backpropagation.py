@@ -21,7 +21,7 @@ from tests.support.vision_models import TINY_IBQ
 from vq_stage import VisionTokenizer
 from vq_stage.model.ibq import IbqModel, IndexQuantizer
 from vq_stage.model.kernels import cpu
-from vq_stage.training.index_backpropagation import CodeUse, IndexBackpropagationStep, entropy_loss
+from vq_stage.training.index_backpropagation import IndexBackpropagationStep, TrainedCodebook, entropy_loss
 from vq_stage.training.initialization import initialize_ibq
 from vq_stage.training.job import train_vq
 from vq_stage.training.options import TrainVQOptions
@@ -85,13 +85,24 @@ def test_entropy_loss_is_least_for_certain_and_different_codes() -> None:
 
 
 def test_use_of_codes_is_a_moving_average() -> None:
-    use = CodeUse(IndexQuantizer(replace(TINY_IBQ, codebook_size=4), cpu), 0.5, 0)
+    use = TrainedCodebook(IndexQuantizer(replace(TINY_IBQ, codebook_size=4), cpu), 0.5, 0)
+    use.initialize_from_codebook()
     shares = [use.update(np.zeros(0), np.array([[0, 1, 1, 1]]), step) for step in range(6)]
     assert shares[0] == 1.0
     assert shares[-1] == 0.5
-    restored = CodeUse(IndexQuantizer(replace(TINY_IBQ, codebook_size=4), cpu), 0.5, 0)
+    restored = TrainedCodebook(IndexQuantizer(replace(TINY_IBQ, codebook_size=4), cpu), 0.5, 0)
     restored.restore(use.state())
     np.testing.assert_array_equal(restored.counts_K, use.counts_K)
+
+
+def test_the_first_batch_initializes_a_new_codebook_with_entries_of_one_length() -> None:
+    quantizer = IndexQuantizer(replace(TINY_IBQ, codebook_size=4), cpu)
+    latents = np.array([[3.0, 0, 0, 0], [0, 1, 0, 0]], np.float32).T.reshape(1, 1, 4, 1, 2)
+    TrainedCodebook(quantizer, 0.5, 0).update(latents, np.array([[0, 1]]), 0)
+    entries = quantizer.embedding.weight.asnumpy()
+    lengths = np.linalg.norm(entries, axis=1)
+    np.testing.assert_allclose(lengths, lengths[0], rtol=1e-5)
+    assert ((entries / lengths[:, None]).max(1) > 0.99).all()
 
 
 def options(tmp_path: Path, **changes: Any) -> TrainVQOptions:
