@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -9,10 +10,19 @@ import numpy as np
 import pytest
 
 import shared  # noqa: F401  quiets MindSpore before a test module imports it
+from tests.support.garbage import rarely_collect_garbage
 from tests.support.models import write_language_model
 from tests.support.pictures import save_picture
 
+# As in the processes that tests start: tests share the machine, and threads that wait for each other take its time.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 GOLDEN = Path(__file__).parent / "golden"
+
+
+def pytest_collection_finish() -> None:
+    """All modules that tests import are imported."""
+    rarely_collect_garbage()
 
 
 @pytest.fixture(scope="session")

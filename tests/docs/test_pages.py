@@ -12,8 +12,10 @@ import pytest
 
 from pipelines.cli import main
 from shared.dataset.quarantine_reasons import QUARANTINE_REASONS
-from tests.support.command import REPOSITORY, environment
-from tests.support.documentation import Block, blocks, emu3_commands, examples, pages, without_numbers
+from tests.support.command import REPOSITORY, emu3_here, environment
+from tests.support.documentation import Block, Example, blocks, emu3_commands, examples, pages, without_numbers
+from tests.support.stand_in_training import stand_in_decoder, stand_in_training_step
+from tests.support.step_by_step import stand_in_tokenizer
 
 README = REPOSITORY / "README.md"
 SHELL = ("", "sh", "bash", "console")
@@ -74,32 +76,60 @@ def test_readme_is_short() -> None:
     assert len(README.read_text(encoding="utf-8").splitlines()) <= 150
 
 
-def test_readme_commands_and_snippets_run_as_written(tmp_path: Path) -> None:
-    """In order, in one folder from which the README's paths lead to the demo's pictures and the embedded models."""
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The current folder is one from which the README's paths lead to the demo's pictures and the embedded models."""
     for package in ("pipelines", "vq_stage"):
         (tmp_path / package).symlink_to(REPOSITORY / package)
-    for block in blocks(README):
-        if block.language == "console":
-            run_console(block, tmp_path)
-        elif block.language == "python":
-            done = run([sys.executable, "-c", block.text], tmp_path)
-            assert done.returncode == 0, done.stderr
+    monkeypatch.chdir(tmp_path)
 
 
-def run_console(block: Block, folder: Path) -> None:
-    for example in examples(block):
-        assert example.command[0] == "emu3", (
-            f"{example.command}: a console block of the README holds emu3 commands only"
-        )
-        done = run([sys.executable, "-m", "pipelines.cli", *example.command[1:]], folder)
-        assert done.returncode == 0, done.stderr
-        printed = [without_numbers(line) for line in (done.stdout + done.stderr).splitlines()]
-        missing = [line for line in example.output if without_numbers(line) not in printed]
-        assert not missing, f"{' '.join(example.command)} did not print {missing}, but:\n{done.stdout}{done.stderr}"
+@pytest.mark.usefixtures("folder")
+def test_readme_commands_and_snippets_run_as_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In order, with stand-ins for the networks: compiling these takes four minutes, and they have their own tests."""
+    stand_in_tokenizer(monkeypatch)
+    stand_in_decoder(monkeypatch)
+    stand_in_training_step(monkeypatch)
+    for block in readme_blocks():
+        if block.language == "python":
+            exec(compile(block.text, str(README), "exec"), {})
+        for example in console_examples(block):
+            assert_printed(example, emu3_here(*example.command[1:]))
 
 
-def run(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=900)
+@pytest.mark.slow  # the test above runs the same commands without networks
+@pytest.mark.usefixtures("folder")
+def test_readme_commands_and_snippets_run_with_the_networks() -> None:
+    for block in readme_blocks():
+        if block.language == "python":
+            run([sys.executable, "-c", block.text])
+        for example in console_examples(block):
+            assert_printed(example, run([sys.executable, "-m", "pipelines.cli", *example.command[1:]]))
+
+
+def readme_blocks() -> list[Block]:
+    found = [block for block in blocks(README) if block.language in ("console", "python")]
+    assert {block.language for block in found} == {"console", "python"}
+    return found
+
+
+def console_examples(block: Block) -> list[Example]:
+    found = examples(block) if block.language == "console" else []
+    others = [example.command for example in found if example.command[0] != "emu3"]
+    assert not others, "a console block of the README holds emu3 commands only"
+    return found
+
+
+def assert_printed(example: Example, text: str) -> None:
+    printed = [without_numbers(line) for line in text.splitlines()]
+    missing = [line for line in example.output if without_numbers(line) not in printed]
+    assert not missing, f"{' '.join(example.command)} did not print {missing}, but:\n{text}"
+
+
+def run(command: list[str]) -> str:
+    done = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
 
 
 def test_every_quarantine_reason_is_documented() -> None:

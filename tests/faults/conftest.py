@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.command import encode, verified_digest
+from tests.support.command import ENCODER, encode, verified_digest
 from tests.support.pictures import PICTURES, save_picture
+from tests.support.stand_in_training import one_bucket
 
 
 @pytest.fixture(scope="session")
@@ -24,8 +26,16 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def unbroken(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The dataset of one undisturbed run; tests must not modify it."""
     dataset = tmp_path_factory.mktemp("unbroken") / "dataset"
-    encode(pictures, dataset)
+    encode(pictures, dataset, **ENCODER)
     return dataset
+
+
+@pytest.fixture(scope="module")
+def one_graph() -> Iterator[None]:
+    """Fine-tuning runs of this process compile one graph each."""
+    with pytest.MonkeyPatch.context() as patch:
+        one_bucket(patch)
+        yield
 
 
 @pytest.fixture(scope="session")

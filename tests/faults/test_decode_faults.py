@@ -15,7 +15,7 @@ from PIL import Image
 
 from shared.dataset.dataset import Dataset
 from tests.support import handmade
-from tests.support.command import MODEL, emu3, finish, leftovers, start, wait_until
+from tests.support.command import DECODER, MODEL, emu3, finish, leftovers, start, wait_until
 from tests.support.flip import flip_bit
 from tests.support.pictures import PICTURES
 from vq_stage.decode.output_files import RECORD_NAME, picture_path
@@ -57,7 +57,7 @@ def pictures_in(out: Path) -> dict[str, str]:
 
 
 def decode(dataset: Path, out: Path, *options: str, exit_code: int = 0) -> str:
-    return emu3("decode", dataset, out, *MODEL, *(options or BATCHES_OF_ONE), exit_code=exit_code).stderr
+    return emu3("decode", dataset, out, *MODEL, *(options or BATCHES_OF_ONE), exit_code=exit_code, **DECODER).stderr
 
 
 @pytest.fixture(scope="session")
@@ -79,7 +79,7 @@ def test_one_picture_per_row(unbroken: Path, decoded: Path) -> None:
 def test_killed_and_run_again(unbroken: Path, decoded: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for pictures in (1, 20):
-        process = start("decode", unbroken, out, *MODEL, *BATCHES_OF_ONE)
+        process = start("decode", unbroken, out, *MODEL, *BATCHES_OF_ONE, **DECODER)
         wait_until(lambda pictures=pictures: len(list(out.glob("*.png"))) >= pictures, process)
         process.kill()
         assert finish(process).returncode == -9
@@ -111,6 +111,7 @@ def test_foreign_pictures_are_not_mistaken_for_results(unbroken: Path, pictures:
     assert pictures_in(tmp_path / "out") == pictures_in(pictures)
 
 
+@pytest.mark.usefixtures("decoded")  # its graph is used again
 def test_a_damaged_part_is_not_decoded_silently(tmp_path: Path) -> None:
     """A flipped code would give a wrong picture; the row has its checksum."""
     dataset = handmade.make(tmp_path / "dataset").root
@@ -120,6 +121,7 @@ def test_a_damaged_part_is_not_decoded_silently(tmp_path: Path) -> None:
     assert "two.png" not in pictures_in(tmp_path / "out")
 
 
+@pytest.mark.usefixtures("decoded")  # its graph is used again
 def test_odd_keys_stay_inside(tmp_path: Path) -> None:
     """The real command writes one picture per key and nothing outside its folder."""
     dataset, out = handmade.make(tmp_path / "dataset", ODD_KEYS).root, tmp_path / "up" / "up" / "out"

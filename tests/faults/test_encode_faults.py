@@ -18,6 +18,7 @@ from shared.dataset.partial import load_partial
 from tests.support.bad_pictures import fill_folder
 from tests.support.command import (
     ENCODE,
+    ENCODER,
     INTERRUPTED,
     ONE_UNIT,
     SMALL_UNITS,
@@ -40,7 +41,7 @@ NUMERICS = {"backend": "native", "batch_pixels": 768, "device": "CPU", "dtype": 
 
 
 def start_encode(pictures: Path, dataset: Path, *options: str, **variables: str) -> subprocess.Popen[str]:
-    return start("encode", pictures, dataset, *ENCODE, *(options or SMALL_UNITS), **variables)
+    return start("encode", pictures, dataset, *ENCODE, *(options or SMALL_UNITS), **ENCODER, **variables)
 
 
 def committed(dataset: Path) -> int:
@@ -76,7 +77,7 @@ def kill_before(pattern: str, number: int, pictures: Path, dataset: Path) -> Non
     """Run an encode and kill it right before it makes a change to the dataset (see `tests.support.paused`)."""
     pause = dataset.with_name("pause")
     command = ("encode", pictures, dataset, *ENCODE, *SMALL_UNITS)
-    paused = PausedCommand(f"{dataset}/{pattern}", number, pause, *command)
+    paused = PausedCommand(f"{dataset}/{pattern}", number, pause, *command, **ENCODER)
     paused.process.kill()
     assert finish(paused.process).returncode == -signal.SIGKILL
 
@@ -88,7 +89,7 @@ def kill_and_finish(pictures: Path, dataset: Path, digest: str, changes: list[in
     for unit in units:
         kill_before("parts/part-*.json", max(0, unit - committed(dataset)), pictures, dataset)
         assert committed(dataset) >= unit
-    encode(pictures, dataset)
+    encode(pictures, dataset, **ENCODER)
     assert verified_digest(dataset) == digest
     assert_rows_once(dataset, PICTURES)
     assert leftovers(dataset) == []
@@ -150,7 +151,7 @@ def test_interrupted_twice_inside_a_unit(pictures: Path, unbroken_digest: str, t
     assert 0 < first < PICTURES
     (source / "picture-00.png").unlink()
     assert first < interrupt_inside_the_unit(source, dataset, signal.SIGINT) < PICTURES
-    encode(source, dataset, *ONE_UNIT)
+    encode(source, dataset, *ONE_UNIT, **ENCODER)
     assert verified_digest(dataset) == unbroken_digest
     assert leftovers(dataset) == []
 

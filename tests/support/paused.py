@@ -25,13 +25,14 @@ CHANGES = {"os.rename": 1, "os.link": 1, "os.mkdir": 0}  # audit event: which ar
 class PausedCommand:
     """A command that has reached its step; `process` is to be killed, or sent a signal and then resumed."""
 
-    def __init__(self, pattern: str, number: int, folder: Path, *arguments: object):
+    def __init__(self, pattern: str, number: int, folder: Path, *arguments: object, **changes: str):
         folder.mkdir(parents=True, exist_ok=True)
         self._continue = folder / "continue"
         paused = folder / "paused"
         paused.unlink(missing_ok=True)
         self._continue.unlink(missing_ok=True)
-        self.process: subprocess.Popen[str] = start_module("tests.support.paused", pattern, number, folder, *arguments)
+        command = ("tests.support.paused", pattern, number, folder, *arguments)
+        self.process: subprocess.Popen[str] = start_module(*command, **changes)
         wait_until(paused.exists, self.process)
 
     def resume(self) -> None:
