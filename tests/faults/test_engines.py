@@ -19,6 +19,7 @@ import pytest
 from shared.dataset.dataset import Dataset
 from tests.support.command import (
     ENCODE,
+    ENCODER,
     INTERRUPTED,
     MODEL,
     SMALL_UNITS,
@@ -48,7 +49,7 @@ IMAGE = ("--height", 32, "--width", 64, "--batch-size", 2, "--unit-rows", 2, "--
 
 
 def start_real(pictures: Path, dataset: Path, *options: object, **variables: str) -> subprocess.Popen[str]:
-    return start("encode", pictures, dataset, *ENCODE, *SMALL_UNITS, *options, **variables)
+    return start("encode", pictures, dataset, *ENCODE, *SMALL_UNITS, *options, **ENCODER, **variables)
 
 
 def start_stand_in(pictures: Path, dataset: Path, *options: object, **variables: str) -> subprocess.Popen[str]:

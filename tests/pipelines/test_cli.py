@@ -69,7 +69,8 @@ def test_the_list_of_commands_loads_neither_stage() -> None:
     assert not done.stdout.splitlines()[-1]
 
 
-def test_round_trip(picture_folder: Path, golden_vq: Path, tmp_path: Path) -> None:
+def test_round_trip(picture_folder: Path, golden_vq: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in_tokenizer(monkeypatch)
     dataset, out, sheet = str(tmp_path / "codes"), tmp_path / "out", tmp_path / "sheet.png"
     tokenizer = ("--vision-tokenizer", str(golden_vq))
     (picture_folder / "broken.png").write_bytes(b"no picture")

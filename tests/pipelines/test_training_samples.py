@@ -14,6 +14,7 @@ from pipelines.training_samples import sample_drawer
 from shared.errors import ConfigMismatchError, UsageError
 from tests.support.captioned_codes import write_codes
 from tests.support.fake_ascend import install_fake_ascend
+from tests.support.stand_in_training import stand_in_training_step
 from vq_stage.model.weights import EMBEDDED_TOKENIZER
 
 
@@ -26,7 +27,8 @@ def options(tmp_path: Path, small_lm: Path) -> SftOptions:
     )
 
 
-def test_every_checkpoint_draws_pictures(options: SftOptions, tmp_path: Path) -> None:
+def test_every_checkpoint_draws_pictures(options: SftOptions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in_training_step(monkeypatch)
     prompts = tmp_path / "prompts.txt"
     prompts.write_text("a red apple\na green pear\n")
     sft(options, sample_drawer(options, str(prompts), str(EMBEDDED_TOKENIZER)))

@@ -77,12 +77,23 @@ def acl_by_graph(usages: Mapping[Compilation, Usage]) -> dict[str, Counter[str]]
     return found
 
 
+def table_of(page: str, name: str) -> str:
+    """Return a table of a page. Raises ValueError if it has no place for it."""
+    begin = page.index(BEGIN.format(name)) + len(BEGIN.format(name))
+    return page[begin : page.index(END, begin)].strip("\n")
+
+
+def counts(graphs: str) -> dict[tuple[str, str], str]:
+    """Return the numbers of every graph and type of the table of graphs."""
+    rows = [line.strip("|").split("|", 2) for line in graphs.splitlines()[2:]]
+    return {(graph.strip(), dtype): numbers for graph, dtypes, numbers in rows for dtype in dtypes.strip().split(", ")}
+
+
 def with_tables(page: str, usages: Mapping[Compilation, Usage]) -> str:
     """Return a page with its tables replaced. Raises ValueError if it has no place for one of them."""
     for name, table in tables(usages).items():
         begin = page.index(BEGIN.format(name)) + len(BEGIN.format(name))
-        end = page.index(END, begin)
-        page = f"{page[:begin]}\n{table}\n{page[end:]}"
+        page = f"{page[:begin]}\n{table}\n{page[page.index(END, begin) :]}"
     return page
 
 

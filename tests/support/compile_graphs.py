@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 from tests.support.command import environment
+from tests.support.garbage import rarely_collect_garbage
 from tests.support.graph_ir import Node, read_nodes
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ def compile_graphs(compilations: Sequence[Compilation], folder: Path) -> dict[Co
 
 def main() -> None:
     """Compile the graphs that the argument lists; print the names of the dumped files of each."""
+    rarely_collect_garbage()
     folder = Path(os.environ["MS_DEV_SAVE_GRAPHS_PATH"])
     done: set[str] = set()
     found = []

@@ -81,7 +81,9 @@ class StandInDecodeWorker(DecodeWorker):
 
     def _loaded_tokenizer(self) -> Any:
         pass_gate(self.context.stop)
-        return step_by_step.StandInTokenizer.from_pretrained(self.options.vision_tokenizer)
+        if self.tokenizer is None:
+            self.tokenizer = cast(Any, step_by_step.StandInTokenizer.from_pretrained(self.options.vision_tokenizer))
+        return self.tokenizer
 
 
 class StandInGenerateWorker(GenerateWorker):

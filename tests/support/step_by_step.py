@@ -12,15 +12,18 @@ run again, and the files of the folder after each of them.
 from __future__ import annotations
 
 import errno
+import importlib
 import itertools
 import json
 import os
 import shutil
 import signal
 import sys
+import tempfile
 import types
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -205,7 +208,30 @@ def disturbance(name: str) -> Callable[[], None]:
     return lambda: os.kill(os.getpid(), number)
 
 
+def prepared(folder: Path, root: str, arguments: Sequence[str]) -> list[str]:
+    """Create the folder of a run, and return its arguments."""
+    shutil.copytree(root, folder) if root != "-" else folder.mkdir()
+    return [argument.replace("{}", str(folder)) for argument in arguments]
+
+
+def import_modules_of_run(folder: Path, root: str, arguments: Sequence[str]) -> None:
+    """Import in this process what a run imports, so that its forks have it already."""
+    with tempfile.TemporaryFile() as names:
+
+        def note(event: str, imported: tuple[Any, ...]) -> None:
+            if event == "import":
+                os.write(names.fileno(), f"{imported[0]}\n".encode())
+
+        run_forked(prepared(folder, root, arguments), lambda: sys.addaudithook(note))
+        names.seek(0)
+        for name in dict.fromkeys(names.read().decode().split()):
+            with suppress(ImportError):
+                importlib.import_module(name)
+    shutil.rmtree(folder)
+
+
 def run_steps(name: str, every: int, work: Path, root: str, arguments: Sequence[str]) -> None:
+    import_modules_of_run(work / "imports", root, arguments)
     disturb = disturbance(name)
     changes = ADDING if name == "fail" else ADDING + REMOVING  # a full disk does not prevent deleting
 
@@ -214,8 +240,7 @@ def run_steps(name: str, every: int, work: Path, root: str, arguments: Sequence[
 
     for step in itertools.count(0, every):
         folder = work / f"step-{step}"
-        shutil.copytree(root, folder) if root != "-" else folder.mkdir()
-        filled = [argument.replace("{}", str(folder)) for argument in arguments]
+        filled = prepared(folder, root, arguments)
         first = run_forked(filled, partial(prepare, step, folder))
         was_disturbed = first.printed.startswith("at ") or "\nat " in first.printed
         between, again = file_digests(folder), run_forked(filled)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from pipelines.cli import main
 from shared.dataset.dataset import Dataset
+from tests.support.step_by_step import stand_in_tokenizer
 from vq_stage.tokenizer import to_uint8
 
 Expected = dict[str, np.ndarray]
@@ -56,8 +57,9 @@ def test_golden_codes_through_encode_verify_inspect_and_decode(
 
 
 def test_another_tokenizer_is_refused_before_it_loads(
-    source: Path, golden_ibq: Path, golden_vq: Path, tmp_path: Path
+    source: Path, golden_ibq: Path, golden_vq: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    stand_in_tokenizer(monkeypatch)
     encode = ("encode", source, tmp_path / "codes", "--resize", "none", "--device", "cpu", "--vision-tokenizer")
     assert emu3(*encode, golden_ibq).exit_code == 0
     refused = emu3(*encode, golden_vq)

@@ -34,6 +34,7 @@ from tests.support.answers import ChattyCache
 from tests.support.models import write_language_model
 from tests.support.prompts import write_entries
 from tests.support.sft_samples import image_row, write_dataset
+from tests.support.step_by_step import stand_in_tokenizer
 from vq_stage.decode.job import decode
 from vq_stage.decode.options import DecodeOptions
 
@@ -133,7 +134,8 @@ def test_interrupted_answers_are_continued(
     assert summarize(sealed).codebook_used > 0
 
 
-def test_pages_show_text_and_pictures_in_their_order(run: Run, tmp_path: Path) -> None:
+def test_pages_show_text_and_pictures_in_their_order(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in_tokenizer(monkeypatch)
     rows = run("answers")
     options = DecodeOptions(str(tmp_path / "answers"), str(tmp_path / "pages"))
     assert decode(options).written == len(ENTRIES)
