@@ -18,6 +18,7 @@ INTEGRATION: dict[str, str] = {
     "lm_stage/model/kernels/test_ascend_operators.py": "the substitutes of Ascend's operators in tests/support",
     "pipelines/test_flags.py": "all messages and documents against the whole command line",
     "pipelines/test_mindone.py": "the jobs of both stages with the other implementation of their models",
+    "pipelines/workflow/test_demo_emu35.py": "a packaged pipeline with its files and its tokenizer",
     "shared/test_code_types.py": "datasets of either code type, through every job that needs no model",
     "shared/dataset/test_answer_records.py": "rows of answers, to Arrow and back, and damage to them",
     "shared/dataset/test_dataset_digest.py": "the digest of a dataset, which rows and settings decide",

@@ -32,7 +32,8 @@ def run(
 ) -> None:
     """Run the steps of a pipeline that are not done or have changed.
 
-    The same command resumes an interrupted run. PIPELINE.yaml is a file, or the name of a packaged example.
+    The same command resumes an interrupted run. PIPELINE.yaml is a file, or the name of a packaged example: demo,
+    demo-emu35, tokenise-only, text-to-image-ascend or batch-generation.
     """
     from pipelines.report.html import write_report
     from pipelines.workflow.pipeline import load_pipeline
