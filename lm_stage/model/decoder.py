@@ -4,7 +4,7 @@ Read top-down: decoder → backbone → block → attention and feed-forward. Th
 device, is in kernels/. Callers choose the attention of all blocks: over whole sequences (here), over packed samples
 (training), or over cached keys (kv_cache.py).
 
-Shape suffixes: B batch, L sequence, C hidden size, D head size, V vocabulary.
+Shape suffixes: B batch, L sequence, C hidden size, D head size, V vocabulary, K positions that the output has.
 """
 
 from __future__ import annotations
@@ -74,13 +74,22 @@ class Backbone(nn.Cell):
         self.rotary = kernels.RotaryTables(heads_of(config))
 
     def construct(
-        self, token_ids_BL: Tensor, cos_BLD: Tensor, sin_BLD: Tensor, attentions: Sequence[nn.Cell], mask: Mask
+        self,
+        token_ids_BL: Tensor,
+        cos_BLD: Tensor,
+        sin_BLD: Tensor,
+        attentions: Sequence[nn.Cell],
+        mask: Mask,
+        indices_K: Tensor | None = None,
     ) -> Tensor:
-        """Return the output (B, L, C) of the last block, whose attentions are given with their common mask."""
-        rotary = self.rotary(cos_BLD, sin_BLD)
+        """Return the output (B, L, C) of the last block; the attentions of all blocks are given with their mask.
+
+        With `indices_K`, positions in the flattened rows, the output (1, K, C) has only those.
+        """
+        rotary, last = self.rotary(cos_BLD, sin_BLD), len(self.layers) - 1
         x_BLC = self.embed_tokens(token_ids_BL).astype(self.compute_dtype)
-        for block, attention in zip(self.layers, attentions):
-            x_BLC = block(x_BLC, rotary, attention, mask)
+        for index, block in enumerate(self.layers):
+            x_BLC = block(x_BLC, rotary, attentions[index], mask, indices_K if index == last else None)
         return x_BLC
 
 
@@ -93,9 +102,15 @@ class Block(nn.Cell):
         self.self_attn = SelfAttention(config, dtype, kernels)
         self.post_attention_layernorm = RMSNorm(config.hidden_size, config.rms_norm_eps, dtype, kernels)
         self.mlp = FeedForward(config, dtype, kernels)
+        self.look_up = kernels.look_up
 
-    def construct(self, x_BLC: Tensor, rotary: Rotary, attention: nn.Cell, mask: Mask) -> Tensor:
+    def construct(
+        self, x_BLC: Tensor, rotary: Rotary, attention: nn.Cell, mask: Mask, indices_K: Tensor | None = None
+    ) -> Tensor:
+        """Return the output (B, L, C), or (1, K, C) of some positions in the flattened rows."""
         x_BLC = x_BLC + self.self_attn(self.input_layernorm(x_BLC), rotary, attention, mask)
+        if indices_K is not None:
+            x_BLC = self.look_up(x_BLC.reshape(-1, x_BLC.shape[-1]), indices_K).reshape(1, indices_K.shape[0], -1)
         return x_BLC + self.mlp(self.post_attention_layernorm(x_BLC))
 
 

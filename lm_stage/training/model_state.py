@@ -59,10 +59,10 @@ class TrainedModel:
         self.optimizer: AdamW
         if options.zero:
             weights = read_weights(weights_from)
-            self.optimizer = ZeroAdamW(parameters, adamw_hyperparameters(options), group)
+            self.optimizer = ZeroAdamW(parameters, adamw_hyperparameters(options), group, self.decoder.kernels)
             self.optimizer.load_weights(lambda name: weights[name].float32())
         else:
-            self.optimizer = AdamW(parameters, adamw_hyperparameters(options), group)
+            self.optimizer = AdamW(parameters, adamw_hyperparameters(options), group, self.decoder.kernels)
 
     def restore(self, checkpoint: Path) -> Progress:
         """Load the moments, loss scale and adapters of a checkpoint. Raises CheckpointError if it is damaged."""

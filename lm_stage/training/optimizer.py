@@ -1,7 +1,7 @@
 """AdamW over accumulated gradients (arXiv:1711.05101), including Adam's bias correction.
 
-The fused operator `ops.AdamWeightDecay` has no bias correction. With a learning rate, epsilon and decay adjusted for
-each step it computes the published rule:
+Kernels update without bias correction. With a learning rate, epsilon and decay adjusted for each step they compute the
+published rule:
 
     p ← p − lr·λ·p − lr·m̂/(√v̂ + ε),   m̂ = m/c₁,  v̂ = v/c₂,  c₁ = 1 − β₁ᵗ,  c₂ = 1 − β₂ᵗ
       = p − lr′·(m/(√v + ε′) + λ′·p)    lr′ = lr·√c₂/c₁,  ε′ = ε·√c₂,  λ′ = λ·lr/lr′
@@ -19,6 +19,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, ParameterTuple, Tensor, nn, ops
 
+from lm_stage.model.kernels import Kernels, cpu
 from lm_stage.model.safetensors_writer import SavedTensor
 from lm_stage.training.distributed import ProcessGroup
 
@@ -44,6 +45,7 @@ class AdamW(nn.Cell):
         parameters: Sequence[Parameter],
         hyperparameters: AdamWHyperparameters,
         group: ProcessGroup | None = None,
+        kernels: Kernels = cpu,
     ):
         super().__init__()
         self.group = group or ProcessGroup()
@@ -55,7 +57,7 @@ class AdamW(nn.Cell):
         self.m, self.v = _zeros_like(self.weights, "m"), _zeros_like(self.weights, "v")
         self.has_decay = tuple(len(p.shape) > 1 for p in parameters)
         self.hyperparameters = hyperparameters
-        self.update = ops.AdamWeightDecay()
+        self.update = kernels.AdamWUpdate(hyperparameters.beta1, hyperparameters.beta2)
 
     @property
     def is_split(self) -> bool:
@@ -158,10 +160,8 @@ class AdamW(nn.Cell):
                 self.m[index],
                 self.v[index],
                 rate,
-                self.hyperparameters.beta1,
-                self.hyperparameters.beta2,
                 eps,
-                decay if self.has_decay[index] else 0.0,
+                decay if self.has_decay[index] else None,
                 gradient * scale,
             )
             done = ops.depend(ops.assign(gradient, ops.broadcast_to(zero, gradient.shape)), updated)

@@ -1,6 +1,6 @@
 """One training step: gradients of some batches, clipped, then AdamW. Compiled, with static shapes only.
 
-Shape suffixes: B rows, L tokens, S positions, D head size, M = B·L, K supervised positions.
+Shape suffixes: B rows, L tokens, S positions, D head size, C hidden size, K supervised positions.
 """
 
 from __future__ import annotations
@@ -79,12 +79,12 @@ class BatchLoss(nn.Cell):
 
         `packing` says which tokens belong to one sample, in the form that the attention takes.
         """
-        model = self.decoder.model
+        model, mask = self.decoder.model, self.attention.mask(packing)
         cos_BLD, sin_BLD = self.look_up(self.cos_SD, positions_BL), self.look_up(self.sin_SD, positions_BL)
         attentions = (self.attention,) * len(model.layers)
-        hidden_BLC = model.norm(model(token_ids_BL, cos_BLD, sin_BLD, attentions, self.attention.mask(packing)))
-        hidden_MC = hidden_BLC.reshape(-1, hidden_BLC.shape[-1])
-        return self.loss(hidden_MC, self.decoder.head_weight, indices_K, targets_K, weights_K)[0]
+        hidden_1KC = model.norm(model(token_ids_BL, cos_BLD, sin_BLD, attentions, mask, indices_K))
+        hidden_KC = hidden_1KC.reshape(-1, hidden_1KC.shape[-1])
+        return self.loss(hidden_KC, self.decoder.head_weight, targets_K, weights_K)[0]
 
 
 class TrainStep(nn.Cell):

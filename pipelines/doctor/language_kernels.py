@@ -124,15 +124,6 @@ def cross_entropy(kernels: Kernels, inputs: Inputs, sizes: Sizes) -> Computation
     return Computation(kernels.CrossEntropy(), (hidden_KC, head_VC, inputs.ids(sizes.vocabulary, K), weights_K))
 
 
-def sum_rows(kernels: Kernels, inputs: Inputs, sizes: Sizes) -> Computation:
-    V = sizes.vocabulary
-
-    def summed(rows_KC: Any, indices_K: Any) -> Any:
-        return kernels.sum_rows(rows_KC, indices_K, V)
-
-    return Computation(summed, (inputs.half(sizes.length, sizes.hidden), inputs.ids(V, sizes.length)))
-
-
 def _split(kernels: Kernels, sizes: Sizes, q_BLC: Any, k_BLC: Any, v_BLC: Any) -> tuple[Any, Any, Any]:
     counts = sizes.heads, sizes.kv_heads, sizes.kv_heads
     q, k, v = (kernels.split_heads(x, count) for x, count in zip((q_BLC, k_BLC, v_BLC), counts))
@@ -155,5 +146,4 @@ CASES: dict[str, Case] = {
     "cached-attention": cached_attention,
     "swiglu": swiglu,
     "cross-entropy": cross_entropy,
-    "sum-rows": sum_rows,
 }

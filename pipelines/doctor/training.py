@@ -35,7 +35,7 @@ def losses(device: str, dtype: str, kernels: str) -> np.ndarray:
     config = DecoderConfig.from_directory(EMBEDDED_MODEL)
     decoder = Decoder(config, ms.float32, select(chosen), compute_dtype=getattr(ms, dtype))
     load_weights(decoder, EMBEDDED_MODEL)
-    optimizer = AdamW(decoder.trainable_params(), AdamWHyperparameters())
+    optimizer = AdamW(decoder.trainable_params(), AdamWHyperparameters(), kernels=decoder.kernels)
     step = TrainStep(BatchLoss(decoder, SEQ_LENGTH, max(SAMPLE_LENGTHS)), optimizer, CLIP_NORM)
     batch = random_batch(config.vocab_size)
     return np.array([step.run([batch], number, LEARNING_RATE).loss for number in range(1, STEPS + 1)])

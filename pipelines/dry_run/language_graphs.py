@@ -76,7 +76,7 @@ class Training:
         group = ProcessGroup(0, self.cards, has_reduce_scatter=self.cards > 1)
         optimizer_class = ZeroAdamW if self.options.zero else AdamW
         optimizer = optimizer_class(
-            trained_parameters(decoder, self.options), adamw_hyperparameters(self.options), group
+            trained_parameters(decoder, self.options), adamw_hyperparameters(self.options), group, decoder.kernels
         )
         loss = BatchLoss(decoder, sizes.seq_length, sizes.seq_length)
         return TrainStep(loss, optimizer, self.options.clip_norm, group=group)

@@ -29,7 +29,6 @@ def substitute(patch: pytest.MonkeyPatch, *, fuses_float32: bool = True) -> None
     functions = (rms_norm, swiglu, rotary_position_embedding, flash_attention_score, incre_flash_attention, embedding)
     for function in functions:
         patch.setattr(ops, function.__name__, function)
-    patch.setattr(ascend_loss, "embedding_dense_backward", embedding_dense_backward)
     patch.setattr(ascend_loss, "scatter_add", scatter_add)
     patch.setattr(ascend_loss, "split_tensor", split_tensor)
     patch.setattr(ascend_cache, "index_copy", index_copy)
@@ -155,11 +154,6 @@ def embedding(input: Tensor, weight: Tensor) -> Tensor:
     if len(weight.shape) != 2 or input.dtype not in (ms.int32, ms.int64):
         raise ValueError("embedding: expected integers and a matrix")
     return ops.gather(weight, input, 0)
-
-
-def embedding_dense_backward(grad: Tensor, indices: Tensor, num_weights: int) -> Tensor:
-    """The sum of the rows with each index (num_weights, C)."""
-    return ops.unsorted_segment_sum(grad.reshape(-1, grad.shape[-1]), indices.reshape(-1), num_weights)
 
 
 def scatter_add(input: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:

@@ -49,7 +49,8 @@ def golden_decoder(
 def train_step(directory: Path, length: int, kernels: Kernels = cpu) -> TrainStep:
     """Return a step that updates the parameters themselves."""
     decoder = golden_decoder(directory, kernels=kernels)
-    return TrainStep(BatchLoss(decoder, length, length), AdamW(decoder.trainable_params(), ADAMW), 1.0)
+    optimizer = AdamW(decoder.trainable_params(), ADAMW, kernels=kernels)
+    return TrainStep(BatchLoss(decoder, length, length), optimizer, 1.0)
 
 
 def restart(step: TrainStep, directory: Path) -> TrainStep:

@@ -82,11 +82,15 @@ class Kernels(Protocol):
         It also returns the gradients of that sum by the hidden states, and by the head in float32.
         """
 
-    def split(self, x_K: Tensor, size: int) -> tuple[Tensor, ...]:
-        """Return parts of `size` elements; the last may be smaller."""
+    def AdamWUpdate(self, beta1: float, beta2: float) -> Any:
+        """Return a cell (weight, m, v, rate, eps, decay, gradient) that updates a float32 weight and its moments.
 
-    def sum_rows(self, rows_KC: Tensor, indices_K: Tensor, count: int) -> Tensor:
-        """Return the gradient (count, C) of a table from that of the rows that were looked up in it."""
+        m ← β₁·m + (1 − β₁)·g,  v ← β₂·v + (1 − β₂)·g²,  weight ← weight − rate·(m/(√v + ε) + decay·weight). `rate`,
+        `eps` and `decay` are scalars; None: no decay.
+        """
+
+    def split(self, x: Tensor, size: int) -> tuple[Tensor, ...]:
+        """Return parts of `size` elements along the first axis; the last may be smaller."""
 
     def CacheIndex(self, rows: int, heads: Heads, length: int) -> Any:
         """Return a cell (positions_BL, row_B) → where a KV cache keeps new tokens, computed once for all layers.

@@ -15,9 +15,11 @@ from lm_stage.model.kernels import Heads
 from lm_stage.model.kernels.ascend_attention import Attention, PackedAttention, StepAttention
 from lm_stage.model.kernels.ascend_cache import CacheIndex, LayerCache, cache_lengths
 from lm_stage.model.kernels.ascend_candidates import Candidates
-from lm_stage.model.kernels.ascend_loss import CrossEntropy, look_up, split, sum_rows
+from lm_stage.model.kernels.ascend_loss import CrossEntropy, look_up, split
+from lm_stage.model.kernels.ascend_optimizer import AdamWUpdate
 
 __all__ = [
+    "AdamWUpdate",
     "Attention",
     "CacheIndex",
     "Candidates",
@@ -33,7 +35,6 @@ __all__ = [
     "rotate",
     "split",
     "split_heads",
-    "sum_rows",
     "swiglu",
 ]
 HALF_SPLIT = 0  # the mode of rotary embedding in which element i is rotated with element i + D/2

@@ -6,11 +6,11 @@ Shape suffixes: K positions, C hidden size, V vocabulary.
 from __future__ import annotations
 
 from mindspore import Tensor, ops
-from mindspore.ops.auto_generate import EmbeddingDenseBackward, ScatterAddExt, SplitTensor
+from mindspore.ops.auto_generate import ScatterAddExt, SplitTensor
 
 from lm_stage.model.kernels import cpu_loss
 
-embedding_dense_backward, scatter_add, split_tensor = EmbeddingDenseBackward(), ScatterAddExt(), SplitTensor()
+scatter_add, split_tensor = ScatterAddExt(), SplitTensor()
 
 
 def look_up(table_VC: Tensor, ids: Tensor) -> Tensor:
@@ -18,14 +18,9 @@ def look_up(table_VC: Tensor, ids: Tensor) -> Tensor:
     return ops.embedding(ids, table_VC)
 
 
-def sum_rows(rows_KC: Tensor, indices_K: Tensor, count: int) -> Tensor:
-    """Sum rows by their index: the gradient (count, C) of a table from that of the rows looked up in it."""
-    return embedding_dense_backward(rows_KC, indices_K, count)
-
-
-def split(x_K: Tensor, size: int) -> tuple[Tensor, ...]:
-    """Parts of `size` elements; the last may be smaller."""
-    return split_tensor(x_K, size, 0)
+def split(x: Tensor, size: int) -> tuple[Tensor, ...]:
+    """Parts of `size` elements along the first axis; the last may be smaller."""
+    return split_tensor(x, size, 0)
 
 
 class CrossEntropy(cpu_loss.CrossEntropy):

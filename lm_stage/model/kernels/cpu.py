@@ -15,9 +15,11 @@ from mindspore.ops.auto_generate import SigmoidGrad
 from lm_stage.model.kernels import Heads
 from lm_stage.model.kernels.cpu_attention import Attention, PackedAttention, StepAttention
 from lm_stage.model.kernels.cpu_cache import CacheIndex, LayerCache, cache_lengths
-from lm_stage.model.kernels.cpu_loss import CrossEntropy, split, sum_rows
+from lm_stage.model.kernels.cpu_loss import CrossEntropy, split
+from lm_stage.model.kernels.cpu_optimizer import AdamWUpdate
 
 __all__ = [
+    "AdamWUpdate",
     "Attention",
     "CacheIndex",
     "Candidates",
@@ -33,7 +35,6 @@ __all__ = [
     "rotate",
     "split",
     "split_heads",
-    "sum_rows",
     "swiglu",
 ]
 _matmul = ops.MatMul()

@@ -42,11 +42,6 @@ class CrossEntropy(nn.Cell):
         return ops.tile(weights_K1, (1, size))
 
 
-def split(x_K: Tensor, size: int) -> tuple[Tensor, ...]:
-    """Parts of `size` elements; the last may be smaller."""
-    return ops.split(x_K, size)
-
-
-def sum_rows(rows_KC: Tensor, indices_K: Tensor, count: int) -> Tensor:
-    """Sum rows by their index: the gradient (count, C) of a table from that of the rows looked up in it."""
-    return ops.unsorted_segment_sum(rows_KC, indices_K, count)
+def split(x: Tensor, size: int) -> tuple[Tensor, ...]:
+    """Parts of `size` elements along the first axis; the last may be smaller."""
+    return ops.split(x, size)
