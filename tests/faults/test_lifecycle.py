@@ -20,6 +20,7 @@ from shared.jobs.file_locks import job_lock, try_lock
 from tests.support import handmade
 from tests.support.command import (
     ENCODE,
+    ENCODER,
     INTERRUPTED,
     TOKENIZER,
     assert_rows_once,
@@ -42,13 +43,14 @@ def run_of_one_step(pictures: Path, folder: Path, *changes: str) -> subprocess.P
     options = dict(zip((name.removeprefix("--") for name in ENCODE[::2]), ENCODE[1::2]))
     step = {"run": "encode", "source": str(pictures), "unit-rows": 2, **options}
     (folder / "p.yaml").write_text(yaml.safe_dump({"steps": {"codes": step}}))
-    return start("run", folder / "p.yaml", "--out", folder / "out", *changes)
+    return start("run", folder / "p.yaml", "--out", folder / "out", *changes, **ENCODER)
 
 
 def committed(dataset: Path) -> int:
     return len(Dataset(dataset).committed_units())
 
 
+@pytest.mark.usefixtures("unbroken")  # its graph is used again
 def test_a_killed_run_takes_its_command_along_and_other_options_start_anew(pictures: Path, tmp_path: Path) -> None:
     """The command is suspended when the run is killed, so it has units left, and does not end by itself."""
     codes = tmp_path / "out/codes"
@@ -69,6 +71,7 @@ def test_a_killed_run_takes_its_command_along_and_other_options_start_anew(pictu
     assert (tmp_path / "out/stale/codes-0/codes/plan.arrow").is_file()
 
 
+@pytest.mark.usefixtures("unbroken")
 @pytest.mark.parametrize(
     "number",
     [signal.SIGINT, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)],  # one handler, whose signals have their test

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,8 +19,8 @@ import numpy as np
 from mindspore import Tensor, mint, ops
 
 from shared.errors import CheckpointError
+from tests.support.command import REPOSITORY, environment
 
-REPOSITORY = Path(__file__).parents[2]
 TIMEOUT_S = 600
 
 
@@ -93,8 +92,8 @@ def refusal_of(load: Callable[[], object]) -> str:
 def run_probe(name: str, *paths: Path, outputs: Path) -> dict[str, np.ndarray]:
     """Run `tests.support.NAME PATHS… OUTPUTS` and return the arrays it wrote to OUTPUTS, an .npz file."""
     command = [sys.executable, "-m", f"tests.support.{name}", *map(str, paths), str(outputs)]
-    environment = {**os.environ, "USE_TORCH": "0"}  # keeps transformers from importing torch
-    run = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=TIMEOUT_S)
+    variables = environment(USE_TORCH="0")  # keeps transformers from importing torch
+    run = subprocess.run(command, cwd=REPOSITORY, env=variables, capture_output=True, text=True, timeout=TIMEOUT_S)
     assert run.returncode == 0, run.stderr
     with np.load(outputs) as file:
         return {name: file[name] for name in file.files}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from shared.tokens.visual_tokens import grid_tokens
 from tests.support.golden_directory import CAPTIONS, write_golden_directory
 from tests.support.models import write_language_model
 from tests.support.prompts import write_entries
+from tests.support.shared_caches import keep_models
 
 GREEDY = SamplingOptions(greedy=True)
 
@@ -79,6 +80,14 @@ def emu35_lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 Run = Callable[..., dict[str, np.ndarray]]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _kept_models() -> Iterator[None]:
+    """Jobs compile the graphs of a model once."""
+    with pytest.MonkeyPatch.context() as patch:
+        keep_models(patch, {})
+        yield
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import vq_stage.training.job
 from shared.errors import CheckpointError, ConfigMismatchError, UsageError
 from shared.jobs.file_locks import RUN_LOCK, try_lock
 from tests.support.pictures import save_picture
-from tests.support.vision_models import TINY_VQ
+from tests.support.vision_models import TINY_VQ, step_that_changes_nothing
 from vq_stage import VisionTokenizer
 from vq_stage.training.job import train_vq
 from vq_stage.training.options import TrainVQOptions
@@ -77,11 +77,7 @@ def test_fine_tuning_starts_from_the_given_tokenizer(
     tmp_path: Path, golden_vq: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A step that changes nothing stands in for the real one, which takes half a minute to compile."""
-
-    def unchanged(cell: object, codebook: object, pixels_BTHWC: np.ndarray, *others: object) -> tuple[Any, ...]:
-        return 0.5, 20.0, 1.0, np.zeros(pixels_BTHWC.shape, np.float32)
-
-    monkeypatch.setattr("vq_stage.training.job._run_step", unchanged)
+    monkeypatch.setattr("vq_stage.training.job._run_step", step_that_changes_nothing)
     chosen = options(tmp_path, config=None, init_from=str(golden_vq), steps=1)
     tuned = load_file(train_vq(chosen) / "model.safetensors")
     start = load_file(golden_vq / "model.safetensors")
