@@ -35,6 +35,9 @@ DISTURBANCES = [
     *(pytest.param(*other, 1, id=f"{name} everywhere", marks=pytest.mark.slow) for name, other in OTHERS.items()),
 ]
 
+# without the two at every third step, which units of two pictures and the other jobs have
+KILL_AND_SLOW = [one for one in DISTURBANCES if one.id not in ("ENOSPC", "SIGTERM")]
+
 
 @pytest.mark.parametrize(("disturbance", "allowed", "every"), DISTURBANCES)
 def test_encode_disturbed_at_every_step(
@@ -47,7 +50,7 @@ def test_encode_disturbed_at_every_step(
     assert problems(lines, allowed) == []
 
 
-@pytest.mark.parametrize(("disturbance", "allowed", "every"), DISTURBANCES)
+@pytest.mark.parametrize(("disturbance", "allowed", "every"), KILL_AND_SLOW)
 def test_encode_disturbed_at_every_step_of_one_unit(
     disturbance: str, allowed: set[int], every: int, five_inputs: Path, tmp_path: Path
 ) -> None:

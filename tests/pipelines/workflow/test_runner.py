@@ -163,6 +163,7 @@ def test_dry_run_changes_nothing(folder: Path) -> None:
     assert CliRunner().invoke(main, ["run", "p.yaml", "--set", "nothing"]).exit_code == 2
 
 
+@pytest.mark.slow  # tests/faults/test_lifecycle.py stops and kills real runs of one step; the page has its own tests
 def test_a_real_run_stopped_and_resumed(picture_folder: Path, golden_vq: Path, tmp_path: Path) -> None:
     """SIGTERM stops the running step; the same command then finishes and writes the page."""
     options = dict(zip(ENCODE[::2], ENCODE[1::2]))
