@@ -136,8 +136,7 @@ def test_every_long_job_killed_and_run_again(source: Path, tmp_path: Path) -> No
     imported = check_upkeep(codes, source, digest(whole), tmp_path)
 
     def run(name: str, *arguments: object) -> None:
-        out = arguments[1]
-        pattern = f"{out}/checkpoints/step-*2" if name == "sft" else f"{out}/parts/*.json"
-        killed(pattern, 0 if name == "sft" else 1, tmp_path, name, *arguments)
+        pattern, number = ("checkpoints/step-00000002", 0) if name == "sft" else ("parts/*.json", 1)
+        killed(f"{arguments[1]}/{pattern}", number, tmp_path, name, *arguments)
 
     assert fine_tuned(imported, tmp_path / "killed", run) == fine_tuned(whole, tmp_path / "tuned", emu3)
