@@ -25,12 +25,13 @@ OPTIONS = ("--task", "story", "--batch-size", 2, "--journal-rows", 1)
 
 @pytest.fixture(scope="module")
 def emu35_lm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small model of Emu3.5 whose answers seldom end: the logits of ESS and EOS are zero."""
+    """A small model of Emu3.5 whose answers seldom end and often draw: by the logits of ESS, EOS and BOI."""
     directory = tmp_path_factory.mktemp("models") / "emu35"
     write_language_model(directory, roles=tuple(OPTIONAL_SURFACES), qk_norm=True)
     weights, layout = load_file(directory / "model.safetensors"), read_layout(directory)
     head_VC = weights["lm_head.weight"].copy()
     head_VC[[layout.ess, layout.eos]] = 0
+    head_VC[layout.boi] *= 4
     save_file({**weights, "lm_head.weight": head_VC}, directory / "model.safetensors")
     return directory
 
@@ -76,7 +77,7 @@ def kill(process: subprocess.Popen[str]) -> None:
 @pytest.mark.slow
 def test_a_real_model_killed_inside_answers_and_at_commits(emu35_lm: Path, prompts: Path, tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    limits = ("--unit-rows", 2, "--samples", 2, "--max-new-tokens", 250)
+    limits = ("--unit-rows", 2, "--samples", 2, "--max-new-tokens", 250, "--height", 16, "--width", 24)
     command = ("generate", prompts, killed, "--model", emu35_lm, *OPTIONS, *limits)
     for entries in (1, 3):
         process = start(*command)
