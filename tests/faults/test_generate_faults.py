@@ -21,7 +21,6 @@ from safetensors.numpy import load_file, save_file
 
 from pipelines.cli import main
 from shared.dataset.dataset import Dataset
-from shared.maintenance.verify import verify_dataset
 from tests.support.command import (
     INTERRUPTED,
     TOKENIZER,
@@ -30,10 +29,12 @@ from tests.support.command import (
     finish,
     leftovers,
     start,
+    verified_digest,
     wait_until,
 )
 from tests.support.file_digests import file_digests
 from tests.support.flip import flip_bit
+from tests.support.step_by_step import stand_in_tokenizer
 from vq_stage.model.weights import EMBEDDED_TOKENIZER, codec_fingerprint
 
 HEIGHT, WIDTH = 8, 16  # in codes, of an image that takes long enough to be killed while it is generated
@@ -82,13 +83,6 @@ def reasons_by_uri(dataset: Path) -> dict[str, tuple[str, str]]:
     opened = Dataset.open(dataset)
     refusals = (refusal for record in opened.commit_records() for refusal in opened.refusals(record))
     return {refusal.uri: (refusal.reason, refusal.detail) for refusal in refusals}
-
-
-def digest(dataset: Path) -> str:
-    report = verify_dataset(Dataset.open(dataset))
-    assert report.is_complete
-    assert report.problems == []
-    return report.digest
 
 
 def copy_model(model: Path, folder: Path, **config: Any) -> Path:
@@ -168,7 +162,7 @@ def test_killed_inside_images_and_run_again(
     assert "resumes" in stopped.stderr
     assert 0 < journaled_codes(dataset, 2)[4] < CODES
     run(*command)
-    assert digest(dataset) == digest(generated)
+    assert verified_digest(dataset) == verified_digest(generated)
     assert_rows_once(dataset, len(PROMPTS))
     assert leftovers(dataset) == []
     assert not (dataset / "partial").exists()
@@ -209,7 +203,7 @@ def test_a_damaged_journal_is_not_used(
     shutil.copytree(killed, tmp_path / "dataset")
     damage(journal(tmp_path / "dataset"))
     run("generate", prompts, tmp_path / "dataset", "--model", small_lm, *GENERATE)
-    assert digest(tmp_path / "dataset") == digest(generated)
+    assert verified_digest(tmp_path / "dataset") == verified_digest(generated)
     assert leftovers(tmp_path / "dataset") == []
 
 
@@ -264,7 +258,10 @@ MIXED: list[tuple[dict[str, Any], tuple[str, str] | None]] = [
 ]
 
 
-def test_bad_prompts_are_quarantined_and_the_others_become_pictures(small_lm: Path, tmp_path: Path) -> None:
+def test_bad_prompts_are_quarantined_and_the_others_become_pictures(
+    small_lm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_in_tokenizer(monkeypatch)
     entries = write_lines(tmp_path / "prompts.jsonl", (fields for fields, _ in MIXED))
     dataset, good = tmp_path / "dataset", [fields["key"] for fields, refusal in MIXED if refusal is None]
     printed = run("generate", entries, dataset, "--model", small_lm, *SMALL, "--batch-size", 2)
@@ -278,7 +275,7 @@ def test_bad_prompts_are_quarantined_and_the_others_become_pictures(small_lm: Pa
         assert any(part in reasons[uri][1] for part in shown.split("|")), reasons[uri]
     (planned,) = (item for item in Dataset(dataset).plan().unit(0).inputs if item.key == "special")
     assert json.loads(planned.extra_json or "")["prompt_tokens"] > 30, "control tokens in a prompt are text"
-    assert digest(dataset)
+    assert verified_digest(dataset)
     assert leftovers(dataset) == []
     run("decode", dataset, tmp_path / "out", "--batch-pixels", 1)
     written = {path.relative_to(tmp_path / "out") for path in (tmp_path / "out").rglob("*.png")}
@@ -350,7 +347,7 @@ def test_other_numerics_are_refused_or_allowed(generated: Path, small_lm: Path, 
     assert "numerics.slots: recorded 2, given 3" in run(*command, exit_code=2)
     assert Dataset(dataset).committed_units() == [0, 2]
     run(*command, "--allow-numerics-change")
-    assert digest(dataset) == digest(generated)
+    assert verified_digest(dataset) == verified_digest(generated)
 
 
 def test_weights_that_are_nan_stop_the_job(generated: Path, small_lm: Path, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from lm_stage.training.options import SftOptions, SftResult
 from shared.errors import CheckpointError
 from tests.support.captioned_codes import write_codes
 
+pytestmark = pytest.mark.usefixtures("one_graph")
 STEPS = 4
 
 

@@ -20,7 +20,6 @@ from lm_stage.data.batch import TrainingBatch, build_batch
 from lm_stage.training.job import sft
 from lm_stage.training.options import SftOptions, SftResult
 from lm_stage.training.run_directory import write_options
-from lm_stage.training.step import Evaluation, Outcome, StepResult, TrainStep
 from shared.dataset.dataset import Dataset
 from shared.device import Device
 from shared.errors import ConfigMismatchError, DatasetError, Interrupted, JobStoppedError, UsageError
@@ -31,7 +30,9 @@ from tests.support.flip import flip_bit
 from tests.support.model_bases import conditional_base
 from tests.support.models import write_language_model
 from tests.support.paused import PausedCommand
+from tests.support.stand_in_training import stand_in_training_step
 
+pytestmark = pytest.mark.usefixtures("one_graph")
 STEPS = 12
 SETTINGS = ("--steps", STEPS, "--seq-length", 64, "--micro-batch-size", 2, "--save-every", 2, "--learning-rate", "1e-3")
 
@@ -72,9 +73,7 @@ def run_in_process(codes: Path | Sequence[str], run: Path, model: Path, **change
 @pytest.fixture
 def without_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     """Batches are read, but nothing is computed from them: a step takes seconds to compile."""
-    result = StepResult(loss=1.0, gradient_norm=1.0, outcome=Outcome.APPLIED, tokens=1, is_stopped=False)
-    monkeypatch.setattr(TrainStep, "run", lambda *_: result)
-    monkeypatch.setattr(Evaluation, "mean_loss", lambda *_: 1.0)
+    stand_in_training_step(monkeypatch)
 
 
 def test_a_run_learns_and_writes_what_others_load(unbroken: Path) -> None:
@@ -89,7 +88,11 @@ def test_a_run_learns_and_writes_what_others_load(unbroken: Path) -> None:
 
 @pytest.mark.parametrize(
     ("step", "number"),
-    [(8, signal.SIGKILL), (6, signal.SIGTERM), pytest.param(4, signal.SIGKILL, marks=pytest.mark.slow)],
+    [
+        (8, signal.SIGKILL),
+        pytest.param(6, signal.SIGTERM, marks=pytest.mark.slow),  # the next test sends it too, in this process
+        pytest.param(4, signal.SIGKILL, marks=pytest.mark.slow),
+    ],
 )
 def test_a_stopped_run_resumes_exactly(
     step: int, number: signal.Signals, codes: Path, small_lm: Path, unbroken: Path, tmp_path: Path

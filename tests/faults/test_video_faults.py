@@ -18,9 +18,10 @@ from tests.support.command import (
     MODEL,
     ONE_UNIT,
     SMALL_UNITS,
-    emu3,
+    emu3_here,
     encode,
     finish,
+    keep_graphs,
     leftovers,
     start,
     verified_digest,
@@ -28,8 +29,10 @@ from tests.support.command import (
 )
 from tests.support.disturbed_runs import problems, steps
 from tests.support.small_sources import gif, movie, png
+from tests.support.step_by_step import stand_in_tokenizer
 
 CLIPS = ("--clip-frames", "4", "--fps", "6")  # a film of twelve frames per second gives one clip per eight frames
+GRAPHS = keep_graphs("encoder of images and clips")  # the image of the canary is the first to be encoded
 
 
 def sound_only() -> bytes:
@@ -66,7 +69,7 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def unbroken(media: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The dataset of one undisturbed run; tests must not modify it."""
     dataset = tmp_path_factory.mktemp("unbroken") / "dataset"
-    encode(media, dataset, *SMALL_UNITS, *CLIPS)
+    encode(media, dataset, *SMALL_UNITS, *CLIPS, **GRAPHS)
     return dataset
 
 
@@ -103,7 +106,7 @@ def test_killed_inside_a_unit_of_clips(media: Path, unbroken: Path, tmp_path: Pa
     process.send_signal(signal.SIGKILL)
     assert finish(process).returncode == -signal.SIGKILL
     assert Dataset(dataset).committed_units() == []
-    encode(media, dataset, *ONE_UNIT, *CLIPS)
+    encode(media, dataset, *ONE_UNIT, *CLIPS, **GRAPHS)
     assert verified_digest(dataset) == verified_digest(unbroken), "units of another size give the same digest"
     assert leftovers(dataset) == []
 
@@ -127,11 +130,12 @@ def test_disturbed_at_every_step(disturbance: str, allowed: set[int], few: Path,
     assert problems(lines, allowed) == []
 
 
-def test_decoded_to_mp4_with_the_recorded_rate(unbroken: Path, tmp_path: Path) -> None:
+def test_decoded_to_mp4_with_the_recorded_rate(unbroken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in_tokenizer(monkeypatch)
     out = tmp_path / "out"
-    done = emu3("decode", unbroken, out, *MODEL)
+    printed = emu3_here("decode", unbroken, out, *MODEL)
     rows = sum(record.rows for record in Dataset(unbroken).commit_records())
-    assert f"{rows} files written, 0 already present" in done.stderr
+    assert f"{rows} files written, 0 already present" in printed
     with av.open(str(out / "film#00000.mp4")) as container:
         stream = container.streams.video[0]
         assert (stream.average_rate, stream.width, stream.height) == (6, 24, 16)
