@@ -13,9 +13,14 @@ MIRRORED = ("shared", "vq_stage", "lm_stage", "pipelines")
 
 # Test files of no single source file, each with the reason.
 INTEGRATION: dict[str, str] = {
+    "lm_stage/test_images_only.py": "models of a codec without videos, in the API and in the job",
+    "lm_stage/data/test_sequence_lengths.py": "forecasts of `emu3 plan` against the sequences of a run",
     "lm_stage/generate/test_emu35.py": "drawings and edits of Emu3.5, from the prompt file to the codes",
     "lm_stage/generate/test_videos.py": "prompts for videos, from the plan to the decoded frames",
+    "lm_stage/model/test_published_names.py": "the names of the full published decoder of Emu3.5",
     "lm_stage/model/kernels/test_ascend_operators.py": "the substitutes of Ascend's operators in tests/support",
+    "lm_stage/model/kernels/test_optimizer.py": "the updates of AdamW against the published rule",
+    "pipelines/commands/test_plan.py": "`emu3 plan` with the forms of sequences of both families",
     "pipelines/test_flags.py": "all messages and documents against the whole command line",
     "pipelines/test_mindone.py": "the jobs of both stages with the other implementation of their models",
     "pipelines/workflow/test_demo_emu35.py": "a packaged pipeline with its files and its tokenizer",
