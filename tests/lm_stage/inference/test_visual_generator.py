@@ -42,10 +42,9 @@ def test_greedy_images_of_emu35_are_those_of_upstream(emu35: GoldenLanguageModel
 
 def test_images_do_not_depend_on_the_batch(golden: GoldenLanguageModel) -> None:
     prompts = [golden.prompts[index % 3] for index in range(16)]
-    together = golden.generate(prompts, seed=7)
+    together = golden.generate(prompts, seed=7, batch_size=3)
     assert len({codes.tobytes() for codes in together}) > 10, "sixteen samples should differ"
-    np.testing.assert_array_equal(together, golden.generate(prompts, seed=7, batch_size=3))
-    np.testing.assert_array_equal(together[:2], golden.generate(prompts[:2], seed=7, batch_size=1))
+    np.testing.assert_array_equal(together, golden.generate(prompts, seed=7, batch_size=1))
 
 
 def test_guidance_of_one_is_the_conditional_model_alone(golden: GoldenLanguageModel) -> None:
