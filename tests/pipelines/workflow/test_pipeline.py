@@ -160,6 +160,6 @@ def test_packaged_examples_are_valid_once_the_users_files_exist(path: Path, fold
     files = {"tokenizer": EMBEDDED_TOKENIZER, "model": EMBEDDED_MODEL, "prompts": folder / "photos/one.png"}
     variables = yaml.safe_load(path.read_text())["variables"]
     for name, location in variables.items():
-        if name in files:
+        if name in files and not location.startswith("${package}"):
             Path(location).symlink_to(files[name])
     assert len(load_pipeline(path.stem, {}, None, main).steps) > 2
