@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +21,12 @@ from vq_stage import VisionTokenizer
 from vq_stage.training.job import train_vq
 from vq_stage.training.options import TrainVQOptions
 
+CONFIG = replace(TINY_VQ, channel_multiplier=(1, 1))  # 2×2 pixels per code
+
 
 def options(tmp_path: Path, **changes: Any) -> TrainVQOptions:
     config = tmp_path / "config.json"
-    config.write_text(json.dumps(TINY_VQ.to_dict()))
+    config.write_text(json.dumps(CONFIG.to_dict()))
     for index in range(4):
         save_picture(tmp_path / "pictures" / f"{index}.png", index, 48, 48)
     values = {"steps": 6, "crop": 32, "batch": 4, "clip_share": 0.0, "save_every": 2, "warmup": 2, "reader_threads": 1}
@@ -53,12 +56,12 @@ def test_a_run_stopped_at_a_checkpoint_resumes_to_the_same_bytes(
     steps = [json.loads(line)["step"] for line in (broken / "train_log.jsonl").read_text().splitlines()]
     assert steps == list(range(6))
     assert (broken / "samples" / "step-0000006.png").is_file()
-    codes = VisionTokenizer.from_pretrained(broken).encode_images(np.zeros((1, 16, 16, 3), np.uint8))
+    codes = VisionTokenizer.from_pretrained(broken).encode_images(np.zeros((1, 4, 4, 3), np.uint8))
     assert codes.shape == (1, 2, 2)
     with pytest.raises(ConfigMismatchError, match=r"batch: recorded 4, given 2"):
         train_vq(options(tmp_path, out=str(broken), batch=2))
     changed = options(tmp_path, out=str(broken))
-    (tmp_path / "config.json").write_text(json.dumps({**TINY_VQ.to_dict(), "codebook_size": 8}))
+    (tmp_path / "config.json").write_text(json.dumps({**CONFIG.to_dict(), "codebook_size": 8}))
     with pytest.raises(CheckpointError, match=r"quantize\.embedding.*expected shape \(8, 4\).*--config changed"):
         train_vq(changed)
 
