@@ -101,7 +101,7 @@ class TrainedCodebook:
         if not self.is_initialized:
             latents_NC = latents_BTCHW.transpose(0, 1, 3, 4, 2).reshape(-1, self.parameter.shape[1])
             entries_KC = near_latents(latents_NC, K, np.random.default_rng((self.seed, step)))
-            lengths_K1 = np.linalg.norm(entries_KC, axis=1, keepdims=True)
+            lengths_K1 = np.maximum(np.linalg.norm(entries_KC, axis=1, keepdims=True), EPS)
             ops.assign(self.parameter, Tensor((entries_KC / lengths_K1 * lengths_K1.mean()).astype(np.float32)))
             self.is_initialized = True
         self.counts_K = self.decay * self.counts_K + (1 - self.decay) * np.bincount(codes_BTHW.reshape(-1), minlength=K)
