@@ -30,14 +30,17 @@ def _rows(dataset: Dataset) -> Iterator[Mapping[str, Any]]:
 
 
 def _card(step: str, row: Mapping[str, Any], output: Path) -> Card:
-    """Return the card of an answer: each picture with the text before it, and the text after the last one."""
+    """Return the card of an answer: each picture with the text before it, and the text after the last one.
+
+    Reasoning is left out; the page of the answer has it, folded.
+    """
     figures: list[Figure] = []
     texts: list[str] = []
     pictures = _pictures(output, row["key"])
     for part in row["parts"]:
-        if part["kind"] != "image":
+        if part["kind"] == "text":
             texts.append(part["text"])
-        elif len(figures) < len(pictures):
+        elif part["kind"] == "image" and len(figures) < len(pictures):
             label = " ".join(text.strip() for text in texts)
             figures.append(Figure(label, compressed(pictures[len(figures)]), label))
             texts.clear()

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 
+from lm_stage.generate.options import GenerateOptions
 from pipelines.workflow.step import Step, producer_of, resolved
 from shared.dataset.dataset import Dataset
 from shared.dataset.settings import ANSWER_FORMAT, SEQUENCE_FORMAT
@@ -20,6 +21,7 @@ class Kind(Enum):
     MEDIA = "pictures or videos"
     CODES = "a codes dataset"
     SEQUENCES = "a dataset of generated sequences"
+    INTERLEAVED = "a dataset of text and images in one sequence"
     RUN = "a training run"
     LANGUAGE_MODEL = "a language model"
     ADAPTER = "a LoRA adapter"
@@ -42,6 +44,8 @@ OUTPUT_KINDS = {
 RUN_FOLDERS = {"model": Kind.LANGUAGE_MODEL, "adapter": Kind.ADAPTER}
 
 DATASETS = (Kind.CODES, Kind.SEQUENCES)
+INTERLEAVED_READERS = ("decode", "verify")  # commands whose dataset may also be of Kind.INTERLEAVED
+FORMAT_KINDS = {SEQUENCE_FORMAT: Kind.SEQUENCES, ANSWER_FORMAT: Kind.INTERLEAVED}  # others are Kind.CODES
 # The kinds that an option accepts.
 ACCEPTED_KINDS: Mapping[str, tuple[Kind, ...]] = {
     "source": (Kind.MEDIA, Kind.FILE, Kind.OTHER),
@@ -68,7 +72,7 @@ def kind_problems(steps: Sequence[Step]) -> Iterator[str]:
             name = producer_of(given.location, outputs)
             producer = next((one for one in steps if one.name == name), None)
             kind = _kind_of_output(producer, given.location) if producer else kind_of_path(given.location)
-            accepted = ACCEPTED_KINDS[given.option]
+            accepted = accepted_kinds(step.command, given.option)
             if kind is not None and kind not in accepted:
                 *others, last = [one.value for one in accepted]
                 expected = f"{', '.join(others)} or {last}" if others else last
@@ -76,6 +80,19 @@ def kind_problems(steps: Sequence[Step]) -> Iterator[str]:
                     f"step {step.name}: {given.option}: {given.location}: expected {expected}, got {kind.value};"
                     f" {_advice(kind, accepted, given.location, producer, _not_needing(step, steps))}"
                 )
+
+
+def accepted_kinds(command: str, option: str) -> tuple[Kind, ...]:
+    """Return the kinds that an option of a command accepts."""
+    kinds = ACCEPTED_KINDS[option]
+    return (*kinds, Kind.INTERLEAVED) if option == "dataset" and command in INTERLEAVED_READERS else kinds
+
+
+def output_kind(step: Step) -> Kind | None:
+    """Return the kind of what a step writes, None if it writes nothing."""
+    if isinstance(step.options, GenerateOptions) and step.options.makes_answers:
+        return Kind.INTERLEAVED
+    return OUTPUT_KINDS.get(step.command)
 
 
 def _not_needing(step: Step, steps: Sequence[Step]) -> list[Step]:
@@ -92,7 +109,7 @@ def _kind_of_output(producer: Step, location: str) -> Kind | None:
     assert producer.output is not None
     inside = resolved(location).relative_to(resolved(producer.output)).as_posix()
     if inside == ".":
-        return OUTPUT_KINDS[producer.command]
+        return output_kind(producer)
     return RUN_FOLDERS.get(inside) if producer.command == "sft" else None
 
 
@@ -104,7 +121,7 @@ def kind_of_path(location: str) -> Kind | None:
     if not os.path.isdir(path):
         return Kind.FILE
     if os.path.exists(path / "plan.arrow"):
-        return Kind.SEQUENCES if _has_sequences(location) else Kind.CODES
+        return _kind_of_dataset(location)
     if os.path.exists(path / "adapter_config.json"):
         return Kind.ADAPTER
     if os.path.isdir(path / "checkpoints") and os.path.exists(path / "options.json"):
@@ -112,11 +129,11 @@ def kind_of_path(location: str) -> Kind | None:
     return _kind_of_model(path / "config.json") or Kind.OTHER
 
 
-def _has_sequences(location: str) -> bool:
+def _kind_of_dataset(location: str) -> Kind:
     try:
-        return Dataset.open(location).plan().settings.format in (SEQUENCE_FORMAT, ANSWER_FORMAT)
+        return FORMAT_KINDS.get(Dataset.open(location).plan().settings.format, Kind.CODES)
     except RelayError:
-        return False  # the check of codecs reports a dataset that cannot be read
+        return Kind.CODES  # the check of codecs reports a dataset that cannot be read
 
 
 def _kind_of_model(path: Path) -> Kind | None:
@@ -139,7 +156,7 @@ def _advice(
     if Kind.LANGUAGE_MODEL in accepted and kind is Kind.ADAPTER:
         run = reference if producer else str(Path(location).parent)
         return f"give {run}/model, into which the adapter is merged"
-    fitting = [f"${{{one.name}}}" for one in others if OUTPUT_KINDS.get(one.command) in accepted]
+    fitting = [f"${{{one.name}}}" for one in others if output_kind(one) in accepted]
     if Kind.LANGUAGE_MODEL in accepted:
         fitting += [f"${{{one.name}}}/model" for one in others if one.command == "sft"]
     return f"give {' or '.join(fitting)}" if fitting else "give another path"

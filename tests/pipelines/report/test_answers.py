@@ -18,8 +18,10 @@ from tests.support.sft_samples import write_dataset
 from vq_stage.decode.output_files import picture_path
 
 PARTS = (
+    AnswerPart("reasoning", "What is a snake?"),
     AnswerPart("text", "First, "),
     AnswerPart("text", "a snake_case."),
+    AnswerPart("image_reasoning", "A thin one."),
     AnswerPart("image", None, 1, 2),
     AnswerPart("image", None, 2, 1),
     AnswerPart("text", " The end."),
@@ -43,7 +45,7 @@ def decoded(folder: Path, parts: tuple[AnswerPart, ...], pictures: int) -> Pipel
     return Pipeline("p", folder, (step,))
 
 
-def test_pictures_have_the_text_before_them_as_label(tmp_path: Path) -> None:
+def test_pictures_have_the_text_before_them_as_label_without_reasoning(tmp_path: Path) -> None:
     pipeline = decoded(tmp_path, PARTS, pictures=2)
     [section] = answer_sections(pipeline)
     [card] = section.cards
@@ -55,7 +57,7 @@ def test_pictures_have_the_text_before_them_as_label(tmp_path: Path) -> None:
 
 
 def test_an_answer_without_pictures_has_only_its_text(tmp_path: Path) -> None:
-    [section] = answer_sections(decoded(tmp_path, PARTS[:2], pictures=0))
+    [section] = answer_sections(decoded(tmp_path, PARTS[:3], pictures=0))
     assert (section.cards[0].figures, section.cards[0].answers) == ((), (Answer("pages", "First, a snake_case."),))
 
 

@@ -9,7 +9,9 @@ import pytest
 
 from pipelines.workflow.command_line import INPUT_PARAMETERS, OUTPUT_PARAMETERS
 from pipelines.workflow.kinds import ACCEPTED_KINDS, OUTPUT_KINDS, Kind, kind_of_path
+from shared.dataset.settings import ANSWER_FORMAT, CODES_FORMAT, SEQUENCE_FORMAT
 from shared.errors import UsageError
+from tests.support.sft_samples import write_dataset
 from tests.support.small_pipelines import load
 
 STEPS: dict[str, dict[str, object]] = {
@@ -17,6 +19,9 @@ STEPS: dict[str, dict[str, object]] = {
     "tuned": {"run": "sft", "datasets": ["${codes}"]},
     "tokens": {"run": "generate", "prompts": "${codes}", "model": "${tuned}/model"},
     "images": {"run": "decode", "dataset": "${tokens}"},
+    "stories": {"run": "generate", "prompts": "photos/one.png", "task": "story"},
+    "pages": {"run": "decode", "dataset": "${stories}"},
+    "checked": {"run": "verify", "dataset": "${stories}"},
     "restored": {"run": "decode", "dataset": "${codes}"},
     "answers": {"run": "understand", "dataset": "${codes}", "model": "${tuned}/model"},
     "model": {"run": "init-lm", "dataset": "${codes}"},
@@ -46,8 +51,11 @@ def test_references_of_the_right_kind() -> None:
         ("tokens", "model", "${tuned}/adapter", r"got a LoRA adapter; give \$\{tuned\}/model, into which"),
         ("tokens", "model", "${codes}", r"got a codes dataset; give \$\{model\} or \$\{tuned\}/model$"),
         ("tuned", "datasets", ["${codes}", "${restored}"], r"got pictures or videos; give \$\{codes\}$"),
+        ("tuned", "datasets", ["${codes}", "${stories}"], r"got a dataset of text and images.*; give \$\{codes\}$"),
+        ("answers", "dataset", "${stories}", r"expected .* generated sequences, got a dataset of text"),
+        ("tokens", "images", "${stories}", r"images: .*got a dataset of text and images"),
         ("tuned", "held-out", "${restored},task=image", r"held_out: .*got pictures"),
-        ("images", "dataset", "${tuned}/model", r"a codes dataset or .*sequences, got a language model"),
+        ("images", "dataset", "${tuned}/model", r"a codes dataset, .* or .*text and images.*, got a language model"),
         ("images", "dataset", "p/images/../tuned", r"got a training run"),
         ("images", "vision-tokenizer", "${model}", r"expected a vision tokenizer, got a language model; give \$\{tok"),
         ("tokens", "prompts", "${answers}", r"prompts: .*got an answer file"),
@@ -67,6 +75,14 @@ def test_references_of_the_wrong_kind(step: str, option: str, value: object, exp
 def test_what_lies_inside_an_output_is_not_judged() -> None:
     inside = {"run": "generate", "prompts": "${codes}", "model": "${tuned}/checkpoints/step-00000100"}
     assert load({"steps": {**STEPS, "tokens": inside}}).steps
+
+
+@pytest.mark.parametrize(
+    ("format", "kind"),
+    [(CODES_FORMAT, Kind.CODES), (SEQUENCE_FORMAT, Kind.SEQUENCES), (ANSWER_FORMAT, Kind.INTERLEAVED)],
+)
+def test_kinds_of_datasets(format: str, kind: Kind, tmp_path: Path) -> None:
+    assert kind_of_path(str(write_dataset(tmp_path / "dataset", [], format=format))) is kind
 
 
 @pytest.mark.parametrize(

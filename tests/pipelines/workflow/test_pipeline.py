@@ -163,3 +163,9 @@ def test_packaged_examples_are_valid_once_the_users_files_exist(path: Path, fold
         if name in files and not location.startswith("${package}"):
             Path(location).symlink_to(files[name])
     assert len(load_pipeline(path.stem, {}, None, main).steps) > 2
+
+
+@pytest.mark.parametrize("name", ["demo", "demo-emu35"])
+def test_the_demos_accept_fewer_steps_of_training(name: str, tmp_path: Path) -> None:
+    """No other setting, such as a warm-up, needs as many steps as the file has."""
+    assert load_pipeline(name, {"steps": "2"}, str(tmp_path / "out"), main).steps
