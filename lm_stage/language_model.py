@@ -186,8 +186,9 @@ class LanguageModel:
     ) -> list[np.ndarray]:
         """Generate from prompts of token ids; return codes (T, H, W), in the order of the requests.
 
-        Keys must be unique. Raises UsageError if a prompt does not end with IMG or needs more positions than the
-        model has, or if guidance lacks a negative prompt.
+        Keys must be unique. What is None in `sampling` is what upstream published for single images. Raises UsageError
+        if a prompt does not end with IMG or needs more positions than the model has, or if guidance lacks a negative
+        prompt.
         """
         if not requests:
             return []
@@ -198,6 +199,7 @@ class LanguageModel:
                 if not token_ids or token_ids[-1] != self.layout.img:
                     raise UsageError(f"prompt {request.key}: expected token ids that end with IMG ({self.layout.img})")
         length = max(request.length for request in requests)
+        sampling = sampling.resolved(self.prompting.codes)
         generator = self.visual_generator(min(batch_size, len(requests)), length, sampling, guidance_scale, window)
         codes = {sequence.request.key: sequence.codes_THW() for sequence in generator.run(requests)}
         return [codes[request.key] for request in requests]
@@ -212,22 +214,22 @@ class LanguageModel:
     ) -> VisualGenerator:
         """Return a generator of `batch_size` images or videos at a time, of at most `length` tokens with the prompt.
 
-        Raises UsageError if the model has fewer positions.
+        `sampling` must be resolved: what upstream published depends on the task. Raises UsageError if the model has
+        fewer positions.
         """
         self._check_length(length)
         rows = batch_size if guidance_scale == 1.0 else 2 * batch_size
         model = self.backend.cached(rows, length, self.layout.first_visual_token, self.layout.end_of_visual)
-        sampling = sampling.resolved(self.prompting.codes)
         return VisualGenerator(model, self.layout, sampling, guidance_scale, window)
 
     def text_generator(self, batch_size: int, length: int, sampling: SamplingOptions) -> TextGenerator:
         """Return a generator of `batch_size` answers at a time, of at most `length` tokens with the question.
 
-        Raises UsageError if the model has fewer positions.
+        `sampling` must be resolved. Raises UsageError if the model has fewer positions.
         """
         self._check_length(length)
         model = self.backend.cached(batch_size, length, 0, self.layout.first_visual_token)
-        return TextGenerator(model, self.layout, sampling.resolved(self.prompting.text), self.prompting.answer_end[0])
+        return TextGenerator(model, self.layout, sampling, self.prompting.answer_end[0])
 
     def answer_generator(
         self,
@@ -239,15 +241,14 @@ class LanguageModel:
     ) -> AnswerGenerator:
         """Return a generator of `batch_size` answers of text and images, of at most `length` tokens with the prompt.
 
-        `sampling` is that of codes. Raises UsageError if the model has fewer positions, CheckpointError if its
-        vocabulary does not write sizes digit by digit.
+        `sampling`, that of codes, and `text_sampling` must be resolved. Raises UsageError if the model has fewer
+        positions, CheckpointError if its vocabulary does not write sizes digit by digit.
         """
         self._check_length(length)
         grammar = AnswerGrammar.of(SequenceRenderer(self.text_tokenizer, self.layout, prompting=self.prompting))
         rows = batch_size if guidance_scale == 1.0 else 2 * batch_size
         model = self.backend.cached(rows, length, 0, self.config.vocab_size)
-        codes, text = sampling.resolved(self.prompting.codes), text_sampling.resolved(self.prompting.text)
-        return AnswerGenerator(model, grammar, codes, text, guidance_scale)
+        return AnswerGenerator(model, grammar, sampling, text_sampling, guidance_scale)
 
     def _check_length(self, length: int) -> None:
         positions = self.config.max_position_embeddings

@@ -80,8 +80,8 @@ def read_document(key: str, fields: Mapping[str, Any], prompting: Prompting) -> 
 
 def _template(task: object, is_image: bool, has_images: bool, prompting: Prompting) -> ConversationTemplate:
     if task is not None:
-        if (template := prompting.conversations.get(str(task))) is None:
-            expected = ", ".join(prompting.conversations)
+        if (template := prompting.tasks.get(str(task))) is None:
+            expected = ", ".join(prompting.tasks)
             raise RefusedInput("bad_entry", f"`task`: expected one of {expected} with this model, got {task!r:.100}")
         return template
     if is_image:

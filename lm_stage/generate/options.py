@@ -8,13 +8,12 @@ from lm_stage.generate.prompts import PromptDefaults
 from lm_stage.inference.options import InferenceOptions, SamplingOptions, check_window
 from lm_stage.model.config import read_config
 from lm_stage.model.prompting_choice import directory_prompting
-from lm_stage.text.prompting import Prompting
+from lm_stage.text.prompting import IMAGE_TASK, TASKS, Prompting
 from lm_stage.text.templates import ConversationTemplate
 from shared.codec import Codec
 from shared.errors import CheckpointError, UsageError
 
 MAX_GUIDANCE_SCALE = 1000
-IMAGE_TASK = "image"  # a single image or video, without text
 RESUME_MODES = ("replay", "prefill")
 
 
@@ -110,6 +109,8 @@ class GenerateOptions(InferenceOptions):
 
     def _check_answers(self) -> None:
         """Raise UsageError for options that images, or answers, do not have."""
+        if self.task not in TASKS:
+            raise UsageError(f"--task {self.task}: expected one of {', '.join(TASKS)}")
         if not self.makes_answers and (self.max_new_tokens is not None or self.text_sampling != TextSampling()):
             raise UsageError(
                 "--max-new-tokens, --text-temperature, --text-top-k, --text-top-p: expected with --task only"
@@ -121,7 +122,7 @@ class GenerateOptions(InferenceOptions):
 
     def template(self, prompting: Prompting) -> ConversationTemplate | None:
         """Return the template of answers, None for images. Raises UsageError if the prompting has no such task."""
-        return prompting.conversation(self.task, "--task") if self.makes_answers else None
+        return prompting.task(self.task) if self.makes_answers else None
 
     def prompt_settings(self, prompting: Prompting) -> PromptSettings:
         """Return the settings that depend on the prompting."""

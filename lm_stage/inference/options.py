@@ -26,7 +26,8 @@ Options = TypeVar("Options", bound="InferenceOptions")
 class SamplingOptions:
     """Temperature, then the `top_k` most likely tokens (0: all), then nucleus sampling by `top_p`; or greedy.
 
-    None is what upstream published for the prompting of the model. Raises UsageError for values out of range.
+    None is what upstream published for the prompting of the model and the task; `resolved` fills it in, once, where the
+    task is known. Generators take None as no limit. Raises UsageError for values out of range.
     """
 
     temperature: float = 1.0

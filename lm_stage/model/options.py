@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from lm_stage.text.prompting import PROMPTINGS
+from lm_stage.text.prompting import FAMILIES
 from shared.errors import UsageError
 
 MAX_PARAMETERS = 4_000_000_000  # of a new model, which is made in memory
@@ -56,8 +56,8 @@ class NewModelOptions:
             problems.append(
                 f"this model has {self._parameters():.1e} parameters, expected at most {MAX_PARAMETERS:.0e}"
             )
-        if self.prompting not in PROMPTINGS:
-            problems.append(f"--prompting: expected one of {', '.join(PROMPTINGS)}, got {self.prompting!r}")
+        if self.prompting not in FAMILIES:
+            problems.append(f"--prompting: expected one of {', '.join(FAMILIES)}, got {self.prompting!r}")
         if problems:
             raise UsageError("; ".join(problems))
 

@@ -20,6 +20,7 @@ from shared.tokens.layout import OPTIONAL_SURFACES, TokenLayout
 from shared.tokens.sequence_form import SequenceForm
 
 AUTO = "auto"
+IMAGE_TASK = "image"  # a single image or video, without text
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +37,10 @@ class Prompting:
 
     `draw` is the template of an image from a text, `edit` of one from images and a text, `unconditional` of the stream
     that guidance steers away from: its text is the negative prompt, and it repeats the images of the prompt with
-    `repeats_images`. `roles` are the optional roles of control tokens that the family uses; `answer_begin` and
-    `answer_end` are those around an answer, in their order. With `writes_size`, the size of an image is part of the
-    answer in training; otherwise it is part of the prompt.
+    `repeats_images`. `other_tasks` and `other_questions` are the templates besides `chat` of answers that mix text and
+    images, and of questions about images. `roles` are the optional roles of control tokens that the family uses;
+    `answer_begin` and `answer_end` are those around an answer, in their order. With `writes_size`, the size of an image
+    is part of the answer in training; otherwise it is part of the prompt.
     `area` is in pixels; `sizes` are published grids, in codes, by the ratio width:height, for that area. Drawings and
     edits have settings of their own, which differ from those of interleaved answers.
     """
@@ -49,7 +51,8 @@ class Prompting:
     unconditional: ConversationTemplate = BARE
     repeats_images: bool = False
     chat: ConversationTemplate = CHAT
-    other_conversations: tuple[ConversationTemplate, ...] = (STAGE1,)
+    other_tasks: tuple[ConversationTemplate, ...] = ()
+    other_questions: tuple[ConversationTemplate, ...] = (STAGE1,)
     roles: tuple[str, ...] = ()
     answer_begin: tuple[str, ...] = ()
     answer_end: tuple[str, ...] = ("eos",)
@@ -68,9 +71,14 @@ class Prompting:
     recorded: str = "text-to-image"  # in the settings of generated datasets
 
     @property
-    def conversations(self) -> dict[str, ConversationTemplate]:
-        """The templates of all tasks by name."""
-        return {"chat": self.chat, **{one.name: one for one in (self.draw, self.edit, *self.other_conversations)}}
+    def tasks(self) -> dict[str, ConversationTemplate]:
+        """The templates of answers that mix text and images, by name."""
+        return {"chat": self.chat, **{template.name: template for template in self.other_tasks}}
+
+    @property
+    def question_templates(self) -> dict[str, ConversationTemplate]:
+        """The templates of questions about images, whose answers are text, by name."""
+        return {"chat": self.chat, **{template.name: template for template in self.other_questions}}
 
     @property
     def drawing_form(self) -> SequenceForm:
@@ -83,12 +91,19 @@ class Prompting:
         """Whether answers to a task mix text and images, rather than consist of an image above all."""
         return task not in (self.draw, self.edit)
 
-    def conversation(self, name: str, flag: str = "--template") -> ConversationTemplate:
-        """Return the template of this name. Raises UsageError if the family has none."""
-        if (found := self.conversations.get(name)) is None:
-            expected = ", ".join(self.conversations)
-            raise UsageError(f"{flag} {name}: expected one of {expected} with --prompting {self.name}")
-        return found
+    def task(self, name: str) -> ConversationTemplate:
+        """Return the template of a task. Raises UsageError if the family has none of this name."""
+        if name not in self.tasks:
+            expected = ", ".join((IMAGE_TASK, *self.tasks))
+            raise UsageError(f"--task {name}: expected one of {expected} with --prompting {self.name}")
+        return self.tasks[name]
+
+    def question_template(self, name: str) -> ConversationTemplate:
+        """Return the template of questions about images. Raises UsageError if the family has none of this name."""
+        if name not in self.question_templates:
+            expected = ", ".join(self.question_templates)
+            raise UsageError(f"--template {name}: expected one of {expected} with --prompting {self.name}")
+        return self.question_templates[name]
 
     def missing_roles(self, layout: TokenLayout) -> list[str]:
         """Return the roles of control tokens around answers that a layout lacks."""
@@ -122,15 +137,17 @@ EMU3 = replace(
 )
 # Upstream published no template of questions for Emu3.5: that of the unconditional stream is our choice.
 _EMU35_CHAT = ConversationTemplate("emu3.5 chat", "You are a helpful assistant.", " USER: ", " ASSISTANT: ")
+_EMU35_T2I, _EMU35_X2I = _task("t2i"), _task("x2i", images_first=True)
 _EMU35_GRIDS = {"1:1": (64, 64), "4:3": (55, 73), "21:9": (41, 97), "16:9": (47, 85), "3:2": (52, 78)}
 EMU35 = Prompting(
     "emu35",
-    draw=_task("t2i"),
-    edit=_task("x2i", images_first=True),
+    draw=_EMU35_T2I,
+    edit=_EMU35_X2I,
     unconditional=_EMU35_CHAT,
     repeats_images=True,
     chat=_EMU35_CHAT,
-    other_conversations=tuple(map(_task, ("story", "howto", "explore", "vla"))),
+    other_tasks=(_EMU35_T2I, _EMU35_X2I, *map(_task, ("story", "howto", "explore", "vla"))),
+    other_questions=(),
     roles=tuple(OPTIONAL_SURFACES),
     answer_begin=("bss",),
     answer_end=("ess", "eos"),
@@ -150,9 +167,15 @@ EMU35 = Prompting(
     recorded="emu3.5",
 )
 PROMPTINGS = {prompting.name: prompting for prompting in (PLAIN, EMU3, EMU35)}
+CHOICES = (AUTO, *PROMPTINGS)
+FAMILIES = tuple(name for name in PROMPTINGS if name != PLAIN.name)  # plain is Emu3's form, without its suffix
+TASKS = (IMAGE_TASK, *dict.fromkeys(name for prompting in PROMPTINGS.values() for name in prompting.tasks))
+QUESTION_TEMPLATES = tuple(
+    dict.fromkeys(name for prompting in PROMPTINGS.values() for name in prompting.question_templates)
+)
 
 
 def check_prompting(name: str) -> None:
     """Raise UsageError unless this is the name of a prompting, or auto."""
-    if name not in (AUTO, *PROMPTINGS):
-        raise UsageError(f"--prompting {name!r}: expected one of {', '.join((AUTO, *PROMPTINGS))}")
+    if name not in CHOICES:
+        raise UsageError(f"--prompting {name!r}: expected one of {', '.join(CHOICES)}")

@@ -194,7 +194,7 @@ def _settings(
         model=model.recorded(),
         images=images.dataset.plan().sha256 if images else None,
         question=options.question,
-        template=model.prompting.conversation(options.template).name,
+        template=model.prompting.question_template(options.template).name,
         max_new_tokens=options.max_new_tokens,
         sampling=sampling_to_json(options.sampling.resolved(model.prompting.text), recorded.get("sampling")),
         seed=options.seed,

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from lm_stage.inference.options import InferenceOptions, SamplingOptions
+from lm_stage.text.prompting import QUESTION_TEMPLATES
 from shared.errors import UsageError
-
-TEMPLATES = ("chat", "stage1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +28,8 @@ class UnderstandOptions(InferenceOptions):
     def __post_init__(self) -> None:
         InferenceOptions.__post_init__(self)
         self.check_positive("max_new_tokens")
-        if self.template not in TEMPLATES:
-            raise UsageError(f"--template {self.template!r}: expected one of {', '.join(TEMPLATES)}")
+        if self.template not in QUESTION_TEMPLATES:
+            raise UsageError(f"--template {self.template!r}: expected one of {', '.join(QUESTION_TEMPLATES)}")
         if self.dataset is None and self.questions is None:
             raise UsageError("expected a DATASET of images, or --questions FILE.jsonl with questions about text only")
         if self.question is not None and self.questions is not None:

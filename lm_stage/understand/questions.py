@@ -113,7 +113,7 @@ class QuestionRenderer:
         self.images = images
         self.options = options
         self.max_positions = model.config.max_position_embeddings
-        self.template = model.prompting.conversation(options.template)
+        self.template = model.prompting.question_template(options.template)
         self.sequences = SequenceRenderer(model.text_tokenizer, model.layout, options.video_format, model.prompting)
 
     def request(self, question: Question) -> TextRequest:

@@ -32,8 +32,9 @@ class UnderstandWorker:
     def work(self, tasks: Iterator[Task | None]) -> Iterator[TaskResult]:
         """Answer the questions of one cache length after those of another."""
         feed = TaskFeed(tasks, self._cache_length)
+        sampling = self.options.sampling.resolved(self.directory.prompting.text)
         while (length := feed.next_shape()) is not None and not self.context.stop.is_set():
-            generator = self.model.text_generator(self.options.batch_size, length, self.options.sampling)
+            generator = self.model.text_generator(self.options.batch_size, length, sampling)
             yield from self._answer(generator, feed, length)
 
     def _cache_length(self, unit: int) -> int:

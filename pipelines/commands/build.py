@@ -10,6 +10,7 @@ from __future__ import annotations
 import pkgutil
 from collections.abc import Callable
 from dataclasses import MISSING, Field, fields, is_dataclass
+from functools import cached_property
 from typing import Any
 
 import click
@@ -59,6 +60,18 @@ class OptionsCommand(click.Command):
     def defaults(self) -> Parameters:
         """Return every parameter that can fill an options object, with its default."""
         return parameter_defaults(pkgutil.resolve_name(self.options_class))
+
+
+class ChoiceOf(click.Choice[str]):
+    """A choice of the names in "module:NAMES", which is imported once the choices are needed."""
+
+    def __init__(self, names: str) -> None:
+        self.case_sensitive = True
+        self._names = names
+
+    @cached_property
+    def choices(self) -> tuple[str, ...]:  # type: ignore[override]
+        return tuple(pkgutil.resolve_name(self._names))
 
 
 def options_command(

@@ -10,6 +10,7 @@ from click.core import ParameterSource
 
 from pipelines.commands.build import OptionsCommand, Parameters, fill, parameter_defaults
 from pipelines.commands.options import (
+    explains_mixtures,
     loss_options,
     model_option,
     say,
@@ -79,12 +80,13 @@ class ExportCommand(OptionsCommand):
 @loss_options
 @seed_option
 @skip_damaged_option
+@explains_mixtures
 def export(options: ExportOptions | SequenceExportOptions) -> None:
     """Write rows of codes, or the token sequences that `emu3 sft` trains on, to OUT in another format.
 
     webdataset, parquet and pth take one dataset and write its rows as WebDataset tars, Parquet files, or a list of
-    .pth files (int64). megatron (.bin and .idx, with the loss mask beside them) and mindrecord take a mixture,
-    PATH[,task=image|video|understand|text][,weight=W]… as in `emu3 sft`, and the options after --shard-mb.
+    .pth files (int64). megatron (.bin and .idx, with the loss mask beside them) and mindrecord take a mixture of
+    datasets, as `emu3 sft` does, and the options after --shard-mb.
     """
     from shared.exchange.options import ExportOptions
 

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from pipelines.commands.build import Parameters, options_command
+from pipelines.commands.build import ChoiceOf, Parameters, options_command
 from pipelines.commands.options import (
     DTYPE,
     choose_engine,
     device_option,
     engine_options,
+    explains_mixtures,
     kernels_option,
     language_model_options,
     left_to_others,
@@ -106,13 +107,11 @@ if TYPE_CHECKING:
     "--deterministic/--no-deterministic",
     help="Whether equal runs on Ascend give equal bytes, which takes time. Exact resuming needs it.",
 )
+@explains_mixtures
 def sft(options: SftOptions, sample_prompts: str | None, vision_tokenizer: str | None) -> None:
     """Fine-tune a language model on the shards of DATASETS; RUN/model is the result.
 
-    The same command resumes an interrupted run. A dataset is PATH[,task=image|video|understand|text][,weight=W]:
-    caption to image (the default) or to video, image or video to caption or answer, or text alone (also a .jsonl file
-    of {text} or {question, answer}). FILE.jsonl,task=document,images=DATASET has prompts and answers that mix text and
-    images: {text, images, answer, answer_images, task}.
+    The same command resumes an interrupted run.
     """
     from lm_stage.training.job import sft as run
 
@@ -146,7 +145,7 @@ def sft(options: SftOptions, sample_prompts: str | None, vision_tokenizer: str |
 @video_template_option
 @click.option(
     "--task",
-    type=click.Choice(["image", "chat", "t2i", "x2i", "story", "howto", "explore", "vla"]),
+    type=ChoiceOf("lm_stage.text.prompting:TASKS"),
     help="Single images or videos, or a task of Emu3.5 whose answers mix text and images.",
 )
 @click.option(
@@ -173,7 +172,7 @@ def sft(options: SftOptions, sample_prompts: str | None, vision_tokenizer: str |
 @click.option(
     "--guidance-scale",
     type=float,
-    show_default="3; with --prompting emu35, 5 without --images",
+    show_default="that of --prompting",
     help="Strength of classifier-free guidance; 1 disables it.",
 )
 @click.option("--samples", type=int, help="Number of images per prompt.")
@@ -245,7 +244,7 @@ def _adjust_understanding(parameters: Parameters) -> Parameters:
 )
 @click.option(
     "--template",
-    type=click.Choice(["chat", "stage1"]),
+    type=ChoiceOf("lm_stage.text.prompting:QUESTION_TEMPLATES"),
     help="Prompt format: that of the chat model, or that of the first training stage.",
 )
 @click.option("--max-new-tokens", type=int, help="Maximum length of an answer in tokens.")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import click
 
 from pipelines.commands.build import options_command
-from pipelines.commands.options import say, seed_option
+from pipelines.commands.options import FAMILY, say, seed_option
 
 if TYPE_CHECKING:
     from lm_stage.model.options import NewModelOptions
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 @click.option("--positions", type=int, help="Maximum sequence length in tokens.")
 @click.option(
     "--prompting",
-    type=click.Choice(["emu3", "emu35"]),
+    type=FAMILY,
     help="Family whose sequences the model is for; emu35 adds the control tokens of Emu3.5 to the vocabulary.",
 )
 @click.option("--tied/--untied", help="Whether the output head shares the weights of the embedding.")

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import click
 
-from pipelines.commands.build import Parameters
+from pipelines.commands.build import ChoiceOf, Parameters
 from shared.errors import Interrupted
 from shared.mindone import BACKENDS
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 Decorator = Callable[[Decorated], Decorated]
 DTYPE = click.Choice(["float32", "float16", "bfloat16"])
+FAMILY = ChoiceOf("lm_stage.text.prompting:FAMILIES")
 
 
 def say(text: str) -> None:
@@ -91,6 +93,18 @@ loss_options = option_group(
         "--caption-dropout", type=float, help="Fraction of captions that are dropped, for classifier-free guidance."
     ),
 )
+MIXTURE_HELP = """A dataset is PATH[,task=image|video|understand|text|document][,weight=NUMBER][,images=DATASET]:
+caption to image (the default) or to video, image or video to caption or answer, or text alone (also a .jsonl file of
+{text} or {question, answer}). FILE.jsonl,task=document,images=DATASET has prompts and answers that mix text and images:
+{text, images, answer, answer_images, task}."""
+
+
+def explains_mixtures(command: Callable[..., None]) -> Callable[..., None]:
+    """Append the form of the datasets of a mixture to the help of a command."""
+    command.__doc__ = f"{inspect.getdoc(command)}\n\n{MIXTURE_HELP}"
+    return command
+
+
 skip_damaged_option = click.option(
     "--skip-damaged", is_flag=True, help="Skip damaged parts and rows, and list them, instead of stopping."
 )
@@ -105,7 +119,7 @@ vision_tokenizer_options = option_group(
 
 prompting_option = click.option(
     "--prompting",
-    type=click.Choice(["auto", "plain", "emu3", "emu35"]),
+    type=ChoiceOf("lm_stage.text.prompting:CHOICES"),
     help="Templates and published settings: those of the model (auto), of Emu3 without (plain) or with its suffix and"
     " negative prompt (emu3), or of Emu3.5 (emu35).",
 )

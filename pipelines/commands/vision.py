@@ -8,6 +8,7 @@ import click
 
 from pipelines.commands.build import options_command
 from pipelines.commands.options import (
+    FAMILY,
     batch_pixels_option,
     choose_engine,
     device_option,
@@ -83,9 +84,9 @@ def encode(options: EncodeOptions) -> None:
 @click.option("--seq-length", type=int, default=8192, help="Tokens per packed row during fine-tuning.")
 @click.option(
     "--prompting",
-    type=click.Choice(["plain", "emu3", "emu35"]),
+    type=FAMILY,
     default="emu3",
-    help="Form of sequences during fine-tuning: that of Emu3 (plain, emu3) or of Emu3.5 (emu35).",
+    help="Form of sequences during fine-tuning: that of Emu3 (emu3) or of Emu3.5 (emu35).",
 )
 def plan(
     options: EncodeOptions, megapixels_per_s: float | None, measured_in: str | None, seq_length: int, prompting: str

@@ -220,7 +220,8 @@ def warmed_generator(
 ) -> VisualGenerator:
     """Return a generator that has run once, and print the seconds of compilation."""
     start_s = time.perf_counter()
-    generator = ours.visual_generator(batch_size, length, SamplingOptions(), GUIDANCE)
+    sampling = SamplingOptions().resolved(ours.prompting.codes)
+    generator = ours.visual_generator(batch_size, length, sampling, GUIDANCE)
     run_generator(generator, prompts_BL[:batch_size], negative_L, 2, 2)
     click.echo(f"compiled for {batch_size} prompts in {time.perf_counter() - start_s:.1f} s")
     return generator

@@ -85,7 +85,8 @@ def measure_model(
     rounds: int,
 ) -> list[Measured]:
     """Measure all windows with one guidance scale and temperature."""
-    length, sampling = max(request.length for request in requests), SamplingOptions(temperature=temperature)
+    length = max(request.length for request in requests)
+    sampling = SamplingOptions(temperature=temperature).resolved(model.prompting.codes)
     generators = [model.visual_generator(len(requests), length, sampling, scale, window) for window in windows]
     return measure(generators, requests, rounds)
 

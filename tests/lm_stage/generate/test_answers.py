@@ -175,6 +175,7 @@ def test_published_settings_of_answers() -> None:
         ({"task": "story", "max_new_tokens": 0}, "--max-new-tokens 0"),
         ({"task": "story", "window": 2}, "neither --frames nor --window"),
         ({"task": "story", "frames": 2}, "neither --frames nor --window"),
+        ({"task": "bare"}, "--task bare: expected one of image, chat, t2i, x2i"),
     ],
 )
 def test_options_that_answers_do_not_have_are_refused(changes: dict[str, Any], message: str) -> None:
@@ -190,7 +191,7 @@ def test_bad_sampling_of_text_is_named_by_its_flag() -> None:
 
 def test_a_task_that_the_model_does_not_have_is_refused(small_lm: Path, tmp_path: Path) -> None:
     prompts = write_entries(tmp_path / "p.jsonl", ENTRIES[:1])
-    with pytest.raises(UsageError, match="--task story: expected one of chat, bare, stage1 with --prompting plain"):
+    with pytest.raises(UsageError, match="--task story: expected one of image, chat with --prompting plain"):
         generate(GenerateOptions(str(prompts), str(tmp_path / "d"), model=str(small_lm), task="story"))
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from lm_stage import LanguageModel, SamplingOptions
+from lm_stage.generate.options import GenerateOptions
 from lm_stage.inference.answer_generator import AnswerGenerator, AnswerRequest, AnswerSequence
 from lm_stage.text.answer_grammar import AnswerGrammar, answer_parts
 from lm_stage.text.prompting import EMU35
@@ -100,6 +101,15 @@ def test_without_guidance_an_answer_has_one_row() -> None:
     assert batch.model.rows == 2
     together = run(batch, [replace(one, negative_ids=None) for one in REQUESTS])
     assert together == run(generator(1, guidance_scale=1.0), REQUESTS)
+
+
+def test_sampling_is_that_of_the_task_not_of_single_images(golden_text: LanguageModel) -> None:
+    """Upstream samples codes of interleaved answers from twice as many candidates as those of single images."""
+    settings = GenerateOptions("p", "d", task="story").prompt_settings(golden_text.prompting)
+    assert settings.sampling.top_k == 10_240
+    for sampling in (settings.sampling, replace(settings.sampling, top_k=None)):
+        generator = golden_text.answer_generator(1, 40, sampling, settings.text_sampling)
+        assert (generator.sampling, generator.text_sampling) == (sampling, settings.text_sampling)
 
 
 def test_logits_that_are_not_finite_stop_the_job_with_key_and_token(monkeypatch: pytest.MonkeyPatch) -> None:

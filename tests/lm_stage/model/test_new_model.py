@@ -43,7 +43,7 @@ def test_a_model_for_sequences_of_emu35_has_its_control_tokens(tmp_path: Path) -
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"head_dim": 16, "prompting": "emu4"}, "--prompting: expected one of plain, emu3, emu35, got 'emu4'"),
+        ({"head_dim": 16, "prompting": "emu4"}, "--prompting: expected one of emu3, emu35, got 'emu4'"),
         ({"head_dim": 3}, "--head-dim: expected an even number from 2 up, got 3"),
         ({"head_dim": 0}, "--head-dim: expected an even number from 2 up, got 0"),
         ({}, "--hidden-size: expected an even multiple of --heads 4, got 30; or give --head-dim"),

@@ -66,11 +66,24 @@ def test_the_unconditional_stream_of_emu35_keeps_images_only(renderer: SequenceR
 
 
 def test_stories_have_their_images_after_the_text() -> None:
-    story = EMU35.conversation("story")
+    story = EMU35.task("story")
     assert story.opening() == "You are a helpful assistant for story task. USER: "
     assert (story.images_first, EMU35.edit.images_first) == (False, True)
-    with pytest.raises(UsageError, match="--template stage1: expected one of chat, t2i, x2i, story"):
-        EMU35.conversation("stage1")
+
+
+@pytest.mark.parametrize(
+    ("prompting", "tasks", "templates"),
+    [
+        (PLAIN, "image, chat", "chat, stage1"),
+        (EMU3, "image, chat", "chat, stage1"),
+        (EMU35, "image, chat, t2i, x2i, story, howto, explore, vla", "chat"),
+    ],
+)
+def test_errors_recommend_what_the_prompting_has(prompting: Prompting, tasks: str, templates: str) -> None:
+    with pytest.raises(UsageError, match=f"--task bare: expected one of {tasks} with --prompting {prompting.name}"):
+        prompting.task("bare")
+    with pytest.raises(UsageError, match=f"--template t2i: expected one of {templates} with --prompting"):
+        prompting.question_template("t2i")
 
 
 def test_emu3_adds_what_was_published_for_its_images() -> None:

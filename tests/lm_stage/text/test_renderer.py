@@ -50,7 +50,7 @@ def video_prompt(renderer: SequenceRenderer, caption: list[Part], frames: int, h
 
 
 def question_prompt(renderer: SequenceRenderer, question: list[Part], template: str = "chat") -> list[int]:
-    return renderer.question_prompt(question, PLAIN.conversation(template)).tolist()
+    return renderer.question_prompt(question, PLAIN.question_template(template)).tolist()
 
 
 def not_text(renderer: SequenceRenderer, ids: list[int]) -> list[int]:

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from lm_stage.inference.options import SamplingOptions
 from lm_stage.model.checksums import write_model_directory
+from lm_stage.text.prompting import PLAIN
 from lm_stage.understand.answer_file import Answer
 from lm_stage.understand.options import UnderstandOptions
 from lm_stage.understand.questions import Question, QuestionRenderer, list_questions
@@ -53,7 +55,8 @@ class Answered:
 
 
 class StandInModel:
-    def text_generator(self, batch_size: int, length: int, sampling: object) -> CountingGenerator:
+    def text_generator(self, batch_size: int, length: int, sampling: SamplingOptions) -> CountingGenerator:
+        assert (sampling.top_k, sampling.top_p) == (PLAIN.text.top_k, PLAIN.text.top_p), "sampling is not resolved"
         return CountingGenerator(batch_size)
 
 

@@ -21,7 +21,7 @@ def test_tokens_are_counted_in_the_form_of_the_prompting(tmp_path: Path) -> None
     save_picture(tmp_path / "one.png", 0)
     (tmp_path / "one.txt").write_text("a pear 1")
     emu3 = 4 + len("2*3") + 2 * (3 + 1) + 2 + 8 // 4
-    assert sft_tokens(tmp_path) == sft_tokens(tmp_path, "--prompting", "plain") == emu3
+    assert sft_tokens(tmp_path) == sft_tokens(tmp_path, "--prompting", "emu3") == emu3
     template = "You are a helpful assistant for t2i task. USER: a pear 1 ASSISTANT: "
     emu35 = 6 + len("2*3") + 2 * 3 + 1 + 1 + -(-len(template) // 4)
     assert sft_tokens(tmp_path, "--prompting", "emu35") == emu35
