@@ -114,12 +114,12 @@ def file_a_sample_readers(folder: Path) -> Iterator[Reader]:
 
         return Reader(name, _size_bytes(folder), lambda: at(range(len(paths))), at)
 
-    yield reader("file a sample (.pth)", lambda path: load_torch(path.read_bytes())["images"])
+    yield reader("one .pth file per sample", lambda path: load_torch(path.read_bytes())["images"])
     try:
         import torch
     except ImportError:
         return
-    yield reader("the same, by torch.load", lambda path: torch.load(path, weights_only=False)["images"])
+    yield reader("one .pth per sample, torch.load", lambda path: torch.load(path, weights_only=False)["images"])
 
 
 def _size_bytes(folder: Path) -> int:

@@ -191,7 +191,7 @@ def measure(grid: int, batch: int, peer_tokens: int, rounds: int, with_steps: bo
     if batch > 1:
         one_by_one, mine = by_count[1].peer_value or 0.0, by_count[batch].ours
         by_count[0] = Row(
-            f"generate {batch} in a batch of {grid}×{grid} codes",
+            f"generate a batch of {batch} images of {grid}×{grid} codes",
             mine,
             "tokens/s",
             f"{PEER}, one by one",
@@ -246,7 +246,7 @@ def compare_generation(
     }
     seconds, amounts = take_turns(runs, rounds), {OURS: count * tokens, PEER: count * written}
     print_table(f"{count} guided prompts", amounts, seconds)
-    name = f"generate {'one guided image' if count == 1 else f'{count} in a batch'} of {grid}×{grid} codes"
+    name = f"generate {'one guided image' if count == 1 else f'a batch of {count} images'} of {grid}×{grid} codes"
     return compared(name, "tokens/s", amounts, seconds, {PEER: 1.5 if count == 1 else 1.2})[0]
 
 
