@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from shared.dataset.arrow_file import dump_rows, open_rows
+from shared.dataset.arrow_file import dump_rows
 from shared.dataset.paths import DatasetPaths
 from shared.dataset.plan import Plan
 from shared.dataset.quarantine import Refusal, dump_refusals
@@ -21,7 +21,7 @@ from shared.dataset.rows import CodeRecord
 from shared.errors import DatasetError, NondeterminismError
 from shared.storage.atomic import create_file, write_hashed_file
 from shared.storage.checked_json import dump_checked_json, field_problem, read_checked_json
-from shared.storage.paths import is_file_name
+from shared.storage.paths import checksum_problem, is_file_name
 
 QUALITY_FIELDS = ("psnr_db", "ssim")  # of a sample that was decoded again
 
@@ -158,12 +158,8 @@ def _write_part(paths: DatasetPaths, plan: Plan, result: UnitResult) -> tuple[st
     """Return the name, SHA-256 and size in bytes of the part."""
     content = dump_rows(result.records, plan.settings)
     name, sha256 = write_hashed_file(paths.parts, f"part-{result.unit:06d}", content, "arrow")
-    stored = open_rows(paths.parts / name)
-    rows = sum(batch.num_rows for batch in stored.batches())
-    if rows != len(result.records) or stored.compute_sha256() != sha256:
-        raise DatasetError(
-            f"{stored.path}: wrote {len(result.records)} rows, read back {rows} or different bytes; check the disk"
-        )
+    if problem := checksum_problem(paths.parts / name, sha256):
+        raise DatasetError(f"{problem}: the disk returned other bytes than were written; check the disk")
     return name, sha256, len(content)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 
@@ -22,8 +22,7 @@ from shared.storage.digests import settings_diff
 from shared.storage.paths import file_identity
 
 PLAN_FORMAT = "emu3.plan/1"
-# Column of the struct `inputs` -> field of PlannedInput, where they differ.
-RENAMED_COLUMNS = {"place": "locator"}
+# The columns of the struct `inputs`, in the order of the fields of PlannedInput; `place` is its locator.
 INPUT_FIELDS = [
     pa.field("src_index", pa.int64(), nullable=False),
     pa.field("key", pa.string(), nullable=False),
@@ -50,8 +49,7 @@ Size = tuple[int, int, int]  # frames, height, width
 REFUSED: Size = (0, 0, 0)
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedInput:
+class PlannedInput(NamedTuple):
     """One input of a unit; `refused_reason` is set if it was refused during planning.
 
     `locator` is its position within a container: (offset, size) in a tar, (row group or batch, row) in a table,
@@ -250,9 +248,7 @@ class Plan:
 
     def _column(self, name: str) -> Iterator[Any]:
         for unit in range(len(self)):
-            inputs = self._batch(unit)["inputs"].values
-            known = inputs.type.get_field_index(name) >= 0  # early plans lack some columns
-            yield from _values(inputs.field(name)) if known else [None] * len(inputs)
+            yield from _values(self._batch(unit)["inputs"].values, name)
 
 
 def addition_path(path: Path, number: int) -> Path:
@@ -261,21 +257,19 @@ def addition_path(path: Path, number: int) -> Path:
 
 
 def _planned_inputs(inputs: pa.StructArray) -> tuple[PlannedInput, ...]:
-    """Convert column by column, which is four times as fast as row by row."""
-    names = [field.name for field in inputs.type]
-    columns = {RENAMED_COLUMNS.get(name, name): _values(inputs.field(name)) for name in names}
-    if "locator" in columns:
-        columns["locator"] = [locator and tuple(locator) for locator in columns["locator"]]
-    return tuple(PlannedInput(**dict(zip(columns, values))) for values in zip(*columns.values()))
+    """Convert column by column, which is much faster than row by row."""
+    return tuple(map(PlannedInput._make, zip(*(_values(inputs, field.name) for field in INPUT_FIELDS))))
 
 
-def _values(column: pa.Array) -> list[Any]:
-    """Return the values of a column in a fifth of the time of `to_pylist`."""
-    if column.null_count == len(column):
-        return [None] * len(column)
+def _values(inputs: pa.StructArray, name: str) -> list[Any]:
+    """Return the values of a column, in a fifth of the time of `to_pylist`; early plans lack some columns."""
+    column = inputs.field(name) if inputs.type.get_field_index(name) >= 0 else None
+    if column is None or column.null_count == len(column):
+        return [None] * len(inputs)
     if pa.types.is_string(column.type) or (pa.types.is_integer(column.type) and not column.null_count):
-        return column.to_numpy(zero_copy_only=False).tolist()
-    return column.to_pylist()
+        return column.to_numpy(zero_copy_only=False).tolist()  # type: ignore[no-any-return]
+    values = column.to_pylist()
+    return [value and tuple(value) for value in values] if name == "place" else values
 
 
 def _unit_size(batch: pa.RecordBatch) -> UnitSize:

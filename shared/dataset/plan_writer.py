@@ -5,8 +5,8 @@ from __future__ import annotations
 import marshal
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import groupby, islice
-from operator import attrgetter, itemgetter
+from itertools import chain, groupby, islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,6 @@ from shared.dataset.plan import (
     INPUT_FIELDS,
     PLAN_FORMAT,
     PLAN_SCHEMA,
-    RENAMED_COLUMNS,
     Plan,
     PlannedInput,
     Size,
@@ -29,9 +28,7 @@ from shared.storage.atomic import create_copy
 from shared.storage.digests import canonical_json
 from shared.storage.temporary_database import naming_the_disk, temporary_database
 
-_BUFFERED_INPUTS = 1024
-_NAMES = [field.name for field in INPUT_FIELDS]
-_input_values = attrgetter(*(RENAMED_COLUMNS.get(name, name) for name in _NAMES))
+_BUFFERED_INPUTS = 1 << 13
 InputRow = tuple[Any, ...]  # the values of INPUT_FIELDS
 UnitRow = tuple[tuple[int, int, int, int], list[InputRow]]  # the number and the size of a unit, and its inputs
 _LARGEST_FIRST = "frames * height * width DESC, frames, height, width, rowid"
@@ -41,15 +38,16 @@ class PlanWriter:
     """Collects inputs one by one, groups them into units of one size, and writes the plan. A context manager.
 
     The largest sizes come first and refused inputs last; inputs of one size stay in the order in which they were
-    added. Raises OSError if the temporary directory is full.
+    added. They are sorted in chunks: those of one size among the inputs that fit into the buffer. Raises OSError if
+    the temporary directory is full.
     """
 
     def __init__(self, unit_rows: int):
         self.unit_rows = unit_rows
         self.inputs = 0
-        self._buffer: list[tuple[int, int, int, bytes]] = []
+        self._buffer: dict[Size, list[InputRow]] = {}
         self._database = temporary_database()
-        self._database.execute("CREATE TABLE inputs (frames, height, width, input)")
+        self._database.execute("CREATE TABLE chunks (frames, height, width, inputs)")
 
     def __enter__(self) -> PlanWriter:
         return self
@@ -60,16 +58,14 @@ class PlanWriter:
     def add(self, size: Size, planned: PlannedInput) -> None:
         """Add one input. `size` is (frames, height, width) in pixels, (0, 0, 0) for a refused input."""
         self.inputs += 1
-        self._buffer.append((*size, marshal.dumps(_input_values(planned))))  # half the time of a column for each
-        if len(self._buffer) == _BUFFERED_INPUTS:
+        self._buffer.setdefault(size, []).append(tuple(planned))
+        if self.inputs % _BUFFERED_INPUTS == 0:
             self._flush()
 
     def units(self, first_unit: int = 0) -> Iterator[Unit]:
         """Yield the units in order, numbered from `first_unit`."""
-        fields = [RENAMED_COLUMNS.get(name, name) for name in _NAMES]
         for number, (size, rows) in enumerate(self._row_groups(), first_unit):
-            inputs = tuple(PlannedInput(**dict(zip(fields, row))) for row in rows)
-            yield Unit(number, size[1], size[2], inputs, size[0])
+            yield Unit(number, size[1], size[2], tuple(map(PlannedInput._make, rows)), size[0])
 
     def freeze(self, path: Path, settings: DatasetSettings) -> bool:
         """Write the plan. Returns False, and changes nothing, if there already is one."""
@@ -86,15 +82,17 @@ class PlanWriter:
     def _row_groups(self) -> Iterator[tuple[Size, list[InputRow]]]:
         """Yield the inputs of each unit with their size, in order."""
         self._flush()
-        rows = self._database.execute(f"SELECT * FROM inputs ORDER BY {_LARGEST_FIRST}")
-        for size, same_size in groupby(rows, key=itemgetter(0, 1, 2)):
-            while group := [marshal.loads(row[3]) for row in islice(same_size, self.unit_rows)]:
+        chunks = self._database.execute(f"SELECT * FROM chunks ORDER BY {_LARGEST_FIRST}")
+        for size, same_size in groupby(chunks, key=itemgetter(0, 1, 2)):
+            rows = chain.from_iterable(marshal.loads(chunk[3]) for chunk in same_size)
+            while group := list(islice(rows, self.unit_rows)):
                 yield size, group
 
     def _flush(self) -> None:
         with naming_the_disk():
             self._database.execute("BEGIN")
-            self._database.executemany("INSERT INTO inputs VALUES (?, ?, ?, ?)", self._buffer)
+            chunks = ((*size, marshal.dumps(rows)) for size, rows in self._buffer.items())
+            self._database.executemany("INSERT INTO chunks VALUES (?, ?, ?, ?)", chunks)
             self._database.execute("COMMIT")
         self._buffer.clear()
 
@@ -110,7 +108,7 @@ def freeze_plan(
 
     Returns whether the file was created.
     """
-    rows = (((unit.unit, *unit.size), list(map(_input_values, unit.inputs))) for unit in units)
+    rows = (((unit.unit, *unit.size), list(unit.inputs)) for unit in units)
     return _write_plan(path, rows, settings, input_count, retried)
 
 

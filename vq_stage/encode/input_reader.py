@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,8 +24,7 @@ from vq_stage.video.open_video import OpenVideos
 _HASHED_VIDEOS = 16  # whose digests are remembered for their other clips
 
 
-@dataclass(frozen=True, slots=True)
-class ReadTask:
+class ReadTask(NamedTuple):
     """One input to read; a `is_poison` input has killed workers and is refused without being opened."""
 
     unit: Unit
@@ -33,8 +32,7 @@ class ReadTask:
     is_poison: bool = False
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class PreparedInput:
+class PreparedInput(NamedTuple):
     """One input of a unit: uint8 pixels of the unit's size, (H, W, 3) or for a clip (T, H, W, 3); or its refusal.
 
     `src_h` and `src_w` are the source's height and width in pixels, upright.

@@ -158,9 +158,9 @@ def _retry_quarantined(dataset: Dataset, plan: Plan, planner: Planner, stop: Sto
         for one in chosen:
             stop.raise_if_set("nothing was planned")
             first, *others = _planned_again(planner, one, listed.get(one.planned.key))
-            writer.add(first[0], replace(first[1], src_index=one.planned.src_index))
+            writer.add(first[0], first[1]._replace(src_index=one.planned.src_index))
             for size, planned in others:
-                writer.add(size, replace(planned, src_index=next_index))
+                writer.add(size, planned._replace(src_index=next_index))
                 next_index += 1
         return _extended(dataset, plan, writer, Counter(one.refusal.reason for one in chosen))
 
@@ -212,7 +212,7 @@ def _planned_again(planner: Planner, one: QuarantinedInput, listed: MediaItem | 
     """Return the inputs for another attempt: a clip as it was, an image or a video planned from its header."""
     planned = one.planned
     if planned.frame_start is not None:
-        return [(one.unit.size, replace(planned, refused_reason=None, refused_detail=None))]
+        return [(one.unit.size, planned._replace(refused_reason=None, refused_detail=None))]
     if listed is None and not planned.uri:
         return [(one.unit.size, planned)]  # an entry of a list that names no file; once corrected, it is a new item
     known = MediaItem(planned.key, planned.uri, planned.text, kind_of(planned.uri), planned.locator, planned.extra_json)

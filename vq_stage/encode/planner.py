@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from tqdm import tqdm
 
@@ -72,7 +72,7 @@ class Planner:
                     size, planned = _refused(planned, DUPLICATE_KEY, f"key {planned.key!r} is already in use")
                 elif item.content_sha256 and not contents.is_new(f"{item.content_sha256}{planned.frame_start}"):
                     size, planned = _refused(planned, DUPLICATE_CONTENT, "the content equals that of an earlier file")
-                writer.add(size, replace(planned, src_index=first_index + writer.inputs))
+                writer.add(size, planned._replace(src_index=first_index + writer.inputs))
                 if planned.refused_reason is None:
                     limit.count_accepted()
                 else:
@@ -115,7 +115,7 @@ class Planner:
             key = clip_key(item.key, number) if len(clips) > 1 else item.key
             yield (
                 (clip.frames, height, width),
-                replace(planned, key=key, frame_start=clip.frame_start, frame_stride=clip.frame_stride, fps=clip.fps),
+                planned._replace(key=key, frame_start=clip.frame_start, frame_stride=clip.frame_stride, fps=clip.fps),
             )
 
     def _target_size(self, height: int, width: int) -> tuple[int, int]:
@@ -176,7 +176,7 @@ def _with_free_keys(planned: PlannedItem, keys: KnownKeys) -> list[SizedInput]:
     """Return the inputs under a key that is not in use, if the item has another one than its own."""
     item = planned.item
     for candidate in _candidate_keys(item):
-        renamed = [(size, replace(one, key=candidate + one.key[len(item.key) :])) for size, one in planned.inputs]
+        renamed = [(size, one._replace(key=candidate + one.key[len(item.key) :])) for size, one in planned.inputs]
         if not any(keys.has(one.key) for _, one in renamed):
             return renamed
     return planned.inputs
@@ -191,4 +191,4 @@ def _candidate_keys(item: MediaItem) -> Iterator[str]:
 
 
 def _refused(planned: PlannedInput, reason: str, detail: str) -> SizedInput:
-    return REFUSED, replace(planned, refused_reason=reason, refused_detail=detail)
+    return REFUSED, planned._replace(refused_reason=reason, refused_detail=detail)

@@ -178,7 +178,7 @@ class EncodeWorker:
             codes_THW = self.tokenizer.encode_video(frames_THWC, max(1, images // self.codec.temporal_factor))
             return np.split(codes_THW, len(pixels))
         padding = [pixels[-1]] * (images - len(pixels))
-        return list(self.tokenizer.encode_images(np.stack([*pixels, *padding]))[: len(pixels), None])
+        return list(self.tokenizer.encode_images(np.array([*pixels, *padding]))[: len(pixels), None])
 
     def _decoded(self, unit: Unit, codes_THW: np.ndarray) -> np.ndarray:
         """Return the pixels that codes decode to: (H, W, 3), or for a clip (T, H, W, 3)."""

@@ -42,7 +42,7 @@ def test_units_come_back_with_every_field(path: Path) -> None:
 
 
 def test_additions_continue_the_numbering(path: Path) -> None:
-    addition = Unit(3, 16, 24, (replace(REFUSED, refused_reason=None, refused_detail=None),))
+    addition = Unit(3, 16, 24, (REFUSED._replace(refused_reason=None, refused_detail=None),))
     assert freeze_plan(addition_path(path, 1), [addition], SETTINGS, 1, {"empty": 1})
     plan = Plan(path)
     assert (len(plan), plan.additions, plan.input_count, plan.retried) == (4, 1, 5, {"empty": 1})
