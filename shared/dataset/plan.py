@@ -267,7 +267,7 @@ def _values(inputs: pa.StructArray, name: str) -> list[Any]:
     if column is None or column.null_count == len(column):
         return [None] * len(inputs)
     if pa.types.is_string(column.type) or (pa.types.is_integer(column.type) and not column.null_count):
-        return column.to_numpy(zero_copy_only=False).tolist()  # type: ignore[no-any-return]
+        return column.to_numpy(zero_copy_only=False).tolist()
     values = column.to_pylist()
     return [value and tuple(value) for value in values] if name == "place" else values
 

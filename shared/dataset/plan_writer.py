@@ -30,7 +30,7 @@ from shared.storage.temporary_database import naming_the_disk, temporary_databas
 
 _BUFFERED_INPUTS = 1 << 13
 InputRow = tuple[Any, ...]  # the values of INPUT_FIELDS
-UnitRow = tuple[tuple[int, int, int, int], list[InputRow]]  # the number and the size of a unit, and its inputs
+UnitRow = tuple[tuple[int, int, int, int], Sequence[InputRow]]  # the number and the size of a unit, and its inputs
 _LARGEST_FIRST = "frames * height * width DESC, frames, height, width, rowid"
 
 
@@ -108,7 +108,7 @@ def freeze_plan(
 
     Returns whether the file was created.
     """
-    rows = (((unit.unit, *unit.size), list(unit.inputs)) for unit in units)
+    rows = (((unit.unit, *unit.size), unit.inputs) for unit in units)
     return _write_plan(path, rows, settings, input_count, retried)
 
 

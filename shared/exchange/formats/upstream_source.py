@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -168,4 +167,4 @@ def _escaped(text: str) -> str:
 
 
 def _refused(planned: PlannedInput, refusal: RefusedInput) -> PlannedInput:
-    return replace(planned, refused_reason=refusal.reason, refused_detail=_escaped(refusal.detail))
+    return planned._replace(refused_reason=refusal.reason, refused_detail=_escaped(refusal.detail))
