@@ -80,11 +80,15 @@ class Inputs:
 
 @dataclass(frozen=True, slots=True)
 class Computation:
-    """A function of tensors, the tensors, and the positions of those by which its first result is differentiated."""
+    """A function of tensors, the tensors, and the positions of those by which its first result is differentiated.
+
+    `updated` are parameters that the function changes; if there are any, they are the results.
+    """
 
     function: Callable[..., Any]
     tensors: Sequence[Any]
     differentiated: tuple[int, ...] = ()
+    updated: Sequence[Any] = ()
 
     def run(self) -> list[np.ndarray]:
         """Return the results and the gradients, compiled as in the models, with their numbers thinned out."""
@@ -92,6 +96,7 @@ class Computation:
 
         function, float32 = self.function, ms.float32
         found = _listed(ms.jit(function, jit_level="O0")(*self.tensors))
+        found = list(self.updated) or found
         if self.differentiated:
             # A sum of squares would not do: its gradient through a norm is rounding errors.
             factors = np.random.Generator(np.random.PCG64(1)).standard_normal(found[0].shape)

@@ -13,6 +13,8 @@ from pipelines.doctor.kernel_case import Case, Computation, Inputs, Kernels, Siz
 from pipelines.doctor.training import SAMPLE_LENGTHS, random_batch
 
 CACHE_ROWS, CACHE_LENGTH = 4, 256
+BETA1, BETA2, RATE, EPS, DECAY = 0.9, 0.95, 0.5, 1e-3, 0.1  # a rate at which an update is as large as the weight
+SEQUENCES, GUIDANCE_SCALE = 4, 2.0
 
 
 def _heads(sizes: Sizes) -> Any:
@@ -124,6 +126,68 @@ def cross_entropy(kernels: Kernels, inputs: Inputs, sizes: Sizes) -> Computation
     return Computation(kernels.CrossEntropy(), (hidden_KC, head_VC, inputs.ids(sizes.vocabulary, K), weights_K))
 
 
+def split(kernels: Kernels, inputs: Inputs, sizes: Sizes) -> Computation:
+    """The parts are put together in the opposite order; the last one is smaller."""
+    import mindspore as ms
+
+    def reordered(x_KC: Any) -> Any:
+        return ms.ops.concat(kernels.split(x_KC, 3 * sizes.length // 8)[::-1], 0)
+
+    return Computation(reordered, (inputs.half(sizes.length, sizes.hidden),), (0,))
+
+
+def adamw_update(kernels: Kernels, inputs: Inputs, sizes: Sizes) -> Computation:
+    """Two updates in float32: the first with weight decay, the second without."""
+    import mindspore as ms
+
+    shape = sizes.length, sizes.hidden
+    values = {"weight": inputs.full(*shape), "m": inputs.full(*shape), "v": inputs.full(*shape).abs() + 0.5}
+    state = [ms.Parameter(tensor, name=name) for name, tensor in values.items()]
+    rate, eps, decay = (ms.Tensor(value, ms.float32) for value in (RATE, EPS, DECAY))
+    update = kernels.AdamWUpdate(BETA1, BETA2)
+
+    def updated(gradient: Any) -> Any:
+        first = update(*state, rate, eps, decay, gradient)
+        return first, update(*state, rate, eps, None, gradient)
+
+    return Computation(updated, (inputs.full(*shape),), updated=state)
+
+
+def candidates(kernels: Kernels, inputs: Inputs, sizes: Sizes) -> Computation:
+    """Logits that are integers, none of them twice in a sequence after guidance; those of one sequence are infinite."""
+    import mindspore as ms
+
+    V = sizes.vocabulary
+    guided_PK = np.stack([inputs.random.permutation(V) for _ in range(SEQUENCES)])
+    cond_PK = inputs.random.integers(0, V, (SEQUENCES, V))
+    logits_MK = np.concatenate([cond_PK, 2 * cond_PK - guided_PK]).astype(np.float32)  # guided by a scale of 2
+    logits_MK[1] = np.inf
+    # The kernels for CPU have none, because the host selects there.
+    select = kernels.Candidates(GUIDANCE_SCALE, V // 16) or _selection(V // 16)
+
+    def selected(logits_MK: Any) -> Any:
+        logits_Pk, tokens_Pk, is_finite_P = select(logits_MK)
+        is_finite_P1 = is_finite_P.astype(ms.int32).reshape(-1, 1)
+        return ms.ops.nan_to_num(logits_Pk, 0.0, 0.0, 0.0) * is_finite_P1, tokens_Pk * is_finite_P1, is_finite_P1
+
+    return Computation(selected, (ms.Tensor(logits_MK),))
+
+
+def _selection(count: int) -> Any:
+    """Return `Candidates` by operators that a CPU has."""
+    import mindspore as ms
+
+    top_k = ms.ops.TopK(sorted=True)
+
+    def select(logits_MK: Any) -> Any:
+        cond_PK, uncond_PK = logits_MK[:SEQUENCES], logits_MK[SEQUENCES:]
+        logits_PK = uncond_PK + GUIDANCE_SCALE * (cond_PK - uncond_PK)
+        logits_Pk, tokens_Pk = top_k(logits_PK, count)
+        return logits_Pk, tokens_Pk, ms.ops.isfinite(logits_PK).all(1)
+
+    return select
+
+
 def _split(kernels: Kernels, sizes: Sizes, q_BLC: Any, k_BLC: Any, v_BLC: Any) -> tuple[Any, Any, Any]:
     counts = sizes.heads, sizes.kv_heads, sizes.kv_heads
     q, k, v = (kernels.split_heads(x, count) for x, count in zip((q_BLC, k_BLC, v_BLC), counts))
@@ -146,4 +210,7 @@ CASES: dict[str, Case] = {
     "cached-attention": cached_attention,
     "swiglu": swiglu,
     "cross-entropy": cross_entropy,
+    "split": split,
+    "adamw-update": adamw_update,
+    "candidates": candidates,
 }

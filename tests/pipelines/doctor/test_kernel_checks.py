@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+import inspect
+import re
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from lm_stage.model import kernels as language
 from pipelines.doctor import kernel_checks, language_kernels, vision_kernels
 from pipelines.doctor.check import Setting, Verdict
 from pipelines.doctor.isolated import Broken, Returned
@@ -15,6 +18,7 @@ from pipelines.doctor.kernel_case import Case, Sizes, case_error
 from pipelines.doctor.kernel_checks import KernelCheck, compute_case, compute_reference, judge, kernels_of
 from shared.device import Device, setup_device
 from tests.support import ascend_operators, ascend_vision_operators
+from vq_stage.model import kernels as vision
 
 SMALL = Sizes(64, 4, 2, 16, 96, 128, 64, 32, 32, 256, 8)
 
@@ -71,6 +75,19 @@ def test_the_kernels_for_ascend_agree_by_their_documented_operators(
     assert finding.verdict is Verdict.PASSED, finding.reason
 
 
+@pytest.mark.parametrize(
+    ("cases", "kernels", "exempt"),
+    [
+        (vision_kernels, vision.Kernels, set()),
+        (language_kernels, language.Kernels, {"cache_lengths"}),  # which returns integers of the host
+    ],
+)
+def test_every_kernel_is_part_of_a_case(cases: ModuleType, kernels: type, exempt: set[str]) -> None:
+    names = {name for name in vars(kernels) if not name.startswith("_")}
+    assert len(names) > 5
+    assert names - set(re.findall(r"kernels\.(\w+)", inspect.getsource(cases))) == exempt
+
+
 def wrong(function: Any) -> Any:
     """Return a kernel whose results are 1 % too large."""
     return lambda *arguments: function(*arguments) * 1.01
@@ -86,6 +103,15 @@ def test_a_wrong_kernel_is_found() -> None:
     finding = judge({"float32": error, "bfloat16": 0.0})
     assert finding.verdict is Verdict.FAILED
     assert finding.next_step.startswith("this kernel is wrong in float32; use --kernels plain")
+
+
+def test_a_wrong_update_is_found() -> None:
+    from lm_stage.model.kernels import cpu
+
+    setup_device("cpu")
+    kernels = SimpleNamespace(AdamWUpdate=lambda beta1, beta2: cpu.AdamWUpdate(beta2, beta1))
+    found, wanted = (compute_case(language_kernels.adamw_update, k, "float32", SMALL) for k in (kernels, cpu))
+    assert case_error(found, wanted) > 0.01
 
 
 def test_a_reference_that_breaks_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
