@@ -15,8 +15,7 @@ from mindspore import Tensor
 from shared.device import Device, setup_device
 from shared.errors import ShapeError, UsageError
 from shared.mindone import check_vision_backend
-from vq_stage.model.config import VQConfig
-from vq_stage.model.families import TokenizerConfig, build_network, read_config
+from vq_stage.model.families import TokenizerConfig, build_network, load_mindone, read_config
 from vq_stage.model.kernels import select
 from vq_stage.model.weights import check_dimensions, load_weights, read_weights
 
@@ -74,11 +73,7 @@ class VisionTokenizer:
             load_weights(model, directory)
             model.set_train(False)
             return cls(model, config, chosen)
-        if not isinstance(config, VQConfig):
-            raise UsageError(f"{directory}: --backend {backend} has no network of this family; use --backend native")
-        from vq_stage.model.mindone import MindoneBackend
-
-        return cls(MindoneBackend.from_pretrained(directory, config), config, chosen)
+        return cls(load_mindone(directory, config), config, chosen)
 
     @property
     def spatial_factor(self) -> int:

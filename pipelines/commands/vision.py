@@ -183,7 +183,7 @@ def repair(options: RepairOptions) -> None:
     "--clip-share",
     type=float,
     show_default="0.2, or 0 for a tokenizer of images only",
-    help="Share of steps that train on 4-frame clips, made by panning.",
+    help="Share of steps that train on clips of the frames of one code, 4 for Emu3, made by panning.",
 )
 @click.option("--learning-rate", type=float, help="Learning rate after the warm-up.")
 @click.option("--warmup", type=int, help="Steps of linear learning-rate warm-up.")

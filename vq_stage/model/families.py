@@ -13,7 +13,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from shared.errors import CheckpointError
+from shared.errors import CheckpointError, UsageError
 from shared.storage.paths import local_directory
 from shared.storage.small_files import read_json_object
 from vq_stage.model.config import VQConfig
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from vq_stage.model.autoencoder import Autoencoder
     from vq_stage.model.kernels import Kernels
+    from vq_stage.model.mindone import MindoneBackend
 
 TokenizerConfig = VQConfig | IbqConfig
 MAX_CONFIG_BYTES = 1 << 20
@@ -37,8 +38,8 @@ class Family:
     """One family of tokenizers.
 
     `model_types` are what its config.json may name; without a known one, a config belongs to the first family whose
-    `keys` it has. `network` is the module and the class of the network. `saved` gives the published name and
-    shape of a parameter of the network.
+    `keys` it has. `network` is the module and the class of the network, `mindone` those of mindone's network behind the
+    same interface, if there is one. `saved` gives the published name and shape of a parameter of the network.
     """
 
     model_types: tuple[str, ...]
@@ -46,6 +47,7 @@ class Family:
     config: type[VQConfig] | type[IbqConfig]
     network: tuple[str, str]
     saved: Callable[[str, np.ndarray], NamedArray]
+    mindone: tuple[str, str] | None = None
 
 
 FAMILIES = (
@@ -55,6 +57,7 @@ FAMILIES = (
         VQConfig,
         ("vq_stage.model.network", "VQModel"),
         as_hugging_face,
+        ("vq_stage.model.mindone", "MindoneBackend"),
     ),
     Family(("Emu3p5VisionVQ",), ("ch", "resolution"), IbqConfig, ("vq_stage.model.ibq", "IbqModel"), as_taming),
 )
@@ -67,9 +70,25 @@ def family_of(config: SpatialConfig) -> Family:
 
 def build_network(config: TokenizerConfig, kernels: Kernels) -> Autoencoder:
     """Return the network of a config, without weights. Imports MindSpore."""
-    module, name = family_of(config).network
-    network: Autoencoder = getattr(import_module(module), name)(config, kernels)
+    network: Autoencoder = _imported(family_of(config).network)(config, kernels)
     return network
+
+
+def load_mindone(directory: str | Path, config: TokenizerConfig) -> MindoneBackend:
+    """Return mindone's network with the weights of a checkpoint directory. Imports MindSpore.
+
+    Raises UsageError if mindone has no network of this family, and what `MindoneBackend.from_pretrained` raises.
+    """
+    family = family_of(config)
+    if family.mindone is None:
+        raise UsageError(f"{directory}: --backend mindone has no network of this family; use --backend native")
+    backend: MindoneBackend = _imported(family.mindone).from_pretrained(directory, config)
+    return backend
+
+
+def _imported(path: tuple[str, str]) -> Any:
+    module, name = path
+    return getattr(import_module(module), name)
 
 
 def config_from_dict(raw: Mapping[str, Any], where: str = "config") -> TokenizerConfig:

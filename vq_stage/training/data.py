@@ -9,7 +9,6 @@ from itertools import count, islice
 import numpy as np
 from PIL import Image
 
-from shared.codec import TEMPORAL_FACTOR
 from shared.errors import RefusedInput, UsageError
 from shared.jobs.prefetch import prefetch_map
 from vq_stage.media.image_decoding import decode_rgb, read_bytes
@@ -57,11 +56,13 @@ class TrainingPictures:
         return True
 
 
-def training_batches(pictures: TrainingPictures, options: TrainVQOptions, first_step: int) -> Iterator[np.ndarray]:
+def training_batches(
+    pictures: TrainingPictures, options: TrainVQOptions, temporal_factor: int, first_step: int
+) -> Iterator[np.ndarray]:
     """Yield uint8 batches (B, T, crop, crop, 3), one per step from `first_step` on, without end.
 
-    T is 1, or 4 for a share of the steps: clips made by panning the crop across a picture. A batch of clips has a
-    quarter as many samples.
+    T is 1, or `temporal_factor` for a share of the steps: clips of the frames of one code, made by panning the crop
+    across a picture. A batch of clips has about as many frames as one of pictures.
     """
     seed = options.seed
 
@@ -74,7 +75,7 @@ def training_batches(pictures: TrainingPictures, options: TrainVQOptions, first_
     def samples_of(step: int) -> list[tuple[int, int, int]]:
         frames, samples = 1, options.batch
         if np.random.default_rng((seed, step)).random() < (options.clip_share or 0.0):
-            frames, samples = TEMPORAL_FACTOR, max(1, options.batch // TEMPORAL_FACTOR)
+            frames, samples = temporal_factor, max(1, options.batch // temporal_factor)
         return [(step, index, frames) for index in range(samples)]
 
     all_samples = (sample for step in count(first_step) for sample in samples_of(step))

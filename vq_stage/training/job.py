@@ -51,7 +51,7 @@ def _train(config: TokenizerConfig, pictures: TrainingPictures, options: TrainVQ
     first_step = load_checkpoint(out, cell, codebook)
     (out / "samples").mkdir(parents=True, exist_ok=True)
     log = TrainLog(out, first_step)
-    batches = training_batches(pictures, options, first_step)
+    batches = training_batches(pictures, options, config.codec.temporal_factor, first_step)
     bar = tqdm(total=options.steps, initial=first_step, unit="step", disable=None, desc=f"train-vq on {device.kind}")
     with stop_on_signals() as stop, bar, closing(log):
         for step in range(first_step, options.steps):
