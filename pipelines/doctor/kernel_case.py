@@ -13,7 +13,7 @@ import numpy as np
 
 from lm_stage.model.config import DecoderConfig
 from pipelines.doctor.tolerances import relative_error
-from vq_stage.model.config import VQConfig
+from vq_stage.model.emu3_config import Emu3Config
 
 MAX_NUMBERS = 200_000  # of one result that are compared; larger ones are thinned out
 Kernels = Any  # a module of kernels of either stage
@@ -38,7 +38,7 @@ class Sizes:
 
 def published_widths() -> Sizes:
     """Return the width of the published models, with little to compute."""
-    decoder, tokenizer = DecoderConfig(), VQConfig()
+    decoder, tokenizer = DecoderConfig(), Emu3Config()
     return Sizes(
         hidden=decoder.hidden_size,
         heads=decoder.num_attention_heads,

@@ -13,7 +13,7 @@ from shared.device import Device
 
 if TYPE_CHECKING:
     from lm_stage.model.config import DecoderConfig
-    from vq_stage.model.config import VQConfig
+    from vq_stage.model.emu3_config import Emu3Config
     from vq_stage.model.ibq_config import IbqConfig
 
 Call = Callable[[], object]
@@ -29,7 +29,7 @@ class GraphSizes:
     """
 
     decoder: DecoderConfig
-    tokenizer: VQConfig
+    tokenizer: Emu3Config
     image_tokenizer: IbqConfig
     side: int
     pictures: int
@@ -55,12 +55,12 @@ class Graph:
 def published_sizes() -> GraphSizes:
     """Return the sizes of the published models: pictures of 720², 16 of them with guidance at once."""
     from lm_stage.model.config import DecoderConfig
-    from vq_stage.model.config import VQConfig
+    from vq_stage.model.emu3_config import Emu3Config
     from vq_stage.model.ibq_config import IbqConfig
 
     return GraphSizes(
         decoder=DecoderConfig(),
-        tokenizer=VQConfig(),
+        tokenizer=Emu3Config(),
         image_tokenizer=IbqConfig(),
         side=720,
         pictures=1,

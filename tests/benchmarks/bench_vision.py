@@ -26,9 +26,9 @@ from transformers import Emu3VQVAE, Emu3VQVAEConfig
 from shared.device import setup_device
 from tests.benchmarks.row import OURS, Row, compared
 from vq_stage import VisionTokenizer
-from vq_stage.model.config import VQConfig
+from vq_stage.model.emu3 import Emu3Network
+from vq_stage.model.emu3_config import Emu3Config
 from vq_stage.model.kernels import select
-from vq_stage.model.network import VQModel
 from vq_stage.training.initialization import initialize
 
 TRANSFORMERS, ONE_FRAME = "transformers", "PyTorch, one frame"
@@ -42,8 +42,8 @@ GOALS = {
 
 def write_random_tokenizer(directory: Path, width: int) -> None:
     """Write a tokenizer of the published shape with any base width, random weights and Hugging Face naming."""
-    config = VQConfig(base_channels=width)
-    model = VQModel(config, select(setup_device("cpu")))
+    config = Emu3Config(base_channels=width)
+    model = Emu3Network(config, select(setup_device("cpu")))
     initialize(model, seed=0)
     (directory / "config.json").write_text(json.dumps(config.to_dict()))
     save_file({name: p.asnumpy() for name, p in model.parameters_and_names()}, directory / "model.safetensors")

@@ -21,9 +21,9 @@ from shared.device import Device, setup_device
 from vq_stage import VisionTokenizer
 from vq_stage.encode.quality import psnr_db
 from vq_stage.media.image_decoding import decode_rgb
+from vq_stage.model.emu3 import Emu3Network
 from vq_stage.model.families import read_config
 from vq_stage.model.kernels import Kernels, cpu
-from vq_stage.model.network import VQModel
 from vq_stage.model.weights import EMBEDDED_TOKENIZER, load_weights
 
 PICTURES = Path(__file__).parents[2] / "pipelines" / "demo" / "pictures"
@@ -79,7 +79,7 @@ def encoded_and_decoded(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the codes, the pixels that these decode to, and the pixels of `codes`, if given."""
     config = read_config(directory)
-    model = VQModel(config, kernels).set_train(False)
+    model = Emu3Network(config, kernels).set_train(False)
     load_weights(model, directory)
     tokenizer = VisionTokenizer(model, config, device)
     own = np.concatenate([tokenizer.encode_images(picture[None]) for picture in pictures])

@@ -22,9 +22,9 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from shared.device import setup_device
-from vq_stage.model.config import VQConfig
+from vq_stage.model.emu3 import Emu3Network
+from vq_stage.model.emu3_config import Emu3Config
 from vq_stage.model.kernels import select
-from vq_stage.model.network import VQModel
 from vq_stage.training.initialization import initialize
 
 CELLS = ("GroupNorm", "SpatialNorm")
@@ -110,8 +110,8 @@ class TimedCell(nn.Cell):
 def main(width: int, size: int, rounds: int) -> None:
     """Print the time of every operation in encoding and decoding one image."""
     device = setup_device("cpu")
-    profile, config = Profile(), VQConfig(base_channels=width)
-    compiled, timed = VQModel(config, select(device)), VQModel(config, profile.kernels(select(device)))
+    profile, config = Profile(), Emu3Config(base_channels=width)
+    compiled, timed = Emu3Network(config, select(device)), Emu3Network(config, profile.kernels(select(device)))
     for model in (compiled, timed):
         initialize(model.set_train(False), seed=0)
     pixels = Tensor(np.random.default_rng(0).uniform(-1, 1, (1, 1, 3, size, size)).astype(np.float32))

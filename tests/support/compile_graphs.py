@@ -115,12 +115,12 @@ def small_sizes() -> GraphSizes:
     from lm_stage.model.config import DecoderConfig
     from pipelines.dry_run.graphs import GraphSizes
     from tests.support.vision_models import TINY_IBQ
-    from vq_stage.model.config import VQConfig
+    from vq_stage.model.emu3_config import Emu3Config
 
     heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 512}
     return GraphSizes(
         decoder=DecoderConfig(vocab_size=512, hidden_size=256, intermediate_size=384, num_hidden_layers=2, **heads),
-        tokenizer=VQConfig(32, (1, 2), num_res_blocks=1, attn_resolutions=(1,), codebook_size=16),
+        tokenizer=Emu3Config(32, (1, 2), num_res_blocks=1, attn_resolutions=(1,), codebook_size=16),
         image_tokenizer=TINY_IBQ,
         side=16,
         pictures=2,

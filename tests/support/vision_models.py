@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from vq_stage.model.config import VQConfig
+from vq_stage.model.emu3_config import Emu3Config
 from vq_stage.model.ibq_config import IbqConfig
 
-TINY_VQ = VQConfig(base_channels=32, channel_multiplier=(1, 1, 1, 1), num_res_blocks=1, codebook_size=16)
+TINY_VQ = Emu3Config(base_channels=32, channel_multiplier=(1, 1, 1, 1), num_res_blocks=1, codebook_size=16)
 TINY_IBQ = IbqConfig(
     base_channels=32,
     channel_multiplier=(1, 1, 1),

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from shared.errors import CheckpointError, UsageError
 from shared.storage.paths import local_directory
 from shared.storage.small_files import read_json_object
-from vq_stage.model.config import VQConfig
+from vq_stage.model.emu3_config import Emu3Config
 from vq_stage.model.ibq_config import IbqConfig
 from vq_stage.model.spatial_config import SpatialConfig
 from vq_stage.model.tensor_names import NamedArray, as_hugging_face, as_taming
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from vq_stage.model.kernels import Kernels
     from vq_stage.model.mindone import MindoneBackend
 
-TokenizerConfig = VQConfig | IbqConfig
+TokenizerConfig = Emu3Config | IbqConfig
 MAX_CONFIG_BYTES = 1 << 20
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -44,7 +44,7 @@ class Family:
 
     model_types: tuple[str, ...]
     keys: tuple[str, ...]
-    config: type[VQConfig] | type[IbqConfig]
+    config: type[Emu3Config] | type[IbqConfig]
     network: tuple[str, str]
     saved: Callable[[str, np.ndarray], NamedArray]
     mindone: tuple[str, str] | None = None
@@ -54,12 +54,12 @@ FAMILIES = (
     Family(
         ("emu3_vqgan", "Emu3VisionVQ"),
         ("temporal_downsample_factor",),
-        VQConfig,
-        ("vq_stage.model.network", "VQModel"),
+        Emu3Config,
+        ("vq_stage.model.emu3", "Emu3Network"),
         as_hugging_face,
         ("vq_stage.model.mindone", "MindoneBackend"),
     ),
-    Family(("Emu3p5VisionVQ",), ("ch", "resolution"), IbqConfig, ("vq_stage.model.ibq", "IbqModel"), as_taming),
+    Family(("Emu3p5VisionVQ",), ("ch", "resolution"), IbqConfig, ("vq_stage.model.ibq", "IbqNetwork"), as_taming),
 )
 
 

@@ -15,7 +15,7 @@ from vq_stage.model.layers import Conv2d
 from vq_stage.model.spatial import SpatialDecoder, SpatialEncoder
 
 
-class IbqModel(Autoencoder):
+class IbqNetwork(Autoencoder):
     """Spatial encoder, quantizer and spatial decoder, with plain group norms throughout."""
 
     def __init__(self, config: IbqConfig, kernels: Kernels):

@@ -14,7 +14,7 @@ import mindspore as ms
 from mindspore import Tensor, ops
 
 from shared.mindone import importing_mindone
-from vq_stage.model.config import VQConfig
+from vq_stage.model.emu3_config import Emu3Config
 from vq_stage.model.weights import load_weights
 
 if TYPE_CHECKING:
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 
 class MindoneBackend:
-    """mindone's model with the methods and shapes of VQModel. Build it with `from_pretrained`."""
+    """mindone's model with the methods and shapes of Emu3Network. Build it with `from_pretrained`."""
 
     def __init__(self, model: Emu3VQVAE):
         self.model = model
 
     @classmethod
-    def from_pretrained(cls, directory: str | Path, config: VQConfig) -> MindoneBackend:
+    def from_pretrained(cls, directory: str | Path, config: Emu3Config) -> MindoneBackend:
         """Load a local checkpoint of BAAI's or Hugging Face's naming into mindone's model, in float32.
 
         Raises DeviceError if mindone cannot be imported, CheckpointError if weights and config do not fit. The device
@@ -53,7 +53,7 @@ class MindoneBackend:
         return self.model.decode(codes_BTHW)
 
 
-def build_emu3_vqvae(config: VQConfig) -> Emu3VQVAE:
+def build_emu3_vqvae(config: Emu3Config) -> Emu3VQVAE:
     """Return mindone's model with random weights, in inference mode. Raises DeviceError if mindone is not installed."""
     with importing_mindone():
         from mindone.transformers.models.emu3.modeling_emu3 import Emu3VQVAE

@@ -16,8 +16,8 @@ import math
 import numpy as np
 from mindspore import Parameter, Tensor
 
-from vq_stage.model.ibq import IbqModel
-from vq_stage.model.network import VQModel
+from vq_stage.model.emu3 import Emu3Network
+from vq_stage.model.ibq import IbqNetwork
 from vq_stage.model.spatial_config import NORM_GROUPS
 
 CONSTANT = 4.0
@@ -37,7 +37,7 @@ Parameters = dict[str, Parameter]
 Random = np.random.Generator
 
 
-def initialize(model: VQModel, seed: int) -> None:
+def initialize_emu3(model: Emu3Network, seed: int) -> None:
     """Set every weight: random by fan-in, then to pass colors through, if groups are wide enough for pairs."""
     random, parameters = np.random.default_rng(seed), dict(model.parameters_and_names())
     _initialize_randomly(parameters, random)
@@ -48,7 +48,7 @@ def initialize(model: VQModel, seed: int) -> None:
         _initialize_decoder_ends(parameters, random)
 
 
-def initialize_ibq(model: IbqModel, seed: int) -> None:
+def initialize_ibq(model: IbqNetwork, seed: int) -> None:
     """Set every weight: random by fan-in, then to pass colors through, if groups are wide enough for pairs.
 
     Products select codes by direction alone, so the last latent is a constant: beside it, colors differ in direction.
@@ -62,7 +62,7 @@ def initialize_ibq(model: IbqModel, seed: int) -> None:
         _initialize_plain_decoder_ends(parameters, random)
 
 
-def _has_wide_groups(model: VQModel | IbqModel) -> bool:
+def _has_wide_groups(model: Emu3Network | IbqNetwork) -> bool:
     return model.config.level_channels(-1) // NORM_GROUPS >= MIN_GROUP_CHANNELS
 
 

@@ -6,12 +6,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from vq_stage.model.config import VQConfig
+from vq_stage.model.emu3_config import Emu3Config
 from vq_stage.model.families import TokenizerConfig
 from vq_stage.model.ibq_config import IbqConfig
 from vq_stage.training.codebook import CodebookEMA
 from vq_stage.training.index_backpropagation import IndexBackpropagationStep, TrainedCodebook
-from vq_stage.training.initialization import initialize, initialize_ibq
+from vq_stage.training.initialization import initialize_emu3, initialize_ibq
 from vq_stage.training.moving_averages import MovingAverageStep
 from vq_stage.training.step import TrainStep
 
@@ -28,7 +28,7 @@ class Method:
 
 
 _METHODS = {
-    VQConfig: Method(initialize, MovingAverageStep, CodebookEMA),
+    Emu3Config: Method(initialize_emu3, MovingAverageStep, CodebookEMA),
     IbqConfig: Method(initialize_ibq, IndexBackpropagationStep, TrainedCodebook),
 }
 

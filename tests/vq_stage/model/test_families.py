@@ -12,20 +12,20 @@ import pytest
 
 from shared.errors import CheckpointError
 from tests.support.vision_models import TINY_IBQ, TINY_VQ
-from vq_stage.model.config import VQConfig
+from vq_stage.model.emu3_config import Emu3Config
 from vq_stage.model.families import FAMILIES, build_network, config_from_dict, family_of, read_config
 from vq_stage.model.ibq_config import IbqConfig
 from vq_stage.model.kernels import cpu
 
 
 def test_both_golden_directories(golden_vq: Path, golden_ibq: Path) -> None:
-    assert type(read_config(golden_vq)) is VQConfig
+    assert type(read_config(golden_vq)) is Emu3Config
     assert type(read_config(golden_ibq)) is IbqConfig
 
 
 @pytest.mark.parametrize("config", [TINY_VQ, TINY_IBQ], ids=["Emu3", "IBQ"])
 @pytest.mark.parametrize("model_type", ["kept", "unknown", None])
-def test_keys_decide_without_a_known_model_type(config: VQConfig | IbqConfig, model_type: str | None) -> None:
+def test_keys_decide_without_a_known_model_type(config: Emu3Config | IbqConfig, model_type: str | None) -> None:
     raw: dict[str, Any] = {**config.to_dict()}
     if model_type != "kept":
         raw["model_type"] = model_type

@@ -18,7 +18,7 @@ from tests.support.ascend_vision_operators import substitute_operators
 from tests.support.ibq_shapes import published_shapes
 from vq_stage import VisionTokenizer
 from vq_stage.model.families import build_network, read_config
-from vq_stage.model.ibq import IbqModel, IndexQuantizer
+from vq_stage.model.ibq import IbqNetwork, IndexQuantizer
 from vq_stage.model.ibq_config import IbqConfig
 from vq_stage.model.kernels import ascend, cpu
 from vq_stage.model.tensor_names import taming_name
@@ -58,7 +58,7 @@ def test_the_published_size_has_the_published_names_and_455_million_parameters(
     """As reported for BAAI's checkpoint, which has not been read here."""
     for module in (vq_stage.model.layers, vq_stage.model.autoencoder):
         monkeypatch.setattr(module, "parameter", with_shape_only)
-    model = IbqModel(IbqConfig(), cpu)
+    model = IbqNetwork(IbqConfig(), cpu)
     shapes = {taming_name(name): tuple(p.shape) for name, p in model.parameters_and_names()}
     expected = published_shapes(IbqConfig())
     assert {name: shape[: len(shapes[name])] for name, shape in expected.items()} == shapes

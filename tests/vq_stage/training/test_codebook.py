@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from vq_stage.model.config import VQConfig
+from vq_stage.model.emu3 import Quantizer
+from vq_stage.model.emu3_config import Emu3Config
 from vq_stage.model.kernels import cpu
-from vq_stage.model.network import Quantizer
 from vq_stage.training.codebook import CodebookEMA
 
 
 def test_a_code_moves_to_the_mean_of_its_latents() -> None:
-    quantizer = Quantizer(VQConfig(base_channels=32, codebook_size=2), cpu)
+    quantizer = Quantizer(Emu3Config(base_channels=32, codebook_size=2), cpu)
     codebook = CodebookEMA(quantizer, decay=0.5, seed=0)
     codebook.restore({"counts": np.array([1.0, 1.0]), "sums": np.array([[0.0] * 4, [8.0] * 4])})
     latents = np.full((1, 1, 4, 1, 2), 2.0, np.float32)
@@ -23,7 +23,7 @@ def test_a_code_moves_to_the_mean_of_its_latents() -> None:
 
 
 def test_dead_codes_are_restarted_on_latents() -> None:
-    quantizer = Quantizer(VQConfig(base_channels=32, codebook_size=4), cpu)
+    quantizer = Quantizer(Emu3Config(base_channels=32, codebook_size=4), cpu)
     codebook = CodebookEMA(quantizer, decay=0.5, seed=0)
     codebook.restore({"counts": np.array([1.0, 0, 0, 0]), "sums": np.zeros((4, 4))})
     latents = np.random.default_rng(0).normal(5, 0.1, (1, 1, 4, 8, 8)).astype(np.float32)

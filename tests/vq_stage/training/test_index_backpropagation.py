@@ -19,7 +19,7 @@ from tests.support.ibq_shapes import published_shapes
 from tests.support.pictures import save_picture
 from tests.support.vision_models import TINY_IBQ, step_that_changes_nothing
 from vq_stage import VisionTokenizer
-from vq_stage.model.ibq import IbqModel, IndexQuantizer
+from vq_stage.model.ibq import IbqNetwork, IndexQuantizer
 from vq_stage.model.kernels import cpu
 from vq_stage.training.index_backpropagation import IndexBackpropagationStep, TrainedCodebook, entropy_loss
 from vq_stage.training.initialization import initialize_ibq
@@ -31,7 +31,7 @@ setup_device("cpu")
 
 def step_of(seed: int = 0) -> IndexBackpropagationStep:
     """A step whose weights all have noise, since branches that start at zero hide those before them."""
-    model, random = IbqModel(TINY_IBQ, cpu), np.random.default_rng(seed)
+    model, random = IbqNetwork(TINY_IBQ, cpu), np.random.default_rng(seed)
     initialize_ibq(model, seed)
     for p in model.trainable_params():
         p.set_data(p + Tensor(random.normal(scale=0.05, size=p.shape).astype(np.float32)))

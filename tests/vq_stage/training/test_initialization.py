@@ -10,19 +10,19 @@ from mindspore import Tensor
 
 from shared.device import setup_device
 from tests.support.vision_models import TINY_IBQ, TINY_VQ
-from vq_stage.model.ibq import IbqModel
+from vq_stage.model.emu3 import Emu3Network
+from vq_stage.model.ibq import IbqNetwork
 from vq_stage.model.kernels import cpu
-from vq_stage.model.network import VQModel
 from vq_stage.training.index_backpropagation import TrainedCodebook
-from vq_stage.training.initialization import initialize, initialize_ibq
+from vq_stage.training.initialization import initialize_emu3, initialize_ibq
 
 setup_device("cpu")
 
 
 def test_equal_seeds_give_equal_weights() -> None:
-    first, second, other = (VQModel(TINY_VQ, cpu) for _ in range(3))
+    first, second, other = (Emu3Network(TINY_VQ, cpu) for _ in range(3))
     for model, seed in ((first, 1), (second, 1), (other, 2)):
-        initialize(model, seed)
+        initialize_emu3(model, seed)
     name = "encoder.conv_in.weight"
     weights = [dict(model.parameters_and_names())[name].asnumpy() for model in (first, second, other)]
     np.testing.assert_array_equal(weights[0], weights[1])
@@ -31,8 +31,8 @@ def test_equal_seeds_give_equal_weights() -> None:
 
 @pytest.mark.parametrize(("base_channels", "passes_colors"), [(32, False), (128, True)])
 def test_residual_branches_end_in_zeros_where_groups_are_wide_enough(base_channels: int, passes_colors: bool) -> None:
-    model = VQModel(replace(TINY_VQ, base_channels=base_channels), cpu)
-    initialize(model, 0)
+    model = Emu3Network(replace(TINY_VQ, base_channels=base_channels), cpu)
+    initialize_emu3(model, 0)
     weights = dict(model.parameters_and_names())["encoder.middle_block.block_1.conv2.weight"].asnumpy()
     assert np.all(weights == 0) == passes_colors
 
@@ -46,7 +46,7 @@ def blocky_picture() -> np.ndarray:
 @pytest.mark.parametrize(("latent_channels", "embed_dim"), [(16, 16), (16, 8), (4, 4)])
 def test_a_new_ibq_tokenizer_passes_colors_through_its_codes(latent_channels: int, embed_dim: int) -> None:
     config = replace(TINY_IBQ, base_channels=128, latent_channels=latent_channels, embed_dim=embed_dim)
-    model, picture = IbqModel(config, cpu), blocky_picture()
+    model, picture = IbqNetwork(config, cpu), blocky_picture()
     initialize_ibq(model, 0)
     codebook = TrainedCodebook(model.quantize, 0.98, 0)
     latents = model.encode_latents(Tensor(picture))

@@ -9,9 +9,9 @@ from mindspore import Tensor
 
 from shared.device import setup_device
 from tests.support.vision_models import TINY_VQ
+from vq_stage.model.emu3 import Emu3Network
 from vq_stage.model.kernels import cpu
-from vq_stage.model.network import VQModel
-from vq_stage.training.initialization import initialize
+from vq_stage.training.initialization import initialize_emu3
 from vq_stage.training.moving_averages import MovingAverageStep
 from vq_stage.training.options import TrainVQOptions
 from vq_stage.training.step import learning_rate_schedule, quantized_share
@@ -33,8 +33,8 @@ def test_gradient_reaches_every_weight() -> None:
     Noise is added to every weight, since branches that start at zero hide those before them from the first gradient.
     """
     setup_device("cpu")
-    model, random = VQModel(TINY_VQ, cpu), np.random.default_rng(0)
-    initialize(model, 0)
+    model, random = Emu3Network(TINY_VQ, cpu), np.random.default_rng(0)
+    initialize_emu3(model, 0)
     for p in model.trainable_params():
         p.set_data(p + Tensor(random.normal(scale=0.05, size=p.shape).astype(np.float32)))
     step = MovingAverageStep(model, TrainVQOptions("s", "o", config="c", steps=6))

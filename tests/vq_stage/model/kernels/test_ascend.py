@@ -16,11 +16,11 @@ from shared.device import Device, setup_device
 from tests.support.ascend_vision_operators import substitute_operators
 from tests.support.vision_models import TINY_VQ
 from vq_stage import VisionTokenizer
+from vq_stage.model.emu3 import Emu3Network
 from vq_stage.model.families import read_config
 from vq_stage.model.kernels import Kernels, ascend, cpu, select
-from vq_stage.model.network import VQModel
 from vq_stage.model.weights import load_weights
-from vq_stage.training.initialization import initialize
+from vq_stage.training.initialization import initialize_emu3
 from vq_stage.training.moving_averages import MovingAverageStep
 from vq_stage.training.options import TrainVQOptions
 
@@ -76,7 +76,7 @@ def test_kernels_of_both_devices_are_equal(name: str) -> None:
 def test_golden_codes_and_pixels(golden_vq: Path, golden_vq_expected: dict[str, np.ndarray]) -> None:
     expected = golden_vq_expected
     config = read_config(golden_vq)
-    model = VQModel(config, ascend)
+    model = Emu3Network(config, ascend)
     load_weights(model, golden_vq)
     tokenizer = VisionTokenizer(model.set_train(False), config, DEVICE)
     np.testing.assert_array_equal(tokenizer.encode_images(expected["images"]), expected["image_codes"])
@@ -89,8 +89,8 @@ def test_gradients_of_train_vq() -> None:
     pixels = Tensor(np.random.default_rng(0).uniform(-1, 1, (2, 4, 3, 32, 32)).astype(np.float32))
     results = []
     for kernels in (cpu, ascend):
-        model, random = VQModel(TINY_VQ, kernels), np.random.default_rng(0)
-        initialize(model, 0)
+        model, random = Emu3Network(TINY_VQ, kernels), np.random.default_rng(0)
+        initialize_emu3(model, 0)
         for p in model.trainable_params():
             p.set_data(p + Tensor(random.normal(scale=0.05, size=p.shape).astype(np.float32)))
         step = MovingAverageStep(model, TrainVQOptions("s", "o", config="c", steps=6))

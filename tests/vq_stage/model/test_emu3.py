@@ -9,17 +9,17 @@ import numpy as np
 from mindspore import Tensor
 
 from shared.device import setup_device
-from vq_stage.model.config import VQConfig
+from vq_stage.model.emu3 import Emu3Network, Quantizer
+from vq_stage.model.emu3_config import Emu3Config
 from vq_stage.model.families import read_config
 from vq_stage.model.kernels import ascend, cpu
-from vq_stage.model.network import Quantizer, VQModel
 from vq_stage.model.weights import load_weights
 
 setup_device("cpu")
 
 
 def test_lookup_returns_the_entries_of_the_nearest_codes() -> None:
-    quantizer = Quantizer(VQConfig(base_channels=32, codebook_size=3), cpu)
+    quantizer = Quantizer(Emu3Config(base_channels=32, codebook_size=3), cpu)
     codebook_KC = np.array([[0, 0, 0, 0], [1, 0, 0, 0], [0, 2, 0, 0]], np.float32)
     quantizer.embedding.weight.set_data(Tensor(codebook_KC))
     latents_NC = np.array([[0.9, 0.1, 0, 0], [0, 1.9, 0, 0]], np.float32)
@@ -32,7 +32,7 @@ def test_lookup_returns_the_entries_of_the_nearest_codes() -> None:
 
 def test_half_precision_is_for_convolutions_and_products_only(golden_vq: Path) -> None:
     """Norms, batch statistics and the codebook stay float32; a checkpoint is loaded into the types of the model."""
-    model = VQModel(read_config(golden_vq), ascend).compute_in(ms.bfloat16)
+    model = Emu3Network(read_config(golden_vq), ascend).compute_in(ms.bfloat16)
     load_weights(model, golden_vq)
     in_float32 = {name for name, p in model.parameters_and_names() if p.dtype == ms.float32}
     assert {p.dtype for _, p in model.parameters_and_names()} == {ms.float32, ms.bfloat16}
@@ -41,6 +41,6 @@ def test_half_precision_is_for_convolutions_and_products_only(golden_vq: Path) -
     assert others == set()
     assert not {name for name in in_float32 if name.endswith(("conv_y.weight", "conv_b.weight", "proj.weight"))}
     weight = model.encoder.conv_in.weight.astype(ms.float32).asnumpy()
-    full = VQModel(model.config, cpu)
+    full = Emu3Network(model.config, cpu)
     load_weights(full, golden_vq)
     np.testing.assert_allclose(weight, full.encoder.conv_in.weight.asnumpy(), rtol=2**-8)

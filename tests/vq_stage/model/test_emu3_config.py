@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from shared.errors import CheckpointError
-from vq_stage.model.config import VQConfig
+from vq_stage.model.emu3_config import Emu3Config
 from vq_stage.model.families import read_config, read_config_file
 
 
@@ -24,17 +24,17 @@ from vq_stage.model.families import read_config, read_config_file
 def test_unsupported_configs_are_refused(golden_vq: Path, change: dict[str, object], message: str) -> None:
     raw = json.loads((golden_vq / "config.json").read_text())
     with pytest.raises(CheckpointError, match=message):
-        VQConfig.from_dict({**raw, **change})
+        Emu3Config.from_dict({**raw, **change})
 
 
 def test_a_missing_config_key_is_named() -> None:
     with pytest.raises(CheckpointError, match="missing ch_mult"):
-        VQConfig.from_dict({"ch": 32, "num_res_blocks": 1})
+        Emu3Config.from_dict({"ch": 32, "num_res_blocks": 1})
 
 
 def test_hugging_face_config_round_trip(golden_vq: Path) -> None:
     config = read_config(golden_vq)
-    assert VQConfig.from_dict(config.to_dict()) == config
+    assert Emu3Config.from_dict(config.to_dict()) == config
 
 
 def test_an_unreadable_config_file_is_named(tmp_path: Path) -> None:
@@ -51,11 +51,11 @@ ABSURD: list[object] = [10**9, -1, 0, 1.5, True, None, "64", [1], {}, float("nan
 @pytest.mark.parametrize("naming", ["ch", "base_channels"])
 @pytest.mark.parametrize("value", ABSURD, ids=repr)
 def test_absurd_values_are_refused_naming_file_and_field(naming: str, value: object, tmp_path: Path) -> None:
-    valid = VQConfig().to_dict()
+    valid = Emu3Config().to_dict()
     if naming == "ch":
         renamed = {"base_channels": "ch", "channel_multiplier": "ch_mult", "latent_channels": "z_channels"}
         valid = {renamed.get(key, key): value for key, value in valid.items()}
-    fields = [key for key in valid if key in ("ch", "ch_mult", "z_channels", *VQConfig.__dataclass_fields__)]
+    fields = [key for key in valid if key in ("ch", "ch_mult", "z_channels", *Emu3Config.__dataclass_fields__)]
     assert len(fields) == 10
     for field in fields:
         if isinstance(valid[field], list) and value in ([1], None) and not (field == "ch_mult" and value is None):
@@ -86,11 +86,11 @@ def test_hostile_json_is_refused_naming_the_file(name: str, tmp_path: Path) -> N
 
 
 def test_too_many_channels_or_levels() -> None:
-    valid = VQConfig().to_dict()
+    valid = Emu3Config().to_dict()
     with pytest.raises(CheckpointError, match=r"here: .*level 3: 8192 channels"):
-        VQConfig.from_dict({**valid, "base_channels": 2048}, "here")
+        Emu3Config.from_dict({**valid, "base_channels": 2048}, "here")
     with pytest.raises(CheckpointError, match=r"here: channel_multiplier: expected a list of 1 to 8"):
-        VQConfig.from_dict({**valid, "channel_multiplier": [1] * 40}, "here")
+        Emu3Config.from_dict({**valid, "channel_multiplier": [1] * 40}, "here")
 
 
 @pytest.mark.parametrize(

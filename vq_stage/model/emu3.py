@@ -18,16 +18,16 @@ from mindspore import Tensor, nn, ops
 
 from shared.codec import TEMPORAL_FACTOR
 from vq_stage.model.autoencoder import Autoencoder, Quantizer
-from vq_stage.model.config import VQConfig
+from vq_stage.model.emu3_config import Emu3Config
 from vq_stage.model.kernels import Kernels
 from vq_stage.model.layers import CausalConv3d, TemporalConv, TemporalResnetBlock, repeat_frames
 from vq_stage.model.spatial import SpatialDecoder, SpatialEncoder
 
 
-class VQModel(Autoencoder):
+class Emu3Network(Autoencoder):
     """Encoder, quantizer and decoder, with the temporal convolutions between them."""
 
-    def __init__(self, config: VQConfig, kernels: Kernels):
+    def __init__(self, config: Emu3Config, kernels: Kernels):
         super().__init__()
         self.config = config
         self.kernels = kernels
@@ -49,7 +49,7 @@ class VQModel(Autoencoder):
 class Encoder(SpatialEncoder):
     """Pixels (B, T, 3, H, W), T = 1 for an image or 4 for a clip, to features (B, 1, C, h, w)."""
 
-    def __init__(self, config: VQConfig, kernels: Kernels):
+    def __init__(self, config: Emu3Config, kernels: Kernels):
         super().__init__(config, kernels)
         latent = config.latent_channels
         self.time_conv = nn.CellList([TemporalConv(kernels, latent, 4, 2) for _ in range(2)])
@@ -71,7 +71,7 @@ class Encoder(SpatialEncoder):
 class Decoder(SpatialDecoder):
     """Features and quantized latents (B, T, C, h, w) to pixels (B, 1 or 4·T, 3, H, W)."""
 
-    def __init__(self, config: VQConfig, kernels: Kernels):
+    def __init__(self, config: Emu3Config, kernels: Kernels):
         super().__init__(config, kernels, config.embed_dim)
         latent = config.latent_channels
         self.time_res_stack = nn.CellList([TemporalResnetBlock(kernels, latent) for _ in range(config.num_res_blocks)])

@@ -10,7 +10,7 @@ from shared.codec import TEMPORAL_FACTOR
 from shared.errors import CheckpointError
 from vq_stage.model.spatial_config import SpatialConfig, read_fields
 
-# Field of VQConfig: (Hugging Face `emu3_vqgan` key, BAAI `Emu3VisionVQ` key).
+# Field of Emu3Config: (Hugging Face `emu3_vqgan` key, BAAI `Emu3VisionVQ` key).
 _KEYS = {
     "base_channels": ("base_channels", "ch"),
     "channel_multiplier": ("channel_multiplier", "ch_mult"),
@@ -26,7 +26,7 @@ _KEYS = {
 
 
 @dataclass(frozen=True, slots=True)
-class VQConfig(SpatialConfig):
+class Emu3Config(SpatialConfig):
     """Dimensions of an Emu3 vision tokenizer; the defaults are those of the published model.
 
     `attn_resolutions` lists the levels (0 is full resolution) whose blocks are followed by attention.
@@ -53,7 +53,7 @@ class VQConfig(SpatialConfig):
         return found
 
     @classmethod
-    def from_dict(cls, raw: Mapping[str, Any], where: str = "config") -> VQConfig:
+    def from_dict(cls, raw: Mapping[str, Any], where: str = "config") -> Emu3Config:
         """Read Hugging Face `emu3_vqgan` or BAAI `Emu3VisionVQ` keys.
 
         Raises CheckpointError, starting with `where`, if a key is missing or its value is not supported.
