@@ -1,6 +1,7 @@
 """The codec: the properties of a vision tokenizer that datasets and the language model depend on.
 
-This is the only place that states how many pixels and frames one code covers, and how codes are stored.
+A codec states how many pixels and frames one code covers, and how codes are stored; `EMU3` and `EMU35` are those of the
+published tokenizers.
 """
 
 from __future__ import annotations
@@ -11,10 +12,9 @@ from typing import Any
 
 from shared.errors import DatasetError, UsageError
 
-SPATIAL_FACTOR = 8  # pixels per code along each side of an image, in every published Emu3 vision tokenizer
-TEMPORAL_FACTOR = 4  # frames per code in a video, in the same tokenizers
 MAX_CODEBOOK_SIZE = 1 << 24  # larger than that of any tokenizer
 CODE_DTYPES = {"uint16": 1 << 16, "uint32": MAX_CODEBOOK_SIZE}  # code type -> the largest codebook that it serves
+NO_VIDEO_MESSAGE = "this tokenizer encodes images only; save the frames of videos as images and encode those"
 
 
 def code_dtype(codebook_size: int) -> str:
@@ -24,7 +24,7 @@ def code_dtype(codebook_size: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Codec:
-    """The codec that a dataset's codes belong to; the default factors are Emu3's.
+    """The codec that a dataset's codes belong to.
 
     `fingerprint` is 64 hex digits over weights and config, or None if unknown. `spatial_factor` is in pixels per
     code and side, `temporal_factor` in frames per code: 1 if the tokenizer encodes images only. Raises UsageError,
@@ -33,8 +33,8 @@ class Codec:
 
     fingerprint: str | None
     codebook_size: int
-    spatial_factor: int = SPATIAL_FACTOR
-    temporal_factor: int = TEMPORAL_FACTOR
+    spatial_factor: int
+    temporal_factor: int
 
     def __post_init__(self) -> None:
         if not isinstance(self.fingerprint, str | None):
@@ -95,5 +95,5 @@ def _integer(name: str, value: object) -> int:
     return value
 
 
-EMU3 = Codec(None, 32768)
+EMU3 = Codec(None, 32768, spatial_factor=8, temporal_factor=4)
 EMU35 = Codec(None, 131072, spatial_factor=16, temporal_factor=1)

@@ -12,6 +12,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor
 
+from shared.codec import NO_VIDEO_MESSAGE
 from shared.device import Device, setup_device
 from shared.errors import ShapeError, UsageError
 from shared.mindone import check_vision_backend
@@ -138,10 +139,7 @@ class VisionTokenizer:
 
     def _check_video(self) -> None:
         if not self.codec.supports_video:
-            raise UsageError(
-                "this tokenizer encodes images only: encode the frames of a video as images, or use a tokenizer that"
-                " encodes video"
-            )
+            raise UsageError(NO_VIDEO_MESSAGE)
 
     def _check_pixels(self, pixels: np.ndarray, shape: str) -> np.ndarray:
         pixels = np.asarray(pixels)

@@ -7,7 +7,7 @@ import numpy as np
 from mindspore import Tensor
 
 from pipelines.dry_run.graphs import Call, Graph, GraphSizes
-from shared.codec import TEMPORAL_FACTOR
+from shared.codec import EMU3
 from shared.device import DTYPES, Device
 from vq_stage.model.autoencoder import Autoencoder
 from vq_stage.model.families import TokenizerConfig, build_network
@@ -48,7 +48,9 @@ def _training(config: TokenizerConfig, sizes: GraphSizes, device: Device) -> Cal
 
 VISION_GRAPHS = (
     Graph("encode images", lambda sizes, device: _encoding(sizes.tokenizer, 1, sizes, device), DTYPES),
-    Graph("encode clips", lambda sizes, device: _encoding(sizes.tokenizer, TEMPORAL_FACTOR, sizes, device), DTYPES),
+    Graph(
+        "encode clips", lambda sizes, device: _encoding(sizes.tokenizer, EMU3.temporal_factor, sizes, device), DTYPES
+    ),
     Graph("decode images", lambda sizes, device: _decoding(sizes.tokenizer, True, sizes, device), DTYPES),
     Graph("decode clips", lambda sizes, device: _decoding(sizes.tokenizer, False, sizes, device), DTYPES),
     Graph("train-vq step", lambda sizes, device: _training(sizes.tokenizer, sizes, device), ("float32",)),

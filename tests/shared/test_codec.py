@@ -14,7 +14,7 @@ VALUES: dict[str, Any] = {"fingerprint": "ab" * 32, "codebook_size": 512, "spati
 
 def test_json_round_trip() -> None:
     assert Codec.from_json(VALUES, "plan").to_json() == VALUES
-    assert Codec.from_json({**VALUES, "fingerprint": None}, "plan") == Codec(None, 512)
+    assert Codec.from_json({**VALUES, "fingerprint": None}, "plan") == Codec(None, 512, 8, 4)
 
 
 @pytest.mark.parametrize(
@@ -43,8 +43,8 @@ def test_other_json_is_refused(values: object) -> None:
 
 
 def test_short_fingerprint() -> None:
-    assert Codec("0123456789abcdef", 1).short_fingerprint == "0123456789ab"
-    assert Codec(None, 1).short_fingerprint == "unknown"
+    assert Codec("0123456789abcdef", 1, 8, 4).short_fingerprint == "0123456789ab"
+    assert Codec(None, 1, 8, 4).short_fingerprint == "unknown"
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def test_short_fingerprint() -> None:
     [(1, "uint16"), (32_768, "uint16"), (65_536, "uint16"), (65_537, "uint32"), (1 << 24, "uint32")],
 )
 def test_the_codebook_decides_how_codes_are_stored(codebook_size: int, dtype: str) -> None:
-    assert code_dtype(codebook_size) == Codec(None, codebook_size).code_dtype == dtype
+    assert code_dtype(codebook_size) == Codec(None, codebook_size, 8, 4).code_dtype == dtype
 
 
 def test_a_temporal_factor_of_1_means_images_only() -> None:
@@ -61,12 +61,12 @@ def test_a_temporal_factor_of_1_means_images_only() -> None:
 
 
 def test_codecs_with_other_fingerprints_or_sizes_do_not_mix() -> None:
-    one, other, unknown = Codec("aa", 512), Codec("bb", 512), Codec(None, 512)
+    one, other, unknown = Codec("aa", 512, 8, 4), Codec("bb", 512, 8, 4), Codec(None, 512, 8, 4)
     assert one.is_compatible(one)
     assert one.is_compatible(unknown)
     assert unknown.is_compatible(other)
     assert not one.is_compatible(other)
-    assert not unknown.is_compatible(Codec(None, 513))
+    assert not unknown.is_compatible(Codec(None, 513, 8, 4))
 
 
 def test_published_codecs_are_known_by_the_size_of_their_codebook() -> None:

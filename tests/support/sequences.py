@@ -21,7 +21,7 @@ from tests.support import handmade
 from tests.support.flip import flip_bit
 
 EMPTY_GRID = np.zeros((0, 0, 0), np.uint16)
-SETTINGS = DatasetSettings(Codec("c0dec", 512), format=SEQUENCE_FORMAT, generation={"guidance_scale": 3.0})
+SETTINGS = DatasetSettings(Codec("c0dec", 512, 8, 4), format=SEQUENCE_FORMAT, generation={"guidance_scale": 3.0})
 
 
 def sequence(index: int = 0, key: str = "a", **changes: Any) -> SequenceRecord:

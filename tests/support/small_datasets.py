@@ -19,7 +19,7 @@ from shared.exchange.importer import split_runs
 from shared.maintenance.verify import verify_dataset
 
 CODEBOOK_SIZE = 32768
-CODEC = Codec("ab" * 32, CODEBOOK_SIZE)
+CODEC = Codec("ab" * 32, CODEBOOK_SIZE, 8, 4)
 WIDE_CODEC = Codec("cd" * 32, 131_072, spatial_factor=16, temporal_factor=1)  # codes of 32 bits, of images only
 CODES_SETTINGS = DatasetSettings(CODEC, unit_rows=3, preprocessing={"resize": "none"})
 SEQUENCE_SETTINGS = DatasetSettings(CODEC, format=SEQUENCE_FORMAT, generation={"seed": 1})

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tqdm import tqdm
 
-from shared.codec import Codec
+from shared.codec import NO_VIDEO_MESSAGE, Codec
 from shared.dataset.known_keys import KnownKeys
 from shared.dataset.plan import REFUSED, PlannedInput, Size
 from shared.dataset.plan_writer import PlanWriter
@@ -106,7 +106,7 @@ class Planner:
                 if refusal.reason != "animated":
                     raise
         if not self.codec.supports_video:
-            raise RefusedInput(IMAGES_ONLY, "this tokenizer encodes images only; save the frames as images")
+            raise RefusedInput(IMAGES_ONLY, NO_VIDEO_MESSAGE)
         with self.source.video(item.uri, item.locator, item.extra_json) as video:
             info = video.info
         height, width = self._target_size(info.height, info.width)

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from mindspore import Tensor, nn, ops
 
-from shared.codec import TEMPORAL_FACTOR
 from vq_stage.model.autoencoder import Autoencoder, Quantizer
 from vq_stage.model.emu3_config import Emu3Config
 from vq_stage.model.kernels import Kernels
@@ -51,7 +50,7 @@ class Encoder(SpatialEncoder):
 
     def __init__(self, config: Emu3Config, kernels: Kernels):
         super().__init__(config, kernels)
-        latent = config.latent_channels
+        latent, self.temporal_factor = config.latent_channels, config.temporal_factor
         self.time_conv = nn.CellList([TemporalConv(kernels, latent, 4, 2) for _ in range(2)])
         self.time_res_stack = nn.CellList([TemporalResnetBlock(kernels, latent) for _ in range(config.num_res_blocks)])
 
@@ -60,7 +59,7 @@ class Encoder(SpatialEncoder):
         x = self.encode_frames(pixels_BTCHW.reshape(B * T, C, H, W))
         x = x.reshape(B, T, x.shape[1], x.shape[2], x.shape[3])
         if T == 1:
-            x = repeat_frames(x, TEMPORAL_FACTOR)
+            x = repeat_frames(x, self.temporal_factor)
         for conv in self.time_conv:
             x = conv(x)
         for block in self.time_res_stack:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
-from shared.codec import TEMPORAL_FACTOR
+from shared.codec import EMU3
 from shared.errors import CheckpointError
 from vq_stage.model.spatial_config import SpatialConfig, read_fields
 
@@ -42,14 +42,14 @@ class Emu3Config(SpatialConfig):
     codebook_size: int = 32768
     in_channels: int = 3
     out_channels: int = 3
-    temporal_downsample_factor: int = TEMPORAL_FACTOR
+    temporal_downsample_factor: int = EMU3.temporal_factor
 
-    temporal_factor: ClassVar[int] = TEMPORAL_FACTOR
+    temporal_factor: ClassVar[int] = EMU3.temporal_factor
 
     def problems(self) -> list[str]:
         found = SpatialConfig.problems(self)
-        if self.temporal_downsample_factor != TEMPORAL_FACTOR:
-            found.append(f"temporal_downsample_factor must be {TEMPORAL_FACTOR}")
+        if self.temporal_downsample_factor != EMU3.temporal_factor:
+            found.append(f"temporal_downsample_factor must be {EMU3.temporal_factor}")
         return found
 
     @classmethod

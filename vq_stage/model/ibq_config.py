@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from shared.errors import CheckpointError
 from vq_stage.model.spatial_config import SpatialConfig, read_fields
 
-IMAGE_ONLY = 1  # frames per code
+FRAMES_PER_CODE = 1
 
 _KEYS = {  # of BAAI's `Emu3p5VisionVQ`
     "codebook_size": "codebook_size",
@@ -31,7 +31,7 @@ _VARIANTS: dict[str, tuple[object, ...]] = {
     "l2_normalize": (False,),
     "cosine_similarity": (False,),
     "remap": (None,),
-    "temporal_downsample_factor": (None, IMAGE_ONLY),
+    "temporal_downsample_factor": (None, FRAMES_PER_CODE),
 }
 
 
@@ -55,7 +55,7 @@ class IbqConfig(SpatialConfig):
     out_channels: int = 3
     resolution: int = 256
 
-    temporal_factor: ClassVar[int] = IMAGE_ONLY
+    temporal_factor: ClassVar[int] = FRAMES_PER_CODE
 
     def problems(self) -> list[str]:
         found = SpatialConfig.problems(self)

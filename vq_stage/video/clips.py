@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from shared.codec import Codec
+from shared.codec import NO_VIDEO_MESSAGE, Codec
 from shared.errors import DatasetError, RefusedInput, UsageError
 from vq_stage.video.video_file import VideoFile, VideoInfo
 
@@ -67,8 +67,7 @@ class ClipSampling:
         """Raise UsageError, naming the command-line options, for settings that do not suit the codec."""
         if not codec.supports_video and self != ClipSampling():
             raise UsageError(
-                "--clip-frames, --fps, --stride, --start-s and --duration-s: expected none of them: this tokenizer"
-                " encodes images only; save the frames of videos as images and encode those"
+                f"--clip-frames, --fps, --stride, --start-s and --duration-s: expected none of them: {NO_VIDEO_MESSAGE}"
             )
         if codec.supports_video and self.frames % codec.temporal_factor:
             raise UsageError(f"--clip-frames {self.frames}: expected a multiple of {codec.temporal_factor}")

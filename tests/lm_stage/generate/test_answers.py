@@ -74,7 +74,7 @@ def run(emu35_lm: Path, tmp_path: Path) -> Run:
     """Generate the answers to ENTRIES; return them by key."""
     prompts, square = write_entries(tmp_path / "p.jsonl", ENTRIES), np.arange(4, dtype=np.uint16).reshape(1, 2, 2)
     rows = [image_row(number, key=key, codes_THW=square) for number, key in enumerate(("one", "two"))]
-    images = write_dataset(tmp_path / "codes", [rows], codec=Codec(None, 2048))
+    images = write_dataset(tmp_path / "codes", [rows], codec=Codec(None, 2048, 8, 4))
 
     def run(name: str, **changes: Any) -> dict[str, AnswerRecord]:
         settings: dict[str, Any] = {"task": "story", "images": str(images), "max_new_tokens": 120, **changes}

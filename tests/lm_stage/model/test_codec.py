@@ -22,7 +22,14 @@ def write(folder: Path, **config: Any) -> Path:
 
 @pytest.mark.parametrize(
     "codec",
-    [EMU3, EMU35, Codec("aa", 512), Codec("aa", 512, 16, 1), Codec(None, 131_072, 8, 1), Codec("bb", 32_768, 4)],
+    [
+        EMU3,
+        EMU35,
+        Codec("aa", 512, 8, 4),
+        Codec("aa", 512, 16, 1),
+        Codec(None, 131_072, 8, 1),
+        Codec("bb", 32_768, 4, 4),
+    ],
 )
 def test_what_is_recorded_is_read_back(codec: Codec, tmp_path: Path) -> None:
     layout = replace(LAYOUT, codebook_size=codec.codebook_size)
@@ -42,7 +49,7 @@ def test_a_codec_with_the_published_factors_is_recorded_by_its_fingerprint_alone
 def test_a_checkpoint_that_records_nothing_has_the_codec_that_is_given(tmp_path: Path) -> None:
     given = Codec("aa", LAYOUT.codebook_size, 16, 1)
     assert read_codec(write(tmp_path), given=given) == given
-    assert read_codec(tmp_path) == Codec(None, LAYOUT.codebook_size)
+    assert read_codec(tmp_path) == Codec(None, LAYOUT.codebook_size, 8, 4)
     recorded = write(tmp_path, codec_fingerprint="aa")
     assert read_codec(recorded, given=given) == given, "earlier versions recorded no factors"
 
@@ -50,7 +57,7 @@ def test_a_checkpoint_that_records_nothing_has_the_codec_that_is_given(tmp_path:
 def test_another_tokenizer_than_the_recorded_one_is_refused(tmp_path: Path) -> None:
     model = write(tmp_path, codec_fingerprint="a" * 64)
     with pytest.raises(CheckpointError, match=r"codes of vision tokenizer aaaaaaaaaaaa, got bbbbbbbbbbbb"):
-        read_codec(model, given=Codec("b" * 64, LAYOUT.codebook_size))
+        read_codec(model, given=Codec("b" * 64, LAYOUT.codebook_size, 8, 4))
 
 
 @pytest.mark.parametrize(

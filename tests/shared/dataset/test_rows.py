@@ -123,7 +123,7 @@ def test_codes_of_another_type_than_the_codec_stores_are_refused(given: str, cod
     row = sample("wrong", codes_THW=sample().codes_THW.astype(given))
     expected = "uint16" if given == "uint32" else "uint32"
     with pytest.raises(ShapeError, match=f"wrong: codes are {given}, expected {expected}: .* {codebook_size} entries"):
-        check_code_dtype([row], Codec(None, codebook_size))
+        check_code_dtype([row], Codec(None, codebook_size, 8, 4))
 
 
 @pytest.mark.parametrize(

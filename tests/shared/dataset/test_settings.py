@@ -10,7 +10,7 @@ from shared.codec import EMU3, Codec
 from shared.dataset.settings import SEQUENCE_FORMAT, DatasetSettings
 from shared.errors import DatasetError
 
-CODEC = Codec("ab" * 32, 512)
+CODEC = Codec("ab" * 32, 512, 8, 4)
 JSON: dict[str, Any] = {
     "codec": {"fingerprint": "ab" * 32, "codebook_size": 512, "spatial_factor": 8, "temporal_factor": 4},
     "preprocessing": {"rule": "none"},

@@ -90,7 +90,7 @@ def test_a_stopped_export_lists_nothing_and_goes_on(
 def test_sequences_without_codes_are_left_out_of_upstreams_layout_and_counted(tmp_path: Path, sequences: Path) -> None:
     result = run_export(sequences, tmp_path / "out", "pth")
     assert (result.rows, result.files, result.skipped) == (5, 4, 1)
-    import_dataset(ImportOptions(str(tmp_path / "out"), str(tmp_path / "back"), Codec(None, 32768)))
+    import_dataset(ImportOptions(str(tmp_path / "out"), str(tmp_path / "back"), Codec(None, 32768, 8, 4)))
     assert [row.key for row in all_rows(tmp_path / "back")] == ["s/0", "s/2", "s/3", "s/4"]
 
 

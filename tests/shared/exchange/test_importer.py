@@ -88,7 +88,7 @@ def test_what_cannot_be_imported_is_refused(tmp_path: Path, codes: Path) -> None
         import_dataset(ImportOptions(str(tmp_path), str(tmp_path / "back")))
     run_export(codes, tmp_path / "out", "webdataset")
     with pytest.raises(UsageError, match="leave the codec out"):
-        import_dataset(ImportOptions(str(tmp_path / "out"), str(tmp_path / "back"), Codec(None, 8)))
+        import_dataset(ImportOptions(str(tmp_path / "out"), str(tmp_path / "back"), Codec(None, 8, 8, 4)))
     other = write_dataset(tmp_path / "other", code_rows(), replace(CODES_SETTINGS, preprocessing={"resize": "area"}))
     run_export(other.root, tmp_path / "other_out", "webdataset")
     import_dataset(ImportOptions(str(tmp_path / "out"), str(tmp_path / "back")))

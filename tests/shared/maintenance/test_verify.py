@@ -36,7 +36,7 @@ def test_the_digest_tells_rows_and_settings_apart_but_not_cuts(tmp_path: Path) -
     others = [
         write(tmp_path / "row", [[*rows[:2], sequence(2, "c", seed=6)]]),
         write(tmp_path / "generation", [rows], generation={"guidance_scale": 4.0}),
-        write(tmp_path / "codec", [rows], codec=Codec("0ther", 512)),
+        write(tmp_path / "codec", [rows], codec=Codec("0ther", 512, 8, 4)),
     ]
     assert len({whole, *(verify_dataset(other).digest for other in others)}) == 4
 

@@ -86,7 +86,7 @@ def test_rows_without_an_image_are_counted_by_reason(tmp_path: Path, valid: int)
     """Without any image the command fails."""
     rows = [sequences.sequence(index, f"good-{index}") for index in range(valid)]
     rows += [sequences.broken(10 + index, f"bad-{index}") for index in range(2)]
-    dataset = sequences.write(tmp_path / "codes", [rows], codec=Codec(None, handmade.CODEBOOK_SIZE))
+    dataset = sequences.write(tmp_path / "codes", [rows], codec=Codec(None, handmade.CODEBOOK_SIZE, 8, 4))
     result = decode(dataset.root, tmp_path / "out")
     assert (result.exit_code, result.stderr.count("not decoded")) == (0 if valid else 1, 2), result.output
     assert last_line(result).endswith("row 0, offset 1: expected a visual token (2)")

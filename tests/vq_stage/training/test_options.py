@@ -26,7 +26,7 @@ def test_settings_that_cannot_work_are_refused(changes: dict[str, Any], message:
 
 
 def test_options_are_fitted_to_the_codec() -> None:
-    video, images = Codec(None, 16), Codec(None, 16, spatial_factor=16, temporal_factor=1)
+    video, images = Codec(None, 16, 8, 4), Codec(None, 16, spatial_factor=16, temporal_factor=1)
     assert TrainVQOptions("s", "o", config="c").fitted(video).clip_share == 0.2
     assert TrainVQOptions("s", "o", config="c").fitted(images).clip_share == 0
     with pytest.raises(UsageError, match="--crop 40: expected a multiple of 16"):

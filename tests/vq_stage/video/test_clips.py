@@ -169,7 +169,7 @@ def test_settings_that_cannot_work_are_named(options: dict[str, Any], named: str
 
 
 def test_clips_have_a_multiple_of_the_frames_per_code() -> None:
-    ClipSampling(frames=6).check(Codec(None, 512, temporal_factor=2))
+    ClipSampling(frames=6).check(Codec(None, 512, 8, 2))
     with pytest.raises(UsageError, match="--clip-frames 6: expected a multiple of 4"):
         ClipSampling(frames=6).check(EMU3)
 

@@ -22,7 +22,7 @@ from shared.jobs.units import RunTotals
 from tests.support.evil_pickles import evil_pickles, torch_zip
 from tests.support.small_datasets import CODES_SETTINGS, all_rows, code_rows, digest, image, write_dataset
 
-CODEC = Codec(None, 32768)
+CODEC = Codec(None, 32768, 8, 4)
 CODES = np.arange(6).reshape(2, 3)
 
 
