@@ -13,7 +13,7 @@ import numpy as np
 from mindspore import Tensor, ops
 
 from vq_stage.model.autoencoder import Autoencoder, Quantizer
-from vq_stage.training.codebook import DEAD_CODE_RATIO, near_latents
+from vq_stage.training.moving_averages import DEAD_CODE_RATIO, near_latents
 from vq_stage.training.options import TrainVQOptions
 from vq_stage.training.step import TrainStep
 

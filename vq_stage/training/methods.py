@@ -9,10 +9,9 @@ from typing import Any
 from vq_stage.model.emu3_config import Emu3Config
 from vq_stage.model.families import TokenizerConfig
 from vq_stage.model.ibq_config import IbqConfig
-from vq_stage.training.codebook import CodebookEMA
 from vq_stage.training.index_backpropagation import IndexBackpropagationStep, TrainedCodebook
 from vq_stage.training.initialization import initialize_emu3, initialize_ibq
-from vq_stage.training.moving_averages import MovingAverageStep
+from vq_stage.training.moving_averages import CodebookEMA, MovingAverageStep
 from vq_stage.training.step import TrainStep
 
 Codebook = CodebookEMA | TrainedCodebook

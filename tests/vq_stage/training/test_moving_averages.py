@@ -7,7 +7,7 @@ import numpy as np
 from vq_stage.model.emu3 import Quantizer
 from vq_stage.model.emu3_config import Emu3Config
 from vq_stage.model.kernels import cpu
-from vq_stage.training.codebook import CodebookEMA
+from vq_stage.training.moving_averages import CodebookEMA
 
 
 def test_a_code_moves_to_the_mean_of_its_latents() -> None:
