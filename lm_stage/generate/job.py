@@ -129,9 +129,9 @@ def _settings(
     plan: Plan | None,
 ) -> DatasetSettings:
     """Return the settings of a dataset, which has this plan if it exists already."""
-    recorded = (plan.settings.generation or {}) if plan else {}
+    recorded = (plan.settings.generation or {}) if plan is not None else {}
     has_videos = any(prompt.frames for prompt in prompts)
-    if plan and not has_videos and options.video_format != UNIVLA:
+    if plan is not None and not has_videos and options.video_format != UNIVLA:
         has_videos = any(prompt.frames for prompt in planned_prompts(plan))  # some may not be listed any more
     codec = model.codec
     if images is not None:
@@ -143,7 +143,7 @@ def _settings(
         guidance_scale=chosen.guidance_scale,
         suffix=chosen.suffix,
         defaults=options.defaults(model.codec, model.prompting),
-        images=images.dataset.plan().sha256 if images else None,
+        images=images.dataset.plan().sha256 if images is not None else None,
         video_format=options.recorded_video_format(has_videos, recorded),
         template=model.prompting.recorded,
         answers=_answer_settings(options, model.prompting),

@@ -126,7 +126,7 @@ class GenerateOptions(InferenceOptions):
 
     def prompt_settings(self, prompting: Prompting) -> PromptSettings:
         """Return the settings that depend on the prompting."""
-        task = self.template(prompting) or (prompting.edit if self.images else prompting.draw)
+        task = self.template(prompting) or (prompting.draw if self.images is None else prompting.edit)
         guidance = prompting.draw_guidance if task == prompting.draw else prompting.edit_guidance
         codes = prompting.interleaved_codes if prompting.is_interleaved(task) else prompting.codes
         return PromptSettings(

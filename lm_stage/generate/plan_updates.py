@@ -65,7 +65,7 @@ def up_to_date_plan(
             plan.check_settings(settings, dataset.root)
             known = known_prompts(dataset, plan)
         with PlanWriter(unit_rows) as writer:
-            update = PlanUpdate(planner, known, writer, plan.next_index() if plan else 0)
+            update = PlanUpdate(planner, known, writer, plan.next_index() if plan is not None else 0)
             for prompt in tqdm(prompts, "plan", unit="prompt", disable=None):
                 update.add(prompt)
             update.check_unchanged(dataset)

@@ -9,6 +9,7 @@ from typing import Any
 
 from lm_stage.generate.prompts import Prompt, PromptDefaults, parse_prompt, parse_samples
 from lm_stage.text.entry_files import entry_fields, json_entries, parse_key, text_entries
+from shared.dataset.columns import ANSWER_KIND
 from shared.dataset.dataset import Dataset
 from shared.dataset.quarantine_reasons import DUPLICATE_KEY
 from shared.dataset.readers import KeyReader
@@ -73,12 +74,12 @@ def _file_entries(path: Path) -> Iterator[PromptEntry]:
 
 
 def _dataset_entries(dataset: Dataset, defaults: PromptDefaults) -> Iterator[PromptEntry]:
-    """Yield the captions, with the size of their rows unless the defaults have a size of their own."""
+    """Yield the captions, with the sizes of images and videos unless the defaults have a size of their own."""
     index, factor = KeyReader(dataset), dataset.plan().settings.codec.spatial_factor
     for key in index:
         row = index.row(key)
         fields: dict[str, Any] = {"prompt": row.text}
-        if not defaults.is_size_given:
+        if row.kind != ANSWER_KIND and not defaults.is_size_given:
             fields |= {name: size * factor for name, size in zip(("height", "width"), row.codes_THW.shape[1:])}
         if row.kind == "video":
             fields |= {"frames": defaults.frames or len(row.codes_THW), "fps": row.fps}

@@ -69,9 +69,11 @@ class PromptRenderer:
         return self._render([*images, prompt.negative_prompt], prompt, prompting.unconditional)
 
     def _images(self, prompt: Prompt) -> list[CodeGrid]:
-        if prompt.images and self.images is None:
+        if not prompt.images:
+            return []
+        if self.images is None:
             raise RefusedInput("missing_image", "the prompt contains images; give their dataset by --images")
-        return [CodeGrid.image(self.images.image(key)) for key in prompt.images] if self.images else []
+        return [CodeGrid.image(self.images.image(key)) for key in prompt.images]
 
     def _render(self, parts: Sequence[Part], prompt: Prompt, template: ConversationTemplate) -> list[int]:
         if self.answer is not None:

@@ -192,7 +192,7 @@ def _settings(
     has_videos = images is not None and any(images.is_video(key) for key in keys)
     return AnswerSettings(
         model=model.recorded(),
-        images=images.dataset.plan().sha256 if images else None,
+        images=images.dataset.plan().sha256 if images is not None else None,
         question=options.question,
         template=model.prompting.question_template(options.template).name,
         max_new_tokens=options.max_new_tokens,

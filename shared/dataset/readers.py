@@ -115,7 +115,7 @@ class KeyReader:
 
     A unit that was committed again since, or sealed without a checksum of the index, counts as not sealed. A part is
     compared with its checksum on construction, a shard when the first of its rows is read. Raises DatasetError if they
-    do not match.
+    do not match. It has no length, so that a reader of an empty dataset is not false.
     """
 
     def __init__(self, dataset: Dataset):
@@ -127,9 +127,6 @@ class KeyReader:
         self._indexes = [shards.of_units(sealed)] if shards is not None else []
         self._indexes.append(KeyIndex.build((unit, dataset.batches(self._checked_record(unit))) for unit in loose))
         self._batch = lru_cache(_CACHED_BATCHES)(self._read_batch)
-
-    def __len__(self) -> int:
-        return sum(map(len, self._indexes))
 
     def __iter__(self) -> Iterator[str]:
         """Yield all keys, in the order of units and rows."""

@@ -57,11 +57,11 @@ def verify_dataset(dataset: Dataset, on_unit: Callable[[], None] = lambda: None)
     plan = _checked_plan(dataset, report)
     records = _checked_records(dataset, plan, units, report)
     _open_shards(dataset, plan, records, report)
-    report.planned_units = len(plan) if plan else report.units
-    report.planned_inputs = plan.input_count - sum(plan.retried.values()) if plan else 0
-    report.quarantined -= sum(plan.retried.values()) if plan else 0
-    texts = _checked_texts(dataset, report) if plan else None
-    digest = DatasetDigest(plan.settings.fingerprints()) if plan and texts is not None else None
+    report.planned_units = len(plan) if plan is not None else report.units
+    report.planned_inputs = plan.input_count - sum(plan.retried.values()) if plan is not None else 0
+    report.quarantined -= sum(plan.retried.values()) if plan is not None else 0
+    texts = _checked_texts(dataset, report) if plan is not None else None
+    digest = DatasetDigest(plan.settings.fingerprints()) if plan is not None and texts is not None else None
     for record in records:
         problems = list(_unit_problems(dataset, plan, record))
         report.problems += problems
@@ -99,7 +99,7 @@ def _checked_records(
         report.units += 1
         try:
             path = dataset.record_path(unit)
-            records.append(dataset.record(unit) if plan else CommitRecord.read(path, unit))
+            records.append(dataset.record(unit) if plan is not None else CommitRecord.read(path, unit))
         except DatasetError as error:
             if dataset.is_committed(unit):
                 report.problems.append(str(error))
@@ -114,7 +114,7 @@ def _open_shards(dataset: Dataset, plan: Plan | None, records: Sequence[CommitRe
         dataset.shard_reader  # noqa: B018  reads the manifest
     except DatasetError as error:
         report.problems.append(str(error))
-        dataset.shard_reader = recover_shards(dataset, plan, records) if plan else ShardReader(dataset.shards)
+        dataset.shard_reader = ShardReader(dataset.shards) if plan is None else recover_shards(dataset, plan, records)
 
 
 def _checked_texts(dataset: Dataset, report: VerifyReport) -> TextUpdates | None:
@@ -136,7 +136,7 @@ def _unit_problems(dataset: Dataset, plan: Plan | None, record: CommitRecord) ->
 
 
 def _row_problems(dataset: Dataset, plan: Plan | None, record: CommitRecord) -> Iterator[str]:
-    rows, settings = 0, plan.settings if plan else None
+    rows, settings = 0, plan.settings if plan is not None else None
     for batch in dataset.batches(record):
         rows += batch.num_rows
         if settings and not batch.schema.equals(columns_of(settings.format, settings.codec.code_dtype)):
@@ -181,7 +181,7 @@ def _manifest_problems(dataset: Dataset, plan: Plan | None, records: Sequence[Co
         return  # reported when the shards were opened
     if manifest is None:
         return
-    if plan and manifest.plan_sha256 != plan.sha256:
+    if plan is not None and manifest.plan_sha256 != plan.sha256:
         yield f"{dataset.manifest_path}: belongs to another plan than {dataset.plan_path}; run `emu3 repair`"
     for part in manifest.parts:
         if committed.get(part.unit) == part.sha256:
@@ -219,7 +219,7 @@ def _check_other_files(
             continue
         if (now := _record_now(dataset, unit)) is not None and now.part == name:
             continue
-        if plan and 0 <= unit < len(plan):
+        if plan is not None and 0 <= unit < len(plan):
             report.unfinished.append(f"{dataset.parts / name}: not committed yet")
         else:
             report.problems.append(f"{dataset.parts / name}: belongs to no unit of the plan")

@@ -264,7 +264,7 @@ def test_no_flipped_bit_of_an_index_returns_another_row(dataset: Dataset, seed: 
         with pytest.raises(DatasetError, match=index.name):
             KeyReader(opened(dataset))
     index.write_bytes(content)
-    assert len(KeyReader(opened(dataset))) == UNITS * ROWS
+    assert len(list(KeyReader(opened(dataset)))) == UNITS * ROWS
 
 
 @pytest.mark.parametrize("kind", ["plan", "part", "shard"])

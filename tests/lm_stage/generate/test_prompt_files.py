@@ -7,15 +7,19 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lm_stage.generate.prompt_files import list_prompts
 from lm_stage.generate.prompts import Prompt, PromptDefaults
 from shared.dataset.commit import UnitResult
 from shared.dataset.dataset import Dataset
+from shared.dataset.rows import AnswerPart, AnswerRecord
+from shared.dataset.settings import ANSWER_FORMAT
 from shared.errors import UsageError
 from tests.support import handmade
 from tests.support.prompts import write_entries
+from tests.support.sft_samples import write_dataset
 
 DEFAULTS = PromptDefaults(area=32 * 32)
 
@@ -30,6 +34,15 @@ def test_a_row_whose_caption_is_blank_is_refused_alone(tmp_path: Path) -> None:
     dataset.commit(UnitResult(0, rows, numerics=handmade.NUMERICS), plan)
     refusals = [prompt.refusal and prompt.refusal[0] for prompt in list_prompts(dataset.root, PromptDefaults(32 * 32))]
     assert refusals == ["empty_prompt", None]
+
+
+def test_rows_without_a_grid_have_the_size_of_the_defaults(tmp_path: Path) -> None:
+    part = AnswerPart("image", None, 2, 3)
+    codes, described = np.zeros((1, 1, 6), np.uint16), {"src_uri": "p#1", "src_sha256": bytes(32)}
+    row = AnswerRecord("one", 0, "answer", codes, "a story", src_h=0, src_w=0, parts=(part,), tokens=[1], **described)
+    root = write_dataset(tmp_path / "answers", [[row]], format=ANSWER_FORMAT)
+    [prompt] = list_prompts(root, PromptDefaults(32 * 16, "2:1"))
+    assert (prompt.text, prompt.height, prompt.width) == ("a story", 2, 4)
 
 
 def test_a_text_file_holds_a_prompt_a_line(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from shared.codec import EMU3
 from shared.dataset.dataset import Dataset
 from shared.dataset.readers import KeyReader
 from shared.tokens.grid_formats import IMAGE, ROWS
+from tests.support import handmade
 from tests.support.prompts import CLIP, plan_prompts
 
 
@@ -37,6 +39,13 @@ def test_images_of_prompts_come_from_their_dataset(coded_images: Dataset, sequen
     assert renderer.prompt_ids(prompt) == sequences.generation_prompt(parts, IMAGE, 1, 2, 3).tolist()
     [unit] = plan_prompts([prompt], renderer, 400, 1)
     assert planned_prompt(unit, unit.inputs[0], EMU3) == prompt
+
+
+def test_images_of_an_empty_dataset_are_missing(tmp_path: Path, sequences: SequenceRenderer) -> None:
+    renderer = PromptRenderer(sequences, "", True, KeyReader(handmade.make(tmp_path / "empty", [])))
+    prompts = [Prompt("a", "p", "like <image>", "", 2, 3, images=("one",)), video(video="clip")]
+    [unit] = plan_prompts(prompts, renderer, 400, 8)
+    assert [item.refused_reason for item in unit.inputs] == ["missing_image", "missing_image"]
 
 
 def test_a_video_is_rendered_in_its_format(sequences: SequenceRenderer) -> None:

@@ -146,4 +146,4 @@ def test_a_folder_with_the_name_of_a_shard_or_an_index_stays(tmp_path: Path) -> 
         folder.mkdir(parents=True)
     seal(SealOptions(str(dataset.root)))
     assert all(folder.is_dir() for folder in folders)
-    assert len(KeyReader(Dataset(dataset.root))) == UNITS * ROWS
+    assert len(list(KeyReader(Dataset(dataset.root)))) == UNITS * ROWS
