@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from itertools import islice
+from itertools import islice, repeat
 from zlib import crc32
 
 import numpy as np
@@ -112,4 +112,5 @@ def _hash(key: str) -> tuple[int, int]:
 def _hashes(keys: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Return what `_hash` returns for each key, as int64 and uint32."""
     words = np.fromiter(map(hash, keys), np.int64, len(keys))
-    return words, np.fromiter(map(crc32, map(as_blob, keys)), np.uint32, len(keys)) | np.uint32(1)
+    blobs = map(str.encode, keys, repeat("utf-8"), repeat("surrogatepass"))  # like `as_blob`, in half its time
+    return words, np.fromiter(map(crc32, blobs), np.uint32, len(keys)) | np.uint32(1)

@@ -37,9 +37,11 @@ def read_small_file(path: Path, max_bytes: int = MAX_SMALL_FILE_BYTES, error: ty
 
 def _read_local(path: Path, max_bytes: int, error: type[RelayError]) -> bytes:
     with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # opening a pipe would wait for its writer
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
             raise error(f"{path}: expected a regular file")
-        return file.read(max_bytes)
+        # Memory for as many bytes as may be read is allocated first; `st_size` is 0 in some file systems.
+        return file.read(min(max_bytes, status.st_size + 1) if status.st_size else max_bytes)
 
 
 def _read_object(path: Path, max_bytes: int) -> bytes:

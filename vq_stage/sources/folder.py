@@ -126,7 +126,8 @@ class FolderListing:
             return
         if folder is None:
             return
-        self._missing.difference_update(prefix + name.rstrip("/") for name in folder.names)
+        if self._missing:
+            self._missing.difference_update(prefix + name.rstrip("/") for name in folder.names)
         media = [name for name in folder.names if self._is_media(prefix, name)]
         self._find_metadata(folder, parent, media)
         keys = dict(zip(media, unique_keys([name.rstrip("/") for name in media])))
@@ -200,7 +201,8 @@ class CaptionFiles:
     """The caption files of a folder: `cat.txt`, `cat.caption` or `cat.jpg.txt` for `cat.jpg`, in any case."""
 
     def __init__(self, names: Iterable[str]):
-        self.names = {name for name in names if suffix_of(name) in CAPTION_SUFFIXES}
+        candidates = (name for name in names if name.lower().endswith(CAPTION_SUFFIXES))  # rarely any
+        self.names = {name for name in candidates if suffix_of(name) in CAPTION_SUFFIXES}
         ordered = sorted(self.names, key=lambda name: CAPTION_SUFFIXES.index(suffix_of(name)))
         self._by_stem = {_composed(stem_of(name)): name for name in ordered}
         self._used: set[str] = set()

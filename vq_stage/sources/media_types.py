@@ -39,7 +39,8 @@ def stem_of(uri: str) -> str:
 def split_suffix(path: str) -> tuple[str, str]:
     """Return what `os.path.splitext` returns, in a third of its time: listing calls this several times a file."""
     stem, _, suffix = path.rpartition(".")
-    if "/" in suffix or not stem.rpartition("/")[2].strip("."):  # dots at the start of a name begin no suffix
+    is_plain = stem[-1:] not in ("", ".", "/")
+    if "/" in suffix or not (is_plain or stem.rpartition("/")[2].strip(".")):  # dots before a name begin no suffix
         return path, ""
     return stem, f".{suffix}"
 
