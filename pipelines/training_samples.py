@@ -17,8 +17,9 @@ from tqdm import tqdm
 
 from lm_stage.generate.job import generate
 from lm_stage.generate.options import GenerateOptions
+from lm_stage.generate.prompt_defaults import prompt_defaults
 from lm_stage.generate.prompt_files import list_prompts
-from lm_stage.model.codec import read_codec
+from lm_stage.model.model_directory import ModelDirectory
 from lm_stage.training.distributed import is_distributed
 from lm_stage.training.job import set_up_training
 from lm_stage.training.options import SftOptions
@@ -47,7 +48,8 @@ def sample_drawer(options: SftOptions, prompts: str, vision_tokenizer: str) -> C
         kernels=options.kernels,
         engine=EngineOptions(rank=0, world_size=1),  # one process generates, however many train
     )
-    list_prompts(prompts, generation.defaults(read_codec(options.model)))
+    model = ModelDirectory.open(options.model, verify=False)  # the training verifies it
+    list_prompts(prompts, prompt_defaults(generation, model))
     fingerprint = codec_fingerprint(vision_tokenizer)
     for path in (options.model, *(entry.path for entry in options.entries)):
         if (expected := recorded_codec(path)) and expected != fingerprint:

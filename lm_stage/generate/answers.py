@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lm_stage.generate.options import GenerateOptions, PromptSettings
-from lm_stage.generate.planner import longest_prompt, planned_prompt, planned_sha256
+from lm_stage.generate.planner import longest_prompt
+from lm_stage.generate.prompt_columns import prompt_columns
 from lm_stage.generate.prompt_renderer import PromptRenderer
+from lm_stage.generate.prompts import Prompt
 from lm_stage.inference.recorded_sampling import sampling_to_json
-from lm_stage.text.answer_grammar import AnswerGrammar, AnswerState, DecodedPart, answer_parts
+from lm_stage.text.answer_grammar import AnswerGrammar, DecodedPart, answer_parts
 from shared.dataset.columns import ANSWER_KIND
-from shared.dataset.plan import Plan, PlannedInput, Size, Unit
+from shared.dataset.plan import Plan, PlannedInput, Size
 from shared.dataset.rows import AnswerPart, AnswerRecord
 from shared.storage.digests import canonical_json
 
@@ -54,14 +56,13 @@ class Answers:
             settings.guidance_scale,
         )
 
-    def request(self, unit: Unit, item: PlannedInput, journaled: Sequence[int]) -> AnswerRequest:
+    def request(self, prompt: Prompt, journaled: Sequence[int]) -> AnswerRequest:
         from lm_stage.inference.answer_generator import AnswerRequest
 
-        prompt = planned_prompt(unit, item, self.codec)
         prompt_ids, negative_ids = self.renderer.prompt_ids(prompt), self.renderer.negative_ids(prompt)
         room = self.max_positions - max(len(prompt_ids), len(negative_ids or ()))
         return AnswerRequest(
-            key=item.key,
+            key=prompt.key,
             prompt_ids=prompt_ids,
             negative_ids=negative_ids,
             max_new_tokens=min(room, self.options.max_new_tokens or room),
@@ -72,15 +73,17 @@ class Answers:
             is_replayed=self.options.resume == "replay",
         )
 
-    def finished(self, request: AnswerRequest) -> AnswerState | None:
-        """Return the answer of a request that the journal completes, None for any other."""
-        state = AnswerState(self.grammar, request.max_new_tokens, request.size, request.repeats_size)
-        for token in request.tokens:
-            state.take(token)
-        return state if state.finish_reason else None
+    def finished(self, request: AnswerRequest) -> AnswerSequence | None:
+        """Return the answer to a request that the journal completes, None for any other."""
+        from lm_stage.inference.answer_generator import AnswerSequence
 
-    def result(self, sequence: AnswerSequence) -> AnswerState:
-        return sequence.state
+        sequence = AnswerSequence(request, self.grammar)
+        for token in request.tokens:
+            sequence.take(token)
+        return sequence if sequence.is_done else None
+
+    def result(self, sequence: AnswerSequence) -> AnswerSequence:
+        return sequence
 
     def to_journal(self, sequence: AnswerSequence) -> list[int]:
         return sequence.tokens
@@ -89,33 +92,25 @@ class Answers:
         return len(sequence.tokens) - journaled >= self.options.journal_rows * JOURNAL_ROW
 
     def progress(self, sequence: AnswerSequence) -> int:
-        """Return 1 for a finished answer: nobody knows how many tokens an answer will have."""
+        """Return 1 for a finished answer, whose number of tokens is not known in advance."""
         return int(sequence.is_done)
 
-    def record(self, unit: Unit, item: PlannedInput, answer: AnswerState) -> AnswerRecord:
+    def record(self, item: PlannedInput, prompt: Prompt, answer: AnswerSequence) -> AnswerRecord:
         """Turn a finished answer into a row."""
-        prompt, settings = planned_prompt(unit, item, self.codec), self.settings
+        settings = self.settings
         parts = list(answer_parts(answer.tokens, self.grammar, self.renderer.sequences.text_tokenizer.decode))
         images = [part.codes_HW.reshape(-1) for part in parts if part.codes_HW is not None]
         codes = np.concatenate([np.zeros(0, np.int32), *images]).astype(self.codec.code_dtype)
         sampling = {**sampling_to_json(settings.sampling), "text": sampling_to_json(settings.text_sampling)}
         return AnswerRecord(
-            key=item.key,
-            src_index=item.src_index,
+            **prompt_columns(item, prompt, self.renderer, settings.guidance_scale),
             kind=ANSWER_KIND,
             codes_THW=codes.reshape(1, 1, -1),
-            text=item.text,
-            src_uri=item.uri,
-            src_sha256=planned_sha256(item),
             src_h=0,
             src_w=0,
-            prompt=self.renderer.text(prompt),
-            negative_prompt=prompt.negative_prompt if self.renderer.is_guided else None,
-            seed=prompt.seed,
-            guidance_scale=settings.guidance_scale,
             sampling_json=canonical_json(sampling),
-            finish_reason=answer.finish_reason or "length",
-            tokens=[*self.renderer.prompt_ids(prompt), *answer.tokens],
+            finish_reason=answer.state.finish_reason or "length",
+            tokens=[*answer.request.prompt_ids, *answer.tokens],
             parts=tuple(map(_stored_part, parts)),
         )
 

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lm_stage.generate.options import GenerateOptions, PromptSettings
-from lm_stage.generate.planner import longest_prompt, max_body_length, planned_prompt, planned_sha256
+from lm_stage.generate.planner import longest_prompt, max_body_length
+from lm_stage.generate.prompt_columns import prompt_columns
 from lm_stage.generate.prompt_renderer import PromptRenderer
+from lm_stage.generate.prompts import Prompt
 from lm_stage.inference.recorded_sampling import sampling_to_json
-from shared.dataset.plan import Plan, PlannedInput, Size, Unit
+from shared.dataset.plan import Plan, PlannedInput, Size
 from shared.dataset.rows import SequenceRecord
 from shared.storage.digests import canonical_json
 
@@ -37,12 +39,11 @@ class Drawings:
             options.batch_size, length, settings.sampling, settings.guidance_scale, options.window
         )
 
-    def request(self, unit: Unit, item: PlannedInput, journaled: Sequence[int]) -> VisualRequest:
+    def request(self, prompt: Prompt, journaled: Sequence[int]) -> VisualRequest:
         from lm_stage.inference.visual_sequence import VisualRequest
 
-        prompt = planned_prompt(unit, item, self.codec)
         return VisualRequest(
-            key=item.key,
+            key=prompt.key,
             prompt_ids=self.renderer.prompt_ids(prompt),
             negative_ids=self.renderer.negative_ids(prompt),
             height=prompt.height,
@@ -50,7 +51,7 @@ class Drawings:
             seed=prompt.seed,
             codes=tuple(journaled),
             is_replayed=self.options.resume == "replay",
-            frames=unit.frames,
+            frames=prompt.frames or 1,
             grid_format=self.renderer.grid_format(prompt),
             prefix_codes=self.renderer.prefix_codes(prompt).reshape(-1).tolist(),
         )
@@ -75,23 +76,15 @@ class Drawings:
         """Return the number of tokens; a finished sequence has its last control tokens too."""
         return len(sequence.template) if sequence.is_done else sequence.offset
 
-    def record(self, unit: Unit, item: PlannedInput, codes_THW: np.ndarray) -> SequenceRecord:
+    def record(self, item: PlannedInput, prompt: Prompt, codes_THW: np.ndarray) -> SequenceRecord:
         """Turn the codes of a finished image or video into a row."""
-        prompt = planned_prompt(unit, item, self.codec)
+        settings, factor = self.settings, self.codec.spatial_factor
         return SequenceRecord(
-            key=item.key,
-            src_index=item.src_index,
+            **prompt_columns(item, prompt, self.renderer, settings.guidance_scale),
             kind="video" if prompt.frames else "image",
             codes_THW=codes_THW,
-            text=item.text,
-            src_uri=item.uri,
-            src_sha256=planned_sha256(item),
-            src_h=unit.height,
-            src_w=unit.width,
+            src_h=prompt.height * factor,
+            src_w=prompt.width * factor,
             fps=prompt.fps,
-            prompt=self.renderer.text(prompt),
-            negative_prompt=prompt.negative_prompt if self.renderer.is_guided else None,
-            seed=prompt.seed,
-            guidance_scale=self.settings.guidance_scale,
-            sampling_json=canonical_json(sampling_to_json(self.settings.sampling)),
+            sampling_json=canonical_json(sampling_to_json(settings.sampling)),
         )

@@ -18,6 +18,7 @@ from tqdm import tqdm
 from lm_stage.generate.options import GenerateOptions
 from lm_stage.generate.plan_updates import PromptCounts, count_died, up_to_date_plan
 from lm_stage.generate.planner import PromptPlanner, planned_prompts, progress_counts
+from lm_stage.generate.prompt_defaults import prompt_defaults
 from lm_stage.generate.prompt_files import list_prompts
 from lm_stage.generate.prompt_renderer import PromptRenderer
 from lm_stage.generate.prompts import Prompt, PromptDefaults
@@ -95,7 +96,7 @@ def generate(options: GenerateOptions) -> GenerateResult:
     """
     start_s = time.monotonic()
     model = ModelDirectory.open(options.model, options.layout, options.codec, options.prompting)
-    dataset, defaults = Dataset(options.dataset), options.defaults(model.codec, model.prompting)
+    dataset, defaults = Dataset(options.dataset), prompt_defaults(options, model)
     check_output(dataset.root)
     images = open_coded_images(options.images, model)
     renderer = PromptRenderer.for_job(options, model, images)
@@ -142,7 +143,7 @@ def _settings(
         sampling=sampling_to_json(chosen.sampling, recorded.get("sampling")),
         guidance_scale=chosen.guidance_scale,
         suffix=chosen.suffix,
-        defaults=options.defaults(model.codec, model.prompting),
+        defaults=prompt_defaults(options, model),
         images=images.dataset.plan().sha256 if images is not None else None,
         video_format=options.recorded_video_format(has_videos, recorded),
         template=model.prompting.recorded,

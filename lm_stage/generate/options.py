@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from lm_stage.generate.prompts import PromptDefaults
-from lm_stage.inference.options import InferenceOptions, SamplingOptions, check_window
-from lm_stage.model.config import read_config
-from lm_stage.model.prompting_choice import directory_prompting
+from lm_stage.inference.options import InferenceOptions, SamplingOptions, check_sampling, check_window
 from lm_stage.text.prompting import IMAGE_TASK, TASKS, Prompting
 from lm_stage.text.templates import ConversationTemplate
 from shared.codec import Codec
-from shared.errors import CheckpointError, UsageError
+from shared.errors import UsageError
 
 MAX_GUIDANCE_SCALE = 1000
 RESUME_MODES = ("replay", "prefill")
@@ -26,11 +23,7 @@ class TextSampling:
     text_top_p: float | None = None
 
     def __post_init__(self) -> None:
-        try:
-            self.options(greedy=False)
-        except UsageError as error:
-            flag, rest = str(error).removeprefix("--").split(" ", 1)
-            raise UsageError("--" + f"text-{flag} {rest}") from error
+        check_sampling(self.text_temperature, self.text_top_k, self.text_top_p, flags="--text-")
 
     def options(self, greedy: bool) -> SamplingOptions:
         return SamplingOptions(self.text_temperature, self.text_top_k, self.text_top_p, greedy)
@@ -135,31 +128,4 @@ class GenerateOptions(InferenceOptions):
             guidance_scale=guidance if self.guidance_scale is None else self.guidance_scale,
             sampling=self.sampling.resolved(codes),
             text_sampling=self.text_sampling.options(self.sampling.greedy).resolved(prompting.text),
-        )
-
-    def defaults(self, codec: Codec, prompting: Prompting | None = None) -> PromptDefaults:
-        """Return the settings of prompts that do not have their own; codec and prompting are the model's.
-
-        So is the area, if its config has one. Raises UsageError for settings that describe no image, CheckpointError
-        for a bad area in `config.json`.
-        """
-        prompting = prompting or directory_prompting(self.model, self.layout, self.prompting)
-        task = self.template(prompting)
-        published = prompting.interleaved_area if task and prompting.is_interleaved(task) else prompting.area
-        area = read_config(self.model).get("image_area", published) if self.area is None else self.area
-        if not isinstance(area, int):
-            raise CheckpointError(f"{self.model}: config.json: image_area {area!r}: expected an integer (pixels)")
-        return PromptDefaults(
-            area=area,
-            ratio=self.ratio,
-            height=self.height,
-            width=self.width,
-            negative_prompt=self.prompt_settings(prompting).negative_prompt,
-            seed=self.seed,
-            samples=self.samples,
-            is_size_given=bool(self.area or self.height or self.ratio != "1:1"),
-            frames=self.frames,
-            codec=codec,
-            prompting=prompting,
-            is_answer=self.makes_answers,
         )

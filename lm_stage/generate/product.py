@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from shared.dataset.plan import PlannedInput, Size, Unit
+from lm_stage.generate.prompts import Prompt
+from shared.dataset.plan import PlannedInput, Size
 from shared.dataset.rows import SequenceRecord
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ class Product(Protocol[Request, Running, Result]):
     def generator(self, model: LanguageModel, size: Size) -> ContinuousBatch[Any, Any]:
         """Return a generator for the prompts of one planned size."""
 
-    def request(self, unit: Unit, item: PlannedInput, journaled: Sequence[int]) -> Request:
+    def request(self, prompt: Prompt, journaled: Sequence[int]) -> Request:
         """Return the request of a prompt, which continues what the journal holds."""
 
     def finished(self, request: Request) -> Result | None:
@@ -43,5 +44,5 @@ class Product(Protocol[Request, Running, Result]):
     def progress(self, sequence: Running) -> int:
         """Return how far a sequence is, in units of the progress bar."""
 
-    def record(self, unit: Unit, item: PlannedInput, result: Result) -> SequenceRecord:
-        """Turn a result into a row."""
+    def record(self, item: PlannedInput, prompt: Prompt, result: Result) -> SequenceRecord:
+        """Turn the result of a prompt, which `item` describes in the plan, into a row."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,10 @@ from lm_stage.generate.answers import Answers
 from lm_stage.generate.drawings import Drawings
 from lm_stage.generate.journal import Journal, UnitProgress, unit_refusals
 from lm_stage.generate.options import GenerateOptions
+from lm_stage.generate.planner import planned_prompt
 from lm_stage.generate.product import Product
 from lm_stage.generate.prompt_renderer import PromptRenderer
+from lm_stage.generate.prompts import Prompt
 from lm_stage.inference.coded_images import open_coded_images
 from lm_stage.model.model_directory import ModelDirectory
 from shared.dataset.commit import UnitResult
@@ -26,6 +29,20 @@ from shared.jobs.units import check_numerics
 if TYPE_CHECKING:
     from lm_stage.inference.continuous_batch import ContinuousBatch
     from lm_stage.language_model import LanguageModel
+
+
+@dataclass(frozen=True, slots=True)
+class RunningPrompt:
+    """A prompt that is being generated, as it is planned and as it was given."""
+
+    progress: UnitProgress
+    item: PlannedInput
+    prompt: Prompt
+
+    @property
+    def journaled(self) -> Sequence[int]:
+        """The codes or tokens in the journal."""
+        return self.progress.journal.codes.get(self.item.src_index, ())
 
 
 class GenerateWorker:
@@ -43,7 +60,7 @@ class GenerateWorker:
         self.product = self._product()
         self.numerics: dict[str, Any] = {}
         self.open_units: dict[int, UnitProgress] = {}
-        self.running: dict[str, tuple[UnitProgress, PlannedInput]] = {}
+        self.running: dict[str, RunningPrompt] = {}
         if any(self.sizes[unit][1] for unit in self.dataset.missing_units(self.plan)):
             self._set_up_device()  # which refused prompts do not need
 
@@ -117,15 +134,14 @@ class GenerateWorker:
             self._record(sequence.request.key, product.result(sequence))
 
     def _is_due(self, sequence: Any) -> bool:
-        progress, item = self.running[sequence.request.key]
-        return self.product.is_due(sequence, len(progress.journal.codes.get(item.src_index, ())))
+        running = self.running[sequence.request.key]
+        return self.product.is_due(sequence, len(running.journaled))
 
     def _report(self, tokens: Mapping[str, int]) -> None:
         """Report the progress of running sequences since the last report, summed by unit."""
         by_unit: Counter[int] = Counter()
         for key, count in tokens.items():
-            progress, _ = self.running[key]
-            by_unit[progress.unit.unit] += count
+            by_unit[self.running[key].progress.unit.unit] += count
         for unit, count in by_unit.items():
             self.context.report_progress(unit, count)
 
@@ -133,9 +149,10 @@ class GenerateWorker:
         """Append what is new of running sequences to the journals of their units, and sync these."""
         journals = set()
         for sequence in sequences:
-            progress, item = self.running[sequence.request.key]
-            progress.journal.add(item.src_index, self.product.to_journal(sequence))
-            journals.add(progress.journal)
+            running = self.running[sequence.request.key]
+            journal = running.progress.journal
+            journal.add(running.item.src_index, self.product.to_journal(sequence))
+            journals.add(journal)
         for journal in journals:
             journal.sync()
 
@@ -148,9 +165,9 @@ class GenerateWorker:
     def _requests(self, progress: UnitProgress) -> Iterator[Any]:
         """Yield a request for every prompt of a unit; one that the journal completes becomes a record at once."""
         for item in progress.inputs:
-            self.running[item.key] = progress, item
-            journaled = progress.journal.codes.get(item.src_index, ())
-            request = self.product.request(progress.unit, item, journaled)
+            prompt = planned_prompt(progress.unit, item, self.plan.settings.codec)
+            self.running[item.key] = running = RunningPrompt(progress, item, prompt)
+            request = self.product.request(prompt, running.journaled)
             if (result := self.product.finished(request)) is not None:
                 self._record(item.key, result)
             else:
@@ -158,8 +175,9 @@ class GenerateWorker:
 
     def _record(self, key: str, result: Any) -> None:
         """Turn what was generated for a prompt into a record of its unit."""
-        progress, item = self.running.pop(key)
-        progress.records[item.src_index] = self.product.record(progress.unit, item, result)
+        running = self.running.pop(key)
+        record = self.product.record(running.item, running.prompt, result)
+        running.progress.records[running.item.src_index] = record
 
     def _commit_complete(self) -> Iterator[TaskResult]:
         for progress in [progress for progress in self.open_units.values() if progress.is_complete]:

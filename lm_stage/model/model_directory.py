@@ -26,8 +26,8 @@ LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
-def model_path(location: str | Path) -> Path:
-    """Return the local directory of a model, whose files match their checksums if it has any.
+def model_path(location: str | Path, verify: bool = True) -> Path:
+    """Return the local directory of a model, whose files match their checksums if it has any, unless not to `verify`.
 
     Raises CheckpointError for anything else, with the path or the command that is probably meant.
     """
@@ -40,13 +40,19 @@ def model_path(location: str | Path) -> Path:
         raise CheckpointError(
             f"{location}: {', '.join(pointers[:4])}: Git LFS pointers in place of the files; run `git lfs pull` there"
         )
+    if verify:
+        _verify(path)
+    return path
+
+
+def _verify(path: Path) -> None:
+    """Raise CheckpointError if a file does not match its checksum."""
     try:
         check_files(path, may_be_missing=True)
     except CheckpointError as error:
         raise CheckpointError(
             f"{error}; use another copy or checkpoint, or remove {CHECKSUMS_FILE} if you changed the files yourself"
         ) from error
-    return path
 
 
 def _hint_for_missing(location: str, path: Path) -> str:
@@ -103,15 +109,21 @@ class ModelDirectory:
 
     @classmethod
     def open(
-        cls, directory: str | Path, layout: str | None = None, codec: Codec | None = None, prompting: str = AUTO
+        cls,
+        directory: str | Path,
+        layout: str | None = None,
+        codec: Codec | None = None,
+        prompting: str = AUTO,
+        verify: bool = True,
     ) -> ModelDirectory:
         """Read a directory and check that config, weights, token layout and vocabulary match.
 
         `layout` is a JSON file with the ids by name, for a checkpoint that does not contain them; `codec` is that of
         the vision tokenizer, for one that does not record it; `prompting` is the name of one, or auto for that of the
-        model. Raises CheckpointError if anything is missing or does not match.
+        model. Without `verify`, which takes time, checksums are not compared. Raises CheckpointError if anything is
+        missing or does not match.
         """
-        path = model_path(directory)
+        path = model_path(directory, verify)
         config = DecoderConfig.from_directory(path)
         tokenizer = load_text_tokenizer(path)
         chosen = layout_from_file(Path(layout)) if layout else read_layout(path)

@@ -13,9 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from lm_stage.model.config import DecoderConfig, read_layout
 from lm_stage.text.prompting import AUTO, EMU35, PLAIN, PROMPTINGS, Prompting
-from lm_stage.text.tokenizer import load_text_tokenizer
 from shared.errors import CheckpointError
 from shared.storage.small_files import read_json_object
 from shared.tokens.layout import TokenLayout
@@ -41,17 +39,6 @@ def choose_prompting(
         layout = layout.with_optional_roles(found)
     chosen.check_roles(layout, where)
     return chosen, layout
-
-
-def directory_prompting(directory: str | Path, layout: str | None, name: str) -> Prompting:
-    """Return the prompting of a model directory and a layout file; see `choose_prompting`."""
-    if name != AUTO:
-        return PROMPTINGS[name]
-    given = layout_from_file(Path(layout)) if layout else read_layout(directory)
-    if not EMU35.missing_roles(given):
-        return EMU35
-    has_qk_norm = DecoderConfig.from_directory(directory).qk_norm
-    return choose_prompting(name, given, has_qk_norm, lambda: load_text_tokenizer(directory).layout, directory)[0]
 
 
 def layout_from_file(path: Path) -> TokenLayout:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
@@ -18,6 +19,9 @@ from shared.storage.paths import sha256_of
 from vq_stage.encode.options import EncodeOptions
 from vq_stage.sources.listing_report import ListingReport
 from vq_stage.sources.open_source import expanded
+
+if TYPE_CHECKING:
+    from lm_stage.generate.prompts import PromptDefaults
 
 COMPARED_INPUTS = {"encode": "source", "generate": "prompts"}  # with the rows of the dataset that the step wrote
 ROW_FOLDERS = ("parts", "shards")  # of a dataset: its records and manifest have the digests of these files
@@ -95,8 +99,16 @@ def compare(step: Step) -> Change:
             return compare_source(step.options)
         if isinstance(step.options, GenerateOptions):
             dataset = Dataset.open(step.options.dataset)
-            defaults = step.options.defaults(dataset.plan().settings.codec)
-            return compare_prompts(dataset, list_prompts(step.options.prompts, defaults))
+            return compare_prompts(dataset, list_prompts(step.options.prompts, _prompt_defaults(step.options, dataset)))
     except RelayError:
         return Change.CHANGED
     return Change.NONE
+
+
+def _prompt_defaults(options: GenerateOptions, dataset: Dataset) -> PromptDefaults:
+    """Return the settings of prompts, as the job does; what the model consists of is compared elsewhere."""
+    from lm_stage.generate.prompt_defaults import prompt_defaults
+    from lm_stage.model.model_directory import ModelDirectory
+
+    model = ModelDirectory.open(options.model, options.layout, prompting=options.prompting, verify=False)
+    return prompt_defaults(options, model, dataset.plan().settings.codec)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import pytest
 from lm_stage import LanguageModel
 from lm_stage.generate.job import generate
 from lm_stage.generate.options import GenerateOptions, TextSampling
+from lm_stage.generate.prompt_renderer import PromptRenderer
+from lm_stage.generate.prompts import Prompt
 from lm_stage.inference.answer_generator import AnswerGenerator
 from lm_stage.inference.options import SamplingOptions
 from lm_stage.text.answer_grammar import AnswerGrammar
@@ -103,6 +106,20 @@ def test_rows_hold_the_sequence_and_each_image(run: Run, emu35_lm: Path, tmp_pat
 
 def assert_equal(found: dict[str, AnswerRecord], expected: dict[str, AnswerRecord]) -> None:
     assert {key: row.digest() for key, row in found.items()} == {key: row.digest() for key, row in expected.items()}
+
+
+def test_a_prompt_is_rendered_once_while_planning_and_once_to_generate(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rendered, prompt_ids = Counter[str](), PromptRenderer.prompt_ids
+
+    def counting(renderer: PromptRenderer, prompt: Prompt) -> list[int]:
+        rendered[prompt.key] += 1
+        return prompt_ids(renderer, prompt)
+
+    monkeypatch.setattr(PromptRenderer, "prompt_ids", counting)
+    rows = run("answers")
+    assert rendered == dict.fromkeys(rows, 2)
 
 
 def test_answers_do_not_depend_on_the_batch(run: Run) -> None:

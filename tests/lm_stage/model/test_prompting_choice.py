@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lm_stage.model.model_directory import ModelDirectory
-from lm_stage.model.prompting_choice import choose_prompting, directory_prompting
+from lm_stage.model.prompting_choice import choose_prompting
 from lm_stage.text.prompting import EMU3, EMU35, PLAIN
 from shared.errors import CheckpointError
 from shared.tokens.layout import OPTIONAL_SURFACES
@@ -50,14 +50,11 @@ def test_the_directory_of_a_model_of_emu35(tmp_path: Path, has_layout: bool) -> 
         (path / "config.json").write_text(json.dumps({**config, "token_layout": layout}))
     model = ModelDirectory.open(path)
     assert (model.prompting, model.layout) == (EMU35, model.text_tokenizer.layout)
-    assert directory_prompting(path, None, "auto") == EMU35
-    assert directory_prompting(path, None, "plain") == PLAIN
     assert ModelDirectory.open(path, prompting="plain").prompting == PLAIN
 
 
 def test_the_directory_of_a_model_of_emu3(small_lm: Path) -> None:
     model = ModelDirectory.open(small_lm)
     assert (model.prompting, model.layout.bss) == (PLAIN, None)
-    assert directory_prompting(small_lm, None, "auto") == PLAIN
     with pytest.raises(CheckpointError, match="emu35 needs bss"):
         ModelDirectory.open(small_lm, prompting="emu35")
