@@ -66,10 +66,10 @@ class Codec:
         return self.codebook_size == other.codebook_size and len(known) < 2
 
     @classmethod
-    def published(cls, codebook_size: int, fingerprint: str | None = None) -> Codec:
+    def published(cls, codebook_size: int) -> Codec:
         """Return the published codec with a codebook of this size; for any other size, one with Emu3's factors."""
         known = next((one for one in (EMU3, EMU35) if one.codebook_size == codebook_size), EMU3)
-        return replace(known, fingerprint=fingerprint, codebook_size=codebook_size)
+        return replace(known, codebook_size=codebook_size)
 
     @classmethod
     def from_json(cls, values: object, where: str) -> Codec:

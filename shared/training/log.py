@@ -84,20 +84,20 @@ class TrainLog:
         if self._board is not None:
             self._board.close()
 
-    def draw(self, path: Path, name: str = "loss") -> None:
-        """Write a PNG that plots one value over the steps, its running mean, and the held-out loss."""
+    def draw(self, path: Path) -> None:
+        """Write a PNG that plots the loss over the steps, its running mean, and the held-out loss."""
         from matplotlib.figure import Figure
 
-        steps = [entry["step"] for entry in self.entries if name in entry]
-        values = [entry[name] for entry in self.entries if name in entry]
+        steps = [entry["step"] for entry in self.entries if "loss" in entry]
+        losses = [entry["loss"] for entry in self.entries if "loss" in entry]
         held_out = [(entry["step"], entry["held_out_loss"]) for entry in self.entries if "held_out_loss" in entry]
         figure = Figure(figsize=(8, 4), layout="constrained")
         axes = figure.subplots()
-        axes.plot(steps, values, color="#9ecae1", linewidth=0.8, label=name)
-        axes.plot(steps, _running_mean(values, max(1, len(values) // 50)), color="#08519c", label="running mean")
+        axes.plot(steps, losses, color="#9ecae1", linewidth=0.8, label="loss")
+        axes.plot(steps, _running_mean(losses, max(1, len(losses) // 50)), color="#08519c", label="running mean")
         if held_out:
             axes.plot(*zip(*held_out), "o-", color="#d94801", label="held out")
-        axes.set(xlabel="step", ylabel=name)
+        axes.set(xlabel="step", ylabel="loss")
         axes.grid(alpha=0.3)
         axes.legend()
         buffer = io.BytesIO()

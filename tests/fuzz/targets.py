@@ -31,6 +31,7 @@ from shared.maintenance.seal import SealOptions, seal
 from shared.maintenance.summary import summarize
 from shared.maintenance.verify import verify_dataset
 from shared.storage.safetensors_reader import read_checkpoint
+from shared.tokens.sequence_form import SequenceForm
 from tests.support import handmade
 from tests.support.bad_pictures import encoded, picture, rgba, turned
 from tests.support.sealed import five_units
@@ -200,7 +201,7 @@ def _make_lists(folder: Path) -> None:
 def _plan_source(folder: Path, file: Path) -> None:
     source = file.parent if file.name.startswith("metadata.") else file
     options = EncodeOptions(str(source), str(folder / "dataset"), sampling=ClipSampling(frames=4))
-    forecast(Planner(options, EMU3))
+    forecast(Planner(options, EMU3), SequenceForm())
 
 
 def _make_safetensors(folder: Path) -> None:

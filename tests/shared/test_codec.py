@@ -71,5 +71,5 @@ def test_codecs_with_other_fingerprints_or_sizes_do_not_mix() -> None:
 
 def test_published_codecs_are_known_by_the_size_of_their_codebook() -> None:
     assert Codec.published(32_768) == EMU3
-    assert Codec.published(131_072, "aa") == Codec("aa", 131_072, 16, 1)
+    assert Codec.published(131_072) == EMU35
     assert Codec.published(512) == Codec(None, 512, 8, 4)

@@ -11,7 +11,7 @@ from shared.dataset.dataset import Dataset
 from shared.dataset.rows import CodeRecord
 from shared.dataset.settings import ANSWER_FORMAT
 from shared.errors import UsageError
-from vq_stage.decode.job import check_codec
+from vq_stage.decode.codec_check import check_codec
 from vq_stage.media.image_grid import save_sheet
 from vq_stage.model.weights import EMBEDDED_TOKENIZER
 

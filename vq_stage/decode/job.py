@@ -15,11 +15,12 @@ from tqdm import tqdm
 
 from shared.dataset.commit import CommitRecord
 from shared.dataset.dataset import Dataset
-from shared.errors import ConfigMismatchError, UsageError
+from shared.errors import UsageError
 from shared.jobs.file_locks import job_lock
 from shared.jobs.signals import stop_on_signals
 from shared.jobs.units import run_units
 from shared.storage.paths import as_path
+from vq_stage.decode.codec_check import check_codec
 from vq_stage.decode.options import DecodeOptions
 from vq_stage.decode.output_files import (
     CLAIMS_NAME,
@@ -29,7 +30,6 @@ from vq_stage.decode.output_files import (
     sweep_directory,
 )
 from vq_stage.decode.worker import DecodeWorker
-from vq_stage.model.codec import read_codec
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,25 +76,6 @@ def dataset_keys(dataset: Dataset) -> Iterator[str]:
     for record in dataset.commit_records():
         for batch in dataset.batches(record) if record.rows else ():
             yield from batch.column("key").to_pylist()
-
-
-def check_codec(dataset: Dataset, vision_tokenizer: str | Path) -> None:
-    """Raises ConfigMismatchError, before a model loads, if the codes were made by another tokenizer.
-
-    Generated codes have no fingerprint if the language model's checkpoint names none; then the codebook sizes are
-    compared.
-    """
-    expected, found = dataset.plan().settings.codec, read_codec(vision_tokenizer)
-    if expected.fingerprint is None and not expected.is_compatible(found):
-        raise ConfigMismatchError(
-            f"{vision_tokenizer}: codebook of {found.codebook_size} entries, expected {expected.codebook_size} for the"
-            f" codes of {dataset.root}; give their tokenizer by --vision-tokenizer"
-        )
-    if not expected.is_compatible(found):
-        raise ConfigMismatchError(
-            f"{vision_tokenizer}: tokenizer {found.short_fingerprint}, expected {expected.short_fingerprint} for the"
-            f" codes of {dataset.root}; give that tokenizer by --vision-tokenizer"
-        )
 
 
 @dataclass(frozen=True, slots=True)

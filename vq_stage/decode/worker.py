@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby, islice
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from shared.dataset.columns import ANSWER_KIND
 from shared.dataset.dataset import Dataset
 from shared.dataset.quarantine_reasons import WORKER_DIED
 from shared.dataset.rows import AnswerRecord, CodeRecord, SequenceRecord
@@ -25,7 +27,7 @@ from vq_stage.decode.output_files import output_path, write_output
 if TYPE_CHECKING:
     from vq_stage.tokenizer import VisionTokenizer
 
-Pixels = np.ndarray | Sequence[np.ndarray]  # of an image or a video; of the images of an answer
+Write = Callable[[], None]  # writes the files of a decoded row
 WRITER_THREADS = 2
 WRITE_BEHIND = 64  # decoded images that wait to be written
 
@@ -62,8 +64,8 @@ class DecodeWorker:
 
     def _decode_unit(self, task: Task) -> TaskResult:
         began, progress = time.monotonic(), UnitProgress()
-        decoded = self._decoded(self._rows_without_file(task, progress))
-        with closing(prefetch_map(self._write, decoded, WRITER_THREADS, WRITE_BEHIND, self.context.stop)) as written:
+        writes = self._decoded(self._rows_without_file(task, progress))
+        with closing(prefetch_map(_call, writes, WRITER_THREADS, WRITE_BEHIND, self.context.stop)) as written:
             for _ in written:
                 progress.written += 1
                 self.context.report_progress(task.unit, 1)
@@ -89,8 +91,8 @@ class DecodeWorker:
                 continue
             self.context.report_progress(task.unit, 1)
 
-    def _decoded(self, rows: Iterable[CodeRecord]) -> Iterator[tuple[CodeRecord, Pixels]]:
-        """Yield rows with their pixels until the stop flag is set."""
+    def _decoded(self, rows: Iterable[CodeRecord]) -> Iterator[Write]:
+        """Decode rows until the stop flag is set; yield what writes the files of each."""
         for (kind, (_, h, w)), group in groupby(rows, key=lambda row: (row.kind, row.codes_THW.shape)):
             tokenizer = self._loaded_tokenizer()
             size = 1
@@ -98,16 +100,21 @@ class DecodeWorker:
                 size = self.options.batch_pixels // (h * w * tokenizer.spatial_factor**2)
                 size = max(1, min(size, self.unit_rows))
             while batch := list(islice(group, size)):
-                yield from zip(batch, _pixels(tokenizer, batch, size))
+                yield from self._decoded_batch(tokenizer, batch, size)
                 if self.context.stop.is_set():
                     return
 
-    def _write(self, decoded: tuple[CodeRecord, Pixels]) -> None:
-        row, pixels = decoded
+    def _decoded_batch(self, tokenizer: VisionTokenizer, batch: Sequence[CodeRecord], size: int) -> Iterator[Write]:
+        """Decode images, as a batch filled up to `size`, or the one video or answer of a batch."""
+        row, formats = batch[0], self.options.formats
         if isinstance(row, AnswerRecord):
-            write_answer(self.out, row, list(pixels), self.options.formats)
+            pictures = [tokenizer.decode_images(codes_HW[None])[0] for codes_HW in row.images()]
+            yield partial(write_answer, self.out, row, pictures, formats)
+        elif row.kind == "video":
+            yield partial(write_output, self.out, row, tokenizer.decode_video(row.codes_THW), formats, self.codec)
         else:
-            write_output(self.out, row, np.asarray(pixels), self.options.formats, self.codec)
+            for row, pixels_HWC in zip(batch, _decode_images(tokenizer, batch, size)):
+                yield partial(write_output, self.out, row, pixels_HWC, formats, self.codec)
 
     def _loaded_tokenizer(self) -> VisionTokenizer:
         if self.tokenizer is None:
@@ -124,20 +131,17 @@ def _error_of(row: CodeRecord, task: Task) -> str | None:
     """Return why a row has nothing to show, None if it has an image, a video or an answer."""
     if row.src_index in task.poison:
         return f"{WORKER_DIED}: the worker died each time it reached this row"
-    if not row.has_grid and not isinstance(row, AnswerRecord):
+    if not row.has_grid and row.kind != ANSWER_KIND:
         return (row.error if isinstance(row, SequenceRecord) else None) or "no image"
     return None
 
 
-def _pixels(tokenizer: VisionTokenizer, batch: Sequence[CodeRecord], size: int) -> Iterable[Pixels]:
-    """Decode a batch of images, filled up to `size`, to (H, W, 3) each; or one video to its frames (T, H, W, 3).
-
-    Of an answer, decode the images one by one.
-    """
-    if isinstance(answer := batch[0], AnswerRecord):
-        return [[tokenizer.decode_images(codes_HW[None])[0] for codes_HW in answer.images()]]
-    if batch[0].kind == "video":
-        return [tokenizer.decode_video(batch[0].codes_THW)]
+def _decode_images(tokenizer: VisionTokenizer, batch: Sequence[CodeRecord], size: int) -> np.ndarray:
+    """Decode a batch of images, filled up to `size`, to (size, H, W, 3)."""
     codes = np.concatenate([row.codes_THW for row in batch])
     padding = np.repeat(codes[-1:], size - len(batch), axis=0)
     return tokenizer.decode_images(np.concatenate([codes, padding]))
+
+
+def _call(write: Write) -> None:
+    write()

@@ -21,7 +21,6 @@ from vq_stage.encode.planner import Planner
 
 BYTES_PER_ROW = 150  # key, path, checksums and so on, besides codes and caption
 TEXT_BYTES_PER_TOKEN = 4.0
-EMU3_FORM = SequenceForm()
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +55,7 @@ class Forecast:
         return self.megapixels / megapixels_per_s / 3600
 
 
-def forecast(planner: Planner, form: SequenceForm = EMU3_FORM) -> Forecast:
+def forecast(planner: Planner, form: SequenceForm) -> Forecast:
     """Plan the whole source into a temporary file; `form` is that of SFT sequences. Raises what planning raises."""
     with tempfile.TemporaryDirectory(prefix="emu3-plan-") as folder, stop_on_signals() as stop:
         path = Path(folder) / "plan.arrow"
@@ -104,7 +103,7 @@ def grid(size: Size, codec: Codec) -> tuple[int, int, int]:
     return max(1, frames // codec.temporal_factor), height // codec.spatial_factor, width // codec.spatial_factor
 
 
-def sequence_length(size: Size, codec: Codec, form: SequenceForm = EMU3_FORM) -> int:
+def sequence_length(size: Size, codec: Codec, form: SequenceForm) -> int:
     """Return the tokens of a text-to-image or text-to-video sequence of this size in pixels, without those of text."""
     return form.length(size[0] > 1, *grid(size, codec))
 

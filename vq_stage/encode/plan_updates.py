@@ -22,7 +22,8 @@ from shared.dataset.quarantine import Refusal
 from shared.dataset.quarantine_reasons import DUPLICATE_KEY
 from shared.dataset.settings import DatasetSettings
 from shared.jobs.signals import StopFlag
-from vq_stage.encode.planner import Planner, SizedInput, clip_key, item_key, until_stopped
+from vq_stage.encode.keys import clip_key, item_key
+from vq_stage.encode.planner import Planner, SizedInput, until_stopped
 from vq_stage.encode.text_changes import TextChanges
 from vq_stage.sources.folder import FolderSource
 from vq_stage.sources.lists import ListSource, StandardInput

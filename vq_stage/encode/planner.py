@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -13,10 +12,12 @@ from shared.dataset.known_keys import KnownKeys
 from shared.dataset.plan import REFUSED, PlannedInput, Size
 from shared.dataset.plan_writer import PlanWriter
 from shared.dataset.quarantine_reasons import DUPLICATE_CONTENT, DUPLICATE_KEY, IMAGES_ONLY, READ_TIMEOUT
-from shared.errors import JobStoppedError, RefusedInput, UsageError
+from shared.errors import RefusedInput, UsageError
 from shared.jobs.prefetch import TimeLimit, prefetch_map
 from shared.jobs.signals import StopFlag
+from vq_stage.encode.keys import clip_key
 from vq_stage.encode.options import EncodeOptions
+from vq_stage.encode.refusal_limit import RefusalLimit
 from vq_stage.media.image_decoding import read_size
 from vq_stage.sources.media_source import MediaItem, MediaSource
 from vq_stage.sources.open_source import open_source
@@ -24,7 +25,6 @@ from vq_stage.video.clips import cut_clips
 
 SizedInput = tuple[Size, PlannedInput]
 MAX_SAME_KEYS = 1000
-_CLIP_NUMBER = re.compile(r"#\d{5}$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,30 +122,6 @@ class Planner:
         return self.options.preprocessing.target_size(height, width, self.codec)
 
 
-class RefusalLimit:
-    """Stops a job in which too many inputs in a row are refused: then the source is broken, not the inputs.
-
-    `consequence` completes the error message.
-    """
-
-    def __init__(self, maximum: int, consequence: str):
-        self._maximum = maximum
-        self._consequence = consequence
-        self._in_a_row = 0
-
-    def count_accepted(self) -> None:
-        self._in_a_row = 0
-
-    def count_refused(self, uri: str, reason: str, detail: str) -> None:
-        """Raises JobStoppedError above the maximum."""
-        self._in_a_row += 1
-        if self._in_a_row > self._maximum:
-            raise JobStoppedError(
-                f"more than {self._maximum} inputs in a row refused, the last: {uri}: {reason}: {detail};"
-                f" {self._consequence}; check the source, or raise --max-refused-in-a-row"
-            )
-
-
 def until_stopped(
     stop: StopFlag, is_planned: Callable[[MediaItem], bool] = lambda item: False
 ) -> Callable[[MediaItem], bool]:
@@ -156,16 +132,6 @@ def until_stopped(
         return is_planned(item)
 
     return checked
-
-
-def clip_key(key: str, number: int) -> str:
-    """Return the key of one of several clips of a video."""
-    return f"{key}#{number:05d}"
-
-
-def item_key(key: str) -> str:
-    """Return the key of the video that a clip with this key is of; the key itself if it is none of a clip."""
-    return _CLIP_NUMBER.sub("", key)
 
 
 def _planned(item: MediaItem) -> PlannedInput:

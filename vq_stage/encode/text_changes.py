@@ -17,7 +17,7 @@ from shared.dataset.plan import Plan
 from shared.dataset.quarantine_reasons import DUPLICATE_KEY
 from shared.dataset.texts import RowTexts, TextUpdates
 from shared.storage.temporary_database import naming_the_disk, temporary_database
-from vq_stage.encode.planner import item_key
+from vq_stage.encode.keys import item_key
 from vq_stage.sources.listing_report import Tally
 from vq_stage.sources.media_source import MediaItem
 from vq_stage.sources.media_types import stem_of

@@ -26,8 +26,8 @@ from shared.jobs.units import check_numerics
 from shared.storage.paths import as_path
 from vq_stage.encode.input_reader import InputReader, PreparedInput, ReadTask
 from vq_stage.encode.options import EncodeOptions
-from vq_stage.encode.planner import RefusalLimit
 from vq_stage.encode.quality import check_canary, reconstruction_quality
+from vq_stage.encode.refusal_limit import RefusalLimit
 from vq_stage.sources.planned_source import PlannedSource
 
 if TYPE_CHECKING:

@@ -103,7 +103,10 @@ def decode_rgb(data: bytes) -> Image.Image:
 
 
 def _despite_metadata(file: BinaryIO, read: Callable[[BinaryIO], T]) -> T:
-    """Return `read(file)`; if that finds damage, try again without metadata, and raise the first refusal if in vain."""
+    """Return `read(file)`; if that finds damage, try again without metadata.
+
+    If that fails too, raise the first refusal.
+    """
     try:
         return read(file)
     except RefusedInput as refused:

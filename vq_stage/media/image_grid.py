@@ -13,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from shared.storage.atomic import write_file
 
 GAP = 8
+COLUMNS = 8  # at most
 CAPTION_LINES = 2
 
 
@@ -22,11 +23,11 @@ def save_rows(path: Path, rows: Sequence[np.ndarray]) -> None:
     _save_png(path, Image.fromarray(np.concatenate(lines, axis=0)))
 
 
-def save_sheet(path: Path, pictures: Sequence[np.ndarray], captions: Sequence[str], columns: int = 8) -> None:
+def save_sheet(path: Path, pictures: Sequence[np.ndarray], captions: Sequence[str]) -> None:
     """Write a PNG contact sheet of uint8 images (H, W, 3) of any sizes, each above its caption."""
     font = ImageFont.load_default(12)
     cell = max(96, min(256, max((max(picture.shape[:2]) for picture in pictures), default=96)))
-    columns = max(1, min(columns, len(pictures)))
+    columns = max(1, min(COLUMNS, len(pictures)))
     row_height = cell + 16 * CAPTION_LINES + GAP
     rows = -(-len(pictures) // columns) or 1
     sheet = Image.new("RGB", (columns * (cell + GAP) + GAP, rows * row_height + GAP), "white")

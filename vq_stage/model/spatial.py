@@ -63,7 +63,7 @@ class DownLevel(ResolutionLevel):
 class SpatialDecoder(nn.Cell):
     """Features (B, C, h, w) to frames (B, 3, H, W).
 
-    With `quantized_channels`, the norms are modulated by quantized latents of so many channels.
+    With `quantized_channels`, the norms are modulated by quantized latents of that many channels.
     """
 
     def __init__(self, config: SpatialConfig, kernels: Kernels, quantized_channels: int | None = None):

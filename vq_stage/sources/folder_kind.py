@@ -29,7 +29,7 @@ from vq_stage.sources.webdataset import WebDatasetSource
 MEDIA, TARS, TABLES = "images and videos", "tars", "tables"
 FEW_MEDIA = 3  # a preview or two beside shards
 MEDIA_PER_SHARD = 10  # from here on images are the content, and the shards lie beside them
-MANY_MEDIA = 10_000  # a folder with so many images and hardly any shards is not searched any further
+MANY_MEDIA = 10_000  # a folder with this many images and hardly any shards is not searched any further
 TIMES_AS_MANY = 2  # of tars than tables, or the reverse, to be the content
 
 

@@ -104,7 +104,7 @@ def _open_files(location: str, root: Path, paths: list[Path]) -> MediaSource:
     if all(map(is_media, named)):
         return FolderSource(root, chosen=frozenset(named))
     if len(named) == 1 and first.suffix and not first.is_dir():
-        raise UsageError(f"{location}: expected {EXPECTED}; it is neither")
+        raise UsageError(f"{location}: expected {EXPECTED}; it is none of these")
     return open_folder(root, frozenset(named))
 
 
@@ -170,7 +170,7 @@ def _existing(name: str, location: str) -> Path:
     path = as_path(name)
     if not path.exists():
         missing = f"{name} does not exist; " if name != location else ""
-        raise UsageError(f"{location}: {missing}expected {EXPECTED}; it is neither")
+        raise UsageError(f"{location}: {missing}expected {EXPECTED}; it is none of these")
     return path
 
 

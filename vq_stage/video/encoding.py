@@ -17,7 +17,6 @@ from PIL import Image
 
 from shared.errors import ShapeError, UsageError
 
-VIDEO_FORMATS = ("mp4", "webm", "webp", "frames")
 CODECS = {"mp4": "libx264", "webm": "libvpx-vp9"}
 BEST_CRF, WORST_CRF = 4, {"mp4": 51, "webm": 63}
 AV_BT709 = 1  # FFmpeg's number for BT.709 as color matrix, primaries and transfer curve

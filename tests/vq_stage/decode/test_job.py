@@ -14,9 +14,7 @@ from shared.codec import Codec
 from shared.dataset.commit import UnitResult
 from tests.support import handmade, sequences
 from tests.support.command import MODEL
-from vq_stage.decode.options import VIDEO_FORMATS
 from vq_stage.decode.output_files import RECORD_NAME, picture_path
-from vq_stage.video import encoding
 
 
 class BlackTokenizer:
@@ -126,7 +124,3 @@ def test_pictures_and_videos_never_share_a_path() -> None:
         assert picture_path(out, "film", suffix) not in picture_path(out, f"film.{suffix}/picture", "png").parents
     frame = picture_path(out, "film", "frames") / "000003.png"
     assert picture_path(out, "film.frames/000003", "png") != frame
-
-
-def test_formats_are_those_of_the_video_encoder() -> None:
-    assert encoding.VIDEO_FORMATS == VIDEO_FORMATS

@@ -10,9 +10,12 @@ from pipelines.report.text import forecast_text
 from shared.codec import EMU3, EMU35
 from shared.dataset.dataset import Dataset
 from shared.errors import JobStoppedError
+from shared.tokens.sequence_form import SequenceForm
 from tests.support import handmade
 from tests.support.small_sources import MemorySource, memory_source, movie, planner, png
 from vq_stage.encode.estimate import forecast, measured_megapixels_per_s, sequence_length
+
+FORM = SequenceForm()
 
 
 def mixed() -> MemorySource:
@@ -26,7 +29,7 @@ def mixed() -> MemorySource:
 
 
 def test_counts_are_those_of_the_inputs() -> None:
-    found = forecast(planner(mixed()))
+    found = forecast(planner(mixed()), FORM)
     assert (found.inputs, found.rows, found.captions, found.units) == (4, 3, 1, 3)
     assert found.sizes == {(1, 16, 24): 2, (16, 16, 24): 1}
     assert found.quarantined == {"not_an_image": 1}
@@ -41,16 +44,16 @@ def test_sequences_are_as_long_as_their_tokens() -> None:
     """BOS, BOI, IMG and EOS; one token per character of the size; rows with EOL; EOF per frame; EOI."""
     image = 4 + len("2*3") + 2 * (3 + 1) + 1 + 1
     film = 4 + len("4*2*3") + 4 * (2 * 3 + 1) + 1
-    assert sequence_length((1, 16, 24), EMU3) == image == 17
-    assert sequence_length((16, 16, 24), EMU3) == film == 38
-    lengths = forecast(planner(mixed())).sequence_lengths
+    assert sequence_length((1, 16, 24), EMU3, FORM) == image == 17
+    assert sequence_length((16, 16, 24), EMU3, FORM) == film == 38
+    lengths = forecast(planner(mixed()), FORM).sequence_lengths
     assert sorted(lengths.tolist()) == [17, 17 + 2, 38], "eight bytes of caption count as two tokens"
 
 
 def test_codes_of_32_bits_take_four_bytes_and_videos_are_refused() -> None:
     source = memory_source(a=png(0, 32, 48), b=png(1, 16, 24))
     source.add("film.mp4", movie(16))
-    found = forecast(planner(source, codec=EMU35))
+    found = forecast(planner(source, codec=EMU35), FORM)
     assert found.sizes == {(1, 32, 48): 1}
     assert found.quarantined == {"bad_size": 1, "images_only": 1}
     assert (found.codes, found.bytes) == (6, 6 * 4 + 150)
@@ -59,24 +62,24 @@ def test_codes_of_32_bits_take_four_bytes_and_videos_are_refused() -> None:
 def test_clips_of_two_lengths_share_a_graph_that_images_do_not_use() -> None:
     source = memory_source(a=png(0), b=png(1, 32, 32))
     source.add("film.mp4", movie(24))  # sixteen frames, then eight
-    found = forecast(planner(source))
+    found = forecast(planner(source), FORM)
     assert set(found.sizes) == {(1, 16, 24), (1, 32, 32), (16, 16, 24), (8, 16, 24)}
     assert found.compiles == 3
 
 
 def test_a_source_of_refused_inputs_only() -> None:
-    found = forecast(planner(memory_source(bad=b"no picture")))
+    found = forecast(planner(memory_source(bad=b"no picture")), FORM)
     assert (found.inputs, found.rows, found.codes, found.bytes, found.compiles) == (1, 0, 0, 0, 0)
     assert "no sequence fits" in forecast_text(found, None, 8192)
 
 
 def test_a_broken_source_stops_the_forecast_as_it_would_the_job() -> None:
     with pytest.raises(JobStoppedError):
-        forecast(planner(memory_source(a=b"x", b=b"x"), max_refused_in_a_row=1))
+        forecast(planner(memory_source(a=b"x", b=b"x"), max_refused_in_a_row=1), FORM)
 
 
 def test_the_text_has_all_numbers() -> None:
-    text = forecast_text(forecast(planner(mixed())), 0.5, seq_length=38)
+    text = forecast_text(forecast(planner(mixed()), FORM), 0.5, seq_length=38)
     for expected in (
         "4: 3 rows in 3 units, 1 captions",
         "16×24 (2), 16×16×24 (1)",
@@ -88,7 +91,7 @@ def test_the_text_has_all_numbers() -> None:
         "1 of 4, judged by their headers: not_an_image (1)",
     ):
         assert expected in text, text
-    assert "unknown" in forecast_text(forecast(planner(mixed())), None, 8192)
+    assert "unknown" in forecast_text(forecast(planner(mixed()), FORM), None, 8192)
 
 
 def test_the_rate_of_a_dataset_is_pixels_over_seconds(tmp_path: Path) -> None:

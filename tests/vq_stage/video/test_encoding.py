@@ -12,8 +12,9 @@ from PIL import Image
 
 from shared.codec import EMU3
 from shared.errors import ShapeError, UsageError
+from vq_stage.decode.options import VIDEO_FORMATS
 from vq_stage.video.clips import ClipSampling, cut_clips, read_clip
-from vq_stage.video.encoding import VIDEO_FORMATS, encode_video_file, frame_files
+from vq_stage.video.encoding import encode_video_file, frame_files
 from vq_stage.video.open_video import open_video
 
 FILES = [format for format in VIDEO_FORMATS if format != "frames"]
