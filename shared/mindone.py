@@ -1,6 +1,6 @@
 """The implementations of the models, and what concerns mindone's in both stages: which settings it refuses, its import.
 
-mindone's Emu3 is a second opinion for owners of an NPU: `--backend mindone` runs it behind the interfaces of our own
+mindone's Emu3 is an independent reference implementation: `--backend mindone` runs it behind the interfaces of our own
 models. Neither mindone nor MindSpore is imported here.
 """
 

@@ -31,7 +31,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import lm_stage.generate.worker
-import vq_stage.decode.job
+import vq_stage.decode.codec_check
 import vq_stage.encode.options
 import vq_stage.encode.worker
 from lm_stage.inference.answer_generator import AnswerGenerator
@@ -67,7 +67,7 @@ class StandInTokenizer:
 
     @classmethod
     def from_pretrained(cls, directory: str, *arguments: object) -> StandInTokenizer:
-        return cls(vq_stage.decode.job.read_codec(directory))
+        return cls(vq_stage.decode.codec_check.read_codec(directory))
 
     def encode_images(self, pixels_BHWC: np.ndarray) -> np.ndarray:
         (B, H, W, _), side = pixels_BHWC.shape, self.spatial_factor
@@ -155,7 +155,7 @@ class StandInLanguageModel:
 def stand_in() -> None:
     """Replace the models and the device in this process, and the codec if the environment asks for a wide one."""
     if WIDE in os.environ:
-        for module in (vq_stage.encode.options, vq_stage.decode.job):
+        for module in (vq_stage.encode.options, vq_stage.decode.codec_check):
             module.read_codec = lambda directory: WIDE_CODEC  # type: ignore[attr-defined]
     for module, name, replacement in (
         ("vq_stage.tokenizer", "VisionTokenizer", StandInTokenizer),
