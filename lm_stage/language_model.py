@@ -16,7 +16,7 @@ from lm_stage.inference.text_generator import TextGenerator
 from lm_stage.inference.visual_generator import VisualGenerator
 from lm_stage.inference.visual_sequence import VisualRequest
 from lm_stage.model.backend import Backend, load_backend
-from lm_stage.model.codec import IMAGES_ONLY, read_codec
+from lm_stage.model.codec import NO_VIDEO_MESSAGE, read_codec
 from lm_stage.model.config import DecoderConfig, read_layout
 from lm_stage.model.model_directory import ModelDirectory, model_path
 from lm_stage.model.prompting_choice import choose_prompting
@@ -136,7 +136,7 @@ class LanguageModel:
         prefix is not a clip of fewer frames and of this size for each prompt.
         """
         if not read_codec(self.directory, self.layout).supports_video:
-            raise UsageError(f"{self.directory}: cannot generate videos: {IMAGES_ONLY}")
+            raise UsageError(f"{self.directory}: cannot generate videos: {NO_VIDEO_MESSAGE}")
         codes = self._generate(request, request.grid_format, self._prefixes(request), request.frames)
         return np.array(codes, self._code_dtype).reshape(-1, request.frames, request.height, request.width)
 

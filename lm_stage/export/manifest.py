@@ -80,6 +80,6 @@ def _digest_of(values: dict[str, Any]) -> str | None:
         return None
 
 
-def described_files(folder: Path, besides: str) -> tuple[SequenceFile, ...]:
+def described_files(folder: Path, excluded: str) -> tuple[SequenceFile, ...]:
     """Describe all files of a folder but one, in the order of their names, and make them durable."""
-    return tuple(SequenceFile.of(folder / name) for name in sorted(names_in(folder)) if name != besides)
+    return tuple(SequenceFile.of(folder / name) for name in sorted(names_in(folder)) if name != excluded)

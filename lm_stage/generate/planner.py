@@ -31,7 +31,7 @@ class PromptPlanner:
 
     def check_size(self, defaults: PromptDefaults) -> None:
         """Raise UsageError if the size given for all prompts takes more positions than the model has."""
-        height, width = defaults.grid_size(defaults.ratio, defaults.area, defaults.height, defaults.width)
+        height, width = defaults.default_grid_size(defaults.ratio, defaults.area, defaults.height, defaults.width)
         prompt = Prompt("", "", "", height=height, width=width, frames=defaults.frames)
         if defaults.is_size_given and (tokens := self.renderer.body_length(prompt)) > self.max_positions:
             frames = f"{defaults.frames} frames of " if defaults.frames else ""
@@ -85,7 +85,7 @@ class PromptPlanner:
         return tokens
 
     def _check_answer(self, tokens: int) -> None:
-        """Raise RefusedInput (`too_long`) if an answer does not fit after a prompt of so many tokens."""
+        """Raise RefusedInput (`too_long`) if an answer does not fit after a prompt of that length."""
         answer = self.max_new_tokens or 1
         if tokens + answer > self.max_positions:
             raise RefusedInput(

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lm_stage.inference.options import MAX_SEED
-from lm_stage.model.codec import IMAGES_ONLY
+from lm_stage.model.codec import NO_VIDEO_MESSAGE
 from lm_stage.text.entry_files import parse_keys, parse_text
 from lm_stage.text.prompting import PLAIN, Prompting
 from shared.codec import EMU3, Codec
@@ -49,15 +49,15 @@ class PromptDefaults:
         if not 0 <= self.frames <= MAX_FRAMES:
             raise UsageError(f"--frames {self.frames}: expected 0 (images) to {MAX_FRAMES} frames of codes")
         if self.frames and not self.codec.supports_video:
-            raise UsageError(f"--frames {self.frames}: expected 0 (images): {IMAGES_ONLY}")
+            raise UsageError(f"--frames {self.frames}: expected 0 (images): {NO_VIDEO_MESSAGE}")
         if not 1 <= self.samples <= MAX_SAMPLES:
             raise UsageError(f"--samples {self.samples}: expected 1 to {MAX_SAMPLES}")
         try:
-            self.grid_size(self.ratio, self.area, self.height, self.width)
+            self.default_grid_size(self.ratio, self.area, self.height, self.width)
         except RefusedInput as refusal:
             raise UsageError(f"image size: {refusal.detail}") from refusal
 
-    def grid_size(self, ratio: str, area: int, height: int | None, width: int | None) -> tuple[int, int]:
+    def default_grid_size(self, ratio: str, area: int, height: int | None, width: int | None) -> tuple[int, int]:
         """Return (height, width) in codes: the published grid of a ratio for its area, else as `grid_size` computes."""
         published = [size for known, size in self.prompting.sizes if known == ratio and area == self.prompting.area]
         if published and height is None and width is None:
@@ -151,7 +151,7 @@ def _size(fields: Mapping[str, Any], defaults: PromptDefaults) -> tuple[int, int
     if {"ratio", "area"} & set(fields) and not {"height", "width"} & set(fields):
         height = width = None
     ratio, area = fields.get("ratio", defaults.ratio), defaults.area if area is None else area
-    return defaults.grid_size(ratio, area, height, width)
+    return defaults.default_grid_size(ratio, area, height, width)
 
 
 def _seed(fields: Mapping[str, Any], defaults: PromptDefaults) -> int:
@@ -166,7 +166,7 @@ def _frames(fields: Mapping[str, Any], defaults: PromptDefaults) -> int:
     if not 0 <= frames <= MAX_FRAMES:
         raise RefusedInput("bad_frames", f"`frames`: expected 0 (an image) to {MAX_FRAMES}, got {frames}")
     if frames and not defaults.codec.supports_video:
-        raise RefusedInput("bad_frames", f"`frames`: expected 0 (an image), got {frames}: {IMAGES_ONLY}")
+        raise RefusedInput("bad_frames", f"`frames`: expected 0 (an image), got {frames}: {NO_VIDEO_MESSAGE}")
     return frames
 
 

@@ -18,7 +18,7 @@ class ImageRequest:
 
     A `guidance_scale` of 1 turns guidance off; None is what upstream published. The noise of prompt i is keyed by
     (`seed`, i), so neither the batch size nor the other prompts change an image. With a `window` above 1, a forward
-    covers so many tokens of each image (see `emu3 generate --window`). Raises UsageError for values out of range.
+    covers `window` tokens of each image (see `emu3 generate --window`). Raises UsageError for values out of range.
     """
 
     prompts: Sequence[str]

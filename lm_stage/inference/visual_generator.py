@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lm_stage.inference.candidates import count_to_select, sample_candidates
+from lm_stage.inference.candidate_sampling import count_to_select, sample_candidates
 from lm_stage.inference.continuous_batch import ContinuousBatch
 from lm_stage.inference.options import SamplingOptions
 from lm_stage.inference.sampling import check_all_finite, check_finite, position_keys, sample

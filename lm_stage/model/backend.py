@@ -15,7 +15,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor
 
-from lm_stage.model.candidates import CandidateStep
+from lm_stage.model.candidate_step import CandidateStep
 from lm_stage.model.config import DecoderConfig
 from lm_stage.model.decoder import Decoder, heads_of, rotary_tables
 from lm_stage.model.growing_cache import GrowingCachedDecoder

@@ -16,7 +16,7 @@ from shared.codec import Codec
 from shared.errors import CheckpointError, UsageError
 from shared.tokens.layout import TokenLayout
 
-IMAGES_ONLY = "the model's vision tokenizer encodes images only; ask for the frames as images"
+NO_VIDEO_MESSAGE = "the model's vision tokenizer encodes images only; ask for the frames as images"
 _FINGERPRINT = "codec_fingerprint"
 _FACTORS = {"codec_spatial_factor": "spatial_factor", "codec_temporal_factor": "temporal_factor"}  # key -> field
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from mindspore import Tensor
 
-from lm_stage.model.candidates import CandidateStep
+from lm_stage.model.candidate_step import CandidateStep
 from lm_stage.model.kv_cache import CachedDecoder
 
 

@@ -15,7 +15,7 @@ import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn
 
-from lm_stage.model.candidates import CandidateStep
+from lm_stage.model.candidate_step import CandidateStep
 from lm_stage.model.decoder import Decoder, heads_of, rotary_tables
 
 PREFILL_CHUNKS = (64, 512)  # tokens: two compiled shapes serve all prompts

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from lm_stage.text.templates import BARE, CHAT, GRID_HEADER, STAGE1, ConversationTemplate
 from shared.errors import CheckpointError, UsageError
-from shared.tokens.grid_formats import EMU35_IMAGE, IMAGE, GridFormat
+from shared.tokens.grid_formats import EMU35_IMAGE, IMAGE, UNIVLA, GridFormat
 from shared.tokens.layout import OPTIONAL_SURFACES, TokenLayout
 from shared.tokens.sequence_form import SequenceForm
 
@@ -85,7 +85,7 @@ class Prompting:
         """The form of a training sequence of a caption and its image or video, without the suffix of prompts."""
         around = 1 + len(self.answer_begin) + len(self.answer_end) + sum(role != "size" for role in GRID_HEADER)
         template = self.draw.question_text("")
-        return SequenceForm(self.image_format, control_tokens=around, template=template)
+        return SequenceForm(self.image_format, UNIVLA, around, template)
 
     def is_interleaved(self, task: ConversationTemplate) -> bool:
         """Whether answers to a task mix text and images, rather than consist of an image above all."""

@@ -13,7 +13,7 @@ import numpy as np
 from mindspore import Tensor
 
 from lm_stage.data.batch import BUCKETS, TrainingBatch
-from lm_stage.inference.candidates import SPARE
+from lm_stage.inference.candidate_sampling import SPARE
 from lm_stage.model.backend import NativeBackend
 from lm_stage.model.decoder import Decoder
 from lm_stage.model.kernels import select

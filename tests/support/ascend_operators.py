@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from mindspore import Tensor, ops
 
-from lm_stage.model.kernels import ascend_attention, ascend_cache, ascend_candidates, ascend_loss
+from lm_stage.model.kernels import ascend_attention, ascend_cache, ascend_candidates, ascend_loss, ascend_rows
 
 MASK_SIZE, NO_LIMIT = 2048, 2147483647
 _softmax, _product, _product_bt = ops.Softmax(-1), ops.BatchMatMul(), ops.BatchMatMul(transpose_b=True)
@@ -30,7 +30,7 @@ def substitute(patch: pytest.MonkeyPatch, *, fuses_float32: bool = True) -> None
     for function in functions:
         patch.setattr(ops, function.__name__, function)
     patch.setattr(ascend_loss, "scatter_add", scatter_add)
-    patch.setattr(ascend_loss, "split_tensor", split_tensor)
+    patch.setattr(ascend_rows, "split_tensor", split_tensor)
     patch.setattr(ascend_cache, "index_copy", index_copy)
     patch.setattr(ascend_candidates, "top_k", top_k)
     if fuses_float32:

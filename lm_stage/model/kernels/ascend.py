@@ -15,8 +15,9 @@ from lm_stage.model.kernels import Heads
 from lm_stage.model.kernels.ascend_attention import Attention, PackedAttention, StepAttention
 from lm_stage.model.kernels.ascend_cache import CacheIndex, LayerCache, cache_lengths
 from lm_stage.model.kernels.ascend_candidates import Candidates
-from lm_stage.model.kernels.ascend_loss import CrossEntropy, look_up, split
+from lm_stage.model.kernels.ascend_loss import CrossEntropy
 from lm_stage.model.kernels.ascend_optimizer import AdamWUpdate
+from lm_stage.model.kernels.ascend_rows import look_up, split
 
 __all__ = [
     "AdamWUpdate",

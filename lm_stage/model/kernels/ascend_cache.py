@@ -11,7 +11,7 @@ from mindspore import Parameter, Tensor, nn, ops
 from mindspore.ops.auto_generate import InplaceIndexCopy
 
 from lm_stage.model.kernels import Heads
-from lm_stage.model.kernels.ascend_loss import look_up
+from lm_stage.model.kernels.ascend_rows import look_up
 
 index_copy = InplaceIndexCopy()
 

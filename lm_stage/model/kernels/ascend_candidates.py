@@ -9,7 +9,7 @@ import mindspore as ms
 from mindspore import Tensor, nn, ops
 from mindspore.ops.auto_generate import TopkExt
 
-from lm_stage.model.kernels.ascend_loss import split
+from lm_stage.model.kernels.ascend_rows import split
 
 top_k, _all = TopkExt(), ops.ReduceAll()
 

@@ -1,26 +1,16 @@
-"""Cross-entropy and look-up in tables on Ascend. See ascend.py for what has been tested.
+"""Cross-entropy on Ascend. See ascend.py for what has been tested.
 
-Shape suffixes: K positions, C hidden size, V vocabulary.
+Shape suffixes: K positions, V vocabulary.
 """
 
 from __future__ import annotations
 
-from mindspore import Tensor, ops
-from mindspore.ops.auto_generate import ScatterAddExt, SplitTensor
+from mindspore import Tensor
+from mindspore.ops.auto_generate import ScatterAddExt
 
 from lm_stage.model.kernels import cpu_loss
 
-scatter_add, split_tensor = ScatterAddExt(), SplitTensor()
-
-
-def look_up(table_VC: Tensor, ids: Tensor) -> Tensor:
-    """Rows of a table; the gradient is `EmbeddingDenseBackward`."""
-    return ops.embedding(ids, table_VC)
-
-
-def split(x: Tensor, size: int) -> tuple[Tensor, ...]:
-    """Parts of `size` elements along the first axis; the last may be smaller."""
-    return split_tensor(x, size, 0)
+scatter_add = ScatterAddExt()
 
 
 class CrossEntropy(cpu_loss.CrossEntropy):

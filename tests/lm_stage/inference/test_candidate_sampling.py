@@ -7,13 +7,13 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from lm_stage.inference import candidates
-from lm_stage.inference.candidates import SPARE, count_to_select, sample_candidates
+from lm_stage.inference import candidate_sampling
+from lm_stage.inference.candidate_sampling import SPARE, count_to_select, sample_candidates
 from lm_stage.inference.options import SamplingOptions
 from lm_stage.inference.sampling import noise_key, position_keys, sample
 from lm_stage.inference.visual_generator import VisualGenerator
 from lm_stage.inference.visual_sequence import VisualRequest
-from lm_stage.model.candidates import Candidates
+from lm_stage.model.candidate_step import Candidates
 from lm_stage.model.kernels import ascend_candidates, cpu
 from shared.errors import JobStoppedError
 from shared.tokens.layout import TokenLayout
@@ -120,14 +120,14 @@ def test_generators_give_the_same_codes(
     """With many spare tokens, and with so few that all logits are sometimes copied."""
     expected = generated(Rounded, guidance, window, sampling)
     for spare in (20, 1):
-        monkeypatch.setattr(candidates, "SPARE", spare)
+        monkeypatch.setattr(candidate_sampling, "SPARE", spare)
         monkeypatch.setattr(Selecting, "copies", 0)
         assert generated(Selecting, guidance, window, sampling) == expected
         assert (Selecting.copies > 0) == (spare == 1)
 
 
 def test_logits_that_are_not_finite_stop_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(candidates, "SPARE", 1)
+    monkeypatch.setattr(candidate_sampling, "SPARE", 1)
     monkeypatch.setattr(Rounded, "decode_step", lambda *_: np.full((6, 1, LAYOUT.codebook_size), np.inf, np.float32))
     with pytest.raises(JobStoppedError, match="0, offset 0 of the image: logits are not finite"):
         generated(Selecting, 1.0, 1, NARROW)
@@ -152,7 +152,7 @@ def test_images_of_the_model_are_the_same(
     expected = golden.generate(golden.prompts, sampling, guidance, window=window, seed=3)
     substitute(monkeypatch)
     monkeypatch.setattr(cpu, "Candidates", ascend_candidates.Candidates)
-    monkeypatch.setattr(candidates, "SPARE", 8)
+    monkeypatch.setattr(candidate_sampling, "SPARE", 8)
     counts = []
     monkeypatch.setattr(
         "lm_stage.inference.visual_generator.sample_candidates",
