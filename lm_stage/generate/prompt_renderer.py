@@ -13,12 +13,10 @@ from lm_stage.model.model_directory import ModelDirectory
 from lm_stage.text.renderer import CodeGrid, Part, SequenceRenderer, interleave
 from lm_stage.text.templates import ConversationTemplate
 from shared.dataset.readers import KeyReader
-from shared.dataset.rows import CodeRecord
+from shared.dataset.rows import DEFAULT_FPS, CodeRecord
 from shared.errors import RefusedInput
 from shared.tokens.grid_formats import GridFormat, grid_length
 from shared.tokens.visual_tokens import checked_codes
-
-DEFAULT_FPS = 8.0  # of videos whose prompt has no frame rate
 
 
 class PromptRenderer:

@@ -15,10 +15,10 @@ from lm_stage.model.codec import NO_VIDEO_MESSAGE
 from lm_stage.text.entry_files import parse_keys, parse_text
 from lm_stage.text.prompting import PLAIN, Prompting
 from shared.codec import EMU3, Codec
+from shared.dataset.plan import MAX_SIZE
 from shared.errors import RefusedInput, UsageError
 
 MAX_SAMPLES = 10_000  # of one prompt
-MAX_FRAMES = 65535  # frames of codes; a plan stores them as uint16
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,8 +46,8 @@ class PromptDefaults:
     is_answer: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.frames <= MAX_FRAMES:
-            raise UsageError(f"--frames {self.frames}: expected 0 (images) to {MAX_FRAMES} frames of codes")
+        if not 0 <= self.frames <= MAX_SIZE:
+            raise UsageError(f"--frames {self.frames}: expected 0 (images) to {MAX_SIZE} frames of codes")
         if self.frames and not self.codec.supports_video:
             raise UsageError(f"--frames {self.frames}: expected 0 (images): {NO_VIDEO_MESSAGE}")
         if not 1 <= self.samples <= MAX_SAMPLES:
@@ -163,8 +163,8 @@ def _seed(fields: Mapping[str, Any], defaults: PromptDefaults) -> int:
 
 def _frames(fields: Mapping[str, Any], defaults: PromptDefaults) -> int:
     frames = _integer(fields, "frames", defaults.frames) or 0
-    if not 0 <= frames <= MAX_FRAMES:
-        raise RefusedInput("bad_frames", f"`frames`: expected 0 (an image) to {MAX_FRAMES}, got {frames}")
+    if not 0 <= frames <= MAX_SIZE:
+        raise RefusedInput("bad_frames", f"`frames`: expected 0 (an image) to {MAX_SIZE}, got {frames}")
     if frames and not defaults.codec.supports_video:
         raise RefusedInput("bad_frames", f"`frames`: expected 0 (an image), got {frames}: {NO_VIDEO_MESSAGE}")
     return frames
@@ -199,9 +199,6 @@ def _integer(fields: Mapping[str, Any], name: str, default: int | None) -> int |
     return value
 
 
-MAX_SIDE = 65535  # in pixels; a plan stores sides as uint16
-
-
 def grid_size(
     codec: Codec, ratio: str, area: int, height: int | None = None, width: int | None = None
 ) -> tuple[int, int]:
@@ -214,8 +211,8 @@ def grid_size(
         raise RefusedInput("bad_size", "height and width: expected both or neither")
     factor = codec.spatial_factor
     size = _from_ratio(ratio, area, factor) if height is None or width is None else _from_pixels(height, width, factor)
-    if max(size) > MAX_SIDE // factor:
-        raise RefusedInput("bad_size", f"{size[0]}×{size[1]} codes: expected at most {MAX_SIDE // factor} per side")
+    if max(size) > MAX_SIZE // factor:
+        raise RefusedInput("bad_size", f"{size[0]}×{size[1]} codes: expected at most {MAX_SIZE // factor} per side")
     return size
 
 

@@ -45,6 +45,7 @@ PLAN_SCHEMA = pa.schema(
         pa.field("inputs", pa.large_list(pa.struct(INPUT_FIELDS)), nullable=False),
     ]
 )
+MAX_SIZE = 65535  # of frames, height and width, which are stored as uint16
 Size = tuple[int, int, int]  # frames, height, width
 REFUSED: Size = (0, 0, 0)
 

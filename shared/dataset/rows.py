@@ -25,6 +25,7 @@ from shared.errors import ShapeError
 from shared.storage.digests import canonical_json
 
 MAX_ROWS_PER_BATCH = 256
+DEFAULT_FPS = 8.0  # of videos without a frame rate of their own
 _CODE_TYPES = tuple(map(np.dtype, CODE_DTYPES))
 _ALL_KINDS = (*KINDS, ANSWER_KIND)
 

@@ -19,7 +19,7 @@ from PIL import Image
 from shared.codec import Codec
 from shared.dataset.columns import ANSWER_KIND
 from shared.dataset.dataset import Dataset
-from shared.dataset.rows import CodeRecord
+from shared.dataset.rows import DEFAULT_FPS, CodeRecord
 from shared.errors import ConfigMismatchError, DatasetError, UsageError
 from shared.storage.atomic import create_file, write_file
 from shared.storage.digests import canonical_json, settings_diff
@@ -40,7 +40,6 @@ RESERVED = re.compile(
     rf"|^{re.escape(RECORD_NAME)}|^{re.escape(CLAIMS_NAME)}$|^\.lock$",
     re.IGNORECASE,
 )
-DEFAULT_FPS = 8.0  # for clips without a rate of their own
 
 
 def output_path(out: Path, row: CodeRecord, formats: MediaFormats, codec: Codec) -> Path:

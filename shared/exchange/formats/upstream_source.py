@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from shared.dataset.known_keys import KnownKeys
-from shared.dataset.plan import REFUSED, PlannedInput, Size, Unit
+from shared.dataset.plan import MAX_SIZE, REFUSED, PlannedInput, Size, Unit
 from shared.dataset.quarantine import Refusal
 from shared.dataset.rows import CodeRecord
 from shared.dataset.settings import DatasetSettings
@@ -22,7 +22,6 @@ from shared.storage.small_files import parse_json, read_small_file
 
 MAX_LIST_BYTES = 1 << 30  # 10⁷ entries of 100 bytes
 _READER_THREADS = 4
-_MAX_SIDE = 65535
 
 
 class UpstreamSource:
@@ -129,7 +128,7 @@ class UpstreamSource:
             shape = images.shape if isinstance(images, np.ndarray) else type(images).__name__
             raise RefusedInput("bad_codes", f"images: expected integers (h, w) or (t, h, w), got {shape}")
         low, high = int(images.min()), int(images.max())
-        if low < 0 or high >= self.codec.codebook_size or max(images.shape) > _MAX_SIDE:
+        if low < 0 or high >= self.codec.codebook_size or max(images.shape) > MAX_SIZE:
             raise RefusedInput(
                 "bad_codes", f"images: {low} to {high}, expected 0 to {self.codec.codebook_size - 1}: {images.shape}"
             )
