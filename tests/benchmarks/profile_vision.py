@@ -1,6 +1,7 @@
 """Where the time of the vision stage goes: every kind of operation at its shapes, and their sum against the whole.
 
     python -m tests.benchmarks.profile_vision --width 256 --rounds 3
+    python -m tests.benchmarks.profile_vision --family emu35
 
 The model runs operation by operation, which MindSpore launches one after the other. The compiled model computes the
 same operations, without the time between them; its own time is the line before the table.
@@ -22,14 +23,16 @@ import numpy as np
 from mindspore import Tensor, nn, ops
 
 from shared.device import setup_device
-from vq_stage.model.emu3 import Emu3Network
 from vq_stage.model.emu3_config import Emu3Config
+from vq_stage.model.families import build_network
+from vq_stage.model.ibq_config import IbqConfig
 from vq_stage.model.kernels import select
-from vq_stage.training.initialization import initialize
+from vq_stage.training.initialization import initialize_emu3, initialize_ibq
 
 CELLS = ("GroupNorm", "SpatialNorm")
 FUNCTIONS = ("conv2d", "causal_conv3d", "upsample_nearest", "upsample2x_conv", "channel_linear", "attention")
-CODES = ("nearest_codes", "lookup")
+CODES = ("nearest_codes", "argmax_codes", "lookup")
+FAMILIES = {"emu3": (Emu3Config, initialize_emu3), "emu35": (IbqConfig, initialize_ibq)}
 Call = tuple[str, str]  # an operation and the shapes of its input and weight
 
 
@@ -104,16 +107,18 @@ class TimedCell(nn.Cell):
 
 
 @click.command()
+@click.option("--family", type=click.Choice(list(FAMILIES)), default="emu3", show_default=True, help="Architecture.")
 @click.option("--width", type=int, default=256, show_default=True, help="Base width; 256 is the published one.")
 @click.option("--size", type=int, default=256, show_default=True, help="Side of the image in pixels.")
 @click.option("--rounds", type=int, default=3, show_default=True, help="Number of runs; the fastest is shown.")
-def main(width: int, size: int, rounds: int) -> None:
+def main(family: str, width: int, size: int, rounds: int) -> None:
     """Print the time of every operation in encoding and decoding one image."""
     device = setup_device("cpu")
-    profile, config = Profile(), Emu3Config(base_channels=width)
-    compiled, timed = Emu3Network(config, select(device)), Emu3Network(config, profile.kernels(select(device)))
+    make_config, set_weights = FAMILIES[family]
+    profile, config = Profile(), make_config(base_channels=width)
+    compiled, timed = build_network(config, select(device)), build_network(config, profile.kernels(select(device)))
     for model in (compiled, timed):
-        initialize(model.set_train(False), seed=0)
+        set_weights(model.set_train(False), seed=0)
     pixels = Tensor(np.random.default_rng(0).uniform(-1, 1, (1, 1, 3, size, size)).astype(np.float32))
     codes = compiled.encode_pixels(pixels).astype(ms.int32)
 

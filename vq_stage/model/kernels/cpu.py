@@ -11,57 +11,19 @@ import mindspore as ms
 import numpy as np
 from mindspore import Tensor, nn, ops
 
-from vq_stage.model.kernels import Affine, Padding
+from vq_stage.model.kernels import Affine, Padding, cpu_winograd
 
 MAX_PRODUCTS = 1 << 25  # of latents and codebook entries at once: 128 MiB
 _TAP_SUMS = np.array([[0, 0, 1, 1], [0, 1, 1, 0], [1, 1, 0, 0]], np.float32)  # of w₀, w₁ and w₂ in one direction
-_ROW_PAIR_TAPS = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]], np.float32)  # g from w₀, w₁, w₂
-MIN_ROW_PAIR_CHANNELS = 64  # with fewer, additions take longer than the products that they save
 
 
 def conv2d(x_BCHW: Tensor, weight: Tensor, bias_C: Tensor, stride: int = 1, pad: Padding = 0) -> Tensor:
     x_BCHW = x_BCHW.astype(weight.dtype)
-    is_3x3 = weight.shape[2] == 3 and stride == 1 and pad == 1
-    if is_3x3 and x_BCHW.shape[2] % 2 == 0 and min(weight.shape[0], weight.shape[1]) >= MIN_ROW_PAIR_CHANNELS:
-        y_BCHW = _conv3x3_by_row_pairs(x_BCHW, weight)
-    else:
-        y_BCHW = ops.Conv2D(weight.shape[0], weight.shape[2], pad_mode="pad", pad=pad, stride=stride)(x_BCHW, weight)
+    size, rows = weight.shape[2], x_BCHW.shape[2]
+    if (size, stride, pad) == (3, 1, 1) and cpu_winograd.pays_off(rows, weight):
+        return cpu_winograd.conv3x3(x_BCHW, weight, bias_C)
+    y_BCHW = ops.Conv2D(weight.shape[0], size, pad_mode="pad", pad=pad, stride=stride)(x_BCHW, weight)
     return ops.BiasAdd()(y_BCHW, bias_C).astype(ms.float32)
-
-
-def _conv3x3_by_row_pairs(x_BCHW: Tensor, weight: Tensor) -> Tensor:
-    """Compute two rows of the output at a time with 4 instead of 6 convolutions of 1×3: 2/3 of the products.
-
-    Source: Winograd's minimal filtering F(2, 3), over rows only (Lavin and Gray, arXiv:1509.09308). With the input rows
-    d₀ … d₃ and the taps g₀ … g₃, which are sums of the kernel's rows,
-    y₀ = (d₀ − d₂)·g₀ + (d₁ + d₂)·g₁ + (d₂ − d₁)·g₂ and y₁ = (d₁ + d₂)·g₁ − (d₂ − d₁)·g₂ − (d₁ − d₃)·g₃.
-    """
-    B, C, H, W = x_BCHW.shape
-    c_out, pairs = weight.shape[0], H // 2
-    zeros_BC1W = ops.zeros((B, C, 1, W), x_BCHW.dtype)
-    rows = ops.concat((zeros_BC1W, x_BCHW, zeros_BC1W), 2).reshape(B, C, pairs + 1, 2 * W)
-    d0, d1 = _part(rows, 0, pairs, 0, W), _part(rows, 0, pairs, W, W)
-    d2, d3 = _part(rows, 1, pairs, 0, W), _part(rows, 1, pairs, W, W)
-    convolve = ops.Conv2D(c_out, (1, 3), pad_mode="pad", pad=(0, 0, 1, 1))
-    g0, g1, g2, g3 = _row_pair_taps(weight)
-    sum_12, difference_21 = convolve(d1 + d2, g1), convolve(d2 - d1, g2)
-    y0 = convolve(d0 - d2, g0) + sum_12 + difference_21
-    y1 = sum_12 - difference_21 - convolve(d1 - d3, g3)
-    return ops.concat((y0, y1), 3).reshape(B, c_out, H, W)
-
-
-def _row_pair_taps(weight: Tensor) -> tuple[Tensor, ...]:
-    """Return the kernels g₀ … g₃ (c_out, c_in, 1, 3) of a kernel with 3 rows: w₀, (w₀ ± w₁ + w₂)/2 and w₂."""
-    c_out, c_in, _, _ = weight.shape
-    rows_3N = weight.transpose(2, 0, 1, 3).reshape(3, -1)
-    taps_N = ops.split(ops.MatMul()(Tensor(_ROW_PAIR_TAPS, weight.dtype), rows_3N), 1)
-    return tuple([taps.reshape(c_out, c_in, 1, 3) for taps in taps_N])
-
-
-def _part(x_BCHW: Tensor, row: int, rows: int, column: int, columns: int) -> Tensor:
-    """Return some rows and columns. Indexing would take many times as long as `Slice`."""
-    B, C, _, _ = x_BCHW.shape
-    return ops.Slice()(x_BCHW, (0, 0, row, column), (B, C, rows, columns))
 
 
 def causal_conv3d(x_BTCHW: Tensor, weight: Tensor, bias_C: Tensor, stride: int = 1) -> Tensor:

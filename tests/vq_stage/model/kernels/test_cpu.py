@@ -5,12 +5,11 @@ from __future__ import annotations
 import mindspore as ms
 import numpy as np
 import pytest
-from mindspore import Tensor, ops
+from mindspore import Tensor
 
 from shared.device import setup_device
 from vq_stage.model.kernels import cpu
 from vq_stage.model.kernels.cpu import (
-    MIN_ROW_PAIR_CHANNELS,
     GroupNorm,
     SpatialNorm,
     argmax_codes,
@@ -34,32 +33,6 @@ def group_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, groups: int)
     grouped = x.astype(np.float64).reshape(len(x), groups, -1)
     normal = (grouped - grouped.mean(2, keepdims=True)) / np.sqrt(grouped.var(2, keepdims=True) + EPS)
     return normal.reshape(x.shape) * weight[:, None, None] + bias[:, None, None]
-
-
-def convolve(x_BCHW: Tensor, weight: Tensor, bias_C: Tensor) -> Tensor:
-    """Convolve with a 3×3 kernel and padding 1, by the framework's operator."""
-    y_BCHW = ops.Conv2D(weight.shape[0], 3, pad_mode="pad", pad=1)(x_BCHW, weight)
-    return y_BCHW + bias_C.reshape(1, -1, 1, 1)
-
-
-@pytest.mark.parametrize(
-    ("channels", "size"),
-    [
-        pytest.param((MIN_ROW_PAIR_CHANNELS, MIN_ROW_PAIR_CHANNELS), (2, 1), id="one pair of rows"),
-        pytest.param((MIN_ROW_PAIR_CHANNELS, MIN_ROW_PAIR_CHANNELS + 32), (10, 7), id="several pairs"),
-        pytest.param((MIN_ROW_PAIR_CHANNELS, MIN_ROW_PAIR_CHANNELS), (5, 6), id="an odd number of rows"),
-        pytest.param((3, MIN_ROW_PAIR_CHANNELS), (4, 6), id="few channels"),
-    ],
-)
-def test_conv2d_of_3x3_equals_the_operator_and_its_gradients(channels: tuple[int, int], size: tuple[int, int]) -> None:
-    c_in, c_out = channels
-    inputs = Tensor(draw(2, c_in, *size)), Tensor(draw(c_out, c_in, 3, 3) / (3 * c_in**0.5)), Tensor(draw(c_out))
-    probe = Tensor(draw(2, c_out, *size))
-    np.testing.assert_allclose(conv2d(*inputs, pad=1).asnumpy(), convolve(*inputs).asnumpy(), atol=1e-5)
-    ours = ms.grad(lambda *values: (conv2d(*values, pad=1) * probe).sum(), (0, 1, 2))(*inputs)
-    expected = ms.grad(lambda *values: (convolve(*values) * probe).sum(), (0, 1, 2))(*inputs)
-    for gradient, operator_gradient in zip(ours, expected):
-        np.testing.assert_allclose(gradient.asnumpy(), operator_gradient.asnumpy(), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("offset", [0.0, 3.0, 100.0])
