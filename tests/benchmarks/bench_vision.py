@@ -29,7 +29,7 @@ from vq_stage import VisionTokenizer
 from vq_stage.model.emu3 import Emu3Network
 from vq_stage.model.emu3_config import Emu3Config
 from vq_stage.model.kernels import select
-from vq_stage.training.initialization import initialize
+from vq_stage.training.initialization import initialize_emu3
 
 TRANSFORMERS, ONE_FRAME = "transformers", "PyTorch, one frame"
 GOALS = {
@@ -44,7 +44,7 @@ def write_random_tokenizer(directory: Path, width: int) -> None:
     """Write a tokenizer of the published shape with any base width, random weights and Hugging Face naming."""
     config = Emu3Config(base_channels=width)
     model = Emu3Network(config, select(setup_device("cpu")))
-    initialize(model, seed=0)
+    initialize_emu3(model, seed=0)
     (directory / "config.json").write_text(json.dumps(config.to_dict()))
     save_file({name: p.asnumpy() for name, p in model.parameters_and_names()}, directory / "model.safetensors")
 
