@@ -23,7 +23,7 @@ class TextSampling:
     text_top_p: float | None = None
 
     def __post_init__(self) -> None:
-        check_sampling(self.text_temperature, self.text_top_k, self.text_top_p, flags="--text-")
+        check_sampling(self.text_temperature, self.text_top_k, self.text_top_p, prefix="text-")
 
     def options(self, greedy: bool) -> SamplingOptions:
         return SamplingOptions(self.text_temperature, self.text_top_k, self.text_top_p, greedy)

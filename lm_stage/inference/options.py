@@ -44,17 +44,17 @@ class SamplingOptions:
         return replace(self, top_k=top_k, top_p=published.top_p if self.top_p is None else self.top_p)
 
 
-def check_sampling(temperature: float, top_k: int | None, top_p: float | None, flags: str = "--") -> None:
-    """Raise UsageError for a value out of range, naming its flag, which begins with `flags`."""
+def check_sampling(temperature: float, top_k: int | None, top_p: float | None, prefix: str = "") -> None:
+    """Raise UsageError for a value out of range, naming its flag, which begins with `--` and `prefix`."""
     if not MIN_TEMPERATURE <= temperature < float("inf"):
         raise UsageError(
-            f"{flags}temperature {temperature}: expected a number of at least {MIN_TEMPERATURE}; use --greedy instead"
-            " of 0"
+            f"--{prefix}temperature {temperature}: expected a number of at least {MIN_TEMPERATURE}; use --greedy"
+            " instead of 0"
         )
     if top_k is not None and top_k < 0:
-        raise UsageError(f"{flags}top-k {top_k}: expected at least 0 (0: no limit)")
+        raise UsageError(f"--{prefix}top-k {top_k}: expected at least 0 (0: no limit)")
     if top_p is not None and not 0 < top_p <= 1:
-        raise UsageError(f"{flags}top-p {top_p}: expected a number in (0, 1]")
+        raise UsageError(f"--{prefix}top-p {top_p}: expected a number in (0, 1]")
 
 
 def check_window(window: int, backend: str = "native") -> None:
