@@ -5,7 +5,7 @@
 | emu35     | queries and keys are normalized and the text vocabulary has BSS and ESS [2]             |
 | plain     | otherwise: Emu3's vocabulary has these tokens too, but its sequences do not             |
 
-[2]: as published checkpoints do, which is second hand; nobody has tried it with the published files.
+[2]: as published checkpoints are reported to do; this has not been tried with the published files.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def test_sharded_and_renamed_checkpoints_load_alike(directory: Path) -> None:
 
 
 def test_published_sizes_of_emu35() -> None:
-    """By shapes only: 34.1 billion parameters. The sizes are second hand."""
+    """By shapes only: 34.1 billion parameters. The sizes are reported ones, not verified on the published files."""
     heads = {"num_attention_heads": 64, "num_key_value_heads": 8, "head_dim": 128, "qk_norm": True}
     sizes = {"vocab_size": 282_926, "hidden_size": 5120, "intermediate_size": 25_600, "num_hidden_layers": 64}
     shapes = parameter_shapes(DecoderConfig(**sizes, **heads, max_position_embeddings=32_768))
