@@ -75,7 +75,19 @@ def test_the_embedded_tokenizer_restores_a_picture() -> None:
 @pytest.mark.slow
 def test_the_pipeline_runs(tmp_path: Path) -> None:
     """All steps, with a training of two steps."""
-    command = [sys.executable, "-m", "pipelines.cli", "run", "demo-emu35", "--out", "out", "--set", "steps=2"]
+    command = [
+        sys.executable,
+        "-m",
+        "pipelines.cli",
+        "run",
+        "demo-emu35",
+        "--out",
+        "out",
+        "--set",
+        "steps=2",
+        "--set",
+        "warmup=0",
+    ]
     subprocess.run(command, cwd=tmp_path, env=environment(), check=True, timeout=3600)
     assert (tmp_path / "out/report.html").is_file()
     assert len(TrainLog(tmp_path / "out/tuned", 2).entries) == 2
