@@ -88,7 +88,7 @@ def test_impossible_devices_are_refused(golden_vq: Path) -> None:
 def test_an_image_tokenizer_refuses_videos_and_other_sides(golden_ibq: Path) -> None:
     tokenizer = VisionTokenizer.from_pretrained(golden_ibq)
     assert (tokenizer.spatial_factor, tokenizer.temporal_factor) == (4, 1)
-    with pytest.raises(UsageError, match="encode the frames of a video as images"):
+    with pytest.raises(UsageError, match="save the frames of videos as images"):
         tokenizer.encode_video(np.zeros((4, 16, 16, 3), np.uint8))
     with pytest.raises(UsageError, match="images only"):
         tokenizer.decode_video(np.zeros((1, 4, 4), np.uint32))
