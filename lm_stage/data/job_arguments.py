@@ -12,6 +12,7 @@ from lm_stage.model.model_directory import ModelDirectory
 from lm_stage.text.renderer import SequenceRenderer
 from lm_stage.text.templates import video_format_named
 from shared.errors import UsageError
+from shared.storage.paths import check_link
 
 
 def open_model(options: SequenceOptions) -> ModelDirectory:
@@ -36,7 +37,8 @@ def open_mixture(options: SequenceOptions, entries: Sequence[MixtureEntry], mode
 def output_directory(location: str, name: str) -> Path:
     """Return the directory that a job writes, called `name` in its usage.
 
-    Raises UsageError for what cannot be one: a URL, a dataset, which is probably the last of DATASETS, or a file.
+    Raises UsageError for what cannot be one: a URL, a dataset, which is probably the last of DATASETS, a file, or a
+    broken link.
     """
     path = Path(location)
     if "://" in location:
@@ -45,4 +47,5 @@ def output_directory(location: str, name: str) -> Path:
         raise UsageError(f"{location}: expected DATASETS, then the directory {name}; this is a dataset")
     if path.exists() and not path.is_dir():
         raise UsageError(f"{location}: expected a directory for {name}, got a file")
+    check_link(path)
     return path

@@ -18,7 +18,7 @@ from lm_stage.model.weights import hugging_face_name, is_vision_tensor, paramete
 from shared.errors import CheckpointError, UsageError
 from shared.storage.atomic import remove_stale_directories, replaced_directory, write_file
 from shared.storage.digests import canonical_json
-from shared.storage.paths import names_in
+from shared.storage.paths import check_link, names_in
 from shared.storage.safetensors_reader import check_tensors, read_checkpoint, read_files
 from shared.storage.small_files import read_small_file
 
@@ -101,6 +101,7 @@ def _new_directory(location: str | Path) -> Path:
     target = Path(location)
     if "://" in str(location) or (target.exists() and (not target.is_dir() or names_in(target))):
         raise UsageError(f"{location}: expected a local directory that is empty or does not exist yet")
+    check_link(target)
     remove_stale_directories(target)
     return target
 

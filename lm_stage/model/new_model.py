@@ -21,6 +21,7 @@ from lm_stage.text.training import TrainedVocabulary, train_text_tokenizer
 from shared.dataset.dataset import Dataset
 from shared.dataset.readers import RowReader
 from shared.errors import UsageError
+from shared.storage.paths import check_link
 
 TEMPLATE_REPEATS = 50  # makes the words of the template frequent enough to become single tokens
 WEIGHT_DEVIATION = 0.02
@@ -33,8 +34,9 @@ def create_model(options: NewModelOptions) -> Path:
     Raises UsageError if the directory is not empty, or if the dataset has no captions.
     """
     out = Path(options.out)
-    if out.exists() and any(out.iterdir()):
-        raise UsageError(f"{out}: not empty; give a new directory")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out}: not an empty directory; give a new one")
+    check_link(out)
     dataset = Dataset.open(options.dataset)
     rows = RowReader(dataset)
     codec = dataset.plan().settings.codec
@@ -49,8 +51,6 @@ def create_model(options: NewModelOptions) -> Path:
     }
     weights = {name: array_tensor(values) for name, values in random_weights(shape, options.seed).items()}
     files = saved_model_files(weights, config, vocabulary.layout, {JSON_FILE: vocabulary.tokenizer_json.encode()})
-    if out.exists():
-        out.rmdir()
     write_model_directory(out, files)
     return out
 

@@ -109,6 +109,7 @@ def write_result(directory: Path, files: Files) -> None:
 
     A directory in which someone changed or added files is not replaced, but set aside under another name.
     """
+    directory = directory.resolve()
     with directory_beside(directory) as temporary:
         write_with_checksums(temporary, files)
         if has_files_of(directory, temporary):

@@ -19,7 +19,7 @@ import re
 from pathlib import Path
 
 from shared.errors import DatasetError, UsageError
-from shared.storage.paths import as_path, is_local, names_in
+from shared.storage.paths import as_path, check_link, is_local, names_in
 
 _UNIT_NAME = re.compile(r"part-(\d{6,})(\..*)")
 
@@ -71,6 +71,7 @@ def check_output(root: Path) -> None:
     paths = DatasetPaths(root)
     if not is_local(root) or paths.plan_path.is_file():
         return
+    check_link(root)
     if root.exists() and not root.is_dir():
         raise UsageError(f"{root}: expected a folder for a dataset, but it is a file; use another name")
     ours = {path.name for path in vars(paths).values() if path != root}

@@ -129,7 +129,7 @@ def try_lock(path: Path) -> FileLock | None:
 @contextmanager
 def only_process(path: Path, held: str) -> Iterator[None]:
     """Hold the lock file at `path`, whose folder is created. Raises UsageError(held) if another process holds it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(path.parent)
     lock = try_lock(path)
     if lock is None:
         raise UsageError(held)

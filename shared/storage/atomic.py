@@ -110,7 +110,7 @@ def _create_object(path: Any, data: bytes) -> bool:
 def replaced_directory(directory: Path) -> Iterator[Path]:
     """Yield an empty directory that takes the place of `directory` when the block ends without an exception.
 
-    The block makes its files durable. On failure the old directory stays.
+    The block makes its files durable. On failure the old directory stays. A link to a directory stays a link.
     """
     with directory_beside(directory) as temporary:
         yield temporary
@@ -120,6 +120,7 @@ def replaced_directory(directory: Path) -> Iterator[Path]:
 @contextmanager
 def directory_beside(directory: Path) -> Iterator[Path]:
     """Yield an empty directory for `put_in_place`; it is deleted with the block if it is not put there."""
+    directory = directory.resolve()
     directory.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_path(directory)
     try:
@@ -131,6 +132,7 @@ def directory_beside(directory: Path) -> Iterator[Path]:
 
 def put_in_place(temporary: Path, directory: Path) -> None:
     """Rename a directory whose files are durable; it replaces any other, which stays on failure."""
+    directory = directory.resolve()
     previous = temporary_path(directory)
     sync_directory(temporary)
     if directory.exists():
@@ -147,6 +149,7 @@ def put_in_place(temporary: Path, directory: Path) -> None:
 
 def remove_stale_directories(directory: Path) -> None:
     """Remove what `replaced_directory` left of this directory when its process was killed on this machine."""
+    directory = directory.resolve()
     for name in names_in(directory.parent):
         match, path = _TEMPORARY_NAME.fullmatch(name), directory.parent / name
         if (

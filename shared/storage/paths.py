@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
+from shared.errors import UsageError
+
 CACHE_VARIABLE = "EMU3_CACHE"
 MISSING = "missing"
 _BLOCK_BYTES = 1 << 20
@@ -41,9 +43,24 @@ def absolute(location: str) -> str:
 
 
 def make_directory(path: Path) -> None:
-    """Create a directory with its parents; object stores have no directories."""
+    """Create a directory with its parents; object stores have no directories.
+
+    Raises UsageError for a link to a directory that does not exist.
+    """
     if is_local(path):
+        check_link(path)
         path.mkdir(parents=True, exist_ok=True)
+
+
+def check_link(path: Path) -> None:
+    """Raise UsageError if a local path, or a folder that it is in, is a link whose target does not exist."""
+    if not is_local(path) or path.exists():
+        return
+    for link in (path, *path.parents):
+        if link.is_symlink() and not link.exists():
+            raise UsageError(
+                f"{link}: is a link to {os.readlink(link)}, which does not exist; create that folder first"
+            )
 
 
 def is_file_name(name: str) -> bool:

@@ -26,6 +26,12 @@ def test_what_cannot_be_a_directory_to_write_is_refused(location: str, message: 
         output_directory(location, "RUN")
 
 
+def test_a_link_to_nothing_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run").symlink_to(tmp_path / "nothing")
+    with pytest.raises(UsageError, match=r"run: is a link to .*nothing, which does not exist"):
+        output_directory(str(tmp_path / "run"), "RUN")
+
+
 def test_a_directory_that_does_not_exist_is_accepted(tmp_path: Path) -> None:
     assert output_directory(str(tmp_path / "run"), "RUN") == tmp_path / "run"
 

@@ -27,9 +27,12 @@ NORMS: dict[str, Any] = {"head_dim": 16, "qk_norm": True}
 
 
 def test_a_model_with_norms_of_queries_and_keys(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "model").symlink_to(tmp_path / "disk")
     options = NewModelOptions(str(write_codes(tmp_path / "codes")), str(tmp_path / "model"), **SMALL, **NORMS)
     config = ModelDirectory.open(create_model(options)).config
     assert (config.hidden_size, config.num_attention_heads, config.head_dim, config.qk_norm) == (30, 4, 16, True)
+    assert (tmp_path / "model").is_symlink(), "an empty folder that is linked to is filled"
 
 
 def test_a_model_for_sequences_of_emu35_has_its_control_tokens(tmp_path: Path) -> None:

@@ -9,7 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from shared.storage.atomic import create_copy, create_file, remove_directory, remove_stale_directories, write_file
+from shared.storage.atomic import (
+    create_copy,
+    create_file,
+    remove_directory,
+    remove_stale_directories,
+    replaced_directory,
+    write_file,
+)
 from shared.storage.paths import as_path
 from tests.support.directories import write_directory
 
@@ -98,3 +105,19 @@ def test_one_of_many_writers_creates_the_object(s3: Callable[[str], str]) -> Non
         thread.join()
     assert len(won) == 1
     assert path.read_bytes() == str(won[0]).encode()
+
+
+def test_a_link_to_a_replaced_directory_stays_a_link(tmp_path: Path) -> None:
+    target, link = tmp_path / "disk" / "run", tmp_path / "run"
+    target.mkdir(parents=True)
+    (target / "old").write_bytes(b"")
+    link.symlink_to(target)
+    with replaced_directory(link) as temporary:
+        assert temporary.parent == target.parent, "on the same file system"
+        (temporary / "new").write_bytes(b"")
+    assert link.readlink() == target
+    assert [path.name for path in target.iterdir()] == ["new"]
+    left = target.with_name("run.999999999-00000000.tmp")
+    left.mkdir()
+    remove_stale_directories(link)
+    assert [path.name for path in target.parent.iterdir()] == ["run"]

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from shared.storage.paths import as_path, is_file_name, local_directory
+from shared.errors import UsageError
+from shared.storage.paths import as_path, is_file_name, local_directory, make_directory
 
 
 def test_a_remote_checkpoint_is_copied_once_a_version(
@@ -31,3 +32,11 @@ def test_names_of_other_folders_are_no_file_names(name: str) -> None:
 
 def test_dots_in_a_file_name_are_accepted() -> None:
     assert is_file_name("..part-000001.arrow")
+
+
+@pytest.mark.parametrize("inside", ["", "a/b"])
+def test_a_link_to_nothing_is_refused(tmp_path: Path, inside: str) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "nothing")
+    with pytest.raises(UsageError, match=r"link: is a link to .*nothing, which does not exist"):
+        make_directory(tmp_path / "link" / inside)
+    assert not (tmp_path / "nothing").exists()
