@@ -63,16 +63,16 @@ def _stored_conversation(stored: object) -> Conversation:
 class AnsweredRows(DatasetSamples):
     """Images and videos with their conversations, each a sample; one without an answer, or an empty one, is skipped.
 
-    `unusable` gives, by key, the reasons why conversations of rows were left out.
+    `unusable` has the keys of the rows whose conversations were left out, with the reasons.
     """
 
     def __init__(self, path: Path, builder: SequenceBuilder, keeps_damaged: bool):
         super().__init__(path, builder, KINDS, keeps_damaged)
-        self.unusable: dict[str, str] = {}
+        self.unusable: list[tuple[str, str]] = []
         read = self._conversations()
         answered = [(index, one) for index, one in read if one.turns and all(turn.answer for turn in one.turns)]
         used = {self.keys[index] for index, _ in answered}
-        self.without_text: Sequence[str] = sorted(set(self.keys) - used - set(self.unusable))
+        self.without_text: Sequence[str] = sorted(set(self.keys) - used - {key for key, _ in self.unusable})
         self.select([index for index, _ in answered])
         self.conversations = [one for _, one in answered]
 
@@ -85,7 +85,7 @@ class AnsweredRows(DatasetSamples):
             if reasons and self.rows.is_damaged(int(self.row_indices[index])):
                 yield index, Conversation((Turn("", "damaged"),))  # only counted: reading it raises DatasetError
             elif reasons:
-                self.unusable[key] = "; ".join(reasons)
+                self.unusable.append((key, "; ".join(reasons)))
 
 
 class AnswerSamples(AnsweredRows):

@@ -106,7 +106,7 @@ class CaptionSamples(DatasetSamples):
         texts_of_rows = list(map(row_texts, self.column("text"), self.column("extra_json")))
         captions = [text for texts in texts_of_rows for text in texts]
         self.select(np.repeat(np.arange(len(texts_of_rows)), list(map(len, texts_of_rows))))
-        self.unusable: dict[str, str] = {}
+        self.unusable: list[tuple[str, str]] = []
         self.without_text: Sequence[str] = [key for key, text in zip(self.keys, captions) if not text]
         draw, unconditional = builder.prompting.draw, builder.prompting.unconditional
         prompts = (draw.question_text(text) if text else unconditional.question_text("") for text in captions)

@@ -20,9 +20,11 @@ import numpy as np
 
 from lm_stage.data.dataset_samples import DatasetSamples, is_text
 from lm_stage.data.sequences import EncodedTexts, SequenceBuilder, TrainingSequence
+from lm_stage.text.entry_files import parse_key
 from lm_stage.text.prompting import Prompting
 from lm_stage.text.renderer import CodeGrid, interleave
 from lm_stage.text.templates import ConversationTemplate
+from shared.dataset.quarantine_reasons import DUPLICATE_KEY
 from shared.errors import RefusedInput, UsageError
 from shared.storage.digests import digest_of
 from shared.storage.small_files import parse_json_object, read_small_file
@@ -101,14 +103,14 @@ def in_template(template: ConversationTemplate, parts: Iterable[DocumentPart]) -
 
 
 def _text(fields: Mapping[str, Any], name: str) -> str:
-    text = fields.get(name) or ""
+    text = fields.get(name, "")
     if not is_text(text):
         raise RefusedInput("bad_entry", f"`{name}`: expected text, got {text!r:.100}")
     return str(text)
 
 
 def _keys(fields: Mapping[str, Any], name: str) -> tuple[ImageKey, ...]:
-    keys = fields.get(name) or []
+    keys = fields.get(name, [])
     if not isinstance(keys, list) or not all(map(is_text, keys)):
         raise RefusedInput("bad_entry", f"`{name}`: expected a list of keys, got {keys!r:.100}")
     return tuple(map(ImageKey, keys))
@@ -117,7 +119,8 @@ def _keys(fields: Mapping[str, Any], name: str) -> tuple[ImageKey, ...]:
 class DocumentSamples:
     """The documents of a file with their images; one whose images the dataset does not have is left out.
 
-    `unusable` gives the reasons by key. Raises UsageError, naming the line, for a line that is not an object.
+    So is one with a bad key, with the key of an earlier line, or without a token that the loss covers. `unusable` has
+    keys and reasons. Raises UsageError, naming the line, for a line that is not an object.
     """
 
     has_videos = False
@@ -130,7 +133,7 @@ class DocumentSamples:
         self.codec = self.images.codec
         described = {"documents": hashlib.sha256(content).hexdigest(), "images": self.images.fingerprint}
         self.fingerprint = digest_of(described)
-        self.unusable: dict[str, str] = {}
+        self.unusable: list[tuple[str, str]] = []
         self._image_numbers = {key: number for number, key in enumerate(self.images.keys)}
         self.documents = list(self._usable(path, content))
         self.keys = [document.key for document in self.documents]
@@ -149,20 +152,29 @@ class DocumentSamples:
         return self.builder.document(map(self._part, prompt), map(self._part, document.answer))
 
     def _usable(self, path: Path, content: bytes) -> Iterator[Document]:
+        lines: dict[str, int] = {}
         for number, line in enumerate(content.split(b"\n"), 1):
             if not line.strip():
                 continue
-            where = f"{path}: line {number}"
+            key, where = f"{path.name}#{number}", f"{path}: line {number}"
             fields = {name: one for name, one in parse_json_object(line, where, UsageError).items() if one is not None}
-            key = str(fields.get("key", f"{path.name}#{number}"))
             try:
-                document = read_document(key, fields, self.builder.prompting)
-                if missing := sorted(document.images - self._image_numbers.keys()):
-                    raise RefusedInput("missing_image", f"{self.images.rows.dataset.root} has no image {missing[0]!r}")
+                if "key" in fields:
+                    key = parse_key(fields["key"])
+                if (first := lines.setdefault(key, number)) != number:
+                    raise RefusedInput(DUPLICATE_KEY, f"line {number}: key {key!r} is taken by line {first}")
+                yield self._document(key, fields)
             except RefusedInput as refusal:
-                self.unusable[key] = refusal.detail
-            else:
-                yield document
+                self.unusable.append((key, refusal.detail))
+
+    def _document(self, key: str, fields: Mapping[str, Any]) -> Document:
+        """Raises RefusedInput for a bad field, an image that the dataset lacks, and an answer without a loss."""
+        document = read_document(key, fields, self.builder.prompting)
+        if missing := sorted(document.images - self._image_numbers.keys()):
+            raise RefusedInput("missing_image", f"{self.images.rows.dataset.root} has no image {missing[0]!r}")
+        if not self.builder.loss.of_other and not any(isinstance(part, ImageKey) for part in document.answer):
+            raise RefusedInput("bad_entry", "its answer has no image, and --loss visual covers only codes")
+        return document
 
     def _part(self, part: DocumentPart) -> np.ndarray | CodeGrid:
         if isinstance(part, ImageKey):

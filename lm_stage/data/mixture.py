@@ -31,7 +31,7 @@ class SampleSet(Protocol):
     fingerprint: str  # digest of the content
     codec: Codec | None  # None without codes
     without_text: Sequence[str]  # keys of rows without a caption or an answer
-    unusable: dict[str, str]  # why conversations of a row were left out, by key
+    unusable: list[tuple[str, str]]  # keys of what is left out, with the reasons; a key can occur again
 
     @property
     def has_videos(self) -> bool:
@@ -66,7 +66,7 @@ def open_samples(entry: MixtureEntry, builder: SequenceBuilder, keeps_damaged: b
     else:
         samples = CaptionSamples(location, builder, task, keeps_damaged)
     if not samples.keys:
-        reason = next((f"; {key}: {why}" for key, why in samples.unusable.items()), "")
+        reason = next((f"; {key}: {why}" for key, why in samples.unusable), "")
         raise UsageError(f"{path}: contains no samples for task {task}{reason}")
     return samples
 

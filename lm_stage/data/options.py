@@ -53,8 +53,8 @@ class MixtureEntry:
         """Raises UsageError if the text has another form."""
         path, *settings = text.split(",")
         fields: dict[str, Any] = dict(setting.partition("=")[::2] for setting in settings)
-        if not path or set(fields) - {"task", "weight", "images"}:
-            raise UsageError(f"dataset {text!r}: expected {ENTRY_FORM}")
+        if not path or set(fields) - {"task", "weight", "images"} or len(fields) < len(settings):
+            raise UsageError(f"dataset {text!r}: expected {ENTRY_FORM}, each setting once")
         try:
             entry = cls(path, **{**fields, "weight": float(fields.get("weight", 1))})
         except ValueError:

@@ -46,7 +46,7 @@ class SkippedSamples:
             for entry, samples in mixture.pairs():
                 too_long = int((samples.lengths > mixture.seq_length).sum())
                 if samples.unusable:
-                    key, reason = next(iter(samples.unusable.items()))
+                    key, reason = samples.unusable[0]
                     count = len(samples.unusable)
                     yield f"{entry.path}: {count} samples cannot be used: {key}: {reason}"
                 if too_long:
@@ -72,7 +72,7 @@ class SkippedSamples:
             for entry, samples in mixture.pairs():
                 for key in () if entry.is_generation else samples.without_text:
                     yield {"dataset": entry.path, "key": key, "reason": "no answer"}
-                for key, reason in samples.unusable.items():
+                for key, reason in samples.unusable:
                     yield {"dataset": entry.path, "key": key, "reason": reason}
 
 

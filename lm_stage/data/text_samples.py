@@ -25,7 +25,7 @@ class TextSamples:
         content = read_small_file(path, path.stat().st_size if path.exists() else 0)
         self.fingerprint = hashlib.sha256(content).hexdigest()
         self.builder = builder
-        self.unusable: dict[str, str] = {}
+        self.unusable: list[tuple[str, str]] = []
         lines = [(number, line) for number, line in enumerate(content.split(b"\n"), 1) if line.strip()]
         entries = [_question_and_text(f"{path}: line {number}", line) for number, line in lines]
         self.keys = [f"{path.name}#{number}" for number, _ in lines]

@@ -135,8 +135,7 @@ def test_a_conversation_that_cannot_be_used_is_skipped_with_the_reason(
     for task in ("understand", "text"):
         samples = opened(path, builder, task)
         assert samples.keys == ["k0"]
-        assert list(samples.unusable) == ["k1"]
-        assert samples.unusable["k1"]
+        assert [(key, bool(reason)) for key, reason in samples.unusable] == [("k1", True)]
         assert not samples.without_text
     only = write_dataset(tmp_path / "only", [[extra_row(1, conversations=conversation)]])
     with pytest.raises(UsageError, match=rf"{only}: contains no samples for task text; k1: .*"):

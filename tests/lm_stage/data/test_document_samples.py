@@ -13,10 +13,12 @@ from lm_stage.data.document_samples import DocumentSamples
 from lm_stage.data.mixture import Mixture, open_samples
 from lm_stage.data.options import LossWeights, MixtureEntry, mixture_problems
 from lm_stage.data.sequences import SequenceBuilder, TrainingSequence
+from lm_stage.data.skipped import SkippedSamples
 from lm_stage.text.prompting import EMU35, PLAIN, Prompting
 from shared.dataset.settings import SEQUENCE_FORMAT
 from shared.errors import DatasetError, UsageError
 from tests.support.flip import flip_bit
+from tests.support.prompts import write_entries
 from tests.support.sft_samples import (
     assert_lengths_are_true,
     image_row,
@@ -166,7 +168,44 @@ def test_a_document_that_cannot_be_used_is_left_out(
     path.write_text("".join(json.dumps(one) + "\n" for one in ({**line, "key": "bad"}, DRAWING)))
     samples = opened(path, emu35, "document", codes)
     assert samples.keys == ["d.jsonl#2"]
-    assert reason in samples.unusable["bad"]
+    [(key, found)] = samples.unusable
+    assert key == "bad"
+    assert reason in found
+
+
+@pytest.mark.parametrize("key", ["\ud800", {"a": 1}, "", True, "k" * 1001])
+def test_a_key_that_is_none_is_refused(tmp_path: Path, codes: Path, emu35: SequenceBuilder, key: object) -> None:
+    path = write_entries(tmp_path / "d.jsonl", [{**DRAWING, "key": key}, {**DRAWING, "key": 5}])
+    samples = opened(path, emu35, "document", codes)
+    assert samples.keys == ["5"], "an integer is accepted, as by prompts and questions"
+    [(named, reason)] = samples.unusable
+    assert named == "d.jsonl#1"
+    assert "`key`" in reason
+
+
+def test_documents_with_the_key_of_an_earlier_one_are_left_out(
+    tmp_path: Path, codes: Path, emu35: SequenceBuilder
+) -> None:
+    lines = [{**DRAWING, "key": "a"}, {**DRAWING, "key": "a"}, {"text": "x", "key": "b"}, {**DRAWING, "key": "b"}]
+    samples = documents(tmp_path, codes, emu35, *lines)
+    assert samples.keys == ["a"]
+    assert [(key, reason.partition("expected")[0]) for key, reason in samples.unusable] == [
+        ("a", "line 2: key 'a' is taken by line 1"),
+        ("b", ""),
+        ("b", "line 4: key 'b' is taken by line 3"),
+    ]
+    entry = MixtureEntry(str(tmp_path / "d.jsonl"), "document", images=str(codes))
+    SkippedSamples(tmp_path, 0, [Mixture([entry], emu35, 400)]).write()
+    assert len((tmp_path / "left_out.jsonl").read_text().splitlines()) == 3
+
+
+def test_documents_without_a_token_that_the_loss_covers_are_left_out(tmp_path: Path, codes: Path) -> None:
+    builder, text = small_builder(LossWeights("visual"), EMU35), {"text": "why?", "answer": "so", "images": []}
+    assert documents(tmp_path, codes, builder, text, EDIT).keys == ["d.jsonl#2"]
+    with pytest.raises(
+        UsageError, match=r"no samples for task document; d\.jsonl#1: .* --loss visual covers only codes"
+    ):
+        documents(tmp_path, codes, builder, text)
 
 
 def test_a_line_that_is_no_object_is_named(tmp_path: Path, codes: Path, emu35: SequenceBuilder) -> None:

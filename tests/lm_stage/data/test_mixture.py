@@ -65,6 +65,8 @@ def test_entries_are_parsed(text: str, entry: MixtureEntry) -> None:
         "codes,weight=-1",
         "codes,weight=nan",
         "codes,weight=inf",
+        "codes,task=image,task=video",
+        "codes,weight=1,weight=1",
     ],
 )
 def test_malformed_entries_are_refused(text: str) -> None:
