@@ -16,6 +16,9 @@ from pipelines.commands.options import say
 from shared.errors import Interrupted, RelayError
 from shared.jobs.process_tree import exit_beside_unkillable, exit_with_parent
 
+# Commands that write nothing but a report, or all of their output at once.
+_WITHOUT_COMMITS = ("plan", "inspect", "verify", "init-lm", "convert-lm", "dry-run", "doctor")
+
 
 class RelayGroup(click.Group):
     """Prints errors meant for the user as text, without a traceback, and exits with their code."""
@@ -34,11 +37,16 @@ class RelayGroup(click.Group):
             say(f"emu3 {ctx.invoked_subcommand}: {error}")
             sys.exit(error.exit_code)
         except KeyboardInterrupt:
-            say(f"emu3 {ctx.invoked_subcommand}: stopped at once; committed work is kept, the same command resumes")
+            say(f"emu3 {ctx.invoked_subcommand}: stopped at once" + _kept(ctx, ", the same command resumes"))
             sys.exit(Interrupted.exit_code)
         except OSError as error:
-            say(f"emu3 {ctx.invoked_subcommand}: {error}; committed work is kept, run the same command again")
+            say(f"emu3 {ctx.invoked_subcommand}: {error}" + _kept(ctx, ", run the same command again"))
             sys.exit(RelayError.exit_code)
+
+
+def _kept(ctx: click.Context, advice: str) -> str:
+    """Return what follows a failure: the advice to resume, if the command has anything to resume."""
+    return "" if ctx.invoked_subcommand in _WITHOUT_COMMITS else f"; committed work is kept{advice}"
 
 
 @click.group(cls=RelayGroup, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})

@@ -49,13 +49,13 @@ class GenerateOptions(InferenceOptions):
     """What to generate from which prompts, and where to write it.
 
     `images` is the dataset of the images and videos that prompts refer to. `area`, `height` and `width` are in pixels,
-    `ratio` is width:height. `frames` asks for videos of this many frames of codes, for Emu3 each of four video frames;
-    0 asks for images. `codec` is that of the vision tokenizer whose codes the model generates, for a checkpoint that
-    does not record it. `unit_rows` images are committed together, and every `journal_rows` rows of codes are
-    journaled. `resume` is how journaled codes enter the KV cache: `replay` decodes them step by step and continues with
-    the codes of an unbroken run; `prefill` is faster, but rounding can change a choice between close candidates.
-    `window` tokens of each sequence go through one forward. `suffix`, `negative_prompt` and `guidance_scale` are those
-    published for the prompting if they are None.
+    `ratio` is width:height, 1:1 if it is None. `frames` asks for videos of this many frames of codes, for Emu3 each of
+    four video frames; 0 asks for images. `codec` is that of the vision tokenizer whose codes the model generates, for a
+    checkpoint that does not record it. `unit_rows` images are committed together, and every `journal_rows` rows of
+    codes are journaled. `resume` is how journaled codes enter the KV cache: `replay` decodes them step by step and
+    continues with the codes of an unbroken run; `prefill` is faster, but rounding can change a choice between close
+    candidates. `window` tokens of each sequence go through one forward. `suffix`, `negative_prompt` and
+    `guidance_scale` are those published for the prompting if they are None.
 
     `task` is `image`, or the name of a task whose answers mix text and images; such an answer has at most
     `max_new_tokens`, by default as many as the model has positions for, and its text is sampled by `text_sampling`.
@@ -64,7 +64,7 @@ class GenerateOptions(InferenceOptions):
     prompts: str
     dataset: str
     images: str | None = None
-    ratio: str = "1:1"
+    ratio: str | None = None
     area: int | None = None
     height: int | None = None
     width: int | None = None

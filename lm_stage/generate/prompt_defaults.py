@@ -17,13 +17,13 @@ def prompt_defaults(options: GenerateOptions, model: ModelDirectory, codec: Code
     """
     return PromptDefaults(
         area=_area(options, model),
-        ratio=options.ratio,
+        ratio="1:1" if options.ratio is None else options.ratio,
         height=options.height,
         width=options.width,
         negative_prompt=options.prompt_settings(model.prompting).negative_prompt,
         seed=options.seed,
         samples=options.samples,
-        is_size_given=bool(options.area or options.height or options.ratio != "1:1"),
+        is_size_given=any(one is not None for one in (options.area, options.height, options.ratio)),
         frames=options.frames,
         codec=codec or model.codec,
         prompting=model.prompting,

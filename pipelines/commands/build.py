@@ -8,15 +8,18 @@ flags, types and help. The class is named as "module:Class" and imported when th
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import MISSING, Field, fields, is_dataclass
 from functools import cached_property
 from typing import Any
 
 import click
 
+from shared.errors import UsageError
+
 Parameters = dict[str, Any]
 MEBIBYTE = 1 << 20
+_PATHS = ("DATASET", "DIR", "FILE", "FILE.json", "FILE.jsonl", "FILE.png", "PROMPTS")  # metavars of paths
 
 
 class OptionsCommand(click.Command):
@@ -41,6 +44,7 @@ class OptionsCommand(click.Command):
         defaults = self.load_defaults(ctx)
         rest = super().parse_args(ctx, args)
         if not ctx.resilient_parsing:
+            check_texts(self.params, ctx.params)
             parameters = self.adjust(ctx.params)
             others = {name: value for name, value in parameters.items() if name not in defaults}
             ctx.params = {"options": fill(pkgutil.resolve_name(self.options_class), parameters), **others}
@@ -60,6 +64,25 @@ class OptionsCommand(click.Command):
     def defaults(self) -> Parameters:
         """Return every parameter that can fill an options object, with its default."""
         return parameter_defaults(pkgutil.resolve_name(self.options_class))
+
+
+def check_texts(parameters: Iterable[click.Parameter], values: Parameters) -> None:
+    """Raise UsageError, naming the flag, for text that is not UTF-8. Arguments are paths, which may be any bytes."""
+    for parameter in parameters:
+        if isinstance(parameter, click.Argument) or parameter.metavar in _PATHS:
+            continue
+        value = values.get(parameter.name or "")
+        for text in value if isinstance(value, tuple) else (value,):
+            if isinstance(text, str) and not _is_unicode(text):
+                raise UsageError(f"{parameter.opts[0]}: expected text in UTF-8, got {text!r:.100}")
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # the bytes of arguments that are not UTF-8 become surrogates
+        return False
+    return True
 
 
 class ChoiceOf(click.Choice[str]):

@@ -137,7 +137,7 @@ def sft(options: SftOptions, sample_prompts: str | None, vision_tokenizer: str |
 @language_model_options
 @engine_options
 @click.option("--greedy", is_flag=True, help="Always take the most likely token.")
-@click.option("--ratio", help="Aspect ratio of images, width:height.")
+@click.option("--ratio", show_default="1:1", help="Aspect ratio of images, width:height.")
 @click.option("--area", type=int, show_default="that of the model, else as published", help="Pixels per image.")
 @click.option("--height", type=int, help="Height in pixels; with --width, in place of --ratio and --area.")
 @click.option("--width", type=int, help="Width in pixels; with --height.")

@@ -23,7 +23,7 @@ from pipelines.commands.options import (
     vision_tokenizer_option,
     vision_tokenizer_options,
 )
-from shared.errors import NothingDoneError
+from shared.errors import NothingDoneError, UsageError
 
 if TYPE_CHECKING:
     from vq_stage.decode.options import DecodeOptions
@@ -97,12 +97,13 @@ def plan(
     """
     from lm_stage.text.prompting import PROMPTINGS
     from pipelines.report.text import counts_text, forecast_text
-    from shared.dataset.dataset import Dataset
-    from vq_stage.encode.estimate import forecast, measured_megapixels_per_s
+    from vq_stage.encode.estimate import forecast, known_megapixels_per_s
     from vq_stage.encode.planner import Planner
     from vq_stage.model.codec import read_factors
 
-    rate = megapixels_per_s or (measured_megapixels_per_s(Dataset.open(measured_in)) if measured_in else None)
+    if seq_length < 1:
+        raise UsageError(f"--seq-length {seq_length}: expected at least 1 token")
+    rate = known_megapixels_per_s(megapixels_per_s, measured_in)
     planner = Planner(options, read_factors(options.vision_tokenizer))
     found = forecast(planner, PROMPTINGS[prompting].drawing_form)
     for line in planner.source.report.lines():

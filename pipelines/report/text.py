@@ -24,7 +24,7 @@ def summary_text(summary: Summary) -> str:
     lines = {
         "units": f"{summary.units} of {summary.planned_units}",
         "rows": f"{summary.rows} of {summary.planned_rows} inputs, {summary.captions} with a caption",
-        "grids": f"{counts_text(summary.sizes, MAX_SIZES)} (codes, height × width)",
+        "grids": f"{counts_text(summary.sizes, MAX_SIZES)} (codes, height × width)" if summary.sizes else "none",
         "on disk": f"{summary.part_bytes} bytes, {_number(summary.bytes_per_code, 'bytes per code')}",
         "codebook": f"{summary.codebook_used} of {summary.codebook_size} entries used ({usage:.0%}),"
         f" {_number(summary.codebook_entropy_bits, 'bits per code')}",
@@ -52,7 +52,7 @@ def _codec_text(codec: Codec) -> str:
 def forecast_text(forecast: Forecast, megapixels_per_s: float | None, seq_length: int) -> str:
     """The table that `emu3 plan` prints. `seq_length` is the length in tokens of a packed row during fine-tuning."""
     hours = "unknown: give --megapixels-per-s or --measured-in"
-    if megapixels_per_s:
+    if megapixels_per_s is not None:
         hours = f"{forecast.device_hours(megapixels_per_s):.3g} at {megapixels_per_s:.3g} megapixels/s"
     sizes = {_size(size): count for size, count in forecast.sizes.items()}
     refused = sum(forecast.quarantined.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections import Counter
 from collections.abc import Mapping
@@ -14,7 +15,8 @@ from shared.codec import Codec
 from shared.dataset.dataset import Dataset
 from shared.dataset.plan import Plan, Size
 from shared.dataset.plan_writer import PlanWriter
-from shared.dataset.settings import DatasetSettings
+from shared.dataset.settings import CODES_FORMAT, DatasetSettings
+from shared.errors import UsageError
 from shared.jobs.signals import stop_on_signals
 from shared.tokens.sequence_form import SequenceForm
 from vq_stage.encode.planner import Planner
@@ -106,6 +108,21 @@ def grid(size: Size, codec: Codec) -> tuple[int, int, int]:
 def sequence_length(size: Size, codec: Codec, form: SequenceForm) -> int:
     """Return the tokens of a text-to-image or text-to-video sequence of this size in pixels, without those of text."""
     return form.length(size[0] > 1, *grid(size, codec))
+
+
+def known_megapixels_per_s(given: float | None, measured_in: str | None) -> float | None:
+    """Return the rate that is given, or that of the jobs that encoded the dataset `measured_in`, None if neither is.
+
+    Raises UsageError for a rate that is not positive, and for a dataset of another command.
+    """
+    if given is not None and not 0 < given < math.inf:
+        raise UsageError(f"--megapixels-per-s {given}: expected a number above 0")
+    if given is not None or measured_in is None:
+        return given
+    dataset = Dataset.open(measured_in)
+    if (found := dataset.plan().settings.format) != CODES_FORMAT:
+        raise UsageError(f"--measured-in {measured_in}: expected a dataset that `emu3 encode` wrote, found {found}")
+    return measured_megapixels_per_s(dataset)
 
 
 def measured_megapixels_per_s(dataset: Dataset) -> float | None:

@@ -56,6 +56,13 @@ def test_what_the_model_says_is_used_unless_it_is_given(emu35_lm: Path) -> None:
     assert prompt_defaults(GenerateOptions("p", "d"), model, EMU3).codec == EMU3
 
 
+@pytest.mark.parametrize(("settings", "is_given"), [({}, False), ({"ratio": "1:1"}, True), ({"area": 4096}, True)])
+def test_a_ratio_is_given_even_if_it_is_the_usual_one(emu35_lm: Path, settings: dict[str, Any], is_given: bool) -> None:
+    found = defaults(emu35_lm, **settings)
+    assert (found.ratio, found.is_size_given) == ("1:1", is_given)
+    assert found.to_json()["ratio"] == "1:1"
+
+
 def test_a_bad_area_is_refused(emu35_lm: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="image_area 'large': expected an integer"):
         defaults(with_area(emu35_lm, tmp_path / "model", "large"))

@@ -134,3 +134,19 @@ def test_emu3_prompting_fills_in_what_is_not_given() -> None:
     options = command.make_context("generate", ["--prompting", "emu3", "--suffix", "", "x", "y"]).params["options"]
     settings = options.prompt_settings(PROMPTINGS[options.prompting])
     assert (settings.suffix, settings.negative_prompt) == ("", EMU3.negative_prompt)
+
+
+@pytest.mark.parametrize(
+    ("command", "flag"),
+    [
+        (("generate", "p.txt", "out"), "--suffix"),
+        (("generate", "p.txt", "out"), "--negative-prompt"),
+        (("understand", "codes", "a.jsonl"), "--question"),
+        (("sft", "codes", "run"), "--freeze"),
+        (("encode", "photos", "codes"), "--retry-quarantined"),
+    ],
+)
+def test_text_that_is_not_utf_8_is_refused(command: tuple[str, ...], flag: str) -> None:
+    done = CliRunner().invoke(main, [*command, flag, "a\udcff"])
+    assert (done.exit_code, done.exception.__class__) == (2, SystemExit)
+    assert f"{flag}: expected text in UTF-8, got 'a\\udcff'" in done.output
