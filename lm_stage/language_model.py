@@ -162,7 +162,7 @@ class LanguageModel:
             )
             for index, (prompt, prefix) in enumerate(zip(request.prompts, prefixes))
         ]
-        guidance_scale = prompting.draw_guidance if request.guidance_scale is None else request.guidance_scale
+        guidance_scale = prompting.text_to_image_guidance if request.guidance_scale is None else request.guidance_scale
         return self.generate_codes(requests, request.sampling, guidance_scale, request.batch_size, request.window)
 
     def _prefixes(self, request: VideoRequest) -> list[Sequence[int]]:

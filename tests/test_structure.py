@@ -15,7 +15,7 @@ MIRRORED = ("shared", "vq_stage", "lm_stage", "pipelines")
 INTEGRATION: dict[str, str] = {
     "lm_stage/test_images_only.py": "models of a codec without videos, in the API and in the job",
     "lm_stage/data/test_sequence_lengths.py": "forecasts of `emu3 plan` against the sequences of a run",
-    "lm_stage/generate/test_emu35.py": "drawings and edits of Emu3.5, from the prompt file to the codes",
+    "lm_stage/generate/test_emu35.py": "text-to-image and image editing of Emu3.5, from the prompt file to the codes",
     "lm_stage/generate/test_videos.py": "prompts for videos, from the plan to the decoded frames",
     "lm_stage/model/test_published_names.py": "the names of the full published decoder of Emu3.5",
     "lm_stage/model/kernels/test_ascend_operators.py": "the substitutes of Ascend's operators in tests/support",

@@ -108,8 +108,8 @@ class CaptionSamples(DatasetSamples):
         self.select(np.repeat(np.arange(len(texts_of_rows)), list(map(len, texts_of_rows))))
         self.unusable: list[tuple[str, str]] = []
         self.without_text: Sequence[str] = [key for key, text in zip(self.keys, captions) if not text]
-        draw, unconditional = builder.prompting.draw, builder.prompting.unconditional
-        prompts = (draw.question_text(text) if text else unconditional.question_text("") for text in captions)
+        text_to_image, unconditional = builder.prompting.text_to_image, builder.prompting.unconditional
+        prompts = (text_to_image.question_text(text) if text else unconditional.question_text("") for text in captions)
         self.prompts = EncodedTexts(prompts, len(self.keys), builder.encode, path.name)
         lengths = self.grid_lengths() + builder.tokens_around
         self.captionless_lengths = lengths + len(builder.unconditional_ids)

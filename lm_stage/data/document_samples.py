@@ -87,7 +87,7 @@ def _template(task: object, is_image: bool, has_images: bool, prompting: Prompti
             raise RefusedInput("bad_entry", f"`task`: expected one of {expected} with this model, got {task!r:.100}")
         return template
     if is_image:
-        return prompting.edit if has_images else prompting.draw
+        return prompting.image_editing if has_images else prompting.text_to_image
     return prompting.chat
 
 

@@ -119,8 +119,10 @@ class GenerateOptions(InferenceOptions):
 
     def prompt_settings(self, prompting: Prompting) -> PromptSettings:
         """Return the settings that depend on the prompting."""
-        task = self.template(prompting) or (prompting.draw if self.images is None else prompting.edit)
-        guidance = prompting.draw_guidance if task == prompting.draw else prompting.edit_guidance
+        text_to_image, image_editing = prompting.text_to_image, prompting.image_editing
+        task = self.template(prompting) or (text_to_image if self.images is None else image_editing)
+        is_text_to_image = task == text_to_image
+        guidance = prompting.text_to_image_guidance if is_text_to_image else prompting.image_editing_guidance
         codes = prompting.interleaved_codes if prompting.is_interleaved(task) else prompting.codes
         return PromptSettings(
             suffix=prompting.suffix if self.suffix is None else self.suffix,

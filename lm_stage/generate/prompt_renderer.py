@@ -54,7 +54,7 @@ class PromptRenderer:
         Raises RefusedInput (`missing_image`, `bad_images`) if the images do not exist or do not match the marks.
         """
         prompting = self.sequences.prompting
-        template = self.answer or (prompting.edit if prompt.images else prompting.draw)
+        template = self.answer or (prompting.image_editing if prompt.images else prompting.text_to_image)
         parts = interleave(self.text(prompt), self._images(prompt), template.images_first)
         return self._render(parts, prompt, template)
 

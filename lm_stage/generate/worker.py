@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from lm_stage.generate.answers import Answers
-from lm_stage.generate.drawings import Drawings
+from lm_stage.generate.interleaved import InterleavedProduct
 from lm_stage.generate.journal import Journal, UnitProgress, unit_refusals
 from lm_stage.generate.options import GenerateOptions
 from lm_stage.generate.planner import planned_prompt
 from lm_stage.generate.product import Product
 from lm_stage.generate.prompt_renderer import PromptRenderer
 from lm_stage.generate.prompts import Prompt
+from lm_stage.generate.visual import VisualProduct
 from lm_stage.inference.coded_images import open_coded_images
 from lm_stage.model.model_directory import ModelDirectory
 from shared.dataset.commit import UnitResult
@@ -95,8 +95,8 @@ class GenerateWorker:
     def _product(self) -> Product[Any, Any, Any]:
         positions = self.directory.config.max_position_embeddings
         if self.renderer.answer is None:
-            return Drawings(self.options, self.settings, self.renderer, self.plan)
-        return Answers(self.options, self.settings, self.renderer, self.plan, positions)
+            return VisualProduct(self.options, self.settings, self.renderer, self.plan)
+        return InterleavedProduct(self.options, self.settings, self.renderer, self.plan, positions)
 
     def _generate(self, generator: ContinuousBatch[Any, Any], feed: TaskFeed[Size], size: Size) -> Iterator[TaskResult]:
         """Generate until no prompt of this size is left, or the stop flag is set; then journal what is incomplete."""

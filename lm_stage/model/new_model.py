@@ -76,7 +76,7 @@ def _train_vocabulary(options: NewModelOptions, rows: RowReader, codebook_size: 
     if not captions:
         raise UsageError(f"{options.dataset}: has no captions to train a vocabulary on")
     prompting = PROMPTINGS[options.prompting]
-    templates = [one for one in (prompting.draw, prompting.edit) if one.system]  # those that have words
+    templates = [template for template in (prompting.text_to_image, prompting.image_editing) if template.system]
     prompts = [prompting.chat.question_text(DEFAULT_QUESTION), *(one.question_text("") for one in templates)]
     return train_text_tokenizer(captions + prompts * TEMPLATE_REPEATS, options.text_ids, codebook_size, prompting.roles)
 

@@ -41,13 +41,13 @@ class Prompting:
     images, and of questions about images. `roles` are the optional roles of control tokens that the family uses;
     `answer_begin` and `answer_end` are those around an answer, in their order. With `writes_size`, the size of an image
     is part of the answer in training; otherwise it is part of the prompt.
-    `area` is in pixels; `sizes` are published grids, in codes, by the ratio width:height, for that area. Drawings and
-    edits have settings of their own, which differ from those of interleaved answers.
+    `area` is in pixels; `sizes` are published grids, in codes, by the ratio width:height, for that area. Text-to-image
+    and image editing have settings of their own, which differ from those of interleaved answers.
     """
 
     name: str
-    draw: ConversationTemplate = BARE
-    edit: ConversationTemplate = BARE
+    text_to_image: ConversationTemplate = BARE
+    image_editing: ConversationTemplate = BARE
     unconditional: ConversationTemplate = BARE
     repeats_images: bool = False
     chat: ConversationTemplate = CHAT
@@ -60,8 +60,8 @@ class Prompting:
     image_format: GridFormat = IMAGE
     suffix: str = ""
     negative_prompt: str = ""
-    draw_guidance: float = 3.0
-    edit_guidance: float = 3.0
+    text_to_image_guidance: float = 3.0
+    image_editing_guidance: float = 3.0
     codes: PublishedSampling = PublishedSampling(2048)
     interleaved_codes: PublishedSampling = PublishedSampling(2048)
     text: PublishedSampling = PublishedSampling(2048)
@@ -81,15 +81,15 @@ class Prompting:
         return {"chat": self.chat, **{template.name: template for template in self.other_questions}}
 
     @property
-    def drawing_form(self) -> SequenceForm:
+    def text_to_image_form(self) -> SequenceForm:
         """The form of a training sequence of a caption and its image or video, without the suffix of prompts."""
         around = 1 + len(self.answer_begin) + len(self.answer_end) + sum(role != "size" for role in GRID_HEADER)
-        template = self.draw.question_text("")
+        template = self.text_to_image.question_text("")
         return SequenceForm(self.image_format, UNIVLA, around, template)
 
     def is_interleaved(self, task: ConversationTemplate) -> bool:
         """Whether answers to a task mix text and images, rather than consist of an image above all."""
-        return task not in (self.draw, self.edit)
+        return task not in (self.text_to_image, self.image_editing)
 
     def task(self, name: str) -> ConversationTemplate:
         """Return the template of a task. Raises UsageError if the family has none of this name."""
@@ -141,8 +141,8 @@ _EMU35_T2I, _EMU35_X2I = _task("t2i"), _task("x2i", images_first=True)
 _EMU35_GRIDS = {"1:1": (64, 64), "4:3": (55, 73), "21:9": (41, 97), "16:9": (47, 85), "3:2": (52, 78)}
 EMU35 = Prompting(
     "emu35",
-    draw=_EMU35_T2I,
-    edit=_EMU35_X2I,
+    text_to_image=_EMU35_T2I,
+    image_editing=_EMU35_X2I,
     unconditional=_EMU35_CHAT,
     repeats_images=True,
     chat=_EMU35_CHAT,
@@ -153,8 +153,8 @@ EMU35 = Prompting(
     answer_end=("ess", "eos"),
     writes_size=True,
     image_format=EMU35_IMAGE,
-    draw_guidance=5.0,
-    edit_guidance=3.0,
+    text_to_image_guidance=5.0,
+    image_editing_guidance=3.0,
     codes=PublishedSampling(5120),
     interleaved_codes=PublishedSampling(10240),
     text=PublishedSampling(1024, 0.9),

@@ -95,7 +95,7 @@ class SequenceRenderer:
 
         Without a template, that of an image from a text.
         """
-        prompt = self.question_prompt(caption, template or self.prompting.draw)
+        prompt = self.question_prompt(caption, template or self.prompting.text_to_image)
         return np.concatenate((prompt, self.header(grid_format, frames, height, width)))
 
     def question_prompt(self, question: Iterable[Part], template: ConversationTemplate | None = None) -> np.ndarray:

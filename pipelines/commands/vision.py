@@ -105,7 +105,7 @@ def plan(
         raise UsageError(f"--seq-length {seq_length}: expected at least 1 token")
     rate = known_megapixels_per_s(megapixels_per_s, measured_in)
     planner = Planner(options, read_factors(options.vision_tokenizer))
-    found = forecast(planner, PROMPTINGS[prompting].drawing_form)
+    found = forecast(planner, PROMPTINGS[prompting].text_to_image_form)
     for line in planner.source.report.lines():
         say(line)
     click.echo(forecast_text(found, rate, seq_length))

@@ -25,7 +25,9 @@ def write_golden_directory(golden: Path, directory: Path) -> Path:
     shutil.copy(golden / "model.safetensors", directory)
     config = json.loads((golden / "config.json").read_text())
     (directory / "config.json").write_text(json.dumps({**config, "token_layout": expected["layout"]}))
-    texts = {EMU35.draw.question_text(caption): ids[1:-1] for caption, ids in zip(CAPTIONS, expected["prompts"])}
+    texts = {
+        EMU35.text_to_image.question_text(caption): ids[1:-1] for caption, ids in zip(CAPTIONS, expected["prompts"])
+    }
     texts[EMU35.unconditional.question_text("")] = expected["unconditional"][1:-1]
     (directory / "tokenizer.json").write_text(json.dumps(_tokenizer(texts, expected["layout"])))
     return directory

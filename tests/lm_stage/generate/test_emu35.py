@@ -69,7 +69,7 @@ def test_greedy_drawings_are_those_of_upstream(
         for number, key in enumerate(index):
             tokens = grid_tokens(index.row(key).codes_THW, layout, EMU35_IMAGE)
             np.testing.assert_array_equal(tokens, arrays[f"tokens_{number}"])
-    assert expected["guidance_scale"] == EMU35.draw_guidance
+    assert expected["guidance_scale"] == EMU35.text_to_image_guidance
 
 
 @pytest.fixture(scope="module")
@@ -150,9 +150,9 @@ def test_an_edit_repeats_its_images_in_the_unconditional_stream(coded_images: Da
     prompt = Prompt("a", "p", "make it blue", "", 2, 3, images=("three",))
     image, sequences = CodeGrid.image(images.image("three")), renderer.sequences
     drawn = sequences.header(EMU35_IMAGE, 1, 2, 3).tolist()
-    edit = sequences.question_prompt([image, "make it blue"], EMU35.edit).tolist()
+    edit = sequences.question_prompt([image, "make it blue"], EMU35.image_editing).tolist()
     assert renderer.prompt_ids(prompt) == [*edit, *drawn]
     unconditional = sequences.question_prompt([image], EMU35.unconditional).tolist()
     assert renderer.negative_ids(prompt) == [*unconditional, *drawn]
-    assert options.prompt_settings(model.prompting).guidance_scale == EMU35.edit_guidance
+    assert options.prompt_settings(model.prompting).guidance_scale == EMU35.image_editing_guidance
     assert renderer.with_image_size(replace(prompt, height=0, width=0)) == prompt

@@ -19,7 +19,7 @@ CODES_HW = np.array([[5, 0, 63], [1, 2, 3]], np.uint16)
 
 @pytest.fixture(scope="module")
 def renderer() -> SequenceRenderer:
-    return small_renderer(["a red apple", EMU35.draw.question_text("")] * 3, 64, 300, EMU35)
+    return small_renderer(["a red apple", EMU35.text_to_image.question_text("")] * 3, 64, 300, EMU35)
 
 
 def image_ids(renderer: SequenceRenderer) -> list[int]:
@@ -44,7 +44,7 @@ def test_emu35_draws_after_its_system_prompt_and_bss(renderer: SequenceRenderer)
 
 def test_emu35_edits_images_before_the_instruction(renderer: SequenceRenderer) -> None:
     layout, image = renderer.layout, CodeGrid.image(CODES_HW)
-    prompt = renderer.question_prompt([image, "make it blue"], EMU35.edit).tolist()
+    prompt = renderer.question_prompt([image, "make it blue"], EMU35.image_editing).tolist()
     before, after = "You are a helpful assistant for x2i task. USER: ", "make it blue ASSISTANT: "
     assert prompt == [
         layout.bos,
@@ -68,7 +68,7 @@ def test_the_unconditional_stream_of_emu35_keeps_images_only(renderer: SequenceR
 def test_stories_have_their_images_after_the_text() -> None:
     story = EMU35.task("story")
     assert story.opening() == "You are a helpful assistant for story task. USER: "
-    assert (story.images_first, EMU35.edit.images_first) == (False, True)
+    assert (story.images_first, EMU35.image_editing.images_first) == (False, True)
 
 
 @pytest.mark.parametrize(
@@ -89,13 +89,13 @@ def test_errors_recommend_what_the_prompting_has(prompting: Prompting, tasks: st
 def test_emu3_adds_what_was_published_for_its_images() -> None:
     assert EMU3.suffix == " masterpiece, film grained, best quality."
     assert EMU3.negative_prompt.startswith("lowres, ")
-    assert (PLAIN.suffix, PLAIN.negative_prompt, PLAIN.codes.top_k, PLAIN.draw_guidance) == ("", "", 2048, 3.0)
+    assert (PLAIN.suffix, PLAIN.negative_prompt, PLAIN.codes.top_k, PLAIN.text_to_image_guidance) == ("", "", 2048, 3.0)
 
 
 def test_published_sampling_of_emu35() -> None:
     assert (EMU35.codes.top_k, EMU35.codes.top_p) == (5120, 1.0)
     assert (EMU35.text.top_k, EMU35.text.top_p) == (1024, 0.9)
-    assert (EMU35.draw_guidance, EMU35.edit_guidance) == (5.0, 3.0)
+    assert (EMU35.text_to_image_guidance, EMU35.image_editing_guidance) == (5.0, 3.0)
 
 
 def test_published_grids_have_their_ratio_and_area() -> None:

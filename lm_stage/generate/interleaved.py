@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 JOURNAL_ROW = 64  # tokens of an answer that count as a row of codes
 
 
-class Answers:
+class InterleavedProduct:
     """Answers of text and images, whose length and sizes the model decides. The journal holds their tokens."""
 
     journal_dtype = "uint32"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from lm_stage.language_model import LanguageModel
 
 
-class Drawings:
+class VisualProduct:
     """Images and videos, each in a size that is planned. The journal holds their codes."""
 
     def __init__(self, options: GenerateOptions, settings: PromptSettings, renderer: PromptRenderer, plan: Plan):
