@@ -17,8 +17,10 @@ from tqdm import tqdm
 
 from lm_stage.generate.job import generate
 from lm_stage.generate.options import GenerateOptions
+from lm_stage.generate.planner import PromptPlanner
 from lm_stage.generate.prompt_defaults import prompt_defaults
 from lm_stage.generate.prompt_files import list_prompts
+from lm_stage.generate.prompt_renderer import PromptRenderer
 from lm_stage.model.model_directory import ModelDirectory
 from lm_stage.training.distributed import is_distributed
 from lm_stage.training.job import set_up_training
@@ -35,7 +37,7 @@ def sample_drawer(options: SftOptions, prompts: str, vision_tokenizer: str) -> C
     """Return a function of (model, step) that writes `samples/step-N/` and `samples/step-N.png` in the run.
 
     Prompts and tokenizer are checked now, so that a mistake in them does not show at the first checkpoint. Later errors
-    are printed and do not stop the run. Raises UsageError if the prompts cannot be read, if several processes train, or
+    are printed and do not stop the run. Raises UsageError if no prompt can be generated, if several processes train, or
     with ZeRO on Ascend; ConfigMismatchError if the model or a dataset belongs to another tokenizer.
     """
     _check_one_process(options)
@@ -49,7 +51,7 @@ def sample_drawer(options: SftOptions, prompts: str, vision_tokenizer: str) -> C
         engine=EngineOptions(rank=0, world_size=1),  # one process generates, however many train
     )
     model = ModelDirectory.open(options.model, verify=False)  # the training verifies it
-    list_prompts(prompts, prompt_defaults(generation, model))
+    _check_prompts(generation, model)
     fingerprint = codec_fingerprint(vision_tokenizer)
     for path in (options.model, *(entry.path for entry in options.entries)):
         if (expected := recorded_codec(path)) and expected != fingerprint:
@@ -68,6 +70,19 @@ def sample_drawer(options: SftOptions, prompts: str, vision_tokenizer: str) -> C
             tqdm.write(f"--sample-prompts: step {step}: not drawn: {error or type(error).__name__}", file=sys.stderr)
 
     return draw
+
+
+def _check_prompts(generation: GenerateOptions, model: ModelDirectory) -> None:
+    """Print the prompts that are refused. Raises UsageError if none can be generated."""
+    renderer, defaults = PromptRenderer.for_job(generation, model, None), prompt_defaults(generation, model)
+    planner = PromptPlanner(renderer, model.config.max_position_embeddings, model.codec)
+    prompts = list_prompts(generation.prompts, defaults)
+    planned = (planner.planned(planner.resolved(prompt), index)[1] for index, prompt in enumerate(prompts))
+    refused = [f"{one.key}: {one.refused_reason}: {one.refused_detail}" for one in planned if one.refused_reason]
+    if len(refused) == len(prompts):
+        raise UsageError(f"--sample-prompts {generation.prompts}: every prompt is refused; the first: {refused[0]}")
+    for line in refused:
+        tqdm.write(f"--sample-prompts: not drawn: {line}", file=sys.stderr)
 
 
 def _check_one_process(options: SftOptions) -> None:

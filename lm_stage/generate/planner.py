@@ -33,7 +33,9 @@ class PromptPlanner:
         """Raise UsageError if the size given for all prompts takes more positions than the model has."""
         height, width = defaults.default_grid_size(defaults.ratio, defaults.area, defaults.height, defaults.width)
         prompt = Prompt("", "", "", height=height, width=width, frames=defaults.frames)
-        if defaults.is_size_given and (tokens := self.renderer.body_length(prompt)) > self.max_positions:
+        if self.renderer.answer is not None:
+            self._check_answer_size(prompt, defaults.is_size_given)
+        elif defaults.is_size_given and (tokens := self.renderer.body_length(prompt)) > self.max_positions:
             frames = f"{defaults.frames} frames of " if defaults.frames else ""
             raise UsageError(
                 f"the given size: {frames}{height}×{width} codes take {tokens} tokens, the model has"
@@ -72,7 +74,7 @@ class PromptPlanner:
         """
         tokens = max(len(self.renderer.prompt_ids(prompt)), len(self.renderer.negative_ids(prompt) or ()))
         if self.renderer.answer is not None:
-            self._check_answer(tokens)
+            self._check_answer(tokens, prompt)
             return tokens
         needed = tokens + self.renderer.body_length(prompt)
         if needed > self.max_positions:
@@ -84,8 +86,20 @@ class PromptPlanner:
             )
         return tokens
 
-    def _check_answer(self, tokens: int) -> None:
-        """Raise RefusedInput (`too_long`) if an answer does not fit after a prompt of that length."""
+    def _check_answer_size(self, prompt: Prompt, is_given: bool) -> None:
+        """Raise UsageError if no answer can contain an image of the size given for all prompts."""
+        limit = min(self.max_positions, self.max_new_tokens or self.max_positions)
+        if is_given and (length := self.renderer.image_length(prompt)) > limit:
+            raise UsageError(
+                f"the given size: an image of {prompt.height}×{prompt.width} codes takes {length} tokens, an answer has"
+                f" at most {limit}; give a smaller --area, or --height and --width, or raise --max-new-tokens"
+            )
+
+    def _check_answer(self, tokens: int, prompt: Prompt) -> None:
+        """Raise RefusedInput (`too_long`) if an answer, or an image in it, does not fit after a prompt of that length.
+
+        The size of the only image in a prompt is not checked: the answer may be text.
+        """
         answer = self.max_new_tokens or 1
         if tokens + answer > self.max_positions:
             raise RefusedInput(
@@ -93,6 +107,16 @@ class PromptPlanner:
                 f"prompt ({tokens}) and answer ({answer}) take {tokens + answer} tokens, the model has"
                 f" {self.max_positions} positions",
             )
+        room = min(self.max_positions - tokens, self.max_new_tokens or self.max_positions)
+        if self._is_size_forced(prompt) and (length := self.renderer.image_length(prompt)) > room:
+            raise RefusedInput(
+                "too_long",
+                f"an image of {prompt.height}×{prompt.width} codes takes {length} tokens; after the prompt ({tokens})"
+                f" there is room for {room}",
+            )
+
+    def _is_size_forced(self, prompt: Prompt) -> bool:
+        return prompt.height > 0 and self.renderer.with_image_size(replace(prompt, height=0, width=0)) != prompt
 
 
 def _extra(prompt: Prompt) -> dict[str, Any]:

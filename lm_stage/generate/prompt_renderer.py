@@ -86,6 +86,11 @@ class PromptRenderer:
         """Return the number of tokens after IMG."""
         return grid_length(prompt.frames or 1, prompt.height, prompt.width, self.grid_format(prompt))
 
+    def image_length(self, prompt: Prompt) -> int:
+        """Return the number of tokens of an image in an answer, with its header."""
+        header = self.sequences.header(self.grid_format(prompt), 1, prompt.height, prompt.width)
+        return len(header) + self.body_length(prompt)
+
     def prefix_codes(self, prompt: Prompt) -> np.ndarray:
         """Return the codes (T, H, W) of the clip that a video continues; T is 0 if there is none."""
         if prompt.video is None:

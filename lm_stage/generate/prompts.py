@@ -58,10 +58,11 @@ class PromptDefaults:
             raise UsageError(f"image size: {refusal.detail}") from refusal
 
     def default_grid_size(self, ratio: str, area: int, height: int | None, width: int | None) -> tuple[int, int]:
-        """Return (height, width) in codes: the published grid of a ratio for its area, else as `grid_size` computes."""
-        published = [size for known, size in self.prompting.sizes if known == ratio and area == self.prompting.area]
-        if published and height is None and width is None:
-            return published[0]
+        """Return (height, width) in codes: the published grid for ratio, area and codec, else that of `grid_size`."""
+        published, is_free = dict(self.prompting.sizes), height is None and width is None
+        is_published = (area, self.codec.spatial_factor) == (self.prompting.area, self.prompting.sizes_factor)
+        if is_free and is_published and ratio in published:
+            return published[ratio]
         return grid_size(self.codec, ratio, area, height, width)
 
     def to_json(self) -> dict[str, Any]:

@@ -41,8 +41,9 @@ class Prompting:
     images, and of questions about images. `roles` are the optional roles of control tokens that the family uses;
     `answer_begin` and `answer_end` are those around an answer, in their order. With `writes_size`, the size of an image
     is part of the answer in training; otherwise it is part of the prompt.
-    `area` is in pixels; `sizes` are published grids, in codes, by the ratio width:height, for that area. Text-to-image
-    and image editing have settings of their own, which differ from those of interleaved answers.
+    `area` is in pixels; `sizes` are published grids, in codes, by the ratio width:height, for that area and for codecs
+    whose codes have `sizes_factor` pixels a side. Text-to-image and image editing have settings of their own, which
+    differ from those of interleaved answers.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Prompting:
     area: int = 720 * 720
     interleaved_area: int = 720 * 720
     sizes: tuple[tuple[str, tuple[int, int]], ...] = ()
+    sizes_factor: int = 16
     recorded: str = "text-to-image"  # in the settings of generated datasets
 
     @property

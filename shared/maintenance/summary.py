@@ -84,10 +84,10 @@ def _captions(dataset: Dataset, records: Sequence[CommitRecord]) -> int:
 
 
 def _sizes(records: Sequence[CommitRecord]) -> dict[str, int]:
-    """Return the number of rows by grid size, the most frequent first."""
+    """Return the number of rows by grid size, the most frequent first; rows without a grid are not counted."""
     sizes: Counter[str] = Counter()
     for record in records:
-        if record.rows:
+        if record.rows and record.height:
             frames = f"{record.frames}x" if record.frames > 1 else ""
             sizes[f"{frames}{record.height}x{record.width}"] += record.rows
     return dict(sizes.most_common())

@@ -73,3 +73,18 @@ def test_what_cannot_be_drawn_is_refused_before_training(options: SftOptions, go
     prompts.write_text("a red apple\n")
     with pytest.raises(ConfigMismatchError, match=r"small was made with .* give --vision-tokenizer"):
         sample_drawer(options, str(prompts), str(golden_vq))
+
+
+def test_prompts_that_cannot_be_generated_are_refused_before_training(
+    options: SftOptions, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prompts, lines = tmp_path / "prompts.jsonl", ['{"prompt": "a", "images": ["one"]}', '{"prompt": "a", "area": -1}']
+    prompts.write_text("\n".join(lines))
+    with pytest.raises(UsageError, match=r"every prompt is refused; the first: 000001: missing_image: the prompt cont"):
+        sample_drawer(options, str(prompts), str(EMBEDDED_TOKENIZER))
+    prompts.write_text("\n".join([*lines, '{"prompt": "a red apple"}']))
+    assert sample_drawer(options, str(prompts), str(EMBEDDED_TOKENIZER))
+    assert [line.split(": ")[2:4] for line in capsys.readouterr().err.splitlines()] == [
+        ["000001", "missing_image"],
+        ["000002", "bad_size"],
+    ]

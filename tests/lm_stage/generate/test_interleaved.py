@@ -220,6 +220,18 @@ def test_a_prompt_whose_answer_does_not_fit_is_refused(run: Run, tmp_path: Path)
     assert (refused.reason, "answer (390)" in refused.detail) == ("too_long", True)
 
 
+def test_sizes_that_no_answer_can_have_are_refused(run: Run, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"given size: an image of 512×512 codes takes \d+ tokens.* at most 120"):
+        run("large", height=4096, width=4096)
+    assert run("short", max_new_tokens=9).keys() == {"free", "like/it", "two"}
+    dataset = Dataset.open(tmp_path / "short")
+    [refused] = [one for record in dataset.commit_records() for one in dataset.refusals(record)]
+    assert (refused.key, refused.reason) == ("sized", "too_long")
+    assert re.search(
+        r"image of 2×3 codes takes \d+ tokens; after the prompt \(\d+\) there is room for 9", refused.detail
+    )
+
+
 def test_codes_of_images_are_stored_once(run: Run) -> None:
     row = run("answers")["free"]
     assert row.codes_THW.dtype == np.uint16

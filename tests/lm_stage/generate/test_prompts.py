@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -162,6 +163,13 @@ def test_a_code_of_16_pixels_gives_half_as_many_rows() -> None:
         grid_size(EMU35, "1:1", 0, 512, 760)
     with pytest.raises(RefusedInput, match="at most 4095 per side"):
         grid_size(EMU35, "1:1", 0, 16, 65_536)
+
+
+def test_published_grids_are_for_the_published_codec() -> None:
+    """A code of 8 pixels would make an image of a quarter of the area."""
+    other = replace(DRAWINGS, codec=replace(EMU35, spatial_factor=8))
+    assert DRAWINGS.default_grid_size("4:3", DRAWINGS.area, None, None) == (55, 73)
+    assert other.default_grid_size("4:3", other.area, None, None) == (111, 148)
 
 
 def test_videos_of_a_codec_of_images_only_are_refused(tmp_path: Path) -> None:

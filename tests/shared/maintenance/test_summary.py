@@ -5,11 +5,16 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from shared.dataset.commit import UnitResult
+from shared.dataset.dataset import Dataset
+from shared.dataset.rows import AnswerPart, AnswerRecord
+from shared.dataset.settings import ANSWER_FORMAT
 from shared.maintenance.summary import summarize
 from tests.support import handmade
+from tests.support.sft_samples import write_dataset
 
 
 def test_counts_sizes_quality_and_speed(tmp_path: Path) -> None:
@@ -32,6 +37,14 @@ def test_counts_sizes_quality_and_speed(tmp_path: Path) -> None:
 def test_refused_inputs_are_counted_by_reason(tmp_path: Path) -> None:
     summary = summarize(handmade.make(tmp_path / "d"))
     assert summary.quarantined == {"empty": 1}
+
+
+def test_rows_without_a_grid_are_not_counted_by_size(tmp_path: Path) -> None:
+    described = {"text": None, "src_uri": "p", "src_sha256": bytes(32), "src_h": 0, "src_w": 0}
+    codes = np.zeros((1, 1, 6), np.uint16)
+    row = AnswerRecord("a", 0, "answer", codes, parts=(AnswerPart("image", None, 2, 3),), tokens=[1], **described)
+    summary = summarize(Dataset(write_dataset(tmp_path / "d", [[row]], format=ANSWER_FORMAT)))
+    assert (summary.rows, summary.sizes) == (1, {})
 
 
 def test_nothing_committed_has_no_averages(tmp_path: Path) -> None:
