@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,8 @@ from tests.support.step_by_step import stand_in_tokenizer
 
 OLD = Path(__file__).parent / "golden" / "written_by_0.1"
 EXPECTED = json.loads((OLD / "expected.json").read_text())
+# The datasets were written with MindSpore 2.8.0; another version is a change of numerics, which a user has to accept.
+ACCEPTED = () if version("mindspore") == "2.8.0" else ("--allow-numerics-change",)
 
 
 @pytest.fixture
@@ -38,7 +41,7 @@ def test_encode_resumes_a_dataset(old: Path) -> None:
     printed = emu3_here(*encode)
     assert verified_digest(old / "codes") == EXPECTED["digests"]["codes"], printed
     shutil.copy(old / "pics" / "picture-00.png", old / "pics" / "picture-99.png")
-    emu3_here(*encode)
+    emu3_here(*encode, *ACCEPTED)
     assert "6 of 6 units, 13 rows" in emu3_here("verify", old / "codes")
 
 
