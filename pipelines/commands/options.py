@@ -11,7 +11,6 @@ import click
 from pipelines.commands.build import ChoiceOf, Parameters
 from shared.errors import Interrupted
 from shared.mindone import BACKENDS
-from vq_stage.media.resizing import RULES
 
 Decorated = TypeVar("Decorated", bound=Callable[..., Any])
 Decorator = Callable[[Decorated], Decorated]
@@ -206,7 +205,7 @@ source_options = option_group(
     click.option(
         "--resize",
         "rule",
-        type=click.Choice(list(RULES)),
+        type=ChoiceOf("vq_stage.media.resizing:RULES"),
         help="Resize rule: as the Emu3 image processor does, to a fixed area, as Emu3.5 does, or not at all.",
     ),
     click.option(

@@ -113,7 +113,7 @@ def test_refusals_exit_with_2_and_give_the_reason(
     code, _, err = run(*base, "--unit-rows", "7")
     assert (code, "units.rows: recorded 256, given 7" in err) == (2, True), err
     code, _, err = run("encode", str(tmp_path / "nowhere"), dataset)
-    assert (code, "neither" in err) == (2, True)
+    assert (code, "none of these" in err) == (2, True)
     code, _, err = run("decode", dataset, str(tmp_path / "out"))
     assert (code, "for the codes of" in err) == (2, True), err
     code, _, err = run(*base, "--batch-pixels", "0")
