@@ -237,7 +237,7 @@ def test_empty_folder_and_wrong_path(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no images"):
         listed(touch(tmp_path / "folder", "notes.txt"))
     for name in ("nowhere", "nowhere.json", "nowhere.tar", "nowhere/{0..3}.tar", "memory://nowhere/list.jsonl"):
-        with pytest.raises(UsageError, match="neither"):
+        with pytest.raises(UsageError, match="none of these"):
             open_source(tmp_path / name if "://" not in name else name)
 
 

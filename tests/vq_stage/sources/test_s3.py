@@ -122,7 +122,7 @@ def test_a_list_of_urls(bucket: str) -> None:
 
 def test_missing_locations(bucket: str) -> None:
     for name in ("nothing", "nothing.tar", "nothing.jsonl", "{0..3}/nothing.tar"):
-        with pytest.raises(UsageError, match="neither"):
+        with pytest.raises(UsageError, match="none of these"):
             open_source(f"{bucket}/{name}")
     with pytest.raises(UsageError, match="no-such-bucket"):
         open_source("s3://no-such-bucket/folder")
