@@ -21,11 +21,12 @@ from lm_stage.text.prompting import EMU35
 from lm_stage.text.renderer import CodeGrid
 from shared.dataset.dataset import Dataset
 from shared.dataset.readers import KeyReader
-from shared.errors import ConfigMismatchError, Interrupted
+from shared.errors import ConfigMismatchError
 from shared.tokens.grid_formats import EMU35_IMAGE
 from shared.tokens.layout import OPTIONAL_SURFACES
 from shared.tokens.visual_tokens import grid_tokens
 from tests.support.golden_directory import CAPTIONS, write_golden_directory
+from tests.support.interrupted_generation import interrupted_after
 from tests.support.models import write_language_model
 from tests.support.prompts import write_entries
 from tests.support.shared_caches import keep_models
@@ -116,20 +117,12 @@ def test_drawings_do_not_depend_on_batch_and_window(run: Run) -> None:
     assert_equal(run("windows", window=5), together)
 
 
-def test_an_interrupted_drawing_is_continued(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_image_is_continued(run: Run, tmp_path: Path) -> None:
     from lm_stage.inference.visual_generator import VisualGenerator
 
-    unbroken, step, steps = run("unbroken"), VisualGenerator.step, iter(range(13))
-
-    def interrupted_step(self: VisualGenerator) -> Any:
-        if next(steps, None) is None:
-            raise Interrupted("test")
-        return step(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(VisualGenerator, "step", interrupted_step)
-        with pytest.raises(Interrupted):
-            run("resumed", journal_rows=1)
+    unbroken = run("unbroken")
+    with interrupted_after(13, VisualGenerator):
+        run("resumed", journal_rows=1)
     assert list((tmp_path / "resumed").rglob("*journal*")), "nothing was journaled"
     assert_equal(run("resumed", journal_rows=1), unbroken)
 

@@ -25,7 +25,7 @@ from shared.codec import Codec
 from shared.dataset.dataset import Dataset
 from shared.dataset.readers import KeyReader
 from shared.dataset.rows import AnswerRecord
-from shared.errors import ConfigMismatchError, Interrupted, UsageError
+from shared.errors import ConfigMismatchError, UsageError
 from shared.exchange.export import export
 from shared.exchange.options import ExportOptions
 from shared.maintenance.options import SealOptions
@@ -34,6 +34,7 @@ from shared.maintenance.summary import summarize
 from shared.maintenance.verify import verify_dataset
 from shared.tokens.layout import OPTIONAL_SURFACES
 from tests.support.answers import ChattyCache
+from tests.support.interrupted_generation import interrupted_after
 from tests.support.models import write_language_model
 from tests.support.prompts import write_entries
 from tests.support.sft_samples import image_row, write_dataset
@@ -127,20 +128,10 @@ def test_answers_do_not_depend_on_the_batch(run: Run) -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 60])
-def test_interrupted_answers_are_continued(
-    run: Run, tmp_path: Path, steps: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    unbroken, step, left = run("unbroken"), AnswerGenerator.step, iter(range(steps))
-
-    def interrupted_step(self: AnswerGenerator) -> Any:
-        if next(left, None) is None:
-            raise Interrupted("test")
-        return step(self)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(AnswerGenerator, "step", interrupted_step)
-        with pytest.raises(Interrupted):
-            run("resumed", batch_size=2)
+def test_interrupted_answers_are_continued(run: Run, tmp_path: Path, steps: int) -> None:
+    unbroken = run("unbroken")
+    with interrupted_after(steps, AnswerGenerator):
+        run("resumed", batch_size=2)
     assert list((tmp_path / "resumed").rglob("*.journal")), "nothing was journaled"
     resumed = run("resumed", batch_size=2)
     assert_equal(resumed, unbroken)
