@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from lm_stage.data.dataset_samples import DatasetSamples, is_text, row_texts
+from lm_stage.data.dataset_samples import DatasetSamples, row_texts
 from lm_stage.data.sequences import EncodedTexts, SequenceBuilder, TrainingSequence
 from lm_stage.text.templates import default_question
 from shared.dataset.columns import KINDS
 from shared.dataset.conversations import Conversation, Turn, without_media_marks
 from shared.errors import RefusedInput, UsageError
 from shared.storage.small_files import parse_json_object
+from shared.text import is_text
 
 
 def row_conversations(

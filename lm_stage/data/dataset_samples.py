@@ -20,6 +20,7 @@ from shared.dataset.dataset import Dataset
 from shared.dataset.readers import RowReader
 from shared.errors import DatasetError
 from shared.storage.digests import digest_of
+from shared.text import is_text
 
 
 class DatasetSamples:
@@ -75,14 +76,6 @@ class DatasetSamples:
         sizes, size_of_sample = np.unique(described, axis=0, return_inverse=True)
         lengths = [self.builder.grid_length(bool(is_video), t, h, w) for is_video, t, h, w in sizes.tolist()]
         return np.array(lengths, np.int64)[size_of_sample.reshape(-1)]
-
-
-def is_text(value: object) -> bool:
-    """Whether a value is a string that can be encoded; JSON can contain half of a surrogate pair."""
-    try:
-        return isinstance(value, str) and value.encode() is not None
-    except UnicodeEncodeError:
-        return False
 
 
 def row_texts(text: str | None, extra_json: str | None) -> list[str]:

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from lm_stage.data.dataset_samples import DatasetSamples, is_text
+from lm_stage.data.dataset_samples import DatasetSamples
 from lm_stage.data.sequences import EncodedTexts, SequenceBuilder, TrainingSequence
 from lm_stage.text.entry_files import parse_key
 from lm_stage.text.prompting import Prompting
@@ -28,6 +28,7 @@ from shared.dataset.quarantine_reasons import DUPLICATE_KEY
 from shared.errors import RefusedInput, UsageError
 from shared.storage.digests import digest_of
 from shared.storage.small_files import parse_json_object, read_small_file
+from shared.text import is_text
 
 FIELDS = {"key", "text", "images", "answer", "answer_images", "task"}
 

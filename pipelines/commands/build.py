@@ -16,6 +16,7 @@ from typing import Any
 import click
 
 from shared.errors import UsageError
+from shared.text import is_text
 
 Parameters = dict[str, Any]
 MEBIBYTE = 1 << 20
@@ -73,16 +74,8 @@ def check_texts(parameters: Iterable[click.Parameter], values: Parameters) -> No
             continue
         value = values.get(parameter.name or "")
         for text in value if isinstance(value, tuple) else (value,):
-            if isinstance(text, str) and not _is_unicode(text):
+            if isinstance(text, str) and not is_text(text):
                 raise UsageError(f"{parameter.opts[0]}: expected text in UTF-8, got {text!r:.100}")
-
-
-def _is_unicode(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # the bytes of arguments that are not UTF-8 become surrogates
-        return False
-    return True
 
 
 class ChoiceOf(click.Choice[str]):
